@@ -1,0 +1,21 @@
+"""A container's root file system as one value: storage emits it, the runtime mounts it."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Rootfs(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the root is put together, in the container's own mount namespace.
+
+    With ``driver`` ``overlay``: ``lower`` are directories topmost first, ``upper`` and
+    ``work`` the writable pair (both empty for a read-only view). With ``driver`` ``bind``
+    (the vfs fallback, or a bundle's own root): ``upper`` alone is the directory.
+    """
+
+    driver: str
+    lower: tuple[str, ...] = ()
+    upper: str = ""
+    work: str = ""
+    options: tuple[str, ...] = ()
+    """Further overlay options such as ``userxattr`` or ``index=off``."""
