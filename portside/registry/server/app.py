@@ -1,0 +1,171 @@
+"""The registry as an aiohttp application: ``web.run_app(make_app(settings))``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+from aiohttp import web
+
+from portside.registry.server import handlers_blobs, handlers_manifests, page
+from portside.registry.server.audit import Audit
+from portside.registry.server.auth import Authority, Identity
+from portside.registry.server.config import Settings, seconds
+from portside.registry.server.content import Content
+from portside.registry.server.context import IDENTITY, REGISTRY, Registry, own_url, registry_of
+from portside.registry.server.errors import RegistryError
+from portside.registry.server.gc import Collector
+from portside.registry.server.metrics import Metrics
+from portside.registry.server.storage import FilesystemStorage, Storage
+from portside.registry.server.uploads import Uploads
+from portside.registry.server.webhooks import Webhooks
+
+_LOG = logging.getLogger("portside.registry")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(settings: Settings) -> web.Application:
+    """The whole registry; ready to serve, alone or mounted under another application."""
+    root = Path(settings.storage.filesystem.rootdirectory)
+    state = root / "portside"
+    storage: Storage
+    if settings.storage.s3 is not None:
+        from portside.registry.server.s3 import S3Storage
+
+        storage = S3Storage(settings.storage.s3)
+    else:
+        storage = FilesystemStorage(root)
+    upstream = None
+    content = Content(storage)
+    if settings.proxy.remoteurl:
+        from portside.registry.server.proxy import Upstream
+
+        upstream = Upstream(settings.proxy, content)
+    registry = Registry(
+        settings,
+        content,
+        Uploads(state / "uploads"),
+        Authority(settings, state),
+        Audit(settings.portside.audit),
+        Metrics(),
+        Webhooks(settings.notifications.endpoints),
+        upstream,
+    )
+    app = web.Application(middlewares=[_answer], client_max_size=1 << 20)
+    app[REGISTRY] = registry
+    app.add_routes(handlers_manifests.routes())
+    app.add_routes(handlers_blobs.routes())
+    if settings.portside.metrics:
+        app.router.add_get("/metrics", _metrics)
+    if settings.portside.page:
+        app.add_routes(page.routes())
+    app.cleanup_ctx.append(_running)
+    return app
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    text = registry_of(request).metrics.text()
+    return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+async def _running(app: web.Application) -> AsyncIterator[None]:
+    """What lives as long as the application: webhooks, collection, upstream's connections."""
+    registry = app[REGISTRY]
+    await registry.webhooks.start()
+    tasks = [asyncio.create_task(_housekeeping(registry))]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await registry.webhooks.close()
+        if registry.upstream is not None:
+            await registry.upstream.close()
+        registry.audit.close()
+
+
+async def _housekeeping(registry: Registry) -> None:
+    """Purge stale uploads at start and daily; collect as often as the settings say."""
+    ours = registry.settings.portside
+    interval = seconds(ours.gc_interval) if ours.gc_interval else 0.0
+    while True:
+        registry.uploads.purge()
+        await asyncio.sleep(interval or 86400.0)
+        if interval:
+            try:
+                await collect(registry)
+            except Exception:
+                _LOG.exception("garbage collection failed; the next pass starts afresh")
+
+
+async def collect(registry: Registry) -> None:
+    """One pass of retention and collection, counted and logged."""
+    ours = registry.settings.portside
+    collector = Collector(registry.content, seconds(ours.gc_grace), ours.retention)
+    done = await collector.run()
+    registry.metrics.collected(done.bytes)
+    _LOG.info("collected %d blobs, %d bytes; removed %d tags", done.blobs, done.bytes, done.tags)
+
+
+@web.middleware
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Identify the sender, run the handler, turn errors into answers, count."""
+    registry = registry_of(request)
+    route = request.match_info.route.resource
+    label = route.canonical if route is not None else "none"
+    registry.metrics.begin()
+    started, status = time.monotonic(), 500
+    try:
+        response = await _guarded(request, handler)
+        status = response.status
+        return response
+    finally:
+        registry.metrics.end(request.method, label, status, time.monotonic() - started)
+
+
+async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    registry = registry_of(request)
+    try:
+        request[IDENTITY] = await _identify(request, registry)
+        response = await handler(request)
+    except RegistryError as err:
+        response = web.Response(body=err.body(), status=err.status, headers=err.headers)
+        response.content_type = "application/json"
+    except web.HTTPRedirection:
+        raise
+    except web.HTTPException as err:
+        response = web.Response(
+            body=RegistryError("UNSUPPORTED" if err.status == 405 else "UNKNOWN").body(),
+            status=err.status,
+            content_type="application/json",
+        )
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception:
+        _LOG.exception("%s %s failed", request.method, request.path)
+        response = web.Response(
+            body=RegistryError("UNKNOWN").body(), status=500, content_type="application/json"
+        )
+    if not response.prepared:
+        response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
+        for name, values in registry.settings.http.headers.items():
+            response.headers[name] = ", ".join(values)
+    with suppress(RuntimeError):
+        # an answer given before the body was read (a quota, a digest) must not let the
+        # rest of the body be taken for the next request
+        if request.can_read_body and not request.content.at_eof():
+            response.force_close()
+    return response
+
+
+async def _identify(request: web.Request, registry: Registry) -> Identity:
+    try:
+        return await registry.authority.identify(request.headers.get("Authorization"))
+    except RegistryError as err:
+        err.headers.update(registry.authority.challenge(own_url(request)))
+        raise

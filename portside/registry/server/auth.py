@@ -1,0 +1,304 @@
+"""Who somebody is and what they may do: htpasswd, robot tokens, bearer tokens, rights.
+
+A request is taken as one of: nobody (``anonymous``), a user of the htpasswd file, a robot
+(``robot$NAME`` with a token of its own), or the holder of a bearer token, which carries
+its rights with it (RFC 6750; the token endpoint follows distribution's "Token
+Authentication Specification").
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from portside.registry.server.config import Bearer, Right, Settings
+from portside.registry.server.errors import RegistryError
+from portside.registry.server.names import fits, is_name
+from portside.registry.server.storage import in_thread
+
+ANONYMOUS = "anonymous"
+ROBOT = "robot$"
+ACTIONS = ("pull", "push", "delete")
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """Actions in one repository (or ``registry:catalog`` with ``*``)."""
+
+    name: str
+    actions: tuple[str, ...]
+    type: str = "repository"
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Somebody, and the rights that came with them; None: look at the rules."""
+
+    user: str
+    grants: tuple[Grant, ...] | None = None
+
+
+class Robot(msgspec.Struct):
+    """A token for a machine, kept as a hash only."""
+
+    name: str
+    hash: str
+    repository: str
+    actions: tuple[str, ...]
+    created: float
+    expires: float = 0.0
+    """Seconds since the epoch; 0: never."""
+
+
+class Robots:
+    """Robot tokens in a JSON file beside the registry's data, mode 0600."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = 0
+        self._robots: dict[str, Robot] = {}
+
+    def _load(self) -> dict[str, Robot]:
+        """The tokens as they are now; another process may have added one."""
+        try:
+            stamp = self._path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return {}
+        if stamp != self._stamp:
+            robots = msgspec.json.decode(self._path.read_bytes(), type=list[Robot])
+            self._robots, self._stamp = {robot.name: robot for robot in robots}, stamp
+        return self._robots
+
+    def _save(self, robots: list[Robot]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_name(f".tmp-{os.getpid()}-{self._path.name}")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(msgspec.json.encode(robots))
+        temporary.rename(self._path)
+
+    def create(self, name: str, repository: str, actions: tuple[str, ...], ttl: float = 0) -> str:
+        """Make (or renew) a robot; its token is returned and kept nowhere."""
+        token = secrets.token_urlsafe(32)
+        now = time.time()
+        expires = now + ttl if ttl else 0.0
+        robot = Robot(name, _fingerprint(token), repository, actions, now, expires)
+        self._save([*(r for r in self._load().values() if r.name != name), robot])
+        return token
+
+    def list(self) -> list[Robot]:
+        return sorted(self._load().values(), key=lambda robot: robot.name)
+
+    def remove(self, name: str) -> bool:
+        robots = self._load()
+        if name not in robots:
+            return False
+        self._save([robot for robot in robots.values() if robot.name != name])
+        return True
+
+    def verify(self, name: str, token: str) -> Robot | None:
+        robot = self._load().get(name)
+        if robot is None or not hmac.compare_digest(robot.hash, _fingerprint(token)):
+            return None
+        return None if robot.expires and robot.expires < time.time() else robot
+
+
+def _fingerprint(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()  # 256 random bits need no slow hash
+
+
+class Htpasswd:
+    """An htpasswd file with bcrypt entries, read again when it changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = -1
+        self._users: dict[str, bytes] = {}
+        self._passed: dict[str, str] = {}
+        self._salt = secrets.token_bytes(16)
+
+    def _load(self) -> dict[str, bytes]:
+        stamp = self._path.stat().st_mtime_ns
+        if stamp != self._stamp:
+            users = {}
+            for line in self._path.read_text().splitlines():
+                name, colon, entry = line.strip().partition(":")
+                if colon and not name.startswith("#"):
+                    users[name] = entry.encode()
+            self._users, self._stamp = users, stamp
+            self._passed.clear()
+        return self._users
+
+    async def verify(self, user: str, password: str) -> bool:
+        """Whether the password is the user's; other hashes than bcrypt are refused."""
+        import bcrypt
+
+        entry = self._load().get(user)
+        if entry is None or not entry.startswith((b"$2a$", b"$2b$", b"$2y$")):
+            return False
+        # bcrypt is slow on purpose and clients send the password with every request:
+        # remember, in memory only, what passed
+        seen = hashlib.sha256(self._salt + password.encode()).hexdigest()
+        if hmac.compare_digest(self._passed.get(user, ""), seen):
+            return True
+        secret = password.encode()[:72]  # bcrypt takes no more
+        if not await in_thread(lambda: bcrypt.checkpw(secret, entry)):
+            return False
+        self._passed[user] = seen
+        return True
+
+
+class Authority:
+    """Answers both questions for one registry."""
+
+    def __init__(self, settings: Settings, state: Path) -> None:
+        self._htpasswd = (
+            Htpasswd(Path(settings.auth.htpasswd.path)) if settings.auth.htpasswd else None
+        )
+        self._realm = settings.auth.htpasswd.realm if settings.auth.htpasswd else "Registry Realm"
+        self._bearer: Bearer = settings.auth.bearer
+        self._rights: tuple[Right, ...] = settings.portside.rights
+        self.robots = Robots(state / "robots.json")
+        self._secret = _secret(state / "token.key") if self._bearer.enabled else ""
+
+    @property
+    def enabled(self) -> bool:
+        return self._htpasswd is not None or bool(self._rights) or self._bearer.enabled
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether somebody with no credentials gets anywhere without a token."""
+        anonymous = any(right.user == ANONYMOUS for right in self._rights)
+        return not self.enabled or (anonymous and not self._bearer.enabled)
+
+    async def identify(self, authorization: str | None) -> Identity:
+        """Who sends this header; raises UNAUTHORIZED when it is wrong."""
+        if not authorization or not self.enabled:
+            return Identity(ANONYMOUS)
+        scheme, _, value = authorization.partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
+            except (binascii.Error, UnicodeDecodeError) as err:
+                raise RegistryError("UNAUTHORIZED") from err
+            return await self._password(user, password)
+        if scheme.lower() == "bearer" and self._bearer.enabled:
+            return self._token(value)
+        raise RegistryError("UNAUTHORIZED")
+
+    async def _password(self, user: str, password: str) -> Identity:
+        if user.startswith(ROBOT):
+            robot = self.robots.verify(user.removeprefix(ROBOT), password)
+            if robot is not None:
+                return Identity(user, (Grant(robot.repository, robot.actions),))
+        elif self._htpasswd is not None and await self._htpasswd.verify(user, password):
+            return Identity(user)
+        raise RegistryError("UNAUTHORIZED")
+
+    def _token(self, token: str) -> Identity:
+        import jwt
+
+        try:
+            claims = jwt.decode(
+                token, self._secret, algorithms=["HS256"], audience=self._bearer.service
+            )
+            grants = msgspec.convert(claims.get("access", []), tuple[Grant, ...])
+        except (jwt.InvalidTokenError, msgspec.ValidationError) as err:
+            raise RegistryError("UNAUTHORIZED", str(err)) from err
+        return Identity(claims.get("sub") or ANONYMOUS, grants)
+
+    def allowed(self, identity: Identity, repository: str) -> set[str]:
+        """The actions somebody has in a repository (``catalog`` is ``pull`` on ``*``)."""
+        if not self.enabled:
+            return set(ACTIONS)
+        if identity.grants is not None:
+            granted: set[str] = set()
+            for grant in identity.grants:
+                if grant.type == "repository" and fits(grant.name, repository):
+                    granted.update(ACTIONS if "*" in grant.actions else grant.actions)
+            return granted
+        return self._by_rules(identity.user, repository)
+
+    def _by_rules(self, user: str, repository: str) -> set[str]:
+        if not self._rights:
+            return set(ACTIONS) if user != ANONYMOUS else set()
+        for right in self._rights:
+            known = right.user == "*" and user != ANONYMOUS
+            if (known or right.user == user) and fits(right.repository, repository):
+                return set(right.actions)
+        return set()
+
+    def may_list(self, identity: Identity) -> bool:
+        """Whether somebody may see the catalog (each still sees only what they may pull)."""
+        return (
+            not self.enabled or identity.user != ANONYMOUS or "pull" in self.allowed(identity, "*")
+        )
+
+    def challenge(self, own_url: str, scope: str = "") -> dict[str, str]:
+        """The WWW-Authenticate header that tells a client how to come back."""
+        if self._bearer.enabled:
+            realm = self._bearer.realm or f"{own_url}/token"
+            value = f'Bearer realm="{realm}",service="{self._bearer.service}"'
+            if scope:
+                value += f',scope="{scope}"'
+        else:
+            value = f'Basic realm="{self._realm}"'
+        return {"WWW-Authenticate": value}
+
+    def issue(self, identity: Identity, scopes: list[str]) -> dict[str, Any]:
+        """A bearer token with as much of the scopes as somebody has; UNSUPPORTED when off."""
+        import jwt
+
+        if not self._bearer.enabled:
+            raise RegistryError("UNSUPPORTED", message="this registry issues no tokens")
+        now = int(time.time())
+        access = [grant for scope in scopes if (grant := self._grant(identity, scope))]
+        claims = {
+            "iss": self._bearer.service,
+            "sub": "" if identity.user == ANONYMOUS else identity.user,
+            "aud": self._bearer.service,
+            "iat": now,
+            "nbf": now - 5,  # clocks differ
+            "exp": now + self._bearer.expiration,
+            "jti": secrets.token_hex(8),
+            "access": [msgspec.to_builtins(grant) for grant in access],
+        }
+        token = jwt.encode(claims, self._secret, algorithm="HS256")
+        issued = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+        return {
+            "token": token,
+            "access_token": token,
+            "expires_in": self._bearer.expiration,
+            "issued_at": issued,
+        }
+
+    def _grant(self, identity: Identity, scope: str) -> Grant | None:
+        kind, _, rest = scope.partition(":")
+        name, _, wanted = rest.rpartition(":")
+        if kind == "registry" and name == "catalog":
+            return Grant(name, ("*",), kind) if self.may_list(identity) else None
+        if kind != "repository" or not is_name(name):
+            return None  # a pattern in a scope must not become a pattern in a grant
+        allowed = self.allowed(identity, name)
+        asked = set(ACTIONS) if "*" in wanted.split(",") else set(wanted.split(","))
+        actions = tuple(action for action in ACTIONS if action in allowed & asked)
+        return Grant(name, actions) if actions else None
+
+
+def _secret(path: Path) -> str:
+    """The signing key, made on first use and kept so that tokens outlive a restart."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(secret := secrets.token_hex(32))
+        return secret

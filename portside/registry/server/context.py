@@ -1,0 +1,101 @@
+"""What every handler needs, found under one typed key of the application."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from portside.registry.server.auth import ANONYMOUS, Authority, Identity
+from portside.registry.server.config import Quota, Settings
+from portside.registry.server.content import Content, Repository
+from portside.registry.server.errors import RegistryError
+from portside.registry.server.names import check_name, fits
+from portside.registry.server.uploads import Uploads
+
+if TYPE_CHECKING:
+    from portside.registry.server.audit import Audit
+    from portside.registry.server.metrics import Metrics
+    from portside.registry.server.proxy import Upstream
+    from portside.registry.server.webhooks import Webhooks
+
+
+class Registry:
+    """One registry's parts, put together by ``app.make_app``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        content: Content,
+        uploads: Uploads,
+        authority: Authority,
+        audit: Audit,
+        metrics: Metrics,
+        webhooks: Webhooks,
+        upstream: Upstream | None,
+    ) -> None:
+        self.settings = settings
+        self.content = content
+        self.uploads = uploads
+        self.authority = authority
+        self.audit = audit
+        self.metrics = metrics
+        self.webhooks = webhooks
+        self.upstream = upstream
+
+    def quota(self, name: str) -> int:
+        """Most bytes a repository may hold; 0: no limit. The first rule that fits decides."""
+        rules: Iterable[Quota] = self.settings.portside.quotas
+        return next((rule.bytes for rule in rules if fits(rule.repository, name)), 0)
+
+
+REGISTRY: web.AppKey[Registry] = web.AppKey("registry", Registry)
+IDENTITY: web.RequestKey[Identity] = web.RequestKey("identity", Identity)
+
+
+def registry_of(request: web.Request) -> Registry:
+    return request.app[REGISTRY]
+
+
+def own_url(request: web.Request) -> str:
+    """The registry's address as the client sees it (behind proxies: ``http.host``)."""
+    host = registry_of(request).settings.http.host
+    if host:
+        return host.rstrip("/")
+    scheme = request.headers.get("X-Forwarded-Proto", request.scheme)
+    return f"{scheme}://{request.headers.get('X-Forwarded-Host', request.host)}"
+
+
+def repository_for(request: web.Request, *actions: str) -> Repository:
+    """The repository of the URL, once the sender may do all the actions there.
+
+    Raises NAME_INVALID, UNAUTHORIZED with a challenge, or DENIED.
+    """
+    name = check_name(request.match_info["name"])
+    demand(request, name, actions)
+    return registry_of(request).content.repository(name)
+
+
+def demand(request: web.Request, name: str, actions: Iterable[str]) -> None:
+    """Raise UNAUTHORIZED or DENIED unless the sender may do all the actions there."""
+    registry, identity = registry_of(request), request[IDENTITY]
+    wanted = tuple(actions)
+    if set(wanted) <= registry.authority.allowed(identity, name):
+        return
+    scope = f"repository:{name}:{','.join(wanted)}"
+    detail = [{"Type": "repository", "Class": "", "Name": name, "Action": a} for a in wanted]
+    if identity.user == ANONYMOUS or identity.grants is not None:
+        # the holder of a narrower token may come back with a wider one
+        challenge = registry.authority.challenge(own_url(request), scope)
+        raise RegistryError("UNAUTHORIZED", detail, headers=challenge)
+    raise RegistryError("DENIED", detail)
+
+
+def json_answer(value: object, *, status: int = 200, content_type: str = "") -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(value, enc_hook=str),
+        status=status,
+        headers={"Content-Type": content_type or "application/json; charset=utf-8"},
+    )

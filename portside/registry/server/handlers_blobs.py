@@ -1,0 +1,263 @@
+"""``/v2/NAME/blobs/…``: fetch, delete, and the three ways of pushing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from portside.model.digest import Digest
+from portside.registry.server.content import Repository, blob_key
+from portside.registry.server.context import IDENTITY, registry_of, repository_for
+from portside.registry.server.errors import RegistryError
+from portside.registry.server.names import check_digest, check_name
+from portside.registry.server.storage import CHUNK
+from portside.registry.server.uploads import Upload
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+async def get_blob(request: web.Request) -> web.StreamResponse:
+    """GET and HEAD, with one range and conditional requests (RFC 9110, 13 and 14)."""
+    repository = repository_for(request, "pull")
+    registry = registry_of(request)
+    digest = check_digest(request.match_info["digest"])
+    if registry.upstream is not None:
+        await registry.upstream.blob(repository, digest)
+    blob = await repository.blob(digest)
+    if request.method == "HEAD":
+        # a pusher that is told "here" will not send it: keep collection away meanwhile
+        await registry.content.touch(digest)
+    headers = {
+        "Docker-Content-Digest": digest,
+        "ETag": f'"{digest}"',
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "max-age=31536000",
+        "Content-Type": "application/octet-stream",
+    }
+    if _not_modified(request, digest):
+        return web.Response(status=304, headers=headers)
+    start, end = _range(request.headers.get("Range"), blob.size)
+    status = 200
+    if (start, end) != (0, blob.size):
+        status = 206
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{blob.size}"
+    response = web.StreamResponse(status=status, headers=headers)
+    response.content_length = end - start
+    await response.prepare(request)
+    if request.method == "GET":
+        async for chunk in registry.content.storage.stream(blob_key(digest), start, end - start):
+            await response.write(chunk)
+        registry.metrics.sent(end - start)
+        registry.webhooks.blob("pull", request, repository.name, digest, blob.size)
+    await response.write_eof()
+    return response
+
+
+def _not_modified(request: web.Request, digest: Digest) -> bool:
+    tags = request.headers.get("If-None-Match", "")
+    return any(tag.strip().strip('"') in (digest, "*") for tag in tags.split(",") if tag.strip())
+
+
+def _range(header: str | None, size: int) -> tuple[int, int]:
+    """Half-open span of the bytes asked for; an unreadable header means everything."""
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or match.groups() == ("", ""):
+        return 0, size
+    first, last = match.groups()
+    if not first:
+        start, end = max(size - int(last), 0), size
+    else:
+        start, end = int(first), min(int(last) + 1, size) if last else size
+    if start >= size or start >= end:
+        raise RegistryError("RANGE_INVALID", headers={"Content-Range": f"bytes */{size}"})
+    return start, end
+
+
+async def delete_blob(request: web.Request) -> web.Response:
+    repository = repository_for(request, "delete")
+    registry = registry_of(request)
+    digest = check_digest(request.match_info["digest"])
+    require_deletes(request)
+    async with registry.content.lock:
+        await repository.unlink_blob(digest)
+    registry.webhooks.blob("delete", request, repository.name, digest, 0)
+    registry.audit.note(request, "delete-blob", repository.name, str(digest))
+    return web.Response(status=202, headers={"Content-Length": "0"})
+
+
+def require_deletes(request: web.Request) -> None:
+    """Raise UNSUPPORTED unless ``storage.delete.enabled`` is set."""
+    registry = registry_of(request)
+    if not registry.settings.storage.delete.enabled or registry.upstream is not None:
+        raise RegistryError("UNSUPPORTED")
+
+
+def require_writes(request: web.Request) -> None:
+    """Raise UNSUPPORTED on a read-only registry or a mirror."""
+    registry = registry_of(request)
+    if registry.settings.storage.maintenance.readonly.enabled or registry.upstream is not None:
+        raise RegistryError("UNSUPPORTED")
+
+
+async def start_upload(request: web.Request) -> web.Response:
+    """POST: mount from another repository, push in one go, or open a session."""
+    repository = repository_for(request, "pull", "push")
+    require_writes(request)
+    mount, source = request.query.get("mount"), request.query.get("from")
+    if mount and await _mounted(request, repository, check_digest(mount), source):
+        return _created(repository, check_digest(mount))
+    registry = registry_of(request)
+    upload = registry.uploads.start(repository.name)
+    digest = request.query.get("digest")
+    if digest:
+        try:
+            return await _finish(request, repository, upload, check_digest(digest))
+        except BaseException:
+            registry.uploads.finish(upload)  # there is no session to come back to
+            raise
+    return _session(repository, upload, 202)
+
+
+async def _mounted(
+    request: web.Request, repository: Repository, digest: Digest, source: str | None
+) -> bool:
+    """Link a blob that another repository has; False when the client has to send it."""
+    if not source:
+        return False
+    registry = registry_of(request)
+    check_name(source)
+    if "pull" not in registry.authority.allowed(request[IDENTITY], source):
+        return False  # as if it were not there: the names of blobs must not leak
+    async with registry.content.lock:
+        try:
+            await registry.content.repository(source).blob(digest)
+        except RegistryError:
+            return False
+        await _within_quota(request, repository, digest)
+        await repository.link_blob(digest)
+    registry.webhooks.blob("mount", request, repository.name, digest, 0)
+    return True
+
+
+async def _within_quota(request: web.Request, repository: Repository, digest: Digest) -> None:
+    limit = registry_of(request).quota(repository.name)
+    if not limit:
+        return
+    size = (await registry_of(request).content.storage.stat(blob_key(digest))).size
+    if await repository.size() + size > limit:
+        raise RegistryError("DENIED", {"limit": limit}, message="quota exceeded")
+
+
+def _created(repository: Repository, digest: Digest) -> web.Response:
+    headers = {
+        "Location": f"/v2/{repository.name}/blobs/{digest}",
+        "Docker-Content-Digest": digest,
+        "Content-Length": "0",
+    }
+    return web.Response(status=201, headers=headers)
+
+
+def _session(repository: Repository, upload: Upload, status: int) -> web.Response:
+    headers = {
+        "Location": f"/v2/{repository.name}/blobs/uploads/{upload.id}",
+        "Range": f"0-{max(upload.offset - 1, 0)}",
+        "Docker-Upload-UUID": upload.id,
+        "OCI-Chunk-Min-Length": "0",
+        "Content-Length": "0",
+    }
+    return web.Response(status=status, headers=headers)
+
+
+def _upload(request: web.Request) -> tuple[Repository, Upload]:
+    repository = repository_for(request, "pull", "push")
+    return repository, registry_of(request).uploads.get(repository.name, request.match_info["uuid"])
+
+
+async def upload_status(request: web.Request) -> web.Response:
+    repository, upload = _upload(request)
+    return _session(repository, upload, 204)
+
+
+async def cancel_upload(request: web.Request) -> web.Response:
+    _, upload = _upload(request)
+    registry_of(request).uploads.finish(upload)
+    return web.Response(status=204)
+
+
+async def patch_upload(request: web.Request) -> web.Response:
+    """PATCH: a chunk in order, or a stream without a range."""
+    repository, upload = _upload(request)
+    require_writes(request)
+    async with upload.lock:
+        _check_order(request, repository, upload)
+        await upload.append(_body(request), await _allowance(request, repository))
+    return _session(repository, upload, 202)
+
+
+def _check_order(request: web.Request, repository: Repository, upload: Upload) -> None:
+    """Chunks come in order and without gaps (distribution-spec, "Pushing a blob in chunks")."""
+    header = request.headers.get("Content-Range")
+    if not header:
+        return
+    match = re.fullmatch(r"(?:bytes[ =])?(\d+)-(\d+)(?:/.*)?", header.strip())
+    length = request.content_length
+    if match is None:
+        raise RegistryError("RANGE_INVALID", header, status=416)
+    first, last = int(match[1]), int(match[2])
+    if first != upload.offset or (length is not None and last - first + 1 != length):
+        headers = dict(_session(repository, upload, 416).headers)
+        raise RegistryError("RANGE_INVALID", header, headers=headers)
+
+
+async def _allowance(request: web.Request, repository: Repository) -> int | None:
+    limit = registry_of(request).quota(repository.name)
+    return max(limit - await repository.size(), 0) if limit else None
+
+
+async def _body(request: web.Request) -> AsyncIterator[bytes]:
+    async for chunk in request.content.iter_chunked(CHUNK):
+        registry_of(request).metrics.received(len(chunk))
+        yield chunk
+
+
+async def put_upload(request: web.Request) -> web.Response:
+    """PUT: the last bytes (maybe none) and the digest of the whole."""
+    repository, upload = _upload(request)
+    require_writes(request)
+    digest = request.query.get("digest")
+    if not digest:
+        raise RegistryError("DIGEST_INVALID", message="digest parameter missing")
+    return await _finish(request, repository, upload, check_digest(digest))
+
+
+async def _finish(
+    request: web.Request, repository: Repository, upload: Upload, digest: Digest
+) -> web.Response:
+    registry = registry_of(request)
+    async with upload.lock:
+        _check_order(request, repository, upload)
+        size = await upload.append(_body(request), await _allowance(request, repository))
+        await upload.verify(digest)
+        async with registry.content.lock:
+            if not await registry.content.has_blob(digest):
+                await registry.content.storage.adopt(upload.data, blob_key(digest))
+            await repository.link_blob(digest)
+        registry.uploads.finish(upload)
+    registry.webhooks.blob("push", request, repository.name, digest, size)
+    return _created(repository, digest)
+
+
+def routes() -> list[web.RouteDef]:
+    name = r"/v2/{name:.+}"
+    return [
+        web.post(name + "/blobs/uploads/", start_upload),
+        web.post(name + "/blobs/uploads", start_upload),
+        web.get(name + "/blobs/uploads/{uuid}", upload_status),
+        web.patch(name + "/blobs/uploads/{uuid}", patch_upload),
+        web.put(name + "/blobs/uploads/{uuid}", put_upload),
+        web.delete(name + "/blobs/uploads/{uuid}", cancel_upload),
+        web.get(name + "/blobs/{digest}", get_blob),
+        web.delete(name + "/blobs/{digest}", delete_blob),
+    ]

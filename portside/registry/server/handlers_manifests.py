@@ -1,0 +1,197 @@
+"""``/v2/…``: the version check, manifests, tags, referrers, the catalog and tokens."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlencode
+
+from aiohttp import web
+
+from portside.model.digest import Digest
+from portside.registry.server import manifests
+from portside.registry.server.auth import ANONYMOUS
+from portside.registry.server.context import (
+    IDENTITY,
+    json_answer,
+    own_url,
+    registry_of,
+    repository_for,
+)
+from portside.registry.server.errors import RegistryError
+from portside.registry.server.handlers_blobs import require_deletes, require_writes
+from portside.registry.server.names import check_digest, check_reference
+
+_MOST = 1000
+"""Entries of a page at the most."""
+
+
+async def version(request: web.Request) -> web.Response:
+    """``GET /v2/``: this is a registry, and the credentials are good."""
+    registry, identity = registry_of(request), request[IDENTITY]
+    nobody = identity.user == ANONYMOUS and identity.grants is None
+    if nobody and not registry.authority.open_to_all:
+        challenge = registry.authority.challenge(own_url(request))
+        raise RegistryError("UNAUTHORIZED", headers=challenge)
+    return json_answer({})
+
+
+async def get_manifest(request: web.Request) -> web.Response:
+    repository = repository_for(request, "pull")
+    registry = registry_of(request)
+    reference = check_reference(request.match_info["reference"])
+    if registry.upstream is not None:
+        await registry.upstream.manifest(repository, reference)
+    parsed = await repository.manifest(reference)
+    headers = {
+        "Content-Type": parsed.media_type,
+        "Docker-Content-Digest": parsed.digest,
+        "ETag": f'"{parsed.digest}"',
+    }
+    etags = (tag.strip().strip('"') for tag in request.headers.get("If-None-Match", "").split(","))
+    if parsed.digest in etags:
+        return web.Response(status=304, headers=headers)
+    if request.method == "GET":
+        registry.webhooks.manifest("pull", request, repository.name, parsed, _tag(reference))
+    return web.Response(body=parsed.data, headers=headers)
+
+
+def _tag(reference: str | Digest) -> str | None:
+    return None if isinstance(reference, Digest) else reference
+
+
+async def put_manifest(request: web.Request) -> web.Response:
+    repository = repository_for(request, "pull", "push")
+    registry = registry_of(request)
+    require_writes(request)
+    reference = check_reference(request.match_info["reference"])
+    data = await request.content.read(manifests.MAX_SIZE + 1)
+    while len(data) <= manifests.MAX_SIZE and (more := await request.content.read(1 << 16)):
+        data += more
+    algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
+    parsed = manifests.parse(data, request.headers.get("Content-Type", ""), algorithm)
+    if isinstance(reference, Digest) and parsed.digest != reference:
+        detail = {"expected": reference, "actual": parsed.digest}
+        raise RegistryError("DIGEST_INVALID", detail)
+    async with registry.content.lock:
+        await repository.put_manifest(parsed, _tag(reference))
+    registry.webhooks.manifest("push", request, repository.name, parsed, _tag(reference))
+    registry.audit.note(
+        request, "push", repository.name, str(reference), digest=parsed.digest, size=len(data)
+    )
+    headers = {
+        "Location": f"/v2/{repository.name}/manifests/{parsed.digest}",
+        "Docker-Content-Digest": parsed.digest,
+        "Content-Length": "0",
+    }
+    if parsed.subject is not None:
+        headers["OCI-Subject"] = parsed.subject
+    return web.Response(status=201, headers=headers)
+
+
+async def delete_manifest(request: web.Request) -> web.Response:
+    """DELETE of a tag forgets the tag; of a digest, the manifest and all its tags."""
+    repository = repository_for(request, "delete")
+    registry = registry_of(request)
+    require_deletes(request)
+    reference = check_reference(request.match_info["reference"])
+    async with registry.content.lock:
+        if isinstance(reference, Digest):
+            await repository.delete_manifest(reference)
+        else:
+            await repository.delete_tag(reference)
+    registry.webhooks.deleted(request, repository.name, reference)
+    registry.audit.note(request, "delete", repository.name, str(reference))
+    return web.Response(status=202, headers={"Content-Length": "0"})
+
+
+async def list_tags(request: web.Request) -> web.Response:
+    repository = repository_for(request, "pull")
+    registry = registry_of(request)
+    if registry.upstream is not None:
+        names = await registry.upstream.tags(repository)
+    else:
+        names = await repository.tag_names()
+    page, link = _page(request, names, f"/v2/{repository.name}/tags/list")
+    answer = json_answer({"name": repository.name, "tags": page})
+    answer.headers.update(link)
+    return answer
+
+
+async def catalog(request: web.Request) -> web.Response:
+    registry, identity = registry_of(request), request[IDENTITY]
+    if not registry.authority.may_list(identity):
+        challenge = registry.authority.challenge(own_url(request), "registry:catalog:*")
+        raise RegistryError("UNAUTHORIZED", headers=challenge)
+    names = await registry.content.repositories()
+    listed = identity.grants is not None and any(
+        grant.type == "registry" and grant.name == "catalog" for grant in identity.grants
+    )
+    if not listed:
+        names = [name for name in names if "pull" in registry.authority.allowed(identity, name)]
+    page, link = _page(request, names, "/v2/_catalog")
+    answer = json_answer({"repositories": page})
+    answer.headers.update(link)
+    return answer
+
+
+def _page(request: web.Request, names: list[str], path: str) -> tuple[list[str], dict[str, str]]:
+    """One page of sorted names and the Link header to the next page.
+
+    distribution-spec, "Content Discovery"; raises PAGINATION_NUMBER_INVALID.
+    """
+    text = request.query.get("n")
+    if text is not None and (not text.lstrip("-").isdigit() or int(text) < 0):
+        raise RegistryError("PAGINATION_NUMBER_INVALID", {"n": text})
+    count = min(int(text), _MOST) if text else _MOST
+    last = request.query.get("last", "")
+    rest = [name for name in names if name > last] if last else names
+    page = rest[:count]
+    if not page or len(rest) <= len(page):
+        return page, {}
+    query = urlencode({"n": count, "last": page[-1]}, quote_via=quote)
+    return page, {"Link": f'<{path}?{query}>; rel="next"'}
+
+
+async def list_referrers(request: web.Request) -> web.Response:
+    repository = repository_for(request, "pull")
+    subject = check_digest(request.match_info["digest"])
+    found = await repository.referrers(subject)
+    wanted = request.query.get("artifactType")
+    entries = [p.descriptor() for p in found if not wanted or p.artifact_type == wanted]
+    index = {"schemaVersion": 2, "mediaType": manifests.OCI_INDEX, "manifests": entries}
+    answer = json_answer(index, content_type=manifests.OCI_INDEX)
+    if wanted:
+        answer.headers["OCI-Filters-Applied"] = "artifactType"
+    return answer
+
+
+async def token(request: web.Request) -> web.Response:
+    """``GET`` and ``POST /token``: issue a bearer token for what was asked and is allowed."""
+    authority = registry_of(request).authority
+    identity = request[IDENTITY]
+    scopes = request.query.getall("scope", [])
+    if request.method == "POST":
+        form = await request.post()
+        scopes = [part for value in form.getall("scope", []) for part in str(value).split()]
+        if form.get("grant_type") == "password":
+            user, password = str(form.get("username", "")), str(form.get("password", ""))
+            import base64
+
+            pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+            identity = await authority.identify(f"Basic {pair}")
+    return json_answer(authority.issue(identity, [s for scope in scopes for s in scope.split()]))
+
+
+def routes() -> list[web.RouteDef]:
+    name = r"/v2/{name:.+}"
+    return [
+        web.get("/v2/", version),
+        web.get("/v2", version),
+        web.get("/v2/_catalog", catalog),
+        web.get("/token", token),
+        web.post("/token", token),
+        web.get(name + "/manifests/{reference}", get_manifest),
+        web.put(name + "/manifests/{reference}", put_manifest),
+        web.delete(name + "/manifests/{reference}", delete_manifest),
+        web.get(name + "/tags/list", list_tags),
+        web.get(name + "/referrers/{digest}", list_referrers),
+    ]

@@ -1,0 +1,51 @@
+"""The grammar of repository names, tags and references (distribution-spec, "Pulling manifests")."""
+
+from __future__ import annotations
+
+import re
+
+from portside.model.digest import Digest
+from portside.model.errors import InvalidParameter
+from portside.registry.server.errors import RegistryError
+
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_PART}(?:/{_PART})*")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_LONGEST = 255
+
+
+def is_name(text: str) -> bool:
+    return len(text) <= _LONGEST and _NAME.fullmatch(text) is not None
+
+
+def check_name(name: str) -> str:
+    """The repository's name; raises NAME_INVALID."""
+    if not is_name(name):
+        raise RegistryError("NAME_INVALID", name)
+    return name
+
+
+def check_digest(text: str) -> Digest:
+    """The digest; raises DIGEST_INVALID."""
+    try:
+        return Digest(text)
+    except InvalidParameter as err:
+        raise RegistryError("DIGEST_INVALID", text, message=str(err)) from err
+
+
+def check_reference(text: str) -> str | Digest:
+    """A tag, or a digest when it holds a colon; raises TAG_INVALID or DIGEST_INVALID."""
+    if ":" in text:
+        return check_digest(text)
+    if not _TAG.fullmatch(text):
+        raise RegistryError("TAG_INVALID", text)
+    return text
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Whether a repository's name fits a pattern: ``*`` is within a path part, ``**`` any."""
+    translated = "".join(
+        ".*" if token == "**" else "[^/]*" if token == "*" else re.escape(token)
+        for token in re.split(r"(\*\*|\*)", pattern)
+    )
+    return re.fullmatch(translated, name) is not None

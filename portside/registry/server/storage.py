@@ -1,0 +1,182 @@
+"""Keys and bytes: the face both storage drivers have, and the one on a directory.
+
+A key is a relative path such as ``blobs/sha256/ab/abcd…/data``. Writes are atomic: a
+reader sees the old object or the new one, also after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import msgspec
+
+CHUNK = 1 << 20
+"""Bytes read or written at once."""
+
+T = TypeVar("T")
+
+
+class Stat(msgspec.Struct, frozen=True):
+    size: int
+    """Bytes."""
+    modified: float
+    """Seconds since the epoch."""
+
+
+class Storage(Protocol):
+    """What the registry asks of a driver. Missing keys raise FileNotFoundError."""
+
+    async def read(self, key: str) -> bytes: ...
+
+    async def write(self, key: str, data: bytes) -> None: ...
+
+    async def stat(self, key: str) -> Stat: ...
+
+    async def delete(self, key: str) -> None:
+        """Remove one object, or everything beneath a prefix."""
+        ...
+
+    async def touch(self, key: str) -> None:
+        """Note that somebody relies on the object now (collection spares young ones)."""
+        ...
+
+    async def names(self, prefix: str) -> list[str]:
+        """Sorted names directly beneath a prefix; empty when it does not exist."""
+        ...
+
+    def stream(self, key: str, start: int, length: int) -> AsyncIterator[bytes]: ...
+
+    async def adopt(self, path: Path, key: str) -> None:
+        """Take a finished local file as the object; the file is gone afterwards."""
+        ...
+
+    def local(self, key: str) -> Path | None:
+        """Path of the object when it is a file here (for sendfile), else None."""
+        ...
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Run a blocking call beside the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(None, call)
+
+
+class FilesystemStorage:
+    """Objects as files beneath ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, key: str) -> Path:
+        # keys are made of checked names and digests only; this is the second lock
+        if key.startswith("/") or any(part in ("", ".", "..") for part in key.split("/")):
+            raise ValueError(f"unsafe storage key: {key!r}")
+        return self.root / key
+
+    async def read(self, key: str) -> bytes:
+        return self._path(key).read_bytes()
+
+    async def write(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        await in_thread(lambda: _write_atomically(path, data))
+
+    async def stat(self, key: str) -> Stat:
+        result = self._path(key).stat()
+        return Stat(result.st_size, result.st_mtime)
+
+    async def delete(self, key: str) -> None:
+        path = self._path(key)
+        if path.is_dir():
+            await in_thread(lambda: shutil.rmtree(path, ignore_errors=True))
+        else:
+            path.unlink()
+        await in_thread(lambda: self._prune(path.parent))
+
+    def _prune(self, directory: Path) -> None:
+        """Remove directories that became empty, up to the root."""
+        with suppress(OSError):
+            while directory != self.root:
+                directory.rmdir()
+                directory = directory.parent
+
+    async def touch(self, key: str) -> None:
+        os.utime(self._path(key))
+
+    async def names(self, prefix: str) -> list[str]:
+        path = self._path(prefix)
+        return await in_thread(lambda: _names(path))
+
+    async def stream(self, key: str, start: int, length: int) -> AsyncIterator[bytes]:
+        with self._path(key).open("rb") as file:
+            file.seek(start)
+            while length > 0:
+                data = await in_thread(partial(file.read, min(CHUNK, length)))
+                if not data:
+                    break
+                length -= len(data)
+                yield data
+
+    async def adopt(self, path: Path, key: str) -> None:
+        target = self._path(key)
+        await in_thread(lambda: _adopt(path, target))
+
+    def local(self, key: str) -> Path | None:
+        return self._path(key)
+
+
+def _names(path: Path) -> list[str]:
+    def scan() -> Iterator[str]:
+        with os.scandir(path) as entries:
+            yield from (e.name for e in entries if not e.name.startswith(".tmp-"))
+
+    try:
+        return sorted(scan())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).rename(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def _adopt(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        path.rename(target)
+    except OSError:  # staged on another file system
+        fd, temporary = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
+        os.close(fd)
+        shutil.copyfile(path, temporary)
+        Path(temporary).rename(target)
+        path.unlink()
+    sync_directory(target.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename in the directory durable (fsync(2), "Calling fsync() does not…")."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
