@@ -14,7 +14,7 @@ from aiohttp import web
 from portside.registry.server import handlers_blobs, handlers_manifests, page
 from portside.registry.server.audit import Audit
 from portside.registry.server.auth import Authority, Identity
-from portside.registry.server.config import Settings, seconds
+from portside.registry.server.config import Retention, Settings, seconds
 from portside.registry.server.content import Content
 from portside.registry.server.context import IDENTITY, REGISTRY, Registry, own_url, registry_of
 from portside.registry.server.errors import RegistryError
@@ -40,15 +40,15 @@ def make_app(settings: Settings) -> web.Application:
     else:
         storage = FilesystemStorage(root)
     upstream = None
-    content = Content(storage)
+    content, uploads = Content(storage), Uploads(state / "uploads")
     if settings.proxy.remoteurl:
         from portside.registry.server.proxy import Upstream
 
-        upstream = Upstream(settings.proxy, content)
+        upstream = Upstream(settings.proxy, content, uploads)
     registry = Registry(
         settings,
         content,
-        Uploads(state / "uploads"),
+        uploads,
         Authority(settings, state),
         Audit(settings.portside.audit),
         Metrics(),
@@ -106,8 +106,12 @@ async def _housekeeping(registry: Registry) -> None:
 async def collect(registry: Registry) -> None:
     """One pass of retention and collection, counted and logged."""
     ours = registry.settings.portside
-    collector = Collector(registry.content, seconds(ours.gc_grace), ours.retention)
-    done = await collector.run()
+    retention, mirror = ours.retention, registry.upstream is not None
+    if mirror:  # a mirror keeps what was asked for within proxy.ttl
+        days = max(int(seconds(registry.settings.proxy.ttl) // 86400), 1)
+        retention = (Retention(keep_days=days),)
+    collector = Collector(registry.content, seconds(ours.gc_grace), retention)
+    done = await collector.run(untagged=mirror)
     registry.metrics.collected(done.bytes)
     _LOG.info("collected %d blobs, %d bytes; removed %d tags", done.blobs, done.bytes, done.tags)
 

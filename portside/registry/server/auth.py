@@ -237,9 +237,9 @@ class Authority:
 
     def may_list(self, identity: Identity) -> bool:
         """Whether somebody may see the catalog (each still sees only what they may pull)."""
-        return (
-            not self.enabled or identity.user != ANONYMOUS or "pull" in self.allowed(identity, "*")
-        )
+        if not self.enabled or identity.user != ANONYMOUS or identity.grants:
+            return True
+        return any(right.user == ANONYMOUS for right in self._rights)
 
     def challenge(self, own_url: str, scope: str = "") -> dict[str, str]:
         """The WWW-Authenticate header that tells a client how to come back."""

@@ -149,17 +149,16 @@ class Repository:
             raise RegistryError("MANIFEST_UNKNOWN", {"digest": digest}) from err
         return manifests.parse(data, algorithm=digest.algorithm)
 
-    async def put_manifest(self, parsed: manifests.Parsed, tag: str | None) -> None:
+    async def put_manifest(
+        self, parsed: manifests.Parsed, tag: str | None, *, complete: bool = True
+    ) -> None:
         """Keep a manifest whose parts are all here; the caller holds the registry's lock.
 
+        A mirror, which fetches parts when they are asked for, passes ``complete=False``.
         Raises MANIFEST_BLOB_UNKNOWN naming every missing part.
         """
-        missing = [d.digest for d in parsed.blobs if not await self._complete(Digest(d.digest))]
-        for child in parsed.children:
-            if not await self._has(f"{self._revision(Digest(child.digest))}/link"):
-                missing.append(child.digest)
-        if missing:
-            raise RegistryError("MANIFEST_BLOB_UNKNOWN", {"digests": missing})
+        if complete:
+            await self._require_parts(parsed)
         for described in parsed.blobs:
             await self._content.touch(Digest(described.digest))
         if not await self._content.has_blob(parsed.digest):
@@ -171,8 +170,21 @@ class Repository:
             referrer = f"{self._referrers(parsed.subject)}/{_in(parsed.digest)}/link"
             await self._storage.write(referrer, link)
         if tag is not None:
-            await self._storage.write(f"{self._tag(tag)}/index/{_in(parsed.digest)}/link", link)
-            await self._storage.write(f"{self._tag(tag)}/current/link", link)
+            await self.set_tag(tag, parsed.digest)
+
+    async def set_tag(self, tag: str, digest: Digest) -> None:
+        """Let a tag mean a manifest that is here."""
+        link = digest.encode()
+        await self._storage.write(f"{self._tag(tag)}/index/{_in(digest)}/link", link)
+        await self._storage.write(f"{self._tag(tag)}/current/link", link)
+
+    async def _require_parts(self, parsed: manifests.Parsed) -> None:
+        missing = [d.digest for d in parsed.blobs if not await self._complete(Digest(d.digest))]
+        for child in parsed.children:
+            if not await self._has(f"{self._revision(Digest(child.digest))}/link"):
+                missing.append(child.digest)
+        if missing:
+            raise RegistryError("MANIFEST_BLOB_UNKNOWN", {"digests": missing})
 
     async def _complete(self, digest: Digest) -> bool:
         return await self._has(self._layer(digest)) and await self._has(blob_key(digest))

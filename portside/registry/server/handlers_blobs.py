@@ -159,15 +159,17 @@ def _created(repository: Repository, digest: Digest) -> web.Response:
     return web.Response(status=201, headers=headers)
 
 
-def _session(repository: Repository, upload: Upload, status: int) -> web.Response:
-    headers = {
+def _session_headers(repository: Repository, upload: Upload) -> dict[str, str]:
+    return {
         "Location": f"/v2/{repository.name}/blobs/uploads/{upload.id}",
         "Range": f"0-{max(upload.offset - 1, 0)}",
         "Docker-Upload-UUID": upload.id,
-        "OCI-Chunk-Min-Length": "0",
-        "Content-Length": "0",
     }
-    return web.Response(status=status, headers=headers)
+
+
+def _session(repository: Repository, upload: Upload, status: int) -> web.Response:
+    headers = {"OCI-Chunk-Min-Length": "0", "Content-Length": "0"}
+    return web.Response(status=status, headers=headers | _session_headers(repository, upload))
 
 
 def _upload(request: web.Request) -> tuple[Repository, Upload]:
@@ -207,7 +209,7 @@ def _check_order(request: web.Request, repository: Repository, upload: Upload) -
         raise RegistryError("RANGE_INVALID", header, status=416)
     first, last = int(match[1]), int(match[2])
     if first != upload.offset or (length is not None and last - first + 1 != length):
-        headers = dict(_session(repository, upload, 416).headers)
+        headers = _session_headers(repository, upload)
         raise RegistryError("RANGE_INVALID", header, headers=headers)
 
 

@@ -7,6 +7,7 @@ reader sees the old object or the new one, also after a crash.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import tempfile
@@ -143,33 +144,49 @@ def _names(path: Path) -> list[str]:
         return []
 
 
+def _temporary(directory: Path) -> tuple[int, Path]:
+    """A new file in a directory that a removal beside us may take away once more."""
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            fd, name = tempfile.mkstemp(prefix=".tmp-", dir=directory)
+        except FileNotFoundError:
+            continue  # the empty directory was pruned between the two calls
+        return fd, Path(name)
+
+
 def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    fd, temporary = _temporary(path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).rename(path)
+        temporary.rename(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
 
 
 def _adopt(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Move a file to its place; through a copy when it was staged on another file system."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+    fd, temporary = _temporary(target.parent)
+    os.close(fd)
     try:
-        path.rename(target)
-    except OSError:  # staged on another file system
-        fd, temporary = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
-        os.close(fd)
-        shutil.copyfile(path, temporary)
-        Path(temporary).rename(target)
-        path.unlink()
+        try:
+            path.rename(temporary)
+        except OSError as err:
+            if err.errno != errno.EXDEV:
+                raise
+            shutil.copyfile(path, temporary)
+            path.unlink()
+        temporary.rename(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(target.parent)
 
 

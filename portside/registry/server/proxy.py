@@ -1,0 +1,135 @@
+"""A pull-through mirror: what is asked for and not here is fetched from the upstream, kept
+and served from then on. Tags are asked again each time; when the upstream does not answer,
+what was kept is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
+
+from portside.model.digest import Digest
+from portside.model.errors import InvalidParameter, PortsideError
+from portside.model.registryauth import AuthConfig
+from portside.registry.client.client import RegistryClient
+from portside.registry.client.errors import RegistryError as UpstreamError
+from portside.registry.client.options import HUB_HOST, RegistryOptions
+from portside.registry.client.repository import Repository as Remote
+from portside.registry.server import manifests
+from portside.registry.server.config import Proxy
+from portside.registry.server.content import Content, Repository, blob_key
+from portside.registry.server.errors import RegistryError
+from portside.registry.server.uploads import Uploads
+
+
+class Upstream:
+    """The registry behind a mirror; its requests for one digest are joined."""
+
+    def __init__(self, proxy: Proxy, content: Content, uploads: Uploads) -> None:
+        parts = urlsplit(proxy.remoteurl)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise InvalidParameter(f"proxy.remoteurl: {proxy.remoteurl!r} is not a URL of http(s)")
+        insecure = (parts.netloc,) if parts.scheme == "http" else ()
+        self._domain = "docker.io" if parts.netloc == HUB_HOST else parts.netloc
+        self._client = RegistryClient(RegistryOptions(insecure=insecure))
+        self._auth = AuthConfig(username=proxy.username, password=proxy.password)
+        self._content = content
+        self._uploads = uploads
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def manifest(self, repository: Repository, reference: str | Digest) -> None:
+        """Have the manifest here if there is one anywhere; raises MANIFEST_UNKNOWN."""
+        if isinstance(reference, Digest) and await _known(repository, reference):
+            return
+
+        async def fetch(remote: Remote) -> None:
+            if not isinstance(reference, Digest):
+                described = await remote.head_manifest(reference)
+                if described is not None and await _known(repository, Digest(described.digest)):
+                    await repository.set_tag(reference, Digest(described.digest))
+                    return
+            found = await remote.get_manifest(str(reference))
+            parsed = manifests.parse(found.data, found.media_type, found.digest.algorithm)
+            tag = None if isinstance(reference, Digest) else reference
+            async with self._content.lock:
+                await repository.put_manifest(parsed, tag, complete=False)
+
+        try:
+            await self._client.on_repository(self._domain, repository.name, fetch, auth=self._auth)
+        except UpstreamError as err:
+            if err.is_missing:
+                raise RegistryError("MANIFEST_UNKNOWN", f"unknown reference={reference}") from err
+            await self._fall_back(repository, reference, err)
+        except PortsideError as err:
+            await self._fall_back(repository, reference, err)
+
+    async def _fall_back(
+        self, repository: Repository, reference: str | Digest, err: PortsideError
+    ) -> None:
+        """Nothing to do when it is here all the same; else UNAVAILABLE with the cause."""
+        try:
+            await repository.resolve(reference)
+        except RegistryError:
+            raise RegistryError("UNAVAILABLE", message=f"upstream: {err}") from err
+
+    async def blob(self, repository: Repository, digest: Digest) -> None:
+        """Have the blob here; raises BLOB_UNKNOWN or UNAVAILABLE."""
+        lock = self._locks.setdefault(digest, asyncio.Lock())
+        async with lock:
+            with suppress(RegistryError):
+                await repository.blob(digest)
+                return
+            try:
+                await self._client.on_repository(
+                    self._domain,
+                    repository.name,
+                    lambda remote: self._fetch(repository, digest, remote),
+                    auth=self._auth,
+                )
+            except UpstreamError as err:
+                code = "BLOB_UNKNOWN" if err.is_missing else "UNAVAILABLE"
+                raise RegistryError(code, {"digest": digest}, message=f"upstream: {err}") from err
+            except PortsideError as err:
+                raise RegistryError("UNAVAILABLE", message=f"upstream: {err}") from err
+
+    async def _fetch(self, repository: Repository, digest: Digest, remote: Remote) -> None:
+        if await self._content.has_blob(digest) and await remote.has_blob(digest) is not None:
+            await repository.link_blob(digest)
+            return
+        upload = self._uploads.start(repository.name)
+        try:
+            async with remote.open_blob(digest) as (_, chunks):
+                await upload.append(chunks)
+            await upload.verify(digest)
+            async with self._content.lock:
+                await self._content.storage.adopt(upload.data, blob_key(digest))
+                await repository.link_blob(digest)
+        finally:
+            self._uploads.finish(upload)
+
+    async def tags(self, repository: Repository) -> list[str]:
+        """All tags the upstream has; those kept here when it does not answer."""
+        try:
+            found = await self._client.on_repository(
+                self._domain, repository.name, Remote.tags, auth=self._auth
+            )
+        except UpstreamError as err:
+            if err.is_missing:
+                raise RegistryError("NAME_UNKNOWN", {"name": repository.name}) from err
+            return await repository.tag_names()
+        except PortsideError:
+            return await repository.tag_names()
+        return sorted(found)
+
+
+async def _known(repository: Repository, digest: Digest) -> bool:
+    try:
+        await repository.manifest(digest)
+    except RegistryError:
+        return False
+    return True

@@ -1,0 +1,296 @@
+"""What the registry has beyond the spec: rights, tokens, quotas, collection, mirror, S3."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import time
+from pathlib import Path
+
+import bcrypt
+import pytest
+from aiohttp import web
+from conftest import Client, Serve
+
+from portside.model.digest import Digest
+from portside.model.errors import InvalidParameter
+from portside.registry.server.auth import Robots
+from portside.registry.server.config import Retention, load, seconds
+from portside.registry.server.content import Content, Tag
+from portside.registry.server.gc import Collector, expired
+from portside.registry.server.names import fits
+from portside.registry.server.storage import FilesystemStorage
+
+
+def users(tmp_path: Path, **passwords: str) -> str:
+    path = tmp_path / "htpasswd"
+    lines = [
+        f"{user}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()}"
+        for user, password in passwords.items()
+    ]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
+
+
+async def test_htpasswd(serve: Serve, tmp_path: Path) -> None:
+    path = users(tmp_path, alice="secret")
+    registry = await serve(REGISTRY_AUTH="htpasswd", REGISTRY_AUTH_HTPASSWD_PATH=path)
+    status, headers, _ = await registry.ask("GET", "/v2/")
+    assert status == 401
+    assert headers["WWW-Authenticate"] == 'Basic realm="Registry Realm"'
+    assert (await registry.ask("GET", "/v2/", headers=basic("alice", "wrong")))[0] == 401
+    assert (await registry.ask("GET", "/v2/", headers=basic("alice", "secret")))[0] == 200
+    assert (await registry.ask("GET", "/v2/a/tags/list"))[0] == 401
+    # the file is followed: a changed password counts at once, the old one no longer
+    users(tmp_path, alice="other")
+    os.utime(path, (time.time() + 5, time.time() + 5))
+    assert (await registry.ask("GET", "/v2/", headers=basic("alice", "secret")))[0] == 401
+    assert (await registry.ask("GET", "/v2/", headers=basic("alice", "other")))[0] == 200
+
+
+RIGHTS = """
+portside:
+  rights:
+    - {user: admin, actions: [pull, push, delete]}
+    - {user: alice, repository: "team/**", actions: [pull, push]}
+    - {user: anonymous, repository: "public/*", actions: [pull]}
+    - {repository: "team/**", actions: [pull]}
+"""
+
+
+async def test_rights_by_repository(serve: Serve, tmp_path: Path) -> None:
+    path = users(tmp_path, admin="a", alice="b", bob="c")
+    registry = await serve(RIGHTS, REGISTRY_AUTH_HTPASSWD_PATH=path)
+    admin = Client(registry.base, basic("admin", "a")["Authorization"])
+    try:
+        await admin.push_image("public/app", "v1")
+        await admin.push_image("team/deep/app", "v1")
+    finally:
+        await admin.session.close()
+    upload = "/v2/team/deep/app/blobs/uploads/"
+    assert (await registry.ask("GET", "/v2/public/app/manifests/v1"))[0] == 200
+    assert (await registry.ask("GET", "/v2/team/deep/app/manifests/v1"))[0] == 401
+    for user, password, expected in (("alice", "b", 202), ("bob", "c", 403)):
+        headers = basic(user, password)
+        assert (await registry.ask("GET", "/v2/team/deep/app/manifests/v1", headers=headers))[
+            0
+        ] == 200
+        assert (await registry.ask("POST", upload, headers=headers))[0] == expected
+        assert (await registry.ask("DELETE", "/v2/team/deep/app/manifests/v1", headers=headers))[
+            0
+        ] == 403
+    _, _, body = await registry.ask("GET", "/v2/_catalog")
+    assert json.loads(body)["repositories"] == ["public/app"]
+
+
+async def test_bearer_tokens(serve: Serve, tmp_path: Path) -> None:
+    path = users(tmp_path, alice="secret")
+    registry = await serve(REGISTRY_AUTH_HTPASSWD_PATH=path, REGISTRY_AUTH_BEARER_ENABLED="true")
+    status, headers, _ = await registry.ask("GET", "/v2/app/tags/list")
+    challenge = headers["WWW-Authenticate"]
+    assert status == 401 and 'scope="repository:app:pull"' in challenge
+    realm = challenge.partition('realm="')[2].partition('"')[0]
+    scope = {"scope": "repository:app:pull,push", "service": "portside-registry"}
+    _, _, body = await registry.ask("GET", realm, params=scope, headers=basic("alice", "secret"))
+    token = {"Authorization": f"Bearer {json.loads(body)['token']}"}
+    assert (await registry.ask("POST", "/v2/app/blobs/uploads/", headers=token))[0] == 202
+    assert (await registry.ask("POST", "/v2/else/blobs/uploads/", headers=token))[0] == 401
+    # nobody gets a token for nothing, nor for a pattern
+    for asked in ("repository:app:pull", "repository:**:pull", "repository:*:*"):
+        _, _, body = await registry.ask("GET", realm, params={"scope": asked})
+        empty = {"Authorization": f"Bearer {json.loads(body)['token']}"}
+        assert (await registry.ask("GET", "/v2/app/tags/list", headers=empty))[0] == 401
+    forged = {"Authorization": "Bearer " + json.loads(body)["token"][:-3] + "AAA"}
+    assert (await registry.ask("GET", "/v2/", headers=forged))[0] == 401
+
+
+async def test_robots(serve: Serve, tmp_path: Path) -> None:
+    path = users(tmp_path, alice="secret")
+    registry = await serve(REGISTRY_AUTH_HTPASSWD_PATH=path)
+    robots = Robots(tmp_path / "data/portside/robots.json")
+    token = robots.create("ci", "team/*", ("pull", "push"))
+    assert (tmp_path / "data/portside/robots.json").stat().st_mode & 0o777 == 0o600
+    headers = basic("robot$ci", token)
+    assert (await registry.ask("POST", "/v2/team/a/blobs/uploads/", headers=headers))[0] == 202
+    assert (await registry.ask("POST", "/v2/else/blobs/uploads/", headers=headers))[0] == 401
+    assert (await registry.ask("GET", "/v2/", headers=basic("robot$ci", "guess")))[0] == 401
+    assert robots.remove("ci") and not robots.remove("ci")
+    assert (await registry.ask("GET", "/v2/", headers=headers))[0] == 401
+
+
+async def test_quota(serve: Serve) -> None:
+    registry = await serve("portside: {quotas: [{repository: small, bytes: 100}]}")
+    await registry.push_blob("small", b"x" * 60)
+    digest = Digest.of(b"y" * 60)
+    status, _, body = await registry.ask(
+        "POST", f"/v2/small/blobs/uploads/?digest={digest}", data=b"y" * 60
+    )
+    assert status == 403 and b"quota exceeded" in body
+    await registry.push_blob("large", b"y" * 60)
+    status, _, body = await registry.ask(
+        "POST", f"/v2/small/blobs/uploads/?mount={digest}&from=large"
+    )
+    assert status == 403 and b"quota exceeded" in body
+
+
+async def test_collection_spares_what_is_named_or_young(serve: Serve, tmp_path: Path) -> None:
+    registry = await serve()
+    await registry.push_image("app", "v1", b"kept")
+    gone = await registry.push_image("app", "v2", b"dropped")
+    await registry.push_blob("app", b"uploaded, not yet named")
+    await registry.ask("DELETE", f"/v2/app/manifests/{gone}")
+    content = Content(FilesystemStorage(tmp_path / "data"))
+    spared = await Collector(content, grace=3600).run()
+    assert (spared.blobs, spared.links) == (0, 0)
+    rehearsed = await Collector(content, grace=0).run(dry_run=True)
+    assert rehearsed.links == 3
+    done = await Collector(content, grace=0).run()
+    assert done.links == 3 and done.blobs == 4  # config, layer, manifest of v2; the lone blob
+    assert (await registry.ask("GET", f"/v2/app/blobs/{Digest.of(b'kept')}"))[0] == 200
+    assert (await registry.ask("GET", f"/v2/app/blobs/{Digest.of(b'dropped')}"))[0] == 404
+
+
+async def test_collection_while_pushing(serve: Serve, tmp_path: Path) -> None:
+    """Pushes that race with collection are whole afterwards, or were refused."""
+    registry = await serve("portside: {gc_grace: 1h}")
+    content = Content(FilesystemStorage(tmp_path / "data"))
+    stop = asyncio.Event()
+
+    async def collect() -> None:
+        while not stop.is_set():
+            await Collector(content, grace=3600).run(untagged=True)
+
+    task = asyncio.create_task(collect())
+    for number in range(15):
+        await registry.push_image("busy", f"t{number}", f"content {number}".encode())
+    stop.set()
+    await task
+    for number in range(15):
+        layer = Digest.of(f"content {number}".encode())
+        assert (await registry.ask("GET", f"/v2/busy/manifests/t{number}"))[0] == 200
+        assert (await registry.ask("GET", f"/v2/busy/blobs/{layer}"))[0] == 200
+
+
+def test_retention_keeps_what_any_rule_keeps() -> None:
+    digest = Digest.of(b"")
+    now = 1_000_000.0
+    tags = [Tag(f"t{i}", digest, now - i * 86400) for i in range(6)] + [
+        Tag("release-1", digest, 0.0)
+    ]
+    rule = Retention(keep_tags=2, keep_days=4, keep_pattern="release-.*")
+    assert [tag.name for tag in expired(rule, tags, now)] == ["t4", "t5"]
+    assert expired(Retention(), tags, now) == []
+
+
+async def test_mirror(serve: Serve) -> None:
+    upstream = await serve(root="upstream")
+    digest = await upstream.push_image("team/app", "v1", b"mirrored")
+    mirror = await serve(root="mirror", REGISTRY_PROXY_REMOTEURL=upstream.base)
+    status, headers, _ = await mirror.ask("GET", "/v2/team/app/manifests/v1")
+    assert (status, headers["Docker-Content-Digest"]) == (200, digest)
+    layer = f"/v2/team/app/blobs/{Digest.of(b'mirrored')}"
+    bodies = await asyncio.gather(*(mirror.ask("GET", layer) for _ in range(5)))
+    assert all(body == b"mirrored" for _, _, body in bodies)
+    assert (await mirror.ask("GET", "/v2/team/app/manifests/nope"))[0] == 404
+    assert (await mirror.ask("POST", "/v2/team/app/blobs/uploads/"))[0] == 405
+    newer = await upstream.push_image("team/app", "v1", b"newer")
+    _, headers, _ = await mirror.ask("GET", "/v2/team/app/manifests/v1")
+    assert headers["Docker-Content-Digest"] == newer
+    _, _, body = await mirror.ask("GET", "/v2/team/app/tags/list")
+    assert json.loads(body)["tags"] == ["v1"]
+
+
+async def test_webhooks_arrive_in_order_in_spite_of_failures(serve: Serve) -> None:
+    got: list[tuple[str, str]] = []
+    answers = iter([500, 200, 500])
+
+    async def take(request: web.Request) -> web.Response:
+        if (status := next(answers, 200)) == 200:
+            for event in (await request.json())["events"]:
+                got.append((event["action"], event["target"].get("tag", "")))
+        return web.Response(status=status)
+
+    app = web.Application()
+    app.router.add_post("/hook", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+        registry = await serve(f"notifications: {{endpoints: [{{name: test, url: '{url}'}}]}}")
+        await registry.push_image("app", "v1")
+        await registry.ask("GET", "/v2/app/manifests/v1")
+        async with asyncio.timeout(20):
+            while len(got) < 4:
+                await asyncio.sleep(0.05)
+        assert got == [("push", ""), ("push", ""), ("push", "v1"), ("pull", "v1")]
+    finally:
+        await runner.cleanup()
+
+
+async def test_metrics_and_audit(serve: Serve, tmp_path: Path) -> None:
+    registry = await serve(REGISTRY_PORTSIDE_AUDIT=str(tmp_path / "audit.log"))
+    digest = await registry.push_image("app", "v1")
+    await registry.ask("DELETE", f"/v2/app/manifests/{digest}")
+    entries = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+    assert [(e["action"], e["reference"]) for e in entries] == [("push", "v1"), ("delete", digest)]
+    _, _, text = await registry.ask("GET", "/metrics")
+    assert b'portside_registry_requests_total{method="PUT"' in text
+    assert b"portside_registry_received_bytes_total 0.0" not in text
+
+
+async def test_s3(serve: Serve, tmp_path: Path) -> None:
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
+    try:
+        boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(
+            Bucket="images"
+        )
+        registry = await serve(
+            f"storage: {{s3: {{bucket: images, regionendpoint: 'http://{host}:{port}',"
+            " accesskey: k, secretkey: s, rootdirectory: reg}}"
+        )
+        digest = await registry.push_image("app", "v1", b"in a bucket")
+        _, headers, _ = await registry.ask("GET", "/v2/app/manifests/v1")
+        assert headers["Docker-Content-Digest"] == digest
+        layer = f"/v2/app/blobs/{Digest.of(b'in a bucket')}"
+        _, _, body = await registry.ask("GET", layer, headers={"Range": "bytes=3-"})
+        assert body == b"a bucket"
+        _, _, body = await registry.ask("GET", "/v2/_catalog")
+        assert json.loads(body)["repositories"] == ["app"]
+        assert (await registry.ask("DELETE", f"/v2/app/manifests/{digest}"))[0] == 202
+        assert (await registry.ask("GET", "/v2/app/manifests/v1"))[0] == 404
+    finally:
+        server.stop()
+
+
+def test_settings_name_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    for text, named in (
+        ("http: {adr: ':5'}", "adr"),
+        ("storage: {delete: {enabled: maybe}}", "storage.delete.enabled"),
+        ("[", "not YAML"),
+        ("auth: {htpasswd: {realm: x}}", "auth.htpasswd.path"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InvalidParameter, match=named):
+            load(str(path), {})
+    with pytest.raises(InvalidParameter, match="invalid duration"):
+        seconds("soon")
+    assert seconds("1h30m") == 5400
+
+
+def test_patterns() -> None:
+    assert fits("**", "a/b/c") and fits("a/*", "a/b") and not fits("a/*", "a/b/c")
+    assert fits("a/**", "a/b/c") and not fits("a", "ab") and fits("a+", "a+")
