@@ -1,0 +1,197 @@
+"""A root file system that runs this very package: the layer of ``portside/registry``.
+
+It is put together from the machine's own interpreter: its standard library, the installed
+distributions the registry needs and the shared libraries they load. Nothing is fetched.
+Paths inside are fixed (``/usr/local``), times are zero and entries sorted, so that the same
+interpreter and packages give the same digest.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from portside.model.errors import SystemFailure
+
+HOME = PurePosixPath("/usr/local")
+_LIBRARY = HOME / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+PYTHON = str(HOME / "bin" / "python3")
+_LEFT_OUT = frozenset(
+    ("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages",
+     "dist-packages", "__pycache__", "pydoc_data", "config")
+)  # fmt: skip
+_NEEDED = (
+    "aiohttp", "bcrypt", "cryptography", "msgspec", "prometheus-client", "PyJWT", "PyYAML",
+    "portside",
+)  # fmt: skip
+_PROBE = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+maps = open("/proc/self/maps").read().split("\\n")
+print(json.dumps(sorted({line.split(maxsplit=5)[5] for line in maps if ".so" in line})))
+"""
+_MODULES = (
+    "portside.registry.server.app", "portside.registry.server.proxy", "bcrypt", "jwt", "yaml",
+    "ssl", "hashlib", "socket", "sqlite3", "zlib", "bz2", "lzma", "ctypes", "uuid", "select",
+)  # fmt: skip
+
+
+def write_layer(out: BinaryIO) -> None:
+    """Write the layer as an uncompressed tar; raises SystemFailure when something is missing."""
+    files = dict(_everything())
+    made: set[PurePosixPath] = set()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for target in sorted(files, key=str):
+            for parent in reversed(target.parents):
+                if parent not in made and parent != PurePosixPath("/"):
+                    made.add(parent)
+                    _add(archive, parent, None)
+            _add(archive, target, files[target])
+
+
+def _add(archive: tarfile.TarFile, target: PurePosixPath, source: Path | bytes | None) -> None:
+    """One entry, owned by root, from 1970; None is a directory, bytes are a file's content."""
+    info = tarfile.TarInfo(str(target).lstrip("/"))
+    info.mode = 0o755
+    if source is None:
+        info.type = tarfile.DIRTYPE
+        archive.addfile(info)
+    elif isinstance(source, bytes):
+        import io
+
+        info.size = len(source)
+        archive.addfile(info, io.BytesIO(source))
+    else:
+        info.mode = 0o755 if os.access(source, os.X_OK) else 0o644
+        with source.open("rb") as file:
+            info.size = os.fstat(file.fileno()).st_size
+            archive.addfile(info, file)
+
+
+def _everything() -> Iterator[tuple[PurePosixPath, Path | bytes]]:
+    """Where each file goes and where it comes from."""
+    interpreter = Path(sys.executable).resolve()
+    yield PurePosixPath(PYTHON), interpreter
+    for name in ("stdlib", "platstdlib"):
+        base = Path(sysconfig.get_path(name, vars={"installed_base": sys.base_prefix}))
+        yield from ((_LIBRARY / found.relative_to(base), found) for found in _walk(base))
+    packages = _LIBRARY / "site-packages"
+    for distribution in _closure(_NEEDED):
+        for relative, found in _files_of(distribution):
+            yield packages / relative, found
+    own = Path(__file__).resolve().parents[1]
+    for found in _walk(own):
+        yield packages / "portside" / found.relative_to(own), found
+    for library in _libraries():
+        yield PurePosixPath(library), Path(library).resolve()
+    script = f"#!{PYTHON}\nimport sys\nfrom portside.registry.server.__main__ import main\n"
+    yield HOME / "bin" / "portside-registry", (script + "sys.exit(main())\n").encode()
+
+
+def _walk(base: Path) -> Iterator[Path]:
+    for directory, names, files in os.walk(base):
+        names[:] = [
+            name for name in names if name not in _LEFT_OUT and not name.startswith("config-")
+        ]
+        for name in files:
+            path = Path(directory, name)
+            if path.is_file() and path.suffix not in (".pyc", ".a"):
+                yield path
+
+
+def _closure(names: Iterable[str]) -> list[importlib.metadata.Distribution]:
+    """The named distributions and all they require here; missing ones are named."""
+    found: dict[str, importlib.metadata.Distribution] = {}
+    pending = list(names)
+    while pending:
+        name = re.sub(r"[-_.]+", "-", pending.pop()).lower()
+        if name in found or name == "portside":
+            continue
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError as err:
+            raise SystemFailure(
+                f"portside/registry cannot be made: the package {name} is not installed"
+            ) from err
+        found[name] = distribution
+        for requirement in distribution.requires or ():
+            wanted, _, condition = requirement.partition(";")
+            match = re.match(r"[A-Za-z0-9._-]+", wanted)
+            if match and "extra" not in condition and _applies(match[0], condition):
+                pending.append(match[0])
+    return [found[name] for name in sorted(found)]
+
+
+def _applies(name: str, condition: str) -> bool:
+    """A conditional requirement counts when it is installed."""
+    if not condition.strip():
+        return True
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _files_of(
+    distribution: importlib.metadata.Distribution,
+) -> Iterator[tuple[PurePosixPath, Path]]:
+    for entry in distribution.files or ():
+        relative = PurePosixPath(entry)
+        path = Path(str(distribution.locate_file(entry)))
+        if ".." in relative.parts or relative.suffix == ".pyc" or not path.is_file():
+            continue  # scripts beside site-packages, caches
+        yield relative, path
+
+
+def _libraries() -> list[str]:
+    """Paths of the shared libraries that the registry's process has mapped, and their loader."""
+    run = subprocess.run(
+        [sys.executable, "-c", _PROBE, *_MODULES], capture_output=True, text=True, check=False
+    )
+    if run.returncode:
+        raise SystemFailure(f"portside/registry cannot be made: {run.stderr.strip()[-500:]}")
+    inside = (sys.prefix, sys.base_prefix)
+    mapped: list[str] = json.loads(run.stdout)
+    libraries = [path for path in mapped if not _within(path, inside) or "libpython" in path]
+    return [_loaded_as(path) for path in libraries] + _loader()
+
+
+def _within(path: str, prefixes: Iterable[str]) -> bool:
+    return any(path.startswith(f"{prefix}/lib/python") for prefix in prefixes)
+
+
+def _loaded_as(path: str) -> str:
+    """The name programs ask for: libraries are mapped by their full version's path."""
+    file = Path(path)
+    for entry in sorted(file.parent.iterdir(), key=lambda entry: len(entry.name)):
+        versioned = re.fullmatch(r".*\.so\.\d+", entry.name)
+        if versioned and entry != file and entry.resolve() == file:
+            return str(entry)
+    return path
+
+
+def _loader() -> list[str]:
+    """The ELF interpreter that the executable names, and the resolver's module for DNS."""
+    data = Path(sys.executable).resolve().read_bytes()[:4096]
+    match = re.search(rb"/lib[\w/.-]*/ld-linux[\w.-]*\.so\.\d+", data)
+    return [match[0].decode()] if match else []
+
+
+def library_path(tar_names: Iterable[str]) -> str:
+    """LD_LIBRARY_PATH for libraries outside the loader's default directories."""
+    default = re.compile(r"/?(usr/)?lib(64)?(/[\w]+-linux-gnu\w*)?$")
+    directories = {
+        "/" + str(PurePosixPath(name).parent).lstrip("/") for name in tar_names if ".so" in name
+    }
+    return ":".join(sorted(d for d in directories if not default.match(d) and "python3" not in d))

@@ -1,0 +1,251 @@
+"""HTTP to registries: connections, TLS, proxies, retries. Knows nothing of images.
+
+aiohttp is imported when the first request is made: an engine that never pulls stays small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import fnmatch
+import ipaddress
+import os
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from portside.model.errors import InvalidParameter, SystemFailure
+from portside.registry.client.endpoints import Endpoint
+from portside.registry.client.errors import from_network
+from portside.registry.client.options import RegistryOptions
+
+if TYPE_CHECKING:
+    import aiohttp
+
+USER_AGENT = "portside/0.1"
+CONNECT_TIMEOUT = 30.0
+READ_TIMEOUT = 60.0
+"""Seconds without a byte before a peer is given up."""
+LONGEST_WAIT = 60.0
+"""Seconds of ``Retry-After`` that are honoured; a longer wish is an error at once."""
+RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class Transport:
+    """One pool of connections for all registries."""
+
+    def __init__(self, options: RegistryOptions) -> None:
+        self.options = options
+        self._session: aiohttp.ClientSession | None = None
+        self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @asynccontextmanager
+    async def send(
+        self,
+        method: str,
+        url: str,
+        endpoint: Endpoint,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request, no retry; redirects are followed without credentials to other hosts.
+
+        Raises Unreachable when no answer comes, also while the body is being read.
+        """
+        import aiohttp
+
+        target = _with_query(url, query)
+        try:
+            async with self._client().request(
+                method,
+                target,
+                headers=headers,
+                data=body,
+                ssl=self._tls(endpoint, url),
+                proxy=self.proxy_for(url),
+                allow_redirects=method in ("GET", "HEAD"),
+            ) as response:
+                yield response
+        except (aiohttp.ClientError, TimeoutError) as err:
+            raise from_network(method, url, err) from err
+
+    def _client(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, limit_per_host=0),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT
+                ),
+                headers={"User-Agent": USER_AGENT},
+                auto_decompress=False,
+                skip_auto_headers=["Accept-Encoding"],
+                cookie_jar=aiohttp.DummyCookieJar(),
+                requote_redirect_url=False,
+                read_bufsize=1 << 18,
+                trust_env=False,
+            )
+        return self._session
+
+    def _tls(self, endpoint: Endpoint, url: str) -> ssl.SSLContext | bool:
+        if not url.startswith("https://"):
+            return True
+        host = urlsplit(url).netloc.rpartition("@")[2]
+        if host == endpoint.host:
+            return self._context(host, endpoint.verify)
+        return self._context(host, not self.options.is_insecure(host))
+
+    def _context(self, host: str, verify: bool) -> ssl.SSLContext:
+        found = self._contexts.get((host, verify))
+        if found is None:
+            found = tls_context(self.options.certs_dir / host, verify)
+            self._contexts[host, verify] = found
+        return found
+
+    def proxy_for(self, url: str) -> str | None:
+        """The proxy for a URL: daemon.json's, else the environment's; None is direct."""
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        if host == "localhost" or _is_loopback(host):
+            return None
+        options = self.options
+        excluded = options.no_proxy if options.no_proxy is not None else _environment("no_proxy")
+        if _is_excluded(host, port, excluded):
+            return None
+        if parts.scheme == "https":
+            chosen = options.https_proxy
+            chosen = chosen if chosen is not None else _environment("https_proxy")
+        else:
+            chosen = options.http_proxy
+            chosen = chosen if chosen is not None else _environment("http_proxy")
+        if chosen and "://" not in chosen:
+            chosen = f"http://{chosen}"
+        return chosen or None
+
+
+def tls_context(directory: Path, verify: bool) -> ssl.SSLContext:
+    """The system's CAs and those of a certs.d directory, with its client certificates.
+
+    Raises SystemFailure naming a file that cannot be used.
+    """
+    context = ssl.create_default_context()
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if not directory.is_dir():
+        return context
+    for path in sorted(directory.iterdir()):
+        try:
+            if path.suffix == ".crt":
+                context.load_verify_locations(cafile=str(path))
+            elif path.suffix == ".cert":
+                context.load_cert_chain(str(path), str(_key_of(path)))
+        except (OSError, ssl.SSLError) as err:
+            raise SystemFailure(f"error reading registry certificate {path}: {err}") from err
+    return context
+
+
+def _key_of(certificate: Path) -> Path:
+    key = certificate.with_suffix(".key")
+    if not key.exists():
+        raise InvalidParameter(
+            f"missing key {key.name} for client certificate {certificate.name}. "
+            "CA certificates must use the extension .crt"
+        )
+    return key
+
+
+def _environment(name: str) -> str:
+    # HTTP_PROXY in capitals could come from a CGI request's "Proxy:" header, but an engine
+    # is no CGI program, and Go's and everyone's convention reads both.
+    return os.environ.get(name.upper()) or os.environ.get(name) or ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_excluded(host: str, port: int | None, excluded: str) -> bool:
+    """``no_proxy``: hosts, domains (``.x.org`` or ``x.org``), networks, ``*``, with ports."""
+    for entry in (part.strip().lower() for part in excluded.split(",")):
+        if not entry:
+            continue
+        if entry == "*":
+            return True
+        if "/" in entry and _in_network(host, entry):
+            return True
+        name, colon, entry_port = entry.rpartition(":")
+        if colon and entry_port.isdigit() and name.count(":") == 0:
+            if port != int(entry_port):
+                continue
+            entry = name
+        entry = entry.removeprefix("*")
+        if host == entry.lstrip(".") or host.endswith("." + entry.lstrip(".")):
+            return True
+        if "*" in entry and fnmatch.fnmatchcase(host, entry):
+            return True
+    return False
+
+
+def _in_network(host: str, network: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
+
+
+def _with_query(url: str, query: Mapping[str, str] | None) -> Any:
+    """The URL, with more parameters; never normalised, since upload URLs are the server's."""
+    import yarl
+
+    made = yarl.URL(url, encoded=True)
+    return made.update_query(dict(query)) if query else made
+
+
+def wait_before_retry(attempt: int, retry_after: str | None, base: float) -> float | None:
+    """Seconds to wait before attempt ``attempt + 1`` (counted from 0).
+
+    ``Retry-After`` (seconds or a date, RFC 9110 10.2.3) is honoured; None means that the
+    server wants a longer wait than anyone would sit through.
+    """
+    backoff = min(base * 2.0**attempt, 30.0) * random.uniform(0.75, 1.25)
+    asked = _retry_after(retry_after)
+    if asked is None:
+        return backoff
+    return max(asked, 0.0) if asked <= LONGEST_WAIT else None
+
+
+def _retry_after(text: str | None) -> float | None:
+    if not text:
+        return None
+    if text.strip().isdigit():
+        return float(text)
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, TypeError):
+        return None
+
+
+async def pause(seconds: float, tell: Callable[[float], None] | None = None) -> None:
+    """Wait before a retry, telling what remains once a second."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if tell is not None:
+            tell(left)
+        await asyncio.sleep(min(left, 1.0))
