@@ -1,0 +1,110 @@
+"""The Engine API as one callable: version negotiation, routing, errors.
+
+A request's way: :mod:`portside.api.http` parses it, this module strips ``/v1.xx``, finds
+the route and turns whatever the handler raises into Docker's answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import TYPE_CHECKING
+
+import portside
+from portside.api import errors
+from portside.api.http.messages import Request
+from portside.api.router import Answer, Router
+from portside.model.errors import (
+    Cancelled,
+    InvalidParameter,
+    NotFound,
+    PortsideError,
+)
+from portside.model.system import API_VERSION, MIN_API_VERSION, api_text
+
+if TYPE_CHECKING:
+    from portside.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+_VERSION = re.compile(r"/v([0-9]+)\.([0-9]+)(?=/)")
+_SERVER = f"Portside/{portside.__version__} (linux)"
+
+
+class Api:
+    """Answers every request to one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        from portside.api import routes
+
+        self.engine = engine
+        self.router: Router = routes.build()
+        self._headers_at = 0
+        self._headers = ""
+
+    def common_headers(self) -> str:
+        """Header lines of every answer; the date is renewed once a second."""
+        now = int(time.time())
+        if now != self._headers_at:
+            date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
+            self._headers_at = now
+            self._headers = (
+                f"Api-Version: {api_text(API_VERSION)}\r\n"
+                "Docker-Experimental: false\r\n"
+                "Ostype: linux\r\n"
+                f"Server: {_SERVER}\r\n"
+                f"Date: {date}\r\n"
+            )
+        return self._headers
+
+    async def __call__(self, request: Request) -> Answer:
+        try:
+            path = self._strip_version(request)
+            found = self.router.find(request.head.method, path)
+            if found is None or request.version < found[0].minimum:
+                raise NotFound("page not found")
+            route, name = found
+            if route.cancellable:
+                request.make_cancellable()
+            return await route.handler(self, request, name)
+        except (asyncio.CancelledError, Cancelled):
+            raise
+        except Exception as err:
+            if request.has_started:
+                # Too late for a status: cut the connection, so that the client notices.
+                log.warning("%s %s failed midway: %s", request.method, request.head.path, err)
+                raise Cancelled("failed midway") from err
+            self._log(request, err)
+            return errors.respond(err)
+
+    def _strip_version(self, request: Request) -> str:
+        """The path without its version, which is checked and noted in the request."""
+        path = request.head.path
+        match = _VERSION.match(path)
+        if match is None:
+            request.version = API_VERSION
+            return path
+        version = (int(match[1]), int(match[2]))
+        if version > API_VERSION:
+            raise InvalidParameter(
+                f"client version {api_text(version)} is too new. "
+                f"Maximum supported API version is {api_text(API_VERSION)}"
+            )
+        if version < MIN_API_VERSION:
+            raise InvalidParameter(
+                f"client version {api_text(version)} is too old. Minimum supported API version "
+                f"is {api_text(MIN_API_VERSION)}, please upgrade your client to a newer version"
+            )
+        request.version = version
+        return path[match.end() :]
+
+    def _log(self, request: Request, err: Exception) -> None:
+        status = errors.status_of(err)
+        if not isinstance(err, PortsideError):
+            log.exception("%s %s: unexpected error", request.method, request.head.path)
+        elif status >= 500:
+            log.error("%s %s: %s", request.method, request.head.path, err)
+        else:
+            log.debug("%s %s: %d %s", request.method, request.head.path, status, err)

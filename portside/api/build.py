@@ -1,0 +1,39 @@
+"""The build endpoints. The builder is not part of this engine yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from portside.api import params, reply
+from portside.api.http.messages import Request, Response
+from portside.api.router import Answer, Router
+from portside.model.errors import NotImplementedHere
+
+if TYPE_CHECKING:
+    from portside.api.app import Api
+
+router = Router()
+
+_TEXT = (
+    "building images is not built into Portside yet: build elsewhere, then pull or load the image"
+)
+
+
+async def _not_built(api: Api, request: Request, _: str) -> Answer:
+    raise NotImplementedHere(_TEXT)
+
+
+for _method, _path in (("POST", "/build"), ("POST", "/session"), ("POST", "/grpc")):
+    router.add(_method, _path)(_not_built)
+
+
+@router.add("POST", "/build/prune", since=(1, 31))
+async def prune(api: Api, request: Request, _: str) -> Answer:
+    """There is no build cache, so there is nothing to free."""
+    params.filters(request)
+    return reply.json({"CachesDeleted": None, "SpaceReclaimed": 0})
+
+
+@router.add("POST", "/build/cancel")
+async def cancel(api: Api, request: Request, _: str) -> Answer:
+    return Response(204)

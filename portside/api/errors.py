@@ -1,0 +1,56 @@
+"""The one table from error class to HTTP status, and Docker's error body."""
+
+from __future__ import annotations
+
+import msgspec
+
+from portside.api.http.messages import Response
+from portside.model import errors
+
+STATUS: dict[type[errors.PortsideError], int] = {
+    errors.InvalidParameter: 400,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.NotAcceptable: 406,
+    errors.Conflict: 409,
+    errors.NotModified: 304,
+    errors.TooLarge: 413,
+    errors.NotImplementedHere: 501,
+    errors.Unavailable: 503,
+    errors.Cancelled: 499,
+    errors.SystemFailure: 500,
+    errors.CommandNotFound: 400,
+    errors.CommandNotExecutable: 400,
+}
+
+
+class ErrorBody(msgspec.Struct):
+    """What every failed request is answered with."""
+
+    message: str
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status of an error: that of its nearest class in the table, else 500."""
+    for cls in type(error).__mro__:
+        if cls in STATUS:
+            return STATUS[cls]
+    return 500
+
+
+def body(message: str) -> bytes:
+    """Docker ends the body of an error with a line feed."""
+    return msgspec.json.encode(ErrorBody(message)) + b"\n"
+
+
+def message_of(error: BaseException) -> str:
+    """What the user reads; never empty."""
+    return str(error) or type(error).__name__
+
+
+def respond(error: BaseException) -> Response:
+    status = status_of(error)
+    if status == 304:
+        return Response(304)
+    return Response(status, body(message_of(error)), "application/json")

@@ -1,0 +1,395 @@
+"""One client's connection: requests in, answers out, one after the other.
+
+States of a connection::
+
+    head ──► body+handler ──► head …          (keep-alive)
+                    │   └───► closing         (error, Connection: close, client gone)
+                    └───────► hijacked        (the socket is someone else's)
+
+A handler that is marked cancellable is cancelled when its client goes away; all others
+run to their end, so that a start or a removal is never left half done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
+
+from portside.api.http.messages import REASONS, Body, Hijacked, Request, Response, Stream
+from portside.api.http.parser import MAX_HEAD, BodyParser, Head, ProtocolError, parse_head
+from portside.model.errors import Cancelled, SystemFailure
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Request], Awaitable[Response | Stream | None]]
+"""Answers a request: a Response, the Stream it has written, or None after a hijack."""
+
+HEAD_TIMEOUT = 60.0
+"""Seconds a client may take to send a head it has begun."""
+_READ_AHEAD = 256 << 10
+"""Bytes of later requests kept while one is being answered."""
+
+
+class Connection(asyncio.Protocol):
+    """Speaks HTTP/1.1 with one client."""
+
+    def __init__(self, handler: Handler, server: Server) -> None:
+        self._handler, self._server = handler, server
+        self._loop = server.loop
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._request: Request | None = None
+        self._parser: BodyParser | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._resumed: asyncio.Future[None] | None = None
+        self._reading = True
+        self._eof = False
+        self._started = False
+        self._hijacked = False
+        self.cancellable = False
+        """The running handler is cancelled when the client goes away."""
+
+    # -- asyncio's callbacks ---------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)
+        self._transport = None
+        self._set_head_timer(False)
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+        self._peer_gone()
+
+    def eof_received(self) -> bool:
+        """The client sends no more. Answers under way are still sent (a half-closed socket)."""
+        self._eof = True
+        if self._request is None:
+            return False
+        self._peer_gone()
+        return True
+
+    def _peer_gone(self) -> None:
+        if self._request is not None and not self._request.body.complete:
+            self._request.body.fail(Cancelled("the client went away"))
+        if self.cancellable and self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        try:
+            if self._request is not None:
+                self._feed_body(self._request)
+            else:
+                self._next_request()
+        except ProtocolError as err:
+            self._refuse(err)
+
+    def pause_writing(self) -> None:
+        self._resumed = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and not resumed.done():
+            resumed.set_result(None)
+
+    # -- requests --------------------------------------------------------------------------
+
+    def _next_request(self) -> None:
+        """Start answering when a whole head has arrived."""
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            # Empty lines before a request are skipped (RFC 9112, section 2.2).
+            if len(self._buffer) > MAX_HEAD:
+                raise ProtocolError(431, "request header too large")
+            self._set_head_timer(bool(self._buffer))
+            return
+        self._set_head_timer(False)
+        if end > MAX_HEAD:
+            raise ProtocolError(431, "request header too large")
+        head = parse_head(bytes(self._buffer[:end]).lstrip(b"\r\n"))
+        del self._buffer[: end + 4]
+        request = self._request = Request(head, Body(self), self)
+        self._parser = BodyParser(head.length)
+        self._started = False
+        self._feed_body(request)
+        self._task = self._loop.create_task(self._answer(request))
+
+    def _feed_body(self, request: Request) -> None:
+        body, parser = request.body, self._parser
+        if parser is None:
+            return
+        if not body.complete:
+            try:
+                data = parser.feed(self._buffer)
+            except ProtocolError as err:
+                body.fail(err)
+                raise
+            if data:
+                body.feed(data)
+            if parser.done:
+                body.finish()
+        self._read(not body.is_full if not body.complete else len(self._buffer) < _READ_AHEAD)
+
+    def wants_body(self) -> None:
+        """The handler waits for the body: ask the client to go on."""
+        request = self._request
+        if request is None or request.body.complete:
+            return
+        if request.head.expects_continue:
+            request.head.expects_continue = False
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._read(True)
+
+    def _read(self, wanted: bool) -> None:
+        if wanted == self._reading or self._transport is None or self._transport.is_closing():
+            return
+        self._reading = wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            answer = await self._handler(request)
+        except (Cancelled, asyncio.CancelledError):
+            self._abort()
+            return
+        except ProtocolError as err:
+            self._refuse(err)
+            return
+        except Exception:
+            log.exception("a handler failed: %s %s", request.method, request.head.path)
+            self._abort()
+            return
+        finally:
+            self.cancellable = False
+            self._task = None
+        if self._hijacked:
+            return
+        if isinstance(answer, Stream):
+            answer.end()
+        elif answer is not None:
+            self._send(request.head, answer)
+        self._finish(request)
+
+    def _finish(self, request: Request) -> None:
+        """Go on with the next request, or close."""
+        self._request = self._parser = None
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if not (request.head.keep_alive and request.body.complete) or self._eof:
+            self._close()
+            return
+        self._read(True)
+        if self._buffer:
+            try:
+                self._next_request()
+            except ProtocolError as err:
+                self._refuse(err)
+        elif self._server.is_closing:
+            self._close()
+
+    # -- answers ---------------------------------------------------------------------------
+
+    def _send(self, head: Head, answer: Response) -> None:
+        body = answer.body
+        closes = not self._request_complete() or not head.keep_alive
+        lines = [self._status_line(answer.status)]
+        lines += [f"{name}: {value}\r\n" for name, value in answer.headers.items()]
+        if answer.status not in (204, 304) and answer.status >= 200:
+            lines.append(f"Content-Length: {len(body)}\r\n")
+        if closes:
+            head.keep_alive = False
+            lines.append("Connection: close\r\n")
+        elif not head.minor:
+            lines.append("Connection: keep-alive\r\n")
+        lines.append("\r\n")
+        data = "".join(lines).encode("latin-1", "replace")
+        if head.method != "HEAD" and answer.status not in (204, 304):
+            data += body
+        self.write(data)
+
+    def _request_complete(self) -> bool:
+        return self._request is None or self._request.body.complete
+
+    def _status_line(self, status: int) -> str:
+        reason = REASONS.get(status, "Unknown")
+        return f"HTTP/1.1 {status} {reason}\r\n{self._server.common_headers()}"
+
+    def start_stream(self, status: int, content_type: str, headers: Mapping[str, str]) -> Stream:
+        """Send a streamed answer's head."""
+        request = self._request
+        assert request is not None and not self._started, "one answer per request"
+        self._started = True
+        head = request.head
+        lines = [self._status_line(status)]
+        if content_type:
+            lines.append(f"Content-Type: {content_type}\r\n")
+        lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
+        chunked = head.minor == 1
+        if chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        else:
+            head.keep_alive = False
+        if not head.keep_alive:
+            lines.append("Connection: close\r\n")
+        lines.append("\r\n")
+        self.write("".join(lines).encode("latin-1", "replace"))
+        return Stream(self, chunked, head.method == "HEAD")
+
+    @property
+    def has_started(self) -> bool:
+        """The head of the current answer has been sent."""
+        return self._started
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    @property
+    def is_write_paused(self) -> bool:
+        return self._resumed is not None
+
+    @property
+    def is_closing(self) -> bool:
+        return self._eof or self._transport is None or self._transport.is_closing()
+
+    async def drain(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            raise Cancelled("the client went away")
+        if self._resumed is not None:
+            await asyncio.shield(self._resumed)
+            if self._transport is None:
+                raise Cancelled("the client went away")
+
+    def hijack(self, answer: bytes) -> Hijacked:
+        """Hand the socket over; see :meth:`Request.hijack`.
+
+        The transport's descriptor is duplicated and the transport dropped, which closes its
+        own copy only: the connection lives on in the duplicate.
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise Cancelled("the client went away")
+        if not self._request_complete():
+            raise SystemFailure("a connection cannot be hijacked before its request was read")
+        self._read(False)
+        self._hijacked = self._started = True
+        self.cancellable = False
+        early = bytes(self._buffer)
+        self._buffer.clear()
+        if transport.get_extra_info("ssl_object") is not None:
+            from portside.api.http.pump import hijack_tls
+
+            transport.write(answer)
+            return Hijacked(hijack_tls(transport, self._loop, self._eof), early)
+        if transport.get_write_buffer_size():
+            raise SystemFailure("a connection cannot be hijacked before its answers were sent")
+        sock = cast(socket.socket, transport.get_extra_info("socket")).dup()
+        sock.setblocking(True)
+        try:
+            sock.sendall(answer)
+        except OSError:
+            sock.close()
+            self._abort()
+            raise Cancelled("the client went away") from None
+        self._server.connections.discard(self)
+        transport.abort()
+        return Hijacked(sock, early)
+
+    # -- ends ------------------------------------------------------------------------------
+
+    def _refuse(self, err: ProtocolError) -> None:
+        """Answer what cannot be parsed, and close (there is no telling where the next begins)."""
+        self._buffer.clear()
+        if self._task is not None:
+            # The handler learns it from the body it reads, and its answer ends the connection.
+            if self._request is not None:
+                self._request.head.keep_alive = False
+            return
+        if not self._started:
+            text = self._server.error_body(str(err))
+            answer = Response(err.status, text, "application/json")
+            self._send(Head("GET", "", "", "", 1, {}, keep_alive=False), answer)
+        self._close()
+
+    def _set_head_timer(self, wanted: bool) -> None:
+        if not wanted:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+        elif self._head_timer is None:
+            self._head_timer = self._loop.call_later(HEAD_TIMEOUT, self._abort)
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _abort(self) -> None:
+        """Cut the connection, so that the client sees that its answer is not complete."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close_when_idle(self) -> None:
+        """The server stops: no further requests, the one under way is finished."""
+        if self._request is None:
+            self._close()
+        else:
+            self._request.head.keep_alive = False
+
+    def cancel(self) -> None:
+        """The server stops now: end streams that would never end by themselves."""
+        if self._task is not None and self.cancellable:
+            self._task.cancel()
+
+
+class Server:
+    """The connections of one application, on any number of listening sockets."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        common_headers: Callable[[], str] = lambda: "",
+        error_body: Callable[[str], bytes] = str.encode,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[Connection] = set()
+        self.is_closing = False
+        self.common_headers, self.error_body = common_headers, error_body
+        self._handler = handler
+        self._listeners: list[asyncio.Server] = []
+
+    def _connect(self) -> Connection:
+        return Connection(self._handler, self)
+
+    async def listen(self, sock: socket.socket, ssl: object = None) -> None:
+        """Serve a listening socket; ``ssl`` is an ssl.SSLContext for TLS."""
+        listener = await self.loop.create_server(self._connect, sock=sock, ssl=ssl, backlog=1024)  # type: ignore[arg-type]
+        self._listeners.append(listener)
+
+    async def close(self, grace: float = 5.0) -> None:
+        """Accept no more, finish what is under way for up to ``grace`` seconds."""
+        self.is_closing = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self.connections):
+            connection.close_when_idle()
+            connection.cancel()
+        deadline = self.loop.time() + grace
+        while self.connections and self.loop.time() < deadline:
+            tasks = [c._task for c in self.connections if c._task is not None]
+            if not tasks:
+                break
+            await asyncio.wait(tasks, timeout=deadline - self.loop.time())
+        for connection in list(self.connections):
+            connection._abort()

@@ -1,0 +1,89 @@
+"""Hijacking a TLS connection: its plain bytes travel over a socket pair.
+
+A monitor can be handed a plain socket, never a TLS session, which lives in the engine's
+memory. So the engine keeps the session and copies; half-closes pass both ways as far as
+TLS knows them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+_PIECE = 64 << 10
+
+
+class _Pump(asyncio.Protocol):
+    """Takes over a transport and copies between it and one end of a socket pair."""
+
+    def __init__(self, transport: asyncio.Transport, near: socket.socket, ended: bool) -> None:
+        self._transport, self._near = transport, near
+        self._loop = asyncio.get_running_loop()
+        self._incoming: asyncio.Queue[bytes] = asyncio.Queue(16)
+        self._writable = asyncio.Event()
+        self._writable.set()
+        if ended:
+            self._incoming.put_nowait(b"")
+        self._tasks = [
+            self._loop.create_task(self._to_container()),
+            self._loop.create_task(self._to_client()),
+        ]
+
+    def data_received(self, data: bytes) -> None:
+        self._incoming.put_nowait(data)
+        if self._incoming.qsize() > 8:
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._end_input()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_input()
+        self._writable.set()
+        self._tasks[1].cancel()
+
+    def _end_input(self) -> None:
+        if self._incoming.full():
+            self._incoming.get_nowait()
+        self._incoming.put_nowait(b"")
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    async def _to_container(self) -> None:
+        try:
+            while data := await self._incoming.get():
+                await self._loop.sock_sendall(self._near, data)
+                if self._incoming.qsize() < 4 and not self._transport.is_closing():
+                    self._transport.resume_reading()
+            self._near.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._transport.close()
+
+    async def _to_client(self) -> None:
+        try:
+            while data := await self._loop.sock_recv(self._near, _PIECE):
+                self._transport.write(data)
+                await self._writable.wait()
+        except OSError:
+            pass
+        finally:
+            self._transport.close()
+            await asyncio.gather(self._tasks[0], return_exceptions=True)
+            self._near.close()
+
+
+def hijack_tls(
+    transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, ended: bool
+) -> socket.socket:
+    """The far end of a socket pair that speaks for ``transport``."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    pump = _Pump(transport, near, ended)
+    transport.set_protocol(pump)
+    loop.call_soon(transport.resume_reading)
+    return far

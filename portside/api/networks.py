@@ -1,0 +1,92 @@
+"""The Network group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from portside.api import params, reply
+from portside.api.http.messages import Request, Response
+from portside.api.router import Answer, Router
+from portside.model.errors import InvalidParameter
+from portside.model.network import (
+    NetworkConnect,
+    NetworkCreate,
+    NetworkDisconnect,
+    NetworksPruned,
+)
+
+if TYPE_CHECKING:
+    from portside.api.app import Api
+
+router = Router()
+
+_LIST_FILTERS = frozenset(
+    ("dangling", "driver", "id", "label", "label!", "name", "scope", "type", "idOrName")
+)
+_PRUNE_FILTERS = frozenset(("label", "label!", "until"))
+
+
+@router.add("GET", "/networks")
+async def list_networks(api: Api, request: Request, _: str) -> Answer:
+    filters = params.filters(request)
+    params.accept_filters(filters, _LIST_FILTERS)
+    found = api.engine.networks.list(filters)
+    detailed = request.version < (1, 28)
+    return reply.json([network.wire(request.version, containers=detailed) for network in found])
+
+
+@router.add("GET", "/networks/")
+async def list_networks_slash(api: Api, request: Request, _: str) -> Answer:
+    return await list_networks(api, request, _)
+
+
+@router.add("GET", "/networks/{name}")
+async def inspect(api: Api, request: Request, name: str) -> Answer:
+    scope = params.text(request, "scope")
+    network = api.engine.networks.inspect(name)
+    if scope and scope != network.scope:
+        from portside.model.errors import NotFound
+
+        raise NotFound(f"network {name} not found")
+    return reply.json(network.wire(request.version))
+
+
+@router.add("POST", "/networks/create")
+async def create(api: Api, request: Request, _: str) -> Answer:
+    body = await params.json(request, NetworkCreate) or NetworkCreate()
+    if not body.driver:
+        body = msgspec.structs.replace(body, driver="bridge")
+    return reply.json(await api.engine.networks.create(body), 201)
+
+
+@router.add("DELETE", "/networks/{name}")
+async def remove(api: Api, request: Request, name: str) -> Answer:
+    await api.engine.networks.remove(name)
+    return Response(204)
+
+
+@router.add("POST", "/networks/{name}/connect")
+async def connect(api: Api, request: Request, name: str) -> Answer:
+    body = await params.json(request, NetworkConnect) or NetworkConnect()
+    if not body.container:
+        raise InvalidParameter("no container given")
+    await api.engine.containers.network_connect(body.container, name, body.endpoint_config)
+    return Response(200)
+
+
+@router.add("POST", "/networks/{name}/disconnect")
+async def disconnect(api: Api, request: Request, name: str) -> Answer:
+    body = await params.json(request, NetworkDisconnect) or NetworkDisconnect()
+    await api.engine.containers.network_disconnect(body.container, name, body.force)
+    return Response(200)
+
+
+@router.add("POST", "/networks/prune", since=(1, 25))
+async def prune(api: Api, request: Request, _: str) -> Answer:
+    filters = params.filters(request)
+    params.accept_filters(filters, _PRUNE_FILTERS)
+    names = await api.engine.networks.prune(filters)
+    api.engine.events("network", "prune", "", {"reclaimed": "0"})
+    return reply.json(NetworksPruned(tuple(names) or None))

@@ -1,0 +1,86 @@
+"""Swarm's groups, and plugins: answered as an engine that is not in a swarm answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from portside.api import params, reply
+from portside.api.http.messages import Request
+from portside.api.router import Answer, Handler, Router
+from portside.model.errors import NotFound, NotImplementedHere, Unavailable
+
+if TYPE_CHECKING:
+    from portside.api.app import Api
+
+router = Router()
+
+NO_MANAGER = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
+    "connect this node to swarm and try again."
+)
+NO_SWARM = "This node is not part of a swarm"
+
+
+async def _no_manager(api: Api, request: Request, _: str) -> Answer:
+    raise Unavailable(NO_MANAGER)
+
+
+async def _not_built(api: Api, request: Request, _: str) -> Answer:
+    raise NotImplementedHere(
+        "swarm mode is not built into Portside: use compose, or an orchestrator that speaks "
+        "the Engine API"
+    )
+
+
+async def _no_swarm(api: Api, request: Request, _: str) -> Answer:
+    raise Unavailable(NO_SWARM)
+
+
+def _register(handler: Handler, *endpoints: str) -> None:
+    for endpoint in endpoints:
+        method, _, path = endpoint.partition(" ")
+        router.add(method, path)(handler)
+
+
+_register(
+    _no_manager,
+    "GET /swarm", "POST /swarm/update", "GET /swarm/unlockkey", "POST /swarm/unlock",
+    "GET /services", "POST /services/create", "GET /services/{id}", "DELETE /services/{id}",
+    "POST /services/{id}/update", "GET /services/{id}/logs",
+    "GET /nodes", "GET /nodes/{id}", "DELETE /nodes/{id}", "POST /nodes/{id}/update",
+    "GET /tasks", "GET /tasks/{id}", "GET /tasks/{id}/logs",
+    "GET /secrets", "POST /secrets/create", "GET /secrets/{id}", "DELETE /secrets/{id}",
+    "POST /secrets/{id}/update",
+    "GET /configs", "POST /configs/create", "GET /configs/{id}", "DELETE /configs/{id}",
+    "POST /configs/{id}/update",
+)  # fmt: skip
+_register(_not_built, "POST /swarm/init", "POST /swarm/join")
+_register(_no_swarm, "POST /swarm/leave")
+
+
+# -- plugins: there are none, and none can be installed ------------------------------------------
+
+
+@router.add("GET", "/plugins")
+async def plugins(api: Api, request: Request, _: str) -> Answer:
+    params.filters(request)
+    return reply.json([])
+
+
+async def _no_plugin(api: Api, request: Request, name: str) -> Answer:
+    raise NotFound(f'plugin "{name}" not found')
+
+
+async def _no_plugins(api: Api, request: Request, _: str) -> Answer:
+    raise NotImplementedHere(
+        "managed plugins are not built into Portside: volume, network and log drivers are built in"
+    )
+
+
+_register(
+    _no_plugin,
+    "GET /plugins/{name}/json", "DELETE /plugins/{name}", "POST /plugins/{name}/enable",
+    "POST /plugins/{name}/disable", "POST /plugins/{name}/upgrade", "POST /plugins/{name}/push",
+    "POST /plugins/{name}/set",
+)  # fmt: skip
+_register(_no_plugins, "GET /plugins/privileges", "POST /plugins/pull", "POST /plugins/create")

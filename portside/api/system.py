@@ -1,0 +1,97 @@
+"""The System group: ping, version, info, events, df, auth."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from portside.api import params, reply
+from portside.api.http.messages import Request, Response
+from portside.api.router import Answer, Router
+from portside.engine import events
+from portside.model.errors import InvalidParameter
+from portside.model.registryauth import AuthConfig
+
+if TYPE_CHECKING:
+    from portside.api.app import Api
+
+router = Router()
+
+_PING = {
+    "Builder-Version": "2",
+    "Swarm": "inactive",
+    "Cache-Control": "no-cache, no-store, must-revalidate",
+    "Pragma": "no-cache",
+}
+
+
+@router.add("GET", "/_ping")
+async def ping(api: Api, request: Request, _: str) -> Answer:
+    return Response(200, b"OK", "text/plain; charset=utf-8", _PING)
+
+
+@router.add("HEAD", "/_ping")
+async def ping_head(api: Api, request: Request, _: str) -> Answer:
+    return Response(200, b"", "text/plain; charset=utf-8", _PING)
+
+
+@router.add("GET", "/version")
+async def version(api: Api, request: Request, _: str) -> Answer:
+    return reply.json(api.engine.version())
+
+
+@router.add("GET", "/info")
+async def info(api: Api, request: Request, _: str) -> Answer:
+    return reply.json((await api.engine.info()).wire(request.version))
+
+
+@router.add("POST", "/auth")
+async def auth(api: Api, request: Request, _: str) -> Answer:
+    credentials = await params.json(request, AuthConfig) or AuthConfig()
+    return reply.json(await api.engine.images.login(credentials.complete()))
+
+
+@router.add("GET", "/events", cancellable=True)
+async def get_events(api: Api, request: Request, _: str) -> Answer:
+    since = params.timestamp(params.text(request, "since"))
+    until = params.timestamp(params.text(request, "until"))
+    if since is not None and until is not None and until < since:
+        raise InvalidParameter(
+            f"`since` time ({params.text(request, 'since')}) cannot be after "
+            f"`until` time ({params.text(request, 'until')})"
+        )
+    wanted = params.filters(request)
+    params.accept_filters(wanted, events.FILTERS)
+    bus = api.engine.events
+    listener = bus.subscribe(wanted)
+    try:
+        stream = request.start(200, reply.JSON)
+        past = bus.past(since, until, wanted) if since is not None else []
+        for event in past:
+            await stream.write(reply.line(events.wire(event)))
+        if until is None:
+            await _follow(listener, stream)
+        elif until > time.time_ns():
+            try:
+                async with asyncio.timeout((until - time.time_ns()) / 1e9):
+                    await _follow(listener, stream)
+            except TimeoutError:
+                pass
+        return stream
+    finally:
+        listener.close()
+
+
+async def _follow(listener: events.Listener, stream: reply.Stream) -> None:
+    async for event in listener:
+        await stream.write(reply.line(events.wire(event)))
+
+
+@router.add("GET", "/system/df", cancellable=True)
+async def disk_usage(api: Api, request: Request, _: str) -> Answer:
+    kinds = frozenset(params.texts(request, "type"))
+    unknown = kinds - {"container", "image", "volume", "build-cache"}
+    if unknown:
+        raise InvalidParameter(f"unknown object type: {sorted(unknown)[0]}")
+    return reply.json(await api.engine.disk_usage(kinds, request.version))

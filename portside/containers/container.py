@@ -1,0 +1,116 @@
+"""One container in the engine's memory: its record, its monitor, who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from portside.model.container import ExecConfig
+from portside.runtime.messages import Streams
+
+if TYPE_CHECKING:
+    from portside.containers.health import HealthMonitor
+    from portside.containers.record import Record
+    from portside.runtime.client import MonitorClient
+
+
+@dataclass(slots=True)
+class ExecInstance:
+    """A process that runs, or ran, beside a container's own."""
+
+    id: str
+    container: Container
+    config: ExecConfig
+    running: bool = False
+    started: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+
+
+@dataclass(slots=True)
+class Waiter:
+    """Someone who waits: for the next exit, or for the removal."""
+
+    future: asyncio.Future[tuple[int, str]]
+    removed: bool
+
+
+@dataclass(slots=True)
+class PendingAttachment:
+    """A client that attached before the start."""
+
+    streams: Streams
+    sock: socket.socket
+
+
+@dataclass(slots=True, eq=False)
+class Container:
+    """Changes of state happen under ``lock``; the record is stored after each of them."""
+
+    record: Record
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    monitor: MonitorClient | None = None
+    waiters: list[Waiter] = field(default_factory=list)
+    pending: list[PendingAttachment] = field(default_factory=list)
+    execs: dict[str, ExecInstance] = field(default_factory=dict)
+    health: HealthMonitor | None = None
+    restart: asyncio.Task[None] | None = None
+    """The delayed restart that its policy asks for."""
+    restart_delay: float = 0.0
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while it does not run and its exit has been handled."""
+    stopping: bool = False
+    """Someone has asked for its end: the restart policy keeps out."""
+    removed: bool = False
+    networked: bool = False
+    """It has a sandbox to be given back."""
+    timings: dict[str, float] = field(default_factory=dict)
+    """Milliseconds of the last start's steps (``run --timings``)."""
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    def add_pending(self, streams: Streams, sock: socket.socket) -> None:
+        """Keep a client for the next start; those that have gone meanwhile are dropped."""
+        self.pending = [item for item in self.pending if not _hung_up(item.sock)]
+        self.pending.append(PendingAttachment(streams, sock))
+
+    def take_pending(self) -> list[PendingAttachment]:
+        taken, self.pending = self.pending, []
+        return taken
+
+    def close_pending(self) -> None:
+        for item in self.take_pending():
+            item.sock.close()
+
+    def wake(self, code: int, error: str = "") -> None:
+        """The container has exited: tell those who wait for that."""
+        self._wake([w for w in self.waiters if not w.removed], code, error)
+
+    def wake_removed(self, code: int, error: str = "") -> None:
+        """The container is gone (or could not be removed): tell everyone."""
+        self._wake(list(self.waiters), code, error)
+
+    def _wake(self, waiters: list[Waiter], code: int, error: str) -> None:
+        for waiter in waiters:
+            self.waiters.remove(waiter)
+            if not waiter.future.done():
+                waiter.future.set_result((code, error))
+
+
+def _hung_up(sock: socket.socket) -> bool:
+    """Whether the peer has closed both directions."""
+    poller = select.poll()
+    with suppress(OSError, ValueError):
+        poller.register(sock, 0)
+        return bool(poller.poll(0))
+    return True

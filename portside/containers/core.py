@@ -1,0 +1,175 @@
+"""What all parts of the containers service share: the containers, and the services beside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from portside.containers.container import Container, ExecInstance
+from portside.containers.ports import Images, Networks, Volumes
+from portside.containers.record import Record
+from portside.containers.spec import Defaults
+from portside.model.container import Ulimit
+from portside.model.errors import Conflict, InvalidParameter, NotFound
+from portside.model.events import Publisher
+from portside.model.instance import Instance
+from portside.store.db import NameTaken, Ref
+from portside.store.store import Store
+
+if TYPE_CHECKING:
+    from portside.runtime.launcher import Launcher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerOptions:
+    """What the daemon's options say about containers."""
+
+    log_driver: str = "json-file"
+    log_opts: Mapping[str, str] = field(default_factory=dict)
+    cgroup_parent: str = ""
+    ulimits: tuple[Ulimit, ...] = ()
+    shm_size: int = 64 << 20
+    ipc_mode: str = "private"
+    cgroupns_mode: str = ""
+    no_new_privileges: bool = False
+    seccomp_profile: str = ""
+    """JSON text, ``unconfined`` or empty."""
+    apparmor_profile: str = ""
+    init: bool = False
+    default_runtime: str = "portside"
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+    """Name to path of further OCI runtimes."""
+    cdi_spec_dirs: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Core:
+    """The registry of containers and the ways to the rest of the engine."""
+
+    store: Store
+    instance: Instance
+    launcher: Launcher
+    images: Images
+    networks: Networks
+    volumes: Volumes
+    publish: Publisher
+    options: ContainerOptions
+    containers: dict[str, Container] = field(default_factory=dict)
+    by_name: dict[str, str] = field(default_factory=dict)
+    execs: dict[str, ExecInstance] = field(default_factory=dict)
+
+    # -- finding -----------------------------------------------------------------------------
+
+    def find(self, name: str) -> Container:
+        """By ID, name or unique beginning of an ID. Raises NotFound, InvalidParameter."""
+        if not name:
+            raise InvalidParameter("No container name or ID supplied")
+        container = self.containers.get(name)
+        if container is not None:
+            return container
+        identifier = self.by_name.get(name.removeprefix("/"))
+        if identifier is not None:
+            return self.containers[identifier]
+        found = [key for key in self.containers if key.startswith(name)]
+        if len(found) > 1:
+            raise InvalidParameter(f"multiple IDs found with provided prefix: {name}")
+        if not found:
+            raise NotFound(f"No such container: {name}")
+        return self.containers[found[0]]
+
+    def find_exec(self, identifier: str) -> ExecInstance:
+        instance = self.execs.get(identifier)
+        if instance is None:
+            raise NotFound(f"No such exec instance: {identifier}")
+        return instance
+
+    # -- keeping -----------------------------------------------------------------------------
+
+    def add(self, container: Container) -> None:
+        """Keep a new container; Conflict in Docker's words when its name is taken."""
+        record = container.record
+        holder = self.by_name.get(record.name)
+        try:
+            if holder is not None:
+                raise NameTaken("container", record.name, holder)
+            self.store.db.collection("container", Record).insert(record.id, record, record.name)
+        except NameTaken as err:
+            raise Conflict(name_conflict(record.name, err.holder)) from None
+        self.containers[record.id] = container
+        self.by_name[record.name] = record.id
+
+    def save(self, container: Container) -> None:
+        """Store the record as it is now."""
+        if not container.removed:
+            self.store.db.collection("container", Record).put(container.id, container.record)
+
+    def forget(self, container: Container) -> None:
+        """The container is gone: its record, names and references go with it."""
+        container.removed = True
+        self.store.db.collection("container", Record).delete(container.id)
+        self.store.db.refs.drop(Ref.container(container.id))
+        self.containers.pop(container.id, None)
+        if self.by_name.get(container.name) == container.id:
+            del self.by_name[container.name]
+        for identifier in container.execs:
+            self.execs.pop(identifier, None)
+
+    # -- places ------------------------------------------------------------------------------
+
+    def directory(self, identifier: str) -> Path:
+        """What is kept of a container: logs, hosts, hostname, resolv.conf."""
+        return self.instance.data_root / "containers" / identifier
+
+    def state_dir(self, identifier: str) -> Path:
+        """Where the runtime keeps what it knows of a running container."""
+        return self.instance.exec_root / "containers" / identifier
+
+    def log_path(self, identifier: str) -> str:
+        return str(self.directory(identifier) / f"{identifier}-json.log")
+
+    def defaults(self) -> Defaults:
+        """The daemon's options as the spec builder wants them."""
+        options = self.options
+        return Defaults(
+            cgroup_parent=options.cgroup_parent or self.instance.cgroup,
+            ulimits=options.ulimits,
+            shm_size=options.shm_size,
+            ipc_mode=options.ipc_mode,
+            cgroupns_mode=options.cgroupns_mode or "private",
+            no_new_privileges=options.no_new_privileges,
+            seccomp_profile=options.seccomp_profile,
+            apparmor_profile=options.apparmor_profile,
+            init=options.init,
+        )
+
+    # -- telling -----------------------------------------------------------------------------
+
+    def event(
+        self, container: Container, action: str, extra: Mapping[str, str] | None = None
+    ) -> None:
+        """Publish an event about a container, with its labels, as Docker does."""
+        record = container.record
+        attributes = dict(record.config.labels or {})
+        attributes |= {"image": record.config.image, "name": record.name}
+        self.publish("container", action, record.id, attributes | dict(extra or {}))
+
+
+def name_conflict(name: str, holder: str) -> str:
+    return (
+        f'Conflict. The container name "/{name}" is already in use by container "{holder}". '
+        "You have to remove (or rename) that container to be able to reuse that name."
+    )
+
+
+def make_directory(path: Path, mode: int = 0o710) -> None:
+    """A directory of ours; parents are made, an existing one is kept."""
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        path.mkdir(mode=mode, exist_ok=True)

@@ -1,0 +1,109 @@
+"""Log drivers and their options: what is accepted, and what the monitor is told."""
+
+from __future__ import annotations
+
+from portside.containers.record import Record
+from portside.model.container import LogConfig
+from portside.model.errors import InvalidParameter, NotImplementedHere
+from portside.runtime import messages
+
+BUILT = frozenset(("json-file", "local", "none", "syslog", "journald"))
+_KNOWN = frozenset(
+    ("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "logentries", "splunk")
+)
+_COMMON = frozenset(("mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag"))
+_FILE = frozenset(("max-size", "max-file", "compress"))
+_OPTIONS = {
+    "json-file": _COMMON | _FILE,
+    "local": _COMMON | _FILE,
+    "none": _COMMON | _FILE,
+    "syslog": _COMMON | {"syslog-address", "syslog-facility", "syslog-format", "syslog-tls-ca-cert",
+                         "syslog-tls-cert", "syslog-tls-key", "syslog-tls-skip-verify"},
+    "journald": _COMMON,
+}  # fmt: skip
+
+
+def check_log_config(config: LogConfig) -> None:
+    """Raise for a driver that is unknown or not built, and for an option it does not have."""
+    if config.type in _KNOWN:
+        raise NotImplementedHere(
+            f"logging driver {config.type!r} is not built: use one of "
+            + ", ".join(sorted(BUILT))
+        )
+    if config.type not in BUILT:
+        raise InvalidParameter(
+            f"logger: no log driver named '{config.type}' is registered"
+        )
+    options = config.config or {}
+    for name in options:
+        if name not in _OPTIONS[config.type]:
+            raise InvalidParameter(f"unknown log opt '{name}' for {config.type} log driver")
+    if options.get("mode", "") not in ("", "blocking", "non-blocking"):
+        raise InvalidParameter(f'logger: logging mode "{options["mode"]}" not supported')
+    _check_numbers(options)
+
+
+def _check_numbers(options: dict[str, str]) -> None:
+    from portside.runtime.logs import size
+
+    for name in ("max-size", "max-buffer-size"):
+        if name in options:
+            size(options[name], name)
+    files = options.get("max-file", "1")
+    if not files.isdigit() or int(files) < 1:
+        raise InvalidParameter("max-file cannot be less than 1")
+    if options.get("compress", "false") not in ("true", "false"):
+        raise InvalidParameter("invalid value for log option compress: it is true or false")
+
+
+def monitor_log(record: Record, path: str) -> messages.LogConfig:
+    """What the container's monitor needs to keep its output."""
+    config = record.host.log_config
+    options = dict(config.config or {})
+    return messages.LogConfig(
+        driver=config.type,
+        path=path,
+        options=options,
+        attributes=_attributes(record, options),
+        names={
+            "id": record.id,
+            "name": record.name,
+            "image_id": record.image_id,
+            "image_name": record.config.image,
+            "daemon_name": "portside",
+        },
+    )
+
+
+def _attributes(record: Record, options: dict[str, str]) -> dict[str, str]:
+    """Labels and variables that ``labels``, ``env`` and their regular expressions choose."""
+    import re
+
+    found: dict[str, str] = {}
+    environment = dict(entry.partition("=")[::2] for entry in record.config.env or ())
+    for option, values in (("labels", record.config.labels or {}), ("env", environment)):
+        for name in filter(None, options.get(option, "").split(",")):
+            if name in values:
+                found[name] = values[name]
+        pattern = options.get(f"{option}-regex")
+        if pattern:
+            found |= {key: value for key, value in values.items() if re.search(pattern, key)}
+    if options.get("tag"):
+        found["tag"] = _tag(options["tag"], record)
+    return found
+
+
+def _tag(template: str, record: Record) -> str:
+    """Docker's tag templates: ``{{.ID}}``, ``{{.FullID}}``, ``{{.Name}}``, ``{{.ImageName}}`` …"""
+    values = {
+        "ID": record.id[:12],
+        "FullID": record.id,
+        "Name": record.name,
+        "ImageID": record.image_id.partition(":")[2][:12],
+        "ImageFullID": record.image_id,
+        "ImageName": record.config.image,
+        "DaemonName": "portside",
+    }
+    for name, value in values.items():
+        template = template.replace("{{." + name + "}}", value)
+    return template

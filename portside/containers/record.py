@@ -1,0 +1,98 @@
+"""What is kept of a container in the metadata: its wishes and its last known state."""
+
+from __future__ import annotations
+
+import msgspec
+
+from portside.model.container import ContainerConfig, HostConfig
+from portside.model.containerstate import HealthResult, MountPoint
+from portside.model.network import EndpointSettings
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One mount of a container as it was asked for; see ``portside.containers.points``."""
+
+    type: str
+    """bind, volume, tmpfs or image."""
+    destination: str
+    source: str = ""
+    """Host path; of a volume its mount point, of an image its ID."""
+    name: str = ""
+    driver: str = ""
+    rw: bool = True
+    mode: str = ""
+    propagation: str = ""
+    subpath: str = ""
+    no_copy: bool = False
+    anonymous: bool = False
+    create_source: bool = False
+    non_recursive: bool = False
+    read_only_non_recursive: bool = False
+    read_only_force_recursive: bool = False
+    idmap: str = ""
+    tmpfs: tuple[str, ...] = ()
+
+    def shown(self) -> MountPoint:
+        """As ``inspect`` and ``ps`` tell it."""
+        return MountPoint(
+            type=self.type,
+            name=self.name if self.type != "tmpfs" else "",
+            source=self.source,
+            destination=self.destination,
+            driver=self.driver,
+            mode=self.mode,
+            rw=self.rw,
+            propagation=self.propagation,
+        )
+
+
+class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One container. Times are nanoseconds since the epoch, 0 for never."""
+
+    id: str
+    name: str
+    """Without the slash."""
+    created_ns: int
+    image: str
+    """As the user named it."""
+    image_id: str
+    platform: str = "linux"
+    config: ContainerConfig
+    """With the image's merged in."""
+    host: HostConfig
+    endpoints: dict[str, EndpointSettings] = {}
+    """What the user asked for, by network name or ID."""
+    mounts: tuple[Point, ...] = ()
+
+    running: bool = False
+    paused: bool = False
+    restarting: bool = False
+    removing: bool = False
+    dead: bool = False
+    pid: int = 0
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    started_ns: int = 0
+    finished_ns: int = 0
+    restart_count: int = 0
+    stopped_by_user: bool = False
+    """An ``unless-stopped`` container stays down after it was stopped by hand."""
+    health_status: str = ""
+    health_streak: int = 0
+    health_log: tuple[HealthResult, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """Docker's word for the state."""
+        if self.running:
+            if self.paused:
+                return "paused"
+            return "restarting" if self.restarting else "running"
+        if self.removing:
+            return "removing"
+        if self.dead:
+            return "dead"
+        if self.restarting:
+            return "restarting"
+        return "exited" if self.started_ns else "created"

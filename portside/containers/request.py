@@ -1,0 +1,42 @@
+"""The network side of a container, as the networks service is asked for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from portside.containers.record import Record
+from portside.model.network import NetworkRequest
+
+if TYPE_CHECKING:
+    from portside.containers.core import Core
+
+
+def network_request(core: Core, record: Record) -> NetworkRequest:
+    """What a start asks of the networks; ``container:NAME`` becomes the full ID."""
+    host, config = record.host, record.config
+    mode = host.network_mode
+    if mode.startswith("container:"):
+        other = mode.partition(":")[2]
+        identifier = core.by_name.get(other.removeprefix("/"), other)
+        if identifier not in core.containers:
+            identifier = next((key for key in core.containers if key.startswith(other)), other)
+        mode = f"container:{identifier}"
+    bindings = {port: tuple(items or ()) for port, items in (host.port_bindings or {}).items()}
+    return NetworkRequest(
+        container_id=record.id,
+        name=record.name,
+        hostname=config.hostname,
+        domainname=config.domainname,
+        mode=mode,
+        endpoints=record.endpoints,
+        exposed_ports=tuple(config.exposed_ports or ()),
+        port_bindings=bindings,
+        publish_all=host.publish_all_ports,
+        dns=host.dns or (),
+        dns_search=host.dns_search or (),
+        dns_options=host.dns_options or (),
+        extra_hosts=host.extra_hosts or (),
+        mac_address=config.mac_address,
+        links=host.links or (),
+        directory=str(core.directory(record.id)),
+    )

@@ -1,0 +1,76 @@
+"""The process of a container: arguments, environment, capabilities, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from portside.model import ociruntime as oci
+from portside.model.container import ContainerConfig, Ulimit
+from portside.model.errors import InvalidParameter
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_RLIMITS = frozenset(
+    {"as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile"}
+    | {"nproc", "rss", "rtprio", "rttime", "sigpending", "stack"}
+)
+_INFINITY = 2**64 - 1
+
+
+def arguments(config: ContainerConfig) -> tuple[str, ...]:
+    """Entrypoint and command in one. Raises InvalidParameter when there is nothing to run."""
+    args = (*(config.entrypoint or ()), *(config.cmd or ()))
+    if not args or args == ("",):
+        raise InvalidParameter("no command specified")
+    return args
+
+
+def environment(config: ContainerConfig, hostname: str, links: Iterable[str]) -> tuple[str, ...]:
+    """PATH, HOSTNAME, TERM with a terminal, the links' variables, then the container's own.
+
+    A later ``NAME=value`` replaces an earlier one in its place; ``NAME`` alone takes it away.
+    HOME is left to the runtime, which knows the user's directory inside the container.
+    """
+    base = [f"PATH={DEFAULT_PATH}", f"HOSTNAME={hostname}"]
+    if config.tty:
+        base.append("TERM=xterm")
+    return merge([*base, *links], config.env or ())
+
+
+def merge(base: Iterable[str], over: Iterable[str]) -> tuple[str, ...]:
+    """``over`` laid over ``base`` by name, in base's order."""
+    values: dict[str, str] = {}
+    for entry in base:
+        values[entry.partition("=")[0]] = entry
+    for entry in over:
+        name, equals, _ = entry.partition("=")
+        if equals:
+            values[name] = entry
+        else:
+            values.pop(name, None)
+    return tuple(values.values())
+
+
+def capabilities(names: tuple[str, ...]) -> oci.Capabilities:
+    """Bounding, effective and permitted alike; nothing inheritable or ambient (CVE-2022-24769)."""
+    return oci.Capabilities(bounding=names, effective=names, permitted=names)
+
+
+def rlimits(
+    given: Sequence[Ulimit] | None, default: Sequence[Ulimit] = ()
+) -> tuple[oci.Rlimit, ...]:
+    """``--ulimit`` over the daemon's defaults. Raises InvalidParameter for an unknown name."""
+    chosen = {limit.name: limit for limit in default}
+    chosen |= {limit.name: limit for limit in given or ()}
+    found = []
+    for limit in chosen.values():
+        if limit.name not in _RLIMITS:
+            raise InvalidParameter(f"invalid ulimit type: {limit.name}")
+        hard, soft = limit.hard % (_INFINITY + 1), limit.soft % (_INFINITY + 1)
+        if soft > hard:
+            raise InvalidParameter(
+                f"ulimit soft limit must be less than or equal to hard limit: "
+                f"{limit.soft} > {limit.hard}"
+            )
+        found.append(oci.Rlimit(f"RLIMIT_{limit.name.upper()}", hard, soft))
+    return tuple(found)

@@ -1,0 +1,141 @@
+"""Docker's ``Resources`` as the runtime-spec's ``linux.resources``."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from portside.kernel.cgroup.devices import DEFAULT_DEVICES
+from portside.model import ociruntime as oci
+from portside.model.container import Resources, ThrottleDevice, WeightDevice
+from portside.model.errors import InvalidParameter
+
+PERIOD_OF_NANO_CPUS = 100_000
+"""Microseconds of the period that ``--cpus`` implies."""
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_RULE = re.compile(r"^([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})$")
+
+
+def resources(limits: Resources, privileged: bool = False) -> oci.Resources:
+    """Everything but the rules of ``--device`` nodes, which ``spec_devices`` adds.
+
+    Raises InvalidParameter for a block device that does not exist.
+    """
+    return oci.Resources(
+        devices=device_rules(limits.device_cgroup_rules or (), privileged),
+        memory=_memory(limits),
+        cpu=_cpu(limits),
+        pids=_pids(limits),
+        block_io=_block_io(limits),
+    )
+
+
+def update_resources(limits: Resources) -> oci.Resources:
+    """For ``update`` of a running container: no devices, only what was given."""
+    return oci.Resources(
+        memory=_memory(limits), cpu=_cpu(limits), pids=_pids(limits), block_io=_block_io(limits)
+    )
+
+
+def device_rules(given: Iterable[str], privileged: bool) -> tuple[oci.DeviceCgroup, ...]:
+    """Docker's default list, then ``--device-cgroup-rule`` in order; all when privileged."""
+    if privileged:
+        return (oci.DeviceCgroup(True, "a", None, None, "rwm"),)
+    rules = [
+        oci.DeviceCgroup(allow, kind, _wild(major), _wild(minor), access)
+        for allow, kind, major, minor, access in DEFAULT_DEVICES
+    ]
+    for text in given:
+        matched = _RULE.match(text)
+        if not matched:
+            raise InvalidParameter(f'invalid device cgroup rule format: "{text}"')
+        kind, major, minor, access = matched.groups()
+        rules.append(oci.DeviceCgroup(True, kind, _maybe(major), _maybe(minor), access))
+    return tuple(rules)
+
+
+def _wild(number: int) -> int | None:
+    return None if number < 0 else number
+
+
+def _maybe(text: str) -> int | None:
+    return None if text == "*" else int(text)
+
+
+def _memory(limits: Resources) -> oci.Memory | None:
+    memory = oci.Memory(
+        limit=limits.memory or None,
+        reservation=limits.memory_reservation or None,
+        swap=limits.memory_swap or None,
+        kernel=limits.kernel_memory or None,
+        kernel_tcp=limits.kernel_memory_tcp or None,
+        disable_oom_killer=limits.oom_kill_disable or None,
+    )
+    if limits.memory_swappiness is not None and limits.memory_swappiness >= 0:
+        memory.swappiness = limits.memory_swappiness
+    return memory if memory != oci.Memory() else None
+
+
+def _cpu(limits: Resources) -> oci.CPU | None:
+    cpu = oci.CPU(
+        shares=limits.cpu_shares or None,
+        quota=limits.cpu_quota or None,
+        period=limits.cpu_period or None,
+        realtime_runtime=limits.cpu_realtime_runtime or None,
+        realtime_period=limits.cpu_realtime_period or None,
+        cpus=limits.cpuset_cpus or None,
+        mems=limits.cpuset_mems or None,
+    )
+    if limits.nano_cpus > 0:
+        cpu.period = PERIOD_OF_NANO_CPUS
+        cpu.quota = limits.nano_cpus * PERIOD_OF_NANO_CPUS // 1_000_000_000
+    return cpu if cpu != oci.CPU() else None
+
+
+def _pids(limits: Resources) -> oci.Pids | None:
+    if limits.pids_limit is None:
+        return None
+    return oci.Pids(limits.pids_limit if limits.pids_limit > 0 else -1)
+
+
+def _block_io(limits: Resources) -> oci.BlockIO | None:
+    io = oci.BlockIO(
+        weight=limits.blkio_weight or None,
+        weight_device=_each(limits.blkio_weight_device, _weight),
+        throttle_read_bps_device=_each(limits.blkio_device_read_bps, _throttle),
+        throttle_write_bps_device=_each(limits.blkio_device_write_bps, _throttle),
+        throttle_read_iops_device=_each(limits.blkio_device_read_iops, _throttle),
+        throttle_write_iops_device=_each(limits.blkio_device_write_iops, _throttle),
+    )
+    return io if io != oci.BlockIO() else None
+
+
+def _each(values: tuple[_T, ...] | None, convert: Callable[[_T], _R]) -> tuple[_R, ...]:
+    return tuple(convert(value) for value in values or ())
+
+
+def _weight(device: WeightDevice) -> oci.WeightDevice:
+    major, minor = _number(device.path)
+    return oci.WeightDevice(major, minor, device.weight)
+
+
+def _throttle(device: ThrottleDevice) -> oci.ThrottleDevice:
+    major, minor = _number(device.path)
+    return oci.ThrottleDevice(major, minor, device.rate)
+
+
+def _number(path: str) -> tuple[int, int]:
+    """Major and minor number of a block device. Raises InvalidParameter."""
+    try:
+        found = Path(path).stat()
+    except OSError as error:
+        raise InvalidParameter(f"{path}: {(error.strerror or '').lower()}") from error
+    if not stat.S_ISBLK(found.st_mode):
+        raise InvalidParameter(f"{path} is not a block device: its I/O cannot be limited")
+    return os.major(found.st_rdev), os.minor(found.st_rdev)

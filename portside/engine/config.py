@@ -1,0 +1,325 @@
+"""Reading the daemon's options: command line and daemon.json, with dockerd's errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from portside.engine.options import (
+    DEFAULT_CONFIG_FILE,
+    DaemonOptions,
+    Pool,
+    Runtime,
+    Spec,
+    Ulimit,
+    parse_pool,
+    parse_size,
+    parse_ulimit,
+    specs,
+)
+from portside.model.errors import InvalidParameter
+
+_TRUE = frozenset(("1", "t", "true", "T", "TRUE", "True"))
+_FALSE = frozenset(("0", "f", "false", "F", "FALSE", "False"))
+
+
+class HelpWanted(Exception):
+    """``--help`` was given."""
+
+
+class VersionWanted(Exception):
+    """``--version`` was given."""
+
+
+def load(arguments: Sequence[str]) -> DaemonOptions:
+    """The options of a command line and of the configuration file it names.
+
+    Raises InvalidParameter naming the flag or key, HelpWanted, VersionWanted.
+    """
+    flags = parse_flags(arguments)
+    named = flags.get("config_file")
+    path = Path(named or DEFAULT_CONFIG_FILE)
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        if named:
+            raise InvalidParameter(
+                f"unable to configure the Portside daemon with file {path}: "
+                f"open {path}: no such file or directory"
+            ) from None
+        return _check(DaemonOptions(**flags))
+    except OSError as err:
+        raise InvalidParameter(
+            f"unable to configure the Portside daemon with file {path}: {err.strerror}"
+        ) from None
+    try:
+        return _check(DaemonOptions(**_merge(flags, parse_file(text))))
+    except InvalidParameter as err:
+        raise InvalidParameter(
+            f"unable to configure the Portside daemon with file {path}: {err}"
+        ) from None
+
+
+def reload(current: DaemonOptions, arguments: Sequence[str]) -> DaemonOptions:
+    """What SIGHUP makes of the current options: only reloadable ones change."""
+    fresh = load(arguments)
+    changes = {name: getattr(fresh, name) for name, spec in specs().items() if spec.reloads}
+    return replace(current, **changes)
+
+
+# -- the command line ------------------------------------------------------------------------
+
+
+def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
+    """Options given as flags, by field name. ``--x=v``, ``--x v``, ``-x v``, ``-xv``, ``-D``."""
+    by_flag: dict[str, str] = {}
+    by_short: dict[str, str] = {}
+    table = specs()
+    for name, spec in table.items():
+        if spec.flag:
+            by_flag[spec.flag] = name
+        if spec.short:
+            by_short[spec.short] = name
+    found: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument in ("-h", "--help"):
+            raise HelpWanted
+        if argument in ("-v", "--version"):
+            raise VersionWanted
+        if argument.startswith("--"):
+            flag, equals, value = argument[2:].partition("=")
+            field, shown = by_flag.get(flag), f"--{flag}"
+        elif argument.startswith("-") and len(argument) > 1:
+            flag, value = argument[1], argument[2:].removeprefix("=")
+            equals, field, shown = value, by_short.get(argument[1]), f"-{argument[1]}"
+        else:
+            raise InvalidParameter(f'"portside daemon" accepts no arguments: {argument}')
+        if field is None:
+            raise InvalidParameter(f"unknown flag: {shown}")
+        spec = table[field]
+        if not equals:
+            if spec.kind == "bool":
+                value = "true"
+            elif rest:
+                value = rest.pop(0)
+            else:
+                raise InvalidParameter(f"flag needs an argument: {shown}")
+        _add_flag(found, field, spec, value)
+    return found
+
+
+def _add_flag(found: dict[str, Any], name: str, spec: Spec, value: str) -> None:
+    try:
+        parsed = _from_text(spec, value)
+    except InvalidParameter as err:
+        raise InvalidParameter(f'invalid argument "{value}" for "--{spec.flag}" flag: {err}') from None
+    if spec.kind in ("list", "pools"):
+        found[name] = (*found.get(name, ()), parsed)
+    elif spec.kind in ("map", "ulimits", "runtimes"):
+        found[name] = {**found.get(name, {}), **parsed}
+    else:
+        found[name] = parsed
+
+
+def _from_text(spec: Spec, value: str) -> Any:
+    readers: dict[str, Callable[[str], Any]] = {
+        "str": str,
+        "list": str,
+        "bool": _boolean,
+        "int": _integer,
+        "size": parse_size,
+        "pools": parse_pool,
+        "map": _pair,
+        "ulimits": _ulimit_pair,
+        "runtimes": _runtime_pair,
+    }
+    return readers[spec.kind](value)
+
+
+def _boolean(text: str) -> bool:
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise InvalidParameter("must be true or false")
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise InvalidParameter("must be an integer") from None
+
+
+def _pair(text: str) -> dict[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidParameter("must be key=value")
+    return {key: value}
+
+
+def _ulimit_pair(text: str) -> dict[str, Ulimit]:
+    limit = parse_ulimit(text)
+    return {limit.name: limit}
+
+
+def _runtime_pair(text: str) -> dict[str, Runtime]:
+    name, equals, path = text.partition("=")
+    if not equals or not name or not path:
+        raise InvalidParameter("must be name=path")
+    return {name: Runtime(path)}
+
+
+# -- daemon.json -----------------------------------------------------------------------------
+
+
+def parse_file(text: str) -> dict[str, Any]:
+    """Options of a configuration file, by field name."""
+    try:
+        data = json.loads(text) if text.strip() else {}
+    except ValueError as err:
+        raise InvalidParameter(str(err)) from None
+    if not isinstance(data, dict):
+        raise InvalidParameter("the file must hold one JSON object")
+    by_key = {spec.key: name for name, spec in specs().items() if not spec.flag_only}
+    unknown = [key for key in data if key not in by_key]
+    if unknown:
+        raise InvalidParameter(
+            "the following directives don't match any configuration option: " + ", ".join(unknown)
+        )
+    table = specs()
+    return {by_key[key]: _from_json(table[by_key[key]], key, value) for key, value in data.items()}
+
+
+def _from_json(spec: Spec, key: str, value: Any) -> Any:
+    match spec.kind, value:
+        case "bool", bool():
+            return value
+        case "int", int() if not isinstance(value, bool):
+            return value
+        case "str", str():
+            return value
+        case "size", (int() | str()) if not isinstance(value, bool):
+            return value if isinstance(value, int) else parse_size(value)
+        case "list", list() if all(isinstance(item, str) for item in value):
+            return tuple(value)
+        case "map", dict():
+            return value
+        case "pools", list():
+            return tuple(_pool(key, item) for item in value)
+        case "ulimits", dict():
+            return {name: _ulimit(key, name, item) for name, item in value.items()}
+        case "runtimes", dict():
+            return {name: _runtime(key, name, item) for name, item in value.items()}
+    wanted = {"list": "a list of strings", "map": "an object", "bool": "true or false"}
+    raise InvalidParameter(f'"{key}" must be {wanted.get(spec.kind, "a " + spec.kind)}')
+
+
+def _pool(key: str, item: Any) -> Pool:
+    try:
+        return Pool(str(item["base"]), int(item["size"]))
+    except (KeyError, TypeError, ValueError):
+        raise InvalidParameter(f'"{key}" needs objects with "base" and "size"') from None
+
+
+def _ulimit(key: str, name: str, item: Any) -> Ulimit:
+    try:
+        return Ulimit(name, int(item["Soft"]), int(item["Hard"]))
+    except (KeyError, TypeError, ValueError):
+        raise InvalidParameter(f'"{key}.{name}" needs "Soft" and "Hard"') from None
+
+
+def _runtime(key: str, name: str, item: Any) -> Runtime:
+    try:
+        return Runtime(str(item["path"]), tuple(map(str, item.get("runtimeArgs") or ())))
+    except (KeyError, TypeError, AttributeError):
+        raise InvalidParameter(f'"{key}.{name}" needs "path"') from None
+
+
+def _merge(flags: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
+    """Both sources together; an option in both is an error, except where lists add up."""
+    table = specs()
+    conflicts = [
+        f"{table[name].key}: (from flag: {_show(flags[name])}, from file: {_show(file[name])})"
+        for name in file
+        if name in flags
+    ]
+    if conflicts:
+        raise InvalidParameter(
+            "the following directives are specified both as a flag and in the configuration "
+            "file: " + ", ".join(conflicts)
+        )
+    return {**flags, **file}
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + " ".join(map(str, value)) + "]"
+    return str(value)
+
+
+# -- checks ----------------------------------------------------------------------------------
+
+_LEVELS = ("debug", "info", "warn", "warning", "error", "fatal", "panic", "trace")
+
+
+def _check(options: DaemonOptions) -> DaemonOptions:
+    if options.log_level not in _LEVELS:
+        raise InvalidParameter(f'invalid logging level: "{options.log_level}"')
+    if options.log_format not in ("text", "json"):
+        raise InvalidParameter(f'invalid log format: "{options.log_format}"')
+    if options.mtu < 0:
+        raise InvalidParameter(f"invalid default MTU: {options.mtu}")
+    for name in ("max_concurrent_downloads", "max_concurrent_uploads", "max_download_attempts"):
+        if getattr(options, name) < 0:
+            words = name.replace("_", " ")
+            raise InvalidParameter(f"invalid {words}: {getattr(options, name)}")
+    for label in options.labels:
+        if "=" not in label or not label.partition("=")[0]:
+            raise InvalidParameter(f"bad attribute format: {label}")
+    if options.default_ipc_mode not in ("private", "shareable"):
+        raise InvalidParameter(f"IPC mode {options.default_ipc_mode} is not supported")
+    if options.default_cgroupns_mode not in ("", "private", "host"):
+        raise InvalidParameter(f"default cgroup namespace mode ({options.default_cgroupns_mode}) is invalid. Use \"host\" or \"private\"")
+    if options.publish_policy not in ("open", "host"):
+        raise InvalidParameter('"publish-policy" must be open or host')
+    if options.userns_remap:
+        raise InvalidParameter(
+            '"userns-remap" is not built yet: leave it out, or run the containers that need it '
+            "with idmapped mounts"
+        )
+    known = {"portside", *options.runtimes}
+    if options.default_runtime not in known:
+        raise InvalidParameter(
+            f"specified default runtime '{options.default_runtime}' does not exist"
+        )
+    if options.uses_tls and not (options.tlscert and options.tlskey):
+        raise InvalidParameter("TLS needs --tlscert and --tlskey")
+    if options.tlsverify and not options.tlscacert:
+        raise InvalidParameter("--tlsverify needs --tlscacert")
+    if options.data_root == options.exec_root:
+        raise InvalidParameter("--data-root and --exec-root must be different directories")
+    return options
+
+
+def usage() -> str:
+    """The text of ``portside daemon --help``."""
+    lines = ["", "Usage:  portside daemon [OPTIONS]", "", "A container engine.", "", "Options:"]
+    rows: list[tuple[str, str]] = []
+    words = {"bool": "", "list": " list", "pools": " pool-options", "map": " map",
+             "ulimits": " ulimit", "runtimes": " runtime", "int": " int", "size": " bytes",
+             "str": " string"}  # fmt: skip
+    for spec in sorted(specs().values(), key=lambda spec: spec.flag):
+        if spec.flag:
+            short = f"-{spec.short}, " if spec.short else "    "
+            rows.append((f"  {short}--{spec.flag}{words[spec.kind]}", spec.help))
+    width = max(len(left) for left, _ in rows) + 3
+    lines += [f"{left:<{width}}{right}" for left, right in rows]
+    return "\n".join(lines) + "\n"

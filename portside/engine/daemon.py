@@ -1,0 +1,185 @@
+"""``portside daemon``: from options to a served engine, and to its end.
+
+Order matters. The launcher is forked first, while this process has one thread, no event
+loop and no descriptors worth hiding; then come the sockets, the services, the API.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from portside.engine import config
+from portside.engine.logs import set_up_logging
+from portside.engine.notify import notify
+from portside.engine.options import DaemonOptions
+from portside.engine.pidfile import PidFile
+from portside.model.errors import PortsideError, SystemFailure
+from portside.model.instance import Instance
+
+if TYPE_CHECKING:
+    from portside.api.http.connection import Server
+    from portside.engine.engine import Engine
+    from portside.engine.listeners import Listener
+    from portside.runtime.launcher import Launcher
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon with these arguments; the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = config.load(arguments)
+    except config.HelpWanted:
+        print(config.usage(), end="")
+        return 0
+    except config.VersionWanted:
+        from portside import __version__
+
+        print(f"Portside version {__version__}")
+        return 0
+    except PortsideError as err:
+        print(f"{err}\nSee 'portside daemon --help'.", file=sys.stderr)
+        return 1
+    if options.validate:
+        print("configuration OK")
+        return 0
+    set_up_logging(options)
+    try:
+        Daemon(options, arguments).run()
+    except PortsideError as err:
+        print(f"failed to start daemon: {err}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class Daemon:
+    """One run of the engine as a process."""
+
+    def __init__(self, options: DaemonOptions, arguments: Sequence[str]) -> None:
+        self.options, self.arguments = options, arguments
+        self.instance = Instance.of(options.data_root, options.exec_root)
+        self._listeners: list[Listener] = []
+        self._docker_sock: Path | None = None
+        self._stop_containers = False
+
+    def run(self) -> None:
+        """Serve until told to stop. Raises PortsideError when it cannot start."""
+        from portside.engine.chroot import refuse_plain_chroot
+
+        if os.geteuid() != 0:
+            raise SystemFailure("the engine must run as root: use sudo")
+        refuse_plain_chroot()
+        self._make_directories()
+        pidfile = PidFile(self.options.effective_pidfile)
+        try:
+            launcher = self._spawn_launcher()
+            self._serve(launcher)
+        finally:
+            for listener in self._listeners:
+                listener.remove()
+            if self._docker_sock is not None:
+                self._docker_sock.unlink(missing_ok=True)
+            pidfile.remove()
+
+    def _make_directories(self) -> None:
+        os.umask(0o022)
+        for path in (self.instance.data_root, self.instance.exec_root):
+            path.mkdir(mode=0o711, parents=True, exist_ok=True)
+            path.chmod(0o711)
+        if self.options.oom_score_adjust:
+            Path("/proc/self/oom_score_adj").write_text(str(self.options.oom_score_adjust))
+
+    def _spawn_launcher(self) -> Launcher:
+        from portside.runtime.launcher import Launcher
+
+        return Launcher.spawn(self.instance.exec_root)
+
+    def _serve(self, launcher: Launcher) -> None:
+        import asyncio
+
+        from portside.engine import listeners
+
+        self._listeners = listeners.open_all(self.options)
+        if self.options.link_docker_sock:
+            paths = [item.path for item in self._listeners if item.path is not None]
+            if paths:
+                self._docker_sock = listeners.link_docker_sock(paths[0])
+        asyncio.run(self._main(launcher))
+
+    async def _main(self, launcher: Launcher) -> None:
+        import asyncio
+        import signal
+
+        from portside.engine.engine import Engine
+
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        engine = await Engine.start(self.options, self.instance, launcher)
+
+        def stop_requested(containers: bool) -> None:
+            self._stop_containers = self._stop_containers or containers
+            stop.set()
+
+        engine.stop_requested = stop_requested
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload, engine)
+        loop.add_signal_handler(signal.SIGUSR1, _dump_tasks)
+        server = await self._listen(engine)
+        _settle_memory()
+        log.info("Daemon has completed initialization")
+        notify("READY=1")
+        await stop.wait()
+        log.info("Stopping: containers %s", "too" if self._stop_containers else "go on")
+        notify("STOPPING=1")
+        await server.close()
+        await engine.close(containers=self._stop_containers)
+
+    async def _listen(self, engine: Engine) -> Server:
+        from portside.api import errors
+        from portside.api.app import Api
+        from portside.api.http.connection import Server
+
+        api = Api(engine)
+        server = Server(api, common_headers=api.common_headers, error_body=errors.body)
+        for listener in self._listeners:
+            await server.listen(listener.sock, listener.tls)
+            log.info("API listen on %s", listener.address)
+        return server
+
+    def _reload(self, engine: Engine) -> None:
+        """SIGHUP: read the configuration again; a bad file changes nothing."""
+        try:
+            self.options = config.reload(self.options, self.arguments)
+        except PortsideError as err:
+            log.error("Error reconfiguring the daemon: %s", err)
+            return
+        set_up_logging(self.options)
+        engine.reconfigure(self.options)
+        log.info("Reloaded configuration")
+
+
+def _settle_memory() -> None:
+    """What lives now lives long: keep the collector from walking (and dirtying) it."""
+    import gc
+
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+def _dump_tasks() -> None:
+    """SIGUSR1: where everything stands, to the log."""
+    import asyncio
+    import io
+
+    for task in asyncio.all_tasks():
+        text = io.StringIO()
+        task.print_stack(file=text)
+        log.info("%s", text.getvalue())

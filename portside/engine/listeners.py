@@ -1,0 +1,211 @@
+"""Where the engine listens: unix sockets, TCP with or without TLS, sockets from systemd."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import ipaddress
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from portside.engine.notify import listen_fds
+from portside.engine.options import DaemonOptions
+from portside.model.errors import Conflict, InvalidParameter, SystemFailure
+
+if TYPE_CHECKING:
+    import ssl
+
+log = logging.getLogger(__name__)
+
+_LONGEST_PATH = 107
+"""Bytes of a socket's path (sockaddr_un.sun_path without its zero byte, unix(7))."""
+
+
+@dataclass(slots=True)
+class Listener:
+    """A listening socket; ``tls`` is set for TCP with TLS, ``path`` for our unix sockets."""
+
+    sock: socket.socket
+    address: str
+    tls: ssl.SSLContext | None = None
+    path: Path | None = None
+
+    def remove(self) -> None:
+        """Take the socket's name out of the file system."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def open_all(options: DaemonOptions) -> list[Listener]:
+    """Listen on every host of the options. Raises InvalidParameter, Conflict, SystemFailure."""
+    found: list[Listener] = []
+    try:
+        for host in options.effective_hosts:
+            found += _open(host, options)
+    except BaseException:
+        for listener in found:
+            listener.sock.close()
+            listener.remove()
+        raise
+    return found
+
+
+def _open(host: str, options: DaemonOptions) -> list[Listener]:
+    scheme, separator, rest = host.partition("://")
+    if not separator:
+        scheme, rest = ("tcp", host) if host else ("unix", "")
+    if scheme == "unix":
+        path = rest or f"{options.exec_root}/portside.sock"
+        return [_unix(Path(path), options)]
+    if scheme == "tcp":
+        return _tcp(rest, options)
+    if scheme == "fd":
+        return [Listener(sock, f"fd://{rest}") for sock in listen_fds(rest)]
+    raise InvalidParameter(f"invalid bind address format: {host}: use unix://, tcp:// or fd://")
+
+
+def _unix(path: Path, options: DaemonOptions) -> Listener:
+    if not path.is_absolute():
+        raise InvalidParameter(f"invalid bind address: unix://{path}: give an absolute path")
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise InvalidParameter(
+            f"the socket's path is too long: {path}: at most {_LONGEST_PATH} bytes (unix(7)); "
+            "choose a shorter --exec-root or --host"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if _answers(path):
+        raise Conflict(f"can't create unix socket {path}: address already in use")
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+    except OSError as err:
+        sock.close()
+        raise SystemFailure(f"can't create unix socket {path}: {err.strerror}") from err
+    finally:
+        os.umask(mask)
+    gid = _group(options.group)
+    if gid is not None:
+        os.chown(path, 0, gid)
+    path.chmod(0o660)
+    sock.listen(1024)
+    return Listener(sock, f"unix://{path}", path=path)
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody serves this socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+def _group(name: str) -> int | None:
+    if not name:
+        return None
+    if name.isdigit():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        if name == "docker":  # the default: many machines have no such group
+            return None
+        raise InvalidParameter(f"group {name} not found") from None
+
+
+def _tcp(rest: str, options: DaemonOptions) -> list[Listener]:
+    name, port = _host_and_port(rest, 2376 if options.uses_tls else 2375)
+    if not options.uses_tls and not options.insecure_tcp and not _is_loopback(name):
+        raise InvalidParameter(
+            f"refusing to listen on tcp://{rest} without TLS: whoever reaches it becomes root on "
+            "this machine. Use --tlsverify with --tlscacert, --tlscert and --tlskey, or "
+            "--insecure-tcp if you really mean it"
+        )
+    context = tls_context(options) if options.uses_tls else None
+    try:
+        addresses = socket.getaddrinfo(
+            name or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as err:
+        raise InvalidParameter(f"invalid bind address: tcp://{rest}: {err}") from None
+    found = []
+    for family, kind, protocol, _, address in addresses:
+        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind(address)
+        except OSError as err:
+            sock.close()
+            raise Conflict(f"failed to listen on tcp://{rest}: {err.strerror}") from err
+        sock.listen(1024)
+        found.append(Listener(sock, f"tcp://{rest}", tls=context))
+        if not port:
+            port = sock.getsockname()[1]
+    if context is None and not _is_loopback(name):
+        log.warning("tcp://%s is not encrypted: whoever reaches it has root access here", rest)
+    return found
+
+
+def _host_and_port(rest: str, default: int) -> tuple[str, int]:
+    rest = rest.rstrip("/")
+    name, colon, port = rest.rpartition(":")
+    if not colon or rest.endswith("]"):
+        name, port = rest, str(default)
+    if not port.isdigit() or int(port) > 65535:
+        raise InvalidParameter(f"invalid bind address format: tcp://{rest}")
+    return name.strip("[]") or ("" if colon else "127.0.0.1"), int(port)
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def tls_context(options: DaemonOptions) -> ssl.SSLContext:
+    """TLS as the options say; with ``tlsverify`` clients must show a certificate."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(options.tlscert, options.tlskey)
+        if options.tlsverify:
+            context.load_verify_locations(options.tlscacert)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as err:
+        raise InvalidParameter(
+            f"could not load the TLS files {options.tlscert}, {options.tlskey}, "
+            f"{options.tlscacert}: {err}"
+        ) from err
+    return context
+
+
+def link_docker_sock(target: Path, link: Path = Path("/var/run/docker.sock")) -> Path | None:
+    """Link Docker's socket to ours where no Docker lives; the link when it was made."""
+    if link.is_symlink():
+        with contextlib.suppress(OSError):
+            if link.readlink() == target:
+                return link
+    if _answers(link):
+        log.warning("%s is another engine's socket: not linked", link)
+        return None
+    if link.exists() and not link.is_symlink():
+        return None
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target)
+    return link

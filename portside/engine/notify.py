@@ -1,0 +1,48 @@
+"""What systemd wants to know and gives: readiness and listening sockets.
+
+Protocols of sd_notify(3) and sd_listen_fds(3), spoken directly.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from portside.model.errors import InvalidParameter
+
+_FIRST_FD = 3
+
+
+def notify(message: str) -> None:
+    """Tell the service manager, or whoever started us, such as ``READY=1``. Never raises."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect(address)
+            sock.sendall(message.encode())
+    except OSError:
+        pass
+
+
+def listen_fds(name: str = "") -> list[socket.socket]:
+    """Sockets passed by the service manager: all, or those called ``name`` (or numbered so)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        raise InvalidParameter("no sockets found via socket activation: make sure the service "
+                               "was started by systemd")  # fmt: skip
+    count = int(os.environ.get("LISTEN_FDS", "0"))
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    fds = range(_FIRST_FD, _FIRST_FD + count)
+    chosen = list(fds)
+    if name and name != "*":
+        chosen = [fd for fd, label in zip(fds, names, strict=False) if label == name]
+        if not chosen and name.isdigit() and int(name) in fds:
+            chosen = [int(name)]
+    if not chosen:
+        raise InvalidParameter(f"failed to find systemd socket named {name!r}")
+    for fd in chosen:
+        os.set_inheritable(fd, False)
+    return [socket.socket(fileno=fd) for fd in chosen]

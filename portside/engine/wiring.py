@@ -1,0 +1,96 @@
+"""From the daemon's options to each service's own, and the services themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from portside.engine.options import DaemonOptions
+from portside.model.network import AddressPool, NetworkOptions
+from portside.registry.client.options import RegistryOptions
+
+if TYPE_CHECKING:
+    from portside.engine.engine import Engine
+    from portside.images.service import ImageService
+    from portside.networks.service import NetworkService
+
+
+def registry_options(options: DaemonOptions) -> RegistryOptions:
+    proxies = options.proxies
+    return RegistryOptions(
+        mirrors=options.registry_mirrors,
+        insecure=options.insecure_registries,
+        certs_dir=Path(options.certs_dir),
+        http_proxy=options.http_proxy or proxies.get("http-proxy"),
+        https_proxy=options.https_proxy or proxies.get("https-proxy"),
+        no_proxy=options.no_proxy or proxies.get("no-proxy"),
+        max_concurrent_downloads=options.max_concurrent_downloads,
+        max_concurrent_uploads=options.max_concurrent_uploads,
+        max_download_attempts=options.max_download_attempts,
+    )
+
+
+def network_options(options: DaemonOptions) -> NetworkOptions:
+    return NetworkOptions(
+        bridge=options.bridge,
+        bip=options.bip,
+        bip6=options.bip6,
+        fixed_cidr=options.fixed_cidr,
+        fixed_cidr_v6=options.fixed_cidr_v6,
+        default_gateway=options.default_gateway,
+        default_gateway_v6=options.default_gateway_v6,
+        default_address_pools=tuple(
+            AddressPool(pool.base, pool.size) for pool in options.default_address_pools
+        ),
+        ipv6=options.ipv6,
+        default_network_ipv6=options.default_network_ipv6,
+        mtu=options.mtu,
+        icc=options.icc,
+        ip_masq=options.ip_masq,
+        ip_forward=options.ip_forward,
+        firewall=options.iptables,
+        default_binding_ip=options.ip,
+        publish_policy=options.publish_policy,
+        dns=options.dns,
+        dns_search=options.dns_search,
+        dns_options=options.dns_opts,
+        host_gateway_ips=options.host_gateway_ips,
+    )
+
+
+def images(engine: Engine) -> ImageService:
+    from portside.images.service import ImageService
+
+    def is_running(container_id: str) -> bool:
+        return engine.containers.is_running(container_id)
+
+    return ImageService(
+        engine.store, registry_options(engine.options), engine.events, is_running=is_running
+    )
+
+
+def networks(engine: Engine) -> NetworkService:
+    from portside.networks.service import NetworkService
+
+    return NetworkService(
+        engine.store.db, engine.instance, network_options(engine.options), engine.events
+    )
+
+
+def reload_attributes(options: DaemonOptions) -> dict[str, str]:
+    """What the ``reload`` event tells."""
+    import json
+
+    return {
+        "debug": str(options.debug).lower(),
+        "default-runtime": options.default_runtime,
+        "default-shm-size": str(options.default_shm_size),
+        "insecure-registries": json.dumps(list(options.insecure_registries)),
+        "labels": json.dumps(list(options.labels)),
+        "live-restore": str(options.live_restore).lower(),
+        "max-concurrent-downloads": str(options.max_concurrent_downloads),
+        "max-concurrent-uploads": str(options.max_concurrent_uploads),
+        "name": "portside",
+        "registry-mirrors": json.dumps(list(options.registry_mirrors)),
+        "shutdown-timeout": str(options.shutdown_timeout),
+    }

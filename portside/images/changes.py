@@ -1,0 +1,293 @@
+"""Dockerfile instructions that change an image's configuration (``commit -c``, ``import -c``)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from portside.model.errors import InvalidParameter
+from portside.model.image import Healthcheck, RunConfig
+
+_VARIABLE = re.compile(
+    r"\\(.)|\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?::([-+?])([^}]*))?\})"
+)
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9}
+_UNITS |= {"m": 60 * 10**9, "h": 3600 * 10**9}
+_EXPANDED = frozenset({"env", "expose", "label", "stopsignal", "user", "volume", "workdir"})
+_PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?")
+
+
+class _State:
+    """A configuration while instructions are applied to it."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.cmd_set = False
+
+    def put(self, **fields: object) -> None:
+        self.config = msgspec.structs.replace(self.config, **fields)
+
+
+def apply_changes(config: RunConfig, changes: Sequence[str]) -> RunConfig:
+    """The configuration after Dockerfile instructions; InvalidParameter names a bad one."""
+    state = _State(config)
+    for line in changes:
+        word, _, rest = line.strip().partition(" ")
+        name, rest = word.lower(), rest.strip()
+        if not name:
+            continue
+        handler = _HANDLERS.get(name)
+        if handler is None:
+            raise InvalidParameter(f"{word.upper()} is not a valid change command")
+        if not rest:
+            raise InvalidParameter(f"{word.upper()} requires at least one argument")
+        if name in _EXPANDED:
+            rest = expand(rest, environment(state.config))
+        handler(state, rest)
+    return state.config
+
+
+def environment(config: RunConfig) -> dict[str, str]:
+    """The configuration's variables."""
+    pairs = (entry.partition("=") for entry in config.env or ())
+    return {name: value for name, _, value in pairs}
+
+
+def expand(text: str, variables: dict[str, str]) -> str:
+    """``$NAME``, ``${NAME}``, ``${NAME:-word}``, ``${NAME:+word}``, ``\\$``; not within '…'."""
+
+    def one(match: re.Match[str]) -> str:
+        escaped, plain, braced, operator, word = match.groups()
+        if escaped is not None:
+            return "$" if escaped == "$" else f"\\{escaped}"
+        value = variables.get(plain or braced, "")
+        if operator == "-":
+            return value or word
+        if operator == "+":
+            return word if value else ""
+        if operator == "?" and not value:
+            raise InvalidParameter(f"{braced}: {word or 'not set'}")
+        return value
+
+    parts = re.split(r"('[^']*')", text)
+    return "".join(p if p.startswith("'") else _VARIABLE.sub(one, p) for p in parts)
+
+
+def words(text: str) -> list[str]:
+    """Words with quotes and backslashes taken away, as a shell would read them."""
+    found: list[str] = []
+    current, quote, begun, at = "", "", False, 0
+    while at < len(text):
+        char = text[at]
+        if quote:
+            if char == quote:
+                quote = ""
+            elif char == "\\" and quote == '"' and at + 1 < len(text) and text[at + 1] in '"\\$':
+                at += 1
+                current += text[at]
+            else:
+                current += char
+        elif char in "'\"":
+            quote, begun = char, True
+        elif char == "\\" and at + 1 < len(text):
+            at += 1
+            current, begun = current + text[at], True
+        elif char.isspace():
+            if begun:
+                found.append(current)
+            current, begun = "", False
+        else:
+            current, begun = current + char, True
+        at += 1
+    if quote:
+        raise InvalidParameter("unexpected end of statement while looking for matching quote")
+    return [*found, current] if begun else found
+
+
+def _json_list(text: str) -> tuple[str, ...] | None:
+    """The exec form ``["a", "b"]``; None for the shell form."""
+    if not text.startswith("["):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    if isinstance(found, list) and all(isinstance(item, str) for item in found):
+        return tuple(found)
+    return None
+
+
+def _command(state: _State, text: str) -> tuple[str, ...]:
+    listed = _json_list(text)
+    return _shell_form(state, text) if listed is None else listed
+
+
+def _shell_form(state: _State, text: str) -> tuple[str, ...]:
+    return (*(state.config.shell or ("/bin/sh", "-c")), text)
+
+
+def _cmd(state: _State, text: str) -> None:
+    state.cmd_set = True
+    state.put(cmd=_command(state, text))
+
+
+def _entrypoint(state: _State, text: str) -> None:
+    found = _command(state, text)
+    # A command that was inherited was meant for the entrypoint that goes.
+    state.put(entrypoint=found or None, cmd=state.config.cmd if state.cmd_set else None)
+
+
+def _pairs(text: str, what: str) -> dict[str, str]:
+    """``a=1 b="2 3"``, or the old form ``a all the rest``."""
+    first = re.match(r"[^\s=\"']+(=?)", text)
+    if first is not None and not first[1]:
+        name, _, value = text.partition(" ")
+        if not value.strip():
+            raise InvalidParameter(f"{what} must have two arguments")
+        return {name: value.strip()}
+    found = {}
+    for word in words(text):
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise InvalidParameter(
+                f'Syntax error - can\'t find = in "{word}". Must be of the form: name=value'
+            )
+        if not name:
+            raise InvalidParameter(f"{what} names can not be blank")
+        found[name] = value
+    return found
+
+
+def _env(state: _State, text: str) -> None:
+    current = environment(state.config)
+    current.update(_pairs(text, "ENV"))
+    state.put(env=tuple(f"{name}={value}" for name, value in current.items()))
+
+
+def _label(state: _State, text: str) -> None:
+    state.put(labels={**(state.config.labels or {}), **_pairs(text, "LABEL")})
+
+
+def _expose(state: _State, text: str) -> None:
+    ports = dict(state.config.exposed_ports or {})
+    for word in words(text):
+        match = _PORT.fullmatch(word.lower())
+        if match is None:
+            raise InvalidParameter(f"invalid containerPort: {word}")
+        low, high = int(match[1]), int(match[2] or match[1])
+        if not low <= high <= 65535:
+            raise InvalidParameter(f"invalid range specified for port: {word}")
+        for number in range(low, high + 1):
+            ports[f"{number}/{match[3] or 'tcp'}"] = {}
+    state.put(exposed_ports=ports)
+
+
+def _user(state: _State, text: str) -> None:
+    state.put(user=" ".join(words(text)))
+
+
+def _volume(state: _State, text: str) -> None:
+    paths = _json_list(text)
+    found = [path.strip() for path in (paths if paths is not None else words(text))]
+    if not all(found):
+        raise InvalidParameter("VOLUME specified can not be an empty string")
+    state.put(volumes={**(state.config.volumes or {}), **{path: {} for path in found}})
+
+
+def _workdir(state: _State, text: str) -> None:
+    import posixpath
+
+    path = "".join(words(text)) if text[:1] in "'\"" else text
+    state.put(working_dir=posixpath.normpath(posixpath.join("/", state.config.working_dir, path)))
+
+
+def _onbuild(state: _State, text: str) -> None:
+    word = text.split()[0].upper()
+    if word == "ONBUILD":
+        raise InvalidParameter("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
+    if word in ("MAINTAINER", "FROM"):
+        raise InvalidParameter(f"{word} isn't allowed as an ONBUILD trigger")
+    state.put(on_build=(*(state.config.on_build or ()), text))
+
+
+def _stopsignal(state: _State, text: str) -> None:
+    import signal
+
+    name = text.strip()
+    known = {member.name for member in signal.Signals}
+    plain = f"SIG{name.upper().removeprefix('SIG')}"
+    if not (name.isdigit() and 0 < int(name) <= 64) and plain not in known:
+        raise InvalidParameter(f"invalid signal: {name}")
+    state.put(stop_signal=name)
+
+
+def _healthcheck(state: _State, text: str) -> None:
+    kind, options = "", dict[str, str]()
+    rest = text
+    while match := re.match(r"--([a-z-]+)=(\S+)\s*", rest):
+        options[match[1]] = match[2]
+        rest = rest[match.end() :]
+    kind, _, command = rest.partition(" ")
+    if kind.upper() == "NONE":
+        if command.strip():
+            raise InvalidParameter("HEALTHCHECK NONE takes no arguments")
+        state.put(healthcheck=Healthcheck(test=("NONE",)))
+        return
+    if kind.upper() != "CMD":
+        raise InvalidParameter(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
+    if not command.strip():
+        raise InvalidParameter("Missing command after HEALTHCHECK CMD")
+    listed = _json_list(command.strip())
+    test = ("CMD", *listed) if listed is not None else ("CMD-SHELL", command.strip())
+    state.put(healthcheck=_health_options(test, options))
+
+
+def _health_options(test: tuple[str, ...], options: dict[str, str]) -> Healthcheck:
+    names = {"interval", "timeout", "start-period", "start-interval", "retries"}
+    for name in options:
+        if name not in names:
+            raise InvalidParameter(f"Unknown flag: {name}")
+    retries = options.get("retries", "0")
+    if not retries.isdigit():
+        raise InvalidParameter(f'HEALTHCHECK --retries: invalid number "{retries}"')
+    return Healthcheck(
+        test=test,
+        interval=_duration(options, "interval"),
+        timeout=_duration(options, "timeout"),
+        start_period=_duration(options, "start-period"),
+        start_interval=_duration(options, "start-interval"),
+        retries=int(retries),
+    )
+
+
+def _duration(options: dict[str, str], name: str) -> int:
+    """Nanoseconds; 0 when not given."""
+    text = options.get(name)
+    if text is None:
+        return 0
+    parts = _DURATION.findall(text)
+    if "".join(number + unit for number, unit in parts) != text:
+        raise InvalidParameter(f'time: invalid duration "{text}"')
+    total = int(sum(float(number) * _UNITS[unit] for number, unit in parts))
+    if 0 < total < 10**6:
+        raise InvalidParameter(f'Interval "{name}" cannot be less than 1ms')
+    return total
+
+
+_HANDLERS: dict[str, Callable[[_State, str], None]] = {
+    "cmd": _cmd,
+    "entrypoint": _entrypoint,
+    "env": _env,
+    "expose": _expose,
+    "healthcheck": _healthcheck,
+    "label": _label,
+    "onbuild": _onbuild,
+    "stopsignal": _stopsignal,
+    "user": _user,
+    "volume": _volume,
+    "workdir": _workdir,
+}

@@ -1,0 +1,135 @@
+"""``docker commit``: a container's changes become the top layer of a new image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from portside.images import clock
+from portside.images.catalogue import Catalogue
+from portside.images.changes import apply_changes
+from portside.images.compress import Packer
+from portside.images.jobs import Packed
+from portside.images.make import record_image
+from portside.model.digest import Digest
+from portside.model.errors import NotFound
+from portside.model.events import Publisher
+from portside.model.image import (
+    COMPRESSIONS,
+    DOCKER_LAYER_GZIP,
+    OCI_LAYER,
+    Descriptor,
+    History,
+    ImageConfig,
+    RootFS,
+    RunConfig,
+)
+from portside.model.platform import Platform
+from portside.model.reference import Reference
+from portside.store.jobs import PackChanges
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a commit is asked for."""
+
+    container_id: str
+    parent: str
+    """ID of the image the container was made from; empty for none."""
+    name: Reference | None
+    author: str
+    comment: str
+    config: RunConfig | None
+    changes: Sequence[str]
+
+
+async def commit_container(catalogue: Catalogue, request: Commit, publish: Publisher) -> str:
+    """Make the image; its ID. The writable layer must be quiet meanwhile."""
+    store = catalogue.store
+    base, layers = _base(catalogue, request)
+    config = apply_changes(request.config or base.run, request.changes)
+    with store.lease(f"commit {request.container_id}") as lease:
+        job = PackChanges(
+            rootfs=store.layers.rootfs(request.container_id),
+            base=store.layers.base(request.container_id),
+        )
+        packed = await Packer(store, lease.ref).from_job(job)
+        made = _config(base, request, config, packed)
+        if len(made.rootfs.diff_ids) > len(base.rootfs.diff_ids):
+            layers.append(
+                Descriptor(media_type=DOCKER_LAYER_GZIP, digest=packed.digest, size=packed.size)
+            )
+        names = [request.name] if request.name else []
+        identifier = await record_image(
+            catalogue, lease, made, layers, names=names, parent=_parent(catalogue, request)
+        )
+    await store.settle()
+    if request.name:
+        publish("image", "tag", identifier, {"name": request.name.familiar})
+    return identifier
+
+
+def _parent(catalogue: Catalogue, request: Commit) -> str:
+    return request.parent if request.parent in catalogue.records else ""
+
+
+def _base(catalogue: Catalogue, request: Commit) -> tuple[ImageConfig, list[Descriptor]]:
+    """The parent's configuration and layers; when it was removed by force meanwhile, its
+    layers are still there but nobody knows their blobs: NotFound."""
+    if not request.parent:
+        host = Platform.host()
+        empty = ImageConfig(architecture=host.architecture, os=host.os, variant=host.variant)
+        return empty, []
+    try:
+        record = catalogue.record(request.parent)
+    except NotFound as err:
+        raise NotFound(
+            f"the image {request.parent} that container {request.container_id} was made from "
+            "is gone: pull or load it again, then commit"
+        ) from err
+    layers = [_docker_form(layer) for layer in catalogue.manifest(record).layers]
+    return catalogue.config(request.parent), layers
+
+
+def _docker_form(layer: Descriptor) -> Descriptor:
+    """The same blob under Docker's media type, since one manifest should be of one family;
+    types that Docker's schema 2 has no word for keep theirs."""
+    if layer.urls:
+        return layer
+    is_gzip = COMPRESSIONS.get(layer.media_type) == "gzip" and layer.media_type.startswith(
+        OCI_LAYER
+    )
+    media_type = DOCKER_LAYER_GZIP if is_gzip else layer.media_type
+    return Descriptor(media_type=media_type, digest=layer.digest, size=layer.size)
+
+
+def _config(base: ImageConfig, request: Commit, config: RunConfig, packed: Packed) -> ImageConfig:
+    moment = clock.now()
+    is_empty = packed.diff_id in EMPTY_TARS
+    diff_ids = base.rootfs.diff_ids if is_empty else (*base.rootfs.diff_ids, packed.diff_id)
+    created_by = " ".join(request.config.cmd or ()) if request.config else ""
+    line = History(
+        created=moment,
+        created_by=created_by,
+        author=request.author,
+        comment=request.comment,
+        empty_layer=is_empty,
+    )
+    return ImageConfig(
+        architecture=base.architecture,
+        author=request.author,
+        comment=request.comment,
+        config=config,
+        container=request.container_id,
+        created=moment,
+        history=(*(base.history or ()), line),
+        os=base.os or "linux",
+        os_features=base.os_features or (),
+        os_version=base.os_version,
+        rootfs=RootFS("layers", diff_ids),
+        variant=base.variant,
+    )
+
+
+EMPTY_TARS = frozenset(str(Digest.of(bytes(size))) for size in (0, 512, 1024, 10240))
+"""Digests of archives without an entry: such a commit adds no layer."""

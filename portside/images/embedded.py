@@ -1,0 +1,125 @@
+"""Images that are made on this machine when they are first asked for, without a network.
+
+``portside/base`` is the machine's static busybox; ``portside/registry`` is this package's
+own registry server on top of it. The same machine makes the same digests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tarfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from portside.images.catalogue import Catalogue
+from portside.images.compress import Packer
+from portside.images.make import record_image
+from portside.model.ids import new_id
+from portside.model.image import DOCKER_LAYER_GZIP, Descriptor, History, ImageConfig, RootFS
+from portside.model.progress import Progress, Report
+from portside.model.reference import Reference
+from portside.store.db import Lease
+
+BASE = Reference("docker.io", "portside/base", "latest")
+REGISTRY = Reference("docker.io", "portside/registry", "latest")
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PIECE = 1 << 20
+_making: dict[tuple[int, Reference], asyncio.Lock] = {}
+
+
+def is_embedded(reference: Reference) -> bool:
+    return reference.tagged() in (BASE, REGISTRY)
+
+
+async def register(catalogue: Catalogue, reference: Reference, report: Report) -> str:
+    """The image's ID; it is made if it is not here. Unavailable when busybox is missing."""
+    wanted = reference.tagged()
+    report(Progress(status=f"Pulling from {wanted.path}", id=wanted.tag))
+    lock = _making.setdefault((id(catalogue), wanted), asyncio.Lock())
+    async with lock:
+        found = catalogue.by_reference(wanted)
+        is_new = found is None
+        if found is None:
+            make = _base if wanted == BASE else _registry
+            with catalogue.store.lease(f"make {wanted.familiar}") as lease:
+                found = await make(catalogue, lease)
+    _making.pop((id(catalogue), wanted), None)
+    word = "Made locally:" if is_new else "Image is up to date for"
+    report(Progress(status=f"Status: {word} {wanted.familiar}"))
+    return found
+
+
+async def _base(catalogue: Catalogue, lease: Lease, name: Reference | None = BASE) -> str:
+    from portside.store.base import base_image
+
+    base = await asyncio.to_thread(base_image)
+    layer = await _put_layer(catalogue, lease, base.layer)
+    names = [name] if name else []
+    return await record_image(catalogue, lease, base.config, [layer], names=names)
+
+
+async def _put_layer(catalogue: Catalogue, lease: Lease, tar: bytes) -> Descriptor:
+    """A layer small enough to be compressed in memory."""
+    from isal import isal_zlib
+
+    def compress() -> bytes:
+        state = isal_zlib.compressobj(level=1, wbits=31)
+        return state.compress(tar) + state.flush()
+
+    packed = await asyncio.to_thread(compress)
+    digest = catalogue.store.blobs.put(packed, owner=lease.ref)
+    return Descriptor(media_type=DOCKER_LAYER_GZIP, digest=str(digest), size=len(packed))
+
+
+async def _registry(catalogue: Catalogue, lease: Lease) -> str:
+    base_id = catalogue.by_reference(BASE) or await _base(catalogue, lease, None)
+    base = catalogue.config(base_id)
+    path = catalogue.store.blobs.ingest_dir / f"tmp-{new_id()}"
+    try:
+        libraries = await asyncio.to_thread(_write_root, path)
+        packed = await Packer(catalogue.store, lease.ref).from_stream(_read(path))
+    finally:
+        path.unlink(missing_ok=True)
+    environment = (PATH, f"LD_LIBRARY_PATH={libraries}") if libraries else (PATH,)
+    config = _registry_config(base, environment, packed.diff_id)
+    layers = [
+        *catalogue.manifest(catalogue.record(base_id)).layers,
+        Descriptor(media_type=DOCKER_LAYER_GZIP, digest=packed.digest, size=packed.size),
+    ]
+    return await record_image(catalogue, lease, config, layers, names=[REGISTRY])
+
+
+def _write_root(path: Path) -> str:
+    """Write the layer's tar; the directories its libraries must be looked for in."""
+    from portside.images.pythonroot import library_path, write_layer
+
+    with path.open("xb") as out:
+        write_layer(out)
+    with tarfile.open(path) as archive:
+        return library_path(archive.getnames())
+
+
+async def _read(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while piece := await asyncio.to_thread(file.read, _PIECE):
+            yield piece
+
+
+def _registry_config(base: ImageConfig, environment: tuple[str, ...], diff_id: str) -> ImageConfig:
+    import msgspec
+
+    run = msgspec.structs.replace(
+        base.run,
+        entrypoint=("portside-registry",),
+        cmd=("serve",),
+        env=environment,
+        exposed_ports={"5000/tcp": {}},
+        volumes={"/var/lib/registry": {}},
+    )
+    line = History(created=base.created or "", created_by="portside: registry server")
+    return msgspec.structs.replace(
+        base,
+        config=run,
+        history=(*(base.history or ()), line),
+        rootfs=RootFS("layers", (*base.rootfs.diff_ids, diff_id)),
+    )

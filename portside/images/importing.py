@@ -1,0 +1,89 @@
+"""``docker import``: the tar of a root file system becomes an image of one layer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+
+from portside.images import clock
+from portside.images.catalogue import Catalogue
+from portside.images.changes import apply_changes
+from portside.images.compress import Packer
+from portside.images.make import record_image
+from portside.model.errors import InvalidParameter
+from portside.model.events import Publisher
+from portside.model.image import (
+    DOCKER_LAYER_GZIP,
+    Descriptor,
+    History,
+    ImageConfig,
+    RootFS,
+    RunConfig,
+)
+from portside.model.platform import Platform
+from portside.model.progress import Progress, Report
+from portside.model.reference import Reference
+from portside.registry.client.client import RegistryClient
+from portside.registry.client.endpoints import Endpoint
+from portside.registry.client.errors import RegistryError
+
+
+async def import_image(
+    catalogue: Catalogue,
+    registries: RegistryClient,
+    archive: AsyncIterable[bytes] | str,
+    *,
+    name: Reference | None,
+    message: str,
+    changes: Sequence[str],
+    platform: Platform | None,
+    report: Report,
+    publish: Publisher,
+) -> str:
+    """Make the image; its ID. ``archive`` is a stream or an http(s) URL."""
+    config = apply_changes(RunConfig(), changes)
+    if isinstance(archive, str):
+        message = message or f"Imported from {archive}"
+        archive = _download(registries, archive, report)
+    target = (platform or Platform.host()).normalized()
+    with catalogue.store.lease("import") as lease:
+        packed = await Packer(catalogue.store, lease.ref).from_stream(archive)
+        moment = clock.now()
+        made = ImageConfig(
+            architecture=target.architecture,
+            comment=message,
+            config=config,
+            created=moment,
+            history=(History(created=moment, comment=message),),
+            os=target.os,
+            os_version=target.os_version,
+            rootfs=RootFS("layers", (packed.diff_id,)),
+            variant=target.variant,
+        )
+        layer = Descriptor(media_type=DOCKER_LAYER_GZIP, digest=packed.digest, size=packed.size)
+        names = [name] if name else []
+        identifier = await record_image(catalogue, lease, made, [layer], names=names)
+    await catalogue.store.settle()
+    publish("image", "import", identifier, {"name": name.familiar if name else identifier})
+    report(Progress(status=identifier))
+    return identifier
+
+
+async def _download(registries: RegistryClient, url: str, report: Report) -> AsyncIterator[bytes]:
+    if "://" not in url:
+        url = f"http://{url}"
+    if not url.startswith(("http://", "https://")):
+        raise InvalidParameter(f"unsupported scheme in {url!r}: use http:// or https://")
+    report(Progress(status=f"Downloading from {url}"))
+    host = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    async with registries.transport.send("GET", url, Endpoint(url, host)) as response:
+        if response.status >= 400:
+            raise RegistryError(
+                response.status, "UNKNOWN", f"{url} answered {response.status} {response.reason}"
+            )
+        total = response.content_length or 0
+        done = 0
+        async for chunk in response.content.iter_any():
+            yield chunk
+            done += len(chunk)
+            if done // (4 << 20) != (done - len(chunk)) // (4 << 20):
+                report(Progress(status="Importing", is_item=True, current=done, total=total))

@@ -1,0 +1,195 @@
+"""Pulling: a reference at a registry becomes an image of the local store.
+
+Content belongs to a lease while it arrives; one transaction then gives it to the image
+and names it. A killed engine therefore leaves a lease, never half an image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from portside.images.catalogue import Catalogue, ImageRecord
+from portside.images.choose import Chosen, choose
+from portside.images.download import fetch_blob
+from portside.images.meter import Meter
+from portside.images.unpack import unpack_layers
+from portside.model.digest import Digest
+from portside.model.errors import Cancelled, NotFound, PortsideError
+from portside.model.image import MAX_MANIFEST, Descriptor, Manifest, decode
+from portside.model.platform import Platform
+from portside.model.progress import Progress, Report
+from portside.model.reference import Reference
+from portside.registry.client.errors import RegistryError, Unreachable
+from portside.registry.client.repository import FetchedManifest, Repository
+from portside.store.db import Ref
+
+if TYPE_CHECKING:
+    from portside.store.db import Lease
+
+KEPT = 24 * 3600.0
+"""Seconds that the blobs of a broken-off pull are kept for the next try."""
+_ATTESTATION_LIMIT = 64 << 20
+"""Bytes of one image's attestations that are kept."""
+
+
+@dataclass(slots=True)
+class Pulled:
+    """A finished pull."""
+
+    id: str
+    digest: Digest
+    """What the reference named at the registry."""
+    is_new: bool
+
+
+class Puller:
+    """One pull; made for each by the service."""
+
+    def __init__(self, catalogue: Catalogue, slots: asyncio.Semaphore, report: Report) -> None:
+        self.catalogue = catalogue
+        self.store = catalogue.store
+        self._slots = slots
+        self._report = report
+
+    async def pull(
+        self, repository: Repository, ref: Reference, platform: Platform | None
+    ) -> Pulled:
+        """Bring ``ref`` here and name it. Raises what the registry client raises."""
+        self._report(Progress(status=f"Pulling from {repository.path}", id=ref.target))
+        current = await self._up_to_date(repository, ref, platform)
+        if current is not None:
+            return self._finish(ref, current)
+        chosen = await choose(repository, ref.target, platform)
+        lease = self.store.db.lease(f"pull {ref.familiar}")
+        with lease:
+            try:
+                size = await self._bring(repository, chosen, lease)
+            except (Unreachable, asyncio.CancelledError, Cancelled):
+                lease.keep(KEPT)
+                raise
+            extra = await self._attestations(repository, chosen, lease)
+            pulled = self._record(ref, chosen, extra, size)
+        return self._finish(ref, pulled)
+
+    async def _up_to_date(
+        self, repository: Repository, ref: Reference, platform: Platform | None
+    ) -> Pulled | None:
+        """The image behind ``ref`` if the registry still means the same one."""
+        identifier = self.catalogue.by_reference(ref)
+        if identifier is None:
+            return None
+        if platform is not None and not platform.matches(
+            self.catalogue.config(identifier).platform
+        ):
+            return None
+        digest = ref.digest
+        if digest is None:
+            head = await repository.head_manifest(ref.target)
+            if head is None:
+                return None
+            digest = Digest(head.digest)
+            if self.catalogue.by_reference(ref.with_digest(digest)) != identifier:
+                return None
+        return Pulled(identifier, digest, is_new=False)
+
+    async def _bring(self, repository: Repository, chosen: Chosen, lease: Lease) -> int:
+        """Documents and layers into the store; bytes of the layers unpacked."""
+        for document in (chosen.target, chosen.fetched):
+            self.store.blobs.put(document.data, owner=lease.ref, expected=document.digest)
+        self.store.blobs.put(chosen.config_bytes, owner=lease.ref, expected=chosen.id)
+
+        async def fetch(descriptor: Descriptor, meter: Meter) -> None:
+            if self.store.blobs.claim(Digest(descriptor.digest), lease.ref):
+                return
+            meter.say("Waiting")
+            async with self._slots:
+                await fetch_blob(self.store, repository, descriptor, lease.ref, meter)
+            meter.say("Download complete")
+
+        return await unpack_layers(
+            self.store,
+            chosen.manifest.layers,
+            chosen.config.diff_ids,
+            fetch,
+            lease.ref,
+            self._report,
+        )
+
+    async def _attestations(
+        self, repository: Repository, chosen: Chosen, lease: Lease
+    ) -> list[FetchedManifest]:
+        """Keep what attests the image (provenance, SBOM); an image is good without them."""
+        kept: list[FetchedManifest] = []
+        left = _ATTESTATION_LIMIT
+        for entry in chosen.attestations:
+            try:
+                fetched = await repository.get_manifest(entry.digest)
+                manifest = decode(fetched.data, Manifest, "attestation")
+                parts = (manifest.config, *manifest.layers)
+                left -= sum(max(part.size, 0) for part in parts)
+                if left < 0 or any(part.size < 0 for part in parts):
+                    break
+                for part in parts:
+                    meter = Meter(lambda _: None, part.digest, part.size)
+                    await fetch_blob(self.store, repository, part, lease.ref, meter)
+            except PortsideError:
+                continue
+            self.store.blobs.put(fetched.data, owner=lease.ref, expected=fetched.digest)
+            kept.append(fetched)
+        return kept
+
+    def _record(
+        self, ref: Reference, chosen: Chosen, attestations: list[FetchedManifest], size: int
+    ) -> Pulled:
+        fetched, target = chosen.fetched, chosen.target
+        record = ImageRecord(
+            manifest=str(fetched.digest),
+            manifest_type=fetched.media_type,
+            index=str(target.digest) if target.is_index else "",
+            index_type=target.media_type if target.is_index else "",
+            attestations=tuple(str(a.digest) for a in attestations),
+            size=size,
+        )
+        blobs = {str(target.digest), str(fetched.digest), str(chosen.id)}
+        blobs.update(layer.digest for layer in chosen.manifest.layers)
+        for attestation in attestations:
+            blobs.update(owned_by_manifest(attestation.digest, attestation.data))
+        names = [ref.with_digest(target.digest)]
+        if ref.tag and ref.digest is None:
+            names.append(ref)
+        before = self.catalogue.by_reference(ref)
+        self.catalogue.add(str(chosen.id), record, blobs, names)
+        return Pulled(str(chosen.id), target.digest, is_new=before != str(chosen.id))
+
+    def _finish(self, ref: Reference, pulled: Pulled) -> Pulled:
+        self._report(Progress(status=f"Digest: {pulled.digest}"))
+        if pulled.is_new:
+            self._report(Progress(status=f"Status: Downloaded newer image for {ref.familiar}"))
+        else:
+            self._report(Progress(status=f"Status: Image is up to date for {ref.familiar}"))
+        return pulled
+
+
+def owned_by_manifest(digest: str, data: bytes) -> set[str]:
+    """A manifest and everything it names."""
+    manifest = decode(data, Manifest, f"manifest {digest}")
+    return {str(digest), manifest.config.digest, *(layer.digest for layer in manifest.layers)}
+
+
+def in_words(err: RegistryError, ref: Reference) -> PortsideError:
+    """A registry's refusal of a pull as Docker tells it; NotFound for what is not there."""
+    if err.code == "MANIFEST_UNKNOWN":
+        return NotFound(f"manifest for {ref.familiar} not found: {err}")
+    if err.code == "NAME_UNKNOWN":
+        return NotFound(f"repository {ref.familiar_name} not found: {err}")
+    if err.code == "DENIED":
+        return NotFound(
+            f"pull access denied for {ref.familiar_name}, repository does not exist or may "
+            f"require 'docker login': {err}"
+        )
+    return err
+
+
+__all__ = ["KEPT", "MAX_MANIFEST", "Pulled", "Puller", "Ref", "in_words"]

@@ -1,0 +1,202 @@
+"""``docker save``: images as one tar that is a docker archive and an OCI layout at once.
+
+Blobs are written as they are stored (compressed ones stay compressed), so saving costs
+little more than reading::
+
+    blobs/sha256/<hex>     configurations, layers, manifests, indexes
+    index.json             the images by name (OCI image-layout.md)
+    manifest.json          the same for ``docker load``
+    oci-layout
+    repositories           names to top layers, for the oldest readers
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from portside.images.catalogue import Catalogue, ImageRecord, check_platform
+from portside.images.pull import owned_by_manifest
+from portside.images.push import read_blob
+from portside.model.digest import Digest
+from portside.model.errors import InvalidParameter
+from portside.model.image import (
+    ANNOTATION_NAME,
+    ANNOTATION_REF,
+    MAX_MANIFEST,
+    OCI_INDEX,
+    Descriptor,
+    Index,
+    encode,
+)
+from portside.model.platform import Platform
+from portside.model.reference import Reference
+from portside.store import tarformat as tar
+
+
+@dataclass(slots=True)
+class _Image:
+    """One image and the names it is saved under."""
+
+    id: str
+    record: ImageRecord
+    tags: list[Reference]
+
+
+class Saver:
+    """One save; names are resolved when it is made."""
+
+    def __init__(
+        self, catalogue: Catalogue, names: Sequence[str], platform: Platform | None
+    ) -> None:
+        if not names:
+            raise InvalidParameter("no image was named: nothing to save")
+        self._catalogue = catalogue
+        self._store = catalogue.store
+        self._images: dict[str, _Image] = {}
+        for name in names:
+            self._choose(name, platform)
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._images)
+
+    def _choose(self, name: str, platform: Platform | None) -> None:
+        identifier = self._catalogue.resolve(name)
+        if self._catalogue.is_id(name, identifier):
+            self._add(identifier, [], platform, name)
+            return
+        given = Reference.parse(name)
+        if given.digest is not None:
+            self._add(identifier, [], platform, name)
+        elif given.is_name_only:
+            # A bare name means all its tags, as Docker takes it.
+            for key, references in self._catalogue.all_references().items():
+                tags = [r for r in references if r.tag and r.name == given.name]
+                if tags:
+                    self._add(key, tags, platform, name)
+        else:
+            self._add(identifier, [given], platform, name)
+
+    def _add(
+        self, identifier: str, tags: list[Reference], platform: Platform | None, name: str
+    ) -> None:
+        check_platform(self._catalogue.get(identifier), name, platform)
+        image = self._images.setdefault(
+            identifier, _Image(identifier, self._catalogue.record(identifier), [])
+        )
+        image.tags += [tag for tag in sorted(tags) if tag not in image.tags]
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The archive. A lease keeps the content while it is read."""
+        with self._store.lease("save") as lease:
+            blobs = self._blobs()
+            for digest in blobs:
+                self._store.blobs.claim(Digest(digest), lease.ref)
+            yield _directory("blobs/") + _directory("blobs/sha256/")
+            for digest in blobs:
+                async for piece in self._blob(Digest(digest)):
+                    yield piece
+            for name, data in self._documents():
+                yield _file(name, len(data)) + data + bytes(tar.padding(len(data)))
+            yield bytes(2 * tar.BLOCK)
+
+    async def _blob(self, digest: Digest) -> AsyncIterator[bytes]:
+        size = self._store.blobs.size(digest)
+        yield _file(f"blobs/{digest.algorithm}/{digest.hex}", size)
+        async for piece in read_blob(self._store, digest):
+            yield piece
+        if tar.padding(size):
+            yield bytes(tar.padding(size))
+
+    def _blobs(self) -> list[str]:
+        found: set[str] = set()
+        for image in self._images.values():
+            record = image.record
+            found |= self._owned(record.manifest)
+            if self._is_whole(record):
+                found.add(record.index)
+                for attestation in record.attestations:
+                    found |= self._owned(attestation)
+        return sorted(digest for digest in found if self._store.blobs.has(digest))
+
+    def _owned(self, manifest: str) -> set[str]:
+        data = self._store.blobs.read(Digest(manifest), MAX_MANIFEST)
+        return owned_by_manifest(manifest, data)
+
+    def _is_whole(self, record: ImageRecord) -> bool:
+        """Whether everything the image's index names is here."""
+        index = self._catalogue.index(record)
+        here = {record.manifest, *record.attestations}
+        return index is not None and {entry.digest for entry in index.manifests} <= here
+
+    def _documents(self) -> Iterator[tuple[str, bytes]]:
+        yield "index.json", encode(self._index())
+        yield "manifest.json", msgspec.json.encode([self._item(i) for i in self._images.values()])
+        yield "oci-layout", b'{"imageLayoutVersion":"1.0.0"}'
+        repositories: dict[str, dict[str, str]] = {}
+        for image in self._images.values():
+            layers = self._catalogue.manifest(image.record).layers
+            for reference in image.tags if layers else ():
+                top = Digest(layers[-1].digest).hex
+                repositories.setdefault(reference.familiar_name, {})[reference.tag] = top
+        if repositories:
+            yield "repositories", msgspec.json.encode(repositories)
+
+    def _index(self) -> Index:
+        entries = []
+        for image in self._images.values():
+            descriptor = self._target(image)
+            for reference in image.tags:
+                names = {ANNOTATION_NAME: str(reference), ANNOTATION_REF: reference.tag}
+                entries.append(msgspec.structs.replace(descriptor, annotations=names))
+            if not image.tags:
+                entries.append(descriptor)
+        return Index(schema_version=2, media_type=OCI_INDEX, manifests=tuple(entries))
+
+    def _target(self, image: _Image) -> Descriptor:
+        record = image.record
+        if self._is_whole(record):
+            digest, media_type, platform = record.index, record.index_type, None
+        else:
+            digest, media_type = record.manifest, record.manifest_type
+            platform = self._catalogue.config(image.id).platform
+        return Descriptor(
+            media_type=media_type,
+            digest=digest,
+            size=self._store.blobs.size(Digest(digest)),
+            platform=platform,
+        )
+
+    def _item(self, image: _Image) -> dict[str, Any]:
+        """One image in ``manifest.json``."""
+        layers = self._catalogue.manifest(image.record).layers
+        diff_ids = self._catalogue.config(image.id).rootfs.diff_ids
+        return {
+            "Config": _path(image.id),
+            "RepoTags": [reference.familiar for reference in image.tags] or None,
+            "Layers": [_path(layer.digest) for layer in layers],
+            "LayerSources": {
+                diff_id: {
+                    "mediaType": layer.media_type,
+                    "size": layer.size,
+                    "digest": layer.digest,
+                }
+                for diff_id, layer in zip(diff_ids, layers, strict=True)
+            },
+        }
+
+
+def _path(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/")
+
+
+def _directory(name: str) -> bytes:
+    return tar.build(tar.Entry(name.encode(), tar.DIRTYPE, 0o755))
+
+
+def _file(name: str, size: int) -> bytes:
+    return tar.build(tar.Entry(name.encode(), tar.REGTYPE, 0o644, size=size))

@@ -1,0 +1,380 @@
+"""Images: every way one comes, goes and is kept. The face the rest of the engine uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from portside.images.catalogue import Catalogue, check_platform, require_name
+from portside.images.filters import Filters
+from portside.images.joint import Joint
+from portside.model.errors import PortsideError
+from portside.model.events import Publisher
+from portside.model.image import Image, RunConfig
+from portside.model.imageapi import (
+    DeleteItem,
+    DistributionInspect,
+    HistoryItem,
+    ImageInspect,
+    ImageSummary,
+    PruneReport,
+    SearchResult,
+)
+from portside.model.platform import Platform
+from portside.model.progress import Progress, Report, quiet
+from portside.model.reference import Reference
+from portside.model.registryauth import AuthConfig, AuthResult
+from portside.registry.client.client import RegistryClient
+from portside.registry.client.errors import RegistryError
+from portside.registry.client.options import RegistryOptions
+from portside.registry.client.repository import Repository
+from portside.store.db import Ref
+
+if TYPE_CHECKING:
+    from portside.images.pull import Pulled
+    from portside.store.store import Store
+
+T = TypeVar("T")
+
+IsRunning = Callable[[str], bool]
+"""Tells whether a container ID is running (the engine wires it to the containers)."""
+
+
+class ImageService:
+    """All image operations; safe for concurrent use on one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        options: RegistryOptions | None = None,
+        publish: Publisher | None = None,
+        is_running: IsRunning | None = None,
+    ) -> None:
+        self.store = store
+        self.catalogue = Catalogue(store)
+        self.registries = RegistryClient(options)
+        self.publish: Publisher = publish or _nobody
+        self.is_running: IsRunning = is_running or (lambda _: False)
+        self._downloads = asyncio.Semaphore(self.registries.options.max_concurrent_downloads)
+        self._uploads = asyncio.Semaphore(self.registries.options.max_concurrent_uploads)
+        self._pulls: Joint[Pulled] = Joint()
+        self._retired: list[RegistryClient] = []
+
+    # life of the service
+    async def start(self) -> None:
+        """Undo what a killed engine left half done. Call once before anything else.
+
+        Everything that is not yet an image belongs to a lease of the store, which the store
+        itself ends; what remains is an image whose documents were lost (power cut).
+        """
+        from portside.images.repair import drop_broken
+
+        drop_broken(self.catalogue)
+
+    async def close(self) -> None:
+        """Stop transfers and close connections."""
+        await self._pulls.close()
+        for client in (*self._retired, self.registries):
+            await client.close()
+
+    def reconfigure(self, options: RegistryOptions) -> None:
+        """Use other registry options from now on (SIGHUP); running transfers keep theirs."""
+        self._retired.append(self.registries)
+        self.registries = RegistryClient(options)
+        self._downloads = asyncio.Semaphore(options.max_concurrent_downloads)
+        self._uploads = asyncio.Semaphore(options.max_concurrent_uploads)
+
+    # coming
+    async def pull(
+        self,
+        ref: str,
+        platform: Platform | None = None,
+        auth: AuthConfig | None = None,
+        progress: Report = quiet,
+        *,
+        all_tags: bool = False,
+    ) -> Image | None:
+        """Pull ``ref`` (no tag and no digest: ``latest``); with ``all_tags`` every tag (None).
+
+        Cancelling the task stops the transfer and keeps the partial blobs.
+        Raises NotFound, Unauthorized, Unavailable, SystemFailure in Docker's words.
+        """
+        reference = Reference.parse(ref)
+        if all_tags and reference.is_name_only:
+            await self._pull_all(reference, platform, auth, progress)
+            return None
+        return await self._pull_one(reference.tagged(), platform, auth, progress)
+
+    async def _pull_all(
+        self,
+        reference: Reference,
+        platform: Platform | None,
+        auth: AuthConfig | None,
+        progress: Report,
+    ) -> None:
+        tags = await self._at(reference, lambda repository: repository.tags(), auth)
+        for tag in tags:
+            await self._pull_one(reference.with_tag(tag), platform, auth, progress)
+
+    async def _pull_one(
+        self,
+        reference: Reference,
+        platform: Platform | None,
+        auth: AuthConfig | None,
+        progress: Report,
+    ) -> Image:
+        from portside.images import embedded
+
+        if embedded.is_embedded(reference):
+            identifier = await embedded.register(self.catalogue, reference, progress)
+        else:
+            key = (str(reference), str(platform or ""), auth)
+            pulled = await self._pulls.run(
+                key, progress, lambda report: self._pull(reference, platform, auth, report)
+            )
+            identifier = pulled.id
+        image = self.catalogue.get(identifier)
+        try:
+            check_platform(image, reference.familiar, platform)
+        except PortsideError as err:
+            progress(Progress(status=f"WARNING: {err}"))
+        self.publish("image", "pull", reference.familiar, {"name": reference.familiar_name})
+        return image
+
+    async def _pull(
+        self,
+        reference: Reference,
+        platform: Platform | None,
+        auth: AuthConfig | None,
+        report: Report,
+    ) -> Pulled:
+        from portside.images.pull import Puller
+
+        puller = Puller(self.catalogue, self._downloads, report)
+        return await self._at(
+            reference, lambda repository: puller.pull(repository, reference, platform), auth
+        )
+
+    async def _at(
+        self,
+        reference: Reference,
+        operation: Callable[[Repository], Awaitable[T]],
+        auth: AuthConfig | None,
+    ) -> T:
+        """Run a reading operation on a reference's repository, refusals in Docker's words."""
+        from portside.images.pull import in_words
+
+        try:
+            return await self.registries.on_repository(
+                reference.domain, reference.path, operation, auth=auth
+            )
+        except RegistryError as err:
+            raise in_words(err, reference) from err
+
+    async def load(
+        self,
+        archive: AsyncIterable[bytes],
+        progress: Report = quiet,
+        *,
+        platform: Platform | None = None,
+    ) -> Sequence[str]:
+        """Load a docker archive or OCI layout (plain, gzip, xz, zstd, bzip2).
+
+        Returns what was loaded: references and IDs.
+        """
+        from portside.images.load import Loader
+
+        loaded = await Loader(self.catalogue, self.publish, progress).load(archive, platform)
+        return [item.name for item in loaded]
+
+    async def import_(
+        self,
+        archive: AsyncIterable[bytes] | str,
+        ref: str = "",
+        *,
+        message: str = "",
+        changes: Sequence[str] = (),
+        platform: Platform | None = None,
+        progress: Report = quiet,
+    ) -> str:
+        """Make an image of one layer from a root file system's tar, or from a URL. Its ID."""
+        from portside.images.importing import import_image
+
+        name = require_name(ref) if ref else None
+        return await import_image(
+            self.catalogue,
+            self.registries,
+            archive,
+            name=name,
+            message=message,
+            changes=changes,
+            platform=platform,
+            report=progress,
+            publish=self.publish,
+        )
+
+    # going
+    async def push(
+        self,
+        ref: str,
+        auth: AuthConfig | None = None,
+        progress: Report = quiet,
+        *,
+        all_tags: bool = False,
+        platform: Platform | None = None,
+    ) -> None:
+        """Push ``ref`` (no tag: ``latest``), or with ``all_tags`` every tag of the name."""
+        from portside.images.push import Pusher
+
+        pusher = Pusher(self.catalogue, self.registries, self._uploads, progress)
+        reference = Reference.parse(ref)
+        for pushed in await pusher.push(reference, auth, all_tags=all_tags, platform=platform):
+            self.publish("image", "push", pushed.familiar, {"name": pushed.familiar_name})
+
+    def save(
+        self, names: Sequence[str], *, platform: Platform | None = None
+    ) -> AsyncIterator[bytes]:
+        """A tar that is both a docker archive and an OCI layout.
+
+        Unknown names raise NotFound at the call, before the first byte.
+        """
+        from portside.images.save import Saver
+
+        saver = Saver(self.catalogue, names, platform)
+        for identifier in saver.ids:
+            self.publish("image", "save", identifier, {"name": identifier})
+        return saver.stream()
+
+    # looking
+    def get(self, name_or_id: str, platform: Platform | None = None) -> Image:
+        """By reference, ID or unique prefix of an ID. Raises NotFound ("No such image: X")."""
+        image = self.catalogue.get(self.catalogue.resolve(name_or_id))
+        check_platform(image, name_or_id, platform)
+        return image
+
+    async def list(
+        self,
+        *,
+        all: bool = False,
+        filters: Filters | None = None,
+        shared_size: bool = False,
+        manifests: bool = False,
+        containers: bool = False,
+    ) -> Sequence[ImageSummary]:
+        """Newest first. ``all`` shows intermediate images too."""
+        from portside.images.listing import Lister, ListOptions
+
+        options = ListOptions(all, shared_size, manifests, containers)
+        return Lister(self.catalogue, filters or {}, options).summaries()
+
+    async def inspect(self, name_or_id: str, *, manifests: bool = False) -> ImageInspect:
+        """Raises NotFound."""
+        from portside.images.listing import inspect
+
+        identifier = self.catalogue.resolve(name_or_id)
+        return inspect(self.catalogue, identifier, manifests=manifests)
+
+    async def history(self, name_or_id: str) -> Sequence[HistoryItem]:
+        """Newest first. Raises NotFound."""
+        from portside.images.listing import history
+
+        return history(self.catalogue, self.catalogue.resolve(name_or_id))
+
+    # changing
+    def tag(self, source: str, target: str) -> None:
+        """Name an image (no tag: ``latest``). Raises NotFound, InvalidParameter."""
+        identifier = self.catalogue.resolve(source)
+        name = require_name(target)
+        self.catalogue.assign(name, identifier)
+        self.publish("image", "tag", identifier, {"name": name.familiar})
+
+    async def remove(
+        self, name: str, *, force: bool = False, prune: bool = True
+    ) -> Sequence[DeleteItem]:
+        """Untag or delete by Docker's rules. Raises NotFound, Conflict."""
+        from portside.images.removal import Remover
+
+        remover = Remover(self.catalogue, self.is_running, self.publish)
+        return await remover.remove(name, force=force, prune=prune)
+
+    async def prune(self, filters: Filters | None = None) -> PruneReport:
+        """Delete dangling images (with ``dangling=false``: all that no container uses)."""
+        from portside.images.removal import prune
+
+        return await prune(self.catalogue, filters or {}, self.is_running, self.publish)
+
+    async def commit(
+        self,
+        container_id: str,
+        parent_image: str,
+        *,
+        ref: str = "",
+        author: str = "",
+        comment: str = "",
+        config: RunConfig | None = None,
+        changes: Sequence[str] = (),
+    ) -> str:
+        """Make an image of a container's changes above ``parent_image`` (an ID); its ID.
+
+        ``config`` is the container's configuration with the request's fields laid over it;
+        None keeps the parent's. ``changes`` are Dockerfile instructions. The container's
+        writable layer must not be written to meanwhile (pause it).
+        """
+        from portside.images.commit import Commit, commit_container
+
+        name = require_name(ref) if ref else None
+        request = Commit(container_id, parent_image, name, author, comment, config, changes)
+        return await commit_container(self.catalogue, request, self.publish)
+
+    # use by containers
+    def acquire(self, image_id: str, container_id: str) -> None:
+        """Record that a container uses an image: it cannot be deleted before ``release``.
+
+        Raises NotFound when the image went away meanwhile.
+        """
+        with self.catalogue.changes():
+            self.catalogue.record(image_id)
+            self.store.db.refs.add(Ref.container(container_id), Ref.image(image_id))
+
+    def release(self, image_id: str, container_id: str) -> None:
+        """Forget a use. Unknown ones are ignored (a crash may have come between)."""
+        self.store.db.refs.remove(Ref.container(container_id), Ref.image(image_id))
+
+    def users(self, image_id: str) -> Sequence[str]:
+        """IDs of the containers that use an image."""
+        users = self.store.db.refs.users(Ref.image(image_id), "container")
+        return [user.id for user in users]
+
+    # registries
+    async def search(
+        self,
+        term: str,
+        *,
+        limit: int = 25,
+        filters: Filters | None = None,
+        auth: AuthConfig | None = None,
+    ) -> Sequence[SearchResult]:
+        """Docker Hub's search (v1), or the catalogue of a registry that has none."""
+        from portside.images.search import search
+
+        return await search(self.registries, term, limit, filters or {}, auth)
+
+    async def login(self, auth: AuthConfig) -> AuthResult:
+        """Check credentials. Raises Unauthorized."""
+        return await self.registries.login(auth)
+
+    async def distribution_inspect(
+        self, ref: str, auth: AuthConfig | None = None
+    ) -> DistributionInspect:
+        """What a registry has under a reference, without pulling it."""
+        from portside.images.remote import distribution_inspect
+
+        reference = Reference.parse(ref)
+        return await self._at(
+            reference, lambda repository: distribution_inspect(repository, reference), auth
+        )
+
+
+def _nobody(type: str, action: str, id: str, attributes: Mapping[str, str] | None = None) -> None:
+    """Where events go when nobody listens."""

@@ -1,0 +1,48 @@
+"""The C library, loaded once, and the check that every wrapper of a system call shares."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+
+_OTHERS = {
+    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "personality": 135},
+    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "personality": 92},
+    "riscv64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "personality": 92},
+}
+_UNIFIED = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "close_range": 436,
+    "mount_setattr": 442,
+}
+"""Numbers since Linux 5.0 are the same on every architecture."""
+
+
+def number(name: str) -> int:
+    """The number of a system call here; OSError ENOSYS on an unknown architecture."""
+    if name in _UNIFIED:
+        return _UNIFIED[name]
+    try:
+        return _OTHERS[platform.machine()][name]
+    except KeyError:
+        raise OSError(38, f"no number known for {name}({platform.machine()})") from None
+
+
+def check(result: int, *names: str | bytes | None) -> int:
+    """The result of a call, or OSError with errno and the path it was about."""
+    if result == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), next((n for n in names if n), None))
+    return result
+
+
+def syscall(name: str, *arguments: object, about: str = "") -> int:
+    """``syscall(2)`` by name; integers are passed as longs. OSError names ``about``."""
+    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    result = libc.syscall(ctypes.c_long(number(name)), *converted)
+    return check(int(result), about or name)

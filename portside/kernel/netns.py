@@ -1,0 +1,41 @@
+"""Network namespaces: network_namespaces(7), setns(2), unshare(2).
+
+These act on the calling thread alone. A socket stays bound to the namespace it was made
+in, so one visit is enough to go on working there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNET = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
+_libc.unshare.argtypes = (ctypes.c_int,)
+
+
+def unshare_net() -> None:
+    """Move the calling thread into a new, empty network namespace (loopback down)."""
+    if _libc.unshare(CLONE_NEWNET) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), "unshare(CLONE_NEWNET)")
+
+
+def setns_net(fd: int) -> None:
+    """Move the calling thread into the namespace of ``fd`` (an nsfs file or a pidfd)."""
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), "setns(CLONE_NEWNET)")
+
+
+def open_own() -> int:
+    """A descriptor of the calling thread's network namespace."""
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def open_of(pid: int) -> int:
+    """A descriptor of a process's network namespace; ProcessLookupError or
+    FileNotFoundError when it is gone."""
+    return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

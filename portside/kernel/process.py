@@ -1,0 +1,155 @@
+"""What a process can change about itself: namespaces, prctl(2), capabilities, descriptors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+from portside.kernel.libc import check, libc, syscall
+
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+NAMESPACES = {
+    "mount": (CLONE_NEWNS, "mnt"),
+    "uts": (CLONE_NEWUTS, "uts"),
+    "ipc": (CLONE_NEWIPC, "ipc"),
+    "network": (CLONE_NEWNET, "net"),
+    "pid": (CLONE_NEWPID, "pid"),
+    "cgroup": (CLONE_NEWCGROUP, "cgroup"),
+    "user": (CLONE_NEWUSER, "user"),
+    "time": (CLONE_NEWTIME, "time"),
+}
+"""The runtime-spec's names, clone(2)'s flags, and names below /proc/PID/ns."""
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+CAPABILITIES = (
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
+    "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO "
+    "SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME "
+    "SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG "
+    "WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+).split()
+"""Names by number, without ``CAP_`` (capabilities(7), <linux/capability.h>)."""
+_NUMBERS = {f"CAP_{name}": bit for bit, name in enumerate(CAPABILITIES)}
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
+libc.unshare.argtypes = (ctypes.c_int,)
+libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+
+
+def unshare(flags: int) -> None:
+    """Leave namespaces for new ones (unshare(2)); CLONE_NEWPID counts for children only."""
+    check(libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, flags: int, about: str = "setns") -> None:
+    """Join the namespace of an nsfs descriptor, or several of a pidfd's (Linux 5.8)."""
+    check(libc.setns(fd, flags), about)
+
+
+def prctl(option: int, *arguments: int) -> int:
+    """prctl(2); missing arguments are zero."""
+    padded = (*arguments, 0, 0, 0, 0)[:4]
+    return check(libc.prctl(option, *padded), "prctl")
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
+    """Close all descriptors from ``first`` on; flag 4 only sets close-on-exec (Linux 5.11)."""
+    syscall("close_range", first, last, flags)
+
+
+CLOSE_RANGE_CLOEXEC = 4
+
+
+def join_session_keyring() -> None:
+    """An empty session keyring of our own (keyctl(2)); kernels without keys are passed over."""
+    try:
+        syscall("keyctl", 1, None)  # KEYCTL_JOIN_SESSION_KEYRING, anonymous
+    except OSError:
+        pass
+
+
+def personality(value: int) -> None:
+    """Set the execution domain, such as PER_LINUX32 (personality(2))."""
+    syscall("personality", value)
+
+
+def setgroups(groups: tuple[int, ...]) -> None:
+    os.setgroups(list(groups))
+
+
+def last_capability() -> int:
+    """The highest capability this kernel knows."""
+    with open("/proc/sys/kernel/cap_last_cap") as file:
+        return int(file.read())
+
+
+def capability_bits(names: tuple[str, ...]) -> int:
+    """A bit set of names such as ``CAP_CHOWN``; unknown names raise KeyError."""
+    bits = 0
+    for name in names:
+        bits |= 1 << _NUMBERS[name]
+    return bits
+
+
+def bounding_set() -> int:
+    """The bits of this process's bounding set."""
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("CapBnd:"):
+                return int(line.split()[1], 16)
+    return 0
+
+
+def drop_bounding(keep: int, last: int) -> None:
+    """Drop every capability that is not kept from the bounding set."""
+    for bit in range(last + 1):
+        if not keep >> bit & 1:
+            prctl(PR_CAPBSET_DROP, bit)
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set this thread's capability sets (capset(2), version 3 of its header)."""
+    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    words = []
+    for shift in (0, 32):
+        words += [(s >> shift) & 0xFFFFFFFF for s in (effective, permitted, inheritable)]
+    data = struct.pack("=6I", *words)
+    check(libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(data)), "capset")
+
+
+def raise_ambient(bits: int) -> None:
+    """Clear the ambient set and raise the given capabilities in it."""
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    for bit in range(bits.bit_length()):
+        if bits >> bit & 1:
+            prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, bit)
+
+
+def sethostname(name: str) -> None:
+    data = os.fsencode(name)
+    check(libc.sethostname(data, len(data)), "sethostname")
+
+
+def setdomainname(name: str) -> None:
+    data = os.fsencode(name)
+    check(libc.setdomainname(data, len(data)), "setdomainname")

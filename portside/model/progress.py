@@ -1,0 +1,75 @@
+"""Progress of long work as plain values, and the JSON messages Docker makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """One message. Either ``stream`` text, or a ``status`` (of the item ``id``), or ``aux``."""
+
+    status: str = ""
+    id: str = ""
+    current: int = 0
+    """Bytes done; 0 with ``total`` 0 means nothing to count."""
+    total: int = 0
+    """Bytes in all; 0 when not known."""
+    is_item: bool = False
+    """A line of its own that is overwritten by later messages of the same ``id``."""
+    stream: str = ""
+    aux: Any = None
+    """A result in the middle of the stream, any JSON value."""
+
+    def message(self) -> dict[str, Any]:
+        """Docker's JSON message (``jsonmessage``)."""
+        if self.stream:
+            return {"stream": self.stream}
+        if self.aux is not None:
+            return {"progressDetail": {}, "aux": self.aux}
+        message: dict[str, Any] = {"status": self.status}
+        if self.is_item:
+            message["progressDetail"] = self._detail()
+        if self.current > 0 or self.total > 0:
+            message["progress"] = bar(self.current, self.total)
+        if self.id:
+            message["id"] = self.id
+        return message
+
+    def _detail(self) -> dict[str, int]:
+        detail: dict[str, int] = {}
+        if self.current > 0:
+            detail["current"] = self.current
+        if self.total > 0:
+            detail["total"] = self.total
+        return detail
+
+
+Report = Callable[[Progress], None]
+"""Receives progress; must not block and must not raise."""
+
+
+def quiet(_: Progress) -> None:
+    """A Report for callers that do not care."""
+
+
+def bar(current: int, total: int) -> str:
+    """``[=====>     ]  1.2MB/3.4MB`` as older clients print it."""
+    if total <= 0 or current > total:
+        return f"{size(current):>8}"
+    percent = current * 100 // total // 2
+    filled = "=" * percent + (">" if percent < 50 else "")
+    numbers = f"{size(current):>8}/{size(total)}"
+    return f"[{filled:<50}] {numbers}"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units with four significant digits, as Docker writes them."""
+    value, units = float(count), ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
+    unit = 0
+    while value >= 1000 and unit < len(units) - 1:
+        value /= 1000
+        unit += 1
+    return f"{value:.4g}{units[unit]}"

@@ -1,0 +1,86 @@
+"""Credentials for a registry, as clients send them (``X-Registry-Auth``, ``POST /auth``)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import msgspec
+
+from portside.model.errors import InvalidParameter
+
+HUB_INDEX = "https://index.docker.io/v1/"
+"""Under this key clients keep Docker Hub's credentials."""
+
+
+class AuthConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One registry's credentials (Docker's AuthConfig). All empty means anonymous."""
+
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    """base64 of ``user:password``, the form of ``config.json``."""
+    email: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+    """An OAuth2 refresh token: exchanged at the realm instead of name and password."""
+    registrytoken: str = ""
+    """A bearer token to be sent to the registry as it is."""
+
+    def __repr__(self) -> str:
+        return f"AuthConfig(username={self.username!r}, serveraddress={self.serveraddress!r}, …)"
+
+    @property
+    def is_anonymous(self) -> bool:
+        return not (self.username or self.auth or self.identitytoken or self.registrytoken)
+
+    @classmethod
+    def from_header(cls, value: str) -> AuthConfig:
+        """From ``X-Registry-Auth``: base64url of JSON, empty means anonymous.
+
+        Raises InvalidParameter.
+        """
+        if not value:
+            return cls()
+        try:
+            data = _decode(value)
+            return msgspec.json.decode(data or b"{}", type=cls).complete()
+        except (ValueError, binascii.Error, msgspec.MsgspecError) as err:
+            raise InvalidParameter("invalid X-Registry-Auth header: invalid JSON") from err
+
+    def complete(self) -> AuthConfig:
+        """With ``username`` and ``password`` taken out of ``auth`` when only that was given."""
+        if not self.auth or self.username:
+            return self
+        name, colon, password = _decode(self.auth).decode().partition(":")
+        if not colon:
+            raise InvalidParameter("invalid auth configuration: no colon in the decoded field")
+        return msgspec.structs.replace(self, username=name, password=password.rstrip("\0"), auth="")
+
+    def to_header(self) -> str:
+        """For ``X-Registry-Auth``."""
+        return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode()
+
+
+def auths_from_header(value: str) -> dict[str, AuthConfig]:
+    """From ``X-Registry-Config`` of a build: credentials by registry."""
+    if not value:
+        return {}
+    try:
+        found = msgspec.json.decode(_decode(value), type=dict[str, AuthConfig])
+        return {key: auth.complete() for key, auth in found.items()}
+    except (ValueError, binascii.Error, msgspec.MsgspecError) as err:
+        raise InvalidParameter("invalid X-Registry-Config header: invalid JSON") from err
+
+
+class AuthResult(msgspec.Struct, frozen=True):
+    """The answer of ``POST /auth``."""
+
+    status: str = msgspec.field(name="Status", default="Login Succeeded")
+    identity_token: str = msgspec.field(name="IdentityToken", default="")
+
+
+def _decode(text: str) -> bytes:
+    """base64, url-safe or not, padded or not."""
+    text = text.strip().replace("+", "-").replace("/", "_").rstrip("=")
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

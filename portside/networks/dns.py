@@ -1,0 +1,319 @@
+"""The engine's name server for containers on user networks.
+
+Each container with names has two sockets of its own, made inside its network namespace and
+served by the engine's event loop, so that an answer depends on who asks. They listen on a
+port of their own; a few stateless rules in the container's namespace lead 127.0.0.11:53
+there, which leaves port 53 free for name servers that run in containers.
+
+Names nobody here has are passed on to the host's servers (or the container's ``--dns``).
+The server that answered last is asked first; the others are asked as well when it takes
+longer than HEDGE, and the first good answer wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from portside.kernel.nftables import Nft
+from portside.model.network import IPAddress
+from portside.networks import dnswire
+from portside.networks.files import EMBEDDED_SERVER
+
+PORT = 53
+HEDGE = 0.03
+"""Seconds the first server is given before the others are asked too."""
+TIMEOUT = 4.0
+"""Seconds until a forwarded query is given up; resolvers ask again after five."""
+MAX_FORWARDED = 1024
+"""Queries under way at once; more are refused, as a loop of resolvers would make."""
+MAX_MESSAGE = 65535
+TCP_IDLE = 10.0
+BATCH = 64
+"""Queries read at a time before other work gets its turn."""
+
+RULES = """
+table ip portside_names {{
+  chain output {{
+    type filter hook output priority raw; policy accept;
+    ip daddr {server} udp dport 53 udp dport set {port}
+    ip daddr {server} tcp dport 53 tcp dport set {port}
+    ip saddr {server} udp sport {port} udp sport set 53
+    ip saddr {server} tcp sport {port} tcp sport set 53
+  }}
+}}
+"""
+
+
+class Names(Protocol):
+    """What one container can ask for by name; answers change as containers come and go."""
+
+    def addresses(self, name: str) -> list[IPAddress] | None:
+        """Addresses of a name (lower case); None when nobody here has it."""
+
+    def name_of(self, address: IPAddress) -> str | None:
+        """The name of an address on the container's networks."""
+
+    def servers(self) -> Sequence[str]:
+        """Where other names are asked for; empty when they are not (internal networks)."""
+
+
+class DnsSockets:
+    """The two sockets in a container's namespace."""
+
+    def __init__(self, udp: socket.socket, tcp: socket.socket) -> None:
+        self.udp, self.tcp = udp, tcp
+
+    @classmethod
+    def open(cls) -> DnsSockets:
+        """Make them in the calling thread's namespace and lead 127.0.0.11:53 to them.
+
+        Also after an engine restart: the rules of a former engine are replaced.
+        """
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            udp.bind((EMBEDDED_SERVER, 0))
+            port = udp.getsockname()[1]
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tcp.bind((EMBEDDED_SERVER, port))
+            tcp.listen(64)
+            redirect(port)
+        except BaseException:
+            udp.close()
+            tcp.close()
+            raise
+        return cls(udp, tcp)
+
+    def close(self) -> None:
+        self.udp.close()
+        self.tcp.close()
+
+
+def redirect(port: int) -> None:
+    """Lead 127.0.0.11:53 to ``port`` in the calling thread's namespace."""
+    nft = Nft()
+    try:
+        rules = RULES.format(server=EMBEDDED_SERVER, port=port)
+        nft.run(f"add table ip portside_names\ndelete table ip portside_names\n{rules}")
+    finally:
+        nft.close()
+
+
+class NameServer:
+    """Serves one container until ``close``."""
+
+    def __init__(self, sockets: DnsSockets, names: Names, forwarder: Forwarder) -> None:
+        self._sockets, self._names, self._forwarder = sockets, names, forwarder
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop.add_reader(sockets.udp.fileno(), self._readable)
+        self._loop.add_reader(sockets.tcp.fileno(), self._incoming)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._sockets.udp.fileno())
+        self._loop.remove_reader(self._sockets.tcp.fileno())
+        for task in self._tasks:
+            task.cancel()
+        self._sockets.close()
+
+    def _spawn(self, work: Callable[[], asyncio.Task[None]]) -> None:
+        task = work()
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _readable(self) -> None:
+        for _ in range(BATCH):
+            try:
+                data, peer = self._sockets.udp.recvfrom(MAX_MESSAGE)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                return  # an ICMP error about an earlier answer
+            reply, query = self._local(data, udp=True)
+            if reply is not None:
+                self._send(reply, peer)
+            elif query is not None:
+                self._forward_udp(data, query, peer)
+
+    def _forward_udp(self, data: bytes, query: dnswire.Query, peer: tuple[str, int]) -> None:
+        async def forward() -> None:
+            reply = await self._forwarder.ask(data, query, self._names.servers(), tcp=False)
+            self._send(reply, peer)
+
+        self._spawn(lambda: self._loop.create_task(forward()))
+
+    def _send(self, reply: bytes, peer: tuple[str, int]) -> None:
+        with contextlib.suppress(OSError):  # the asker went away, or its buffer is full
+            self._sockets.udp.sendto(reply, peer)
+
+    def _incoming(self) -> None:
+        try:
+            connection, _ = self._sockets.tcp.accept()
+        except OSError:
+            return
+        connection.setblocking(False)
+        self._spawn(lambda: self._loop.create_task(self._serve(connection)))
+
+    async def _serve(self, connection: socket.socket) -> None:
+        try:
+            reader, writer = await asyncio.open_connection(sock=connection)
+        except OSError:
+            connection.close()
+            return
+        try:
+            while True:
+                async with asyncio.timeout(TCP_IDLE):
+                    (length,) = struct.unpack("!H", await reader.readexactly(2))
+                    data = await reader.readexactly(length)
+                reply, query = self._local(data, udp=False)
+                if reply is None and query is not None:
+                    reply = await self._forwarder.ask(data, query, self._names.servers(), tcp=True)
+                if reply is None:
+                    return
+                writer.write(struct.pack("!H", len(reply)) + reply)
+                await writer.drain()
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            pass
+        finally:
+            writer.close()
+
+    def _local(self, data: bytes, udp: bool) -> tuple[bytes | None, dnswire.Query | None]:
+        """An answer from what is known here, or the query that must be passed on."""
+        try:
+            query = dnswire.Query.parse(data)
+        except dnswire.BadQuery:
+            return dnswire.failure(data, dnswire.FORMERR), None
+        limit = query.udp_size if udp else MAX_MESSAGE
+        if query.cls != dnswire.IN:
+            return None, query
+        if query.type == dnswire.PTR:
+            address = dnswire.reverse_address(query.name)
+            name = self._names.name_of(address) if address is not None else None
+            if name is None:
+                return None, query
+            return query.answer([dnswire.name_record(name)], limit=limit), query
+        found = self._names.addresses(query.name)
+        if found is None:
+            return None, query
+        records = [
+            record
+            for record in map(dnswire.address_record, found)
+            if query.type in (record[0], dnswire.ANY)
+        ]
+        if len(records) > 1:
+            random.shuffle(records)
+        return query.answer(records, limit=limit), query
+
+
+class Forwarder:
+    """Passes queries on to other servers, from the host's namespace."""
+
+    def __init__(self) -> None:
+        self._best: dict[tuple[str, ...], str] = {}
+        self._under_way = 0
+
+    async def ask(
+        self, data: bytes, query: dnswire.Query, servers: Sequence[str], *, tcp: bool
+    ) -> bytes:
+        """The first good answer; SERVFAIL when there is none, REFUSED when overloaded."""
+        if not servers:
+            return query.answer(code=dnswire.SERVFAIL)
+        if self._under_way >= MAX_FORWARDED:
+            return query.answer(code=dnswire.REFUSED)
+        self._under_way += 1
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                reply = await self._race(data, tuple(servers), tcp)
+        except TimeoutError:
+            reply = None
+        finally:
+            self._under_way -= 1
+        return reply if reply is not None else query.answer(code=dnswire.SERVFAIL)
+
+    async def _race(self, data: bytes, servers: tuple[str, ...], tcp: bool) -> bytes | None:
+        best = self._best.get(servers, servers[0])
+        order = [best, *(server for server in servers if server != best)]
+        ask = self._ask_tcp if tcp else self._ask_udp
+        loop = asyncio.get_running_loop()
+        pending: dict[asyncio.Task[bytes], str] = {loop.create_task(ask(data, order[0])): order[0]}
+        waiting = order[1:]
+        poor: bytes | None = None
+        try:
+            while pending:
+                done, _ = await asyncio.wait(
+                    pending,
+                    timeout=HEDGE if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in done:
+                    server = pending.pop(task)
+                    if task.exception() is not None:
+                        continue
+                    reply = task.result()
+                    if reply[3] & 15 in (dnswire.NOERROR, dnswire.NXDOMAIN):
+                        self._best[servers] = server
+                        return reply
+                    poor = reply
+                for server in waiting:
+                    pending[loop.create_task(ask(data, server))] = server
+                waiting = []
+            return poor
+        finally:
+            for task in pending:
+                task.cancel()
+
+    @staticmethod
+    async def _ask_udp(data: bytes, server: str) -> bytes:
+        """Over a socket of its own, whose random port guards against forged answers."""
+        loop = asyncio.get_running_loop()
+        sock = _connected(server, socket.SOCK_DGRAM)
+        try:
+            await loop.sock_sendall(sock, data)
+            while True:
+                reply = await loop.sock_recv(sock, MAX_MESSAGE)
+                if len(reply) >= 12 and reply[:2] == data[:2] and reply[2] & 0x80:
+                    return reply
+        finally:
+            sock.close()
+
+    @staticmethod
+    async def _ask_tcp(data: bytes, server: str) -> bytes:
+        address, family, port = _target(server)
+        reader, writer = await asyncio.open_connection(address, port, family=family)
+        try:
+            writer.write(struct.pack("!H", len(data)) + data)
+            await writer.drain()
+            (length,) = struct.unpack("!H", await reader.readexactly(2))
+            reply = await reader.readexactly(length)
+            if len(reply) < 12:
+                raise OSError("short answer")
+            return reply
+        except asyncio.IncompleteReadError as err:
+            raise OSError("the server hung up") from err
+        finally:
+            writer.close()
+
+
+def _target(server: str) -> tuple[str, socket.AddressFamily, int]:
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    return server, family, PORT
+
+
+def _connected(server: str, kind: socket.SocketKind) -> socket.socket:
+    address, family, port = _target(server)
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if "%" in address:
+            sock.connect(socket.getaddrinfo(address, port, type=kind)[0][4])
+        else:
+            sock.connect((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock

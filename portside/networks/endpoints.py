@@ -1,0 +1,234 @@
+"""Endpoints: a container's place on one network, from what was asked to what it gets."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from portside.model.errors import InvalidParameter
+from portside.model.ids import new_id, short
+from portside.model.network import (
+    PREDEFINED,
+    EndpointSettings,
+    IPAddress,
+    NetworkRequest,
+    NetworkSettings,
+    PortBinding,
+)
+from portside.networks import links, records
+from portside.networks.catalogue import Catalogue
+from portside.networks.ports import Publication, parse_port
+from portside.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
+
+
+def dns_names(request: NetworkRequest, wanted: EndpointSettings) -> tuple[str, ...]:
+    """Names a container answers to on a user network, its own first."""
+    names = [request.name, *(wanted.aliases or ()), short(request.container_id)]
+    if request.hostname:
+        names.append(request.hostname)
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def check_settings(network: NetworkRecord, wanted: EndpointSettings) -> None:
+    """InvalidParameter for what a network cannot give."""
+    ranges = wanted.ipam_config
+    predefined = network.name in PREDEFINED
+    if ranges is not None:
+        for text in (ranges.ipv4_address, ranges.ipv6_address, *ranges.link_local_ips):
+            if text:
+                _address(text)
+        if predefined and (ranges.ipv4_address or ranges.ipv6_address):
+            raise InvalidParameter(
+                "user specified IP address is supported on user defined networks only"
+            )
+    if predefined and wanted.aliases:
+        raise InvalidParameter(
+            "network-scoped alias is supported only for containers in user defined networks"
+        )
+    if wanted.mac_address:
+        links.parse_mac(wanted.mac_address)
+
+
+def _address(text: str) -> IPAddress:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError as err:
+        raise InvalidParameter(f"invalid IP address: {text}") from err
+
+
+class Endpoints:
+    """Makes endpoints, with addresses leased in memory until ``release``."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def make(
+        self,
+        network: NetworkRecord,
+        request: NetworkRequest,
+        wanted: EndpointSettings,
+        interface: str,
+        link: str,
+    ) -> EndpointRecord:
+        """An endpoint with its addresses; Conflict when one is in use or none is left."""
+        check_settings(network, wanted) if network.has_names else None
+        ipv4 = self._lease(network, 4, wanted)
+        try:
+            ipv6 = self._lease(network, 6, wanted)
+        except BaseException:
+            self._give_back(network, 4, ipv4)
+            raise
+        mac = wanted.mac_address.lower().replace("-", ":") or links.mac_of(ipv4)
+        gateways = {version: self._gateway(network, version) for version in (4, 6)}
+        endpoint = EndpointRecord(
+            network_id=network.id,
+            network=network.name,
+            endpoint_id=new_id(),
+            interface=interface,
+            link=link,
+            mac=mac if interface and network.driver != "ipvlan" else "",
+            ipv4=str(ipv4 or ""),
+            ipv6=str(ipv6 or ""),
+            prefix4=self._prefix(network, 4) if ipv4 else 0,
+            prefix6=self._prefix(network, 6) if ipv6 else 0,
+            gateway4=gateways[4] if ipv4 else "",
+            gateway6=gateways[6] if ipv6 else "",
+            settings=wanted,
+        )
+        return self.with_settings(network, request, endpoint)
+
+    def with_settings(
+        self, network: NetworkRecord, request: NetworkRequest, endpoint: EndpointRecord
+    ) -> EndpointRecord:
+        """The endpoint with the settings the API tells about it."""
+        wanted = endpoint.settings
+        settings = msgspec.structs.replace(
+            wanted,
+            mac_address=endpoint.mac,
+            network_id=network.id,
+            endpoint_id=endpoint.endpoint_id,
+            gateway=endpoint.gateway4,
+            ip_address=endpoint.ipv4,
+            ip_prefix_len=endpoint.prefix4,
+            ipv6_gateway=endpoint.gateway6,
+            global_ipv6_address=endpoint.ipv6,
+            global_ipv6_prefix_len=endpoint.prefix6,
+            dns_names=dns_names(request, wanted) if network.has_names else None,
+        )
+        return msgspec.structs.replace(endpoint, settings=settings)
+
+    def release(self, endpoint: EndpointRecord) -> None:
+        """Free an endpoint's addresses; the network may be gone already."""
+        network = self._catalogue.find(endpoint.network_id)
+        if network is not None:
+            for version in (4, 6):
+                self._give_back(network, version, endpoint.address(version))
+
+    def restore(self, endpoint: EndpointRecord) -> None:
+        """Mark the addresses of an endpoint from the metadata as taken."""
+        network = self._catalogue.find(endpoint.network_id)
+        for version in (4, 6):
+            address = endpoint.address(version)
+            subnet = self._catalogue.subnet(network, version) if network is not None else None
+            if address is not None and subnet is not None:
+                subnet.restore(address)
+
+    def _lease(
+        self, network: NetworkRecord, version: int, wanted: EndpointSettings
+    ) -> IPAddress | None:
+        subnet = self._catalogue.subnet(network, version)
+        ranges = wanted.ipam_config or records.NO_IPAM
+        text = ranges.ipv4_address if version == 4 else ranges.ipv6_address
+        if subnet is None:
+            if text:
+                raise InvalidParameter(
+                    f"invalid address {text}: network {network.name} has no IPv{version} subnet"
+                )
+            return None
+        if not text:
+            return subnet.allocate()
+        address = _address(text)
+        subnet.claim(address)
+        return address
+
+    def _give_back(self, network: NetworkRecord, version: int, address: IPAddress | None) -> None:
+        subnet = self._catalogue.subnet(network, version)
+        if subnet is not None and address is not None:
+            subnet.release(address)
+
+    @staticmethod
+    def _prefix(network: NetworkRecord, version: int) -> int:
+        config = network.config(version)
+        return ipaddress.ip_network(config.subnet).prefixlen if config is not None else 0
+
+    @staticmethod
+    def _gateway(network: NetworkRecord, version: int) -> str:
+        """The router the endpoint is told; none on internal networks and layer 3 ipvlans."""
+        config = network.config(version)
+        if config is None or network.resource.internal:
+            return ""
+        if network.driver == "ipvlan" and network.option("ipvlan_mode", "l2") != "l2":
+            return ""
+        mode = records.BRIDGE_MODE4 if version == 4 else records.BRIDGE_MODE6
+        return "" if network.option(mode) == "isolated" else config.gateway
+
+
+def lease_names(endpoint: EndpointRecord) -> list[str]:
+    """The unique names in the metadata that stand for the endpoint's addresses."""
+    addresses = (endpoint.ipv4, endpoint.ipv6)
+    return [f"{endpoint.network_id}/{address}" for address in addresses if address]
+
+
+def gateway_endpoint(endpoints: Iterable[EndpointRecord], version: int) -> EndpointRecord | None:
+    """The endpoint whose gateway is the container's default route: highest gw-priority,
+    then the first network by name."""
+    able = [e for e in endpoints if (e.gateway4 if version == 4 else e.gateway6)]
+    return min(able, key=lambda e: (-e.settings.gw_priority, e.network), default=None)
+
+
+def interface_name(prefix: str, taken: Iterable[str]) -> str:
+    """The first free name such as eth0."""
+    used = set(taken)
+    number = 0
+    while f"{prefix}{number}" in used:
+        number += 1
+    return f"{prefix}{number}"
+
+
+def network_settings(record: SandboxRecord) -> NetworkSettings:
+    """The API's view of a running container's network."""
+    default = next((e for e in record.endpoints if e.network == "bridge"), None)
+    flat = default.settings if default is not None else EndpointSettings()
+    return NetworkSettings(
+        sandbox_id=record.sandbox_id,
+        ports=port_map(record.request.exposed_ports, record.request, record.ports),
+        endpoint_id=flat.endpoint_id,
+        gateway=flat.gateway,
+        global_ipv6_address=flat.global_ipv6_address,
+        global_ipv6_prefix_len=flat.global_ipv6_prefix_len,
+        ip_address=flat.ip_address,
+        ip_prefix_len=flat.ip_prefix_len,
+        ipv6_gateway=flat.ipv6_gateway,
+        mac_address=flat.mac_address,
+        networks={endpoint.network: endpoint.settings for endpoint in record.endpoints},
+    )
+
+
+def port_map(
+    exposed: Sequence[str], request: NetworkRequest, ports: Sequence[Publication]
+) -> dict[str, tuple[PortBinding, ...] | None]:
+    """``NetworkSettings.Ports``: exposed ports with null, published ones with their hosts."""
+    found: dict[str, list[PortBinding]] = {}
+    for publication in ports:
+        key = f"{publication.container_port}/{publication.protocol}"
+        binding = PortBinding(publication.host_ip, str(publication.host_port))
+        found.setdefault(key, []).append(binding)
+    table: dict[str, tuple[PortBinding, ...] | None] = {}
+    for text in (*exposed, *request.port_bindings):
+        first, last, protocol = parse_port(text)
+        for port in range(first, last + 1):
+            table.setdefault(f"{port}/{protocol}", None)
+    table.update({key: tuple(bindings) for key, bindings in found.items()})
+    return table

@@ -1,0 +1,209 @@
+"""Which names, servers and links each container's files tell, and keeping them true."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from portside.model.errors import Conflict
+from portside.model.ids import short
+from portside.model.network import IPAddress, NetworkOptions
+from portside.networks import files
+from portside.networks.catalogue import Catalogue
+from portside.networks.ports import parse_port
+from portside.networks.records import EndpointRecord, SandboxRecord
+from portside.networks.resolver import HostResolver, ResolvConf
+
+MAX_FILE = 1 << 20
+"""Bytes of a container's own hosts or resolv.conf that are read back."""
+
+
+class HostFiles:
+    """Writes the files; follows the host's resolv.conf."""
+
+    def __init__(
+        self,
+        options: NetworkOptions,
+        catalogue: Catalogue,
+        running: Callable[[], list[SandboxRecord]],
+    ) -> None:
+        self._options, self._catalogue, self._running = options, catalogue, running
+        self._resolver = HostResolver(options.resolv_conf, self._resolver_changed)
+        self._previous = self._resolver.conf
+
+    def follow(self) -> None:
+        self._resolver.follow()
+
+    def close(self) -> None:
+        self._resolver.close()
+
+    # -- what is told ----------------------------------------------------------------------
+
+    def host_gateways(self) -> list[IPAddress]:
+        """The host's addresses as containers see them (``host-gateway``)."""
+        if self._options.host_gateway_ips:
+            return [ipaddress.ip_address(text) for text in self._options.host_gateway_ips]
+        bridge = next((n for n in self._catalogue.all() if n.is_default_bridge), None)
+        configs = (bridge.resource.ipam.config or ()) if bridge is not None else ()
+        return [ipaddress.ip_address(config.gateway) for config in configs if config.gateway]
+
+    def upstream(self, record: SandboxRecord) -> Sequence[str]:
+        """Servers asked for names nobody here has: none for a container that is on internal
+        networks only, whose questions must not leave (CVE-2024-29018)."""
+        outside = any(
+            (network := self._catalogue.find(endpoint.network_id)) is not None
+            and not network.resource.internal
+            for endpoint in record.endpoints
+        )
+        if not outside:
+            return ()
+        return record.request.dns or self._options.dns or self._resolver.upstream
+
+    def _embedded(self, record: SandboxRecord) -> bool:
+        found = (self._catalogue.find(endpoint.network_id) for endpoint in record.endpoints)
+        return any(network is not None and network.has_names for network in found)
+
+    def _resolv_conf(self, record: SandboxRecord, host: ResolvConf) -> str:
+        request = record.request
+        return files.resolv_conf(
+            host,
+            request.dns or self._options.dns,
+            request.dns_search or self._options.dns_search,
+            request.dns_options or self._options.dns_options,
+            embedded=self._embedded(record),
+            own_namespace=record.kind == "own",
+        )
+
+    def extra_hosts(self, record: SandboxRecord) -> list[tuple[str, str]]:
+        gateways = [str(address) for address in self.host_gateways()]
+        return files.parse_extra_hosts(record.request.extra_hosts, gateways)
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def write(self, record: SandboxRecord) -> list[str]:
+        """Write all files of a container about to start; variables of its legacy links."""
+        request = record.request
+        linked, environment = self._links(record)
+        if not request.directory:
+            return environment
+        extra = self.extra_hosts(record)
+        if record.kind == "host":
+            hosts = files.host_hosts(extra)
+        else:
+            names = files.own_names(request.hostname, request.domainname)
+            hosts = files.hosts(_own_addresses(record.endpoints), names, extra, linked)
+        files.write(request.directory, "hosts", hosts)
+        hostname = request.hostname or (socket.gethostname() if record.kind == "host" else "")
+        files.write(request.directory, "hostname", f"{hostname}\n" if hostname else "")
+        conf = self._resolv_conf(record, self._resolver.conf)
+        files.write(request.directory, "resolv.conf", conf)
+        return environment
+
+    def update(self, record: SandboxRecord, before: SandboxRecord) -> None:
+        """After a live connect or disconnect: change the container's own lines, leave what
+        the user wrote into the files."""
+        request = record.request
+        if not request.directory:
+            return
+        old, new = _own_addresses(before.endpoints), _own_addresses(record.endpoints)
+        names = " ".join(files.own_names(request.hostname, request.domainname))
+        gone = {f"{address}\t{names}" for address in old if address not in new}
+        text = _read(request.directory, "hosts")
+        lines = [line for line in text.splitlines() if line not in gone]
+        lines += [f"{address}\t{names}" for address in new if address not in old]
+        files.write(request.directory, "hosts", "\n".join(lines) + "\n")
+        self._refresh(record, before, self._resolver.conf, self._resolver.conf)
+
+    def _refresh(
+        self, record: SandboxRecord, before: SandboxRecord, old: ResolvConf, new: ResolvConf
+    ) -> None:
+        """Rewrite resolv.conf unless somebody changed it inside."""
+        expected, wanted = self._resolv_conf(before, old), self._resolv_conf(record, new)
+        directory = record.request.directory
+        if expected != wanted and _read(directory, "resolv.conf") == expected:
+            files.write(directory, "resolv.conf", wanted)
+
+    def _resolver_changed(self) -> None:
+        old, self._previous = self._previous, self._resolver.conf
+        for record in self._running():
+            if record.request.directory and record.kind != "shared":
+                # a container's directory vanishes while it is removed
+                with contextlib.suppress(OSError):
+                    self._refresh(record, record, old, self._resolver.conf)
+
+    # -- legacy links ----------------------------------------------------------------------
+
+    def linked(self, record: SandboxRecord) -> list[tuple[SandboxRecord, EndpointRecord, str]]:
+        """Targets of a container's links on the default bridge, with their aliases."""
+        mine = next((e for e in record.endpoints if e.network == "bridge"), None)
+        if mine is None:
+            return []
+        found = []
+        for text in record.request.links:
+            target, _, alias = text.partition(":")
+            target = target.lstrip("/")
+            other = next((r for r in self._running() if _is_called(r, target)), None)
+            theirs = other.endpoints if other is not None else ()
+            endpoint = next((e for e in theirs if e.network == "bridge"), None)
+            if other is None or endpoint is None:
+                raise Conflict(
+                    f"Cannot link to a non running container: /{target} AS "
+                    f"/{record.request.name}/{alias or target}"
+                )
+            found.append((other, endpoint, (alias or target).rpartition("/")[2]))
+        return found
+
+    def _links(self, record: SandboxRecord) -> tuple[list[tuple[str, str]], list[str]]:
+        hosts: list[tuple[str, str]] = []
+        environment: list[str] = []
+        for other, endpoint, alias in self.linked(record):
+            short_id = short(other.request.container_id)
+            names = dict.fromkeys((alias, other.request.hostname or short_id, other.request.name))
+            hosts.append((endpoint.ipv4, " ".join(names)))
+            environment += link_variables(record, other, endpoint, alias)
+        return hosts, environment
+
+
+def link_variables(
+    record: SandboxRecord, other: SandboxRecord, endpoint: EndpointRecord, alias: str
+) -> list[str]:
+    """The variables Docker's legacy links set, such as ``DB_PORT_5432_TCP_ADDR``."""
+    prefix = alias.upper().replace("-", "_")
+    lines = [f"{prefix}_NAME=/{record.request.name}/{alias}"]
+    ports = sorted(
+        (port, protocol)
+        for first, last, protocol in map(parse_port, other.request.exposed_ports)
+        for port in range(first, last + 1)
+    )
+    for number, (port, protocol) in enumerate(ports):
+        url = f"{protocol}://{endpoint.ipv4}:{port}"
+        if number == 0:
+            lines.insert(0, f"{prefix}_PORT={url}")
+        name = f"{prefix}_PORT_{port}_{protocol.upper()}"
+        lines += [
+            f"{name}={url}",
+            f"{name}_ADDR={endpoint.ipv4}",
+            f"{name}_PORT={port}",
+            f"{name}_PROTO={protocol}",
+        ]
+    return lines
+
+
+def _is_called(record: SandboxRecord, target: str) -> bool:
+    request = record.request
+    return target == request.name or (len(target) >= 12 and request.container_id.startswith(target))
+
+
+def _own_addresses(endpoints: Sequence[EndpointRecord]) -> list[str]:
+    return [text for endpoint in endpoints for text in (endpoint.ipv4, endpoint.ipv6) if text]
+
+
+def _read(directory: str, name: str) -> str:
+    """A file the container may have written to: bounded, no link followed."""
+    fd = os.open(Path(directory, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with open(fd, encoding="utf-8", errors="replace") as file:
+        return file.read(MAX_FILE)

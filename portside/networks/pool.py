@@ -1,0 +1,250 @@
+"""Prepared network namespaces: what is slow about a container's network, done beforehand.
+
+A namespace in stock has its loopback up, IPv6 held off until a network asks for it, an
+``eth0`` whose other end lies in the host's namespace, and a routing socket opened inside.
+Giving it to a container then takes one or two netlink sends. All of it dies with its
+descriptors: a killed engine leaves nothing of its stock behind.
+
+::
+
+    worker thread                         event loop
+    unshare(CLONE_NEWNET)
+    lo up, sysctls, netlink socket
+    setns(host)
+    veth eth0 <-> ps…          ──stock──► take() ──► attach: enslave, address, route
+                               ◄──wake──  refill after the answer
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from portside.kernel import netlink, netns
+from portside.model.instance import Instance
+from portside.networks.dns import DnsSockets
+
+T = TypeVar("T")
+
+SYSCTLS = (
+    ("ipv6/conf/default/disable_ipv6", "1"),
+    ("ipv6/conf/default/accept_ra", "0"),
+    ("ipv6/conf/default/autoconf", "0"),
+)
+"""Set before eth0 exists: no neighbour may hand a container routes (CVE-2020-13401)."""
+STOCK = 4
+"""Namespaces kept ready."""
+REFILL_DELAY = 0.02
+"""Seconds of quiet before the stock is filled up again, so as not to compete with a start."""
+FIRST = "eth0"
+
+
+@dataclass(slots=True)
+class Namespace:
+    """A network namespace held by its descriptor, with a routing socket inside."""
+
+    fd: int
+    inside: netlink.Rtnl
+    link: str = ""
+    """Name of the host's end of eth0, empty when there is no such pair."""
+    link_index: int = 0
+    eth0_index: int = 0
+    indexes: dict[str, int] = field(default_factory=dict)
+    """Indexes of the interfaces that were set up inside, by name."""
+    names: DnsSockets | None = None
+    """Sockets of the name server, while nobody serves them yet."""
+
+    def interface(self, name: str) -> int:
+        """The index of an interface inside; FileNotFoundError when it is gone."""
+        if name not in self.indexes:
+            link = self.inside.link(name)
+            if link is None:
+                raise FileNotFoundError(errno.ENODEV, "the container has no interface", name)
+            self.indexes[name] = link.index
+        return self.indexes[name]
+
+    def close(self) -> None:
+        """Let go; the namespace dies with the last process in it."""
+        if self.names is not None:
+            self.names.close()
+        self.inside.close()
+        os.close(self.fd)
+
+
+class NamespaceWorker:
+    """One thread that visits network namespaces; it never belongs to one between jobs."""
+
+    def __init__(self) -> None:
+        self._host = netns.open_own()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="netns")
+
+    async def visit(self, fd: int, work: Callable[[], T]) -> T:
+        """Run ``work`` in the thread, inside the namespace of ``fd``."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._visit, fd, work
+        )
+
+    async def fresh(self, work: Callable[[int], T]) -> T:
+        """Run ``work`` inside a new namespace; it is given a descriptor of it to keep."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, self.fresh_now, work
+        )
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in the thread, in the host's namespace."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def _visit(self, fd: int, work: Callable[[], T]) -> T:
+        netns.setns_net(fd)
+        try:
+            return work()
+        finally:
+            netns.setns_net(self._host)
+
+    def fresh_now(self, work: Callable[[int], T]) -> T:
+        """``fresh`` for a caller that is in the thread already."""
+        netns.unshare_net()
+        try:
+            fd = netns.open_own()
+            try:
+                return work(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+        finally:
+            netns.setns_net(self._host)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        os.close(self._host)
+
+
+def inside_setup(fd: int, names: bool = False, sysctls: bool = True) -> Namespace:
+    """What every namespace of ours begins with; called inside it. A namespace taken over
+    after a restart keeps its own settings."""
+    for name, value in SYSCTLS if sysctls else ():
+        # a kernel booted without IPv6 has none of these
+        with contextlib.suppress(FileNotFoundError):
+            Path("/proc/sys/net", name).write_text(value)
+    rtnl = netlink.Rtnl()
+    try:
+        rtnl.run(netlink.link_message(1, up=True))
+        return Namespace(fd, rtnl, names=DnsSockets.open() if names else None)
+    except BaseException:
+        rtnl.close()
+        raise
+
+
+class NamespacePool:
+    """Two stocks: with and without the name server's sockets. ``take`` waits only when the
+    right one is empty."""
+
+    def __init__(self, worker: NamespaceWorker, instance: Instance) -> None:
+        self._worker, self._instance = worker, instance
+        self._stock: dict[bool, deque[Namespace]] = {False: deque(), True: deque()}
+        self._sizes = {False: STOCK, True: 0}
+        self._rtnl: netlink.Rtnl | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._filling: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def start(self) -> None:
+        """Make the first namespace; the rest follow in the background."""
+        self._rtnl = await self._worker.run(netlink.Rtnl)
+        self._stock[False].append(await self._make(False))
+        self._schedule()
+
+    def expect_names(self, expected: bool) -> None:
+        """Whether there are user networks, so that a stock for them is worth having."""
+        self._sizes[True] = STOCK if expected else 0
+        self._schedule()
+
+    async def take(self, names: bool = False) -> Namespace:
+        """A namespace with an eth0 pair, from stock or made now."""
+        stock = self._stock[names]
+        space = stock.popleft() if stock else await self._make(names)
+        self._schedule()
+        return space
+
+    async def take_bare(self, names: bool = False) -> Namespace:
+        """A namespace with a loopback only (``--network none``, macvlan)."""
+        return await self._worker.fresh(lambda fd: inside_setup(fd, names))
+
+    def links(self) -> set[str]:
+        """The host's ends of what is in stock."""
+        return {space.link for stock in self._stock.values() for space in stock}
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._filling is not None:
+            await asyncio.gather(self._filling, return_exceptions=True)
+        for stock in self._stock.values():
+            while stock:
+                stock.popleft().close()
+        if self._rtnl is not None:
+            self._rtnl.close()
+
+    def _missing(self) -> list[bool]:
+        return [kind for kind, size in self._sizes.items() if len(self._stock[kind]) < size]
+
+    def _schedule(self) -> None:
+        """Refill soon: at once when a stock is low, else when the engine has been quiet."""
+        missing = self._missing()
+        if self._closed or not missing:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        low = any(len(self._stock[kind]) * 2 < self._sizes[kind] for kind in missing)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(0.0 if low else REFILL_DELAY, self._begin)
+
+    def _begin(self) -> None:
+        self._timer = None
+        if self._filling is None or self._filling.done():
+            self._filling = asyncio.get_running_loop().create_task(self._fill())
+
+    async def _fill(self) -> None:
+        while not self._closed and (missing := self._missing()):
+            try:
+                space = await self._make(missing[0])
+            except OSError:
+                return  # the next take makes its own, and tells its caller what is wrong
+            if self._closed:
+                space.close()
+                return
+            self._stock[missing[0]].append(space)
+
+    async def _make(self, names: bool) -> Namespace:
+        return await self._worker.run(lambda: self._make_now(names))
+
+    def _make_now(self, names: bool) -> Namespace:
+        assert self._rtnl is not None
+        rtnl = self._rtnl
+        made = self._worker.fresh_now(lambda fd: inside_setup(fd, names))
+        try:
+            name = self._instance.link(os.urandom(8).hex())
+            rtnl.run(netlink.veth_message(name, FIRST, made.fd))
+            link = rtnl.link(name)
+            assert link is not None
+            quiet = netlink.no_link_local()
+            rtnl.run(
+                netlink.link_message(link.index, quiet), netlink.link_message(link.index, up=True)
+            )
+            inner = made.inside.link(FIRST)
+            assert inner is not None
+            made.inside.run(netlink.link_message(inner.index, up=True))
+        except BaseException:
+            made.close()
+            raise
+        made.link, made.link_index, made.eth0_index = name, link.index, inner.index
+        return made

@@ -1,0 +1,27 @@
+"""From a network's options to what the firewall has to know of it."""
+
+from __future__ import annotations
+
+from portside.networks import records
+from portside.networks.firewall import NetworkRules, subnets
+from portside.networks.records import NetworkRecord
+
+
+def network_rules(record: NetworkRecord) -> NetworkRules:
+    configs = record.resource.ipam.config or ()
+    modes = {
+        4: record.option(records.BRIDGE_MODE4) or "nat",
+        6: record.option(records.BRIDGE_MODE6) or "nat",
+    }
+    return NetworkRules(
+        bridge=record.link,
+        subnets=subnets(*(config.subnet for config in configs)),
+        internal=record.resource.internal,
+        icc=record.flag(records.BRIDGE_ICC, True),
+        masquerade=record.flag(records.BRIDGE_MASQUERADE, True),
+        source4=record.option(records.HOST_IPV4),
+        source6=record.option(records.HOST_IPV6),
+        direct=tuple(version for version, mode in modes.items() if mode == "routed"),
+        unprotected=tuple(version for version, mode in modes.items() if mode == "nat-unprotected"),
+        trusted=tuple(filter(None, record.option(records.BRIDGE_TRUSTED).split(":"))),
+    )

@@ -1,0 +1,317 @@
+"""The networks service: what the rest of the engine sees of this folder."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import ipaddress
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from portside.model.errors import Forbidden, InvalidParameter, PortsideError
+from portside.model.events import Publisher
+from portside.model.instance import Instance
+from portside.model.network import (
+    PREDEFINED,
+    EndpointResource,
+    EndpointSettings,
+    NetworkAttachment,
+    NetworkCreate,
+    NetworkCreated,
+    NetworkOptions,
+    NetworkRequest,
+    NetworkResource,
+    NetworkSettings,
+    PathStep,
+    RunningContainer,
+)
+from portside.networks import catalogue as catalogue_module
+from portside.networks import explain, files, predefined
+from portside.networks.catalogue import Catalogue
+from portside.networks.endpoints import check_settings, network_settings
+from portside.networks.firewall import Firewall
+from portside.networks.links import Links, enable_forwarding, parse_mac
+from portside.networks.pool import NamespacePool, NamespaceWorker
+from portside.networks.ports import parse_port, parse_wanted
+from portside.networks.records import NetworkRecord
+from portside.networks.rules import network_rules
+from portside.networks.sandboxes import Sandboxes
+from portside.store.db import Database
+
+log = logging.getLogger(__name__)
+
+
+class NetworkService:
+    """Networks, and the network side of every running container.
+
+    The service knows running containers only: what a stopped container asked for (its
+    ``EndpointSettings`` by network) is kept by the containers service, which passes it to
+    ``attach``. So the API's connect and disconnect go to the containers service, which
+    calls ``connect``/``disconnect`` here and keeps the result.
+    """
+
+    def __init__(
+        self, db: Database, instance: Instance, options: NetworkOptions, publish: Publisher
+    ) -> None:
+        self._instance, self._options, self._publish = instance, options, publish
+        self._catalogue = Catalogue(db, instance, options)
+        self._links = Links(instance)
+        self._firewall = Firewall(instance.table, options.firewall)
+        self._worker = NamespaceWorker()
+        self._pool = NamespacePool(self._worker, instance)
+        self._sandboxes = Sandboxes(
+            db, instance, options, self._catalogue, self._links, self._firewall,
+            self._worker, self._pool, publish,
+        )  # fmt: skip
+
+    async def start(self) -> None:
+        """Make or repair the default bridge, the firewall table and the first prepared
+        namespaces. Call ``restore`` right after."""
+        stored = self._sandboxes.stored()
+        in_use = {endpoint.network_id for record in stored for endpoint in record.endpoints}
+        predefined.ensure(self._catalogue, self._instance, self._options, self._links.rtnl, in_use)
+        if self._options.ip_forward:
+            ipv6 = self._options.ipv6 or any(n.config(6) for n in self._catalogue.all())
+            enable_forwarding(ipv6)
+        for record in self._catalogue.all():
+            try:
+                changed = self._links.ensure(record)
+            except (OSError, PortsideError) as err:
+                if record.name == "bridge":
+                    raise
+                log.warning("network %s is not usable: %s", record.name, err)
+                continue
+            if changed is not record:
+                self._catalogue.put(changed)
+        self._firewall.start()
+        # what the metadata says runs keeps its ports until restore knows better
+        rules = {
+            record.id: network_rules(record)
+            for record in self._catalogue.all()
+            if record.driver == "bridge"
+        }
+        members = [m for record in stored for m in self._sandboxes.ports.members(record.ports)]
+        self._firewall.preload(rules, members, {})
+        self._firewall.apply()
+        self._firewall.follow()
+        self._sandboxes.files.follow()
+        await self._pool.start()
+        self._expect_names()
+
+    async def restore(self, running: Sequence[RunningContainer]) -> None:
+        """Take the running containers' sandboxes over again (addresses, ports, names) and
+        undo whatever belongs to containers that are gone."""
+        for problem in await self._sandboxes.restore(running):
+            log.warning("restoring networks: %s", problem)
+        known = self._sandboxes.known_links() | {n.link for n in self._catalogue.all()}
+        await self._worker.run(lambda: self._delete_stale(known))
+
+    def _delete_stale(self, known: set[str]) -> None:
+        """In the worker, where no namespace is being prepared meanwhile."""
+        stale = self._links.stale(known | self._pool.links())
+        if stale:
+            log.info("deleting interfaces nobody accounts for: %s", ", ".join(stale))
+            self._links.delete(stale)
+
+    async def close(self) -> None:
+        """Stop serving names and preparing namespaces; containers keep their network."""
+        self._sandboxes.files.close()
+        await self._sandboxes.close()
+        await self._pool.close()
+        self._firewall.close()
+        self._links.close()
+        self._worker.close()
+
+    async def clean(self) -> None:
+        """Remove what the engine made on this host: its tables and its bridges without
+        containers (``portside daemon stop --containers``, uninstalling)."""
+        used = {e.network_id for r in self._sandboxes.all_records() for e in r.endpoints}
+        for record in self._catalogue.all():
+            if record.id not in used:
+                self._links.remove(record)
+        if not used:
+            self._firewall.clean()
+
+    def _expect_names(self) -> None:
+        self._pool.expect_names(any(record.has_names for record in self._catalogue.all()))
+
+    # -- a container's life --------------------------------------------------------------
+
+    def validate(self, request: NetworkRequest) -> builtins.list[str]:
+        """Check a request without acting (``containers/create``): InvalidParameter for bad
+        addresses, ports or options; NotFound for unknown networks is left to ``attach``, as
+        in Docker. Returns warnings."""
+        parse_wanted(request.port_bindings, request.exposed_ports, request.publish_all)
+        for port in request.exposed_ports:
+            parse_port(port)
+        if request.mac_address:
+            parse_mac(request.mac_address)
+        files.parse_extra_hosts(request.extra_hosts, ["192.0.2.1"])
+        for server in request.dns:
+            try:
+                ipaddress.ip_address(server.partition("%")[0])
+            except ValueError as err:
+                raise InvalidParameter(f"{server} is not an IP address (--dns)") from err
+        for name, settings in request.endpoints.items():
+            with contextlib.suppress(PortsideError):
+                network = self._catalogue.resolve("bridge" if name == "default" else name)
+                if network.has_names:
+                    check_settings(network, settings)
+        if request.mode in ("host", "none") and request.port_bindings:
+            return ["Published ports are discarded when using host network mode"]
+        return []
+
+    async def attach(self, request: NetworkRequest) -> NetworkAttachment:
+        """Give a container about to start its network, ready to use: loopback, interfaces,
+        addresses, routes, published ports, names, and its files in ``request.directory``.
+
+        Raises NotFound (network), Conflict or InvalidParameter (address, port),
+        SystemFailure; nothing is left behind then. Costs about one millisecond."""
+        return await self._sandboxes.attach(request)
+
+    async def detach(self, container_id: str) -> None:
+        """Take a container's network away after it exited (or never started): ports and
+        addresses are free when this returns, links vanish afterwards. Idempotent."""
+        await self._sandboxes.detach(container_id)
+
+    def settings(self, container_id: str) -> NetworkSettings | None:
+        """Current settings of a running container; None when it has no sandbox."""
+        record = self._sandboxes.find(container_id)
+        return network_settings(record) if record is not None else None
+
+    def rename(self, container_id: str, name: str) -> None:
+        """A running container changed its name: names follow."""
+        self._sandboxes.rename(container_id, name)
+
+    async def connect(
+        self, network: str, container_id: str, config: EndpointSettings | None
+    ) -> EndpointSettings:
+        """Connect a container. Running: at once, and the settings tell its addresses. Not
+        running: only checked, and the result is what the containers service keeps."""
+        record = self._catalogue.resolve(network)
+        return await self._sandboxes.connect(record, container_id, config or EndpointSettings())
+
+    async def disconnect(self, network: str, container_id: str, force: bool = False) -> str:
+        """Disconnect a running container; the name of the network. With ``force`` a container
+        that is not there is no error."""
+        record = self._catalogue.resolve(network)
+        if force and self._sandboxes.find(container_id) is None:
+            return record.name
+        await self._sandboxes.disconnect(record, container_id)
+        return record.name
+
+    # -- networks ------------------------------------------------------------------------
+
+    async def create(self, request: NetworkCreate) -> NetworkCreated:
+        """Create a network; Conflict when the name is taken, InvalidParameter, Forbidden."""
+        record = self._catalogue.plan(request, self._links.rtnl)
+        self._catalogue.insert(record)  # the intent: a restart makes the interface
+        try:
+            if not record.resource.config_only:
+                made = self._links.ensure(record)
+                if made is not record:
+                    self._catalogue.put(made)
+                record = made
+                if record.config(6) is not None and self._options.ip_forward:
+                    enable_forwarding(True)
+                if record.driver == "bridge":
+                    self._firewall.set_network(record.id, network_rules(record))
+        except BaseException:
+            self._undo_create(record)
+            raise
+        self._expect_names()
+        self._announce("create", record)
+        return NetworkCreated(record.id)
+
+    def _undo_create(self, record: NetworkRecord) -> None:
+        with contextlib.suppress(OSError):
+            self._links.remove(self._catalogue.get(record.id))
+        self._catalogue.delete(record)
+
+    def _announce(self, action: str, record: NetworkRecord) -> None:
+        self._publish("network", action, record.id, {"name": record.name, "type": record.driver})
+
+    def list(
+        self, filters: Mapping[str, Iterable[str]] | None = None
+    ) -> builtins.list[NetworkResource]:
+        """All networks that match Docker's filters (driver, id, label, name, scope, type,
+        dangling)."""
+        wanted = {key: builtins.list(values) for key, values in (filters or {}).items()}
+        return [
+            self._resource(record)
+            for record in self._catalogue.all()
+            if catalogue_module.matches(
+                record.resource, wanted, bool(self._sandboxes.on_network(record.id))
+            )
+        ]
+
+    def inspect(self, name: str) -> NetworkResource:
+        """One network by name, id or unique beginning of its id; NotFound."""
+        return self._resource(self._catalogue.resolve(name))
+
+    def _resource(self, record: NetworkRecord) -> NetworkResource:
+        containers = {
+            sandbox.request.container_id: EndpointResource(
+                sandbox.request.name,
+                endpoint.endpoint_id,
+                endpoint.mac,
+                f"{endpoint.ipv4}/{endpoint.prefix4}" if endpoint.ipv4 else "",
+                f"{endpoint.ipv6}/{endpoint.prefix6}" if endpoint.ipv6 else "",
+            )
+            for sandbox, endpoint in self._sandboxes.on_network(record.id)
+        }
+        return msgspec.structs.replace(record.resource, containers=containers)
+
+    async def remove(self, name: str) -> str:
+        """Remove a network; its id. Forbidden for predefined or used ones."""
+        record = self._catalogue.resolve(name)
+        if record.name in PREDEFINED:
+            raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
+        users = self._sandboxes.on_network(record.id)
+        if users:
+            who = ", ".join(
+                f'(name:"{sandbox.request.name}" id:"{sandbox.request.container_id[:12]}")'
+                for sandbox, _ in users
+            )
+            raise Forbidden(
+                f"error while removing network: network {record.name} has active endpoints {who}"
+            )
+        for other in self._catalogue.all():
+            if record.resource.config_only and other.resource.config_from.network == record.name:
+                raise Forbidden(f"configuration network {record.name} is in use by {other.name}")
+        # the record goes last: a crash before that leaves a network that can be removed again
+        if record.driver == "bridge":
+            self._firewall.set_network(record.id, None)
+        doomed = record
+        await self._worker.run(lambda: self._links.remove(doomed))
+        self._catalogue.delete(record)
+        self._expect_names()
+        self._announce("destroy", record)
+        return record.id
+
+    async def prune(self, filters: Mapping[str, Iterable[str]] | None = None) -> builtins.list[str]:
+        """Remove all user networks nobody uses; their names."""
+        wanted = {key: builtins.list(values) for key, values in (filters or {}).items()}
+        until = wanted.pop("until", [])
+        unknown = set(wanted) - {"label", "label!"}
+        if unknown:
+            raise InvalidParameter(f"invalid filter '{sorted(unknown)[0]}'")
+        removed: builtins.list[str] = []
+        for record in self._catalogue.all():
+            used = bool(self._sandboxes.on_network(record.id))
+            if record.name in PREDEFINED or used:
+                continue
+            if until and not catalogue_module.older(record.resource.created, until[0]):
+                continue
+            if catalogue_module.matches(record.resource, wanted, used):
+                with contextlib.suppress(Forbidden):
+                    await self.remove(record.id)
+                    removed.append(record.name)
+        return removed
+
+    def explain(self, container_id: str) -> builtins.list[PathStep]:
+        """The way of a running container's packets: interface, veth, bridge, rules."""
+        record = self._sandboxes.find(container_id)
+        return [] if record is None else explain.steps(record, self._catalogue, self._instance)

@@ -1,0 +1,161 @@
+"""Who the container's process is: user and groups from the image's files, capabilities,
+limits, no-new-privileges and the seccomp filter.
+
+The files are read from inside the root, where no link leads out, and only so far as is
+sane for files that a stranger wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+
+from portside.kernel import process as kernel
+from portside.kernel import seccomp as filters
+from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.ociruntime import Capabilities, Process, Rlimit, User
+from portside.runtime.messages import Identity
+
+_MAX_FILE = 16 << 20
+_MAX_ID = (1 << 32) - 2
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(slots=True)
+class Who:
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+
+def _entries(path: str) -> list[list[str]]:
+    """Lines of passwd or group, split; empty when the image has no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return []
+    with os.fdopen(fd, "rb") as file:
+        text = file.read(_MAX_FILE).decode(errors="replace")
+    return [line.split(":") for line in text.splitlines() if line and line[0] not in "#+-"]
+
+
+def _number(text: str) -> int | None:
+    if not text.isdigit():
+        return None
+    value = int(text)
+    if value > _MAX_ID:
+        raise SystemFailure(f"uids and gids must be in range 0-{_MAX_ID}")
+    return value
+
+
+def resolve(user: User, wanted: Identity) -> Who:
+    """The numbers behind names; raises SystemFailure in Docker's words."""
+    if not wanted.user and not wanted.groups:
+        return _known(user)
+    name, _, group = wanted.user.partition(":")
+    passwd, groups = _entries("/etc/passwd"), _entries("/etc/group")
+    uid, gid, login, home = _user(name or str(user.uid), user, passwd)
+    if group:
+        gid = _group(group, groups)
+    further = [int(e[2]) for e in groups if len(e) > 3 and e[2].isdigit() and login and not group
+               and login in e[3].split(",")]  # fmt: skip
+    further += [_group(each, groups) for each in wanted.groups]
+    return Who(uid, gid, tuple(dict.fromkeys([*further, *user.additional_gids])), home)
+
+
+def _known(user: User) -> Who:
+    home = "/"
+    for entry in _entries("/etc/passwd"):
+        if len(entry) > 5 and entry[2] == str(user.uid):
+            home = entry[5] or "/"
+            break
+    return Who(user.uid, user.gid, user.additional_gids, home)
+
+
+def _user(name: str, default: User, passwd: list[list[str]]) -> tuple[int, int, str, str]:
+    """Uid, gid, login name and home of a user by name or number."""
+    number = _number(name)
+    for entry in passwd:
+        if len(entry) > 5 and (entry[0] == name or (number is not None and entry[2] == name)):
+            return int(entry[2]), int(entry[3] or 0), entry[0], entry[5] or "/"
+    if number is None:
+        raise SystemFailure(f"unable to find user {name}: no matching entries in passwd file")
+    return number, default.gid, "", "/"
+
+
+def _group(name: str, groups: list[list[str]]) -> int:
+    for entry in groups:
+        if len(entry) > 2 and entry[0] == name:
+            return int(entry[2])
+    number = _number(name)
+    if number is None:
+        raise SystemFailure(f"unable to find group {name}: no matching entries in group file")
+    return number
+
+
+def environment(pairs: tuple[str, ...], who: Who) -> dict[str, str]:
+    """Variables by name, the last one counts; HOME is set when nobody did."""
+    env = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if equals:
+            env[name] = value
+    if not env.get("HOME"):
+        env["HOME"] = who.home
+    return env
+
+
+def set_limits(limits: tuple[Rlimit, ...]) -> None:
+    """setrlimit(2) for each; raises SystemFailure naming the limit."""
+    for limit in limits:
+        number = getattr(resource, limit.type, None)
+        if number is None:
+            raise InvalidParameter(f"unknown rlimit {limit.type!r}")
+        soft, hard = (resource.RLIM_INFINITY if v < 0 or v >= 1 << 63 else v for v in
+                      (limit.soft, limit.hard))  # fmt: skip
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except (ValueError, OSError) as err:
+            raise SystemFailure(
+                f"error setting rlimit {limit.type} to {limit.soft}:{limit.hard}: {err} "
+                "(raising a hard limit needs CAP_SYS_RESOURCE)"
+            ) from err
+
+
+def drop(
+    process: Process, who: Who, last_capability: int, seccomp: bytes, seccomp_flags: int
+) -> None:
+    """Become the user, with no more than the capabilities that were given.
+
+    The filter is installed while we may (seccomp(2) asks for CAP_SYS_ADMIN or
+    no-new-privileges): before capabilities go, or as the last step.
+    """
+    sets = process.capabilities or Capabilities()
+    held = kernel.bounding_set()
+    bits = {
+        name: kernel.capability_bits(getattr(sets, name)) & held
+        for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
+    }
+    if process.capabilities is not None:
+        kernel.drop_bounding(bits["bounding"], last_capability)
+    if seccomp and not process.no_new_privileges:
+        filters.install(seccomp, seccomp_flags)
+    kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
+    kernel.setgroups(who.groups)
+    os.setresgid(who.gid, who.gid, who.gid)
+    os.setresuid(who.uid, who.uid, who.uid)
+    kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)
+    if process.user.umask is not None:
+        os.umask(process.user.umask)
+    else:
+        os.umask(0o022)
+    if process.capabilities is not None:
+        # root gets its permitted set back at execve; others keep only what is ambient
+        kernel.capset(bits["effective"], bits["permitted"], bits["inheritable"])
+        kernel.raise_ambient(bits["ambient"] & bits["permitted"] & bits["inheritable"])
+    if process.no_new_privileges:
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        if seccomp:
+            filters.install(seccomp, seccomp_flags)

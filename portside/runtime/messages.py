@@ -1,0 +1,206 @@
+"""What engine, launcher, monitor and container init say to each other.
+
+All travel as JSON over SOCK_SEQPACKET sockets, one message a packet, with descriptors
+beside them (unix(7), SCM_RIGHTS). The order of descriptors is told with each message.
+Bodies that may be large (the runtime-spec) are files beside the container's state.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+from typing import TypeVar
+
+import msgspec
+
+from portside.model.errors import TooLarge
+from portside.model.ociruntime import Process
+from portside.model.rootfs import Rootfs
+
+MAX_PACKET = 180_000
+"""Bytes; the kernel's default buffer for a packet is about 208 KiB."""
+MAX_FDS = 64
+
+
+class LogConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a container's output is kept. ``driver``: json-file, local, none, syslog, journald."""
+
+    driver: str = "json-file"
+    path: str = ""
+    """File of the drivers that write one."""
+    options: dict[str, str] = {}
+    """``max-size``, ``max-file``, ``compress``, ``mode``, ``max-buffer-size``, ``tag`` …"""
+    attributes: dict[str, str] = {}
+    """Labels and variables chosen by the options, written with each line."""
+    names: dict[str, str] = {}
+    """``id``, ``name``, ``image_id``, ``image_name``, ``daemon_name`` for the tag."""
+
+
+class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who the process is, as Docker says it, resolved inside the root at start.
+
+    ``user`` is ``name|uid[:group|gid]``, empty for the specification's own numbers.
+    """
+
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    """Further groups by name or number (``--group-add``)."""
+
+
+class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Start a container whose ``config.json`` lies in ``state_dir``.
+
+    Descriptors along with it: the monitor's end of the control socket; then as the flags
+    say the network namespace, the seccomp program; then one socket an attachment.
+    """
+
+    id: str
+    state_dir: str
+    """Absolute; holds config.json, and while it runs state.json, exit.json, monitor.sock."""
+    rootfs: Rootfs
+    cgroup: str
+    """Path of the control group, relative to each hierarchy's root."""
+    log: LogConfig = LogConfig()
+    identity: Identity = Identity()
+    open_stdin: bool = False
+    stdin_once: bool = False
+    init: bool = False
+    """Run a reaper as PID 1 (``--init``)."""
+    has_netns: bool = False
+    has_seccomp: bool = False
+    seccomp_flags: int = 0
+    attachments: tuple[Streams, ...] = ()
+    runtime: str = ""
+    """Path of another OCI runtime to use instead of our own."""
+
+
+class Streams(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which streams an attached socket carries."""
+
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+    raw: bool = False
+    """Bytes as they are (a terminal); else framed by 8-byte headers."""
+    detach_keys: bytes = b""
+    """Input that ends the attachment and nothing else; empty for never."""
+
+
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """The command has been executed."""
+
+    pid: int
+    started_ns: int
+    timings: dict[str, float] = {}
+    """Milliseconds from the request's arrival to the end of each step."""
+    uid: int = 0
+    gid: int = 0
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """It has not; ``kind`` is not-found, not-executable, or system."""
+
+    message: str
+    kind: str = "system"
+
+
+class Exited(msgspec.Struct, frozen=True, tag=True):
+    """A process is gone; ``exec_id`` is empty for the container itself."""
+
+    code: int
+    """Exit status, or 128 plus the signal's number."""
+    at_ns: int
+    exec_id: str = ""
+    oom_killed: bool = False
+    error: str = ""
+
+
+class Attach(msgspec.Struct, frozen=True, tag=True):
+    """Connect a socket (the one descriptor) to the container's or an exec's streams."""
+
+    streams: Streams
+    exec_id: str = ""
+
+
+class Exec(msgspec.Struct, frozen=True, tag=True):
+    """Execute a process beside the container's; descriptors: one socket an attachment."""
+
+    exec_id: str
+    process: Process
+    identity: Identity = Identity()
+    open_stdin: bool = False
+    attachments: tuple[Streams, ...] = ()
+    privileged: bool = False
+    """No seccomp filter, as Docker does for ``exec --privileged``."""
+
+
+class Resize(msgspec.Struct, frozen=True, tag=True):
+    height: int
+    width: int
+    exec_id: str = ""
+
+
+class Signal(msgspec.Struct, frozen=True, tag=True):
+    number: int
+    exec_id: str = ""
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """The request was carried out."""
+
+
+Request = Attach | Exec | Resize | Signal
+Reply = Started | Failed | Done
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A request with a number that its answer repeats."""
+
+    number: int
+    request: Request
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """From the monitor; number 0 is told unasked: the start's outcome, or an exit."""
+
+    number: int
+    reply: Started | Failed | Done | Exited
+
+
+class StateFile(msgspec.Struct, frozen=True):
+    """``state.json``: enough to find the monitor and its container again."""
+
+    id: str
+    monitor_pid: int
+    monitor_started: int
+    """Clock ticks since boot (proc_pid_stat(5), field 22), which tells a reused number."""
+    pid: int
+    pid_started: int
+    started_ns: int
+    cgroup: str
+
+
+_E = TypeVar("_E")
+
+
+def send(sock: socket.socket, message: msgspec.Struct, fds: list[int] | None = None) -> None:
+    """Send one message; raises TooLarge, and OSError when nobody reads."""
+    data = msgspec.json.encode(message)
+    if len(data) > MAX_PACKET:
+        raise TooLarge(f"a message of {len(data)} bytes exceeds the limit of {MAX_PACKET}")
+    if fds:
+        socket.send_fds(sock, [data], fds)
+    else:
+        sock.send(data)
+
+
+def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """One message and its descriptors (close-on-exec); empty at the end of the conversation."""
+    size = array.array("i").itemsize * MAX_FDS
+    flags = socket.MSG_CMSG_CLOEXEC
+    data, ancillary, _, _ = sock.recvmsg(MAX_PACKET + 1024, socket.CMSG_SPACE(size), flags)
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    return data, list(fds)

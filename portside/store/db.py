@@ -1,0 +1,435 @@
+"""The engine's metadata: typed documents, unique names, references and leases in sqlite.
+
+Documents are msgspec structs kept as JSON, by kind and identifier. What must be asked in
+both directions (who uses this layer, which names does this image have) stands in tables::
+
+    documents(kind, id, body)            one typed value each
+    names(kind, name, id)                unique within a kind
+    refs(owner_kind, owner_id, target_kind, target_id)      the graph garbage collection walks
+    leases(id, expires_at, note)         temporary owners: a pull in flight, a running build
+    blobs, layers, writables             the stores' own records
+
+WAL with ``synchronous=NORMAL``: a killed process loses nothing, a power cut may lose the
+last moments but never tears a transaction. Calls are short and synchronous (tens of
+microseconds); never ``await`` inside a transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from portside.model.errors import Conflict, NotFound, SystemFailure
+from portside.model.ids import new_id
+
+T = TypeVar("T")
+
+SCHEMA = [
+    """
+    CREATE TABLE documents(
+        kind TEXT NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL,
+        PRIMARY KEY(kind, id)) WITHOUT ROWID;
+    CREATE TABLE names(
+        kind TEXT NOT NULL, name TEXT NOT NULL, id TEXT NOT NULL,
+        PRIMARY KEY(kind, name)) WITHOUT ROWID;
+    CREATE INDEX names_by_id ON names(kind, id);
+    CREATE TABLE refs(
+        owner_kind TEXT NOT NULL, owner_id TEXT NOT NULL,
+        target_kind TEXT NOT NULL, target_id TEXT NOT NULL,
+        PRIMARY KEY(owner_kind, owner_id, target_kind, target_id)) WITHOUT ROWID;
+    CREATE INDEX refs_by_target ON refs(target_kind, target_id);
+    CREATE TABLE leases(
+        id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, note TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE blobs(
+        digest TEXT PRIMARY KEY, size INTEGER NOT NULL, created_at INTEGER NOT NULL,
+        boot TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE layers(
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, chain TEXT NOT NULL UNIQUE,
+        parent TEXT NOT NULL, diff_id TEXT NOT NULL, blob TEXT NOT NULL,
+        media_type TEXT NOT NULL, size INTEGER NOT NULL, driver TEXT NOT NULL,
+        created_at INTEGER NOT NULL, boot TEXT NOT NULL);
+    CREATE TABLE writables(
+        container TEXT PRIMARY KEY, chain TEXT NOT NULL, driver TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    """,
+]
+"""One script for each schema version; ``PRAGMA user_version`` counts those applied."""
+
+
+class Ref(NamedTuple):
+    """An object as the reference graph knows it, such as ``Ref("container", id)``."""
+
+    kind: str
+    id: str
+
+    @classmethod
+    def blob(cls, digest: str) -> Ref:
+        return cls("blob", digest)
+
+    @classmethod
+    def layer(cls, chain: str) -> Ref:
+        return cls("layer", chain)
+
+    @classmethod
+    def image(cls, identifier: str) -> Ref:
+        return cls("image", identifier)
+
+    @classmethod
+    def container(cls, identifier: str) -> Ref:
+        return cls("container", identifier)
+
+    @classmethod
+    def volume(cls, name: str) -> Ref:
+        return cls("volume", name)
+
+
+class NameTaken(Conflict):
+    """A unique name belongs to another object; ``holder`` is that object's identifier."""
+
+    def __init__(self, kind: str, name: str, holder: str) -> None:
+        super().__init__(f'the {kind} name "{name}" is already in use by {kind} "{holder}"')
+        self.kind, self.name, self.holder = kind, name, holder
+
+
+class Lease:
+    """A temporary owner of blobs and layers; a context manager that releases at its end.
+
+    A lease outlives a killed engine until it expires, so that an interrupted pull finds
+    what it had fetched. ``keep(seconds)`` leaves the content owned for a while after the
+    work was broken off.
+    """
+
+    def __init__(self, db: Database, identifier: str) -> None:
+        self._db, self.id = db, identifier
+        self._keep: float | None = None
+
+    @property
+    def ref(self) -> Ref:
+        return Ref("lease", self.id)
+
+    def keep(self, seconds: float) -> None:
+        """Let the lease expire in ``seconds`` instead of ending at once."""
+        self._keep = seconds
+
+    def release(self) -> None:
+        with self._db.transaction() as sql:
+            if self._keep is not None:
+                expires = int(time.time() + self._keep)
+                sql.execute("UPDATE leases SET expires_at=? WHERE id=?", (expires, self.id))
+                return
+            sql.execute("DELETE FROM leases WHERE id=?", (self.id,))
+            self._db.refs.drop(self.ref)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+class References:
+    """The graph of who needs what. Edges are idempotent; removing an absent one is fine."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def add(self, owner: Ref, *targets: Ref) -> None:
+        with self._db.transaction() as sql:
+            sql.executemany(
+                "INSERT OR IGNORE INTO refs VALUES(?,?,?,?)", [(*owner, *t) for t in targets]
+            )
+
+    def remove(self, owner: Ref, *targets: Ref) -> None:
+        with self._db.transaction() as sql:
+            sql.executemany(
+                "DELETE FROM refs WHERE owner_kind=? AND owner_id=? "
+                "AND target_kind=? AND target_id=?",
+                [(*owner, *target) for target in targets],
+            )
+
+    def drop(self, owner: Ref) -> None:
+        """Forget everything ``owner`` needs."""
+        with self._db.transaction() as sql:
+            sql.execute("DELETE FROM refs WHERE owner_kind=? AND owner_id=?", owner)
+
+    def targets(self, owner: Ref, kind: str | None = None) -> list[Ref]:
+        """What ``owner`` needs."""
+        rows = self._db.query(
+            "SELECT target_kind, target_id FROM refs WHERE owner_kind=? AND owner_id=?", *owner
+        )
+        return [Ref(*row) for row in rows if kind is None or row[0] == kind]
+
+    def users(self, target: Ref, kind: str | None = None) -> list[Ref]:
+        """Who needs ``target``."""
+        rows = self._db.query(
+            "SELECT owner_kind, owner_id FROM refs WHERE target_kind=? AND target_id=?", *target
+        )
+        return [Ref(*row) for row in rows if kind is None or row[0] == kind]
+
+
+class Collection(Generic[T]):
+    """All documents of one kind. Identifiers and names are separate spaces."""
+
+    def __init__(self, db: Database, kind: str, type: type[T]) -> None:
+        self._db, self.kind = db, kind
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(type).decode
+
+    def get(self, identifier: str) -> T:
+        """The document; NotFound when there is none."""
+        found = self.find(identifier)
+        if found is None:
+            raise NotFound(f"no such {self.kind}: {identifier}")
+        return found
+
+    def find(self, identifier: str) -> T | None:
+        row = self._db.row(
+            "SELECT body FROM documents WHERE kind=? AND id=?", self.kind, identifier
+        )
+        return None if row is None else self._read(identifier, row[0])
+
+    def put(self, identifier: str, document: T) -> None:
+        """Write or overwrite a document; its names stay."""
+        with self._db.transaction() as sql:
+            sql.execute(
+                "INSERT INTO documents VALUES(?,?,?) "
+                "ON CONFLICT(kind, id) DO UPDATE SET body=excluded.body",
+                (self.kind, identifier, self._encode(document)),
+            )
+
+    def insert(self, identifier: str, document: T, *names: str) -> None:
+        """A new document with its names, at once; Conflict when the identifier exists,
+        NameTaken when a name does, and then nothing is written."""
+        with self._db.transaction() as sql:
+            try:
+                sql.execute(
+                    "INSERT INTO documents VALUES(?,?,?)",
+                    (self.kind, identifier, self._encode(document)),
+                )
+            except sqlite3.IntegrityError as err:
+                raise Conflict(f"{self.kind} {identifier} already exists") from err
+            for name in names:
+                self.claim(name, identifier)
+
+    def delete(self, identifier: str) -> bool:
+        """Remove a document, its names and what it refers to; False when it was not there."""
+        with self._db.transaction() as sql:
+            sql.execute("DELETE FROM names WHERE kind=? AND id=?", (self.kind, identifier))
+            self._db.refs.drop(Ref(self.kind, identifier))
+            done = sql.execute(
+                "DELETE FROM documents WHERE kind=? AND id=?", (self.kind, identifier)
+            )
+            return done.rowcount > 0
+
+    def items(self) -> list[tuple[str, T]]:
+        """Every (identifier, document), by identifier."""
+        rows = self._db.query("SELECT id, body FROM documents WHERE kind=?", self.kind)
+        return [(key, self._read(key, body)) for key, body in rows]
+
+    def all(self) -> list[T]:
+        return [document for _, document in self.items()]
+
+    def ids(self, prefix: str = "") -> list[str]:
+        """Identifiers that start with ``prefix``."""
+        rows = self._db.query(
+            "SELECT id FROM documents WHERE kind=? AND id>=? AND id<?",
+            self.kind,
+            prefix,
+            prefix + "\U0010ffff",
+        )
+        return [row[0] for row in rows]
+
+    def __contains__(self, identifier: str) -> bool:
+        sql = "SELECT 1 FROM documents WHERE kind=? AND id=?"
+        return self._db.row(sql, self.kind, identifier) is not None
+
+    def __len__(self) -> int:
+        row = self._db.row("SELECT count(*) FROM documents WHERE kind=?", self.kind)
+        return int(row[0]) if row else 0
+
+    # -- names ---------------------------------------------------------------------------
+
+    def claim(self, name: str, identifier: str) -> None:
+        """Give ``name`` to ``identifier``; NameTaken when another holds it."""
+        with self._db.transaction() as sql:
+            holder = self.resolve(name)
+            if holder is not None and holder != identifier:
+                raise NameTaken(self.kind, name, holder)
+            sql.execute("INSERT OR IGNORE INTO names VALUES(?,?,?)", (self.kind, name, identifier))
+
+    def assign(self, name: str, identifier: str) -> str | None:
+        """Give ``name`` to ``identifier`` whoever held it; the former holder, if another."""
+        with self._db.transaction() as sql:
+            holder = self.resolve(name)
+            sql.execute(
+                "INSERT INTO names VALUES(?,?,?) ON CONFLICT(kind, name) DO UPDATE SET id=?",
+                (self.kind, name, identifier, identifier),
+            )
+            return holder if holder != identifier else None
+
+    def rename(self, old: str, new: str) -> None:
+        """Change a name in place; NotFound, or NameTaken when ``new`` is another's."""
+        with self._db.transaction():
+            identifier = self.resolve(old)
+            if identifier is None:
+                raise NotFound(f"no such {self.kind}: {old}")
+            self.claim(new, identifier)
+            if new != old:
+                self.release(old)
+
+    def release(self, name: str) -> bool:
+        """Free a name; False when nobody had it."""
+        with self._db.transaction() as sql:
+            done = sql.execute("DELETE FROM names WHERE kind=? AND name=?", (self.kind, name))
+            return done.rowcount > 0
+
+    def resolve(self, name: str) -> str | None:
+        """The identifier that holds ``name``."""
+        row = self._db.row("SELECT id FROM names WHERE kind=? AND name=?", self.kind, name)
+        return None if row is None else str(row[0])
+
+    def names(self, identifier: str) -> list[str]:
+        """Every name of ``identifier``, sorted."""
+        rows = self._db.query(
+            "SELECT name FROM names WHERE kind=? AND id=? ORDER BY name", self.kind, identifier
+        )
+        return [row[0] for row in rows]
+
+    def all_names(self) -> dict[str, str]:
+        """Every name of this kind with its identifier."""
+        rows = self._db.query("SELECT name, id FROM names WHERE kind=?", self.kind)
+        return {row[0]: row[1] for row in rows}
+
+    def _read(self, identifier: str, body: bytes) -> T:
+        try:
+            return self._decode(body)
+        except msgspec.MsgspecError as err:
+            raise SystemFailure(
+                f"the record of {self.kind} {identifier} cannot be read: {err}; "
+                "run `portside system check`"
+            ) from err
+
+
+class Database:
+    """One connection for the whole engine; other threads may use it too (it is locked)."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file; SystemFailure when it is damaged or from a newer engine."""
+        self.path = path
+        self._lock = threading.RLock()
+        self._depth = 0
+        try:
+            self._sql = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
+                self._sql.execute(f"PRAGMA {pragma}")
+            self._migrate()
+        except sqlite3.Error as err:
+            raise SystemFailure(f"cannot open the metadata in {path}: {err}") from err
+        path.chmod(0o600)
+        self.refs = References(self)
+
+    def _migrate(self) -> None:
+        version = int(self._sql.execute("PRAGMA user_version").fetchone()[0])
+        if version > len(SCHEMA):
+            raise SystemFailure(
+                f"{self.path} was written by a newer Portside (schema {version}, this one "
+                f"knows {len(SCHEMA)}): upgrade, or choose another --data-root"
+            )
+        for number, script in enumerate(SCHEMA[version:], version + 1):
+            statements = (text for text in script.split(";") if text.strip())
+            with self.transaction() as sql:
+                for statement in statements:
+                    sql.execute(statement)
+                sql.execute(f"PRAGMA user_version={number}")
+
+    def collection(self, kind: str, type: type[T]) -> Collection[T]:
+        """The documents of one kind, read and written as ``type`` (a msgspec type)."""
+        return Collection(self, kind, type)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Everything inside is written at once or, on an exception, not at all.
+
+        Nested ones join the outermost. Do not await inside.
+        """
+        with self._lock:
+            if self._depth == 0:
+                self._sql.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield self._sql
+            except BaseException:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._sql.execute("ROLLBACK")
+                raise
+            self._depth -= 1
+            if self._depth == 0:
+                self._commit()
+
+    def _commit(self) -> None:
+        try:
+            self._sql.execute("COMMIT")
+        except sqlite3.Error as err:
+            if self._sql.in_transaction:
+                self._sql.execute("ROLLBACK")
+            raise SystemFailure(f"cannot write the metadata in {self.path}: {err}") from err
+
+    def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """All rows of a SELECT."""
+        with self._lock:
+            return self._sql.execute(statement, values).fetchall()
+
+    def row(self, statement: str, *values: Any) -> tuple[Any, ...] | None:
+        """The first row of a SELECT."""
+        with self._lock:
+            found: tuple[Any, ...] | None = self._sql.execute(statement, values).fetchone()
+            return found
+
+    # -- leases and single values --------------------------------------------------------
+
+    def lease(self, note: str, seconds: float = 86400) -> Lease:
+        """A temporary owner; ``seconds`` bound its life when nobody releases it."""
+        identifier = new_id()
+        with self.transaction() as sql:
+            expires = int(time.time() + seconds)
+            sql.execute("INSERT INTO leases VALUES(?,?,?)", (identifier, expires, note))
+        return Lease(self, identifier)
+
+    def expire_leases(self, now: float | None = None) -> int:
+        """Drop leases past their time; how many."""
+        with self.transaction() as sql:
+            moment = int(time.time() if now is None else now)
+            rows = sql.execute("SELECT id FROM leases WHERE expires_at<=?", (moment,)).fetchall()
+            self.drop_leases(row[0] for row in rows)
+            return len(rows)
+
+    def drop_leases(self, identifiers: Iterable[str]) -> None:
+        with self.transaction() as sql:
+            for identifier in identifiers:
+                sql.execute("DELETE FROM leases WHERE id=?", (identifier,))
+                self.refs.drop(Ref("lease", identifier))
+
+    def get_meta(self, key: str) -> str | None:
+        row = self.row("SELECT value FROM meta WHERE key=?", key)
+        return None if row is None else str(row[0])
+
+    def set_meta(self, key: str, value: str) -> None:
+        with self.transaction() as sql:
+            sql.execute(
+                "INSERT INTO meta VALUES(?,?) ON CONFLICT(key) DO UPDATE SET value=excluded.value",
+                (key, value),
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            self._sql.close()

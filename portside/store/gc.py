@@ -1,0 +1,65 @@
+"""Garbage collection: what no document and no lease needs is deleted.
+
+The graph is the ``refs`` table. Roots are all owners that are neither blobs nor layers:
+images, containers, leases, build caches. Layers hold their parents. Marking and forgetting is
+one transaction, so nothing that a concurrent pull has just claimed can be swept; files go
+afterwards, and those a crash leaves behind are unrecorded and removed at the next start.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from portside.model.digest import Digest
+
+if TYPE_CHECKING:
+    from portside.store.store import Store
+
+REACHED = """
+    WITH RECURSIVE reached(kind, id) AS (
+        SELECT target_kind, target_id FROM refs WHERE owner_kind NOT IN ('blob', 'layer')
+        UNION
+        SELECT refs.target_kind, refs.target_id FROM refs JOIN reached
+            ON refs.owner_kind = reached.kind AND refs.owner_id = reached.id
+            WHERE reached.kind IN ('blob', 'layer'))
+"""
+
+
+def unreachable(store: Store) -> tuple[list[tuple[Digest, int]], list[tuple[Digest, int]]]:
+    """Blobs and layers that nothing needs, each with its size in bytes."""
+    blobs = store.db.query(
+        REACHED + "SELECT digest, size FROM blobs WHERE digest NOT IN "
+        "(SELECT id FROM reached WHERE kind='blob')"
+    )
+    layers = store.db.query(
+        REACHED + "SELECT chain, size FROM layers WHERE chain NOT IN "
+        "(SELECT id FROM reached WHERE kind='layer')"
+    )
+    return [(Digest(d), s) for d, s in blobs], [(Digest(c), s) for c, s in layers]
+
+
+def collect(store: Store) -> int:
+    """Delete what nothing needs; bytes freed (files of layers and blobs)."""
+    store.db.expire_leases()
+    with store.db.transaction() as sql:
+        blobs, layers = unreachable(store)
+        sql.executemany("DELETE FROM blobs WHERE digest=?", [(d,) for d, _ in blobs])
+        for chain, _ in layers:
+            sql.execute("DELETE FROM refs WHERE owner_kind='layer' AND owner_id=?", (chain,))
+    for digest, _ in blobs:
+        store.blobs.delete(digest)
+    for chain, _ in layers:
+        store.layers.delete(chain)
+    return sum(size for _, size in blobs) + sum(size for _, size in layers)
+
+
+def drop_old_ingests(store: Store, seconds: float = 7 * 86400) -> int:
+    """Delete partial downloads nobody continued for ``seconds``; bytes freed."""
+    freed = 0
+    for path in store.blobs.ingest_dir.iterdir():
+        found = path.stat()
+        if found.st_mtime < time.time() - seconds:
+            freed += found.st_size
+            path.unlink(missing_ok=True)
+    return freed

@@ -1,0 +1,454 @@
+"""Layers by chain ID, the writable layers above them, and how both become a root.
+
+On disk, beneath the data root::
+
+    layers/<hex of chain id>/diff     one layer's changes, whiteouts in overlay's own form
+    layers/tmp-<id>/diff              being unpacked; dropped at a start
+    l/<n>                             short link to ../layers/<hex>/diff, for long stacks
+    l/empty                           an empty directory, where overlay wants one more
+    containers/<id>/upper, work       the writable pair of an overlay container
+    containers/<id>/root              the whole tree of a container on the vfs driver
+    trash/<id>                        renamed here at once, deleted in the background
+
+A layer is a cache of its blob: it can always be made again from it. It is recorded in the
+database in the transaction that renames it into place, together with its owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from portside.model.digest import Digest
+from portside.model.errors import Conflict, NotFound
+from portside.model.ids import new_id
+from portside.model.image import COMPRESSIONS
+from portside.model.rootfs import Rootfs
+from portside.store import jobs
+from portside.store.blobs import BlobStore
+from portside.store.db import Database, Ref
+from portside.store.jobs import Change, Limits
+from portside.store.points import reach
+from portside.store.settle import Settler
+from portside.store.trash import Trash
+from portside.store.workers import Workers
+
+if TYPE_CHECKING:
+    from portside.store.streams import JobStream
+
+OVERLAY_OPTIONS = ("index=off", "redirect_dir=off", "metacopy=off")
+"""What is in ``upper`` must be the whole truth about the changes: no redirected renames, no
+files without their data."""
+
+
+class LayerInfo(NamedTuple):
+    chain: Digest
+    parent: Digest | None
+    diff_id: Digest
+    blob: str
+    """Digest of the blob it came from; empty for one committed without a blob."""
+    size: int
+    """Bytes of its files, each hard-linked file once."""
+    created_at: int
+    """Nanoseconds since the epoch."""
+
+
+def chain_of(parent: Digest | None, diff_id: Digest) -> Digest:
+    """The ChainID of ``diff_id`` on top of ``parent`` (image-spec, config.md)."""
+    return diff_id if parent is None else Digest.of(f"{parent} {diff_id}".encode())
+
+
+class LayerStore:
+    """See the module's docstring. Only the engine's asyncio thread may call it."""
+
+    def __init__(
+        self,
+        root: Path,
+        db: Database,
+        blobs: BlobStore,
+        workers: Workers,
+        trash: Trash,
+        settler: Settler,
+        boot: str,
+        driver: str,
+        limits: Limits,
+    ) -> None:
+        self.root, self.driver, self.limits = root, driver, limits
+        self._db, self._blobs, self._workers = db, blobs, workers
+        self._trash, self._settler, self._boot = trash, settler, boot
+        self.layers_dir, self.links_dir = root / "layers", root / "l"
+        self.containers_dir = root / "containers"
+        for directory in (self.layers_dir, self.links_dir, self.links_dir / "empty"):
+            directory.mkdir(mode=0o711, exist_ok=True)
+        (self.links_dir / "empty").chmod(0o755)
+        self.containers_dir.mkdir(mode=0o710, exist_ok=True)
+        self._unpacking: dict[Digest, asyncio.Task[None]] = {}
+        self._waiting: dict[Digest, int] = {}
+
+    # -- layers --------------------------------------------------------------------------
+
+    async def ensure(
+        self,
+        parent: Digest | None,
+        diff_id: Digest,
+        blob: Digest,
+        media_type: str,
+        *,
+        owner: Ref,
+        progress: Callable[[int], None] | None = None,
+    ) -> Digest:
+        """Have the layer ``diff_id`` on ``parent`` unpacked and owned; its chain ID.
+
+        ``owner`` (a lease or an image) refers to it afterwards. ``progress`` is told the
+        bytes of the blob read so far. With the overlay driver the parent need not be there
+        yet: a whole stack may be ensured at once. DigestMismatch when the content is not
+        ``diff_id``; InvalidParameter for a malformed or hostile archive; TooLarge.
+        """
+        chain = chain_of(parent, diff_id)
+        while not self._claim(chain, owner):
+            task = self._unpacking.get(chain)
+            if task is None:
+                work = self._unpack(chain, parent, diff_id, blob, media_type, owner, progress)
+                task = self._unpacking[chain] = asyncio.create_task(work)
+                task.add_done_callback(lambda _: self._unpacking.pop(chain))
+            await self._join(chain, task)
+        return chain
+
+    def claim(self, chain: Digest, owner: Ref) -> bool:
+        """If the layer is here, make ``owner`` refer to it; whether it is."""
+        return self._claim(chain, owner)
+
+    def has(self, chain: str) -> bool:
+        return self._db.row("SELECT 1 FROM layers WHERE chain=?", chain) is not None
+
+    def info(self, chain: str) -> LayerInfo:
+        """NotFound when the layer is not here."""
+        found = self._select("WHERE chain=?", chain)
+        if not found:
+            raise NotFound(f"layer {chain} is not in the store")
+        return found[0]
+
+    def all(self) -> list[LayerInfo]:
+        return self._select("")
+
+    def stack(self, chain: Digest) -> list[LayerInfo]:
+        """The layers from ``chain`` down to its base, topmost first; NotFound."""
+        found: list[LayerInfo] = []
+        current: Digest | None = chain
+        while current is not None:
+            found.append(self.info(current))
+            current = found[-1].parent
+        return found
+
+    def size_rootfs(self, chain: Digest | None) -> int:
+        """Bytes of all layers of a stack, as Docker's SizeRootFs counts them."""
+        return sum(layer.size for layer in self.stack(chain)) if chain else 0
+
+    def delete(self, chain: Digest) -> None:
+        """Remove a layer whoever refers to it; garbage collection asks first."""
+        with self._db.transaction() as sql:
+            row = sql.execute("SELECT seq FROM layers WHERE chain=?", (chain,)).fetchone()
+            sql.execute("DELETE FROM layers WHERE chain=?", (chain,))
+        reach("layers.delete:forgotten")
+        if row is not None:
+            (self.links_dir / base36(row[0])).unlink(missing_ok=True)
+        self._trash.discard(self.layers_dir / chain.hex)
+
+    async def commit(
+        self, container_id: str, *, owner: Ref, parent: Digest | None = None
+    ) -> tuple[Digest, Digest, int]:
+        """A container's changes as a new blob (an uncompressed tar): (diff id, blob digest,
+        bytes). The blob is owned by ``owner``; ``ensure`` it to have the layer too."""
+        async with self._blobs.ingest(owner=owner) as ingest:
+            async with await self.diff_tar(container_id) as stream:
+                async for piece in stream:
+                    await ingest.write(piece)
+            digest = await ingest.commit()
+        return digest, digest, self._blobs.size(digest)
+
+    # -- writable layers -----------------------------------------------------------------
+
+    def create_writable(self, container_id: str, chain: Digest | None) -> Rootfs:
+        """The writable layer of a container above ``chain`` (None: an empty root).
+
+        Conflict when it exists. On the vfs driver use :meth:`create_writable_copy`.
+        """
+        directory = self.containers_dir / container_id
+        lower = self._lower(chain)
+        with self._db.transaction() as sql:
+            if self._writable(container_id) is not None:
+                raise Conflict(f"container {container_id} has a writable layer already")
+            sql.execute(
+                "INSERT INTO writables VALUES(?,?,?)", (container_id, chain or "", "overlay")
+            )
+            if chain is not None:
+                self._db.refs.add(Ref.container(container_id), Ref.layer(chain))
+            directory.mkdir(mode=0o710, exist_ok=True)
+            upper, work = directory / "upper", directory / "work"
+            for leftover in (upper, work):
+                if leftover.exists():
+                    self._trash.discard(leftover)
+                leftover.mkdir(mode=0o755)
+            if lower:
+                top = os.stat(lower[0])
+                os.chown(upper, top.st_uid, top.st_gid)
+                upper.chmod(top.st_mode & 0o7777)
+        return self._overlay(lower, directory)
+
+    async def create_writable_copy(self, container_id: str, chain: Digest | None) -> Rootfs:
+        """:meth:`create_writable` for any driver; vfs copies the tree (by reflink if it can)."""
+        if self.driver == "overlay":
+            return self.create_writable(container_id, chain)
+        with self._db.transaction() as sql:
+            if self._writable(container_id) is not None:
+                raise Conflict(f"container {container_id} has a writable layer already")
+            sql.execute("INSERT INTO writables VALUES(?,?,?)", (container_id, chain or "", "vfs"))
+            if chain is not None:
+                self._db.refs.add(Ref.container(container_id), Ref.layer(chain))
+        directory = self.containers_dir / container_id
+        directory.mkdir(mode=0o710, exist_ok=True)
+        self._trash.discard(directory / "root")
+        source = self.layers_dir / chain.hex / "diff" if chain else self.links_dir / "empty"
+        try:
+            await self._workers.run(jobs.CopyTree(source=str(source), target=f"{directory}/root"))
+        except BaseException:
+            self.remove_writable(container_id)
+            raise
+        return self.rootfs(container_id)
+
+    def remove_writable(self, container_id: str) -> None:
+        """Forget and delete a container's writable layer; harmless when there is none.
+
+        The files are moved aside at once and deleted in the background; a mount that still
+        uses them keeps working until it is gone.
+        """
+        with self._db.transaction() as sql:
+            row = sql.execute(
+                "DELETE FROM writables WHERE container=? RETURNING chain", (container_id,)
+            ).fetchone()
+            if row is not None and row[0]:
+                self._db.refs.remove(Ref.container(container_id), Ref.layer(row[0]))
+        reach("layers.remove_writable:forgotten")
+        directory = self.containers_dir / container_id
+        for name in ("upper", "work", "root"):
+            self._trash.discard(directory / name)
+
+    def rootfs(self, source: str) -> Rootfs:
+        """The root of a container (by its ID), or the read-only view of a chain (a Digest).
+
+        NotFound when there is no such writable layer or chain.
+        """
+        if isinstance(source, Digest):
+            if self.driver == "vfs":
+                self.info(source)
+                return Rootfs("bind", upper=str(self.layers_dir / source.hex / "diff"))
+            lower = self._lower(source)
+            if len(lower) < 2:  # overlay refuses a single lower directory without an upper
+                lower.append(str(self.links_dir / "empty"))
+            return Rootfs("overlay", lower=tuple(lower), options=OVERLAY_OPTIONS)
+        chain, driver = self._required(source)
+        directory = self.containers_dir / source
+        if driver == "vfs":
+            return Rootfs("bind", upper=str(directory / "root"))
+        return self._overlay(self._lower(chain), directory)
+
+    def chain_of_writable(self, container_id: str) -> Digest | None:
+        """What a container's writable layer stands on; NotFound."""
+        return self._required(container_id)[0]
+
+    async def changes(self, container_id: str) -> list[Change]:
+        """What the container added, changed and deleted, by path, as ``docker diff`` tells."""
+        found: list[Change] = await self._workers.run(
+            jobs.FindChanges(rootfs=self.rootfs(container_id), base=self.base(container_id))
+        )
+        return found
+
+    async def diff_tar(self, container_id: str) -> JobStream:
+        """The container's changes as a layer tar: same changes, same bytes."""
+        from portside.store.streams import JobStream
+
+        job = jobs.PackChanges(rootfs=self.rootfs(container_id), base=self.base(container_id))
+        return await JobStream.start(self._workers, job)
+
+    async def export_tar(self, source: str, pid: int = 0) -> JobStream:
+        """The whole root of a container (of a running one with its ``pid``: its overlay must
+        not be mounted twice), or of a chain, as a tar; nothing of what is mounted in it."""
+        from portside.store.streams import JobStream
+
+        job = jobs.PackRoot(rootfs=self.rootfs(source), pid=pid)
+        return await JobStream.start(self._workers, job)
+
+    async def size_rw(self, container_id: str) -> int:
+        """Bytes the container has written (Docker's SizeRw)."""
+        job = jobs.Measure(path=self._written(container_id))
+        size: int = await self._workers.run(job)
+        if self._required(container_id)[1] == "vfs":
+            size -= self.size_rootfs(self._required(container_id)[0])
+        return max(0, size)
+
+    # -- inside --------------------------------------------------------------------------
+
+    def _claim(self, chain: Digest, owner: Ref) -> bool:
+        with self._db.transaction():
+            if not self.has(chain):
+                return False
+            self._db.refs.add(owner, Ref.layer(chain))
+            return True
+
+    async def _join(self, chain: Digest, task: asyncio.Task[None]) -> None:
+        """Wait for a shared unpacking; the last waiter that leaves cancels it."""
+        self._waiting[chain] = self._waiting.get(chain, 0) + 1
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            mine = asyncio.current_task()
+            if not task.cancelled() or (mine is not None and mine.cancelling()):
+                raise  # else the last one before us gave up: try again
+        finally:
+            self._waiting[chain] -= 1
+            if self._waiting[chain] == 0:
+                del self._waiting[chain]
+                if not task.done():
+                    task.cancel()
+
+    async def _unpack(
+        self,
+        chain: Digest,
+        parent: Digest | None,
+        diff_id: Digest,
+        blob: Digest,
+        media_type: str,
+        owner: Ref,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        if self.driver == "vfs" and parent is not None:
+            await self._wait_for(parent)
+        self._blobs.info(blob)
+        temporary = self.layers_dir / f"tmp-{new_id()}"
+        temporary.mkdir(mode=0o711)
+        base = None
+        if self.driver == "vfs" and parent is not None:
+            base = self.layers_dir / parent.hex / "diff"
+        job = jobs.UnpackLayer(
+            blob=str(self._blobs.path(blob)),
+            compression=COMPRESSIONS.get(media_type, "auto"),
+            diff_id=str(diff_id),
+            target=str(temporary / "diff"),
+            base=str(base or ""),
+            overlay=self.driver == "overlay",
+            limits=self.limits,
+        )
+        try:
+            size: int = await self._workers.run(job, progress=progress)
+            self._record(chain, parent, diff_id, blob, media_type, size, temporary, owner)
+        except BaseException:
+            self._trash.discard(temporary)
+            raise
+
+    def _record(
+        self,
+        chain: Digest,
+        parent: Digest | None,
+        diff_id: Digest,
+        blob: Digest,
+        media_type: str,
+        size: int,
+        temporary: Path,
+        owner: Ref,
+    ) -> None:
+        values = (chain, parent or "", diff_id, blob, media_type, size, self.driver)
+        with self._db.transaction() as sql:
+            done = sql.execute(
+                "INSERT INTO layers(chain, parent, diff_id, blob, media_type, size, driver, "
+                "created_at, boot) VALUES(?,?,?,?,?,?,?,?,?)",
+                (*values, time.time_ns(), self._boot),
+            )
+            self._db.refs.add(owner, Ref.layer(chain))
+            if parent is not None:
+                self._db.refs.add(Ref.layer(chain), Ref.layer(parent))
+            link = self.links_dir / base36(done.lastrowid or 0)
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"../layers/{chain.hex}/diff")
+            reach("layers.record:before-rename")
+            temporary.rename(self.layers_dir / chain.hex)
+            reach("layers.record:renamed")
+        reach("layers.record:recorded")
+        self._settler.soon()
+
+    async def _wait_for(self, chain: Digest) -> None:
+        """vfs: a layer needs its parent's tree."""
+        if chain in self._unpacking:
+            await asyncio.shield(self._unpacking[chain])
+        self.info(chain)
+
+    def _lower(self, chain: Digest | None) -> list[str]:
+        """Lower directories, topmost first, by their short names."""
+        if chain is None:
+            return [str(self.links_dir / "empty")]
+        rows = self._db.query(
+            "WITH RECURSIVE stack(seq, parent, depth) AS ("
+            " SELECT seq, parent, 0 FROM layers WHERE chain=? UNION ALL"
+            " SELECT layers.seq, layers.parent, depth+1 FROM layers JOIN stack"
+            " ON layers.chain=stack.parent) SELECT seq, parent FROM stack ORDER BY depth",
+            chain,
+        )
+        if not rows:
+            raise NotFound(f"layer {chain} is not in the store")
+        if rows[-1][1]:
+            raise NotFound(
+                f"layer {rows[-1][1]} beneath {chain} is missing: "
+                "run `portside system check --repair`"
+            )
+        return [f"{self.links_dir}/{base36(row[0])}" for row in rows]
+
+    def _overlay(self, lower: list[str], directory: Path) -> Rootfs:
+        return Rootfs(
+            "overlay",
+            lower=tuple(lower),
+            upper=str(directory / "upper"),
+            work=str(directory / "work"),
+            options=OVERLAY_OPTIONS,
+        )
+
+    def _writable(self, container_id: str) -> tuple[Digest | None, str] | None:
+        row = self._db.row("SELECT chain, driver FROM writables WHERE container=?", container_id)
+        return None if row is None else (Digest(row[0]) if row[0] else None, row[1])
+
+    def _required(self, container_id: str) -> tuple[Digest | None, str]:
+        found = self._writable(container_id)
+        if found is None:
+            raise NotFound(f"container {container_id} has no writable layer")
+        return found
+
+    def _written(self, container_id: str) -> str:
+        name = "root" if self._required(container_id)[1] == "vfs" else "upper"
+        return str(self.containers_dir / container_id / name)
+
+    def base(self, container_id: str) -> str:
+        """vfs: the tree the container's root was copied from; overlay needs none."""
+        chain, driver = self._required(container_id)
+        if driver == "overlay":
+            return ""
+        return str(self.layers_dir / chain.hex / "diff" if chain else self.links_dir / "empty")
+
+    def _select(self, where: str, *values: str) -> list[LayerInfo]:
+        rows = self._db.query(
+            f"SELECT chain, parent, diff_id, blob, size, created_at FROM layers {where}", *values
+        )
+        return [
+            LayerInfo(Digest(r[0]), Digest(r[1]) if r[1] else None, Digest(r[2]), *r[3:])
+            for r in rows
+        ]
+
+
+def base36(number: int) -> str:
+    """The shortest lower-case name of a layer's number."""
+    digits = ""
+    while number or not digits:
+        number, rest = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[rest] + digits
+    return digits

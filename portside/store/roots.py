@@ -1,0 +1,104 @@
+"""A container's root as a directory descriptor, whether it runs or not.
+
+A running container's root is ``/proc/PID/root``: walking from it crosses the mounts of the
+container's own mount namespace. A stopped one's is its overlay, mounted nowhere: fsmount(2)
+gives a descriptor, and the mount is gone when the descriptor is closed. Either way every
+lookup starts at the descriptor with openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS): no path
+of the host is ever involved. Used in worker processes only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from portside.kernel import fsopen as fs
+from portside.kernel import mount as mnt
+from portside.kernel.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from portside.kernel.process import CLONE_NEWNS, setns
+from portside.model.errors import Conflict, SystemFailure
+from portside.model.rootfs import Rootfs
+
+IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def open_root(source: Rootfs | int) -> int:
+    """A descriptor of the root of a :class:`Rootfs` or of a running process, to walk from.
+
+    Conflict when the process is gone, SystemFailure when the overlay cannot be mounted.
+    """
+    if isinstance(source, int):
+        try:
+            return os.open(f"/proc/{source}/root", OPEN_DIR)
+        except (FileNotFoundError, ProcessLookupError):
+            raise Conflict(f"process {source} has ended: try again") from None
+    if source.driver == "bind":
+        return os.open(source.upper, OPEN_DIR)
+    return mount_overlay(source)
+
+
+def open_bare_root(pid: int) -> int:
+    """The root mount of a running process alone: a detached copy of it, without the mounts on
+    it. open_tree(2) copies mounts of one's own namespace only, hence the visit."""
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        theirs = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        setns(theirs, CLONE_NEWNS, f"setns(/proc/{pid}/ns/mnt)")
+        os.close(theirs)
+        tree = mnt.open_tree(mnt.AT_FDCWD, "/", mnt.OPEN_TREE_CLONE)
+        setns(own, CLONE_NEWNS, "setns(/proc/self/ns/mnt)")
+    except (FileNotFoundError, ProcessLookupError):
+        raise Conflict(f"process {pid} has ended: try again") from None
+    finally:
+        os.close(own)
+    return tree
+
+
+def mount_overlay(rootfs: Rootfs) -> int:
+    """The overlay as a detached mount's root directory, an O_PATH descriptor."""
+    context = fs.fsopen("overlay")
+    try:
+        for option in rootfs.options:
+            key, _, value = option.partition("=")
+            if value:
+                fs.fsconfig(context, fs.FSCONFIG_SET_STRING, key, value)
+            else:
+                fs.fsconfig(context, fs.FSCONFIG_SET_FLAG, key, None)
+        for lower in rootfs.lower:
+            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "lowerdir+", lower)
+        if rootfs.upper:
+            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "upperdir", rootfs.upper)
+            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "workdir", rootfs.work)
+        fs.fsconfig(context, fs.FSCONFIG_CMD_CREATE, None, None)
+        attributes = 0 if rootfs.upper else fs.MOUNT_ATTR_RDONLY
+        # the descriptor itself must stay open: once it is closed the mount belongs to no
+        # namespace, each reference to it dropped takes the mount lock, and openat2(2) answers
+        # EAGAIN for every ".." since it sees mounts change all the time
+        return fs.fsmount(context, attributes | fs.MOUNT_ATTR_NODEV | fs.MOUNT_ATTR_NOSUID)
+    except OSError as err:
+        raise SystemFailure(f"cannot mount the overlay: {err.strerror} ({err.filename})") from err
+    finally:
+        os.close(context)
+
+
+def open_beneath(root_fd: int, path: str | bytes, flags: int) -> int:
+    """Open ``path`` with every link resolved inside the root; OSError as open(2)."""
+    return openat2(root_fd, path or ".", flags, resolve=IN_ROOT)
+
+
+def resolved(root_fd: int, fd: int) -> str:
+    """Where ``fd`` is, as a path inside the root.
+
+    For showing only: the tree may change at any time, so nothing is opened by it.
+    """
+    top = os.readlink(f"/proc/self/fd/{root_fd}")
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    if top != "/" and path.startswith(top):
+        path = path[len(top) :]
+    return path or "/"
+
+
+def missing(err: OSError) -> bool:
+    """Whether an open failed since there is no such path."""
+    return err.errno in (errno.ENOENT, errno.ENOTDIR)

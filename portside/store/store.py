@@ -1,0 +1,118 @@
+"""The store of one data root: metadata, blobs, layers, trash."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+from portside.model.errors import Conflict
+from portside.store.archive import Archives
+from portside.store.blobs import BlobStore
+from portside.store.db import Database, Lease
+from portside.store.jobs import Limits
+from portside.store.layers import LayerStore
+from portside.store.settle import Settler
+from portside.store.trash import Trash
+from portside.store.workers import Workers
+
+log = logging.getLogger(__name__)
+
+
+class Store:
+    """Everything this engine keeps; one engine at a time holds a data root.
+
+    ``open`` may run before the event loop exists; everything asynchronous starts on first
+    use. Close it with ``await store.close()``.
+    """
+
+    def __init__(self, root: Path, lock_fd: int, driver: str, limits: Limits) -> None:
+        self.root, self._lock_fd = root, lock_fd
+        self.boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self.db = Database(root / "metadata.db")
+        self.workers = Workers()
+        self.trash = Trash(root, self.workers)
+        self.settler = Settler(root, self.db)
+        self.blobs = BlobStore(root, self.db, self.boot, self.settler)
+        self.layers = LayerStore(
+            root,
+            self.db,
+            self.blobs,
+            self.workers,
+            self.trash,
+            self.settler,
+            self.boot,
+            driver,
+            limits,
+        )
+        self.archives = Archives(self.workers, limits)
+
+    @classmethod
+    def open(cls, data_root: Path, driver: str = "", limits: Limits | None = None) -> Store:
+        """Open or create the store and undo what a killed engine left half done.
+
+        ``driver`` is ``overlay``, ``vfs`` or empty: what was used before, else overlay where
+        the file system can be its upper directory. Conflict when another engine holds the
+        data root.
+        """
+        from portside.store import repair
+
+        data_root.mkdir(mode=0o710, parents=True, exist_ok=True)
+        lock_fd = _lock(data_root)
+        try:
+            chosen = repair.choose_driver(data_root, driver)
+            store = cls(data_root, lock_fd, chosen, limits or Limits())
+            repair.at_start(store)
+        except BaseException:
+            os.close(lock_fd)
+            raise
+        return store
+
+    def lease(self, note: str, seconds: float = 86400) -> Lease:
+        """A temporary owner for blobs and layers on their way; release it at the end.
+
+        A killed engine's lease lives on for ``seconds``, so that the next attempt finds what
+        was fetched.
+        """
+        return self.db.lease(note, seconds)
+
+    async def collect(self) -> int:
+        """Delete every blob and layer that nothing needs any more; bytes freed."""
+        from portside.store import gc
+
+        return gc.collect(self)
+
+    async def settle(self) -> None:
+        """Return when everything stored so far survives a power cut.
+
+        Commits, loads and builds call it before they answer; pulls need not (what was lost
+        can be fetched again, and the next start verifies what was not settled).
+        """
+        await self.settler.now()
+
+    async def close(self) -> None:
+        """Stop background work, settle, and release the data root."""
+        await self.trash.close()
+        await self.settler.close()
+        self.workers.close()
+        self.blobs.close()
+        self.db.close()
+        os.close(self._lock_fd)
+
+
+def _lock(data_root: Path) -> int:
+    """Hold the data root for this process.
+
+    A POSIX record lock: unlike flock(2) it is not shared with forked children, so a launcher
+    or a monitor that outlives a killed engine does not keep it (fcntl_locking(2)).
+    """
+    fd = os.open(data_root / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise Conflict(
+            f"another engine is using {data_root}: stop it, or choose another --data-root"
+        ) from None
+    return fd
