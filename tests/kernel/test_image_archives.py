@@ -337,8 +337,8 @@ async def test_commit_adds_the_changes_and_is_reproducible(service: ImageService
     service.store.layers.create_writable(CONTAINER, service.catalogue.chain(base))
     upper = service.store.layers.containers_dir / CONTAINER / "upper"
     (upper / "new").write_bytes(b"x" * 5000)
-    (upper / "new").chmod(0o4755)
     os.chown(upper / "new", 12, 34)
+    (upper / "new").chmod(0o4755)
     os.setxattr(upper / "new", "user.note", b"kept")
     os.link(upper / "new", upper / "hard")
     (upper / "etc").mkdir()

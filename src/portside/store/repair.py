@@ -19,8 +19,11 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from portside.model.digest import Digest
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, PortsideError
+from portside.store.db import Ref
 from portside.store.settle import settle
 
 if TYPE_CHECKING:
@@ -29,6 +32,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DRIVERS = ("overlay", "vfs")
+LOST = "layers-to-unpack-again"
+
+
+class Lost(msgspec.Struct):
+    """A layer that was dropped at a start; its blob makes it again."""
+
+    chain: str
+    parent: str
+    diff_id: str
+    blob: str
+    media_type: str
 
 
 def choose_driver(root: Path, wanted: str) -> str:
@@ -109,25 +123,52 @@ def _blobs(store: Store) -> None:
 
 
 def _layers(store: Store) -> None:
-    layers = store.layers
-    rows = store.db.query("SELECT seq, chain FROM layers")
-    known = {Digest(chain).hex: seq for seq, chain in rows}
-    found = set(os.listdir(layers.layers_dir))
-    for name in found:
-        if name not in known:
-            store.trash.discard(layers.layers_dir / name)
     from portside.store.layers import base36
 
-    links = {base36(seq): name for name, seq in known.items() if name in found}
-    for name, seq in known.items():
-        if name not in found:
-            log.warning("layer sha256:%s is recorded but its files are gone", name)
-            store.layers.delete(Digest(f"sha256:{name}"))
+    layers = store.layers
+    rows = store.db.query("SELECT seq, chain FROM layers")
+    known = {Digest(chain).hex: (seq, chain) for seq, chain in rows}
+    found = set(os.listdir(layers.layers_dir))
+    for name in found - set(known):
+        store.trash.discard(layers.layers_dir / name)
+    for name in set(known) - found:
+        log.warning("layer %s is recorded but its files are gone", known[name][1])
+        _drop_layer(store, known[name][1])
+    links = {base36(known[name][0]): name for name in set(known) & found}
     present = set(os.listdir(layers.links_dir)) - {"empty"}
     for link in present - set(links):
         (layers.links_dir / link).unlink()
     for link in set(links) - present:
         (layers.links_dir / link).symlink_to(f"../layers/{links[link]}/diff")
+
+
+def _drop_layer(store: Store, chain: str) -> None:
+    """Drop a layer that is damaged, and note that it is to be unpacked again."""
+    row = store.db.row("SELECT parent, diff_id, blob, media_type FROM layers WHERE chain=?", chain)
+    if row is not None:
+        with store.db.transaction():
+            lost = msgspec.json.decode(store.db.get_meta(LOST) or "[]", type=list[Lost])
+            store.db.set_meta(LOST, msgspec.json.encode([*lost, Lost(chain, *row)]).decode())
+    store.layers.delete(Digest(chain))
+
+
+async def recover(store: Store) -> None:
+    """Unpack again what a power cut has damaged and something still needs."""
+    lost = msgspec.json.decode(store.db.get_meta(LOST) or "[]", type=list[Lost])
+    for layer in lost:
+        if not store.db.refs.users(Ref.layer(layer.chain)):
+            continue
+        parent = Digest(layer.parent) if layer.parent else None
+        with store.lease("recover") as lease:
+            try:
+                await store.layers.ensure(
+                    parent, Digest(layer.diff_id), Digest(layer.blob), layer.media_type,
+                    owner=lease.ref,
+                )  # fmt: skip
+                log.warning("layer %s was unpacked again", layer.chain)
+            except PortsideError as err:
+                log.error("layer %s is lost: %s: pull its image again", layer.chain, err)
+    store.db.set_meta(LOST, "[]")
 
 
 def _writables(store: Store) -> None:
@@ -152,7 +193,7 @@ def _unsettled(store: Store) -> None:
     ):
         # its files cannot be told good from bad cheaply; it is made again from its blob
         log.warning("layer %s may be incomplete after a power cut and is dropped", chain)
-        store.layers.delete(Digest(chain))
+        _drop_layer(store, chain)
     settle(store.root, store.db)
 
 

@@ -54,7 +54,7 @@ class ImageService:
         self.store = store
         self.catalogue = Catalogue(store)
         self.registries = RegistryClient(options)
-        self.publish: Publisher = publish or _nobody
+        self.publish: Publisher = _nobody if publish is None else publish
         self.is_running: IsRunning = is_running or (lambda _: False)
         self._downloads = asyncio.Semaphore(self.registries.options.max_concurrent_downloads)
         self._uploads = asyncio.Semaphore(self.registries.options.max_concurrent_uploads)

@@ -158,6 +158,26 @@ class LayerStore:
             (self.links_dir / base36(row[0])).unlink(missing_ok=True)
         self._trash.discard(self.layers_dir / chain.hex)
 
+    async def unpack_again(self, chain: Digest) -> None:
+        """Make a layer's files again from its blob; its users and its record stay."""
+        row = self._db.row(
+            "SELECT parent, diff_id, blob, media_type FROM layers WHERE chain=?", chain
+        )
+        if row is None:
+            raise NotFound(f"layer {chain} is not in the store")
+        parent, diff_id, blob, media_type = row
+        self._blobs.info(Digest(blob))
+        self.delete(chain)
+        lease = self._db.lease(f"unpack {chain} again", 600)
+        with lease:
+            await self.ensure(
+                Digest(parent) if parent else None,
+                Digest(diff_id),
+                Digest(blob),
+                media_type,
+                owner=lease.ref,
+            )
+
     async def commit(
         self, container_id: str, *, owner: Ref, parent: Digest | None = None
     ) -> tuple[Digest, Digest, int]:

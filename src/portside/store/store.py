@@ -77,6 +77,14 @@ class Store:
         """
         return self.db.lease(note, seconds)
 
+    async def recover(self) -> None:
+        """Finish what :meth:`open` began, before containers are looked at: layers that a power
+        cut has damaged are unpacked again from their blobs."""
+        from portside.store import repair
+
+        await repair.recover(self)
+        self.trash.empty_soon()
+
     async def collect(self) -> int:
         """Delete every blob and layer that nothing needs any more; bytes freed."""
         from portside.store import gc

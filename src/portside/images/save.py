@@ -65,21 +65,30 @@ class Saver:
         return list(self._images)
 
     def _choose(self, name: str, platform: Platform | None) -> None:
-        identifier = self._catalogue.resolve(name)
-        if self._catalogue.is_id(name, identifier):
-            self._add(identifier, [], platform, name)
+        named = self._all_tags(name)
+        for identifier, tags in named.items():
+            self._add(identifier, tags, platform, name)
+        if named:
             return
-        given = Reference.parse(name)
-        if given.digest is not None:
-            self._add(identifier, [], platform, name)
-        elif given.is_name_only:
-            # A bare name means all its tags, as Docker takes it.
-            for key, references in self._catalogue.all_references().items():
-                tags = [r for r in references if r.tag and r.name == given.name]
-                if tags:
-                    self._add(key, tags, platform, name)
-        else:
-            self._add(identifier, [given], platform, name)
+        identifier = self._catalogue.resolve(name)
+        is_id = self._catalogue.is_id(name, identifier)
+        given = None if is_id else Reference.parse(name)
+        tags = [given] if given is not None and given.digest is None else []
+        self._add(identifier, tags, platform, name)
+
+    def _all_tags(self, name: str) -> dict[str, list[Reference]]:
+        """A bare name means all its tags, as Docker takes it; empty for anything else."""
+        try:
+            given = Reference.parse(name)
+        except InvalidParameter:
+            return {}  # a full ID
+        if not given.is_name_only:
+            return {}
+        found = {
+            identifier: [r for r in references if r.tag and r.name == given.name]
+            for identifier, references in self._catalogue.all_references().items()
+        }
+        return {identifier: tags for identifier, tags in found.items() if tags}
 
     def _add(
         self, identifier: str, tags: list[Reference], platform: Platform | None, name: str
@@ -88,7 +97,7 @@ class Saver:
         image = self._images.setdefault(
             identifier, _Image(identifier, self._catalogue.record(identifier), [])
         )
-        image.tags += [tag for tag in sorted(tags) if tag not in image.tags]
+        image.tags += [tag for tag in sorted(tags, key=str) if tag not in image.tags]
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The archive. A lease keeps the content while it is read."""

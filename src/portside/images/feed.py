@@ -26,9 +26,12 @@ async def run_fed(
     feeding = asyncio.create_task(_feed(ours, stream))
     try:
         await asyncio.wait((work, feeding), return_when=asyncio.FIRST_COMPLETED)
-        if feeding.done() and not work.done():
+        if feeding.done():
             feeding.result()
-        return await work
+        result = await work
+        if feeding.done():
+            feeding.result()  # a stream that broke off may look like a whole archive to the job
+        return result
     finally:
         for task in (feeding, work):
             task.cancel()
@@ -39,9 +42,10 @@ async def _feed(ours: socket.socket, stream: AsyncIterable[bytes]) -> None:
     _, writer = await asyncio.open_unix_connection(sock=ours)
     try:
         async for chunk in stream:
-            writer.write(chunk)
-            await writer.drain()
-    except (BrokenPipeError, ConnectionResetError):
-        return  # the job has seen enough, or failed: its own result tells
+            try:
+                writer.write(chunk)
+                await writer.drain()
+            except (BrokenPipeError, ConnectionResetError):
+                return  # the job has seen enough, or failed: its own result tells
     finally:
         writer.close()
