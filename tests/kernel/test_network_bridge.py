@@ -20,10 +20,10 @@ async def test_container_is_ready_when_attached(host: Host) -> None:
     assert "127.0.0.1/8" in addresses and "172.17.0.2/16" in addresses
     assert "default via 172.17.0.1 dev eth0" in one.sh("ip route")
     assert "02:42:ac:11:00:02" in one.sh("ip link show eth0")
-    one.sh("ping -c1 -W2 172.17.0.1")
+    one.sh("busybox ping -c1 -W2 172.17.0.1")
     two = await host.container(service, "two")
     assert two.ip == "172.17.0.3"
-    one.sh("ping -c1 -W2 172.17.0.3")
+    one.sh("busybox ping -c1 -W2 172.17.0.3")
 
 
 @private_host
@@ -111,7 +111,7 @@ async def test_host_none_and_shared_namespaces(host: Host) -> None:
     assert plain.netns_fd is None and list(plain.settings.networks) == ["host"]
     none = await host.container(service, "none", mode="none")
     assert none.sh("ip -o link | wc -l").strip() == "1"
-    none.sh("ping -c1 -W1 127.0.0.1")
+    none.sh("busybox ping -c1 -W1 127.0.0.1")
     assert list(none.attachment.settings.networks) == ["none"]
     one = await host.container(service, "one")
     joined = await host.container(service, "joined", mode=f"container:{one.id}")
