@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 
+# fmt: off
 _OTHERS = {
-    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "personality": 135},
-    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "personality": 92},
-    "riscv64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "personality": 92},
+    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "personality": 135,
+               "rt_sigaction": 13, "clone": 56},
+    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "personality": 92,
+                "rt_sigaction": 134, "clone": 220},
+    "riscv64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "personality": 92,
+                "rt_sigaction": 134, "clone": 220},
 }
+# fmt: on
 _UNIFIED = {
     "open_tree": 428,
     "move_mount": 429,
+    "clone3": 435,
     "close_range": 436,
     "mount_setattr": 442,
 }
@@ -28,9 +33,9 @@ def number(name: str) -> int:
     if name in _UNIFIED:
         return _UNIFIED[name]
     try:
-        return _OTHERS[platform.machine()][name]
+        return _OTHERS[os.uname().machine][name]
     except KeyError:
-        raise OSError(38, f"no number known for {name}({platform.machine()})") from None
+        raise OSError(38, f"no number known for {name}({os.uname().machine})") from None
 
 
 def check(result: int, *names: str | bytes | None) -> int:

@@ -28,7 +28,7 @@ NLMSGERR_ATTR_MSG = 1
 NLM_F_ACK_TLVS, NLM_F_CAPPED = 0x200, 0x100
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 
@@ -39,6 +39,7 @@ IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_INET6_ADDR_GEN_MODE = 8
 IN6_ADDR_GEN_MODE_EUI64, IN6_ADDR_GEN_MODE_NONE = 0, 1
 VETH_INFO_PEER = 1
+IFLA_BRPORT_MODE = 4
 IFLA_BRPORT_ISOLATED = 33
 IFLA_MACVLAN_MODE = 1
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
@@ -47,7 +48,7 @@ IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
 IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
 IFLA_VLAN_ID = 1
 NLA_F_NESTED = 0x8000
-IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
 RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
@@ -193,11 +194,22 @@ def link_local() -> bytes:
     return nested(IFLA_AF_SPEC, attribute(socket.AF_INET6, mode))
 
 
-def isolated_message(index: int, isolated: bool) -> Message:
-    """Isolated bridge ports do not reach each other, only the bridge itself."""
+def bridge_port_message(
+    index: int, *, isolated: bool | None = None, hairpin: bool | None = None
+) -> Message:
+    """Change a bridge port (bridge(8)): isolated ones do not reach each other, only the bridge
+    itself; with hairpin, frames may go back through the port they came from.
+
+    RTM_SETLINK: the bridge does not look at IFLA_PROTINFO in an RTM_NEWLINK.
+    """
+    settings = b""
+    if isolated is not None:
+        settings += attribute(IFLA_BRPORT_ISOLATED, bytes([isolated]))
+    if hairpin is not None:
+        settings += attribute(IFLA_BRPORT_MODE, bytes([hairpin]))
     body = _IFINFO.pack(AF_BRIDGE, 0, index, 0, 0)
-    body += nested(IFLA_PROTINFO | NLA_F_NESTED, attribute(IFLA_BRPORT_ISOLATED, bytes([isolated])))
-    return Message(RTM_NEWLINK, 0, body, f"isolate bridge port {index}")
+    body += attribute(IFLA_PROTINFO | NLA_F_NESTED, settings)
+    return Message(RTM_SETLINK, 0, body, f"change bridge port {index}")
 
 
 def del_link_message(index: int) -> Message:
@@ -213,6 +225,9 @@ def address_message(index: int, address: IPAddress, prefix: int) -> Message:
     body += attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
     if address.version == 6:
         body += number(IFA_FLAGS, IFA_F_NODAD)
+    elif prefix < 31:
+        hosts = (1 << 32 - prefix) - 1
+        body += attribute(IFA_BROADCAST, (int(address) | hosts).to_bytes(4, "big"))
     return Message(
         RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, f"add address {address}/{prefix}",
         (errno.EEXIST,),

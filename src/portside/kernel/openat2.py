@@ -12,6 +12,10 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 RESOLVE_CACHED = 0x20
 
+IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+"""For every path inside an image or a container: links stay beneath the root, and those of
+/proc, which lead anywhere, are refused."""
+
 SYS_openat2 = 437
 """The same number on every architecture (the unified table)."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Iterable
 
-from portside.kernel.libc import check, libc, syscall
+from portside.kernel.libc import check, libc, number, syscall
 
 CLONE_NEWTIME = 0x00000080
+CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -16,6 +18,7 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+_CLONE_INTO_CGROUP = 0x200000000
 
 NAMESPACES = {
     "mount": (CLONE_NEWNS, "mnt"),
@@ -34,6 +37,8 @@ PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_SET_NAME = 15
 PR_CAPBSET_DROP = 24
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
@@ -51,6 +56,8 @@ CAPABILITIES = (
 _NUMBERS = {f"CAP_{name}": bit for bit, name in enumerate(CAPABILITIES)}
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
+_locked_libc = ctypes.PyDLL(None, use_errno=True)
+_locked_libc.syscall.restype = ctypes.c_long
 libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
 libc.unshare.argtypes = (ctypes.c_int,)
 libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
@@ -59,6 +66,54 @@ libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 def unshare(flags: int) -> None:
     """Leave namespaces for new ones (unshare(2)); CLONE_NEWPID counts for children only."""
     check(libc.unshare(flags), "unshare")
+
+
+def fork_sibling() -> int:
+    """fork(2), but the child is our parent's (clone(2), CLONE_PARENT): 0 in the child.
+
+    Call it with one thread only. CLONE_PARENT may not be asked of a PID namespace's init.
+    """
+    python = ctypes.pythonapi
+    python.PyOS_BeforeFork()
+    arguments = [ctypes.c_long(CLONE_PARENT | 17), *[ctypes.c_long(0)] * 4]  # 17: SIGCHLD
+    ctypes.set_errno(0)
+    # PyDLL: the interpreter's lock stays held, so that the child has it, too
+    pid = int(_locked_libc.syscall(ctypes.c_long(number("clone")), *arguments))
+    if pid == 0:
+        python.PyOS_AfterFork_Child()
+        return 0
+    python.PyOS_AfterFork_Parent()
+    if pid < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "clone")
+    return pid
+
+
+def fork_into(directory: int) -> int:
+    """fork(2) into a version 2 control group, given by a descriptor of its directory: 0 there.
+
+    Call it with one thread only. Raises OSError: ENOSYS before Linux 5.7, EBUSY when the group
+    may not hold processes (clone3 with CLONE_INTO_CGROUP, clone(2)).
+    """
+    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size,
+    # tls, set_tid, set_tid_size, cgroup; 17 is SIGCHLD
+    arguments = struct.pack("=11Q", _CLONE_INTO_CGROUP, 0, 0, 0, 17, 0, 0, 0, 0, 0, directory)
+    python = ctypes.pythonapi
+    python.PyOS_BeforeFork()
+    ctypes.set_errno(0)
+    pid = int(
+        _locked_libc.syscall(
+            ctypes.c_long(number("clone3")), arguments, ctypes.c_size_t(len(arguments))
+        )
+    )
+    if pid == 0:
+        python.PyOS_AfterFork_Child()
+        return 0
+    python.PyOS_AfterFork_Parent()
+    if pid < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "clone3")
+    return pid
 
 
 def setns(fd: int, flags: int, about: str = "setns") -> None:
@@ -72,12 +127,41 @@ def prctl(option: int, *arguments: int) -> int:
     return check(libc.prctl(option, *padded), "prctl")
 
 
+def set_name(name: str) -> None:
+    """What ps(1) shows as this process's name, at most 15 bytes."""
+    buffer = ctypes.create_string_buffer(name.encode()[:15])
+    check(libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0))
+
+
+def default_internal_signals() -> None:
+    """Undo what glibc's posix_spawn(3) leaves ignored: the two signals it keeps for itself.
+
+    sigaction(3) refuses these, and containers would inherit the state by execve(2).
+    """
+    action = ctypes.create_string_buffer(64)  # struct sigaction of the kernel: SIG_DFL, no flags
+    for internal in (32, 33):
+        try:
+            syscall("rt_sigaction", internal, action, None, 8)
+        except OSError:
+            pass
+
+
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
     """Close all descriptors from ``first`` on; flag 4 only sets close-on-exec (Linux 5.11)."""
     syscall("close_range", first, last, flags)
 
 
 CLOSE_RANGE_CLOEXEC = 4
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor from 3 on that is not in ``keep``."""
+    first = 3
+    for fd in sorted(set(keep)):
+        if fd > first:
+            close_range(first, fd - 1)
+        first = max(first, fd + 1)
+    close_range(first)
 
 
 def join_session_keyring() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
-import hashlib
 import os
 import struct
 from ctypes import c_char_p, c_int, c_long, c_uint, c_uint32, c_uint64, c_void_p
@@ -132,6 +131,21 @@ def supported() -> bool:
     except SystemFailure:
         return False
     return True
+
+
+def actions() -> list[str]:
+    """Names of the actions that profiles may ask for."""
+    return sorted(_ACTIONS)
+
+
+def operators() -> list[str]:
+    """Names of the comparisons that profiles may ask for."""
+    return sorted(_OPERATORS)
+
+
+def architectures() -> list[str]:
+    """Names of the architectures that profiles may be for."""
+    return sorted(_ARCHES)
 
 
 def compile_filter(profile: Seccomp) -> bytes:
@@ -302,6 +316,8 @@ _memory: dict[str, bytes] = {}
 
 def key_of(profile: Seccomp) -> str:
     """What the compiled form depends on: the profile and the library's version."""
+    import hashlib
+
     import msgspec
 
     lib = _library()
@@ -333,6 +349,8 @@ def cached(profile: Seccomp, directory: str = "") -> bytes:
 
 def _read_program(path: str) -> bytes:
     """The file's program, or nothing; its first 32 bytes are the digest of the rest."""
+    import hashlib  # not at import: containers' processes never need it, nor its libraries
+
     if not path:
         return b""
     try:
@@ -346,6 +364,8 @@ def _read_program(path: str) -> bytes:
 
 
 def _write_program(path: str, program: bytes) -> None:
+    import hashlib
+
     temporary = f"{path}.{os.getpid()}"
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)

@@ -132,6 +132,8 @@ class BindOptions(Named, omit_defaults=True):
     create_mountpoint: bool = False
     read_only_non_recursive: bool = False
     read_only_force_recursive: bool = False
+    idmap: str = ""
+    """Beyond Docker: whose files are whose (``auto``, or the mapping in full)."""
 
 
 class DriverConfig(Named, omit_defaults=True):
@@ -299,6 +301,26 @@ class UpdateRequest(Resources):
     restart_policy: RestartPolicy = msgspec.field(default_factory=RestartPolicy)
 
 
+class ReshapeRequest(Named):
+    """Body of ``POST /portside/containers/{id}/update``: what Docker cannot change.
+
+    What is absent stays. Maps are laid over what the container has; null takes an entry away.
+    """
+
+    port_bindings: dict[str, tuple[PortBinding, ...] | None] | None = None
+    publish_all_ports: bool | None = None
+    env: tuple[str, ...] | None = None
+    """``NAME=value`` sets, ``NAME`` alone takes away."""
+    labels: dict[str, str | None] | None = None
+    binds: tuple[str, ...] | None = None
+    """As ``-v``, replacing a mount at the same place."""
+    mounts: tuple[MountRequest, ...] | None = None
+    unmount: tuple[str, ...] | None = None
+    """Destinations that are mounted no more."""
+    restart: bool = False
+    """A running container may be stopped and started again for it."""
+
+
 class ExecConfig(Named):
     """Body of ``POST /containers/{id}/exec``."""
 
@@ -337,6 +359,8 @@ def decode_create(body: bytes) -> CreateRequest:
         for name, kind in (("LogConfig", LogConfig), ("RestartPolicy", RestartPolicy)):
             if isinstance(host.get(name), dict):
                 host[name] = _fields(host[name], kind)
+    if isinstance(request.get("Healthcheck"), dict):
+        request["Healthcheck"] = _fields(request["Healthcheck"], Healthcheck)
     if isinstance(request.get("NetworkingConfig"), dict):
         request["NetworkingConfig"] = _fields(request["NetworkingConfig"], NetworkingConfig)
     return _convert(request, CreateRequest)

@@ -173,7 +173,7 @@ class ContainerSummary(Named):
         value["Mounts"] = [mount.wire() for mount in self.mounts]
         value["HostConfig"] = self.host_config.wire()
         for name in ("SizeRw", "SizeRootFs", "ImageManifestDescriptor"):
-            if value[name] is None:
+            if not value[name]:
                 del value[name]
         return value
 
@@ -212,6 +212,18 @@ class Created(Named):
 
 
 class Updated(Named):
+    warnings: tuple[str, ...] = ()
+
+
+class Reshaped(Named):
+    """Answer of ``POST /portside/containers/{id}/update``."""
+
+    live: tuple[str, ...] = ()
+    """What has changed without anybody noticing: ``ports``, ``labels``."""
+    recreated: tuple[str, ...] = ()
+    """What took effect by stopping and starting the container again with the same files,
+    identity and name, or will at its next start."""
+    restarted: bool = False
     warnings: tuple[str, ...] = ()
 
 

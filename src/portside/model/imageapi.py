@@ -192,6 +192,22 @@ class SearchResult(msgspec.Struct, frozen=True):
     is_automated: bool = False
 
 
+class RemoteManifest(msgspec.Struct, frozen=True):
+    """``GET /portside/manifests/{name}/json``: what a registry has under a name."""
+
+    descriptor: Descriptor = msgspec.field(name="Descriptor")
+    """With its platform when it is one image."""
+    data: bytes = msgspec.field(name="Raw", default=b"")
+    """Base64 in JSON: the bytes whose digest the descriptor has."""
+
+
+class ListPart(msgspec.Struct, frozen=True):
+    """One manifest of a list that is to be pushed."""
+
+    ref: str = msgspec.field(name="Ref")
+    descriptor: Descriptor = msgspec.field(name="Descriptor")
+
+
 class DistributionInspect(msgspec.Struct, frozen=True):
     """``GET /distribution/{name}/json``."""
 

@@ -10,9 +10,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_DATA_ROOT = "/var/lib/portside"
-DEFAULT_EXEC_ROOT = "/run/portside"
-DEFAULT_SOCKET = "/run/portside/portside.sock"
+from portside.model.paths import DEFAULT_DATA_ROOT as DEFAULT_DATA_ROOT
+from portside.model.paths import DEFAULT_EXEC_ROOT as DEFAULT_EXEC_ROOT
+from portside.model.paths import DEFAULT_SOCKET as DEFAULT_SOCKET
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,6 +263,8 @@ class NetworkOptions(msgspec.Struct, frozen=True, kw_only=True):
     """False leaves the host's nftables alone altogether (``--iptables=false``)."""
     default_binding_ip: str = ""
     """``--ip``: address that published ports listen on when the request names none."""
+    userland_proxy: bool = True
+    """IPv6 clients of containers without IPv6 are passed on by the engine."""
     publish_policy: str = "open"
     """``open``: published ports are reachable whatever the host's firewall says; ``host``:
     they obey the host's input policy."""
@@ -318,7 +320,6 @@ class NetworkAttachment(msgspec.Struct, frozen=True, kw_only=True):
     ``container:`` the other container's."""
     environment: tuple[str, ...] = ()
     """Variables of legacy links (``ALIAS_PORT=…``) to put before the container's own."""
-    warnings: tuple[str, ...] = ()
 
 
 class RunningContainer(msgspec.Struct, frozen=True):

@@ -324,3 +324,13 @@ class State(_Part):
     bundle: str
     pid: int = 0
     annotations: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+def complete(spec: Spec) -> bytes:
+    """A ``config.json`` for other programs: what must be there is, though it be the default."""
+    document = msgspec.to_builtins(spec)
+    document = {"ociVersion": spec.oci_version, **document}
+    if spec.process is not None:
+        document["process"].setdefault("cwd", spec.process.cwd)
+        document["process"].setdefault("user", {"uid": 0, "gid": 0})
+    return msgspec.json.encode(document)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from portside.model.ociruntime import IDMapping
+
 
 class Rootfs(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the root is put together, in the container's own mount namespace.
@@ -19,3 +21,6 @@ class Rootfs(msgspec.Struct, frozen=True, omit_defaults=True):
     work: str = ""
     options: tuple[str, ...] = ()
     """Further overlay options such as ``userxattr`` or ``index=off``."""
+    uid_mappings: tuple[IDMapping, ...] = ()
+    """Show the files' owners moved so (idmapped layers, Linux 5.19), as disk's to host's."""
+    gid_mappings: tuple[IDMapping, ...] = ()

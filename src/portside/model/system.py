@@ -102,6 +102,13 @@ class FirewallInfo(msgspec.Struct, frozen=True):
     info: tuple[tuple[str, str], ...] = msgspec.field(name="Info", default=())
 
 
+class DeviceInfo(msgspec.Struct, frozen=True):
+    """A device that a container can be given by name."""
+
+    id: str = msgspec.field(name="ID")
+    source: str = msgspec.field(name="Source", default="cdi")
+
+
 class Info(msgspec.Struct, frozen=True, kw_only=True):
     """``GET /info``, in the order Docker writes it. ``mem_total`` is in bytes."""
 
@@ -175,29 +182,37 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
         name="FirewallBackend", default_factory=FirewallInfo
     )
     cdi_spec_dirs: tuple[str, ...] = msgspec.field(name="CDISpecDirs", default=())
+    discovered_devices: tuple[DeviceInfo, ...] = msgspec.field(name="DiscoveredDevices", default=())
     warnings: tuple[str, ...] | None = msgspec.field(name="Warnings", default=None)
 
     def wire(self, version: tuple[int, int]) -> dict[str, Any]:
         """As an API version tells it."""
         value: dict[str, Any] = msgspec.to_builtins(self)
-        for name in ("OSVersion", "ProductLicense", "HttpProxy", "HttpsProxy", "NoProxy"):
-            if not value[name] and name in ("OSVersion", "ProductLicense"):
+        for name in ("OSVersion", "ProductLicense", "DefaultAddressPools", "DiscoveredDevices"):
+            if not value[name]:
                 del value[name]
-        if version < (1, 48):
-            for commit in ("ContainerdCommit", "RuncCommit", "InitCommit"):
-                value[commit]["Expected"] = value[commit]["ID"]
-        if version < (1, 49):
-            del value["FirewallBackend"]
-        if version < (1, 44):
-            value["KernelMemory"] = value["KernelMemoryTCP"]
-        if version < (1, 46):
-            value.setdefault("CDISpecDirs", [])
+        if version >= (1, 50):
+            del value["BridgeNfIptables"], value["BridgeNfIp6tables"]
         else:
-            value["Containerd"] = None
-        if version < (1, 50):
-            value["RegistryConfig"]["AllowNondistributableArtifactsCIDRs"] = []
-            value["RegistryConfig"]["AllowNondistributableArtifactsHostnames"] = []
-        return {key: item for key, item in value.items() if key != "Containerd"}
+            value.pop("DiscoveredDevices", None)
+        if version < (1, 49):
+            self._before_1_49(value, version)
+        if version < (1, 44):
+            del value["CDISpecDirs"]
+        if version < (1, 42):
+            value["KernelMemory"] = value["KernelMemoryTCP"]
+        if version < (1, 25):
+            value["ExecutionDriver"] = "<not supported>"
+        return value
+
+    @staticmethod
+    def _before_1_49(value: dict[str, Any], version: tuple[int, int]) -> None:
+        del value["FirewallBackend"]
+        for commit in ("ContainerdCommit", "RuncCommit", "InitCommit"):
+            value[commit]["Expected"] = value[commit]["ID"]
+        empty: list[str] | None = [] if version < (1, 48) else None
+        value["RegistryConfig"]["AllowNondistributableArtifactsCIDRs"] = empty
+        value["RegistryConfig"]["AllowNondistributableArtifactsHostnames"] = empty
 
 
 class DiskUsage(msgspec.Struct, frozen=True, kw_only=True):

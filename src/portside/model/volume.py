@@ -64,8 +64,8 @@ class VolumeMount(msgspec.Struct, frozen=True):
     name: str
     driver: str
     source: str
-    """What to bind: a path, or ``/proc/PID/fd/N`` of a subpath that was opened safely; valid
-    until :meth:`VolumeService.unmount`."""
+    """What to bind: a path (of a subpath: where it is bound); valid until
+    :meth:`VolumeService.unmount`."""
     mountpoint: str
     """What ``inspect`` shows as the mount's Source."""
     options: tuple[str, ...] = ()

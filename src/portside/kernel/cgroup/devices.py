@@ -8,8 +8,9 @@ agrees with the default removes exceptions, one that disagrees adds one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from portside.model.errors import InvalidParameter
 
@@ -49,13 +50,12 @@ RUNTIME_DEVICES: tuple[tuple[bool, str, int, int, str], ...] = (
 Key = tuple[str, int, int]
 
 
-@dataclass(slots=True)
-class DeviceAccess:
+class DeviceAccess(msgspec.Struct):
     """The sum of a rule list: a default and the exceptions to it."""
 
     allow: bool = True
     """What happens to a device that no exception names; a new group allows all."""
-    exceptions: dict[Key, str] = field(default_factory=dict)
+    exceptions: dict[Key, str] = {}
     """Access letters (of ``rwm``) by (``b`` or ``c``, major, minor)."""
 
     @property

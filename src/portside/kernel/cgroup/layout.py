@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from portside.model.errors import SystemFailure
 
@@ -24,8 +25,7 @@ _V1_CONTROLLERS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchy:
+class Hierarchy(msgspec.Struct, frozen=True):
     """One mounted version 1 hierarchy; ``controllers`` is empty for a named one (systemd's)."""
 
     controllers: tuple[str, ...]
@@ -39,8 +39,7 @@ class Hierarchy:
         return ",".join(self.controllers) or f"name={self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """The hierarchies that are mounted here. Made by :func:`detect`."""
 
     mode: Mode

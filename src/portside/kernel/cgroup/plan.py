@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from portside.kernel.cgroup.layout import Layout
 from portside.model.errors import InvalidParameter, SystemFailure
 
 if TYPE_CHECKING:
-    from portside.model.ociruntime import BlockIO, CPU, HugepageLimit, Memory, Resources
+    from portside.model.ociruntime import CPU, BlockIO, HugepageLimit, Memory, Resources
 
 PERIOD_DEFAULT = 100_000
 """Microseconds of a CPU bandwidth period when only the quota is given."""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """One write into one file of the container's group.
 
     ``controller`` is the version 1 name, or ``unified`` for the version 2 hierarchy.
@@ -90,10 +90,10 @@ def swap_to_v2(memory_swap: int, memory: int) -> int:
 
     -1 is unlimited. Raises InvalidParameter when the two contradict each other.
     """
+    if memory == -1 and memory_swap == 0:
+        return -1  # unlimited memory with bounded swap would make no sense
     if memory_swap in (-1, 0):
         return memory_swap
-    if memory == -1 and memory_swap == 0:
-        return -1
     if memory in (0, -1):
         raise InvalidParameter("unable to set swap limit without memory limit")
     if memory < 0 or memory_swap < memory:
@@ -156,8 +156,6 @@ def _memory(layout: Layout, memory: Memory) -> Iterator[Write]:
 def _memory_v2(memory: Memory) -> Iterator[Write]:
     limit = memory.limit or 0
     swap = swap_to_v2(memory.swap or 0, limit)
-    if limit == -1 and not memory.swap:
-        swap = -1
     if swap or memory.swap:
         value = _number(swap)
         yield Write("unified", "memory.swap.max", value, optional=value in ("max", "0"))

@@ -1,0 +1,36 @@
+"""What /proc/self/mountinfo says about the mount that holds a path (proc(5))."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+MOUNTINFO = "/proc/self/mountinfo"
+
+
+@dataclass(frozen=True, slots=True)
+class MountPoint:
+    """One line, as far as it is of use here."""
+
+    path: str
+    shared: bool
+    """Mounts made here are seen in the other members of its peer group."""
+    slave: bool
+    """Mounts made in its master are seen here."""
+
+
+def mount_of(path: str) -> MountPoint:
+    """The mount that holds ``path``, links in which are followed; OSError when it is gone."""
+    real = os.path.realpath(path, strict=True)
+    found = MountPoint("/", False, False)
+    with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields = line.split(" - ", 1)[0].split()
+            at = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), fields[4])
+            holds = at in ("/", real) or real.startswith(f"{at}/")
+            # a later line lies over an earlier one at the same place
+            if holds and len(at) >= len(found.path):
+                tags = {tag.partition(":")[0] for tag in fields[6:]}
+                found = MountPoint(at, "shared" in tags, "master" in tags)
+    return found

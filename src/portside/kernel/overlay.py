@@ -1,0 +1,126 @@
+"""overlayfs (Documentation/filesystems/overlayfs.rst) as a mount that is attached nowhere.
+
+Linux 6.8 takes one ``lowerdir+`` a layer through fsconfig(2). Before, all layers come in one
+string: fsconfig(2) cuts strings at 255 bytes, mount(2) gives a page to all options. There
+the layers' names are given relative to the directory they share, which makes room for
+hundreds, and the mount made is copied with open_tree(2) and taken away again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from portside.kernel import fsopen as fs
+from portside.kernel import mount as mnt
+from portside.kernel import process
+
+_PAGE = 4096
+"""Bytes of mount(2)'s ``data``, the terminating NUL among them."""
+
+
+def overlay(
+    lower: Sequence[str],
+    upper: str = "",
+    work: str = "",
+    options: Iterable[str] = (),
+    *,
+    attributes: int = 0,
+    private: bool = False,
+) -> int:
+    """A detached overlay mount as a descriptor; ``lower`` topmost first.
+
+    ``attributes`` are MOUNT_ATTR_ bits. ``private`` says that the caller's mount namespace is
+    its own and passes nothing on; else kernels before 6.8 make the caller visit a fresh one,
+    so it must have one thread. Raises OSError with the kernel's own message.
+    """
+    if _by_layer():
+        return _configured(lower, upper, work, options, attributes)
+    if private:
+        return _mounted(lower, upper, work, options, attributes)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        process.unshare(process.CLONE_NEWNS)
+        try:
+            mnt.mount("", "/", "", mnt.MS_SLAVE | mnt.MS_REC)
+            return _mounted(lower, upper, work, options, attributes)
+        finally:
+            process.setns(own, process.CLONE_NEWNS, "setns(/proc/self/ns/mnt)")
+    finally:
+        os.close(own)
+
+
+@cache
+def _by_layer() -> bool:
+    """Whether the kernel knows ``lowerdir+``: then it looks for the directory at once."""
+    context = fs.fsopen("overlay")
+    try:
+        fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "lowerdir+", "/proc/self/none")
+    except OSError as err:
+        return err.errno == errno.ENOENT
+    finally:
+        os.close(context)
+    return False
+
+
+prepare = _by_layer
+"""Asks the kernel now, so that no fork has to."""
+
+
+def _configured(
+    lower: Sequence[str], upper: str, work: str, options: Iterable[str], attributes: int
+) -> int:
+    context = fs.fsopen("overlay")
+    try:
+        for path in lower:
+            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "lowerdir+", path)
+        if upper:
+            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "upperdir", upper)
+            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "workdir", work)
+        for option in options:
+            key, equals, value = option.partition("=")
+            kind = fs.FSCONFIG_SET_STRING if equals else fs.FSCONFIG_SET_FLAG
+            fs.fsconfig(context, kind, key, value if equals else None)
+        fs.fsconfig(context, fs.FSCONFIG_CMD_CREATE, None, None)
+        return fs.fsmount(context, attributes)
+    finally:
+        os.close(context)
+
+
+def _mounted(
+    lower: Sequence[str], upper: str, work: str, options: Iterable[str], attributes: int
+) -> int:
+    """By mount(2), in a namespace of our own, on the directory that the layers share."""
+    base = os.path.commonpath([os.path.dirname(path) for path in lower])
+    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(base)
+        names = ":".join(_escaped(os.path.relpath(path, base)) for path in lower)
+        data = [f"lowerdir={names}", *options]
+        if upper:
+            data[1:1] = [f"upperdir={_escaped(upper)}", f"workdir={_escaped(work)}"]
+        text = ",".join(data)
+        if len(os.fsencode(text)) >= _PAGE:
+            raise OSError(
+                errno.E2BIG, f"{len(lower)} layers are too many for a kernel before 6.8", "overlay"
+            )
+        mnt.mount("overlay", base, "overlay", 0, text)
+        try:
+            tree = mnt.open_tree(mnt.AT_FDCWD, base, mnt.OPEN_TREE_CLONE)
+        finally:
+            mnt.umount2(base, mnt.MNT_DETACH)
+        os.fchdir(before)
+    finally:
+        os.close(before)
+    if attributes:
+        mnt.mount_setattr(tree, set=attributes, about="overlay")
+    return tree
+
+
+def _escaped(path: str) -> str:
+    """A path among overlay's options, where "," and ":" divide."""
+    for sign in "\\:,":
+        path = path.replace(sign, f"\\{sign}")
+    return path
