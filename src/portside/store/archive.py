@@ -39,6 +39,7 @@ class ViewMount(msgspec.Struct, frozen=True):
     """Directory or file on the host."""
     destination: str
     """Path in the container."""
+    read_only: bool = False
 
 
 class View(msgspec.Struct, frozen=True):

@@ -48,6 +48,8 @@ def _mount_into(root: int, view: View) -> None:
             if missing(err):
                 continue  # its volume is gone: the start will tell
             raise
+        if mount.read_only:
+            mnt.mount_setattr(tree, set=mnt.MOUNT_ATTR_RDONLY, about=mount.destination)
         target = _mount_point(root, mount.destination, mount.source)
         mnt.move_mount(tree, target)
         os.close(tree)

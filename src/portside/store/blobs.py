@@ -15,6 +15,7 @@ a power cut the rows of another boot are verified again (see ``store/check.py``)
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import time
@@ -194,17 +195,32 @@ class Ingest:
     async def _wait(self) -> None:
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            await asyncio.shield(pending)
+            try:
+                await asyncio.shield(pending)
+            except OSError as err:
+                raise self._unwritable(err) from err
+
+    def _unwritable(self, err: OSError) -> SystemFailure:
+        """What to say; on a full disk the bytes so far give their space back, since whoever
+        frees some needs it more than the next try."""
+        self._buffer = bytearray()
+        hint = ""
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = ": free some space (`portside system df`) and try again"
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            self._hash = hashlib.new(self._hash.name)
+            self.offset = 0
+        return SystemFailure(f"cannot write {self.path}: {err.strerror}{hint}")
 
     async def _finish_writing(self, keep_errors: bool = True) -> None:
         try:
             if self._buffer and self._fd >= 0:
                 await self._flush()
             await self._wait()
-        except OSError as err:
-            self._buffer = bytearray()
+        except SystemFailure:
             if keep_errors:
-                raise SystemFailure(f"cannot write {self.path}: {err.strerror}") from err
+                raise
 
     def _close(self) -> None:
         if self._fd >= 0:

@@ -23,6 +23,13 @@ from portside.store.trees import BELOW
 from portside.store.unpack import OPAQUE, OVERLAY_OPAQUE, WHITEOUT, is_whiteout
 
 CHANGED, ADDED, DELETED = 0, 1, 2
+PLACEHOLDERS = frozenset(("/.dockerenv", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"))
+"""Empty files the engine puts into a container: one as a mark, the others to mount over."""
+
+
+def _is_ours(path: str, found: os.stat_result) -> bool:
+    """Whether a file is no change of the container's but a placeholder of the engine's."""
+    return path in PLACEHOLDERS and stat.S_ISREG(found.st_mode) and not found.st_size
 
 
 def is_opaque(fd: int) -> bool:
@@ -70,7 +77,7 @@ def _overlay_changes(upper: int, lower: int, path: str, found: list[Change]) -> 
         new = _lstat(name, upper)
         old = _lstat(name, lower) if lower >= 0 else None
         where = f"{path}/{name}"
-        if new is None:
+        if new is None or (old is None and _is_ours(where, new)):
             continue
         if is_whiteout(new):
             if old is not None:
@@ -130,9 +137,9 @@ def _compare(new_fd: int, old_fd: int, path: str, found: list[Change]) -> None:
         for name in new_names:
             new = _lstat(name, new_fd)
             old = _lstat(name, old_fd) if name in old_names else None
-            if new is None:
-                continue
             where = f"{path}/{name}"
+            if new is None or (old is None and _is_ours(where, new)):
+                continue
             before = len(found)
             if stat.S_ISDIR(new.st_mode):
                 below = -1
@@ -181,6 +188,8 @@ def _pack_upper(writer: TarWriter, fd: int, path: bytes) -> None:
     for text in sorted(os.listdir(fd), key=os.fsencode):
         name = os.fsencode(text)
         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if _is_ours(f"/{os.fsdecode(prefix)}{text}", found):
+            continue
         if is_whiteout(found):
             writer.entry(_mark(prefix + WHITEOUT + name))
             continue

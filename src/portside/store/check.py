@@ -144,11 +144,15 @@ class _Check:
         self._add("layer", chain, text, done)
 
     def references(self) -> None:
-        """Owners of things that are not there."""
+        """Owners of things that are not there. Leases do not count, nor does what only they
+        hold: a pull that was broken off may have a layer whose parent never came."""
         for kind, column in (("blob", "digest"), ("layer", "chain")):
             rows = self.store.db.query(
-                f"SELECT owner_kind, owner_id, target_id FROM refs WHERE target_kind='{kind}' "
-                f"AND target_id NOT IN (SELECT {column} FROM {kind}s)"
+                gc.REACHED.replace("('blob', 'layer')", "('blob', 'layer', 'lease')", 1)
+                + f"SELECT owner_kind, owner_id, target_id FROM refs WHERE target_kind='{kind}' "
+                f"AND target_id NOT IN (SELECT {column} FROM {kind}s) AND owner_kind != 'lease' "
+                "AND (owner_kind NOT IN ('blob', 'layer') "
+                "OR (owner_kind, owner_id) IN (SELECT kind, id FROM reached))"
             )
             for owner_kind, owner, target in rows:
                 text = f"{owner_kind} {owner} needs it and it is missing: pull its image again"

@@ -16,6 +16,7 @@ microseconds); never ``await`` inside a transaction.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
@@ -61,6 +62,9 @@ SCHEMA = [
     """,
 ]
 """One script for each schema version; ``PRAGMA user_version`` counts those applied."""
+
+
+log = logging.getLogger(__name__)
 
 
 class Ref(NamedTuple):
@@ -130,8 +134,15 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.release()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.release()
+        except SystemFailure as err:
+            if error is None:
+                raise
+            # the disk is full, most likely: what went wrong first is what the caller must hear,
+            # and the lease expires by itself
+            log.warning("%s", err)
 
 
 class References:

@@ -40,8 +40,9 @@ def unreachable(store: Store) -> tuple[list[tuple[Digest, int]], list[tuple[Dige
 
 
 def collect(store: Store) -> int:
-    """Delete what nothing needs; bytes freed (files of layers and blobs)."""
+    """Delete what nothing needs; bytes freed (files of layers and blobs, old downloads)."""
     store.db.expire_leases()
+    freed = drop_old_ingests(store)
     with store.db.transaction() as sql:
         blobs, layers = unreachable(store)
         sql.executemany("DELETE FROM blobs WHERE digest=?", [(d,) for d, _ in blobs])
@@ -51,14 +52,17 @@ def collect(store: Store) -> int:
         store.blobs.delete(digest)
     for chain, _ in layers:
         store.layers.delete(chain)
-    return sum(size for _, size in blobs) + sum(size for _, size in layers)
+    return freed + sum(size for _, size in blobs) + sum(size for _, size in layers)
 
 
 def drop_old_ingests(store: Store, seconds: float = 7 * 86400) -> int:
     """Delete partial downloads nobody continued for ``seconds``; bytes freed."""
     freed = 0
     for path in store.blobs.ingest_dir.iterdir():
-        found = path.stat()
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            continue  # whole in this moment
         if found.st_mtime < time.time() - seconds:
             freed += found.st_size
             path.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ from portside.model.errors import Conflict, NotFound
 from portside.model.ids import new_id
 from portside.model.image import COMPRESSIONS
 from portside.model.rootfs import Rootfs
-from portside.store import jobs
+from portside.store import jobs, trees
 from portside.store.blobs import BlobStore
 from portside.store.db import Database, Ref
 from portside.store.jobs import Change, Limits
@@ -84,6 +84,7 @@ class LayerStore:
         self.containers_dir = root / "containers"
         for directory in (self.layers_dir, self.links_dir, self.links_dir / "empty"):
             directory.mkdir(mode=0o711, exist_ok=True)
+        trees.spread(self.layers_dir)
         (self.links_dir / "empty").chmod(0o755)
         self.containers_dir.mkdir(mode=0o710, exist_ok=True)
         self._unpacking: dict[Digest, asyncio.Task[None]] = {}
@@ -246,16 +247,20 @@ class LayerStore:
         The files are moved aside at once and deleted in the background; a mount that still
         uses them keeps working until it is gone.
         """
+        self.forget_writable(container_id)
+        reach("layers.remove_writable:forgotten")
+        directory = self.containers_dir / container_id
+        for name in ("upper", "work", "root"):
+            self._trash.discard(directory / name)
+
+    def forget_writable(self, container_id: str) -> None:
+        """Forget it only: the caller discards the container's whole directory."""
         with self._db.transaction() as sql:
             row = sql.execute(
                 "DELETE FROM writables WHERE container=? RETURNING chain", (container_id,)
             ).fetchone()
             if row is not None and row[0]:
                 self._db.refs.remove(Ref.container(container_id), Ref.layer(row[0]))
-        reach("layers.remove_writable:forgotten")
-        directory = self.containers_dir / container_id
-        for name in ("upper", "work", "root"):
-            self._trash.discard(directory / name)
 
     def rootfs(self, source: str) -> Rootfs:
         """The root of a container (by its ID), or the read-only view of a chain (a Digest).

@@ -12,14 +12,13 @@ from __future__ import annotations
 import errno
 import os
 
-from portside.kernel import fsopen as fs
 from portside.kernel import mount as mnt
-from portside.kernel.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from portside.kernel.openat2 import IN_ROOT, openat2
+from portside.kernel.overlay import overlay
 from portside.kernel.process import CLONE_NEWNS, setns
 from portside.model.errors import Conflict, SystemFailure
 from portside.model.rootfs import Rootfs
 
-IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -56,30 +55,21 @@ def open_bare_root(pid: int) -> int:
 
 
 def mount_overlay(rootfs: Rootfs) -> int:
-    """The overlay as a detached mount's root directory, an O_PATH descriptor."""
-    context = fs.fsopen("overlay")
+    """The overlay as a detached mount's root directory, an O_PATH descriptor.
+
+    The descriptor itself must stay open: once it is closed the mount belongs to no namespace,
+    each reference to it dropped takes the mount lock, and openat2(2) answers EAGAIN for every
+    ".." since it sees mounts change all the time.
+    """
+    attributes = mnt.MOUNT_ATTR_NODEV | mnt.MOUNT_ATTR_NOSUID
+    if not rootfs.upper:
+        attributes |= mnt.MOUNT_ATTR_RDONLY
     try:
-        for option in rootfs.options:
-            key, _, value = option.partition("=")
-            if value:
-                fs.fsconfig(context, fs.FSCONFIG_SET_STRING, key, value)
-            else:
-                fs.fsconfig(context, fs.FSCONFIG_SET_FLAG, key, None)
-        for lower in rootfs.lower:
-            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "lowerdir+", lower)
-        if rootfs.upper:
-            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "upperdir", rootfs.upper)
-            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "workdir", rootfs.work)
-        fs.fsconfig(context, fs.FSCONFIG_CMD_CREATE, None, None)
-        attributes = 0 if rootfs.upper else fs.MOUNT_ATTR_RDONLY
-        # the descriptor itself must stay open: once it is closed the mount belongs to no
-        # namespace, each reference to it dropped takes the mount lock, and openat2(2) answers
-        # EAGAIN for every ".." since it sees mounts change all the time
-        return fs.fsmount(context, attributes | fs.MOUNT_ATTR_NODEV | fs.MOUNT_ATTR_NOSUID)
+        return overlay(
+            rootfs.lower, rootfs.upper, rootfs.work, rootfs.options, attributes=attributes
+        )
     except OSError as err:
         raise SystemFailure(f"cannot mount the overlay: {err.strerror} ({err.filename})") from err
-    finally:
-        os.close(context)
 
 
 def open_beneath(root_fd: int, path: str | bytes, flags: int) -> int:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 
 from portside.kernel.openat2 import (
     RESOLVE_BENEATH,
@@ -20,6 +21,8 @@ OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 FICLONE = 0x40049409
 """ioctl_ficlone(2)"""
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x20000
+"""ioctl_iflags(2)"""
 PIECE = 1 << 30
 
 
@@ -105,7 +108,7 @@ def empty_directory(path: str) -> int:
 
 
 def measure(path: str) -> int:
-    """Bytes of the regular files beneath ``path``; 0 when it is gone. Each file once."""
+    """Bytes of the regular files and links beneath ``path``; 0 when it is gone. Each file once."""
     total = 0
     seen: set[tuple[int, int]] = set()
     stack = [path]
@@ -128,7 +131,31 @@ def measure(path: str) -> int:
                             continue
                         seen.add((found.st_dev, found.st_ino))
                     total += found.st_size
+                elif stat.S_ISLNK(found.st_mode):
+                    total += found.st_size  # as Docker counts
     return total
+
+
+def spread(path: str | os.PathLike[str]) -> None:
+    """Ask the file system to put each directory made in ``path`` far from the others.
+
+    ext4 does not reuse an inode for a minute or more after its deletion, and looks at all
+    such inodes of a block group again for each new file: unpacking thousands of files where
+    thousands were just removed takes twenty times as long. Directories beneath a "top of a
+    hierarchy" (chattr(1), T) start in groups of their own. Others ignore the flag.
+    """
+    fd = os.open(path, OPEN_DIR)
+    try:
+        flags = bytearray(8)
+        fcntl.ioctl(fd, FS_IOC_GETFLAGS, flags)
+        found = int.from_bytes(flags[:4], sys.byteorder)
+        if not found & FS_TOPDIR_FL:
+            wanted = (found | FS_TOPDIR_FL).to_bytes(4, sys.byteorder)
+            fcntl.ioctl(fd, FS_IOC_SETFLAGS, wanted + bytes(4))
+    except OSError:
+        pass  # this file system has no such flag
+    finally:
+        os.close(fd)
 
 
 # -- copying -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from portside.kernel.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.store import tarformat as tar
@@ -33,7 +33,6 @@ from portside.store.trees import copy_tree, remove
 if TYPE_CHECKING:
     from portside.store.jobs import UnpackLayer
 
-RESOLVE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 CACHED = 256
@@ -104,7 +103,7 @@ class Unpacker:
         self._careful = whiteouts != OVERLAY
         """Set-group-ID directories or default ACLs are about: set owner and mode always."""
         self.written = 0
-        """Bytes of regular files so far."""
+        """Bytes of regular files and of links' targets so far."""
 
     # -- entries -------------------------------------------------------------------------
 
@@ -138,6 +137,7 @@ class Unpacker:
             self._dir(entry, dir_fd, last, name)
         elif kind == tar.SYMTYPE:
             self._replacing(entry, dir_fd, last, os.symlink, entry.linkname, last)
+            self.written += len(entry.linkname)  # Docker's sizes count them, too
             self._unopened(entry, dir_fd, last)
         elif kind == tar.LNKTYPE:
             self._link(entry, dir_fd, last)
@@ -270,8 +270,7 @@ class Unpacker:
         if self._whiteouts == APPLY:
             path = parent + b"/" + name if parent else name
             if path not in self._made:
-                self._forget_dirs()
-                remove(dir_fd, name)
+                self._remove(dir_fd, name)
             return
         try:
             os.mknod(name, stat.S_IFCHR, 0, dir_fd=dir_fd)
@@ -286,12 +285,10 @@ class Unpacker:
         if self._whiteouts == OVERLAY:
             os.setxattr(dir_fd, OVERLAY_OPAQUE, b"y")
             return
-        self._forget_dirs()
-        dir_fd = self._directory(parent)
-        for name in os.listdir(b"/proc/self/fd/%d" % dir_fd):
+        for name in map(os.fsencode, os.listdir(dir_fd)):
             path = parent + b"/" + name if parent else name
             if path not in self._made:
-                remove(dir_fd, name)
+                self._remove(dir_fd, name, keep=True)
 
     def _opaque(self, dir_fd: int, last: bytes) -> None:
         fd = os.open(last, OPEN_DIR | os.O_NOFOLLOW, dir_fd=dir_fd)
@@ -324,14 +321,19 @@ class Unpacker:
                 f"cannot overwrite {which[0]} {os.fsdecode(clean(entry.name))!r} with {which[1]}"
             )
         if was_dir or stat.S_ISLNK(found.st_mode):
-            held = os.dup(dir_fd)  # dir_fd may be one of those forgotten
-            try:
-                self._forget_dirs(keep=dir_fd)
-                remove(held, last)
-            finally:
-                os.close(held)
+            self._remove(dir_fd, last, keep=True)
         else:
             os.unlink(last, dir_fd=dir_fd)
+
+    def _remove(self, dir_fd: int, last: bytes, keep: bool = False) -> None:
+        """Remove a tree, and forget the descriptors that may be in it; ``dir_fd``, too, unless
+        the caller wants to ``keep`` it."""
+        held = os.dup(dir_fd)
+        try:
+            self._forget_dirs(keep=dir_fd if keep else -1)
+            remove(held, last)
+        finally:
+            os.close(held)
 
     def _same(self, found: os.stat_result, dir_fd: int, last: bytes) -> bool:
         try:
@@ -349,7 +351,7 @@ class Unpacker:
             return fd
         where = (self._prefix + path).rstrip(b"/") or b"."
         try:
-            fd = openat2(self.root_fd, where, OPEN_DIR, resolve=RESOLVE)
+            fd = openat2(self.root_fd, where, OPEN_DIR, resolve=IN_ROOT)
         except FileNotFoundError:
             if not create or not path:
                 raise
@@ -383,7 +385,7 @@ class Unpacker:
         for path, mtime in reversed(self._times.items()):
             where = (self._prefix + path) or b"."
             try:
-                fd = openat2(self.root_fd, where, OPEN_DIR | os.O_NOFOLLOW, resolve=RESOLVE)
+                fd = openat2(self.root_fd, where, OPEN_DIR | os.O_NOFOLLOW, resolve=IN_ROOT)
             except OSError:
                 continue  # replaced later in the archive
             try:
