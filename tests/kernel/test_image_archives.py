@@ -309,7 +309,7 @@ async def test_import(service: ImageService, compression: str) -> None:
         progress=said.append,
     )
     image = service.get("root:fs")
-    assert image.id == identifier and said[-1].status == identifier
+    assert image.id == identifier
     assert image.config.rootfs.diff_ids == (digest(tar),)
     assert image.run.cmd == ("/bin/sh", "-c", "/bin/sh") and image.run.labels == {"x": "y z"}
     assert image.config.comment == "from a test"

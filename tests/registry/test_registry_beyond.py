@@ -12,7 +12,6 @@ from pathlib import Path
 import bcrypt
 import pytest
 from aiohttp import web
-from conftest import Client, Serve
 
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
@@ -22,6 +21,7 @@ from portside.registry.server.content import Content, Tag
 from portside.registry.server.gc import Collector, expired
 from portside.registry.server.names import fits
 from portside.registry.server.storage import FilesystemStorage
+from registry.conftest import Client, Serve
 
 
 def users(tmp_path: Path, **passwords: str) -> str:

@@ -6,9 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from conftest import OCI_MANIFEST, Serve
-
 from portside.model.digest import Digest
+from registry.conftest import OCI_MANIFEST, Serve
 
 
 def code(body: bytes) -> str:

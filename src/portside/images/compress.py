@@ -23,7 +23,6 @@ from portside.model.image import (
     OCI_LAYER,
     OCI_LAYER_GZIP,
     Descriptor,
-    Manifest,
     encode,
 )
 from portside.store.db import Ref
@@ -112,7 +111,10 @@ async def pushable(catalogue: Catalogue, identifier: str) -> ImageRecord:
             await _compressed(packer, layer) if layer in plain else layer
             for layer in manifest.layers
         ]
-        data = encode(msgspec.structs.replace(manifest, layers=tuple(layers)))
+        if record.manifest_type == DOCKER_MANIFEST:
+            _, data = make_manifest(manifest.config, layers)
+        else:
+            data = encode(msgspec.structs.replace(manifest, layers=tuple(layers)))
         digest = catalogue.store.blobs.put(data, owner=lease.ref)
         changed = msgspec.structs.replace(record, manifest=str(digest))
         blobs = {str(digest), *(layer.digest for layer in layers)}
@@ -133,8 +135,24 @@ async def _compressed(packer: Packer, layer: Descriptor) -> Descriptor:
 
 
 def make_manifest(config: Descriptor, layers: list[Descriptor]) -> tuple[str, bytes]:
-    """(media type, bytes) of a Docker schema 2 manifest for an image made here."""
-    manifest = Manifest(
-        schema_version=2, media_type=DOCKER_MANIFEST, config=config, layers=tuple(layers)
-    )
-    return DOCKER_MANIFEST, encode(manifest)
+    """(media type, bytes) of a Docker schema 2 manifest for an image made here.
+
+    Keys and blanks are as Docker writes them, so that an image that travels through several
+    engines keeps its manifest's digest.
+    """
+    document = {
+        "schemaVersion": 2,
+        "mediaType": DOCKER_MANIFEST,
+        "config": _in_docker_order(config),
+        "layers": [_in_docker_order(layer) for layer in layers],
+    }
+    return DOCKER_MANIFEST, msgspec.json.format(msgspec.json.encode(document), indent=3)
+
+
+def _in_docker_order(part: Descriptor) -> dict[str, object]:
+    found: dict[str, object] = {
+        "mediaType": part.media_type,
+        "size": part.size,
+        "digest": str(part.digest),
+    }
+    return found | ({"urls": part.urls} if part.urls else {})

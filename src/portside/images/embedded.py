@@ -49,13 +49,17 @@ async def register(catalogue: Catalogue, reference: Reference, report: Report) -
     return found
 
 
-async def _base(catalogue: Catalogue, lease: Lease, name: Reference | None = BASE) -> str:
+async def _base(catalogue: Catalogue, lease: Lease) -> str:
+    config, layers = await _base_parts(catalogue, lease)
+    return await record_image(catalogue, lease, config, layers, names=[BASE])
+
+
+async def _base_parts(catalogue: Catalogue, lease: Lease) -> tuple[ImageConfig, list[Descriptor]]:
+    """Configuration and layers of the base image, whose blobs the lease owns."""
     from portside.store.base import base_image
 
     base = await asyncio.to_thread(base_image)
-    layer = await _put_layer(catalogue, lease, base.layer)
-    names = [name] if name else []
-    return await record_image(catalogue, lease, base.config, [layer], names=names)
+    return base.config, [await _put_layer(catalogue, lease, base.layer)]
 
 
 async def _put_layer(catalogue: Catalogue, lease: Lease, tar: bytes) -> Descriptor:
@@ -72,8 +76,7 @@ async def _put_layer(catalogue: Catalogue, lease: Lease, tar: bytes) -> Descript
 
 
 async def _registry(catalogue: Catalogue, lease: Lease) -> str:
-    base_id = catalogue.by_reference(BASE) or await _base(catalogue, lease, None)
-    base = catalogue.config(base_id)
+    base, base_layers = await _base_parts(catalogue, lease)
     path = catalogue.store.blobs.ingest_dir / f"tmp-{new_id()}"
     try:
         libraries = await asyncio.to_thread(_write_root, path)
@@ -83,7 +86,7 @@ async def _registry(catalogue: Catalogue, lease: Lease) -> str:
     environment = (PATH, f"LD_LIBRARY_PATH={libraries}") if libraries else (PATH,)
     config = _registry_config(base, environment, packed.diff_id)
     layers = [
-        *catalogue.manifest(catalogue.record(base_id)).layers,
+        *base_layers,
         Descriptor(media_type=DOCKER_LAYER_GZIP, digest=packed.digest, size=packed.size),
     ]
     return await record_image(catalogue, lease, config, layers, names=[REGISTRY])
@@ -108,10 +111,12 @@ async def _read(path: Path) -> AsyncIterator[bytes]:
 def _registry_config(base: ImageConfig, environment: tuple[str, ...], diff_id: str) -> ImageConfig:
     import msgspec
 
+    from portside.images.pythonroot import CONFIG
+
     run = msgspec.structs.replace(
         base.run,
         entrypoint=("portside-registry",),
-        cmd=("serve",),
+        cmd=(str(CONFIG),),
         env=environment,
         exposed_ports={"5000/tcp": {}},
         volumes={"/var/lib/registry": {}},

@@ -64,7 +64,6 @@ async def import_image(
         identifier = await record_image(catalogue, lease, made, [layer], names=names)
     await catalogue.store.settle()
     publish("image", "import", identifier, {"name": name.familiar if name else identifier})
-    report(Progress(status=identifier))
     return identifier
 
 

@@ -192,7 +192,9 @@ def _graph_driver(catalogue: Catalogue, identifier: str) -> GraphDriver:
     if chain is None:
         return GraphDriver(data=None, name="overlay2")
     paths = [str(layers.layers_dir / info.chain.hex / "diff") for info in layers.stack(chain)]
-    data = {"UpperDir": paths[0]}
+    own = paths[0].removesuffix("/diff")
+    # the last two are named as Docker names them; they exist while something is mounted there
+    data = {"UpperDir": paths[0], "MergedDir": f"{own}/merged", "WorkDir": f"{own}/work"}
     if len(paths) > 1:
         data["LowerDir"] = ":".join(paths[1:])
     return GraphDriver(data=data, name="overlay2")

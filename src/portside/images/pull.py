@@ -57,11 +57,13 @@ class Puller:
         self, repository: Repository, ref: Reference, platform: Platform | None
     ) -> Pulled:
         """Bring ``ref`` here and name it. Raises what the registry client raises."""
-        self._report(Progress(status=f"Pulling from {repository.path}", id=ref.target))
         current = await self._up_to_date(repository, ref, platform)
+        chosen = None if current else await choose(repository, ref.target, platform)
+        # not a word before it is found: what is not there is an answer 404, not a stream
+        self._report(Progress(status=f"Pulling from {repository.path}", id=ref.target))
         if current is not None:
             return self._finish(ref, current)
-        chosen = await choose(repository, ref.target, platform)
+        assert chosen is not None
         lease = self.store.db.lease(f"pull {ref.familiar}")
         with lease:
             try:

@@ -160,8 +160,10 @@ class Pusher:
     async def _manifests(
         self, repository: Repository, name: Reference, record: ImageRecord
     ) -> tuple[Digest, int]:
-        """Put the manifest, and the index it came in if all of that is here; what the tag is."""
-        index = self._catalogue.index(record)
+        """Put the manifest, and around it the index that ties its attestations to it, if all of
+        that is here; what the tag is. A list that only chose among platforms is not pushed: the
+        image may have other names that never were in it."""
+        index = self._catalogue.index(record) if record.attestations else None
         here = {record.manifest, *record.attestations}
         if index is None or not {entry.digest for entry in index.manifests} <= here:
             data = self._store.blobs.read(Digest(record.manifest), MAX_MANIFEST)

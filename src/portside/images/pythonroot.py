@@ -23,6 +23,16 @@ from typing import BinaryIO
 from portside.model.errors import SystemFailure
 
 HOME = PurePosixPath("/usr/local")
+CONFIG = PurePosixPath("/etc/docker/registry/config.yml")
+"""Where the registry's settings are looked for, as in other registries' images."""
+_SETTINGS = b"""\
+version: 0.1
+storage:
+  filesystem:
+    rootdirectory: /var/lib/registry
+http:
+  addr: :5000
+"""
 _LIBRARY = HOME / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 PYTHON = str(HOME / "bin" / "python3")
 _LEFT_OUT = frozenset(
@@ -45,6 +55,9 @@ _MODULES = (
     "ssl", "hashlib", "socket", "sqlite3", "zlib", "bz2", "lzma", "ctypes", "uuid", "select",
 )  # fmt: skip
 
+Source = Path | bytes | PurePosixPath
+"""A file of this machine, a file's content, or where a symbolic link points."""
+
 
 def write_layer(out: BinaryIO) -> None:
     """Write the layer as an uncompressed tar; raises SystemFailure when something is missing."""
@@ -59,12 +72,16 @@ def write_layer(out: BinaryIO) -> None:
             _add(archive, target, files[target])
 
 
-def _add(archive: tarfile.TarFile, target: PurePosixPath, source: Path | bytes | None) -> None:
-    """One entry, owned by root, from 1970; None is a directory, bytes are a file's content."""
+def _add(archive: tarfile.TarFile, target: PurePosixPath, source: Source | None) -> None:
+    """One entry, owned by root, from 1970; None is a directory, bytes are a file's content, a
+    pure path is a symbolic link's target."""
     info = tarfile.TarInfo(str(target).lstrip("/"))
     info.mode = 0o755
     if source is None:
         info.type = tarfile.DIRTYPE
+        archive.addfile(info)
+    elif isinstance(source, PurePosixPath) and not isinstance(source, Path):
+        info.type, info.linkname = tarfile.SYMTYPE, str(source)
         archive.addfile(info)
     elif isinstance(source, bytes):
         import io
@@ -78,7 +95,7 @@ def _add(archive: tarfile.TarFile, target: PurePosixPath, source: Path | bytes |
             archive.addfile(info, file)
 
 
-def _everything() -> Iterator[tuple[PurePosixPath, Path | bytes]]:
+def _everything() -> Iterator[tuple[PurePosixPath, Source]]:
     """Where each file goes and where it comes from."""
     interpreter = Path(sys.executable).resolve()
     yield PurePosixPath(PYTHON), interpreter
@@ -96,6 +113,9 @@ def _everything() -> Iterator[tuple[PurePosixPath, Path | bytes]]:
         yield PurePosixPath(library), Path(library).resolve()
     script = f"#!{PYTHON}\nimport sys\nfrom portside.registry.server.__main__ import main\n"
     yield HOME / "bin" / "portside-registry", (script + "sys.exit(main())\n").encode()
+    yield PurePosixPath("/bin/registry"), HOME / "bin" / "portside-registry"
+    yield CONFIG, _SETTINGS
+    yield PurePosixPath("/etc/distribution"), CONFIG.parent
 
 
 def _walk(base: Path) -> Iterator[Path]:

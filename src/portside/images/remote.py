@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from portside.images.choose import pick
 from portside.model.errors import InvalidParameter
 from portside.model.image import (
@@ -17,10 +19,18 @@ from portside.model.image import (
     decode,
     encode,
 )
-from portside.model.imageapi import DistributionInspect
+from portside.model.imageapi import DistributionInspect, ListPart, RemoteManifest
 from portside.model.platform import Platform
 from portside.model.reference import Reference
-from portside.registry.client.repository import FetchedManifest, Repository
+from portside.model.registryauth import AuthConfig
+from portside.registry.client.client import RegistryClient
+from portside.registry.client.connection import Connection
+from portside.registry.client.repository import (
+    FetchedManifest,
+    Repository,
+    pull_scope,
+    push_scope,
+)
 from portside.registry.client.upload import upload
 
 
@@ -123,6 +133,46 @@ async def push_list(
     return str(await repository.put_manifest(tag, media_type, data))
 
 
+async def remote_manifest(repository: Repository, reference: Reference) -> RemoteManifest:
+    """The bytes behind a reference, and for one image its platform."""
+    import msgspec
+
+    fetched = await repository.get_manifest(reference.target)
+    descriptor = fetched.descriptor
+    if not fetched.is_index and (platform := await platform_of(repository, fetched)):
+        descriptor = msgspec.structs.replace(descriptor, platform=platform.normalized())
+    return RemoteManifest(descriptor, fetched.data)
+
+
+async def push_parts(
+    registries: RegistryClient,
+    target: Reference,
+    parts: Sequence[ListPart],
+    auth: AuthConfig | None,
+) -> str:
+    """Push a list; what it names is brought over from other repositories of the registry."""
+    sources = [Reference.parse(part.ref) for part in parts]
+    for source in sources:
+        if source.domain != target.domain:
+            raise InvalidParameter(
+                "cannot use source images from a different registry than the target image: "
+                f"{source.domain} != {target.domain}"
+            )
+    entries = [part.descriptor for part in parts]
+    media_type, data = make_list(entries)
+    others = {source.path for source in sources} - {target.path}
+
+    async def push(connection: Connection) -> str:
+        repository = Repository(connection, target.path)
+        for source, entry in zip(sources, entries, strict=True):
+            if source.path != target.path:
+                await copy_image(Repository(connection, source.path), repository, entry.digest)
+        return await push_list(repository, target.tagged().tag, entries, data, media_type)
+
+    scopes = (push_scope(target.path), *map(pull_scope, sorted(others)))
+    return await registries.on_registry(target.domain, push, auth=auth, push=True, scopes=scopes)
+
+
 async def copy_image(source: Repository, target: Repository, digest: str) -> None:
     """Bring a manifest and what it names from one repository into another."""
     fetched = await source.get_manifest(digest)
@@ -163,5 +213,7 @@ __all__ = [
     "make_list",
     "platforms",
     "push_list",
+    "push_parts",
+    "remote_manifest",
     "resolve",
 ]

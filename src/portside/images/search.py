@@ -80,7 +80,9 @@ async def _on_hub(
 
 
 async def _v1(connection: Connection, term: str, limit: int) -> list[SearchResult]:
-    async with connection.request("GET", f"/v1/search?q={quote(term)}&n={limit}") as response:
+    url = f"/v1/search?q={quote(term)}&n={limit}"
+    # somebody waits at a prompt: no second try
+    async with connection.request("GET", url, retry=False) as response:
         body = await read_bounded(response, MAX_LISTING)
     try:
         return msgspec.json.decode(body, type=_Results).results or []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from portside.images.catalogue import Catalogue, check_platform, require_name
@@ -18,7 +19,9 @@ from portside.model.imageapi import (
     HistoryItem,
     ImageInspect,
     ImageSummary,
+    ListPart,
     PruneReport,
+    RemoteManifest,
     SearchResult,
 )
 from portside.model.platform import Platform
@@ -54,12 +57,32 @@ class ImageService:
         self.store = store
         self.catalogue = Catalogue(store)
         self.registries = RegistryClient(options)
-        self.publish: Publisher = _nobody if publish is None else publish
+        self._tell: Publisher = _nobody if publish is None else publish
         self.is_running: IsRunning = is_running or (lambda _: False)
         self._downloads = asyncio.Semaphore(self.registries.options.max_concurrent_downloads)
         self._uploads = asyncio.Semaphore(self.registries.options.max_concurrent_uploads)
         self._pulls: Joint[Pulled] = Joint()
         self._retired: list[RegistryClient] = []
+
+    def publish(
+        self, type: str, action: str, id: str, attributes: Mapping[str, str] | None = None
+    ) -> None:
+        """Tell of something that happened to an image; its labels go along, as Docker's do."""
+        try:
+            labels = dict(self.catalogue.get(self.catalogue.resolve(id)).run.labels or {})
+        except PortsideError:
+            labels = {}  # it is gone, or the event is of no one image
+        self._tell(type, action, id, {**labels, **(attributes or {})})
+
+    @asynccontextmanager
+    async def _tidy(self) -> AsyncIterator[None]:
+        """What failed work brought and nothing needs goes at once; what a lease keeps for the
+        next try stays."""
+        try:
+            yield
+        except PortsideError:
+            await self.store.collect()
+            raise
 
     # life of the service
     async def start(self) -> None:
@@ -152,9 +175,10 @@ class ImageService:
         from portside.images.pull import Puller
 
         puller = Puller(self.catalogue, self._downloads, report)
-        return await self._at(
-            reference, lambda repository: puller.pull(repository, reference, platform), auth
-        )
+        async with self._tidy():
+            return await self._at(
+                reference, lambda repository: puller.pull(repository, reference, platform), auth
+            )
 
     async def _at(
         self,
@@ -185,7 +209,8 @@ class ImageService:
         """
         from portside.images.load import Loader
 
-        loaded = await Loader(self.catalogue, self.publish, progress).load(archive, platform)
+        async with self._tidy():
+            loaded = await Loader(self.catalogue, self.publish, progress).load(archive, platform)
         return [item.name for item in loaded]
 
     async def import_(
@@ -202,17 +227,18 @@ class ImageService:
         from portside.images.importing import import_image
 
         name = require_name(ref) if ref else None
-        return await import_image(
-            self.catalogue,
-            self.registries,
-            archive,
-            name=name,
-            message=message,
-            changes=changes,
-            platform=platform,
-            report=progress,
-            publish=self.publish,
-        )
+        async with self._tidy():
+            return await import_image(
+                self.catalogue,
+                self.registries,
+                archive,
+                name=name,
+                message=message,
+                changes=changes,
+                platform=platform,
+                report=progress,
+                publish=self.publish,
+            )
 
     # going
     async def push(
@@ -374,6 +400,23 @@ class ImageService:
         return await self._at(
             reference, lambda repository: distribution_inspect(repository, reference), auth
         )
+
+    async def remote_manifest(self, ref: str, auth: AuthConfig | None = None) -> RemoteManifest:
+        """A manifest or manifest list as a registry has it, byte by byte."""
+        from portside.images.remote import remote_manifest
+
+        reference = Reference.parse(ref)
+        return await self._at(
+            reference, lambda repository: remote_manifest(repository, reference), auth
+        )
+
+    async def push_manifest_list(
+        self, ref: str, parts: Sequence[ListPart], auth: AuthConfig | None = None
+    ) -> str:
+        """Push a manifest list under ``ref``; its digest."""
+        from portside.images.remote import push_parts
+
+        return await push_parts(self.registries, Reference.parse(ref), parts, auth)
 
 
 def _nobody(type: str, action: str, id: str, attributes: Mapping[str, str] | None = None) -> None:

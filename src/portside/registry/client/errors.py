@@ -124,6 +124,8 @@ def _reason(url: str, err: BaseException) -> tuple[str, bool]:
         return "EOF", False
     if isinstance(err, aiohttp.ClientPayloadError):
         return "unexpected EOF", False
+    if isinstance(err, aiohttp.ClientHttpProxyError):
+        return f"proxyconnect tcp: {err.message}", False
     if isinstance(err, aiohttp.ClientResponseError):
         return f"malformed HTTP response: {err.message}", False
     if isinstance(err, OSError):

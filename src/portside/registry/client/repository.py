@@ -49,9 +49,7 @@ class FetchedManifest(msgspec.Struct, frozen=True):
 
     @property
     def descriptor(self) -> Descriptor:
-        return Descriptor(
-            media_type=self.media_type, digest=str(self.digest), size=len(self.data)
-        )
+        return Descriptor(media_type=self.media_type, digest=str(self.digest), size=len(self.data))
 
     @property
     def is_index(self) -> bool:

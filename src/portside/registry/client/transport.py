@@ -42,7 +42,7 @@ class Transport:
     def __init__(self, options: RegistryOptions) -> None:
         self.options = options
         self._session: aiohttp.ClientSession | None = None
-        self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
+        self._contexts: dict[tuple[str, bool], tuple[object, ssl.SSLContext]] = {}
 
     async def close(self) -> None:
         if self._session is not None:
@@ -109,10 +109,13 @@ class Transport:
         return self._context(host, not self.options.is_insecure(host))
 
     def _context(self, host: str, verify: bool) -> ssl.SSLContext:
-        found = self._contexts.get((host, verify))
-        if found is None:
-            found = tls_context(self.options.certs_dir / host, verify)
-            self._contexts[host, verify] = found
+        # who puts a certificate there does not expect to start the engine again
+        directory = self.options.certs_dir / host
+        state = _state(directory)
+        known, found = self._contexts.get((host, verify), ((), None))
+        if found is None or known != state:
+            found = tls_context(directory, verify)
+            self._contexts[host, verify] = state, found
         return found
 
     def proxy_for(self, url: str) -> str | None:
@@ -134,6 +137,15 @@ class Transport:
         if chosen and "://" not in chosen:
             chosen = f"http://{chosen}"
         return chosen or None
+
+
+def _state(directory: Path) -> tuple[tuple[str, int], ...]:
+    """Something that changes with the files of a directory."""
+    try:
+        with os.scandir(directory) as entries:
+            return tuple(sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries))
+    except OSError:
+        return ()
 
 
 def tls_context(directory: Path, verify: bool) -> ssl.SSLContext:

@@ -102,7 +102,8 @@ class Repository:
     async def link_blob(self, digest: Digest) -> None:
         """Let this repository hand out a blob whose bytes are stored; mounting is the same."""
         await self._content.touch(digest)
-        await self._storage.write(self._layer(digest), digest.encode())
+        # lost by a power cut, it is asked for again; a manifest that names it makes it last
+        await self._storage.write(self._layer(digest), digest.encode(), durable=False)
 
     async def unlink_blob(self, digest: Digest) -> None:
         try:
@@ -159,8 +160,10 @@ class Repository:
         """
         if complete:
             await self._require_parts(parsed)
-        for described in parsed.blobs:
-            await self._content.touch(Digest(described.digest))
+        parts = [Digest(described.digest) for described in parsed.blobs]
+        for part in parts:
+            await self._content.touch(part)
+        await self._storage.sync(key for d in parts for key in (blob_key(d), self._layer(d)))
         if not await self._content.has_blob(parsed.digest):
             await self._storage.write(blob_key(parsed.digest), parsed.data)
         await self._content.touch(parsed.digest)
@@ -262,10 +265,19 @@ class Content:
             await self.storage.touch(blob_key(digest))
 
     async def age(self, digest: Digest) -> float:
-        """Seconds since a blob was stored or last relied on; infinite when it is not here."""
-        try:
-            modified = (await self.storage.stat(blob_key(digest))).modified
-        except FileNotFoundError:
+        """Seconds since a blob was stored or last relied on; infinite when it is not here.
+
+        One whose directory is there and whose bytes are not is on its way (another process
+        may be writing it) or was cut off by a crash: the directory's own age counts.
+        """
+        key = blob_key(digest)
+        for name in (key, key.removesuffix("/data")):
+            try:
+                modified = (await self.storage.stat(name)).modified
+                break
+            except FileNotFoundError:
+                continue
+        else:
             return math.inf
         return time.time() - max(modified, self._touched.get(digest, 0.0))
 

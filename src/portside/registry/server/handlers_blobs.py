@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 
@@ -15,6 +16,8 @@ from portside.registry.server.names import check_digest, check_name
 from portside.registry.server.storage import CHUNK
 from portside.registry.server.uploads import Upload
 
+_WORTH_SENDFILE = 1 << 16
+"""Bytes from which on sendfile(2) is quicker than reading and writing."""
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -47,12 +50,28 @@ async def get_blob(request: web.Request) -> web.StreamResponse:
     response.content_length = end - start
     await response.prepare(request)
     if request.method == "GET":
-        async for chunk in registry.content.storage.stream(blob_key(digest), start, end - start):
-            await response.write(chunk)
+        await _send(request, response, digest, start, end - start)
         registry.metrics.sent(end - start)
         registry.webhooks.blob("pull", request, repository.name, digest, blob.size)
     await response.write_eof()
     return response
+
+
+async def _send(
+    request: web.Request, response: web.StreamResponse, digest: Digest, start: int, count: int
+) -> None:
+    """The blob's bytes: from file to socket in the kernel where that can be."""
+    storage = registry_of(request).content.storage
+    path, transport = storage.local(blob_key(digest)), request.transport
+    if path is None or transport is None or count < _WORTH_SENDFILE or request.secure:
+        async for chunk in storage.stream(blob_key(digest), start, count):
+            await response.write(chunk)
+        return
+    with path.open("rb") as file:
+        try:
+            await asyncio.get_running_loop().sendfile(transport, file, start, count)
+        except RuntimeError as err:  # "Transport is closing"
+            raise ConnectionResetError(str(err)) from err
 
 
 def _not_modified(request: web.Request, digest: Digest) -> bool:

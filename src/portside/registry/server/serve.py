@@ -52,6 +52,7 @@ async def serve(settings: Settings) -> None:
         access_log=None,
         shutdown_timeout=seconds(settings.http.draintimeout),
         handler_cancellation=True,
+        read_bufsize=1 << 19,
     )
     await runner.setup()
     try:

@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,14 @@ class Storage(Protocol):
 
     async def read(self, key: str) -> bytes: ...
 
-    async def write(self, key: str, data: bytes) -> None: ...
+    async def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        """Keep an object; one that is not ``durable`` may be lost by a power cut (not by the
+        end of this process) until :meth:`sync`."""
+        ...
+
+    async def sync(self, keys: Iterable[str]) -> None:
+        """Have objects, and their names, survive a power cut from now on."""
+        ...
 
     async def stat(self, key: str) -> Stat: ...
 
@@ -85,9 +92,13 @@ class FilesystemStorage:
     async def read(self, key: str) -> bytes:
         return self._path(key).read_bytes()
 
-    async def write(self, key: str, data: bytes) -> None:
+    async def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
         path = self._path(key)
-        await in_thread(lambda: _write_atomically(path, data))
+        await in_thread(lambda: _write_atomically(path, data, durable))
+
+    async def sync(self, keys: Iterable[str]) -> None:
+        paths = [self._path(key) for key in keys]
+        await in_thread(lambda: _sync(paths))
 
     async def stat(self, key: str) -> Stat:
         result = self._path(key).stat()
@@ -155,22 +166,38 @@ def _temporary(directory: Path) -> tuple[int, Path]:
         return fd, Path(name)
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def _write_atomically(path: Path, data: bytes, durable: bool) -> None:
     fd, temporary = _temporary(path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
+
+
+def _sync(paths: list[Path]) -> None:
+    """What is on the disk already costs next to nothing; the first of many that are not
+    takes all of them along (they share the file system's journal)."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            sync_directory(path.parent)
 
 
 def _adopt(path: Path, target: Path) -> None:
-    """Move a file to its place; through a copy when it was staged on another file system."""
+    """Move a file to its place; through a copy when it was staged on another file system.
+
+    Its bytes are on the disk before its name is; that the name is, too, is for
+    :meth:`Storage.sync`.
+    """
     with path.open("rb") as file:
         os.fsync(file.fileno())
     fd, temporary = _temporary(target.parent)
@@ -187,7 +214,6 @@ def _adopt(path: Path, target: Path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(target.parent)
 
 
 def sync_directory(directory: Path) -> None:

@@ -15,12 +15,13 @@ import shutil
 import time
 import uuid
 from collections.abc import AsyncIterable
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from portside.model.digest import Digest
 from portside.registry.server.errors import RegistryError
-from portside.registry.server.storage import in_thread
+from portside.registry.server.storage import CHUNK, in_thread
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -54,19 +55,37 @@ class Upload:
         size = self.offset
         if self._hash is None and size == 0:
             self._hash, self._hashed = hashlib.sha256(), 0
-        with self.data.open("ab") as file:
-            async for chunk in chunks:
-                size += len(chunk)
-                if limit is not None and size > limit:
-                    raise RegistryError("DENIED", {"limit": limit}, message="quota exceeded")
-                await in_thread(lambda part=chunk: self._take(file, part))  # type: ignore[misc]
+        with self.data.open("ab", buffering=0) as file:
+            gathered = bytearray()
+            writing: asyncio.Future[None] | None = None
+            try:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if limit is not None and size > limit:
+                        gathered.clear()
+                        raise RegistryError("DENIED", {"limit": limit}, message="quota exceeded")
+                    gathered += chunk
+                    if len(gathered) >= CHUNK:  # the next ones arrive while these are written
+                        await _ended(writing)
+                        writing = self._in_background(file, gathered)
+                        gathered = bytearray()
+            finally:
+                # also when the sender broke off: the upload goes on from there
+                await _ended(writing)
+                if gathered:
+                    await _ended(self._in_background(file, gathered))
         return size
 
-    def _take(self, file: object, chunk: bytes) -> None:
-        file.write(chunk)  # type: ignore[attr-defined]
+    def _in_background(self, file: FileIO, piece: bytearray) -> asyncio.Future[None]:
+        return asyncio.ensure_future(in_thread(lambda: self._take(file, piece)))
+
+    def _take(self, file: FileIO, piece: bytearray) -> None:
+        left = memoryview(piece)
         if self._hash is not None:
-            self._hash.update(chunk)
-            self._hashed += len(chunk)
+            self._hash.update(left)
+            self._hashed += len(left)
+        while left:
+            left = left[file.write(left) or 0 :]
 
     async def verify(self, digest: Digest) -> None:
         """Raise DIGEST_INVALID unless the bytes have that digest."""
@@ -80,6 +99,13 @@ class Upload:
 
     def remove(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+async def _ended(writing: asyncio.Future[None] | None) -> None:
+    """Wait for a thread that no cancellation stops; its error is raised."""
+    if writing is not None:
+        await asyncio.wait([writing])
+        writing.result()
 
 
 def _hash_file(path: Path, algorithm: str) -> str:

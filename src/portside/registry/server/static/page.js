@@ -20,7 +20,9 @@ function size(bytes) {
 
 async function ask(path, options = {}) {
   $("error").hidden = true;
-  const answer = await fetch(path, options);
+  // not relative to the page's own URL: with a user's name in it, fetch refuses
+  const url = new URL(path, location.origin + location.pathname);
+  const answer = await fetch(url, options);
   if (!answer.ok) {
     const body = await answer.json().catch(() => ({}));
     const first = (body.errors || [])[0];
