@@ -192,9 +192,7 @@ class Host:
             container_id=identifier, name=name, directory=str(directory), **values
         )  # type: ignore[arg-type]
 
-    async def container(
-        self, service: NetworkService, name: str, **values: object
-    ) -> Container:
+    async def container(self, service: NetworkService, name: str, **values: object) -> Container:
         request = self.request(name, **values)
         attachment = await service.attach(request)
         return self.run(request, attachment)

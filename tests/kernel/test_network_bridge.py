@@ -137,7 +137,10 @@ async def test_detach_frees_everything(host: Host) -> None:
         await service.detach(one.id)
         await service.detach(one.id)
     stock = service._pool.links()
-    names = lambda: {line.split(":")[1].split("@")[0].strip() for line in sh("ip -o link").splitlines()}  # noqa: E731
+
+    def names() -> set[str]:
+        return {line.split(":")[1].split("@")[0].strip() for line in sh("ip -o link").splitlines()}
+
     await until(lambda: not {n for n in names() if n.startswith("ps")} - service._pool.links()
                 - {host.instance.bridge})  # fmt: skip
     assert stock is not None

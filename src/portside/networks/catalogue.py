@@ -146,6 +146,8 @@ class Catalogue:
                            "plugin not found")  # fmt: skip
         config: tuple[IPAMConfig, ...] = ()
         if ranges.driver == "null":
+            if request.driver == "bridge":
+                raise InvalidParameter("ipv4 pool is empty")
             ipv4 = ipv6 = False
         if not request.config_only:
             config = self._ranges(ranges.config or (), ipv4, ipv6, request.driver, rtnl)
@@ -230,7 +232,7 @@ class Catalogue:
                 ranges = [c for c in ranges if c not in have]
             elif enabled and not have:
                 ranges.append(self._choose(version, bare, rtnl))
-        return tuple(ranges)
+        return tuple(sorted(ranges, key=lambda c: ipaddress.ip_network(c.subnet).version))
 
     def _choose(self, version: int, bare: list[IPAMConfig], rtnl: Rtnl) -> IPAMConfig:
         subnet = self.free_subnet(version, rtnl)
@@ -257,6 +259,7 @@ class Catalogue:
         return [
             ipaddress.ip_network(config.subnet)
             for record in self.all()
+            if not record.resource.config_only  # a template, which takes no addresses
             for config in record.resource.ipam.config or ()
             if config.subnet
         ]
@@ -271,6 +274,8 @@ class Catalogue:
         """Forbidden when a subnet asked for overlaps another network's or, for bridges, a
         live route of the host (a macvlan network is on the host's own by nature)."""
         for record in self.all():
+            if record.resource.config_only:
+                continue
             for config in record.resource.ipam.config or ():
                 if config.subnet and ipam.overlap(subnet, ipaddress.ip_network(config.subnet)):
                     raise Forbidden(

@@ -72,8 +72,9 @@ class Endpoints:
         interface: str,
         link: str,
     ) -> EndpointRecord:
-        """An endpoint with its addresses; Conflict when one is in use or none is left."""
-        check_settings(network, wanted) if network.has_names else None
+        """An endpoint with its addresses; Forbidden when one is in use, Conflict when none is
+        left."""
+        check_settings(network, wanted)
         ipv4 = self._lease(network, 4, wanted)
         try:
             ipv6 = self._lease(network, 6, wanted)
@@ -195,6 +196,21 @@ def interface_name(prefix: str, taken: Iterable[str]) -> str:
     while f"{prefix}{number}" in used:
         number += 1
     return f"{prefix}{number}"
+
+
+def choose_interface(
+    network: NetworkRecord, wanted: EndpointSettings, others: Sequence[EndpointRecord]
+) -> str:
+    """The name of an endpoint's interface inside: the user's, or the first free one."""
+    if network.driver == "null":
+        return ""
+    taken = [endpoint.interface for endpoint in others]
+    chosen = (wanted.driver_opts or {}).get(records.ENDPOINT_NAME, "")
+    if not chosen:
+        return interface_name(network.option(records.PREFIX) or "eth", taken)
+    if chosen in taken or chosen == "lo" or "/" in chosen or not 0 < len(chosen) < 16:
+        raise InvalidParameter(f"invalid or used interface name: {chosen!r}")
+    return chosen
 
 
 def network_settings(record: SandboxRecord) -> NetworkSettings:

@@ -91,32 +91,46 @@ def choose_subnet(
     interfaces: dict[int, str],
 ) -> IPNetwork:
     """The first subnet of the pools that is free; Forbidden names what stands in the way."""
-    busy = [network for network in taken if network.version == version]
     live = [
         route for route in routes if route.network is not None and route.network.version == version
     ]
-    blocking: Route | None = None
+    busy = [network for network in taken if network.version == version]
+    covered = _merged([*busy, *(route.network for route in live if route.network is not None)])
     for base, size in pools:
-        if base.version != version:
-            continue
-        position = int(base.network_address)
-        while position <= int(base.broadcast_address):
-            candidate = _subnet(version, position, size)
-            hit = next((network for network in busy if overlap(candidate, network)), None)
-            if hit is None:
-                route = shadowed(candidate, live)
-                if route is None:
-                    return candidate
-                blocking, hit = route, route.network
-            assert hit is not None
-            # Skip all of what is in the way at once: a wide route may cover thousands.
-            end = max(int(hit.broadcast_address), int(candidate.broadcast_address))
-            step = 1 << (base.max_prefixlen - size)
-            position = (end // step + 1) * step
+        if base.version == version:
+            position = _first_free(base, size, covered)
+            if position is not None:
+                return _subnet(version, position, size)
     message = "all predefined address pools have been fully subnetted"
+    blocking = next((r for base, _ in pools if (r := shadowed(base, live)) is not None), None)
     if blocking is not None:
         message += f" (the host's route {describe(blocking, interfaces)} is in the way)"
     raise Forbidden(f"{message}: add one with --default-address-pool, or give --subnet")
+
+
+def _merged(networks: Iterable[IPNetwork]) -> list[tuple[int, int]]:
+    """First and last addresses of what networks cover, in order, without overlaps."""
+    spans = sorted((int(n.network_address), int(n.broadcast_address)) for n in networks)
+    merged: list[tuple[int, int]] = []
+    for first, last in spans:
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def _first_free(base: IPNetwork, size: int, covered: Sequence[tuple[int, int]]) -> int | None:
+    """The first address of the first part of ``base`` that nothing covers."""
+    step = 1 << (base.max_prefixlen - size)
+    position = int(base.network_address)
+    for first, last in covered:
+        if last < position:
+            continue
+        if first >= position + step:
+            break
+        position = (last // step + 1) * step
+    return position if position <= int(base.broadcast_address) else None
 
 
 def _subnet(version: int, position: int, size: int) -> IPNetwork:
@@ -167,7 +181,7 @@ class Subnet:
                        f"address pools: {self.range} is full")  # fmt: skip
 
     def claim(self, address: IPAddress) -> None:
-        """Take one address; Conflict when it is in use, InvalidParameter when outside."""
+        """Take one address; Forbidden when it is in use, InvalidParameter when outside."""
         if address not in self.network:
             raise InvalidParameter(
                 f"invalid address {address}: It does not belong to any of this network's subnets"
@@ -177,7 +191,7 @@ class Subnet:
         if self.network.version == 4:
             edges.add(int(self.network.broadcast_address))
         if number in self._used or number in edges:
-            raise Conflict("Address already in use")
+            raise Forbidden("Address already in use")
         self._used.add(number)
 
     def restore(self, address: IPAddress) -> None:

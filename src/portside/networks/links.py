@@ -58,6 +58,21 @@ def enable_forwarding(ipv6: bool) -> None:
         write_sysctl("ipv6/conf/all/forwarding", "1")
 
 
+def bridged_packets_are_translated() -> bool:
+    """Whether br_netfilter hands bridged packets to the IP firewall.
+
+    Then a container's packet to its own published port gets its new destination while it is
+    still on the bridge, which must send it back through the port it came from.
+    """
+    try:
+        return any(
+            (SYS_NET / "bridge" / f"bridge-nf-call-{name}").read_bytes() != b"0\n"
+            for name in ("iptables", "ip6tables")
+        )
+    except FileNotFoundError:
+        return False
+
+
 def mac_of(address: IPAddress | None) -> str:
     """A locally administered hardware address. It follows from an IPv4 address, so that
     neighbours' caches stay true when an address passes to another container."""
@@ -139,6 +154,11 @@ class Links:
     def _bridge_sysctls(self, record: NetworkRecord) -> None:
         name = record.link
         write_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
+        if not record.flag(records.BRIDGE_ICC, True):
+            # ports are isolated: what links allow passes through the host, which answers for
+            # the neighbours (ip-sysctl, proxy_arp_pvlan)
+            write_sysctl(f"ipv4/conf/{name}/proxy_arp_pvlan", "1")
+            write_sysctl(f"ipv4/conf/{name}/send_redirects", "0")
         write_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
         ipv6 = record.config(6) is not None
         write_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if ipv6 else "1")
@@ -256,8 +276,11 @@ class Links:
             self._ensure_bridge(network)
             bridge = self._indexes[network.link]
             self._rtnl.run(netlink.link_message(index, netlink.number(netlink.IFLA_MASTER, bridge)))
-        if not network.flag(records.BRIDGE_ICC, True):
-            self._rtnl.run(netlink.isolated_message(index, True))
+        hairpin = bridged_packets_are_translated()
+        isolated = not network.flag(records.BRIDGE_ICC, True)
+        if hairpin or isolated:
+            port = netlink.bridge_port_message(index, isolated=isolated, hairpin=hairpin)
+            self._rtnl.run(port)
 
     def _plug_vlan(self, network: NetworkRecord, endpoint: EndpointRecord, space: Namespace) -> int:
         parent = self._indexes.get(network.link)
@@ -296,9 +319,20 @@ class Links:
         finally:
             rtnl.close()
 
-    def present(self, endpoint: EndpointRecord) -> bool:
-        """Whether the host's end of an endpoint's pair is there."""
-        return bool(endpoint.link) and self._rtnl.link(endpoint.link) is not None
+    def intact(self, network: NetworkRecord, endpoint: EndpointRecord, space: Namespace) -> bool:
+        """Whether an endpoint's interface is up inside with its addresses, and its pair on its
+        bridge."""
+        inner = space.inside.link(endpoint.interface)
+        if inner is None or not inner.up:
+            return False
+        present = {item.address for item in space.inside.addresses(inner.index)}
+        wanted = (endpoint.address(version) for version in (4, 6))
+        if any(address is not None and address not in present for address in wanted):
+            return False
+        if network.driver != "bridge":
+            return True
+        outer = self._rtnl.link(endpoint.link)
+        return outer is not None and outer.up and outer.master == self._indexes.get(network.link)
 
     def stale(self, known: set[str]) -> list[str]:
         """Interfaces with this engine's naming pattern that nothing known accounts for."""

@@ -151,6 +151,8 @@ class NamespacePool:
         self._worker, self._instance = worker, instance
         self._stock: dict[bool, deque[Namespace]] = {False: deque(), True: deque()}
         self._sizes = {False: STOCK, True: 0}
+        self._made: set[str] = set()
+        """Links made in the worker that the loop has not put into stock or use yet."""
         self._rtnl: netlink.Rtnl | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._filling: asyncio.Task[None] | None = None
@@ -171,6 +173,7 @@ class NamespacePool:
         """A namespace with an eth0 pair, from stock or made now."""
         stock = self._stock[names]
         space = stock.popleft() if stock else await self._make(names)
+        self._made.discard(space.link)
         self._schedule()
         return space
 
@@ -180,7 +183,7 @@ class NamespacePool:
 
     def links(self) -> set[str]:
         """The host's ends of what is in stock."""
-        return {space.link for stock in self._stock.values() for space in stock}
+        return self._made | {space.link for stock in self._stock.values() for space in stock}
 
     async def close(self) -> None:
         self._closed = True
@@ -223,6 +226,7 @@ class NamespacePool:
                 space.close()
                 return
             self._stock[missing[0]].append(space)
+            self._made.discard(space.link)
 
     async def _make(self, names: bool) -> Namespace:
         return await self._worker.run(lambda: self._make_now(names))
@@ -231,8 +235,9 @@ class NamespacePool:
         assert self._rtnl is not None
         rtnl = self._rtnl
         made = self._worker.fresh_now(lambda fd: inside_setup(fd, names))
+        name = self._instance.link(os.urandom(8).hex())
         try:
-            name = self._instance.link(os.urandom(8).hex())
+            self._made.add(name)
             rtnl.run(netlink.veth_message(name, FIRST, made.fd))
             link = rtnl.link(name)
             assert link is not None
@@ -244,6 +249,7 @@ class NamespacePool:
             assert inner is not None
             made.inside.run(netlink.link_message(inner.index, up=True))
         except BaseException:
+            self._made.discard(name)
             made.close()
             raise
         made.link, made.link_index, made.eth0_index = name, link.index, inner.index

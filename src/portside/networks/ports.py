@@ -43,6 +43,11 @@ class Publication(msgspec.Struct, frozen=True):
         return 6 if ":" in self.container_ip else 4
 
     @property
+    def relayed(self) -> bool:
+        """Whether IPv6 clients are passed on to a container's IPv4 address."""
+        return ":" in self.host_ip and ":" not in self.container_ip
+
+    @property
     def any_address(self) -> bool:
         return self.host_ip in ("0.0.0.0", "::")
 
@@ -140,24 +145,43 @@ def ephemeral_range() -> tuple[int, int]:
 class HostPorts:
     """The host ports this engine's containers hold, each with a socket bound to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, relay: bool = False) -> None:
+        self._relay = relay and ipv6_enabled()
         self._held: dict[tuple[str, int], dict[str, socket.socket | None]] = {}
         self._range = ephemeral_range()
         self._cursor = self._range[0]
 
     def reserve(
-        self, wanted: Sequence[Wanted], ipv4: IPAddress | None, ipv6: IPAddress | None
+        self,
+        wanted: Sequence[Wanted],
+        ipv4: IPAddress | None,
+        ipv6: IPAddress | None,
+        dual: bool = False,
     ) -> list[Publication]:
         """Take host ports for all that is wanted, or none of them: SystemFailure in Docker's
-        words when one is taken (by another container, or another program)."""
+        words when one is taken (by another container, or another program). ``dual``: the
+        other IP version is reserved with another call, and not to be relayed."""
+        relay = self._relay and not dual
         done: list[Publication] = []
         try:
             for item in wanted:
-                done += self._reserve_one(item, ipv4, ipv6)
+                taken = self._reserve_one(item, ipv4, ipv6, relay)
+                if not taken and not dual:
+                    raise SystemFailure(
+                        f"cannot publish {item.container_port}/{item.protocol} on {item.host_ip}: "
+                        "the container has no address of that IP version; create its network "
+                        "with --ipv6"
+                    )
+                done += taken
         except BaseException:
             self.release(done)
             raise
         return done
+
+    def socket(self, publication: Publication) -> socket.socket | None:
+        """The socket that keeps a port."""
+        key = (publication.protocol, publication.host_port)
+        return self._held.get(key, {}).get(publication.host_ip)
 
     def hold(self, publication: Publication) -> str | None:
         """Take a port again after a restart: what a running container has is kept even when
@@ -190,9 +214,9 @@ class HostPorts:
         self._held.clear()
 
     def _reserve_one(
-        self, item: Wanted, ipv4: IPAddress | None, ipv6: IPAddress | None
+        self, item: Wanted, ipv4: IPAddress | None, ipv6: IPAddress | None, relay: bool
     ) -> list[Publication]:
-        targets = _targets(item, ipv4, ipv6)
+        targets = _targets(item, ipv4, ipv6, relay)
         if not targets:
             return []
         if item.first == 0 or item.last > item.first:
@@ -254,13 +278,25 @@ class HostPorts:
         self._held.setdefault(key, {})[publication.host_ip] = sock
 
 
-def _targets(item: Wanted, ipv4: IPAddress | None, ipv6: IPAddress | None) -> list[tuple[str, str]]:
+def ipv6_enabled() -> bool:
+    """Whether this host has IPv6 at all (ip-sysctl, disable_ipv6)."""
+    try:
+        return Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").read_text().strip() == "0"
+    except OSError:
+        return False
+
+
+def _targets(
+    item: Wanted, ipv4: IPAddress | None, ipv6: IPAddress | None, relay: bool
+) -> list[tuple[str, str]]:
     """(host address, container address) for each family the binding covers."""
     pairs: list[tuple[str, str]] = []
     if ipv4 is not None and ":" not in item.host_ip:
         pairs.append((item.host_ip or "0.0.0.0", str(ipv4)))
     if ipv6 is not None and (not item.host_ip or ":" in item.host_ip):
         pairs.append((item.host_ip or "::", str(ipv6)))
+    elif relay and ipv4 is not None and item.protocol == "tcp" and "." not in item.host_ip:
+        pairs.append((item.host_ip or "::", str(ipv4)))
     return pairs
 
 
@@ -292,7 +328,7 @@ def _bind(publication: Publication) -> socket.socket | None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((publication.host_ip, publication.host_port))
         if kind == socket.SOCK_STREAM:
-            sock.listen(1)
+            sock.listen(1024 if publication.relayed else 1)
     except OSError:
         sock.close()
         raise

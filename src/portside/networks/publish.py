@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 
 import msgspec
@@ -11,9 +12,11 @@ from portside.model.network import IPAddress, NetworkOptions, NetworkRequest
 from portside.networks import records
 from portside.networks.catalogue import Catalogue
 from portside.networks.endpoints import gateway_endpoint
-from portside.networks.firewall import Firewall, LinkRule, elements
+from portside.networks.firewall import Firewall
 from portside.networks.ports import HostPorts, Publication, Wanted, parse_wanted
 from portside.networks.records import EndpointRecord, SandboxRecord
+from portside.networks.relay import Relays
+from portside.networks.ruleset import LinkRule, Member, elements
 
 MODES = {4: records.BRIDGE_MODE4, 6: records.BRIDGE_MODE6}
 
@@ -23,20 +26,61 @@ class Publisher:
 
     def __init__(self, firewall: Firewall, catalogue: Catalogue, options: NetworkOptions) -> None:
         self._firewall, self._catalogue, self._options = firewall, catalogue, options
-        self._ports = HostPorts()
+        self._ports = HostPorts(options.userland_proxy)
+        self._relays = Relays()
 
     def reserve(
-        self, request: NetworkRequest, endpoints: Sequence[EndpointRecord]
+        self,
+        request: NetworkRequest,
+        endpoints: Sequence[EndpointRecord],
+        had: Sequence[Publication] = (),
     ) -> tuple[Publication, ...]:
-        """Host ports for a container about to start; SystemFailure in Docker's words."""
+        """Host ports for a container about to start; SystemFailure in Docker's words.
+
+        Where any port will do, the one it ``had`` is taken.
+        """
         if not request.port_bindings and not request.publish_all:
             return ()
         found: list[Publication] = []
         for version in (4, 6):
             endpoint = self._outlet(endpoints, version)
             if endpoint is not None:
-                found += self._reserve_version(request, endpoint, version, found)
+                dual = self._outlet(endpoints, 10 - version) is not None
+                found += self._reserve_version(request, endpoint, version, [*found, *had], dual)
         return tuple(found)
+
+    def change(self, record: SandboxRecord, request: NetworkRequest) -> tuple[Publication, ...]:
+        """Publish what ``request`` wants from now on; what stays is not interrupted. All or
+        nothing: SystemFailure in Docker's words when a host port cannot be had."""
+        return self._anew(record, request, record.endpoints)
+
+    def _anew(
+        self, before: SandboxRecord, request: NetworkRequest, endpoints: Sequence[EndpointRecord]
+    ) -> tuple[Publication, ...]:
+        self.unreserve(before.ports)
+        try:
+            ports = self.reserve(request, endpoints, before.ports)
+        except BaseException:
+            self.hold(before)
+            raise
+        self._replace(before.ports, ports)
+        return ports
+
+    def _replace(self, old: Sequence[Publication], new: Sequence[Publication]) -> None:
+        """Open what is new and shut what is gone; what stays is not interrupted."""
+        before, after = self.members(old), self.members(new)
+        for port in old:
+            if port.relayed and port not in new:
+                self._relays.close(port)
+        self._firewall.remove([member for member in before if member not in after])
+        self._firewall.add([member for member in after if member not in before])
+        self._open_relays(new)
+
+    def _open_relays(self, ports: Sequence[Publication]) -> None:
+        for port in ports:
+            listener = self._ports.socket(port) if port.relayed else None
+            if listener is not None:
+                self._relays.open(port, listener)
 
     def _reserve_version(
         self,
@@ -44,9 +88,12 @@ class Publisher:
         endpoint: EndpointRecord,
         version: int,
         already: Sequence[Publication],
+        dual: bool,
     ) -> list[Publication]:
         network = self._catalogue.get(endpoint.network_id)
         binding = network.option(records.BRIDGE_BINDING) or self._options.default_binding_ip
+        if binding == "0.0.0.0":
+            binding = ""  # as an option it means every address, also the other version's
         wanted = parse_wanted(
             request.port_bindings, request.exposed_ports, request.publish_all, binding
         )
@@ -56,12 +103,13 @@ class Publisher:
                 Publication(item.protocol, "", 0, str(address), item.container_port)
                 for item in wanted
             ]
-        wanted = [_same_port(item, already) for item in wanted]
+        had = [port for port in already if port.host_port and not port.relayed]
+        wanted = [_same_port(item, had) for item in wanted]
         pair: tuple[IPAddress | None, IPAddress | None] = (
             (address, None) if version == 4 else (None, address)
         )
         try:
-            return self._ports.reserve(wanted, *pair)
+            return self._ports.reserve(wanted, *pair, dual)
         except SystemFailure as err:
             self._ports.release([p for p in already if p.host_port])
             raise SystemFailure(
@@ -82,21 +130,31 @@ class Publisher:
         return self._catalogue.get(endpoint.network_id).option(MODES[version]) == "routed"
 
     def unreserve(self, ports: Sequence[Publication]) -> None:
+        for port in ports:
+            if port.relayed:
+                self._relays.close(port)
         self._ports.release([port for port in ports if port.host_port])
 
     def hold(self, record: SandboxRecord) -> list[str]:
         """Reserve again after a restart; tells which ports others took meanwhile."""
         told = [self._ports.hold(port) for port in record.ports if port.host_port]
+        self._open_relays(record.ports)
         return [problem for problem in told if problem]
 
-    def members(self, ports: Sequence[Publication]) -> list[tuple[str, str, str]]:
-        return [item for port in ports for item in elements(port, routed=not port.host_port)]
+    def members(self, ports: Sequence[Publication]) -> list[Member]:
+        asks = self._firewall.asks_host
+        return [
+            item
+            for port in ports
+            if not port.relayed
+            for item in elements(port, not port.host_port, asks)
+        ]
 
     def open(self, record: SandboxRecord) -> None:
-        self._firewall.add(self.members(record.ports))
+        self._replace((), record.ports)
 
     def shut(self, record: SandboxRecord) -> None:
-        self._firewall.remove(self.members(record.ports))
+        self._replace(record.ports, ())
         self._firewall.set_links(record.request.container_id, ())
 
     def set_links(self, record: SandboxRecord, rules: Sequence[LinkRule]) -> None:
@@ -105,40 +163,55 @@ class Publisher:
     def move(self, before: SandboxRecord, after: SandboxRecord) -> tuple[Publication, ...]:
         """Ports after a live connect or disconnect: they follow the default route and keep
         their host ports."""
+        return self._anew(before, after.request, after.endpoints)
+
+    def repair(self, record: SandboxRecord) -> tuple[Publication, ...]:
+        """Ports after a crash amid a change of the container's networks: those that lead to an
+        address it has no more are led to its present one, or taken back."""
         ports: list[Publication] = []
         for version in (4, 6):
-            mine = [port for port in before.ports if port.version == version]
-            old = self._outlet(before.endpoints, version)
-            new = self._outlet(after.endpoints, version)
-            if new is None:
-                self._firewall.remove(self.members(mine))
-                self.unreserve(mine)
-            elif old is None:
-                fresh = self._reserve_version(after.request, new, version, ())
-                self._firewall.add(self.members(fresh))
-                ports += fresh
-            elif old.endpoint_id == new.endpoint_id:
-                ports += mine
-            else:
-                address = str(new.address(version))
-                moved = [msgspec.structs.replace(port, container_ip=address) for port in mine]
-                self._firewall.remove(self.members(mine))
-                self._firewall.add(self.members(moved))
-                ports += moved
+            outlet = self._outlet(record.endpoints, version)
+            mine = [port for port in record.ports if port.version == version]
+            if outlet is not None:
+                address = str(outlet.address(version))
+                ports += [msgspec.structs.replace(port, container_ip=address) for port in mine]
+        if tuple(ports) != record.ports:
+            self._replace(record.ports, ports)
         return tuple(ports)
 
-    def warnings(self, record: SandboxRecord) -> list[str]:
-        return []
+    def warnings(self, wanted: Sequence[Wanted]) -> list[str]:
+        """Ports that will be open to others although the host's own firewall would drop what
+        comes for them."""
+        if self._firewall.asks_host:
+            return []
+        told = []
+        for item in wanted:
+            if item.host_ip and ipaddress.ip_address(item.host_ip).is_loopback:
+                continue
+            chain = self._firewall.closed_by_host(item.protocol, item.first)
+            if chain:
+                port = f"{item.first or 'a random port'}/{item.protocol}"
+                told.append(
+                    f"Port {port} will be reachable from other hosts although the host's firewall "
+                    f"({chain}) drops such connections: publish it on 127.0.0.1, or start the "
+                    "engine with --publish-policy=host"
+                )
+        return told
 
     def close(self) -> None:
+        self._relays.close_all()
         self._ports.close()
 
 
-def _same_port(item: Wanted, already: Sequence[Publication]) -> Wanted:
-    """A random port is the same for both IP versions, as clients expect."""
-    if item.host_ip or (item.first and item.first == item.last):
+def _same_port(item: Wanted, already: list[Publication]) -> Wanted:
+    """A port that may be any is the one it was, and the same for both IP versions, as clients
+    expect; what is found is taken out of ``already``."""
+    if item.first and item.first == item.last:
         return item
     for other in already:
-        if (other.protocol, other.container_port) == (item.protocol, item.container_port):
+        fits = item.first <= other.host_port <= (item.last or 65535)
+        same = (other.protocol, other.container_port) == (item.protocol, item.container_port)
+        if fits and same and item.host_ip in ("", other.host_ip):
+            already.remove(other)
             return item._replace(first=other.host_port, last=other.host_port)
     return item

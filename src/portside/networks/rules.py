@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from portside.networks import records
-from portside.networks.firewall import NetworkRules, subnets
 from portside.networks.records import NetworkRecord
+from portside.networks.ruleset import NetworkRules, subnets
 
 
 def network_rules(record: NetworkRecord) -> NetworkRules:

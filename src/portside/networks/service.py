@@ -58,7 +58,7 @@ class NetworkService:
         self._instance, self._options, self._publish = instance, options, publish
         self._catalogue = Catalogue(db, instance, options)
         self._links = Links(instance)
-        self._firewall = Firewall(instance.table, options.firewall)
+        self._firewall = Firewall(instance.table, options.firewall, options.publish_policy)
         self._worker = NamespaceWorker()
         self._pool = NamespacePool(self._worker, instance)
         self._sandboxes = Sandboxes(
@@ -69,7 +69,7 @@ class NetworkService:
     async def start(self) -> None:
         """Make or repair the default bridge, the firewall table and the first prepared
         namespaces. Call ``restore`` right after."""
-        stored = self._sandboxes.stored()
+        stored = self._sandboxes.book.stored()
         in_use = {endpoint.network_id for record in stored for endpoint in record.endpoints}
         predefined.ensure(self._catalogue, self._instance, self._options, self._links.rtnl, in_use)
         if self._options.ip_forward:
@@ -96,9 +96,22 @@ class NetworkService:
         self._firewall.preload(rules, members, {})
         self._firewall.apply()
         self._firewall.follow()
+        self._warn_of_forward_policy()
         self._sandboxes.files.follow()
         await self._pool.start()
         self._expect_names()
+
+    def _warn_of_forward_policy(self) -> None:
+        """A drop in another table's forward chain is final, whatever our table says."""
+        chain = self._firewall.closed_by_host("tcp", 443, "forward")
+        if chain:
+            log.warning(
+                "the host's firewall (%s) drops forwarded packets it has no rule for: containers "
+                "reach other hosts, and are reached by them, only if it accepts traffic of the "
+                "interfaces ps* (beside dockerd: iptables -I DOCKER-USER -i ps+ -j ACCEPT and "
+                "iptables -I DOCKER-USER -o ps+ -j ACCEPT)",
+                chain,
+            )
 
     async def restore(self, running: Sequence[RunningContainer]) -> None:
         """Take the running containers' sandboxes over again (addresses, ports, names) and
@@ -127,7 +140,7 @@ class NetworkService:
     async def clean(self) -> None:
         """Remove what the engine made on this host: its tables and its bridges without
         containers (``portside daemon stop --containers``, uninstalling)."""
-        used = {e.network_id for r in self._sandboxes.all_records() for e in r.endpoints}
+        used = {e.network_id for r in self._sandboxes.book.records() for e in r.endpoints}
         for record in self._catalogue.all():
             if record.id not in used:
                 self._links.remove(record)
@@ -143,7 +156,10 @@ class NetworkService:
         """Check a request without acting (``containers/create``): InvalidParameter for bad
         addresses, ports or options; NotFound for unknown networks is left to ``attach``, as
         in Docker. Returns warnings."""
-        parse_wanted(request.port_bindings, request.exposed_ports, request.publish_all)
+        wanted = parse_wanted(
+            request.port_bindings, request.exposed_ports, request.publish_all,
+            self._options.default_binding_ip,
+        )  # fmt: skip
         for port in request.exposed_ports:
             parse_port(port)
         if request.mac_address:
@@ -157,11 +173,12 @@ class NetworkService:
         for name, settings in request.endpoints.items():
             with contextlib.suppress(PortsideError):
                 network = self._catalogue.resolve("bridge" if name == "default" else name)
-                if network.has_names:
-                    check_settings(network, settings)
-        if request.mode in ("host", "none") and request.port_bindings:
+                check_settings(network, settings)
+        if request.mode == "host" and request.port_bindings:
             return ["Published ports are discarded when using host network mode"]
-        return []
+        if request.mode in ("host", "none") or request.mode.startswith("container:"):
+            return []
+        return self._sandboxes.ports.warnings(wanted)
 
     async def attach(self, request: NetworkRequest) -> NetworkAttachment:
         """Give a container about to start its network, ready to use: loopback, interfaces,
@@ -183,7 +200,12 @@ class NetworkService:
 
     def rename(self, container_id: str, name: str) -> None:
         """A running container changed its name: names follow."""
-        self._sandboxes.rename(container_id, name)
+        self._sandboxes.connections.rename(container_id, name)
+
+    async def republish(self, request: NetworkRequest) -> None:
+        """Change a running container's published ports to those of ``request``, live;
+        SystemFailure and nothing changed when a host port is taken."""
+        await self._sandboxes.connections.republish(request)
 
     async def connect(
         self, network: str, container_id: str, config: EndpointSettings | None
@@ -191,7 +213,9 @@ class NetworkService:
         """Connect a container. Running: at once, and the settings tell its addresses. Not
         running: only checked, and the result is what the containers service keeps."""
         record = self._catalogue.resolve(network)
-        return await self._sandboxes.connect(record, container_id, config or EndpointSettings())
+        return await self._sandboxes.connections.connect(
+            record, container_id, config or EndpointSettings()
+        )
 
     async def disconnect(self, network: str, container_id: str, force: bool = False) -> str:
         """Disconnect a running container; the name of the network. With ``force`` a container
@@ -199,7 +223,7 @@ class NetworkService:
         record = self._catalogue.resolve(network)
         if force and self._sandboxes.find(container_id) is None:
             return record.name
-        await self._sandboxes.disconnect(record, container_id)
+        await self._sandboxes.connections.disconnect(record, container_id)
         return record.name
 
     # -- networks ------------------------------------------------------------------------
@@ -243,7 +267,7 @@ class NetworkService:
             self._resource(record)
             for record in self._catalogue.all()
             if catalogue_module.matches(
-                record.resource, wanted, bool(self._sandboxes.on_network(record.id))
+                record.resource, wanted, bool(self._sandboxes.book.on_network(record.id))
             )
         ]
 
@@ -260,7 +284,7 @@ class NetworkService:
                 f"{endpoint.ipv4}/{endpoint.prefix4}" if endpoint.ipv4 else "",
                 f"{endpoint.ipv6}/{endpoint.prefix6}" if endpoint.ipv6 else "",
             )
-            for sandbox, endpoint in self._sandboxes.on_network(record.id)
+            for sandbox, endpoint in self._sandboxes.book.on_network(record.id)
         }
         return msgspec.structs.replace(record.resource, containers=containers)
 
@@ -269,7 +293,7 @@ class NetworkService:
         record = self._catalogue.resolve(name)
         if record.name in PREDEFINED:
             raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
-        users = self._sandboxes.on_network(record.id)
+        users = self._sandboxes.book.on_network(record.id)
         if users:
             who = ", ".join(
                 f'(name:"{sandbox.request.name}" id:"{sandbox.request.container_id[:12]}")'
@@ -300,7 +324,7 @@ class NetworkService:
             raise InvalidParameter(f"invalid filter '{sorted(unknown)[0]}'")
         removed: builtins.list[str] = []
         for record in self._catalogue.all():
-            used = bool(self._sandboxes.on_network(record.id))
+            used = bool(self._sandboxes.book.on_network(record.id))
             if record.name in PREDEFINED or used:
                 continue
             if until and not catalogue_module.older(record.resource.created, until[0]):

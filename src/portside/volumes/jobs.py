@@ -96,5 +96,9 @@ class MountVolume(Job, kw_only=True):
 
     def run(self, fds: list[int], progress: Progress) -> None:
         from portside.kernel.mount import mount
+        from portside.model.errors import SystemFailure
 
-        mount(self.device, self.target, self.type, self.flags, self.data)
+        try:
+            mount(self.device, self.target, self.type, self.flags, self.data)
+        except OSError as err:
+            raise SystemFailure(os.strerror(err.errno or 0)) from err

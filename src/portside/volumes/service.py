@@ -88,8 +88,9 @@ class VolumeService:
         options.parse(name, wanted or {})
         if wanted and "size" in wanted and "device" not in wanted:
             raise InvalidParameter(
-                f"create {name}: quota size requested but no quota support: {self._records.root} "
-                "is on a file system without project quotas (XFS or ext4 mounted with prjquota)"
+                f"create {name}: quota size requested but no quota support: plain volumes share "
+                f"the space of {self._records.root}; a volume with a limit is one with a file "
+                "system of its own (-o type=tmpfs -o device=tmpfs -o o=size=..., or a device)"
             )
         record = self._records.add(name, labels, wanted)
         self._publish("volume", "create", name, {"driver": record.driver})

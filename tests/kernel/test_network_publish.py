@@ -1,0 +1,276 @@
+"""Published ports: who reaches them, what the container sees, and conflicts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from netkit import (
+    HOST_WAN,
+    HOST_WAN6,
+    OUTSIDE_WAN,
+    OUTSIDE_WAN6,
+    Host,
+    Machine,
+    private_host,
+    sh,
+    until,
+)
+
+from portside.model.errors import SystemFailure
+from portside.model.network import EndpointSettings, NetworkCreate, PortBinding
+
+ANY = (PortBinding("", "8080"),)
+
+
+@private_host
+async def test_reachable_from_everywhere_with_the_clients_address(host: Host) -> None:
+    service = await host.service()
+    outside = host.outside()
+    web = await host.container(service, "web", port_bindings={"80/tcp": ANY, "80/udp": ANY})
+    client = await host.container(service, "client")
+    await service.create(NetworkCreate(name="other"))
+    stranger = await host.container(service, "stranger", mode="other")
+    for kind in ("tcp", "udp"):
+        web.serve(80, kind)
+        assert outside.ask(HOST_WAN, 8080, kind) == OUTSIDE_WAN
+        assert host.own().ask("127.0.0.1", 8080, kind) == "172.17.0.1"
+        assert host.own().ask(HOST_WAN, 8080, kind) == HOST_WAN
+        assert host.own().ask("172.17.0.1", 8080, kind) == "172.17.0.1"
+        assert client.ask("172.17.0.1", 8080, kind) == "172.17.0.1", "hairpin over the bridge"
+        assert client.ask(HOST_WAN, 8080, kind) == "172.17.0.1"
+        assert web.ask(HOST_WAN, 8080, kind) == "172.17.0.1", "its own published port"
+        assert stranger.ask(HOST_WAN, 8080, kind) == stranger.ip, "from another network"
+    ports = web.attachment.settings.ports
+    assert ports["80/udp"] == (PortBinding("0.0.0.0", "8080"),)
+    assert ports["80/tcp"] == (PortBinding("0.0.0.0", "8080"), PortBinding("::", "8080"))
+    await service.detach(web.id)
+    assert outside.ask(HOST_WAN, 8080, timeout=1) == "ConnectionRefusedError"
+
+
+@private_host
+async def test_loopback_only_port_stays_on_the_host(host: Host) -> None:
+    service = await host.service()
+    outside = host.outside()
+    web = await host.container(
+        service, "web", port_bindings={"80/tcp": (PortBinding("127.0.0.1", "8080"),)}
+    )
+    web.serve(80)
+    assert host.own().ask("127.0.0.1", 8080) == "172.17.0.1"
+    assert outside.ask(HOST_WAN, 8080, timeout=1) == "ConnectionRefusedError"
+    # a neighbour that sends packets for 127.0.0.1 to us
+    outside.sh("ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1 via 203.0.113.1")
+    outside.sh("sysctl -qw net.ipv4.conf.eth0.route_localnet=1", check=False)
+    assert outside.ask("127.0.0.1", 8080, timeout=1) != "172.17.0.1"
+    host.own().serve(9999, address="127.0.0.1")
+    web.sh("ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1 via 172.17.0.1")
+    web.sh("echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet")
+    assert web.ask("127.0.0.1", 9999, timeout=1) in ("TimeoutError", "ConnectionRefusedError")
+
+
+@private_host
+async def test_one_host_address_only(host: Host) -> None:
+    service = await host.service()
+    outside = host.outside()
+    sh("ip addr add 203.0.113.7/24 dev wan0")
+    web = await host.container(
+        service, "web", port_bindings={"80/tcp": (PortBinding("203.0.113.7", "8080"),)}
+    )
+    web.serve(80)
+    assert outside.ask("203.0.113.7", 8080) == OUTSIDE_WAN
+    assert outside.ask(HOST_WAN, 8080, timeout=1) == "ConnectionRefusedError"
+
+
+@private_host
+async def test_ipv6(host: Host) -> None:
+    service = await host.service()
+    outside = host.outside()
+    await service.create(NetworkCreate(name="dual", enable_ipv6=True))
+    web = await host.container(service, "web", mode="dual", port_bindings={"80/tcp": ANY})
+    client = await host.container(service, "client", mode="dual")
+    assert web.ip6.startswith("fd")
+    web.serve(80, address="::")
+    assert outside.ask(HOST_WAN6, 8080) == OUTSIDE_WAN6
+    assert host.own().ask(HOST_WAN6, 8080) == HOST_WAN6
+    assert client.ask(web.ip6, 80) == client.ip6
+    gateway = web.attachment.settings.networks["dual"].ipv6_gateway
+    assert client.ask(HOST_WAN6, 8080) == gateway
+    assert outside.ask(HOST_WAN, 8080).endswith(OUTSIDE_WAN)
+    outside.serve(7000, address="::")
+    assert web.ask(OUTSIDE_WAN6, 7000) == HOST_WAN6, "outbound NAT66"
+    assert web.attachment.settings.ports["80/tcp"] == (
+        PortBinding("0.0.0.0", "8080"),
+        PortBinding("::", "8080"),
+    )
+    assert "fe80::" in web.sh("ip -o -6 addr show eth0")
+
+
+@private_host
+async def test_conflicts_are_told_before_anything_runs(host: Host) -> None:
+    service = await host.service()
+    await host.container(service, "one", port_bindings={"80/tcp": ANY})
+    request = host.request("two", port_bindings={"81/tcp": ANY, "82/tcp": (PortBinding(),)})
+    with pytest.raises(
+        SystemFailure,
+        match=r"driver failed programming external connectivity on endpoint two \([0-9a-f]{64}\): "
+        r"Bind for 0\.0\.0\.0:8080 failed: port is already allocated",
+    ):
+        await service.attach(request)
+    with socket.create_server(("0.0.0.0", 9090)):
+        taken = host.request("two", port_bindings={"80/tcp": (PortBinding("", "9090"),)})
+        with pytest.raises(
+            SystemFailure,
+            match=r"failed to bind host port for 0\.0\.0\.0:9090:172\.17\.0\.3:80/tcp: "
+            "address already in use",
+        ):
+            await service.attach(taken)
+    two = await service.attach(taken)
+    assert two.settings.ip_address == "172.17.0.3", "the failures gave their addresses back"
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("0.0.0.0", 9090))
+
+
+@private_host
+async def test_random_and_ranges(host: Host) -> None:
+    service = await host.service()
+    one = await host.container(
+        service,
+        "one",
+        exposed_ports=("80/tcp", "53/udp"),
+        port_bindings={"443/tcp": (PortBinding("", "9000-9002"),)},
+        publish_all=True,
+    )
+    ports = one.attachment.settings.ports
+    assert ports["443/tcp"] == (PortBinding("0.0.0.0", "9000"), PortBinding("::", "9000"))
+    low, high = map(int, sh("cat /proc/sys/net/ipv4/ip_local_port_range").split())
+    for key in ("80/tcp", "53/udp"):
+        assert low <= int(ports[key][0].host_port) <= high
+    for expected in ("9001", "9002"):
+        two = await service.attach(
+            host.request("n" + expected, port_bindings={"443/tcp": (PortBinding("", "9000-9002"),)})
+        )
+        assert two.settings.ports["443/tcp"][0].host_port == expected
+    with pytest.raises(SystemFailure, match="all ports are allocated"):
+        await service.attach(
+            host.request("four", port_bindings={"443/tcp": (PortBinding("", "9000-9002"),)})
+        )
+
+
+@private_host
+async def test_table_is_put_back_when_flushed(host: Host) -> None:
+    service = await host.service()
+    outside = host.outside()
+    web = await host.container(service, "web", port_bindings={"80/tcp": ANY})
+    web.serve(80)
+    table = host.instance.table
+
+    def ruleset() -> str:
+        return sh(f"nft -s list table inet {table}", check=False)
+
+    before = ruleset()
+    assert "8080" in before
+    for command in (
+        "flush ruleset",
+        f"delete table inet {table}",
+        f"flush chain inet {table} publish",
+        f"delete element inet {table} anywhere4 {{ tcp . 8080 }}",
+    ):
+        sh(f"nft {command}")
+        await until(lambda: ruleset() == before)
+    assert outside.ask(HOST_WAN, 8080) == OUTSIDE_WAN
+
+
+@private_host
+async def test_other_tables_are_left_alone(host: Host) -> None:
+    sh(
+        "nft 'table ip mine { chain c { type filter hook forward priority 0; "
+        "tcp dport 1 drop; }; }'"
+    )
+    before = sh("nft list table ip mine")
+    service = await host.service()
+    await host.container(service, "web", port_bindings={"80/tcp": ANY})
+    await service.create(NetworkCreate(name="n1"))
+    await service.remove("n1")
+    assert sh("nft list table ip mine") == before
+    await service.detach(host.machines[0].id)  # type: ignore[attr-defined]
+    await service.clean()
+    assert sh("nft list tables").split() == ["table", "ip", "mine"]
+    assert host.instance.bridge not in sh("ip -o link")
+
+
+@private_host
+async def test_connect_and_disconnect_move_published_ports(host: Host) -> None:
+    service = await host.service()
+    outside = host.outside()
+    await service.create(NetworkCreate(name="n1"))
+    await service.create(NetworkCreate(name="a0", internal=True))
+    web = await host.container(service, "web", mode="n1", port_bindings={"80/tcp": ANY})
+    web.serve(80)
+    await service.connect("a0", web.id, None)
+    assert outside.ask(HOST_WAN, 8080) == OUTSIDE_WAN
+    await service.create(NetworkCreate(name="n0"))
+    await service.connect("n0", web.id, EndpointSettings(gw_priority=5))
+    assert outside.ask(HOST_WAN, 8080) == OUTSIDE_WAN
+    assert "dev eth2" in web.sh("ip route show default")
+    await service.disconnect("n0", web.id)
+    assert outside.ask(HOST_WAN, 8080) == OUTSIDE_WAN
+    assert "dev eth0" in web.sh("ip route show default")
+    await service.disconnect("n1", web.id)
+    assert outside.ask(HOST_WAN, 8080, timeout=1) == "ConnectionRefusedError"
+    settings = service.settings(web.id)
+    assert settings is not None and settings.ports == {"80/tcp": None}
+    await asyncio.sleep(0)
+
+
+@private_host
+async def test_routed_network_is_reached_directly(host: Host) -> None:
+    service = await host.service()
+    outside = host.outside()
+    option = "com.docker.network.bridge.gateway_mode_ipv4"
+    await service.create(NetworkCreate(name="lan", options={option: "routed"}))
+    web = await host.container(service, "web", mode="lan", port_bindings={"80/tcp": ANY})
+    outside.sh(f"ip route add {web.ip}/32 via 203.0.113.1")
+    outside.serve(7000)
+    web.serve(80)
+    web.serve(81)
+    assert outside.ask(web.ip, 80) == OUTSIDE_WAN
+    assert outside.ask(web.ip, 81, timeout=1) == "TimeoutError"
+    assert web.ask(OUTSIDE_WAN, 7000) == web.ip, "no source NAT"
+
+
+@private_host
+async def test_ipv6_clients_of_a_container_with_ipv4_only(host: Host) -> None:
+    service = await host.service()
+    outside = host.outside()
+    loop = asyncio.get_running_loop()
+
+    async def asks(machine: Machine, address: str, port: int = 8080) -> str:
+        # not in this thread, whose event loop passes the bytes on
+        return await loop.run_in_executor(None, machine.ask, address, port)
+
+    bindings = (PortBinding("", "8080"), PortBinding("::1", "8081"))
+    web = await host.container(service, "web", port_bindings={"80/tcp": bindings})
+    web.serve(80)
+    assert await asks(outside, HOST_WAN6) == "172.17.0.1"
+    assert await asks(host.own(), "::1") == "172.17.0.1"
+    assert await asks(host.own(), "::1", 8081) == "172.17.0.1"
+    assert await asks(outside, HOST_WAN6, 8081) == "ConnectionRefusedError"
+    with pytest.raises(SystemFailure, match="no address of that IP version"):
+        await service.attach(
+            host.request("udp", port_bindings={"53/udp": (PortBinding("::1", "5353"),)})
+        )
+    # a network with IPv6 takes over, and gives back
+    await service.create(NetworkCreate(name="a1", enable_ipv6=True))
+    web.serve(81)
+    await service.connect("a1", web.id, EndpointSettings(gw_priority=1))
+    settings = service.settings(web.id)
+    assert settings is not None and len(settings.ports["80/tcp"] or ()) == 3
+    await service.disconnect("a1", web.id)
+    assert await asks(outside, HOST_WAN6) == "172.17.0.1"
+    await host.stop(service)
+    service = await host.service([web.running()])
+    assert await asks(outside, HOST_WAN6) == "172.17.0.1"
+    assert outside.ask(HOST_WAN, 8080) == OUTSIDE_WAN
+    await service.detach(web.id)
+    assert await asks(outside, HOST_WAN6) == "ConnectionRefusedError"

@@ -1,0 +1,91 @@
+"""Subnets and addresses: pools, live routes, ranges, and what is refused."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+
+import pytest
+
+from portside.kernel.netlink import Route
+from portside.model.errors import Conflict, Forbidden, InvalidParameter
+from portside.model.network import AddressPool, IPAMConfig
+from portside.networks import ipam
+
+
+def net(text: str) -> ipaddress.IPv4Network:
+    return ipaddress.IPv4Network(text)
+
+
+def route(text: str) -> Route:
+    return Route(2, net(text), None, 7, 3, 0)
+
+
+def test_hundreds_of_networks_fit() -> None:
+    pools = ipam.parse_pools(ipam.DEFAULT_POOLS)
+    taken: list[ipam.IPNetwork] = []
+    for _ in range(400):
+        taken.append(ipam.choose_subnet(pools, 4, taken, (), {}))
+    assert len(set(taken)) == 400
+    assert not any(a.overlaps(b) for a, b in itertools.pairwise(taken))  # type: ignore[arg-type]
+
+
+def test_live_routes_are_passed_over() -> None:
+    pools = ipam.parse_pools([AddressPool("10.9.0.0/16", 24)])
+    found = ipam.choose_subnet(pools, 4, [], [route("10.9.0.0/17")], {7: "vpn0"})
+    assert found == net("10.9.128.0/24")
+    with pytest.raises(Forbidden, match=r"route 10\.8\.0\.0/15 dev vpn0 is in the way"):
+        ipam.choose_subnet(pools, 4, [], [route("10.8.0.0/15")], {7: "vpn0"})
+
+
+def test_a_default_route_shadows_nothing() -> None:
+    assert ipam.shadowed(net("10.0.0.0/8"), [Route(2, None, None, 1, 3, 0)]) is None
+
+
+def test_lowest_free_address_first() -> None:
+    subnet = ipam.Subnet.of(IPAMConfig("10.1.0.0/29", "", "10.1.0.1", {"x": "10.1.0.2"}))
+    assert [str(subnet.allocate()) for _ in range(4)] == [f"10.1.0.{n}" for n in (3, 4, 5, 6)]
+    with pytest.raises(Conflict, match="no available IPv4 addresses"):
+        subnet.allocate()
+    subnet.release(ipaddress.ip_address("10.1.0.4"))
+    assert str(subnet.allocate()) == "10.1.0.4"
+
+
+@pytest.mark.parametrize("text", ["10.1.0.0", "10.1.0.1", "10.1.0.7"])
+def test_addresses_that_are_taken(text: str) -> None:
+    subnet = ipam.Subnet.of(IPAMConfig("10.1.0.0/29", "", "10.1.0.1"))
+    with pytest.raises(Forbidden, match="Address already in use"):
+        subnet.claim(ipaddress.ip_address(text))
+    with pytest.raises(InvalidParameter, match="does not belong"):
+        subnet.claim(ipaddress.ip_address("10.2.0.1"))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (IPAMConfig("bad"), "invalid CIDR address"),
+        (IPAMConfig("10.1.0.1/24"), "it should be 10.1.0.0/24"),
+        (IPAMConfig("10.1.0.0/31"), "no room"),
+        (IPAMConfig("10.1.0.0/24", "10.2.0.0/25"), "not within subnet"),
+        (IPAMConfig("10.1.0.0/24", "10.1.0.0/16"), "bigger than its parent"),
+        (IPAMConfig("10.1.0.0/24", "", "10.2.0.1"), "invalid gateway"),
+        (IPAMConfig("10.1.0.0/24", "", "", {"a": "10.2.0.1"}), "auxiliary address a"),
+    ],
+)
+def test_refused_ranges(config: IPAMConfig, words: str) -> None:
+    with pytest.raises(InvalidParameter, match=words):
+        ipam.checked(config)
+
+
+def test_pools_are_checked() -> None:
+    for pools in ([AddressPool("10.0.0.0/16", 8)], [AddressPool("x", 24)]):
+        with pytest.raises(InvalidParameter):
+            ipam.parse_pools(pools)
+    with pytest.raises(InvalidParameter, match="overlap"):
+        ipam.parse_pools([AddressPool("10.0.0.0/8", 24), AddressPool("10.1.0.0/16", 24)])
+
+
+def test_unique_local_pool_is_stable() -> None:
+    one, same, other = map(ipam.unique_local_pool, ("a", "a", "b"))
+    assert one == same != other
+    assert ipaddress.ip_network(one.base).subnet_of(ipaddress.IPv6Network("fd00::/8"))  # type: ignore[arg-type]
