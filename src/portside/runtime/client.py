@@ -28,6 +28,7 @@ from portside.runtime.messages import (
     Exec,
     Exited,
     Failed,
+    Oom,
     Resize,
     Signal,
     Started,
@@ -66,7 +67,8 @@ class MonitorClient:
         self.pid = 0
         self.started_ns = 0
         self.on_exec_exit: Callable[[Exited], None] | None = None
-        self._loop.add_reader(sock.fileno(), self._readable)
+        self.on_oom: Callable[[], None] | None = None
+        self._loop.add_reader(sock.fileno(), self.take_all)
 
     @classmethod
     def connect(cls, state_dir: Path) -> MonitorClient:
@@ -89,24 +91,37 @@ class MonitorClient:
         client.pid, client.started_ns = state.pid, state.started_ns
         return client
 
-    def _readable(self) -> None:
+    def take_all(self) -> None:
+        """Take every message that is there already.
+
+        A monitor tells an end before it ends the streams: who has seen a stream end and asks
+        then must not be answered from before the message.
+        """
+        while self._sock.fileno() >= 0 and self._take_one():
+            pass
+
+    def _take_one(self) -> bool:
         try:
             data, fds = messages.receive(self._sock)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data, fds = b"", []
         for fd in fds:
             os.close(fd)
-        if not data:
+        if data:
+            self._take(msgspec.json.decode(data, type=Answer))
+        else:
             self.close()
-            return
-        self._take(msgspec.json.decode(data, type=Answer))
+        return bool(data)
 
     def _take(self, answer: Answer) -> None:
         reply = answer.reply
         if isinstance(reply, Exited):
             self._exit(reply)
+        elif isinstance(reply, Oom):
+            if self.on_oom is not None:
+                self.on_oom()
         elif answer.number == 0:
             if self.started.done():
                 return
@@ -126,10 +141,11 @@ class MonitorClient:
             if not self.exited.done():
                 self.exited.set_result(exit)
             return
-        future = self._execs.pop(exit.exec_id, None)
+        future = self._execs.get(exit.exec_id)
         if future is not None and not future.done():
             future.set_result(exit)
         if self.on_exec_exit is not None:
+            self._execs.pop(exit.exec_id, None)
             self.on_exec_exit(exit)
 
     async def _ask(self, request: messages.Request, fds: list[int]) -> messages.Reply:
@@ -158,9 +174,13 @@ class MonitorClient:
         return reply.pid if isinstance(reply, Started) else 0
 
     async def wait_exec(self, exec_id: str) -> Exited | None:
-        """The end of an exec that is running; None when it has been told already."""
+        """The end of an exec, once; None when it is unknown, or told to ``on_exec_exit``."""
         future = self._execs.get(exec_id)
-        return await asyncio.shield(future) if future is not None else None
+        if future is None:
+            return None
+        exit = await asyncio.shield(future)
+        self._execs.pop(exec_id, None)
+        return exit
 
     async def resize(self, height: int, width: int, exec_id: str = "") -> None:
         await self._ask(Resize(height, width, exec_id), [])
@@ -178,9 +198,11 @@ class MonitorClient:
         gone = Unavailable("the container's monitor is gone")
         pending: list[asyncio.Future[Any]] = [*self._waiting.values(), *self._execs.values()]
         pending += [self.started, self.exited]
+        # an exec's end that has been told stays for who asks late
+        told = {id: future for id, future in self._execs.items() if future.done()}
         for future in pending:
             if not future.done():
                 future.set_exception(gone)
                 future.exception()  # not everyone waits for every one of them
         self._waiting.clear()
-        self._execs.clear()
+        self._execs = told

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import stat
 import struct
 
@@ -15,15 +14,16 @@ _MACHINES = {0x03: "386", 0x28: "arm", 0x3E: "amd64", 0xB7: "arm64", 0xF3: "risc
              0x15: "ppc64le", 0x16: "s390x"}  # fmt: skip
 """``e_machine`` of elf(5) in image-spec's names."""
 _OWN = {"x86_64": ("amd64", "386"), "aarch64": ("arm64", "arm"), "riscv64": ("riscv64",)}
-_PREFIX = "OCI runtime create failed: unable to start container process: "
+CREATE = "OCI runtime create failed: unable to start container process: "
+EXEC = "OCI runtime exec failed: exec failed: unable to start container process: "
 
 
 class CommandError(SystemFailure):
     """A command that cannot be executed; ``kind`` as in ``messages.Failed``."""
 
-    def __init__(self, message: str, kind: str) -> None:
-        super().__init__(_PREFIX + message)
-        self.kind = kind
+    def __init__(self, message: str, kind: str, prefix: str = CREATE) -> None:
+        super().__init__(prefix + message)
+        self.words, self.kind = message, kind
 
 
 def find(args: tuple[str, ...], env: dict[str, str], who: Who) -> str:
@@ -106,14 +106,14 @@ def _missing(path: str, head: bytes) -> str:
     loader = _loader(head)
     if loader:
         machine = _machine(head)
-        if machine and machine not in _OWN.get(platform.machine(), (machine,)):
+        if machine and machine not in _OWN.get(os.uname().machine, (machine,)):
             return f"exec format error: it is made for {machine}, this machine is {_own_name()}"
         return f"no such file or directory: its loader {loader} is not in the container"
     return "no such file or directory"
 
 
 def _own_name() -> str:
-    return _OWN.get(platform.machine(), (platform.machine(),))[0]
+    return _OWN.get(os.uname().machine, (os.uname().machine,))[0]
 
 
 def _machine(head: bytes) -> str:
@@ -125,7 +125,7 @@ def _machine(head: bytes) -> str:
 
 def _format(head: bytes) -> str:
     machine = _machine(head)
-    if machine and machine not in _OWN.get(platform.machine(), (machine,)):
+    if machine and machine not in _OWN.get(os.uname().machine, (machine,)):
         return f"it is made for {machine}, this machine is {_own_name()}"
     if machine:
         return "the ELF file is damaged"

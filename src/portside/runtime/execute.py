@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
+from portside.kernel import apparmor, selinux
 from portside.kernel import process as kernel
-from portside.runtime import container, terminal
-from portside.runtime.container import Own
+from portside.runtime import command, container, usernamespace
+from portside.runtime.child import Own
 from portside.runtime.messages import Exec, StartRequest
 
 _ALL = (
@@ -18,12 +20,19 @@ _ALL = (
 )
 
 
-def resize(fd: int, height: int, width: int) -> None:
-    """Change a terminal's size in characters."""
-    terminal.set_size(fd, height, width)
+def further_namespaces(pid: int) -> int:
+    """Flags of the user and time namespace of a process, as far as they are not ours."""
+    found = 0
+    for flag, name in ((kernel.CLONE_NEWUSER, "user"), (kernel.CLONE_NEWTIME, "time")):
+        with suppress(OSError):  # a kernel without time namespaces
+            if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
+                found |= flag
+    return found
 
 
-def run_exec(request: Exec, own: Own, pidfd: int, seccomp: bytes, start: StartRequest) -> None:
+def run_exec(
+    request: Exec, own: Own, pidfd: int, seccomp: bytes, start: StartRequest, further: int
+) -> None:
     """Join the namespaces of the container's first process and execute; returns by raising.
 
     The PID namespace was chosen by the monitor for all its children. Joining the mount
@@ -33,8 +42,13 @@ def run_exec(request: Exec, own: Own, pidfd: int, seccomp: bytes, start: StartRe
     os.setsid()
     own.steps.enter("control group")
     own.wait_for_go()
+    apparmor.enter_at_exec(request.process.apparmor_profile)
+    selinux.enter_at_exec(request.process.selinux_label)
     own.steps.enter("namespaces")
-    kernel.setns(pidfd, _ALL, "the container's namespaces")
+    joined = _ALL | further
+    kernel.setns(pidfd, joined, "the container's namespaces")
+    if joined & kernel.CLONE_NEWUSER:
+        usernamespace.take_root()
     os.close(pidfd)
     process = request.process
     if process.terminal:
@@ -47,4 +61,7 @@ def run_exec(request: Exec, own: Own, pidfd: int, seccomp: bytes, start: StartRe
         identity=request.identity,
         seccomp_flags=start.seccomp_flags,
     )
-    container.finish(own, process, plain, seccomp, init=False)
+    try:
+        container.finish(own, process, plain, seccomp, init=False, make_cwd=False)
+    except command.CommandError as err:
+        raise command.CommandError(err.words, err.kind, command.EXEC) from err

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import resource
-from dataclasses import dataclass
+
+import msgspec
 
 from portside.kernel import process as kernel
 from portside.kernel import seccomp as filters
@@ -22,8 +23,7 @@ _MAX_ID = (1 << 32) - 2
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(slots=True)
-class Who:
+class Who(msgspec.Struct):
     uid: int
     gid: int
     groups: tuple[int, ...]
@@ -42,12 +42,29 @@ def _entries(path: str) -> list[list[str]]:
 
 
 def _number(text: str) -> int | None:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         return None
-    value = int(text)
+    value = int(text) if len(text) < 20 else _MAX_ID + 1
     if value > _MAX_ID:
         raise SystemFailure(f"uids and gids must be in range 0-{_MAX_ID}")
     return value
+
+
+def _is_id(text: str) -> bool:
+    """Whether a field of passwd or group is an identifier; a line where it is not is skipped."""
+    return text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= _MAX_ID
+
+
+def _passwd() -> list[list[str]]:
+    """Lines with a login name and numbers that make sense; a missing home is ``/``."""
+    found = [e for e in _entries("/etc/passwd") if len(e) > 3 and _is_id(e[2]) and _is_id(e[3])]
+    return [[*e[:5], (e[5] if len(e) > 5 else "") or "/"] if len(e) > 4 else [*e, "", "/"]
+            for e in found]  # fmt: skip
+
+
+def _groups() -> list[list[str]]:
+    found = [e for e in _entries("/etc/group") if len(e) > 2 and _is_id(e[2])]
+    return [e if len(e) > 3 else [*e, ""] for e in found]
 
 
 def resolve(user: User, wanted: Identity) -> Who:
@@ -55,31 +72,28 @@ def resolve(user: User, wanted: Identity) -> Who:
     if not wanted.user and not wanted.groups:
         return _known(user)
     name, _, group = wanted.user.partition(":")
-    passwd, groups = _entries("/etc/passwd"), _entries("/etc/group")
+    passwd, groups = _passwd(), _groups()
     uid, gid, login, home = _user(name or str(user.uid), user, passwd)
     if group:
         gid = _group(group, groups)
-    further = [int(e[2]) for e in groups if len(e) > 3 and e[2].isdigit() and login and not group
-               and login in e[3].split(",")]  # fmt: skip
+    further = [int(e[2]) for e in groups if login and not group and login in e[3].split(",")]
     further += [_group(each, groups) for each in wanted.groups]
-    return Who(uid, gid, tuple(dict.fromkeys([*further, *user.additional_gids])), home)
+    return Who(uid, gid, tuple(dict.fromkeys([gid, *further, *user.additional_gids])), home)
 
 
 def _known(user: User) -> Who:
-    home = "/"
-    for entry in _entries("/etc/passwd"):
-        if len(entry) > 5 and entry[2] == str(user.uid):
-            home = entry[5] or "/"
-            break
+    home = next((e[5] for e in _passwd() if int(e[2]) == user.uid), "/")
     return Who(user.uid, user.gid, user.additional_gids, home)
 
 
 def _user(name: str, default: User, passwd: list[list[str]]) -> tuple[int, int, str, str]:
     """Uid, gid, login name and home of a user by name or number."""
+    named = next((e for e in passwd if e[0] == name), None)
     number = _number(name)
-    for entry in passwd:
-        if len(entry) > 5 and (entry[0] == name or (number is not None and entry[2] == name)):
-            return int(entry[2]), int(entry[3] or 0), entry[0], entry[5] or "/"
+    if named is None and number is not None:
+        named = next((e for e in passwd if int(e[2]) == number), None)
+    if named is not None:
+        return int(named[2]), int(named[3]), named[0], named[5]
     if number is None:
         raise SystemFailure(f"unable to find user {name}: no matching entries in passwd file")
     return number, default.gid, "", "/"
@@ -87,7 +101,7 @@ def _user(name: str, default: User, passwd: list[list[str]]) -> tuple[int, int, 
 
 def _group(name: str, groups: list[list[str]]) -> int:
     for entry in groups:
-        if len(entry) > 2 and entry[0] == name:
+        if entry[0] == name:
             return int(entry[2])
     number = _number(name)
     if number is None:

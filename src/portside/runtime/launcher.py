@@ -1,60 +1,55 @@
-"""The launcher: a small process that forks a monitor for each container.
+"""The engine's end of the launcher, the small process that forks a monitor for each container.
 
-It is forked from the engine before any thread or event loop exists, has imported all that
-a monitor and a container's init need, and never imports more: starting a container is a
-fork of it. When it dies, the engine forks another from a fresh interpreter.
+The launcher is executed afresh rather than forked from the engine: it holds none of the
+engine's memory or descriptors, which containers must never come near, and its executable
+cannot be written to (:mod:`portside.kernel.executable`). What it does is in
+:mod:`portside.runtime.spawner`. When it dies, the next start brings up another.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import signal
+import select
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from portside.kernel.executable import sealed
 from portside.model.errors import SystemFailure, Unavailable
 from portside.runtime import messages
 from portside.runtime.client import MonitorClient
 from portside.runtime.messages import StartRequest
 
+# msgspec takes typing_extensions when it is there, which takes inspect: 2 MB for nothing.
+_CODE = (
+    "import sys; sys.modules['typing_extensions'] = None; sys.path[:0] = sys.argv[3:];"
+    "from portside.runtime.spawner import main; main(int(sys.argv[1]), sys.argv[2])"
+)
+
+
+_PATIENCE = 180.0
+"""Seconds a start may take; a start that hangs gives up by itself before."""
+
 
 class Launcher:
     """The engine's handle on its launcher."""
 
-    def __init__(self, sock: socket.socket, pid: int) -> None:
+    def __init__(self, sock: socket.socket, pid: int, parent: str = "") -> None:
         self._sock = sock
+        self._parent = parent
         self.pid = pid
 
     @classmethod
-    def spawn(cls) -> Launcher:
-        """Fork the launcher; call this before there are threads or an event loop."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            _child(theirs)
-        theirs.close()
-        return cls(ours, pid)
+    def spawn(cls, parent: str = "") -> Launcher:
+        """Start the launcher; it gets ready while the caller goes on.
 
-    def _respawn(self) -> None:
-        """Start another launcher from a fresh interpreter: this process has threads by now."""
-        self._sock.close()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            package = str(Path(__file__).resolve().parents[2])
-            code = (
-                "import sys; sys.path.insert(0, sys.argv[2]);"
-                "from portside.runtime.launcher import run_on; run_on(int(sys.argv[1]))"
-            )
-            os.set_inheritable(theirs.fileno(), True)
-            command = [sys.executable, "-c", code, str(theirs.fileno()), package]
-            self.pid = os.posix_spawn(sys.executable, command, dict(os.environ))
-        self._sock = ours
+        ``parent`` is the control group that containers are made in, prepared ahead.
+        """
+        return cls(*_spawn(parent), parent)
 
     async def start(
         self,
@@ -69,6 +64,37 @@ class Launcher:
         ``sockets`` belong to ``request.attachments``, one each; the caller keeps and closes
         its copies. Raises CommandNotFound, CommandNotExecutable, SystemFailure.
         """
+        for attempt in (1, 2):
+            client = self._ask(request, netns_fd, seccomp, sockets)
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await asyncio.shield(client.started)
+                break
+            except TimeoutError as err:
+                client.close()
+                raise SystemFailure(
+                    f"the launcher (process {self.pid}) did not answer within {_PATIENCE:g} s"
+                ) from err
+            except Unavailable as err:
+                client.close()
+                # A launcher killed with the request in its hands: nobody has seen it.
+                if attempt == 2 or not self._gone():
+                    raise SystemFailure(
+                        "the container's monitor died before the start was done"
+                    ) from err
+            except BaseException:
+                client.close()
+                raise
+        return client
+
+    def _ask(
+        self,
+        request: StartRequest,
+        netns_fd: int | None,
+        seccomp: bytes,
+        sockets: tuple[socket.socket, ...],
+    ) -> MonitorClient:
+        """Hand a request to the launcher; the conversation with the monitor it will have."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = -1
         try:
@@ -88,22 +114,27 @@ class Launcher:
             theirs.close()
             if program >= 0:
                 os.close(program)
-        client = MonitorClient(ours)
-        try:
-            await asyncio.shield(client.started)
-        except Unavailable as err:
-            client.close()
-            raise SystemFailure("the container's monitor died before the start was done") from err
-        except BaseException:
-            client.close()
-            raise
-        return client
+        return MonitorClient(ours)
+
+    def refill(self) -> None:
+        """A start is done: let the launcher fork what the next one will need."""
+        with suppress(OSError):
+            self._sock.send(messages.REFILL, socket.MSG_DONTWAIT)
+
+    def _gone(self) -> bool:
+        """Whether the launcher is no more (it never speaks: readable is the end)."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        return bool(poller.poll(0))
 
     def _send(self, request: StartRequest, fds: list[int]) -> None:
         try:
             messages.send(self._sock, request, fds)
         except (BrokenPipeError, ConnectionResetError):
-            self._respawn()
+            self._sock.close()
+            with suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)  # its socket is gone, so it has ended
+            self._sock, self.pid = _spawn(self._parent)
             messages.send(self._sock, request, fds)
 
     def close(self) -> None:
@@ -111,43 +142,26 @@ class Launcher:
         self._sock.close()
 
 
-def _child(sock: socket.socket) -> None:
-    """The forked launcher's whole life."""
+def _spawn(parent: str) -> tuple[socket.socket, int]:
+    """Execute a launcher on a socket of its own."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    package = Path(__file__).resolve().parents[2]
+    libraries = Path(msgspec.__file__).resolve().parents[1]
+    paths = (str(package), str(libraries))
+    options = ["-I", "-S", "-c", _CODE, str(theirs.fileno()), parent, *paths]
+    executable = sealed()
     try:
-        _serve(sock)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
+        theirs.set_inheritable(True)
+        pid = os.posix_spawn(
+            f"/proc/self/fd/{executable}", [sys.executable, *options], _environment()
+        )
     finally:
-        os._exit(0)
+        os.close(executable)
+        theirs.close()
+    return ours, pid
 
 
-def run_on(fd: int) -> None:
-    """A launcher in a process of its own, on an inherited socket."""
-    os.set_inheritable(fd, False)
-    _child(socket.socket(fileno=fd))
-
-
-def _serve(sock: socket.socket) -> None:
-    """Fork a monitor for each request until the engine is gone."""
-    import portside.runtime.monitor as monitor
-
-    os.setsid()
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # its end is the end of the engine's socket
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks for the monitors' status
-    monitor.prepare()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    while True:
-        data, fds = messages.receive(sock)
-        if not data:
-            return
-        if os.fork() == 0:
-            sock.close()
-            monitor.main(msgspec.json.decode(data, type=StartRequest), fds)
-            os._exit(0)
-        for fd in fds:
-            os.close(fd)
+def _environment() -> dict[str, str]:
+    """Ours, without what systemd told us alone: runtimes would think they are spoken to."""
+    own = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC")
+    return {name: value for name, value in os.environ.items() if name not in own}

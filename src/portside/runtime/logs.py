@@ -2,23 +2,32 @@
 
 ``json-file`` is Docker's format: one JSON document a line with ``log``, ``stream`` and
 ``time``; a line of over 16 KiB is cut into parts, of which only the last ends in a newline.
+``local`` keeps the same documents and compresses what it rotates.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from portside.model.errors import InvalidParameter, NotImplementedHere
 from portside.runtime.messages import LogConfig
 
+if TYPE_CHECKING:
+    from portside.runtime.streams import Poller
+
 PART = 16 << 10
 """Bytes of a line that are kept together."""
 DEFAULT_MAX_SIZE = 20 << 20
 DEFAULT_MAX_FILE = 5
+_SLICE = 256 << 10
+"""Bytes compressed at a time."""
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -59,6 +68,17 @@ class LogWriter:
     def finish(self) -> None:
         """No more output comes: write what is left of cut lines."""
 
+    drained: Callable[[], None] | None = None
+    """To be called when :attr:`full` is over."""
+
+    @property
+    def full(self) -> bool:
+        """Whether output should not be read for now."""
+        return False
+
+    def bind(self, poller: Poller) -> None:
+        """Where a driver with a socket is told that it may send."""
+
 
 class LineWriter(LogWriter):
     """Cuts output into lines and parts, each handed on with its time."""
@@ -83,19 +103,20 @@ class LineWriter(LogWriter):
         if rest:
             self._left[stream] = rest
         if out:
-            self.put(b"".join(out))
+            self.put(out)
 
     def finish(self) -> None:
         stamp = self._stamp.now()
         for stream, rest in sorted(self._left.items()):
-            self.put(self.record(stream, rest, stamp, False))
+            self.put([self.record(stream, rest, stamp, False)])
         self._left.clear()
 
     def record(self, stream: str, line: bytes, stamp: str, whole: bool) -> bytes:
         """One line (``whole``: its newline came too) in the driver's form."""
         raise NotImplementedError
 
-    def put(self, records: bytes) -> None:
+    def put(self, records: list[bytes]) -> None:
+        """Keep these; what cannot be kept is lost, the container goes on."""
         raise NotImplementedError
 
 
@@ -113,17 +134,19 @@ class _LineWithAttributes(msgspec.Struct):
 
 
 class JsonFile(LineWriter):
-    """Docker's json-file, rotated: FILE, FILE.1 (newer) … FILE.N."""
+    """Docker's json-file, rotated: FILE, FILE.1 (newer) … FILE.N, with ``.gz`` once compressed."""
 
-    def __init__(self, config: LogConfig) -> None:
+    def __init__(self, config: LogConfig, compress: bool = False) -> None:
         super().__init__()
-        self._path = Path(config.path)
+        self._path = config.path
         self._attributes = config.attributes
         options = config.options
-        self._max_size = size(options.get("max-size", str(DEFAULT_MAX_SIZE)))
+        given = options.get("max-size")
+        self._max_size = size(given) if given else DEFAULT_MAX_SIZE
         self._max_file = int(options.get("max-file", DEFAULT_MAX_FILE))
-        self._compress = options.get("compress", "false") == "true"
-        self._encoder = msgspec.json.Encoder()
+        self._compress = options.get("compress", str(compress).lower()) == "true"
+        self._encode = msgspec.json.Encoder().encode
+        self._compressing = 0
         self._open()
 
     def _open(self) -> None:
@@ -133,64 +156,119 @@ class JsonFile(LineWriter):
 
     def record(self, stream: str, line: bytes, stamp: str, whole: bool) -> bytes:
         text = line.decode(errors="replace") + ("\n" if whole else "")
-        document: msgspec.Struct
         if self._attributes:
             document = _LineWithAttributes(text, stream, self._attributes, stamp)
-        else:
-            document = _Line(text, stream, stamp)
-        return self._encoder.encode(document) + b"\n"
+            return self._encode(document) + b"\n"
+        return self._encode(_Line(text, stream, stamp)) + b"\n"
 
-    def put(self, records: bytes) -> None:
-        if 0 < self._max_size <= self._size and self._size:
-            self._rotate()
+    def put(self, records: list[bytes]) -> None:
+        before = -1
         try:
-            view = memoryview(records)
+            if 0 < self._max_size <= self._size:
+                self._rotate()
+            view = memoryview(b"".join(records))
+            before = self._size
             while view:
                 written = os.write(self._fd, view)
                 self._size += written
                 view = view[written:]
-        except OSError:
-            pass  # a full disk must not stop the container; what does not fit is lost
+        except OSError:  # a full disk must not stop the container; what does not fit is lost
+            if before >= 0:
+                with suppress(OSError):
+                    os.ftruncate(self._fd, before)  # no half line
+                self._size = before
+
+    def finish(self) -> None:
+        super().finish()
+        self._await_compression()
 
     def _rotate(self) -> None:
         """Shift the older files up by one and begin a new one; the oldest goes."""
-        os.close(self._fd)
-        suffix = ".gz" if self._compress else ""
-        older = [self._path.with_name(f"{self._path.name}.{n}{suffix}") for n in
-                 range(1, self._max_file)]  # fmt: skip
-        if not older:
-            self._path.unlink(missing_ok=True)
-        for source, target in zip(reversed(older[:-1]), reversed(older[1:]), strict=True):
-            if source.exists():
-                source.replace(target)
-        if older:
-            if self._compress:
-                self._compress_to(older[0])
+        self._await_compression()
+        try:
+            if self._max_file > 1:
+                for number in range(self._max_file - 2, 0, -1):
+                    for suffix in ("", ".gz"):
+                        _move(
+                            f"{self._path}.{number}{suffix}", f"{self._path}.{number + 1}{suffix}"
+                        )
+                _move(self._path, f"{self._path}.1")
+                if self._compress:
+                    self._compressing = _compress_aside(f"{self._path}.1")
             else:
-                self._path.replace(older[0])
-        self._open()
+                os.unlink(self._path)
+        finally:
+            os.close(self._fd)
+            self._open()
 
-    def _compress_to(self, target: Path) -> None:
-        import zlib
+    def _await_compression(self) -> None:
+        """The file before must be done: it would be renamed below the compressing process."""
+        if self._compressing:
+            with suppress(ChildProcessError):
+                os.waitpid(self._compressing, 0)
+            self._compressing = 0
 
-        packer = zlib.compressobj(6, wbits=31)
-        with self._path.open("rb") as source, target.open("wb") as out:
-            while chunk := source.read(1 << 18):
-                out.write(packer.compress(chunk))
-            out.write(packer.flush())
-        self._path.unlink()
+
+def _move(source: str, target: str) -> None:
+    """Rename, and forget what the target was in its other form."""
+    try:
+        os.rename(source, target)
+    except FileNotFoundError:
+        return
+    other = target.removesuffix(".gz") if target.endswith(".gz") else f"{target}.gz"
+    try:
+        os.unlink(other)
+    except FileNotFoundError:
+        pass
+
+
+def _compress_aside(path: str) -> int:
+    """Replace a file by its gzip form in a process of its own; its PID.
+
+    So the container's output does not wait for it, and its memory is not the monitor's.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.nice(5)
+            _compress(path)
+        finally:
+            os._exit(0)
+    return pid
+
+
+def _compress(path: str) -> None:
+    """Replace a file by its gzip form, whole or not at all."""
+    packer = zlib.compressobj(6, wbits=31)
+    temporary = f"{path}.gz.new"
+    with open(path, "rb") as source, open(temporary, "wb") as out:
+        while chunk := source.read(_SLICE):
+            out.write(packer.compress(chunk))
+        out.write(packer.flush())
+    os.chmod(temporary, 0o640)
+    os.rename(temporary, f"{path}.gz")
+    os.unlink(path)
+
+
+_DRIVERS: dict[str, Callable[[LogConfig], LogWriter]] = {
+    "json-file": JsonFile,
+    "local": lambda config: JsonFile(config, compress=True),
+    "none": lambda config: LogWriter(),
+}
+"""``syslog`` and ``journald`` are registered by who imports them (monitor)."""
 
 
 def open_log(config: LogConfig) -> LogWriter:
     """The writer a configuration asks for; raises NotImplementedHere naming the driver."""
-    if config.driver in ("json-file", "local"):
-        return JsonFile(config)
-    if config.driver == "none":
-        return LogWriter()
-    if config.driver == "syslog":
-        from portside.runtime.syslog import Syslog
+    try:
+        return _DRIVERS[config.driver](config)
+    except KeyError:
+        raise NotImplementedHere(
+            f"logging driver {config.driver!r} is not built: use json-file, local, syslog, "
+            "journald or none"
+        ) from None
 
-        return Syslog(config)
-    raise NotImplementedHere(
-        f"logging driver {config.driver!r} is not built: use json-file, local, syslog or none"
-    )
+
+def register(name: str, make: Callable[[LogConfig], LogWriter]) -> None:
+    """Add a driver; the launcher does so before it forks."""
+    _DRIVERS[name] = make

@@ -71,7 +71,9 @@ class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     seccomp_flags: int = 0
     attachments: tuple[Streams, ...] = ()
     runtime: str = ""
-    """Path of another OCI runtime to use instead of our own."""
+    """Another OCI runtime to use instead of our own: its path and options, as for a shell."""
+    bundle: str = ""
+    """Where ``config.json`` came from, for hooks; empty for ``state_dir``."""
 
 
 class Streams(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -149,6 +151,27 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """The request was carried out."""
 
 
+class Placed(msgspec.Struct, frozen=True, tag=True):
+    """From a starter to its monitor: a process has been executed.
+
+    Descriptors: its pidfd; then the leading side of its terminal, or the other ends of its
+    standard output, standard error and, when it is open, standard input; then, with ``oom``,
+    one that is readable when memory ran out.
+    """
+
+    started: Started
+    terminal: bool = False
+    oom: bool = False
+    poststop: bool = False
+    """There are hooks to run once it is over."""
+
+
+class Oom(msgspec.Struct, frozen=True, tag=True):
+    """The kernel has killed a process of the container for want of memory."""
+
+    at_ns: int
+
+
 Request = Attach | Exec | Resize | Signal
 Reply = Started | Failed | Done
 
@@ -161,10 +184,10 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """From the monitor; number 0 is told unasked: the start's outcome, or an exit."""
+    """From the monitor; number 0 is told unasked: the start's outcome, an exit, an OOM kill."""
 
     number: int
-    reply: Started | Failed | Done | Exited
+    reply: Started | Failed | Done | Exited | Oom
 
 
 class StateFile(msgspec.Struct, frozen=True):
@@ -194,11 +217,20 @@ def send(sock: socket.socket, message: msgspec.Struct, fds: list[int] | None = N
         sock.send(data)
 
 
+REFILL = b"refill"
+"""What the engine tells the launcher once a start is done: there is time for the next one."""
+
+
 def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     """One message and its descriptors (close-on-exec); empty at the end of the conversation."""
-    size = array.array("i").itemsize * MAX_FDS
+    space = socket.CMSG_SPACE(array.array("i").itemsize * MAX_FDS)
     flags = socket.MSG_CMSG_CLOEXEC
-    data, ancillary, _, _ = sock.recvmsg(MAX_PACKET + 1024, socket.CMSG_SPACE(size), flags)
+    try:
+        data, ancillary, _, _ = sock.recvmsg(MAX_PACKET + 1024, space, flags)
+    except ConnectionResetError:
+        # The other side is gone and had not read all of ours, which the kernel says first;
+        # what it sent before is still there.
+        data, ancillary, _, _ = sock.recvmsg(MAX_PACKET + 1024, space, flags)
     fds = array.array("i")
     for level, kind, payload in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

@@ -1,34 +1,33 @@
 """The monitor: one small process beside each container, which the engine may come and go from.
 
-It owns the container's streams and log, starts and executes its processes, waits for them
-and writes the end to ``exit.json`` before anybody is told. Its life::
+It owns the container's streams and log, has its processes started (:mod:`starter`), waits
+for them and writes the end to ``exit.json`` before anybody is told. Its life::
 
-    request ─► control group ─► fork init ─► "Started" or "Failed" (and it ends)
+    request ─► starter ─► "Started", or "Failed" and it ends
        │
        └─ loop: engine's sockets, streams, pidfds ─► init exits ─► exit.json ─► "Exited" ─► end
 
-The monitor has left the engine's PID namespace for its children only
-(``unshare(CLONE_NEWPID)``): whatever it forks is in the container's, PID 1 first.
+It is the subreaper of what it has started, and stays small: a page it writes to is one it no
+longer shares with the launcher and the other monitors.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
 from portside.kernel import process as kernel
-from portside.kernel.cgroup import Cgroup, detect, warm_up
+from portside.kernel.cgroup import Cgroup
 from portside.model.errors import PortsideError
-from portside.model.ociruntime import Spec
-from portside.runtime import container, execute, messages
-from portside.runtime.container import Child
-from portside.runtime.logs import LogWriter, open_log
+from portside.runtime import messages, starter, terminal
+from portside.runtime.files import complain, write_whole
+from portside.runtime.logs import LogWriter, open_log, register
 from portside.runtime.messages import (
     Answer,
     Attach,
@@ -37,58 +36,110 @@ from portside.runtime.messages import (
     Exec,
     Exited,
     Failed,
+    Oom,
+    Placed,
     Resize,
     Signal,
     Started,
     StartRequest,
-    StateFile,
 )
-from portside.runtime.streams import READ, Channel, Poller
+from portside.runtime.remote import Journald, with_cache
+from portside.runtime.streams import READ, WRITE, Channel, Poller
+from portside.runtime.syslog import Syslog
 
 FLUSH = 10.0
 """Seconds the end waits for attached readers that are behind."""
+OOM_WATCH = 2.0
+"""Seconds after a want of memory within which a kill is looked for."""
+_OUTCOME = msgspec.json.Decoder(Placed | Failed)
+_CALL = msgspec.json.Decoder(Call)
+_REQUEST = msgspec.json.Decoder(StartRequest)
+register("syslog", lambda config: with_cache(config, Syslog(config)))
+register("journald", lambda config: with_cache(config, Journald(config)))
+MAX_UNREAD = 4096
+"""Answers kept for an engine that does not read; then it is told nothing more."""
 
 
 def prepare() -> None:
-    """Done once in the launcher, so that no monitor has to: caches that forks share."""
-    detect()
-    container.prepare()
-    msgspec.json.decode(b"{}", type=Spec)
+    """Done once in the launcher: caches that forks share."""
+    _OUTCOME.decode(msgspec.json.encode(Placed(Started(0, 0))))
+    _CALL.decode(msgspec.json.encode(Call(0, Signal(0))))
+    msgspec.json.encode(Answer(0, Started(0, 0)))
+    time.time_ns(), time.monotonic()
+
+
+class Client:
+    """One engine that talks to us; what it does not read at once is kept in order."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.unread: list[Answer] = []
+
+    def send(self, answer: Answer) -> bool:
+        """Send or keep; False when there is something left to send. Raises OSError."""
+        self.unread.append(answer)
+        return self.flush()
+
+    def flush(self) -> bool:
+        while self.unread:
+            try:
+                messages.send(self.sock, self.unread[0])
+            except BlockingIOError:
+                del self.unread[MAX_UNREAD:]
+                return False
+            del self.unread[0]
+        return True
 
 
 class Running:
-    """One process of the container: its streams and its pidfd."""
+    """One process of the container: its streams, its pidfd once it runs."""
 
-    def __init__(self, pid: int, channel: Channel, exec_id: str = "") -> None:
-        self.pid = pid
+    def __init__(self, channel: Channel, exec_id: str = "") -> None:
         self.channel = channel
         self.exec_id = exec_id
-        self.pidfd = os.pidfd_open(pid)
+        self.pid = 0
+        self.pidfd = -1
+
+
+class Starting:
+    """A process that a starter is bringing up, and who asked for it."""
+
+    def __init__(self, running: Running, sock: socket.socket, pid: int) -> None:
+        self.running = running
+        self.sock = sock
+        self.pid = pid
+        self.attachments: list[tuple[socket.socket, messages.Streams]] = []
+        self.client: Client | None = None
+        self.number = 0
 
 
 class Monitor:
     """State of one monitor."""
 
-    def __init__(self, request: StartRequest, engine: socket.socket) -> None:
+    def __init__(self, request: StartRequest, engine: socket.socket, seccomp: int) -> None:
         self.request = request
-        self.state_dir = Path(request.state_dir)
+        self.state_dir = request.state_dir
         self.poller = Poller()
-        self.clients: dict[int, socket.socket] = {}
-        self.listener: socket.socket | None = None
+        self.clients: dict[int, Client] = {}
         self.log: LogWriter = LogWriter()
         self.init: Running | None = None
         self.execs: dict[str, Running] = {}
-        self.cgroup: Cgroup | None = None
-        self.seccomp = b""
-        self.ended = False
-        self.add_client(engine)
+        self.starting: dict[int, Starting] = {}
+        self.seccomp = seccomp
+        self.oom = -1
+        self.oom_kills = 0
+        self.oom_until = 0.0
+        self.ended = self.failed = self.poststop = False
+        self.engine = self.add_client(engine)
 
     # conversation
 
-    def add_client(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.clients[sock.fileno()] = sock
-        self.poller.set(sock.fileno(), READ, lambda _: self.hear(sock))
+    def add_client(self, sock: socket.socket) -> Client:
+        client = Client(sock)
+        self.clients[sock.fileno()] = client
+        self.poller.set(sock.fileno(), READ, lambda events: self.client_event(client, events))
+        return client
 
     def listen(self) -> None:
         """Serve engines that come later."""
@@ -102,60 +153,87 @@ class Monitor:
             os.close(directory)
         listener.listen(8)
         listener.setblocking(False)
-        self.listener = listener
         self.poller.set(listener.fileno(), READ, lambda _: self.accept(listener))
 
     def accept(self, listener: socket.socket) -> None:
-        with suppress(BlockingIOError):
+        with suppress(OSError):
             sock, _ = listener.accept()
             self.add_client(sock)
 
-    def hear(self, sock: socket.socket) -> None:
+    def client_event(self, client: Client, events: int) -> None:
+        if events & WRITE:
+            self.send(client)
+        if events & ~WRITE and client.sock.fileno() >= 0:
+            self.hear(client)
+
+    def hear(self, client: Client) -> None:
         try:
-            data, fds = messages.receive(sock)
+            data, fds = messages.receive(client.sock)
         except BlockingIOError:
             return
         except OSError:
             data, fds = b"", []
         if not data:
-            self.poller.drop(sock.fileno())
-            self.clients.pop(sock.fileno(), None)
-            sock.close()
+            self.drop(client)
             return
         number = 0
+        reply: messages.Reply | None
         try:
-            call = msgspec.json.decode(data, type=Call)
+            call = _CALL.decode(data)
             number = call.number
-            reply = self.serve(call, fds)
+            reply = self.serve(client, call, fds)
         except PortsideError as err:
             reply = Failed(str(err))
         except (OSError, msgspec.MsgspecError) as err:
             reply = Failed(f"the container's monitor: {err}")
+        except Exception as err:  # a request's failure is its own, the container goes on
+            complain(self.state_dir, f"request {number}: {err!r}")
+            reply = Failed(f"the container's monitor: {err!r}")
         finally:
             for fd in fds:
                 os.close(fd)
-        self.tell(sock, Answer(number, reply))
+        if reply is not None:
+            self.send(client, Answer(number, reply))
 
-    def tell(self, sock: socket.socket, answer: Answer) -> None:
-        with suppress(OSError):
-            messages.send(sock, answer)
+    def send(self, client: Client, answer: Answer | None = None) -> None:
+        """Tell a client something, now or when it reads again."""
+        if client.sock.fileno() < 0:
+            return
+        try:
+            done = client.send(answer) if answer is not None else client.flush()
+        except OSError:
+            self.drop(client)
+            return
+        events = READ if done else READ | WRITE
+        self.poller.set(
+            client.sock.fileno(), events, lambda events: self.client_event(client, events)
+        )
 
-    def tell_all(self, reply: Started | Failed | Exited) -> None:
-        for sock in list(self.clients.values()):
-            self.tell(sock, Answer(0, reply))
+    def drop(self, client: Client) -> None:
+        if client.sock.fileno() >= 0:
+            self.poller.drop(client.sock.fileno())
+            self.clients.pop(client.sock.fileno(), None)
+            client.sock.close()
 
-    def serve(self, call: Call, fds: list[int]) -> messages.Reply:
+    def tell_all(self, reply: Started | Failed | Exited | Oom) -> None:
+        for client in list(self.clients.values()):
+            self.send(client, Answer(0, reply))
+
+    def serve(self, client: Client, call: Call, fds: list[int]) -> messages.Reply | None:
+        """The answer to a request; None when it comes later."""
         request = call.request
         if isinstance(request, Exec):
-            return self.execute(request, fds)
+            return self.execute(client, call.number, request, fds)
         running = self.execs.get(request.exec_id) if request.exec_id else self.init
         if running is None:
             return Failed(f"No such exec instance: {request.exec_id}", "no-exec")
         if isinstance(request, Attach):
+            if not fds:
+                return Failed("attach needs a socket")
             running.channel.attach(socket.socket(fileno=fds.pop()), request.streams)
         elif isinstance(request, Resize):
             if running.channel.terminal >= 0:
-                execute.resize(running.channel.terminal, request.height, request.width)
+                terminal.set_size(running.channel.terminal, request.height, request.width)
         elif isinstance(request, Signal):
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(running.pidfd, request.number)
@@ -163,206 +241,241 @@ class Monitor:
 
     # processes
 
-    def start(self, spec: Spec, netns: int, sockets: list[socket.socket]) -> Started:
-        """Bring the container up to its execve; raises PortsideError."""
-        request = self.request
-        self.log = open_log(request.log)
-        assert spec.linux is not None and spec.process is not None
-        container.join_pid_namespace(spec)
-        self.cgroup = Cgroup.create(request.cgroup, spec.linux.resources)
-        terminal = spec.process.terminal
-        child = Child.fork(
-            lambda own: container.run_init(request, spec, own, netns, self.seccomp),
-            terminal=terminal,
-            stdin=request.open_stdin,
-        )
-        try:
-            self.cgroup.add(child.pid)
-            child.go()
-            told = child.outcome()
-        except BaseException:
-            child.kill()
-            raise
-        channel = Channel(self.poller, self.log, stdin_once=request.stdin_once)
-        self.init = Running(child.pid, channel)
-        self.connect(child, channel, sockets, request.attachments)
-        self.poller.set(self.init.pidfd, READ, lambda _: self.init_exited())
-        return Started(child.pid, time.time_ns(), told.timings, told.uid, told.gid)
+    def await_init(self, sock: socket.socket, pid: int, attached: list[socket.socket]) -> None:
+        """The container's first process is on its way."""
+        channel = Channel(self.poller, self.log, stdin_once=self.request.stdin_once)
+        starting = Starting(Running(channel), sock, pid)
+        starting.attachments = list(zip(attached, self.request.attachments, strict=True))
+        self.watch(starting)
 
-    def connect(
-        self,
-        child: Child,
-        channel: Channel,
-        sockets: list[socket.socket],
-        streams: tuple[messages.Streams, ...],
-    ) -> None:
-        for sock, wanted in zip(sockets, streams, strict=True):
-            channel.attach(sock, wanted)
-        if child.leader >= 0:
-            channel.use_terminal(child.leader)
-        else:
-            channel.use_pipes(child.stdin, child.stdout, child.stderr)
-
-    def execute(self, request: Exec, fds: list[int]) -> messages.Reply:
-        if self.init is None or self.ended:
+    def execute(
+        self, client: Client, number: int, request: Exec, fds: list[int]
+    ) -> messages.Reply | None:
+        init = self.init
+        if init is None or self.ended:
             return Failed("the container is not running")
         if request.exec_id in self.execs:
             return Failed(f"exec {request.exec_id} is running already")
+        if len(fds) != len(request.attachments):
+            return Failed("exec needs one socket for each attachment")
+        sock, pid = starter.fork(
+            lambda own: starter.start_exec(own, request, self.request, init.pidfd, self.seccomp)
+        )
+        running = Running(Channel(self.poller, LogWriter()), request.exec_id)
+        starting = Starting(running, sock, pid)
         sockets = [socket.socket(fileno=fd) for fd in fds]
         fds.clear()
-        init = self.init
-        program = b"" if request.privileged else self.seccomp
-        child = Child.fork(
-            lambda own: execute.run_exec(request, own, init.pidfd, program, self.request),
-            terminal=request.process.terminal,
-            stdin=request.open_stdin,
-        )
+        starting.attachments = list(zip(sockets, request.attachments, strict=True))
+        starting.client, starting.number = client, number
+        self.watch(starting)
+        return None
+
+    def watch(self, starting: Starting) -> None:
+        self.starting[starting.sock.fileno()] = starting
+        self.poller.set(starting.sock.fileno(), READ, lambda _: self.started(starting))
+
+    def started(self, starting: Starting) -> None:
+        """A starter has told how it went, or died without a word."""
         try:
-            assert self.cgroup is not None
-            self.cgroup.add(child.pid, beside=init.pid)
-            child.go()
-            child.outcome()
-        except PortsideError as err:
-            child.kill()
-            for sock in sockets:
+            data, fds = messages.receive(starting.sock)
+        except OSError:
+            data, fds = b"", []
+        self.poller.drop(starting.sock.fileno())
+        del self.starting[starting.sock.fileno()]
+        starting.sock.close()
+        reply: Placed | Failed = Failed("the process that was to start the container was killed")
+        if data:
+            reply = _OUTCOME.decode(data)
+        if isinstance(reply, Failed):
+            for sock, _ in starting.attachments:
                 sock.close()
-            return Failed(str(err), getattr(err, "kind", "system"))
-        channel = Channel(self.poller, LogWriter())
-        running = Running(child.pid, channel, request.exec_id)
-        self.execs[request.exec_id] = running
-        self.connect(child, channel, sockets, request.attachments)
-        self.poller.set(running.pidfd, READ, lambda _: self.exec_exited(running))
-        return Started(child.pid, time.time_ns())
+            self.reply(starting, reply)
+        else:
+            self.place(starting, reply, fds)
+        os.waitpid(starting.pid, 0)  # from here on its child is ours
+
+    def place(self, starting: Starting, placed: Placed, fds: list[int]) -> None:
+        running, started = starting.running, placed.started
+        running.pid, running.pidfd = started.pid, fds.pop(0)
+        if placed.oom:
+            self.oom = fds.pop()
+            self.poller.set(self.oom, READ, lambda _: self.out_of_memory())
+        for sock, wanted in starting.attachments:
+            running.channel.attach(sock, wanted)
+        if running.exec_id:
+            self.execs[running.exec_id] = running
+        else:
+            self.init, self.poststop = running, placed.poststop
+        self.reply(starting, started)
+        if placed.terminal:
+            running.channel.use_terminal(fds[0])
+        else:
+            running.channel.use_pipes(fds[2] if len(fds) > 2 else -1, fds[0], fds[1])
+        self.poller.set(running.pidfd, READ, lambda _: self.exited(running))
+
+    def reply(self, starting: Starting, reply: Started | Failed) -> None:
+        """Tell whoever asked for it."""
+        if starting.client is not None:
+            self.send(starting.client, Answer(starting.number, reply))
+            return
+        self.failed = isinstance(reply, Failed)
+        self.send(self.engine, Answer(0, reply))
+        if self.engine.sock.fileno() < 0 and not self.failed:
+            # Nobody knows of this start, and the next engine will find it not done.
+            self.failed = True
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(starting.running.pidfd, signal.SIGKILL)
+
+    def exited(self, running: Running) -> None:
+        if running is self.init:
+            self.init_exited(running)
+        else:
+            self.exec_exited(running)
 
     def exec_exited(self, running: Running) -> None:
         code = self.reap(running)
         self.execs.pop(running.exec_id, None)
+        # told before the streams end, since their end makes clients ask for the code
         self.tell_all(Exited(code, time.time_ns(), running.exec_id))
+        running.channel.finish()
 
     def reap(self, running: Running) -> int:
-        """The exit code of a process whose pidfd is readable; its streams are finished."""
+        """The exit code of a process whose pidfd is readable."""
         self.poller.drop(running.pidfd)
         _, status = os.waitpid(running.pid, 0)
         os.close(running.pidfd)
-        running.channel.finish()
+        running.pidfd = -1
         code = os.waitstatus_to_exitcode(status)
         return 128 - code if code < 0 else code
 
-    def init_exited(self) -> None:
+    def out_of_memory(self) -> None:
+        """Perhaps a kill: the group's own count tells."""
+        with suppress(OSError):
+            os.read(self.oom, 4096)
+        self.oom_until = time.monotonic() + OOM_WATCH
+        self.look_for_kill()
+
+    def look_for_kill(self) -> None:
+        """Version 1 tells of the want of memory, which comes a moment before the kill."""
+        kills = self.count_oom_kills()
+        if kills > self.oom_kills and not self.ended:
+            self.oom_kills, self.oom_until = kills, 0.0
+            self.tell_all(Oom(time.time_ns()))
+        elif time.monotonic() > self.oom_until:
+            self.oom_until = 0.0
+
+    def count_oom_kills(self) -> int:
+        try:
+            return Cgroup(self.request.cgroup).oom_kills()
+        except (PortsideError, OSError):
+            return 0
+
+    def init_exited(self, init: Running) -> None:
         """The container is over: write it down, then tell everybody."""
-        assert self.init is not None and self.cgroup is not None
         self.ended = True
         at_ns = time.time_ns()
-        code = self.reap(self.init)
+        code = self.reap(init)
+        init.channel.drain()
         for running in list(self.execs.values()):  # the kernel killed them with PID 1
             self.exec_exited(running)
-        oom = False
-        with suppress(PortsideError, OSError):
-            oom = self.cgroup.oom_kills() > 0
-        exit = Exited(code, at_ns, "", oom)
-        write_durably(self.state_dir / "exit.json", msgspec.json.encode(exit))
+        exit = Exited(code, at_ns, "", self.count_oom_kills() > 0)
+        write_whole(f"{self.state_dir}/exit.json", msgspec.json.encode(exit))
+        if self.request.runtime:  # before anybody starts a container of this name again
+            self.run_poststop()
         self.tell_all(exit)
+        init.channel.finish()
+        self.remove_group()
+        if self.poststop and not self.request.runtime:
+            self.run_poststop()
+
+    def run_poststop(self) -> None:
+        sock, pid = starter.fork(lambda own: starter.run_poststop(self.request))
+        os.waitpid(pid, 0)
+        sock.close()
+
+    def log_drained(self) -> None:
+        """The log takes more again."""
+        if self.init is not None:
+            self.init.channel.drained()
+
+    def remove_group(self) -> None:
         try:
-            self.cgroup.delete()
+            Cgroup(self.request.cgroup).delete()
         except (PortsideError, OSError) as err:
-            _complain(self.state_dir, f"control group: {err}")
+            complain(self.state_dir, f"control group: {err}")
 
     def loop(self) -> None:
         """Until the container is over and its readers have had what they were promised."""
         deadline = 0.0
-        while True:
-            self.poller.turn(1.0 if self.ended else None)
-            if self.ended:
-                deadline = deadline or time.monotonic() + FLUSH
-                channel = self.init.channel if self.init else None
-                busy = channel is not None and channel.attached
-                if not busy or time.monotonic() > deadline:
-                    return
+        while not (self.failed and self.init is None):
+            self.poller.turn(1.0 if self.ended else 0.05 if self.oom_until else None)
+            if not self.ended:
+                if self.oom_until:
+                    self.look_for_kill()
+                continue
+            deadline = deadline or time.monotonic() + FLUSH
+            waiting = [c for c in self.clients.values() if c.unread]
+            if time.monotonic() > deadline or not (
+                waiting or (self.init and self.init.channel.attached)
+            ):
+                break
 
 
-def main(request: StartRequest, fds: list[int]) -> None:
-    """The life of one monitor, forked from the launcher."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def main(launcher: socket.socket) -> None:
+    """The life of one monitor, forked from the launcher, from waiting for its request on."""
     os.setsid()
+    kernel.set_name("portside-mon")
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    engine = socket.socket(fileno=fds[0])
-    rest = fds[1:]
-    monitor = Monitor(request, engine)
+    sock, pid = starter.fork(lambda own: _reserve(launcher, own))
+    data, fds = messages.receive(launcher)
+    launcher.close()
+    if not data:
+        return
+    socket.send_fds(sock, [data], fds[1:])
+    request = _REQUEST.decode(data)
+    engine = socket.socket(fileno=fds.pop(0))
+    if request.has_netns:
+        os.close(fds.pop(0))
+    monitor = Monitor(request, engine, fds.pop(0) if request.has_seccomp else -1)
     try:
-        warm_up()
-        netns = rest.pop(0) if request.has_netns else -1
-        if request.has_seccomp:
-            monitor.seccomp = _read_all(rest.pop(0))
-        sockets = [socket.socket(fileno=fd) for fd in rest]
-        spec = msgspec.json.decode((monitor.state_dir / "config.json").read_bytes(), type=Spec)
-        started = monitor.start(spec, netns, sockets)
-        if netns >= 0:
-            os.close(netns)
-        del spec
+        monitor.log = open_log(request.log)
+        monitor.log.drained = monitor.log_drained
+        monitor.log.bind(monitor.poller)
+        monitor.await_init(sock, pid, [socket.socket(fileno=fd) for fd in fds])
         monitor.listen()
-        write_state(monitor, started)
+        _quiet()
+        monitor.loop()
     except BaseException as err:
         _fail(monitor, err)
-        return
-    monitor.tell_all(started)
-    monitor.loop()
+
+
+def _reserve(launcher: socket.socket, own: socket.socket) -> None:
+    launcher.close()
+    starter.wait_for_start(own)
+
+
+def _quiet() -> None:
+    """Let go of the launcher's standard streams, and have cycles collected: we live long."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    gc.enable()
 
 
 def _fail(monitor: Monitor, err: BaseException) -> None:
-    """Undo what the start has made and say why it failed."""
-    if monitor.init is not None:
-        with suppress(ProcessLookupError):
-            os.kill(monitor.init.pid, signal.SIGKILL)
-        os.waitpid(monitor.init.pid, 0)
-    if monitor.cgroup is not None:
-        with suppress(PortsideError, OSError):
-            monitor.cgroup.delete()
+    """End what has been started and say why."""
     if not isinstance(err, PortsideError | OSError):
         import traceback
 
-        _complain(monitor.state_dir, traceback.format_exc())
-    kind = getattr(err, "kind", "system")
-    monitor.tell_all(Failed(str(err) or repr(err), kind))
-
-
-def _complain(state_dir: Path, text: str) -> None:
-    """Leave a word where whoever looks into a broken container will find it."""
-    with suppress(OSError), (state_dir / "monitor.err").open("a") as file:
-        file.write(text + "\n")
-
-
-def _read_all(fd: int) -> bytes:
-    data = os.pread(fd, os.fstat(fd).st_size, 0)
-    os.close(fd)
-    return data
-
-
-def start_ticks(pid: int | str) -> int:
-    """When a process was started, in clock ticks since boot (proc_pid_stat(5), field 22)."""
-    with open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[19])
-
-
-def write_state(monitor: Monitor, started: Started) -> None:
-    state = StateFile(
-        monitor.request.id,
-        os.getpid(),
-        start_ticks("self"),
-        started.pid,
-        start_ticks(started.pid),
-        started.started_ns,
-        monitor.request.cgroup,
-    )
-    write_durably(monitor.state_dir / "state.json", msgspec.json.encode(state), sync=False)
-
-
-def write_durably(path: Path, data: bytes, sync: bool = True) -> None:
-    """Replace a file as a whole; with ``sync`` it is on the disk when this returns."""
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
-        file.write(data)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
+        complain(monitor.state_dir, traceback.format_exc())
+    for starting in list(monitor.starting.values()):
+        starting.sock.close()  # its starter cannot tell us, and undoes what it did
+        os.waitpid(starting.pid, 0)
+    if monitor.init is not None and not monitor.ended:
+        with suppress(OSError):
+            os.kill(monitor.init.pid, signal.SIGKILL)
+    monitor.tell_all(Failed(str(err) or repr(err), getattr(err, "kind", "system")))
+    if monitor.init is not None:
+        monitor.remove_group()

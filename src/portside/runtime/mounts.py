@@ -1,4 +1,4 @@
-"""The runtime-spec's mounts, devices, and masked and read-only paths.
+"""The runtime-spec's mounts and devices.
 
 Every destination is resolved beneath the container's root by openat2(2) and mounted on by
 descriptor: a link in the image, or one swapped while we look, leads nowhere else
@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from portside.kernel import fsopen
 from portside.kernel import mount as kernel
 from portside.kernel.cgroup import detect
-from portside.kernel.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from portside.kernel.openat2 import (
+    IN_ROOT,
+    RESOLVE_NO_SYMLINKS,
+    openat2,
+)
+from portside.kernel.overlay import overlay
+from portside.kernel.overlay import prepare as prepare_overlay
+from portside.kernel.process import CLONE_NEWNS, setns
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Device, Mount, Spec
 from portside.runtime import idmap
@@ -48,7 +56,9 @@ _IGNORED = frozenset(
     "bind rbind defaults async sync remount tmpcopyup z Z nocopy copy idmap ridmap norro".split()
 )
 """Options that say what other fields say already, or nothing here."""
-_RESOLVE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+MAX_LINKS = 40
+"""Links followed on the way to a mount's destination, as many as the kernel would
+(path_resolution(7))."""
 DEFAULT_DEVICES = (
     Device("/dev/null", "c", 1, 3),
     Device("/dev/zero", "c", 1, 5),
@@ -68,9 +78,16 @@ _LINKS = (
 )
 
 
+def known_options() -> list[str]:
+    """Mount options that are not the file system's own."""
+    recursive = [f"r{option}" for option in (*_ATTRIBUTES, *_PROPAGATION)]
+    return sorted({"bind", "rbind", *_ATTRIBUTES, *_PROPAGATION, *recursive, *_IGNORED})
+
+
 def prepare() -> None:
-    """Learn the host's control group hierarchies before the fork."""
+    """Learn the host's control group hierarchies and its overlay before the fork."""
     detect()
+    prepare_overlay()
 
 
 class Parsed:
@@ -101,24 +118,47 @@ class Parsed:
             self.data.append(option)
 
 
-def mount_all(root: int, mounts: Iterable[Mount]) -> None:
-    """Carry out mounts in order beneath the root."""
+def open_shared(mounts: Iterable[Mount], everything: bool = False) -> dict[str, int]:
+    """Copies of the sources that stay the host's peers (``shared``), by destination; to be taken
+    while the mounts of this namespace are still what the host's are. ``everything``: of all
+    bind mounts, for who will not have the host's rights afterwards."""
+    found = {}
+    for mount in mounts:
+        options = Parsed(mount)
+        if options.bind and (everything or options.propagation == kernel.MS_SHARED):
+            found[mount.destination] = tree = _opened(mount, options)
+            if everything and (mount.uid_mappings or mount.gid_mappings):
+                idmap.apply(tree, mount.uid_mappings, mount.gid_mappings)
+    return found
+
+
+def _opened(mount: Mount, options: Parsed) -> int:
+    try:
+        return _source(mount, options)
+    except OSError as err:
+        raise _failure(mount, err) from err
+
+
+def _failure(mount: Mount, err: OSError) -> SystemFailure:
+    return SystemFailure(
+        f'error mounting "{mount.source or mount.type}" to rootfs at '
+        f'"{mount.destination}": {err.strerror}'
+    )
+
+
+def mount_all(root: int, mounts: Iterable[Mount], opened: Mapping[str, int]) -> None:
+    """Carry out mounts in order beneath the root; ``opened`` are the sources of some."""
     for mount in mounts:
         try:
-            _mount(root, mount)
+            _mount(root, mount, opened.get(mount.destination, -1))
         except OSError as err:
-            raise SystemFailure(
-                f'error mounting "{mount.source or mount.type}" to rootfs at '
-                f'"{mount.destination}": {err.strerror}'
-            ) from err
+            raise _failure(mount, err) from err
 
 
-def _mount(root: int, mount: Mount) -> None:
+def _mount(root: int, mount: Mount, opened: int) -> None:
     options = Parsed(mount)
     if options.bind:
-        _bind(root, mount, options)
-    elif mount.type == "cgroup":
-        _cgroup(root, mount, options)
+        _bind(root, mount, options, opened)
     else:
         tree = filesystem(mount.type, mount.source, options.data, options.set)
         _attach(root, tree, mount.destination, directory=True, options=options)
@@ -126,6 +166,11 @@ def _mount(root: int, mount: Mount) -> None:
 
 def filesystem(kind: str, source: str, data: list[str], attributes: int) -> int:
     """A new file system of a kind, mounted nowhere yet."""
+    if kind == "overlay":
+        lower = [option[10:] for option in data if option.startswith("lowerdir+=")]
+        if lower:
+            others = [option for option in data if not option.startswith("lowerdir+=")]
+            return overlay(lower, options=others, attributes=attributes, private=True)
     context = fsopen.fsopen(kind)
     try:
         if source and kind not in ("proc", "sysfs", "cgroup"):
@@ -142,11 +187,43 @@ def filesystem(kind: str, source: str, data: list[str], attributes: int) -> int:
         os.close(context)
 
 
-def _bind(root: int, mount: Mount, options: Parsed) -> None:
+def _source(mount: Mount, options: Parsed) -> int:
+    """A copy of what is mounted at a bind mount's source."""
     flags = kernel.OPEN_TREE_CLONE | (kernel.AT_RECURSIVE if options.recursive else 0)
-    tree = kernel.open_tree(kernel.AT_FDCWD, mount.source, flags)
+    joined = _OF_A_PROCESS.fullmatch(mount.source)
+    if joined:
+        return _of_a_process(joined[1], joined[2], flags)
+    return kernel.open_tree(kernel.AT_FDCWD, mount.source, flags)
+
+
+_OF_A_PROCESS = re.compile(r"/proc/([0-9]+)/root(/.+)")
+
+
+def _of_a_process(pid: str, path: str, flags: int) -> int:
+    """A copy of what is mounted in another container. open_tree(2) copies mounts of one's own
+    namespace only, hence the visit; links there lead nowhere."""
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    theirs = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(theirs, CLONE_NEWNS, f"setns(/proc/{pid}/ns/mnt)")
+        try:
+            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            place = openat2(root, path, os.O_PATH, resolve=IN_ROOT | RESOLVE_NO_SYMLINKS)
+            os.close(root)
+            tree = kernel.open_tree(place, "", flags | kernel.AT_EMPTY_PATH)
+            os.close(place)
+            return tree
+        finally:
+            setns(own, CLONE_NEWNS, "setns(/proc/self/ns/mnt)")
+    finally:
+        os.close(own)
+        os.close(theirs)
+
+
+def _bind(root: int, mount: Mount, options: Parsed, opened: int) -> None:
+    tree = opened if opened >= 0 else _source(mount, options)
     directory = stat.S_ISDIR(os.fstat(tree).st_mode)
-    if mount.uid_mappings or mount.gid_mappings:
+    if opened < 0 and (mount.uid_mappings or mount.gid_mappings):
         idmap.apply(tree, mount.uid_mappings, mount.gid_mappings)
     _attach(root, tree, mount.destination, directory=directory, options=options)
 
@@ -183,36 +260,80 @@ def _attach(root: int, tree: int, destination: str, *, directory: bool, options:
 def resolve(root: int, path: str, directory: bool) -> int:
     """A descriptor (O_PATH) of a place beneath the root, made when it is missing."""
     with suppress(FileNotFoundError):
-        return openat2(root, path, os.O_PATH, resolve=_RESOLVE)
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if ".." in parts or not parts:
+        return openat2(root, path, os.O_PATH, resolve=IN_ROOT)
+    if ".." in path.split("/") or not path.strip("/."):
         raise InvalidParameter(f"invalid mount destination {path!r}")
+    return _make(root, path, directory, MAX_LINKS)
+
+
+def _make(root: int, path: str, directory: bool, links: int) -> int:
+    """Make what is missing of a path. The target of a link that leads nowhere is made, too,
+    inside the root: ``..`` in it is for the kernel to resolve."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
     current = os.dup(root)
     try:
         walked = ""
         for part in parts[:-1] if not directory else parts:
-            walked += f"/{part}"
+            above, walked = walked, f"{walked}/{part}"
             try:
-                following = openat2(root, walked, os.O_PATH | os.O_DIRECTORY, resolve=_RESOLVE)
+                following = openat2(root, walked, os.O_PATH | os.O_DIRECTORY, resolve=IN_ROOT)
             except FileNotFoundError:
-                os.mkdir(part, 0o755, dir_fd=current)
-                following = openat2(root, walked, os.O_PATH | os.O_DIRECTORY, resolve=_RESOLVE)
+                following = _make_one(root, current, above, part, True, links)
             os.close(current)
             current = following
         if not directory:
-            flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(parts[-1], flags, 0o755, dir_fd=current))
-        return openat2(root, path, os.O_PATH, resolve=_RESOLVE)
+            os.close(_make_one(root, current, "/".join(parts[:-1]), parts[-1], False, links))
+        return openat2(root, path, os.O_PATH, resolve=IN_ROOT)
     finally:
         os.close(current)
 
 
-def _cgroup(root: int, mount: Mount, options: Parsed) -> None:
-    """The container's view of its control groups: version 2 as it is, version 1 each."""
+def _make_one(root: int, parent: int, above: str, name: str, directory: bool, links: int) -> int:
+    """Make one directory or file in ``parent``, which is ``above`` beneath the root."""
+    try:
+        with _unchanged_times(parent):
+            if directory:
+                os.mkdir(name, 0o755, dir_fd=parent)
+                return openat2(root, f"{above}/{name}", os.O_PATH | os.O_DIRECTORY, resolve=IN_ROOT)
+            flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(name, flags, 0o755, dir_fd=parent)
+    except OSError as err:
+        if err.errno not in (errno.EEXIST, errno.ELOOP) or not links:
+            raise
+    target = os.readlink(name, dir_fd=parent)
+    place = target if target.startswith("/") else f"{above}/{target}"
+    return _make(root, place, directory, links - 1)
+
+
+@contextmanager
+def _unchanged_times(directory: int) -> Iterator[None]:
+    """A mount point of ours is no change of the container's to the directory it is in."""
+    before = os.fstat(directory)
+    yield
+    os.utime(f"/proc/self/fd/{directory}", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def mount_cgroups(root: int, mounts: Iterable[Mount], group: str, private: bool) -> None:
+    """Carry out the mounts of type ``cgroup``, of the control group at path ``group``.
+
+    ``private``: we are in a control group namespace, so that a fresh mount shows this group
+    alone. Else version 1 shows the group's own directories, version 2 the whole tree, as it
+    is usual.
+    """
+    for mount in mounts:
+        if mount.type != "cgroup":
+            continue
+        try:
+            _cgroup(root, mount, Parsed(mount), "" if private else group)
+        except OSError as err:
+            raise _failure(mount, err) from err
+
+
+def _cgroup(root: int, mount: Mount, options: Parsed, group: str) -> None:
     layout = detect()
     plain = Parsed(Mount(destination="", options=("nosuid", "nodev", "noexec", "relatime")))
     if layout.unified and not layout.hierarchies:
-        tree = filesystem("cgroup2", "", options.data, options.set)
+        tree = _cgroup_tree("cgroup2", options, [], layout.unified, group)
         _attach(root, tree, mount.destination, directory=True, options=options)
         return
     tree = filesystem("tmpfs", "tmpfs", ["mode=755"], options.set & ~kernel.MOUNT_ATTR_RDONLY)
@@ -220,11 +341,17 @@ def _cgroup(root: int, mount: Mount, options: Parsed) -> None:
     for hierarchy in layout.hierarchies:
         data = list(hierarchy.controllers) or ["none", f"name={hierarchy.name}"]
         place = f"{mount.destination}/{os.path.basename(hierarchy.mount)}"
-        tree = filesystem("cgroup", "", data, options.set)
+        if group:
+            tree = _bound(hierarchy.mount + group)
+        else:
+            tree = _cgroup_tree("cgroup", options, data, hierarchy.mount, "")
         _attach(root, tree, place, directory=True, options=options)
     if layout.unified:
         place = f"{mount.destination}/{os.path.basename(layout.unified)}"
-        tree = filesystem("cgroup2", "", [], options.set)
+        if group:
+            tree = _bound(layout.unified + group)
+        else:
+            tree = _cgroup_tree("cgroup2", options, [], layout.unified, "")
         _attach(root, tree, place, directory=True, options=options)
     if options.set & kernel.MOUNT_ATTR_RDONLY:
         target = resolve(root, mount.destination, True)
@@ -232,6 +359,21 @@ def _cgroup(root: int, mount: Mount, options: Parsed) -> None:
             kernel.mount_setattr(target, set=kernel.MOUNT_ATTR_RDONLY, about=mount.destination)
         finally:
             os.close(target)
+
+
+def _cgroup_tree(kind: str, options: Parsed, data: list[str], host: str, group: str) -> int:
+    """A fresh mount; with a user namespace but none for control groups, the host's is shown."""
+    try:
+        return filesystem(kind, "", data, options.set)
+    except PermissionError:
+        if not group:
+            raise
+        return _bound(host)
+
+
+def _bound(directory: str) -> int:
+    """A copy of the host's mount of one directory."""
+    return kernel.open_tree(kernel.AT_FDCWD, directory, kernel.OPEN_TREE_CLONE)
 
 
 def make_devices(root: int, spec: Spec) -> None:
@@ -244,6 +386,8 @@ def make_devices(root: int, spec: Spec) -> None:
             for device in DEFAULT_DEVICES:
                 _mknod(root, device)
             for target, name in _LINKS:
+                if name == "core" and not os.path.exists(target):
+                    continue  # a kernel without it
                 with suppress(FileExistsError):
                     os.symlink(target, name, dir_fd=dev)
             os.umask(before)
@@ -268,8 +412,29 @@ def _mknod(root: int, device: Device) -> None:
             os.chown(name, device.uid or 0, device.gid or 0, dir_fd=parent, follow_symlinks=False)
     except FileExistsError:
         pass
+    except PermissionError:  # in a user namespace nodes cannot be made: the host's is shown
+        _bind_node(root, device)
     finally:
         os.close(parent)
+
+
+def _bind_node(root: int, device: Device) -> None:
+    """Show the host's node of the same name, if it is the same device."""
+    tree = kernel.open_tree(kernel.AT_FDCWD, device.path, kernel.OPEN_TREE_CLONE)
+    try:
+        found = os.fstat(tree)
+        if device.type != "p" and found.st_rdev != os.makedev(device.major, device.minor):
+            raise SystemFailure(
+                f"device {device.path}: the host has another device there, and a user "
+                "namespace cannot make nodes"
+            )
+        target = resolve(root, device.path, False)
+        try:
+            kernel.move_mount(tree, target, device.path)
+        finally:
+            os.close(target)
+    finally:
+        os.close(tree)
 
 
 def write_sysctls(spec: Spec) -> None:
@@ -284,67 +449,3 @@ def write_sysctls(spec: Spec) -> None:
                 file.write(value)
         except OSError as err:
             raise SystemFailure(f"cannot set sysctl {name} to {value!r}: {err.strerror}") from err
-
-
-def protect(spec: Spec) -> None:
-    """From inside: masked paths, read-only paths, a read-only root."""
-    assert spec.linux is not None and spec.root is not None
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for path in spec.linux.readonly_paths:
-            _read_only(root, path)
-        _mask(root, spec.linux.masked_paths)
-        if spec.root.readonly:
-            kernel.mount_setattr(root, set=kernel.MOUNT_ATTR_RDONLY, about="/")
-    finally:
-        os.close(root)
-
-
-def _read_only(root: int, path: str) -> None:
-    try:
-        target = openat2(root, path, os.O_PATH, resolve=_RESOLVE)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    tree = kernel.open_tree(
-        target, "", kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE | kernel.AT_EMPTY_PATH
-    )
-    try:
-        kernel.mount_setattr(tree, set=kernel.MOUNT_ATTR_RDONLY, recursive=True, about=path)
-        kernel.move_mount(tree, target, path)
-    finally:
-        os.close(tree)
-        os.close(target)
-
-
-def _mask(root: int, paths: tuple[str, ...]) -> None:
-    """Cover files with the real /dev/null and directories with an empty, read-only tmpfs."""
-    null = -1
-    try:
-        for path in paths:
-            try:
-                target = openat2(root, path, os.O_PATH, resolve=_RESOLVE)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if stat.S_ISDIR(os.fstat(target).st_mode):
-                cover = filesystem("tmpfs", "tmpfs", ["nr_inodes=1"], kernel.MOUNT_ATTR_RDONLY)
-            else:
-                null = null if null >= 0 else _true_null(root)
-                cover = kernel.open_tree(null, "", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH)
-            try:
-                kernel.move_mount(cover, target, path)
-            finally:
-                os.close(cover)
-                os.close(target)
-    finally:
-        if null >= 0:
-            os.close(null)
-
-
-def _true_null(root: int) -> int:
-    """A descriptor of /dev/null that is proven to be it (CVE-2025-31133)."""
-    null = openat2(root, "/dev/null", os.O_PATH | os.O_NOFOLLOW, resolve=_RESOLVE)
-    found = os.fstat(null)
-    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(1, 3):
-        os.close(null)
-        raise OSError(errno.EPERM, "is not the null device", "/dev/null")
-    return null

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from portside.kernel import fsopen, process
 from portside.kernel import mount as kernel
+from portside.kernel import overlay as kernel_overlay
+from portside.kernel import process
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.rootfs import Rootfs
+from portside.runtime import idmap
 
 _PROPAGATION = {
     "": kernel.MS_SLAVE,
@@ -22,26 +26,20 @@ _PROPAGATION = {
 }
 
 
-def attach(rootfs: Rootfs, state_dir: str, propagation: str) -> int:
+def attach(rootfs: Rootfs, state_dir: str, propagation: str, opened: int = -1) -> int:
     """Mount the root on ``state_dir`` in this mount namespace; a descriptor of it.
 
     Nothing of it is seen outside: the namespace is ours, and what it inherited from the
-    host only receives the host's changes (mount_namespaces(7), slave).
+    host only receives the host's changes (mount_namespaces(7), slave). ``opened``: the root
+    as :func:`mount` made it before.
     """
     try:
         flags = _PROPAGATION[propagation]
     except KeyError:
         raise InvalidParameter(f"unknown rootfsPropagation {propagation!r}") from None
     # sharing is for the root's own mount, after it is in place; the host's get no more than slave
-    outer = kernel.MS_PRIVATE if flags == kernel.MS_PRIVATE else kernel.MS_SLAVE
-    _set_all(outer)
-    if rootfs.driver == "overlay":
-        root = overlay(rootfs)
-    elif rootfs.driver == "bind":
-        clone = kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE
-        root = kernel.open_tree(kernel.AT_FDCWD, rootfs.upper, clone)
-    else:
-        raise InvalidParameter(f"unknown storage driver {rootfs.driver!r}")
+    _set_all(kernel.MS_PRIVATE if flags == kernel.MS_PRIVATE else kernel.MS_SLAVE)
+    root = opened if opened >= 0 else mount(rootfs)
     target = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         kernel.move_mount(root, target, state_dir)
@@ -50,6 +48,69 @@ def attach(rootfs: Rootfs, state_dir: str, propagation: str) -> int:
     inner = kernel.MS_PRIVATE if not propagation else flags
     kernel.mount_setattr(root, propagation=inner, about=state_dir)
     return root
+
+
+def mount(rootfs: Rootfs, private: bool = True) -> int:
+    """The root, mounted nowhere yet. ``private``: this mount namespace is the caller's own."""
+    if rootfs.uid_mappings and rootfs.driver == "overlay":
+        _map_owners(rootfs)
+        with _as_mapped_root(rootfs):
+            return overlay(rootfs, True)
+    if rootfs.driver == "overlay":
+        return overlay(rootfs, private)
+    if rootfs.driver != "bind":
+        raise InvalidParameter(f"unknown storage driver {rootfs.driver!r}")
+    clone = kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE
+    try:
+        root = kernel.open_tree(kernel.AT_FDCWD, rootfs.upper, clone)
+    except OSError as err:
+        raise SystemFailure(f"the root file system {rootfs.upper}: {err.strerror}") from err
+    if rootfs.uid_mappings:
+        idmap.apply(root, rootfs.uid_mappings, rootfs.gid_mappings)
+    return root
+
+
+def _map_owners(rootfs: Rootfs) -> None:
+    """Lay idmapped copies of the layers over themselves, in a mount namespace of our own.
+
+    An overlay cannot be idmapped as a whole, its layers can. Upper and work directory must
+    be of one mount, so the directory that holds both is mapped.
+    """
+    process.unshare(process.CLONE_NEWNS)
+    _set_all(kernel.MS_SLAVE)
+    namespace = idmap.user_namespace(rootfs.uid_mappings, rootfs.gid_mappings)
+    above = [os.path.dirname(rootfs.upper)] if rootfs.work else []
+    try:
+        for directory in (*rootfs.lower, *above):
+            tree = kernel.open_tree(kernel.AT_FDCWD, directory, kernel.OPEN_TREE_CLONE)
+            target = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                idmap.apply_namespace(tree, namespace)
+                kernel.move_mount(tree, target, directory)
+            finally:
+                os.close(tree)
+                os.close(target)
+    finally:
+        os.close(namespace)
+
+
+@contextmanager
+def _as_mapped_root(rootfs: Rootfs) -> Iterator[None]:
+    """With root's rights, but the user that the disk's root is shown as.
+
+    An overlay writes to its upper layer as who mounted it, and an idmapped mount takes files
+    of mapped users only (EOVERFLOW).
+    """
+    user, group = rootfs.uid_mappings[0].host_id, rootfs.gid_mappings[0].host_id
+    process.prctl(process.PR_SET_SECUREBITS, process.SECBIT_NO_SETUID_FIXUP)
+    try:
+        os.setegid(group)
+        os.seteuid(user)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        process.prctl(process.PR_SET_SECUREBITS, 0)
 
 
 def _set_all(flags: int) -> None:
@@ -64,36 +125,14 @@ def _set_all(flags: int) -> None:
                 kernel.mount("", line.split(" ")[4], "", flags)
 
 
-def overlay(rootfs: Rootfs) -> int:
-    """A detached overlay mount (overlayfs.rst); one ``lowerdir+`` a layer lifts the limit of
-    a page on the option's length that mount(2) has (Linux 6.5), else paths are shortened."""
-    context = fsopen.fsopen("overlay")
+def overlay(rootfs: Rootfs, private: bool = True) -> int:
+    """The root's overlay, mounted nowhere yet."""
     try:
-        _layers(context, rootfs)
-        if rootfs.upper:
-            fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "upperdir", rootfs.upper)
-            fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "workdir", rootfs.work)
-        for option in rootfs.options:
-            key, equals, value = option.partition("=")
-            kind = fsopen.FSCONFIG_SET_STRING if equals else fsopen.FSCONFIG_SET_FLAG
-            fsopen.fsconfig(context, kind, key, value if equals else None)
-        fsopen.fsconfig(context, fsopen.FSCONFIG_CMD_CREATE, None, None)
-        return fsopen.fsmount(context)
+        return kernel_overlay.overlay(
+            rootfs.lower, rootfs.upper, rootfs.work, rootfs.options, private=private
+        )
     except OSError as err:
         raise SystemFailure(f"cannot mount the container's root: {err.strerror}") from err
-    finally:
-        os.close(context)
-
-
-def _layers(context: int, rootfs: Rootfs) -> None:
-    try:
-        for lower in rootfs.lower:
-            fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "lowerdir+", lower)
-    except OSError as err:
-        if err.errno != 22:
-            raise
-        joined = ":".join(lower.replace(":", "\\:") for lower in rootfs.lower)
-        fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "lowerdir", joined)
 
 
 def pivot(root: int, namespace: int) -> None:
@@ -105,10 +144,14 @@ def pivot(root: int, namespace: int) -> None:
     """
     process.setns(namespace, process.CLONE_NEWNS, "mount namespace")
     os.close(namespace)
+    old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.fchdir(root)
     kernel.pivot_root(".", ".")
-    # the old root lies on top of the new one at "."; slave, so that the host keeps its mounts
-    kernel.mount("", ".", "", kernel.MS_SLAVE | kernel.MS_REC)
+    # slave, so that the host keeps its mounts; by descriptor, since the name "." would stand
+    # for the new root here, whose shared mounts must stay what they are
+    kernel.mount_setattr(old, propagation=kernel.MS_SLAVE, recursive=True, about="/")
+    os.close(old)
+    # the old root lies on top of the new one
     kernel.umount2(".", kernel.MNT_DETACH)
     os.chdir("/")
     os.close(root)

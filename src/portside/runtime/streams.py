@@ -86,8 +86,13 @@ class Attached:
         return len(self._pending) > ROOM
 
     @property
+    def idle(self) -> float:
+        """Seconds since it took something."""
+        return time.monotonic() - self._moved
+
+    @property
     def stalled(self) -> bool:
-        return self.full and time.monotonic() - self._moved > STALLED
+        return self.full and self.idle > STALLED
 
     def _watch(self) -> None:
         if self.sock.fileno() < 0:
@@ -271,7 +276,7 @@ class Channel:
         if full and len(self.attached) > 1:
             for attached in [a for a in full if a.stalled]:
                 attached.close()
-        paused = any(attached.full for attached in self.attached)
+        paused = self._log.full or any(attached.full for attached in self.attached)
         if paused != self._paused:
             self._paused = paused
             for fd in self._outputs:
@@ -343,13 +348,17 @@ class Channel:
 
     # end
 
-    def finish(self) -> None:
-        """The process is gone: take what is left, then end every attached socket."""
+    def drain(self) -> None:
+        """The process is gone: take what is left of its output."""
         for fd in list(self._outputs):
             while fd in self._outputs and self._read(fd):
                 pass
             self._close_output(fd)
         self._log.finish()
+
+    def finish(self) -> None:
+        """Take what is left, then end every attached socket."""
+        self.drain()
         self.close_stdin()
         if self.terminal >= 0:
             os.close(self.terminal)

@@ -8,8 +8,8 @@ import time
 from urllib.parse import urlsplit
 
 from portside.model.errors import InvalidParameter
-from portside.runtime.logs import LineWriter
 from portside.runtime.messages import LogConfig
+from portside.runtime.remote import Remote
 
 _FACILITIES = {
     name: number
@@ -20,57 +20,77 @@ _FACILITIES = {
     )
 }  # fmt: skip
 _SEVERITY = {"stdout": 6, "stderr": 3}
+_FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
+_LOCAL = ("/dev/log", "/var/run/syslog", "/var/run/log")
 
 
-class Syslog(LineWriter):
-    """Sends to ``syslog-address`` (unix, udp, tcp) or /dev/log; lost lines are not kept."""
+class Syslog(Remote):
+    """Sends to ``syslog-address`` (unix, unixgram, udp, tcp), or to the host's own socket."""
 
     def __init__(self, config: LogConfig) -> None:
-        super().__init__()
-        facility = config.options.get("syslog-facility", "daemon")
+        options = config.options
+        facility = options.get("syslog-facility", "daemon")
         self._facility = int(facility) if facility.isdigit() else _FACILITIES.get(facility, -1)
-        if self._facility < 0:
+        if not 0 <= self._facility <= 23:
             raise InvalidParameter(f"invalid syslog facility {facility!r}")
-        tag = config.options.get("tag", config.names.get("id", "")[:12])
-        self._tag = tag.replace("{{.Name}}", config.names.get("name", "")).replace(
-            "{{.ID}}", config.names.get("id", "")[:12]
-        )
-        self._format = config.options.get("syslog-format", "")
-        self._address = config.options.get("syslog-address", "unix:///dev/log")
-        self._socket: socket.socket | None = None
+        self._tag = config.attributes.get("tag") or config.names.get("id", "")[:12]
+        self._format = options.get("syslog-format", "")
+        if self._format not in _FORMATS:
+            raise InvalidParameter(f"invalid syslog format {self._format!r}")
+        self._address = options.get("syslog-address", "")
+        scheme = urlsplit(self._address).scheme if self._address else "unixgram"
+        if scheme not in ("unix", "unixgram", "udp", "tcp"):
+            raise InvalidParameter(
+                f"syslog-address {self._address!r}: unix, unixgram, udp and tcp are built"
+            )
+        self._pid, self._host = os.getpid(), os.uname().nodename
+        super().__init__(config)
 
-    def _connect(self) -> socket.socket:
+    def where(self) -> str:
+        return self._address or "the host's syslog socket"
+
+    def connect(self, timeout: float) -> socket.socket:
+        if not self._address:
+            path = next((path for path in _LOCAL if os.path.exists(path)), _LOCAL[0])
+            return _unix(path, (socket.SOCK_DGRAM, socket.SOCK_STREAM))
         parts = urlsplit(self._address)
-        kinds = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
-        if parts.scheme in kinds:
-            family, _, _, _, where = socket.getaddrinfo(
-                parts.hostname, parts.port or 514, type=kinds[parts.scheme]
-            )[0]
-            sock = socket.socket(family, kinds[parts.scheme])
-            sock.connect(where)
-        elif parts.scheme in ("unix", "unixgram"):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            sock.connect(parts.path)
-        else:
-            raise InvalidParameter(f"syslog-address: unsupported {self._address!r}")
+        if parts.scheme == "unix":
+            return _unix(parts.path, (socket.SOCK_STREAM, socket.SOCK_DGRAM))
+        if parts.scheme == "unixgram":
+            return _unix(parts.path, (socket.SOCK_DGRAM,))
+        where = (parts.hostname or "", parts.port or 514)
+        if parts.scheme == "tcp":
+            return socket.create_connection(where, timeout)
+        family, kind, _, _, address = socket.getaddrinfo(*where, type=socket.SOCK_DGRAM)[0]
+        sock = socket.socket(family, kind)
+        sock.connect(address)
         return sock
 
     def record(self, stream: str, line: bytes, stamp: str, whole: bool) -> bytes:
         priority = self._facility * 8 + _SEVERITY[stream]
+        tag, pid = self._tag, self._pid
         if self._format.startswith("rfc5424"):
-            head = f"<{priority}>1 {stamp} {os.uname().nodename} {self._tag} {os.getpid()} - - "
+            if self._format == "rfc5424":
+                stamp = f"{stamp.partition('.')[0].removesuffix('Z')}Z"
+            elif "." in stamp:
+                stamp = f"{stamp.removesuffix('Z')[:26]}Z"
+            head = f"<{priority}>1 {stamp} {self._host} {tag} {pid} {tag} - "
         else:
-            when = time.strftime("%b %e %H:%M:%S")
-            head = f"<{priority}>{when} {self._tag}[{os.getpid()}]: "
+            local = self._address.startswith("unix") or not self._address
+            host = "" if local and not self._format else f"{self._host} "
+            head = f"<{priority}>{time.strftime('%b %e %H:%M:%S')} {host}{tag}[{pid}]: "
         return head.encode() + line + b"\n"
 
-    def put(self, records: bytes) -> None:
-        for record in records.splitlines(keepends=True):
-            try:
-                if self._socket is None:
-                    self._socket = self._connect()
-                self._socket.send(record)
-            except OSError:
-                if self._socket is not None:
-                    self._socket.close()
-                self._socket = None
+
+def _unix(path: str, kinds: tuple[socket.SocketKind, ...]) -> socket.socket:
+    """A connection to a socket in the file system, of the first kind that it takes."""
+    for last, kind in zip((*[False] * (len(kinds) - 1), True), kinds, strict=True):
+        sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(path)
+            return sock
+        except OSError:
+            sock.close()
+            if last:
+                raise
+    raise OSError(2, "no socket", path)

@@ -1,0 +1,49 @@
+"""Small files of a running container's state, and what tells one process from another."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+
+def write_whole(path: str, data: bytes, sync: bool = True) -> None:
+    """Replace a file as a whole; with ``sync`` it is on the disk when this returns."""
+    temporary = f"{path}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(temporary, flags, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+
+
+def start_ticks(pid: int) -> int:
+    """When a process was started, in clock ticks since boot (proc_pid_stat(5), field 22)."""
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[19])
+
+
+def complain(state_dir: str, text: str) -> None:
+    """Leave a word where whoever looks into a broken container will find it."""
+    with suppress(OSError), open(f"{state_dir}/monitor.err", "a") as file:
+        file.write(text + "\n")
+
+
+def place_of(state_dir: str) -> str:
+    """Where another runtime keeps a container: not among its state, which is our own."""
+    above, id = os.path.split(state_dir)
+    return f"{os.path.dirname(above)}/runtimes/{id}"
+
+
+def clean(state_dir: str) -> None:
+    """Remove what another runtime may have left of a container whose processes are gone."""
+    place = place_of(state_dir)
+    if os.path.isdir(place):
+        import shutil
+
+        shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,84 @@
+"""A container's terminal: handed to whoever called us, or shown on our own."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from portside.model.errors import SystemFailure
+from portside.runtime import terminal
+
+
+def hand_over(path: str, leader: int) -> None:
+    """Send the leading side to a console socket (runc's ``--console-socket``)."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(path)
+            socket.send_fds(sock, [b"/dev/ptmx"], [leader])
+        except OSError as err:
+            raise SystemFailure(f"console socket {path}: {err.strerror}") from err
+    os.close(leader)
+
+
+@contextmanager
+def raw() -> Iterator[None]:
+    """Our own terminal passes every key on; afterwards it is as it was."""
+    if not os.isatty(0):
+        yield
+        return
+    before = termios.tcgetattr(0)
+    tty.setraw(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+def follow_size(leader: int) -> None:
+    """Give a terminal the size of our own, now and whenever that changes."""
+
+    def changed(*_: object) -> None:
+        with suppress(OSError):
+            columns, lines = os.get_terminal_size(0)
+            if columns:
+                terminal.set_size(leader, lines, columns)
+
+    changed()
+    signal.signal(signal.SIGWINCH, changed)
+
+
+def relay(leader: int, pidfd: int) -> None:
+    """Copy between our streams and the terminal until its process is gone."""
+    poller = select.poll()
+    for fd in (0, leader, pidfd):
+        poller.register(fd, select.POLLIN)
+    sys.stdout.flush()
+    while True:
+        ready = {fd for fd, _ in poller.poll()}
+        if leader in ready:
+            if _copy(leader, 1):
+                continue
+            return
+        if 0 in ready and not _copy(0, leader):
+            poller.unregister(0)
+        if pidfd in ready:
+            return
+
+
+def _copy(source: int, target: int) -> bool:
+    """Pass on what is there; False at the end."""
+    try:
+        data = os.read(source, 1 << 16)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(target, view) :]
+    except OSError:  # EIO: nobody has the other side open
+        return False
+    return bool(data)

@@ -1,0 +1,147 @@
+"""What this runtime is: ``--version``, ``--help``, ``features``, ``spec``."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import msgspec
+
+import portside
+from portside.kernel import process, seccomp
+from portside.kernel.cgroup import detect
+from portside.model.errors import Conflict, NotImplementedHere
+from portside.model.ociruntime import (
+    SPEC_VERSION,
+    Capabilities,
+    DeviceCgroup,
+    Linux,
+    Mount,
+    Namespace,
+    Process,
+    Resources,
+    Rlimit,
+    Root,
+    Spec,
+    complete,
+)
+from portside.runtime import mounts
+from portside.runtime.oci.arguments import Options
+from portside.runtime.oci.main import Context
+
+_MOUNTS = (
+    Mount("/proc", "proc", "proc"),
+    Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
+    Mount("/dev/pts", "devpts", "devpts",
+          ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")),
+    Mount("/dev/shm", "tmpfs", "shm", ("nosuid", "noexec", "nodev", "mode=1777", "size=65536k")),
+    Mount("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
+    Mount("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev", "ro")),
+    Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("nosuid", "noexec", "nodev", "relatime", "ro")),
+)  # fmt: skip
+_MASKED = (
+    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi",
+)  # fmt: skip
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+def version() -> int:
+    print(f"portside-runtime version {portside.__version__}\nspec: {SPEC_VERSION}")
+    return 0
+
+
+def usage(verbs: list[str]) -> int:
+    print(
+        "portside-runtime: runs containers from OCI bundles\n\n"
+        "usage: portside-runtime [--root DIR] [--log FILE] [--log-format text|json] "
+        "[--systemd-cgroup] VERB [OPTIONS] ID\n\nverbs: " + ", ".join(verbs)
+    )
+    return 0
+
+
+def unbuilt(context: Context, options: Options) -> int:
+    raise NotImplementedHere("checkpoint and restore are not built")
+
+
+def spec(context: Context, options: Options) -> int:
+    """Write a ``config.json`` to begin with."""
+    if options.has("rootless"):
+        raise NotImplementedHere("rootless containers are not built")
+    path = os.path.join(options.get("bundle") or ".", "config.json")
+    data = msgspec.json.format(complete(_example()), indent=2)
+    try:
+        with open(path, "xb") as file:
+            file.write(data + b"\n")
+    except FileExistsError:
+        raise Conflict(f"file {path} exists. Remove it first") from None
+    return 0
+
+
+def _example() -> Spec:
+    granted = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
+    return Spec(
+        process=Process(
+            terminal=True,
+            args=("sh",),
+            env=("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"),
+            capabilities=Capabilities(bounding=granted, effective=granted, permitted=granted),
+            rlimits=(Rlimit("RLIMIT_NOFILE", 1024, 1024),),
+            no_new_privileges=True,
+        ),
+        root=Root("rootfs", readonly=True),
+        hostname="portside",
+        mounts=_MOUNTS,
+        linux=Linux(
+            resources=Resources(devices=(DeviceCgroup(False, access="rwm"),)),
+            namespaces=tuple(
+                Namespace(kind) for kind in ("pid", "network", "ipc", "uts", "cgroup", "mount")
+            ),
+            masked_paths=_MASKED,
+            readonly_paths=_READ_ONLY,
+        ),
+    )
+
+
+def features(context: Context, options: Options) -> int:
+    """What is built and what this machine has (runtime-spec, features.md)."""
+    print(json.dumps(_features(), indent=2))
+    return 0
+
+
+def _features() -> dict[str, Any]:
+    layout = detect()
+    return {
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC_VERSION,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart",
+                  "poststop"],
+        "mountOptions": mounts.known_options(),
+        "linux": {
+            "namespaces": sorted(
+                name for name, (_, link) in process.NAMESPACES.items()
+                if os.path.exists(f"/proc/self/ns/{link}")
+            ),
+            "capabilities": [
+                f"CAP_{name}" for name in process.CAPABILITIES[: process.last_capability() + 1]
+            ],
+            "cgroup": {
+                "v1": bool(layout.hierarchies),
+                "v2": bool(layout.unified),
+                "systemd": False,
+                "systemdUser": False,
+                "rdma": False,
+            },
+            "seccomp": {
+                "enabled": seccomp.supported(),
+                "actions": seccomp.actions(),
+                "operators": seccomp.operators(),
+                "archs": seccomp.architectures(),
+                "knownFlags": sorted(seccomp.FLAGS),
+            },
+            "apparmor": {"enabled": True},
+            "selinux": {"enabled": True},
+            "mountExtensions": {"idmap": {"enabled": True}},
+        },
+    }  # fmt: skip

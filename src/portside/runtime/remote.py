@@ -1,0 +1,244 @@
+"""Log drivers that send elsewhere, and what happens when nobody takes it fast enough.
+
+::
+
+    output ─► lines ─► waiting records ─► socket (never waited for)
+                        │ mode=blocking:     past a bound the container's output is not read
+                        └ mode=non-blocking: past max-buffer-size new records are dropped
+
+A copy is kept in a file of our own (``cache-disabled`` turns that off), so that ``logs`` can
+show it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from contextlib import suppress
+
+from portside.model.errors import SystemFailure
+from portside.runtime.logs import JsonFile, LineWriter, LogWriter, size
+from portside.runtime.messages import LogConfig
+from portside.runtime.streams import WRITE, Poller
+
+BUFFER = 1 << 20
+"""Bytes that wait by default, in either mode."""
+_CONNECT = 10.0
+"""Seconds that a start waits for the other side."""
+_AGAIN = 1.0
+"""Seconds between attempts to connect anew; what comes meanwhile waits or is lost."""
+_LAST = 5.0
+"""Seconds the end waits for what is still to be sent."""
+
+
+class Remote(LineWriter):
+    """Sends records over a socket that :meth:`connect` makes."""
+
+    def __init__(self, config: LogConfig) -> None:
+        super().__init__()
+        self._drops = config.options.get("mode") == "non-blocking"
+        given = config.options.get("max-buffer-size")
+        self._limit = size(given, "max-buffer-size") if given and self._drops else BUFFER
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._failed = 0.0
+        self._poller: Poller | None = None
+        self._socket: socket.socket | None = None
+        try:
+            self._open(_CONNECT)
+        except OSError as err:
+            raise SystemFailure(
+                f"failed to initialize logging driver: {self.where()}: {err.strerror or err}"
+            ) from err
+
+    def connect(self, timeout: float) -> socket.socket:
+        """A connected socket; raises OSError."""
+        raise NotImplementedError
+
+    def where(self) -> str:
+        """The other side, for errors."""
+        raise NotImplementedError
+
+    def bind(self, poller: Poller) -> None:
+        self._poller = poller
+
+    @property
+    def full(self) -> bool:
+        return not self._drops and self._bytes > self._limit
+
+    def put(self, records: list[bytes]) -> None:
+        for record in records:
+            if self._drops and self._waiting and self._bytes + len(record) > self._limit:
+                continue
+            self._waiting.append(record)
+            self._bytes += len(record)
+        self._flush()
+
+    def _open(self, timeout: float) -> None:
+        self._socket = self.connect(timeout)
+        self._socket.setblocking(False)
+
+    def _flush(self) -> None:
+        """Send what the other side takes now; the rest when it can take more."""
+        if self._socket is None and not self._reopened():
+            return
+        assert self._socket is not None
+        try:
+            while self._waiting:
+                record = self._waiting[0]
+                sent = self._socket.send(record)
+                self._bytes -= sent
+                if sent < len(record):
+                    self._waiting[0] = record[sent:]
+                else:
+                    self._waiting.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._lost()
+            return
+        self._watch()
+
+    def _reopened(self) -> bool:
+        """Connect anew, not too often; what waits meanwhile is lost as it would be by syslog(3)."""
+        if time.monotonic() - self._failed < _AGAIN:
+            self._forget()
+            return False
+        try:
+            self._open(0.2)
+        except OSError:
+            self._lost()
+            return False
+        return True
+
+    def _lost(self) -> None:
+        self._failed = time.monotonic()
+        if self._socket is not None:
+            if self._poller is not None:
+                self._poller.drop(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._waiting.clear()
+        self._bytes = 0
+
+    def _watch(self) -> None:
+        if self._poller is None or self._socket is None:
+            return
+        if self._waiting:
+            self._poller.set(self._socket.fileno(), WRITE, lambda _: self._writable())
+        else:
+            self._poller.drop(self._socket.fileno())
+
+    def _writable(self) -> None:
+        self._flush()
+        if self.drained is not None and not self.full:
+            self.drained()
+
+    def finish(self) -> None:
+        super().finish()
+        deadline = time.monotonic() + _LAST
+        with suppress(OSError):
+            while self._waiting and self._socket is not None and time.monotonic() < deadline:
+                self._socket.settimeout(max(deadline - time.monotonic(), 0.01))
+                self._flush_blocking()
+        self._lost()
+
+    def _flush_blocking(self) -> None:
+        assert self._socket is not None
+        while self._waiting:
+            self._socket.sendall(self._waiting[0])
+            self._bytes -= len(self._waiting.popleft())
+
+
+class Both(LogWriter):
+    """A remote driver and the file that ``logs`` reads."""
+
+    def __init__(self, remote: Remote, file: JsonFile) -> None:
+        self._remote, self._file = remote, file
+
+    def bind(self, poller: Poller) -> None:
+        self._remote.drained = self.drained
+        self._remote.bind(poller)
+
+    @property
+    def full(self) -> bool:
+        return self._remote.full
+
+    def write(self, stream: str, data: bytes) -> None:
+        self._file.write(stream, data)
+        self._remote.drained = self.drained
+        self._remote.write(stream, data)
+
+    def finish(self) -> None:
+        self._file.finish()
+        self._remote.finish()
+
+
+def with_cache(config: LogConfig, remote: Remote) -> LogWriter:
+    """The driver with its copy in a file, unless the options say no."""
+    options = config.options
+    if options.get("cache-disabled") == "true" or not config.path:
+        return remote
+    kept = {
+        name: options[f"cache-{name}"]
+        for name in ("max-size", "max-file", "compress")
+        if f"cache-{name}" in options
+    }
+    file = LogConfig("local", config.path, kept, config.attributes, config.names)
+    return Both(remote, JsonFile(file, compress=True))
+
+
+JOURNAL = "/run/systemd/journal/socket"
+
+
+class Journald(Remote):
+    """systemd's journal by its own protocol (systemd.journal-fields(7))."""
+
+    def __init__(self, config: LogConfig) -> None:
+        names = config.names
+        tag = config.attributes.get("tag") or names.get("id", "")[:12]
+        fields = {
+            "CONTAINER_ID": names.get("id", "")[:12],
+            "CONTAINER_ID_FULL": names.get("id", ""),
+            "CONTAINER_NAME": names.get("name", ""),
+            "CONTAINER_TAG": tag,
+            "SYSLOG_IDENTIFIER": tag,
+            "IMAGE_NAME": names.get("image_name", ""),
+        }
+        for name, value in config.attributes.items():
+            clean = "".join(c if c.isalnum() and c.isascii() else "_" for c in name.upper())
+            if clean != "TAG":
+                fields[clean.lstrip("_0123456789") or "FIELD"] = value
+        self._fields = b"".join(_field(name, value.encode()) for name, value in fields.items())
+        super().__init__(config)
+
+    def where(self) -> str:
+        if not os.path.exists(JOURNAL):
+            return "journald is not enabled on this host"
+        return JOURNAL
+
+    def connect(self, timeout: float) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(JOURNAL)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def record(self, stream: str, line: bytes, stamp: str, whole: bool) -> bytes:
+        priority = b"6" if stream == "stdout" else b"3"
+        partial = b"" if whole else _field("CONTAINER_PARTIAL_MESSAGE", b"true")
+        return _field("MESSAGE", line) + _field("PRIORITY", priority) + partial + self._fields
+
+
+def _field(name: str, value: bytes) -> bytes:
+    """One field; a value with line ends goes with its length before it."""
+    if b"\n" not in value:
+        return name.encode() + b"=" + value + b"\n"
+    return name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"

@@ -1,0 +1,280 @@
+"""The starter: forked by a monitor to bring one process up, and gone once that is done.
+
+All the work of a start is done here, so that the monitor, which lives as long as the
+container, never touches the memory this takes, and never waits for it::
+
+    monitor ──request──► starter ──fork──► container's init ─► … ─► execve
+       ▲                    │ control group, hooks, user mappings
+       └──Placed or Failed──┘ then it ends; init becomes the monitor's child (subreaper)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from portside.kernel import process as kernel
+from portside.kernel.cgroup import Cgroup, detect, warm_up
+from portside.model.errors import PortsideError
+from portside.model.ociruntime import SPEC_VERSION, Spec, State
+from portside.runtime import container, execute, hooks, messages, usernamespace
+from portside.runtime.child import Child, Steps
+from portside.runtime.external import External
+from portside.runtime.files import complain, start_ticks, write_whole
+from portside.runtime.messages import (
+    Call,
+    Exec,
+    Failed,
+    Placed,
+    Started,
+    StartRequest,
+    StateFile,
+)
+
+Step = Callable[[], tuple[Placed, list[int]]]
+
+
+def prepare() -> None:
+    """Done once in the launcher, so that no fork has to: caches that forks share."""
+    detect()
+    container.prepare()
+    import portside.kernel.cgroup.oom  # noqa: F401 - else each start imports it
+
+    # A type's decoder is made at its first use: here, not in every fork.
+    for kind in (Spec, StartRequest, Call):
+        with suppress(msgspec.MsgspecError):
+            msgspec.json.decode(b"{}", type=kind)
+    msgspec.json.encode(Placed(Started(0, 0)))
+
+
+def wait_for_start(monitor: socket.socket) -> None:
+    """The life of a starter kept in reserve: one start, or none when the monitor goes."""
+    data, fds = messages.receive(monitor)
+    if not data:
+        return
+    request = msgspec.json.decode(data, type=StartRequest)
+    netns = fds.pop(0) if request.has_netns else -1
+    seccomp = read_all(fds.pop(0)) if request.has_seccomp else b""
+    start = Start(request, netns, seccomp)
+    _report(monitor, lambda: (start.run_external if request.runtime else start.run)(monitor))
+
+
+def start_exec(
+    monitor: socket.socket, request: Exec, start: StartRequest, init_pidfd: int, seccomp: int
+) -> None:
+    """The life of a starter that executes a process beside the container's."""
+    kernel.close_all_but([monitor.fileno(), init_pidfd, *([seccomp] if seccomp >= 0 else [])])
+    program = b"" if request.privileged or seccomp < 0 else read_all(seccomp)
+    _report(monitor, lambda: _exec(monitor, request, start, init_pidfd, program))
+
+
+def _report(monitor: socket.socket, body: Callable[[], None]) -> None:
+    """Run ``body``; what it raises is told to the monitor."""
+    try:
+        body()
+    except BaseException as err:
+        text = str(err)
+        if not isinstance(err, PortsideError | OSError):
+            text = f"{type(err).__name__}: {err}"
+        with suppress(OSError):
+            messages.send(monitor, Failed(text, getattr(err, "kind", "system")))
+
+
+class Start:
+    """One start of a container; :meth:`run` undoes what it made when a step fails."""
+
+    def __init__(self, request: StartRequest, netns: int, seccomp: bytes) -> None:
+        self.request, self.netns, self.seccomp = request, netns, seccomp
+        self._clock = Steps()
+
+    def run(self, monitor: socket.socket) -> None:
+        request = self.request
+        with open(f"{request.state_dir}/config.json", "rb") as file:
+            spec = msgspec.json.decode(file.read(), type=Spec)
+        assert spec.linux is not None and spec.process is not None
+        if not usernamespace.wanted(spec):
+            container.choose_child_namespaces(spec)
+        joins = _joins_itself(spec)
+        if not joins:
+            warm_up()
+        self._clock.enter("create control group")
+        group = Cgroup.create(request.cgroup, spec.linux.resources)
+        child: Child | None = None
+        try:
+            self._clock.enter("fork")
+            child = Child.fork(
+                lambda own: container.run_init(request, spec, own, self.netns, self.seccomp),
+                terminal=spec.process.terminal,
+                stdin=request.open_stdin,
+                into=group if joins else None,
+            )
+            if not joins:
+                child.settle(spec)
+                group.add(child.pid)
+            # All this while the child makes its mounts, on another processor.
+            oom = _watch_oom(group)
+            state = _state_of(request, child.pid)
+            self._clock.enter("wait")
+            container.keep_children_here(spec)
+            if child.await_hooks(spec.hooks):
+                self._hooks(spec, child.pid)
+            child.go()
+            told = child.outcome()
+            started = Started(
+                child.pid, time.time_ns(), self._clock.done() | told.timings, told.uid, told.gid
+            )
+            state = msgspec.structs.replace(state, started_ns=started.started_ns)
+            write_whole(f"{request.state_dir}/state.json", msgspec.json.encode(state), sync=False)
+            if spec.hooks is not None and spec.hooks.poststart:
+                hooks.run_all(
+                    "poststart", spec.hooks.poststart, self._state(spec, child.pid, "running")
+                )
+            placed = Placed(started, child.leader >= 0, bool(oom), _has_poststop(spec))
+            messages.send(monitor, placed, [*child.descriptors(), *oom])
+        except BaseException:
+            if child is not None:
+                child.kill()
+            with suppress(PortsideError, OSError):
+                group.delete()
+            raise
+
+    def run_external(self, monitor: socket.socket) -> None:
+        """The same by another OCI runtime, which makes control group and hooks itself."""
+        request = self.request
+        with open(f"{request.state_dir}/config.json", "rb") as file:
+            spec = msgspec.json.decode(file.read(), type=Spec)
+        other = External(request)
+        try:
+            self._clock.enter("runtime create")
+            pid, streams = other.create(spec, self.netns)
+            group = Cgroup(request.cgroup)
+            descriptors = streams.descriptors(pid)
+            oom = _watch_oom(group)
+            self._clock.enter("runtime start")
+            other.start()
+            started = Started(pid, time.time_ns(), self._clock.done())
+            state = msgspec.structs.replace(_state_of(request, pid), started_ns=started.started_ns)
+            write_whole(f"{request.state_dir}/state.json", msgspec.json.encode(state), sync=False)
+            placed = Placed(started, streams.terminal, bool(oom), True)
+            messages.send(monitor, placed, [*descriptors, *oom])
+        except BaseException:
+            other.delete()
+            with suppress(PortsideError, OSError):
+                Cgroup(request.cgroup).delete()
+            raise
+
+    def _hooks(self, spec: Spec, pid: int) -> None:
+        assert spec.hooks is not None
+        state = self._state(spec, pid, "creating")
+        hooks.run("prestart", spec.hooks.prestart, state)
+        hooks.run("createRuntime", spec.hooks.create_runtime, state)
+
+    def _state(self, spec: Spec, pid: int, status: str) -> State:
+        directory = self.request.bundle or self.request.state_dir
+        return State(SPEC_VERSION, self.request.id, status, directory, pid, spec.annotations)
+
+
+def _joins_itself(spec: Spec) -> bool:
+    """Whether the child can still write to the host's control groups when it is to join one.
+
+    Not from a user namespace; and hooks that run before want to find it there already.
+    """
+    hooks = spec.hooks
+    early = hooks is not None and bool(hooks.prestart or hooks.create_runtime)
+    return not early and not usernamespace.wanted(spec)
+
+
+def _has_poststop(spec: Spec) -> bool:
+    return spec.hooks is not None and bool(spec.hooks.poststop)
+
+
+def run_poststop(request: StartRequest) -> None:
+    """The hooks of a container that is over; what they complain of is left in its directory."""
+    if request.runtime:
+        External(request).delete()
+        return
+    with open(f"{request.state_dir}/config.json", "rb") as file:
+        spec = msgspec.json.decode(file.read(), type=Spec)
+    if spec.hooks is not None:
+        directory = request.bundle or request.state_dir
+        state = State(SPEC_VERSION, request.id, "stopped", directory, 0, spec.annotations)
+        for text in hooks.run_all("poststop", spec.hooks.poststop, state):
+            complain(request.state_dir, text)
+
+
+def _exec(
+    monitor: socket.socket, request: Exec, start: StartRequest, init_pidfd: int, seccomp: bytes
+) -> None:
+    pid = _pid_of(init_pidfd)
+    if start.runtime:
+        began = Steps()
+        number, streams = External(start).execute(request, pid)
+        started = Started(number, time.time_ns(), began.done())
+        messages.send(monitor, Placed(started, streams.terminal), streams.descriptors(number))
+        return
+    kernel.setns(init_pidfd, kernel.CLONE_NEWPID, "the container's PID namespace")
+    further = execute.further_namespaces(pid)
+    child = Child.fork(
+        lambda own: execute.run_exec(request, own, init_pidfd, seccomp, start, further),
+        terminal=request.process.terminal,
+        stdin=request.open_stdin,
+        into=Cgroup(start.cgroup),
+        beside=pid,
+    )
+    try:
+        told = child.outcome()
+        started = Started(child.pid, time.time_ns(), told.timings, told.uid, told.gid)
+        messages.send(monitor, Placed(started, child.leader >= 0), child.descriptors())
+    except BaseException:
+        child.kill()
+        raise
+
+
+def _pid_of(pidfd: int) -> int:
+    """The number of a pidfd's process here (proc_pid_fdinfo(5)), 0 when it is gone."""
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return max(int(line.split()[1]), 0)
+    return 0
+
+
+def _watch_oom(group: Cgroup) -> list[int]:
+    """A descriptor that tells of OOM kills, if this kernel can."""
+    try:
+        return [group.watch_oom().fileno()]
+    except (PortsideError, OSError):
+        return []
+
+
+def _state_of(request: StartRequest, pid: int) -> StateFile:
+    """What a later engine finds the container by; its start is yet to come."""
+    monitor = os.getppid()
+    ticks = start_ticks(monitor), start_ticks(pid)
+    return StateFile(request.id, monitor, ticks[0], pid, ticks[1], 0, request.cgroup)
+
+
+def read_all(fd: int) -> bytes:
+    """All of a small file by descriptor, from its beginning."""
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def fork(body: Callable[[socket.socket], None]) -> tuple[socket.socket, int]:
+    """Fork a starter: the monitor's end of the conversation, and the PID."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ours.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            body(theirs)
+        finally:
+            os._exit(0)
+    theirs.close()
+    return ours, pid

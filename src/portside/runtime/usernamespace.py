@@ -1,0 +1,114 @@
+"""A container with a user namespace of its own (user_namespaces(7)), or another's.
+
+The other namespaces must belong to it, so it comes first, and what needs the host's rights
+is done before it::
+
+    starter ──fork──► between: opens the root and bind sources, joins the control group …
+       │                 │ unshare(user) ── "u" ──► starter writes the mappings ── go
+       │                 │ becomes root in it, unshares the rest
+       └─────────────────└─clone(CLONE_PARENT)──► the container's init, a child of the starter
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+
+import msgspec
+
+from portside.kernel import process as kernel
+from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.ociruntime import IDMapping, Linux, Spec
+
+
+class Prepared(msgspec.Struct):
+    """Descriptors that were opened with the host's rights."""
+
+    root: int = -1
+    sources: dict[str, int] = {}
+    """Detached copies of bind mounts' sources, by destination."""
+
+
+def wanted(spec: Spec) -> bool:
+    """Whether the container lives in a user namespace that is not the host's."""
+    return spec.namespace("user") is not None
+
+
+def check(spec: Spec) -> None:
+    """Raise InvalidParameter for what cannot be had with a user namespace."""
+    found, linux = spec.namespace("user"), spec.linux
+    if found is None or linux is None:
+        return
+    if not found.path and not (linux.uid_mappings and linux.gid_mappings):
+        raise InvalidParameter("a new user namespace needs uidMappings and gidMappings")
+
+
+def become_root(tell: socket.socket, path: str) -> None:
+    """Enter the user namespace, new or the one of ``path``, as its root.
+
+    For a new one the other side of ``tell`` is asked to write the mappings.
+    """
+    if path:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        kernel.setns(fd, kernel.CLONE_NEWUSER, path)
+        os.close(fd)
+    else:
+        kernel.unshare(kernel.CLONE_NEWUSER)
+        tell.send(b"u")
+        if tell.recv(1) != b"m":
+            os._exit(1)
+    take_root()
+
+
+def take_root() -> None:
+    """Root of the namespace we are in; only what it maps is left of us."""
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def write_mappings(pid: int, linux: Linux) -> None:
+    """The mappings of a process's new user namespace. Raises SystemFailure."""
+    for name, mappings in (("uid_map", linux.uid_mappings), ("gid_map", linux.gid_mappings)):
+        try:
+            with open(f"/proc/{pid}/{name}", "w") as file:
+                file.write(lines(mappings))
+        except OSError as err:
+            raise SystemFailure(f"cannot write {name}: {err.strerror}") from err
+
+
+def lines(mappings: tuple[IDMapping, ...]) -> str:
+    return "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
+
+
+def raise_limits(spec: Spec) -> None:
+    """Hard limits that are to be higher than ours, while we may (getrlimit(2))."""
+    assert spec.process is not None
+    for limit in spec.process.rlimits:
+        number = getattr(resource, limit.type, None)
+        if number is None:
+            continue  # refused later, with its name
+        hard = resource.RLIM_INFINITY if limit.hard < 0 or limit.hard >= 1 << 63 else limit.hard
+        soft, ours = resource.getrlimit(number)
+        if ours != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > ours):
+            try:
+                resource.setrlimit(number, (soft, hard))
+            except (ValueError, OSError):
+                continue  # said when it is set
+
+
+def offset_clocks(spec: Spec) -> None:
+    """Offsets of the time namespace that our children will be in (time_namespaces(7))."""
+    assert spec.linux is not None
+    if not spec.linux.time_offsets:
+        return
+    text = "".join(
+        f"{clock} {offset.secs} {offset.nanosecs}\n"
+        for clock, offset in spec.linux.time_offsets.items()
+    )
+    try:
+        with open("/proc/self/timens_offsets", "w") as file:
+            file.write(text)
+    except OSError as err:
+        raise SystemFailure(f"cannot set the time namespace's offsets: {err.strerror}") from err

@@ -1,0 +1,136 @@
+"""Containers by other OCI runtimes below our monitor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from runtimekit import Bench, bench, is_root, process
+
+from portside.kernel.cgroup import Cgroup, detect
+from portside.model.errors import CommandNotFound, SystemFailure
+from portside.runtime.files import place_of
+from portside.runtime.messages import Identity
+
+pytestmark = [
+    pytest.mark.skipif(not is_root(), reason="containers need root here"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+OURS = f"{sys.executable} -m portside.runtime"
+HYBRID = bool(detect().hierarchies and detect().unified)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(
+            "runc", marks=pytest.mark.skipif(not shutil.which("runc"), reason="no runc here")
+        ),
+        pytest.param(
+            "crun",
+            marks=pytest.mark.skipif(
+                not shutil.which("crun") or HYBRID, reason="no crun, or control groups it refuses"
+            ),
+        ),
+        OURS,
+    ]
+)
+def runtime(request: pytest.FixtureRequest) -> dict[str, object]:
+    return {"runtime": request.param}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def made() -> AsyncIterator[Bench]:
+    async with bench() as one:
+        yield one
+
+
+def spec(*args: str, **changes: object):  # type: ignore[no-untyped-def]
+    from runtimekit import specification
+
+    return specification(*args, **changes)
+
+
+async def start(made: Bench, runtime: dict[str, object], *args: str, **changes: object):  # type: ignore[no-untyped-def]
+    """Start with the specification's own control group path, as the engine writes it."""
+    request = changes.pop("request", {})
+    stdin = changes.pop("stdin", False)
+    found = spec(*args, **changes)
+    group = f"{made.parent}/x{len(made.boxes)}-{id(found)}"
+    found.linux.cgroups_path = group
+    return await made.start(spec=found, stdin=stdin, request=runtime | {"cgroup": group} | request)
+
+
+async def test_run_and_end(made: Bench, runtime: dict[str, object]) -> None:
+    box = await start(made, runtime, "sh", "-c", "id -u; hostname; echo err >&2; exit 7")
+    output = (await box.output()).decode()
+    assert sorted(output.split()) == ["0", "boxy", "err"]
+    assert (await box.ended()).code == 7
+    assert sorted(line["log"] for line in box.log()) == ["0\n", "boxy\n", "err\n"]
+    async with asyncio.timeout(20):
+        while Path(place_of(str(box.state_dir))).exists() or Cgroup(box.request.cgroup).exists():
+            await asyncio.sleep(0.02)
+    assert str(box.state_dir) not in Path("/proc/self/mountinfo").read_text()
+
+
+async def test_exec_signals_and_users(made: Bench, runtime: dict[str, object]) -> None:
+    script = "echo up; trap 'exit 3' TERM; while :; do sleep 0.05; done"
+    box = await start(made, runtime, "sh", "-c", script, request={"identity": Identity("bob")})
+    await box.until(b"up\n")
+    assert "Uid:\t1000" in Path(f"/proc/{box.client.pid}/status").read_text()
+    code, text = await box.exec("sh", "-c", "ps; exit 4")
+    assert code == 4 and b"trap" in text
+    code, text, pid = await box.exec_as(Identity("bob"), process("id", "-u"))
+    assert (code, text, pid > 0) == (0, b"1000\n", True)
+    code, text = await box.exec("tty", terminal=True)
+    assert (code, text) == (0, b"/dev/pts/0\r\n")
+    with pytest.raises(CommandNotFound):
+        await box.exec("nothing-here")
+    await box.client.signal(15)
+    assert (await box.ended()).code == 3
+
+
+async def test_input_and_terminal(made: Bench, runtime: dict[str, object]) -> None:
+    box = await start(made, runtime, "cat", stdin=True)
+    assert box.sock is not None
+    box.sock.send(b"typed")
+    box.sock.shutdown(1)
+    assert await box.output() == b"typed"
+    assert (await box.ended()).code == 0
+    box = await start(
+        made, runtime, "sh", "-c", "tty; read x; stty size", terminal=True, stdin=True
+    )
+    await box.until(b"/dev/pts/0")
+    await box.client.resize(30, 90)
+    assert box.sock is not None
+    box.sock.send(b"\n")
+    assert b"30 90" in await box.output()
+
+
+async def test_start_errors(made: Bench, runtime: dict[str, object]) -> None:
+    with pytest.raises(CommandNotFound, match="executable file not found"):
+        await start(made, runtime, "nothing-here")
+    with pytest.raises(SystemFailure, match="unable to find user moon"):
+        await start(made, runtime, "true", request={"identity": Identity("moon")})
+
+
+async def test_a_runtime_that_is_not_there(made: Bench) -> None:
+    with pytest.raises(SystemFailure, match="/no/such/runtime: No such file"):
+        await start(made, {"runtime": "/no/such/runtime"}, "true")
+
+
+async def test_limits_are_the_runtimes(made: Bench, runtime: dict[str, object]) -> None:
+    from portside.model.ociruntime import Memory, Pids, Resources
+
+    resources = Resources(memory=Memory(limit=64 << 20), pids=Pids(40))
+    box = await start(made, runtime, "sleep", "60", linux={"resources": resources})
+    stats = Cgroup(box.request.cgroup).stats()
+    assert (stats.memory.limit, stats.pids.limit) == (64 << 20, 40)
+    assert json.loads((box.state_dir / "state.json").read_text())["pid"] == box.client.pid
+    await box.client.signal(9)
+    assert (await box.ended()).code == 137
