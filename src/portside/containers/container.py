@@ -65,6 +65,8 @@ class Container:
     """Set while it does not run and its exit has been handled."""
     stopping: bool = False
     """Someone has asked for its end: the restart policy keeps out."""
+    kept: bool = False
+    """It is stopped only to be started again: ``--rm`` keeps out."""
     removed: bool = False
     networked: bool = False
     """It has a sandbox to be given back."""

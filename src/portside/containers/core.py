@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from portside.containers.container import Container, ExecInstance
 from portside.containers.ports import Images, Networks, Volumes
@@ -16,11 +17,14 @@ from portside.model.container import Ulimit
 from portside.model.errors import Conflict, InvalidParameter, NotFound
 from portside.model.events import Publisher
 from portside.model.instance import Instance
-from portside.store.db import NameTaken, Ref
+from portside.store.db import NameTaken
 from portside.store.store import Store
 
 if TYPE_CHECKING:
     from portside.runtime.launcher import Launcher
+    from portside.runtime.messages import Exited
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,26 @@ class Core:
     containers: dict[str, Container] = field(default_factory=dict)
     by_name: dict[str, str] = field(default_factory=dict)
     execs: dict[str, ExecInstance] = field(default_factory=dict)
+    probes: dict[str, asyncio.Future[Exited]] = field(default_factory=dict)
+    """Health probes that run, by their exec's ID."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run work of the service's own; a failure is logged, never lost."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (err := task.exception()) is not None:
+            log.error("container work failed: %s", err, exc_info=err)
+
+    def exec_ended(self, exit: Exited) -> None:
+        from portside.containers.streams import exec_ended
+
+        exec_ended(self, exit)
 
     # -- finding -----------------------------------------------------------------------------
 
@@ -88,9 +112,8 @@ class Core:
 
     # -- keeping -----------------------------------------------------------------------------
 
-    def add(self, container: Container) -> None:
-        """Keep a new container; Conflict in Docker's words when its name is taken."""
-        record = container.record
+    def insert(self, record: Record) -> None:
+        """Store a new record; Conflict in Docker's words when its name is taken."""
         holder = self.by_name.get(record.name)
         try:
             if holder is not None:
@@ -98,8 +121,11 @@ class Core:
             self.store.db.collection("container", Record).insert(record.id, record, record.name)
         except NameTaken as err:
             raise Conflict(name_conflict(record.name, err.holder)) from None
-        self.containers[record.id] = container
-        self.by_name[record.name] = record.id
+
+    def add(self, container: Container) -> None:
+        """Know a container that has been stored."""
+        self.containers[container.id] = container
+        self.by_name[container.name] = container.id
 
     def save(self, container: Container) -> None:
         """Store the record as it is now."""
@@ -107,10 +133,11 @@ class Core:
             self.store.db.collection("container", Record).put(container.id, container.record)
 
     def forget(self, container: Container) -> None:
-        """The container is gone: its record, names and references go with it."""
+        """The container is gone: its record, names, references and layer go in one step."""
+        with self.store.db.transaction():
+            self.store.layers.forget_writable(container.id)
+            self.store.db.collection("container", Record).delete(container.id)
         container.removed = True
-        self.store.db.collection("container", Record).delete(container.id)
-        self.store.db.refs.drop(Ref.container(container.id))
         self.containers.pop(container.id, None)
         if self.by_name.get(container.name) == container.id:
             del self.by_name[container.name]
@@ -167,7 +194,7 @@ def name_conflict(name: str, holder: str) -> str:
 def make_directory(path: Path, mode: int = 0o710) -> None:
     """A directory of ours; parents are made, an existing one is kept."""
     try:
-        os.mkdir(path, mode)
+        path.mkdir(mode)
     except FileExistsError:
         pass
     except FileNotFoundError:

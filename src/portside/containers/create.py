@@ -1,36 +1,39 @@
 """Making a container: check what is asked, settle defaults, write the record, then the root.
 
-Crash safety: the record is written first; a start of the engine removes containers whose
-writable layer is not there.
+Crash safety: the record and its writable layer are stored in one step. A record that still
+says ``making`` (its volumes come after), or has no root, is undone when the engine starts.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from portside.containers import names, spec
+from portside.containers.checks import check, check_request
 from portside.containers.container import Container
 from portside.containers.core import Core, make_directory
+from portside.containers.limits import check_limits
 from portside.containers.merge import merge
-from portside.containers.points import PointParser
+from portside.containers.points import PointParser, Points
 from portside.containers.record import Record
 from portside.containers.request import network_request
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig, LogConfig
 from portside.model.containerstate import Created
 from portside.model.digest import chain_id
-from portside.model.errors import InvalidParameter, NotFound
+from portside.model.errors import InvalidParameter
 from portside.model.ids import new_id
 from portside.model.image import Image
 from portside.model.network import EndpointSettings
 from portside.model.ociruntime import User
 from portside.model.platform import Platform
-
-_POLICIES = ("", "no", "always", "unless-stopped", "on-failure", "on-unhealthy")
+from portside.model.rootfs import Rootfs
+from portside.store.points import reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,11 @@ async def create(core: Core, wish: Wish) -> Created:
     host = wish.request.host_config
     if not config.image:
         raise InvalidParameter("No image specified: name the image the container is made of")
+    check_request(wish.request)
     image = core.images.get(config.image, wish.platform)
     config = merge(config, image.run)
     host, warnings = _settle(core, config, host)
-    _check(core, config, host)
+    check(core, config, host)
     identifier = new_id()
     config = _settle_config(config, host, identifier)
     endpoints = _endpoints(host, wish.request)
@@ -66,6 +70,7 @@ async def create(core: Core, wish: Wish) -> Created:
         endpoints=endpoints,
     )
     warnings += core.networks.validate(network_request(core, record))
+    warnings += _platform_warning(image, wish.platform)
     # Everything a start would refuse for its form is refused now.
     spec.build(
         spec.SpecInputs(
@@ -73,43 +78,61 @@ async def create(core: Core, wish: Wish) -> Created:
             defaults=core.defaults())
     )  # fmt: skip
     points = PointParser(core, config, host).parse()
+    record.making = bool(points)
     container = Container(record)
     container.exited.set()
-    core.add(container)
     try:
         await _make(core, container, image, points)
     except BaseException:
-        await _undo(core, container)
+        _undo(core, container)
         raise
     core.event(container, "create")
     return Created(id=identifier, warnings=tuple(warnings))
 
 
-async def _make(core: Core, container: Container, image: Image, points: Any) -> None:
-    """The container's directory, its writable layer and its volumes."""
-    record = container.record
-    core.images.acquire(image.id, record.id)
-    make_directory(core.directory(record.id))
-    diff_ids = image.config.diff_ids
-    chain = chain_id(diff_ids) if diff_ids else None
-    layers = core.store.layers
-    if layers.driver == "overlay":
-        layers.create_writable(record.id, chain)
-    else:
-        await layers.create_writable_copy(record.id, chain)
+async def _make(core: Core, container: Container, image: Image, points: Points) -> None:
+    """The record with its layer, in one step; then the volumes."""
+    record, layers = container.record, core.store.layers
+    chain = chain_id(image.config.diff_ids) if image.config.diff_ids else None
+    with core.store.db.transaction():
+        core.insert(record)
+        core.images.acquire(image.id, record.id)
+        make_directory(core.directory(record.id))
+        if layers.driver == "overlay":
+            _mark(layers.create_writable(record.id, chain))
+    core.add(container)
+    reach("container.create:recorded")
+    if layers.driver != "overlay":
+        _mark(await layers.create_writable_copy(record.id, chain))
     if points:
-        record.mounts = await points.acquire(record.id)
+        record.mounts, record.making = await points.acquire(record.id), False
         core.save(container)
+        reach("container.create:mounted")
 
 
-async def _undo(core: Core, container: Container) -> None:
-    core.store.layers.remove_writable(container.id)
+def _mark(rootfs: Rootfs) -> None:
+    """``/.dockerenv``, by which programs know that they are in a container."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(OSError):  # the image has one
+        os.close(os.open(f"{rootfs.upper}/.dockerenv", flags, 0o755))
+
+
+def _undo(core: Core, container: Container) -> None:
+    """What was made goes; volumes were given back by whoever failed."""
+    if container.id in core.containers:
+        core.forget(container)
     core.store.trash.discard(core.directory(container.id))
-    for point in container.record.mounts:
-        if point.type == "volume":
-            core.volumes.release(point.name, container.id)
-    core.images.release(container.record.image_id, container.id)
-    core.forget(container)
+
+
+def _platform_warning(image: Image, wanted: Platform | None) -> list[str]:
+    host = Platform.host()
+    built = image.config.platform
+    if wanted is not None or not built.architecture or host.matches(built):
+        return []
+    return [
+        f"The requested image's platform ({built}) does not match the detected "
+        f"host platform ({host}) and no specific platform was requested"
+    ]
 
 
 def _free_name(core: Core) -> str:
@@ -148,9 +171,12 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
         changes["log_config"] = LogConfig(type=host.log_config.type, config={})
     if host.memory > 0 and host.memory_swap == 0:
         changes["memory_swap"] = host.memory * 2
+    if host.pids_limit is not None and host.pids_limit <= 0:
+        changes["pids_limit"] = None
     if host.cpu_shares < 0:
         changes["cpu_shares"] = 2
-    settled = msgspec.structs.replace(host, **changes)
+    settled, found = check_limits(msgspec.structs.replace(host, **changes))
+    warnings += found
     settled.masked_paths = spec.masked_paths(settled)
     settled.readonly_paths = spec.readonly_paths(settled)
     if host.privileged and host.masked_paths is None:
@@ -183,94 +209,3 @@ def _endpoints(host: HostConfig, request: CreateRequest) -> dict[str, EndpointSe
     if request.mac_address and private and not found[mode].mac_address:
         found[mode] = msgspec.structs.replace(found[mode], mac_address=request.mac_address)
     return found if private else {}
-
-
-# -- checks ----------------------------------------------------------------------------------
-
-
-def _check(core: Core, config: ContainerConfig, host: HostConfig) -> None:
-    """What Docker refuses at creation, in its words."""
-    if not config.entrypoint and not config.cmd:
-        raise InvalidParameter("no command specified")
-    if config.working_dir and not config.working_dir.startswith("/"):
-        raise InvalidParameter(
-            f"the working directory '{config.working_dir}' is invalid, it needs to be an "
-            "absolute path"
-        )
-    check_policy(host)
-    if config.stop_signal:
-        from portside.containers.signals import parse
-
-        parse(config.stop_signal)
-    for variable in config.env or ():
-        if not variable or variable.startswith("="):
-            raise InvalidParameter(f"invalid environment variable: {variable}")
-        if "\0" in variable:
-            raise InvalidParameter("invalid environment variable: it contains a zero byte")
-    if host.runtime not in ("portside", "runc", "io.containerd.runc.v2", *core.options.runtimes):
-        raise InvalidParameter(f"unknown or invalid runtime name: {host.runtime}")
-    _check_modes(core, host)
-    _check_log(host)
-    from portside.containers.limits import check_limits
-
-    check_limits(host)
-
-
-def check_policy(host: HostConfig) -> None:
-    """A restart policy's name, count, and company."""
-    policy = host.restart_policy
-    if policy.name not in _POLICIES:
-        raise InvalidParameter(f"invalid restart policy: unknown policy '{policy.name}'")
-    if policy.maximum_retry_count and policy.name != "on-failure":
-        raise InvalidParameter(
-            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
-        )
-    if policy.maximum_retry_count < 0:
-        raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
-    if host.auto_remove and policy.name not in ("", "no"):
-        raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
-
-
-def _check_modes(core: Core, host: HostConfig) -> None:
-    for kind, mode in (
-        ("network", host.network_mode), ("pid", host.pid_mode), ("ipc", host.ipc_mode)
-    ):  # fmt: skip
-        if mode.startswith("container:"):
-            other = mode.partition(":")[2]
-            if not other:
-                raise InvalidParameter(f"invalid {kind} mode: {mode}: name the container")
-            try:
-                core.find(other)
-            except NotFound:
-                if kind == "network":
-                    continue  # Docker tells it at the start
-                raise
-    if host.ipc_mode not in ("private", "shareable", "host", "none") and not (
-        host.ipc_mode.startswith("container:")
-    ):
-        raise InvalidParameter(f"invalid IPC mode: {host.ipc_mode}")
-    if host.pid_mode not in ("", "host") and not host.pid_mode.startswith("container:"):
-        raise InvalidParameter(f"invalid PID mode: {host.pid_mode}")
-    if host.uts_mode not in ("", "host"):
-        raise InvalidParameter(f"invalid UTS mode: {host.uts_mode}")
-    if host.userns_mode not in ("", "host"):
-        raise InvalidParameter(f"invalid USER mode: {host.userns_mode}")
-    if host.cgroupns_mode not in ("private", "host"):
-        raise InvalidParameter(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
-    if host.network_mode.startswith("container:") and host.port_bindings:
-        raise InvalidParameter(
-            "conflicting options: port publishing and the container type network mode"
-        )
-    if host.network_mode == "host" and host.links:
-        raise InvalidParameter(
-            "conflicting options: host type networking can't be used with links. This would "
-            "result in undefined behavior"
-        )
-
-
-def _check_log(host: HostConfig) -> None:
-    from portside.containers.logconfig import check_log_config
-
-    check_log_config(host.log_config)
-
-

@@ -8,10 +8,22 @@ from portside.model.errors import InvalidParameter, NotImplementedHere
 from portside.runtime import messages
 
 BUILT = frozenset(("json-file", "local", "none", "syslog", "journald"))
-_KNOWN = frozenset(
-    ("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "logentries", "splunk")
+_KNOWN = frozenset(("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "logentries", "splunk"))
+_COMMON = frozenset(
+    (
+        "mode",
+        "max-buffer-size",
+        "labels",
+        "labels-regex",
+        "env",
+        "env-regex",
+        "tag",
+        "cache-disabled",
+        "cache-max-size",
+        "cache-max-file",
+        "cache-compress",
+    )
 )
-_COMMON = frozenset(("mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag"))
 _FILE = frozenset(("max-size", "max-file", "compress"))
 _OPTIONS = {
     "json-file": _COMMON | _FILE,
@@ -27,13 +39,10 @@ def check_log_config(config: LogConfig) -> None:
     """Raise for a driver that is unknown or not built, and for an option it does not have."""
     if config.type in _KNOWN:
         raise NotImplementedHere(
-            f"logging driver {config.type!r} is not built: use one of "
-            + ", ".join(sorted(BUILT))
+            f"logging driver {config.type!r} is not built: use one of " + ", ".join(sorted(BUILT))
         )
     if config.type not in BUILT:
-        raise InvalidParameter(
-            f"logger: no log driver named '{config.type}' is registered"
-        )
+        raise InvalidParameter(f"logger: no log driver named '{config.type}' is registered")
     options = config.config or {}
     for name in options:
         if name not in _OPTIONS[config.type]:

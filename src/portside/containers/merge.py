@@ -22,7 +22,7 @@ def merge(config: ContainerConfig, image: RunConfig) -> ContainerConfig:
         "stop_signal": config.stop_signal or image.stop_signal,
         "exposed_ports": _union(image.exposed_ports, config.exposed_ports),
         "volumes": _union(image.volumes, config.volumes),
-        "labels": _union(image.labels, config.labels),
+        "labels": _union(image.labels, config.labels) or {},
         "env": _environment(image.env, config.env),
         "healthcheck": _health(config.healthcheck, image.healthcheck),
         "shell": config.shell or image.shell,
@@ -41,9 +41,9 @@ def merge(config: ContainerConfig, image: RunConfig) -> ContainerConfig:
 
 
 def _union(base: dict[str, Any] | None, over: dict[str, Any] | None) -> dict[str, Any] | None:
-    if not base:
-        return over
-    return {**base, **(over or {})}
+    if not over:
+        return base
+    return {**(base or {}), **over}
 
 
 def _environment(

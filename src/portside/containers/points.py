@@ -10,17 +10,27 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from portside.containers import idmaps
 from portside.containers.record import Point, Record
 from portside.containers.spec_mounts import tmpfs_options
+from portside.kernel.mountinfo import mount_of
 from portside.model import ociruntime as oci
 from portside.model.container import ContainerConfig, HostConfig, MountRequest
-from portside.model.errors import InvalidParameter, NotImplementedHere, SystemFailure
-from portside.model.volume import VolumeCreate
+from portside.model.errors import (
+    InvalidParameter,
+    NotFound,
+    NotImplementedHere,
+    PortsideError,
+    SystemFailure,
+)
+from portside.model.volume import ANONYMOUS, VolumeCreate
+from portside.store.db import Ref
 
 if TYPE_CHECKING:
     from portside.containers.core import Core
@@ -40,13 +50,15 @@ class Points:
 
     async def acquire(self, container_id: str) -> tuple[Point, ...]:
         """Make the volumes, claim them and copy the image's content up; all or nothing."""
-        volumes = self._core.volumes
+        volumes, images = self._core.volumes, self._core.images
         found: list[Point] = []
         async with AsyncExitStack() as undo:
             for point in self._points:
                 if point.type == "volume":
                     point = await self._acquire_volume(container_id, point)
-                    undo.callback(volumes.release, point.name, container_id)
+                    undo.push_async_callback(_give_back, self._core, point, container_id)
+                elif point.type == "image":
+                    images.acquire(point.source, container_id)
                 elif point.type == "bind" and point.create_source:
                     _make_source(point.source)
                 found.append(point)
@@ -66,10 +78,18 @@ class Points:
         )
 
 
+async def _give_back(core: Core, point: Point, container_id: str) -> None:
+    """Undo what :meth:`Points.acquire` did for one volume."""
+    core.volumes.release(point.name, container_id)
+    if point.anonymous:
+        with suppress(PortsideError):
+            await core.volumes.remove(point.name, force=True)
+
+
 def _make_source(path: str) -> None:
     """``-v`` makes a missing source directory, as Docker does."""
     try:
-        os.makedirs(path, 0o755, exist_ok=True)
+        Path(path).mkdir(0o755, parents=True, exist_ok=True)
     except FileExistsError:
         pass  # a file, a socket or a device
     except OSError as err:
@@ -116,7 +136,11 @@ class PointParser:
         if colon and any(word not in ("ro", "rw", "z", "Z") for word in mode.split(",")):
             raise InvalidParameter(f"invalid mode: {mode}")
         read_only = "ro" in mode.split(",")
-        for point in self._core.find(name).record.mounts:
+        try:
+            other = self._core.find(name)
+        except NotFound as err:  # 404 would tell the client that the image is missing
+            raise InvalidParameter(str(err)) from err
+        for point in other.record.mounts:
             if point.type == "tmpfs":
                 continue
             copy = msgspec.structs.replace(point, rw=point.rw and not read_only, no_copy=True)
@@ -183,9 +207,7 @@ class PointParser:
     def _mount(self, wish: MountRequest) -> Point:
         prefix = f'invalid mount config for type "{wish.type}": '
         if wish.type not in ("bind", "volume", "tmpfs", "image"):
-            if wish.type in ("npipe", "cluster"):
-                raise InvalidParameter(f"{prefix}{wish.type} mounts are not supported on Linux")
-            raise InvalidParameter(f"mount type unknown: {wish.type!r}")
+            raise InvalidParameter(f"{prefix}mount type unknown")
         if not wish.target:
             raise InvalidParameter(f"{prefix}field Target must not be empty")
         if not wish.target.startswith("/"):
@@ -222,6 +244,7 @@ class PointParser:
             non_recursive=bool(options and options.non_recursive),
             read_only_non_recursive=bool(options and options.read_only_non_recursive),
             read_only_force_recursive=bool(options and options.read_only_force_recursive),
+            idmap=idmaps.checked(options.idmap) if options else "",
         )
 
     def _mount_volume(self, wish: MountRequest, point: Point, prefix: str) -> Point:
@@ -260,7 +283,10 @@ class PointParser:
             raise InvalidParameter(f"{prefix}field Source must not be empty")
         if wish.image_options and wish.image_options.subpath:
             raise NotImplementedHere("a subpath of an image mount is not built: mount the whole")
-        image = self._core.images.get(wish.source)
+        try:
+            image = self._core.images.get(wish.source)
+        except NotFound as err:
+            raise InvalidParameter(f"{prefix}{err}") from err
         return msgspec.structs.replace(point, source=image.id, name=wish.source, rw=False)
 
 
@@ -272,8 +298,8 @@ def clean(path: str) -> str:
 def _check_destination(destination: str, text: str) -> None:
     if destination == "/":
         raise InvalidParameter(
-            f"invalid volume specification: '{text}': invalid specification: "
-            "destination can't be '/'"
+            f"invalid volume specification: '{text}': invalid mount config for type "
+            "\"bind\": invalid specification: destination can't be '/'"
         )
 
 
@@ -290,7 +316,8 @@ def _with_mode(point: Point, mode: str) -> Point:
         elif word == "nocopy":
             point = msgspec.structs.replace(point, no_copy=True)
         elif word in ("idmap",) or word.startswith("idmap="):
-            point = msgspec.structs.replace(point, idmap=word.partition("=")[2] or "auto")
+            idmap = idmaps.checked(word.partition("=")[2] or "auto")
+            point = msgspec.structs.replace(point, idmap=idmap)
         elif word not in _IGNORED or not word:
             raise InvalidParameter(f"invalid mode: {mode}")
     return point
@@ -301,19 +328,29 @@ def _with_mode(point: Point, mode: str) -> Point:
 
 async def runtime_mounts(core: Core, record: Record) -> tuple[oci.Mount, ...]:
     """Every point as a mount; volumes are mounted for this container. Pair with release."""
-    found = []
+    found: list[oci.Mount] = []
     for point in record.mounts:
         if point.type == "tmpfs":
             found.append(oci.Mount(point.destination, "tmpfs", "tmpfs", point.tmpfs))
         elif point.type == "volume":
             ready = await core.volumes.mount(point.name, record.id, point.subpath)
+            _tell_mount(core, record, point)
             options = ("rbind", "rprivate", *(() if point.rw else ("ro",)), *ready.options)
             found.append(oci.Mount(point.destination, "bind", ready.source, options))
+            _map_owners(found[-1], point, record)
         elif point.type == "bind":
             found.append(_bind_mount(point))
+            _map_owners(found[-1], point, record)
         else:
             found.append(_image_mount(core, point))
     return tuple(found)
+
+
+def _map_owners(mount: oci.Mount, point: Point, record: Record) -> None:
+    if point.idmap:
+        mount.uid_mappings, mount.gid_mappings = idmaps.mappings(
+            point.idmap, mount.source, record.config.user
+        )
 
 
 def _bind_mount(point: Point) -> oci.Mount:
@@ -324,11 +361,25 @@ def _bind_mount(point: Point) -> oci.Mount:
                 f"{point.source}"
             )
         _make_source(point.source)
+    _check_propagation(point)
     options = ["bind" if point.non_recursive else "rbind", point.propagation or "rprivate"]
     if not point.rw:
         plain = point.non_recursive or point.read_only_non_recursive
         options.append("ro" if plain else "rro")
     return oci.Mount(point.destination, "bind", point.source, tuple(options))
+
+
+def _check_propagation(point: Point) -> None:
+    """Mounts pass between host and container only where the source's own mount is shared."""
+    mode = point.propagation.removeprefix("r")
+    if mode not in ("shared", "slave"):
+        return
+    at = mount_of(point.source)
+    if not (at.shared or (mode == "slave" and at.slave)):
+        kind = "shared" if mode == "shared" else "shared or slave"
+        raise InvalidParameter(
+            f"path {point.source} is mounted on {at.path} but it is not a {kind} mount"
+        )
 
 
 def _image_mount(core: Core, point: Point) -> oci.Mount:
@@ -339,30 +390,49 @@ def _image_mount(core: Core, point: Point) -> oci.Mount:
     rootfs = core.store.layers.rootfs(chain_id(diff_ids))
     if rootfs.driver != "overlay":
         return oci.Mount(point.destination, "bind", rootfs.upper, ("rbind", "ro"))
-    options = ("ro", "lowerdir=" + ":".join(rootfs.lower))
-    return oci.Mount(point.destination, "overlay", "overlay", options)
+    lower = (f"lowerdir+={path}" for path in rootfs.lower)  # one by one: no limit in length
+    return oci.Mount(point.destination, "overlay", "overlay", ("ro", *lower, *rootfs.options))
 
 
 async def unmount(core: Core, record: Record) -> None:
     """After the exit: this container does not use its volumes' mounts any more."""
-    for name in _volumes(record.mounts):
+    for name in volume_names(record.mounts):
         await core.volumes.unmount(name, record.id)
+        driver = next(point.driver for point in record.mounts if point.name == name)
+        core.publish("volume", "unmount", name, {"container": record.id, "driver": driver})
+
+
+def _tell_mount(core: Core, record: Record, point: Point) -> None:
+    about = {
+        "container": record.id,
+        "destination": point.destination,
+        "driver": point.driver,
+        "propagation": point.propagation,
+        "read/write": "true" if point.rw else "false",
+    }
+    core.publish("volume", "mount", point.name, about)
 
 
 async def release(core: Core, record: Record, *, remove_anonymous: bool) -> None:
     """At removal: give the volumes back; unnamed ones go with ``rm -v`` when nobody uses them."""
-    from portside.model.errors import PortsideError
-
     for point in record.mounts:
-        if point.type != "volume":
-            continue
-        core.volumes.release(point.name, record.id)
-        if remove_anonymous and point.anonymous:
-            try:
+        if point.type == "volume":
+            core.volumes.release(point.name, record.id)
+        if point.type == "volume" and remove_anonymous and point.anonymous:
+            with suppress(PortsideError):  # another container inherited it
                 await core.volumes.remove(point.name, force=True)
-            except PortsideError:
-                pass  # another container inherited it
 
 
-def _volumes(points: Iterable[Point]) -> list[str]:
+async def release_unfinished(core: Core, record: Record) -> None:
+    """For a creation that was cut short: what it claimed is told by the references only."""
+    refs = core.store.db.refs
+    for ref in refs.targets(Ref.container(record.id), "volume"):
+        core.volumes.release(ref.id, record.id)
+        if ANONYMOUS in (core.volumes.get(ref.id).labels or {}):
+            with suppress(PortsideError):
+                await core.volumes.remove(ref.id, force=True)
+
+
+def volume_names(points: Iterable[Point]) -> list[str]:
+    """Each volume once, in order."""
     return list(dict.fromkeys(point.name for point in points if point.type == "volume"))

@@ -10,6 +10,7 @@ from portside.model.network import (
     EndpointSettings,
     NetworkAttachment,
     NetworkRequest,
+    NetworkResource,
     NetworkSettings,
     RunningContainer,
 )
@@ -55,6 +56,10 @@ class Networks(Protocol):
 
     def rename(self, container_id: str, name: str) -> None: ...
 
+    async def republish(self, request: NetworkRequest) -> None: ...
+
+    def inspect(self, name: str) -> NetworkResource: ...
+
     async def connect(
         self, network: str, container_id: str, config: EndpointSettings | None
     ) -> EndpointSettings: ...
@@ -68,6 +73,8 @@ class Volumes(Protocol):
     async def restore(self, running: Iterable[str]) -> None: ...
 
     async def create(self, request: VolumeCreate) -> Volume: ...
+
+    def get(self, name: str) -> Volume: ...
 
     async def remove(self, name: str, force: bool = False) -> None: ...
 

@@ -64,10 +64,16 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What the user asked for, by network name or ID."""
     mounts: tuple[Point, ...] = ()
 
+    making: bool = False
+    """Its mounts are not all made: an engine that starts and finds this undoes the creation."""
     running: bool = False
     paused: bool = False
+    quieted: bool = False
+    """Paused by the engine itself, for a commit: one that was cut short resumes it."""
     restarting: bool = False
     removing: bool = False
+    remove_volumes: bool = False
+    """The removal that is going on takes the anonymous volumes along."""
     dead: bool = False
     pid: int = 0
     exit_code: int = 0
@@ -81,6 +87,11 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     health_status: str = ""
     health_streak: int = 0
     health_log: tuple[HealthResult, ...] = ()
+
+    @property
+    def alive(self) -> bool:
+        """What Docker calls running: it runs, or its policy is about to start it again."""
+        return self.running or self.restarting
 
     @property
     def status(self) -> str:

@@ -21,6 +21,8 @@ def network_request(core: Core, record: Record) -> NetworkRequest:
         if identifier not in core.containers:
             identifier = next((key for key in core.containers if key.startswith(other)), other)
         mode = f"container:{identifier}"
+    if record.endpoints and mode != "default" and mode not in record.endpoints:
+        mode = next(iter(record.endpoints))  # it was disconnected from the one it was made with
     bindings = {port: tuple(items or ()) for port, items in (host.port_bindings or {}).items()}
     return NetworkRequest(
         container_id=record.id,

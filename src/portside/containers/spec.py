@@ -122,19 +122,19 @@ def _mounts(inputs: SpecInputs, options: security.SecurityOptions) -> list[oci.M
     if options.writable_cgroups is not None:
         writable_cgroup = options.writable_cgroups
     standard = spec_mounts.default_mounts(host.privileged, writable_cgroup)
-    standard += spec_mounts.ipc_mounts(host, *_shared_ipc(inputs))
+    standard += spec_mounts.ipc_mounts(host, _shared_shm(inputs))
     user = [*inputs.mounts, *spec_mounts.tmpfs_mounts(host.tmpfs)]
     standard += spec_mounts.network_mounts(inputs.directory, (m.destination for m in user))
     return spec_mounts.combine(standard, user, host.readonly_rootfs)
 
 
-def _shared_ipc(inputs: SpecInputs) -> tuple[str, str]:
-    """Directories for /dev/shm and /dev/mqueue when the IPC namespace is shared."""
+def _shared_shm(inputs: SpecInputs) -> str:
+    """The directory for /dev/shm when the IPC namespace is shared; empty for one of its own."""
     if inputs.host.ipc_mode == "host":
-        return "/dev/shm", "/dev/mqueue"
+        return "/dev/shm"
     if pid := inputs.joined.get("ipc"):
-        return f"/proc/{pid}/root/dev/shm", f"/proc/{pid}/root/dev/mqueue"
-    return "", ""
+        return f"/proc/{pid}/root/dev/shm"
+    return ""
 
 
 def _linux(

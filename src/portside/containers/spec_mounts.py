@@ -57,18 +57,15 @@ def default_mounts(writable_sys: bool, writable_cgroup: bool) -> list[oci.Mount]
     ]
 
 
-def ipc_mounts(host: HostConfig, shm_of: str, mqueue_of: str) -> list[oci.Mount]:
+def ipc_mounts(host: HostConfig, shm_of: str) -> list[oci.Mount]:
     """/dev/mqueue and /dev/shm by ``--ipc``.
 
-    ``shm_of`` and ``mqueue_of`` are directories of another container or of the host to share;
-    empty: the container's own. With ``--ipc none`` there is no /dev/shm.
+    ``shm_of`` is a directory of another container or of the host to share; empty: the
+    container's own. With ``--ipc none`` there is no /dev/shm. Message queues need nothing to be
+    shared: the file system shows those of the IPC namespace (mq_overview(7)).
     """
     safe = ("nosuid", "noexec", "nodev")
-    found = []
-    if mqueue_of:
-        found.append(oci.Mount("/dev/mqueue", "bind", mqueue_of, ("rbind", *safe)))
-    else:
-        found.append(oci.Mount("/dev/mqueue", "mqueue", "mqueue", safe))
+    found = [oci.Mount("/dev/mqueue", "mqueue", "mqueue", safe)]
     if shm_of:
         found.append(oci.Mount("/dev/shm", "bind", shm_of, ("rbind", "rprivate")))
     elif host.ipc_mode != "none":
@@ -115,7 +112,7 @@ def tmpfs_options(text: str) -> tuple[str, ...]:
     for option in (word for word in text.split(",") if word):
         key, equals, _ = option.partition("=")
         if (equals and key not in valued) or (not equals and option not in plain):
-            raise InvalidParameter(f"invalid tmpfs option {option!r}")
+            raise InvalidParameter(f'invalid tmpfs option ["{option}"]')
         subject = key if equals else min(option, opposite.get(option, option))
         chosen.pop({"noexec": "exec", "nosuid": "suid", "nodev": "dev"}.get(subject, ""), None)
         chosen[subject] = option
@@ -146,4 +143,7 @@ def combine(
         for mount in keep:
             if mount.destination not in _ALWAYS_WRITABLE and "ro" not in mount.options:
                 mount.options = (*(o for o in mount.options if o != "rw"), "ro")
-    return keep + order(user)
+    # the network's files lie on top of a user's own /etc
+    inner = [m for m in keep if any(m.destination.startswith(f"{at}/") for at in replaced)]
+    inner = [m for m in inner if m.destination.startswith("/etc/")]
+    return [m for m in keep if m not in inner] + order([*user, *inner])

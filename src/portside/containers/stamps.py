@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
+from datetime import datetime
 
 from portside.model.containerstate import NEVER
+from portside.model.errors import InvalidParameter
 
 
 def rfc3339(nanoseconds: int) -> str:
@@ -43,3 +46,19 @@ def human(seconds: float) -> str:
     if hours < 24 * 365 * 2:
         return f"{hours // 24 // 30} months"
     return f"{hours // 24 // 365} years"
+
+
+def moment(text: str) -> int:
+    """Nanoseconds of a moment: a Unix time, RFC 3339, or a Go duration before now."""
+    match = re.fullmatch(r"(-?[0-9]+)(?:\.([0-9]{1,9}))?", text)
+    if match:
+        return int(match[1]) * 10**9 + int((match[2] or "").ljust(9, "0"))
+    spans = re.findall(r"([0-9]+(?:\.[0-9]+)?)(h|ms|m|s|us|ns)", text)
+    if spans and "".join(a + b for a, b in spans) == text:
+        units = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+        return time.time_ns() - int(sum(float(a) * units[b] for a, b in spans) * 1e9)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidParameter(f"invalid time: {text!r}") from None
+    return int(found.astimezone().timestamp() * 10**9)

@@ -1,0 +1,152 @@
+"""What a container is made of, read from the kernel while it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from portside.containers import lifecycle
+from portside.containers.container import Container
+from portside.containers.core import Core
+from portside.kernel.cgroup import Cgroup
+from portside.model import capabilities
+from portside.model.errors import NotFound
+from portside.model.explain import (
+    Explanation,
+    LayerFact,
+    LimitFact,
+    MountFact,
+    NamespaceFact,
+)
+from portside.model.network import PathStep
+from portside.runtime.messages import StateFile
+
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
+_SETS = {"CapEff": "effective", "CapPrm": "permitted", "CapInh": "inheritable",
+         "CapBnd": "bounding", "CapAmb": "ambient"}  # fmt: skip
+_SECCOMP = {"0": "disabled", "1": "strict", "2": "filter"}
+
+
+def explain(core: Core, container: Container, network: Sequence[PathStep]) -> Explanation:
+    """Everything there is to say; reads proc(5), so run it off the event loop."""
+    record = container.record
+    found = Explanation(
+        id=record.id,
+        name=record.name,
+        status=record.status,
+        command=(*(record.config.entrypoint or ()), *(record.config.cmd or ())),
+        layers=_layers(core, record.id),
+        network=tuple(network),
+    )
+    found.written = sum(item.size for item in found.layers if item.role == "upper")
+    if not record.running:
+        return found
+    group = lifecycle.cgroup_of(core, container)
+    found.pid, found.monitor = record.pid, _monitor(core, record.id)
+    found.cgroup, found.cgroup_paths = group.path, dict(group.paths())
+    found.limits = _limits(group)
+    found.namespaces = _namespaces(core, record.pid, record.id)
+    found.mounts = _mounts(record.pid)
+    with suppress(OSError):
+        found.processes = tuple(sorted(group.pids()))
+        _status(found, Path(f"/proc/{record.pid}/status").read_text())
+    return found
+
+
+def _monitor(core: Core, identifier: str) -> int:
+    with suppress(OSError, msgspec.MsgspecError):
+        data = (core.state_dir(identifier) / "state.json").read_bytes()
+        return msgspec.json.decode(data, type=StateFile).monitor_pid
+    return 0
+
+
+def _layers(core: Core, identifier: str) -> tuple[LayerFact, ...]:
+    layers = core.store.layers
+    try:
+        rootfs = layers.rootfs(identifier)
+        chain = layers.chain_of_writable(identifier)
+    except NotFound:
+        return ()
+    sizes = [layer.size for layer in layers.stack(chain)] if chain else []
+    found = [LayerFact("upper", rootfs.upper, _size(rootfs.upper))]
+    if rootfs.work:
+        found.append(LayerFact("work", rootfs.work))
+    padded = sizes + [-1] * (len(rootfs.lower) - len(sizes))
+    found += [LayerFact("lower", path, size)
+              for path, size in zip(rootfs.lower, padded, strict=False)]  # fmt: skip
+    return tuple(found)
+
+
+def _size(path: str) -> int:
+    total = 0
+    for directory, _, files in os.walk(path):
+        for name in files:
+            with suppress(OSError):
+                total += os.lstat(f"{directory}/{name}").st_size
+    return total
+
+
+def _inode(pid: int | str, kind: str) -> int:
+    try:
+        return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
+    except OSError:
+        return 0
+
+
+def _namespaces(core: Core, pid: int, identifier: str) -> tuple[NamespaceFact, ...]:
+    others = [item for item in core.containers.values()
+              if item.record.running and item.id != identifier]  # fmt: skip
+    found = []
+    for kind in _NAMESPACES:
+        inode = _inode(pid, kind)
+        if not inode:
+            continue
+        shared = ["the host"] if inode == _inode("self", kind) else []
+        shared += [other.name for other in others if _inode(other.record.pid, kind) == inode]
+        found.append(NamespaceFact(kind, inode, tuple(shared)))
+    return tuple(found)
+
+
+def _limits(group: Cgroup) -> tuple[LimitFact, ...]:
+    from portside.kernel.cgroup.stats import collect_all
+
+    stats = collect_all(group)
+    memory, cpu = stats.memory, stats.cpu
+    quota = cpu.quota if cpu.quota > 0 else -1
+    return (
+        LimitFact("memory", memory.limit, memory.usage, "bytes"),
+        LimitFact("swap", memory.swap_limit, memory.swap_usage, "bytes"),
+        LimitFact("pids", stats.pids.limit, stats.pids.current, "tasks"),
+        LimitFact("cpu quota in each period", quota, cpu.period, "microseconds"),
+        LimitFact("cpu weight", -1, cpu.shares, "shares"),
+        LimitFact("cpu time", -1, cpu.total, "nanoseconds"),
+    )
+
+
+def _mounts(pid: int) -> tuple[MountFact, ...]:
+    found = []
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+            left, _, right = line.partition(" - ")
+            head, tail = left.split(" "), right.split(" ")
+            found.append(MountFact(head[4], tail[0], tail[1], head[5]))
+    return tuple(found)
+
+
+def _status(found: Explanation, text: str) -> None:
+    """Identity, capabilities and seccomp from ``/proc/PID/status``."""
+    lines = dict(line.partition(":")[::2] for line in text.splitlines())
+    values = {key: value.split() for key, value in lines.items()}
+    found.uid, found.gid = int(values["Uid"][1]), int(values["Gid"][1])
+    found.groups = tuple(map(int, values.get("Groups", ())))
+    found.no_new_privileges = values.get("NoNewPrivs", ["0"])[0] == "1"
+    mode = values.get("Seccomp", ["0"])[0]
+    count = values.get("Seccomp_filters", ["0"])[0]
+    found.seccomp = _SECCOMP.get(mode, mode) + (f" ({count})" if mode == "2" else "")
+    found.capabilities = {
+        name: capabilities.decode(int(values[key][0], 16)) for key, name in _SETS.items()
+    }
