@@ -6,14 +6,15 @@ Services never import one another; what one needs of another it receives here.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from portside.containers.service import ContainerService
 from portside.engine import info, wiring
 from portside.engine.events import EventBus
-from portside.engine.limits import Limits, limits
 from portside.engine.options import DaemonOptions
 from portside.images.service import ImageService
 from portside.model.instance import Instance
@@ -23,9 +24,14 @@ from portside.store.store import Store
 from portside.volumes.service import VolumeService
 
 if TYPE_CHECKING:
+    from portside.model.explain import Explanation
     from portside.runtime.launcher import Launcher
+    from portside.store.check import Report
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 20
+"""Looks, 50 ms apart, for what the last monitors still remove."""
 
 
 class Engine:
@@ -44,14 +50,13 @@ class Engine:
         """Set by the daemon: end this engine, with its containers or without."""
 
     @classmethod
-    async def start(
-        cls, options: DaemonOptions, instance: Instance, launcher: Launcher
-    ) -> Engine:
+    async def start(cls, options: DaemonOptions, instance: Instance, launcher: Launcher) -> Engine:
         """Open everything and take over what an earlier engine left."""
         engine = cls(options, instance, launcher)
+        await engine.store.recover()
         await engine.images.start()
-        await engine.networks.start()
         await engine.volumes.start()
+        await engine.networks.start()
         await engine.containers.start()
         return engine
 
@@ -60,11 +65,31 @@ class Engine:
         if containers:
             await self.containers.stop_all(self.options.shutdown_timeout)
         await self.containers.close()
-        await self.networks.close()
         if containers:
             await self.networks.clean()
+            await self._remove_control_group()
+        await self.networks.close()
         await self.images.close()
         await self.store.close()
+
+    async def _remove_control_group(self) -> None:
+        """The group that held the containers' goes once the last monitor has removed its own.
+
+        Only empty directories go: whoever else lives there, or below, stays.
+        """
+        from portside.kernel.cgroup import Cgroup
+
+        group = Cgroup(self.options.cgroup_parent or self.instance.cgroup)
+        for _ in range(_PATIENCE):
+            left = False
+            for directory in group.directories():
+                try:
+                    os.rmdir(directory)  # noqa: PTH106 - a str, and rmdir(2) is meant
+                except OSError as err:
+                    left = left or err.errno in (errno.EBUSY, errno.ENOTEMPTY)
+            if not left:
+                break
+            await asyncio.sleep(0.05)
 
     def reconfigure(self, options: DaemonOptions) -> None:
         """Take over reloadable options (SIGHUP)."""
@@ -73,8 +98,44 @@ class Engine:
         self.containers.reconfigure(wiring.container_options(options))
         self.events("daemon", "reload", self.identity, wiring.reload_attributes(options))
 
-    def limits(self) -> Limits:
-        return limits()
+    @property
+    def storage_driver(self) -> str:
+        """The driver under the name clients know."""
+        driver = self.store.layers.driver
+        return "overlay2" if driver == "overlay" else driver
+
+    def storage_status(self) -> tuple[tuple[str, str], ...]:
+        if self.storage_driver != "overlay2":
+            return ()
+        return (
+            ("Supports d_type", "true"),
+            ("Using metacopy", "false"),
+            ("Native Overlay Diff", "true"),
+            ("userxattr", "false"),
+        )
+
+    def image_count(self) -> int:
+        return len(self.store.db.collection("image", object))
+
+    async def disk_usage(self, kinds: frozenset[str], version: tuple[int, int]) -> dict[str, Any]:
+        """What ``system df`` tells; ``kinds`` chooses, empty means everything."""
+        from portside.engine.usage import disk_usage
+
+        return await disk_usage(self, kinds, version)
+
+    async def check(self, *, repair: bool) -> Report:
+        """Verify what is stored, and mend it when asked."""
+        from portside.store.check import check
+
+        return await check(self.store, repair)
+
+    async def explain(self, name: str) -> Explanation:
+        """A container in the kernel's terms, from its namespaces to its firewall rules."""
+        from portside.containers.explain import explain
+
+        container = self.containers.find(name)
+        path = self.networks.explain(container.id) if container.record.running else []
+        return await asyncio.to_thread(explain, self.containers.core, container, path)
 
     def version(self) -> Version:
         return info.version()

@@ -30,6 +30,8 @@ class EventBus:
         self._ring: deque[Event] = deque(maxlen=KEPT)
         self._listeners: set[Listener] = set()
         self._last_ns = 0
+        self.total = 0
+        """Events published since the start."""
 
     def __call__(
         self, type: str, action: str, id: str, attributes: Mapping[str, str] | None = None
@@ -38,6 +40,7 @@ class EventBus:
         now = self._last_ns = max(time.time_ns(), self._last_ns + 1)
         event = Event(type, action, Actor(id, dict(attributes or {})), now)
         self._ring.append(event)
+        self.total += 1
         for listener in tuple(self._listeners):
             listener.offer(event)
 
@@ -152,7 +155,8 @@ def wire(event: Event) -> dict[str, Any]:
     message: dict[str, Any] = {}
     if event.type in ("container", "image"):
         message["status"] = event.action
-        message["id"] = event.actor.id
+        if event.actor.id:
+            message["id"] = event.actor.id
         if event.type == "container" and "image" in event.actor.attributes:
             message["from"] = event.actor.attributes["image"]
     message["Type"] = event.type

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import portside
-from portside.engine import host
+from portside.engine import apparmor, host
 from portside.engine.options import DaemonOptions
+from portside.kernel.cgroup.machine import machine
 from portside.model.ids import new_id
 from portside.model.system import (
     API_VERSION,
     MIN_API_VERSION,
     Component,
+    DeviceInfo,
     IndexInfo,
     Info,
     PlatformName,
@@ -74,23 +76,24 @@ async def gather(engine: Engine) -> Info:
     """Everything ``docker info`` shows."""
     options = engine.options
     counts = engine.containers.counts()
-    limits = engine.limits()
+    limits = machine()
     return Info(
         id=engine.identity,
         containers=counts.total,
         containers_running=counts.running,
         containers_paused=counts.paused,
         containers_stopped=counts.stopped,
-        images=engine.images.count(),
-        driver=engine.store.layers.driver,
-        driver_status=engine.store.status(),
-        memory_limit=limits.memory,
-        swap_limit=limits.swap,
-        cpu_cfs_period=limits.cpu,
-        cpu_cfs_quota=limits.cpu,
-        cpu_shares=limits.cpu,
+        images=engine.image_count(),
+        driver=engine.storage_driver,
+        driver_status=engine.storage_status(),
+        memory_limit=limits.memory_limit,
+        swap_limit=limits.swap_limit,
+        kernel_memory_tcp=limits.kernel_memory_tcp,
+        cpu_cfs_period=limits.cpu_cfs,
+        cpu_cfs_quota=limits.cpu_cfs,
+        cpu_shares=limits.cpu_shares,
         cpu_set=limits.cpuset,
-        pids_limit=limits.pids,
+        pids_limit=limits.pids_limit,
         oom_kill_disable=limits.oom_kill_disable,
         ipv4_forwarding=host.sysctl("net/ipv4/ip_forward") == "1",
         debug=options.debug,
@@ -98,7 +101,7 @@ async def gather(engine: Engine) -> Info:
         n_goroutines=len(asyncio.all_tasks()),
         system_time=now(),
         logging_driver=options.log_driver,
-        cgroup_version=limits.version,
+        cgroup_version=str(limits.cgroup_version),
         n_events_listener=engine.events.listeners,
         kernel_version=host.kernel(),
         operating_system=host.operating_system(),
@@ -108,9 +111,9 @@ async def gather(engine: Engine) -> Info:
         n_cpu=host.cpus(),
         mem_total=host.memory(),
         docker_root_dir=str(engine.instance.data_root),
-        http_proxy=options.http_proxy or os.environ.get("HTTP_PROXY", ""),
-        https_proxy=options.https_proxy or os.environ.get("HTTPS_PROXY", ""),
-        no_proxy=options.no_proxy or os.environ.get("NO_PROXY", ""),
+        http_proxy=_proxy(options.http_proxy, options.proxies.get("http-proxy"), "HTTP_PROXY"),
+        https_proxy=_proxy(options.https_proxy, options.proxies.get("https-proxy"), "HTTPS_PROXY"),
+        no_proxy=_proxy(options.no_proxy, options.proxies.get("no-proxy"), "NO_PROXY"),
         name=socket.gethostname(),
         labels=options.labels,
         experimental_build=options.experimental,
@@ -119,13 +122,23 @@ async def gather(engine: Engine) -> Info:
         | {name: RuntimeInfo(item.path, item.args) for name, item in options.runtimes.items()},
         default_runtime=options.default_runtime,
         live_restore=True,
-        security_options=_security(limits.version),
+        security_options=_security(limits.cgroup_version),
         default_address_pools=tuple(
             PoolInfo(pool.base, pool.size) for pool in options.default_address_pools
         ),
         cdi_spec_dirs=options.cdi_spec_dirs,
+        discovered_devices=_devices(options.cdi_spec_dirs),
         warnings=_warnings(engine) or None,
     )
+
+
+def _devices(directories: tuple[str, ...]) -> tuple[DeviceInfo, ...]:
+    """What CDI files describe; most machines have none, and no reader is imported then."""
+    if not any(os.path.isdir(directory) for directory in directories):  # noqa: PTH112
+        return ()
+    from portside.containers.cdi import Registry
+
+    return tuple(DeviceInfo(name) for name in sorted(Registry.read(directories).devices))
 
 
 def now() -> str:
@@ -133,12 +146,17 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
 
 
-def _security(cgroup_version: str) -> tuple[str, ...]:
-    found = ["name=apparmor"] if host.apparmor() else []
+def _security(cgroup_version: int) -> tuple[str, ...]:
+    found = ["name=apparmor"] if apparmor.in_use() else []
     found.append("name=seccomp,profile=builtin")
-    if cgroup_version == "2":
+    if cgroup_version == 2:
         found.append("name=cgroupns")
     return tuple(found)
+
+
+def _proxy(option: str, configured: str | None, variable: str) -> str:
+    """What is asked to reach the world: of the command line, daemon.json, the environment."""
+    return option or configured or os.environ.get(variable, "")
 
 
 def _registries(options: DaemonOptions) -> RegistryConfig:
@@ -156,10 +174,7 @@ def _warnings(engine: Engine) -> tuple[str, ...]:
     found = []
     if host.sysctl("net/ipv4/ip_forward") != "1":
         found.append("WARNING: IPv4 forwarding is disabled")
-    limits = engine.limits()
-    words = {"memory": "memory limit", "swap": "swap limit", "cpuset": "cpuset", "pids": "pids limit"}
-    found += [f"WARNING: No {word} support" for name, word in words.items()
-              if not getattr(limits, name)]  # fmt: skip
+    found += machine().warnings()
     if engine.options.insecure_tcp:
         found.append("WARNING: API is accessible without encryption (--insecure-tcp)")
     return tuple(found)

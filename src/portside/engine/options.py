@@ -1,8 +1,10 @@
 """The daemon's options, under dockerd's names. One table for flags and daemon.json.
 
 Each field of :class:`DaemonOptions` tells its flag, its key in the configuration file, its
-help and whether SIGHUP reloads it. ``portside.engine.config`` reads both sources.
+help and whether SIGHUP reloads it. ``portside.daemon.config`` reads both sources.
 """
+
+# ruff: noqa: RUF009 - _option returns dataclasses.field(...)
 
 from __future__ import annotations
 
@@ -83,7 +85,8 @@ class DaemonOptions:
         (), "host", f"Daemon socket(s) to listen on (default unix://{DEFAULT_SOCKET})",
         key="hosts", short="H")  # fmt: skip
     data_root: str = _option(
-        DEFAULT_DATA_ROOT, "data-root", "Root directory of persistent state", short="g")  # fmt: skip
+        DEFAULT_DATA_ROOT, "data-root", "Root directory of persistent state", short="g"
+    )
     exec_root: str = _option(
         DEFAULT_EXEC_ROOT, "exec-root", "Root directory for execution state files"
     )
@@ -96,7 +99,9 @@ class DaemonOptions:
         False, "validate", "Validate the configuration and exit", flag_only=True
     )
     link_docker_sock: bool = _option(
-        False, "link-docker-sock", "Link /var/run/docker.sock to our socket if no Docker lives there"
+        False,
+        "link-docker-sock",
+        "Link /var/run/docker.sock to our socket if no Docker lives there",
     )
 
     # TLS
@@ -149,9 +154,7 @@ class DaemonOptions:
     bip: str = _option("", "bip", "IPv4 address and prefix for the default bridge")
     bip6: str = _option("", "bip6", "IPv6 address and prefix for the default bridge")
     fixed_cidr: str = _option("", "fixed-cidr", "IPv4 subnet for the default bridge network")
-    fixed_cidr_v6: str = _option(
-        "", "fixed-cidr-v6", "IPv6 subnet for the default bridge network"
-    )
+    fixed_cidr_v6: str = _option("", "fixed-cidr-v6", "IPv6 subnet for the default bridge network")
     default_gateway: str = _option(
         "", "default-gateway", "Default gateway IPv4 address for the default bridge network"
     )
@@ -169,14 +172,16 @@ class DaemonOptions:
     )
     ip: str = _option("", "ip", "Host IP for port publishing from the default bridge network")
     ip_forward: bool = _option(True, "ip-forward", "Enable IP forwarding in system configuration")
-    ip_masq: bool = _option(True, "ip-masq", "Enable IP masquerading for the default bridge network")
+    ip_masq: bool = _option(
+        True, "ip-masq", "Enable IP masquerading for the default bridge network"
+    )
     iptables: bool = _option(True, "iptables", "Enable addition of firewall rules")
     ip6tables: bool = _option(True, "ip6tables", "Enable addition of IPv6 firewall rules")
     publish_policy: str = _option(
         "open", "publish-policy", "Published ports: open, or host to obey the host's input policy"
     )
     userland_proxy: bool = _option(
-        True, "userland-proxy", "Accepted: loopback traffic needs no proxy here"
+        True, "userland-proxy", "Pass IPv6 clients on to containers with IPv4 only"
     )
     dns: tuple[str, ...] = _option((), "dns", "DNS server to use")
     dns_opts: tuple[str, ...] = _option((), "dns-opt", "DNS options to use", key="dns-opts")
@@ -204,9 +209,7 @@ class DaemonOptions:
     no_new_privileges: bool = _option(
         False, "no-new-privileges", "Set no-new-privileges by default for new containers"
     )
-    seccomp_profile: str = _option(
-        "", "seccomp-profile", "Path to seccomp profile, or unconfined"
-    )
+    seccomp_profile: str = _option("", "seccomp-profile", "Path to seccomp profile, or unconfined")
     selinux_enabled: bool = _option(False, "selinux-enabled", "Enable selinux support")
     userns_remap: str = _option("", "userns-remap", "User/Group setting for user namespaces")
     log_driver: str = _option("json-file", "log-driver", "Default driver for container logs")

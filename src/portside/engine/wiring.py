@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from portside.engine.options import DaemonOptions
+from portside.model.container import Ulimit
+from portside.model.errors import InvalidParameter
 from portside.model.network import AddressPool, NetworkOptions
 from portside.registry.client.options import RegistryOptions
 
 if TYPE_CHECKING:
+    from portside.containers.core import ContainerOptions
+    from portside.containers.service import ContainerService
     from portside.engine.engine import Engine
     from portside.images.service import ImageService
     from portside.networks.service import NetworkService
+    from portside.volumes.service import VolumeService
 
 
 def registry_options(options: DaemonOptions) -> RegistryOptions:
@@ -50,6 +56,7 @@ def network_options(options: DaemonOptions) -> NetworkOptions:
         ip_forward=options.ip_forward,
         firewall=options.iptables,
         default_binding_ip=options.ip,
+        userland_proxy=options.userland_proxy,
         publish_policy=options.publish_policy,
         dns=options.dns,
         dns_search=options.dns_search,
@@ -74,6 +81,62 @@ def networks(engine: Engine) -> NetworkService:
 
     return NetworkService(
         engine.store.db, engine.instance, network_options(engine.options), engine.events
+    )
+
+
+def volumes(engine: Engine) -> VolumeService:
+    from portside.volumes.service import VolumeService
+
+    return VolumeService(engine.store, engine.events)
+
+
+def container_options(options: DaemonOptions) -> ContainerOptions:
+    from portside.containers.core import ContainerOptions
+    from portside.engine.apparmor import default_profile
+
+    profile = options.seccomp_profile
+    if profile not in ("", "builtin", "unconfined"):
+        try:
+            profile = Path(profile).read_text()
+        except OSError as err:
+            raise InvalidParameter(
+                f"opening seccomp profile ({profile}) failed: {err.strerror}"
+            ) from None
+    return ContainerOptions(
+        log_driver=options.log_driver,
+        log_opts=options.log_opts,
+        cgroup_parent=options.cgroup_parent,
+        ulimits=tuple(
+            Ulimit(name=item.name, hard=item.hard, soft=item.soft)
+            for item in options.default_ulimits.values()
+        ),
+        shm_size=options.default_shm_size,
+        ipc_mode=options.default_ipc_mode,
+        cgroupns_mode=options.default_cgroupns_mode,
+        no_new_privileges=options.no_new_privileges,
+        seccomp_profile="" if profile == "builtin" else profile,
+        apparmor_profile=default_profile(),
+        init=options.init,
+        default_runtime=options.default_runtime,
+        runtimes={
+            name: shlex.join((item.path, *item.args)) for name, item in options.runtimes.items()
+        },
+        cdi_spec_dirs=options.cdi_spec_dirs,
+    )
+
+
+def containers(engine: Engine) -> ContainerService:
+    from portside.containers.service import ContainerService
+
+    return ContainerService(
+        engine.store,
+        engine.instance,
+        engine.launcher,
+        engine.images,
+        engine.networks,
+        engine.volumes,
+        container_options(engine.options),
+        engine.events,
     )
 
 

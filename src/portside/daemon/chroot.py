@@ -9,6 +9,7 @@ namespace's true root, and compares.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from portside.model.errors import SystemFailure
 
@@ -17,17 +18,16 @@ _CLONE_NEWNS = 0x00020000
 
 def is_plain_chroot() -> bool:
     """Whether ``/`` is not the root of this process's mount namespace."""
-    from portside.kernel.namespaces import setns
+    from portside.kernel.process import setns
 
-    here = os.stat("/")
+    here = _root()
     pid = os.fork()
     if pid == 0:
         status = 2
         try:
             fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             setns(fd, _CLONE_NEWNS)
-            there = os.stat("/")
-            status = int((here.st_dev, here.st_ino) != (there.st_dev, there.st_ino))
+            status = int(here != _root())
         finally:
             os._exit(status)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -37,6 +37,20 @@ def is_plain_chroot() -> bool:
             "not allowed. Mount /proc and start the engine as root"
         )
     return code == 1
+
+
+def _root() -> tuple[int, int, str]:
+    """Which directory ``/`` is, and on which mount (a bind mount has the same inode)."""
+    fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+        mount = next((line for line in lines if line.startswith("mnt_id:")), "")
+        return found.st_dev, found.st_ino, mount
+    except OSError:
+        return 0, 0, "unknown"
+    finally:
+        os.close(fd)
 
 
 def refuse_plain_chroot() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from portside.engine.checks import check
 from portside.engine.options import (
     DEFAULT_CONFIG_FILE,
     DaemonOptions,
@@ -55,9 +56,13 @@ def load(arguments: Sequence[str]) -> DaemonOptions:
         raise InvalidParameter(
             f"unable to configure the Portside daemon with file {path}: {err.strerror}"
         ) from None
+    in_file: dict[str, Any] = {"": "a file that cannot be read"}
     try:
-        return _check(DaemonOptions(**_merge(flags, parse_file(text))))
+        in_file = parse_file(text)
+        return _check(DaemonOptions(**_merge(flags, in_file)))
     except InvalidParameter as err:
+        if not in_file:
+            raise
         raise InvalidParameter(
             f"unable to configure the Portside daemon with file {path}: {err}"
         ) from None
@@ -117,7 +122,9 @@ def _add_flag(found: dict[str, Any], name: str, spec: Spec, value: str) -> None:
     try:
         parsed = _from_text(spec, value)
     except InvalidParameter as err:
-        raise InvalidParameter(f'invalid argument "{value}" for "--{spec.flag}" flag: {err}') from None
+        raise InvalidParameter(
+            f'invalid argument "{value}" for "--{spec.flag}" flag: {err}'
+        ) from None
     if spec.kind in ("list", "pools"):
         found[name] = (*found.get(name, ()), parsed)
     elif spec.kind in ("map", "ulimits", "runtimes"):
@@ -205,7 +212,7 @@ def _from_json(spec: Spec, key: str, value: Any) -> Any:
         case "str", str():
             return value
         case "size", (int() | str()) if not isinstance(value, bool):
-            return value if isinstance(value, int) else parse_size(value)
+            return value if isinstance(value, int) else _size(key, value)
         case "list", list() if all(isinstance(item, str) for item in value):
             return tuple(value)
         case "map", dict():
@@ -216,8 +223,24 @@ def _from_json(spec: Spec, key: str, value: Any) -> Any:
             return {name: _ulimit(key, name, item) for name, item in value.items()}
         case "runtimes", dict():
             return {name: _runtime(key, name, item) for name, item in value.items()}
-    wanted = {"list": "a list of strings", "map": "an object", "bool": "true or false"}
-    raise InvalidParameter(f'"{key}" must be {wanted.get(spec.kind, "a " + spec.kind)}')
+    raise InvalidParameter(f'"{key}" must be {_KINDS.get(spec.kind, "an object")}')
+
+
+def _size(key: str, value: str) -> int:
+    try:
+        return parse_size(value)
+    except InvalidParameter as err:
+        raise InvalidParameter(f'"{key}": {err}') from None
+
+
+_KINDS = {
+    "list": "a list of strings",
+    "pools": 'a list of objects with "base" and "size"',
+    "bool": "true or false",
+    "int": "an integer",
+    "str": "a string",
+    "size": "a number of bytes, or a string such as 64m",
+}
 
 
 def _pool(key: str, item: Any) -> Pool:
@@ -265,47 +288,11 @@ def _show(value: Any) -> str:
     return str(value)
 
 
-# -- checks ----------------------------------------------------------------------------------
-
-_LEVELS = ("debug", "info", "warn", "warning", "error", "fatal", "panic", "trace")
-
-
 def _check(options: DaemonOptions) -> DaemonOptions:
-    if options.log_level not in _LEVELS:
-        raise InvalidParameter(f'invalid logging level: "{options.log_level}"')
-    if options.log_format not in ("text", "json"):
-        raise InvalidParameter(f'invalid log format: "{options.log_format}"')
-    if options.mtu < 0:
-        raise InvalidParameter(f"invalid default MTU: {options.mtu}")
-    for name in ("max_concurrent_downloads", "max_concurrent_uploads", "max_download_attempts"):
-        if getattr(options, name) < 0:
-            words = name.replace("_", " ")
-            raise InvalidParameter(f"invalid {words}: {getattr(options, name)}")
-    for label in options.labels:
-        if "=" not in label or not label.partition("=")[0]:
-            raise InvalidParameter(f"bad attribute format: {label}")
-    if options.default_ipc_mode not in ("private", "shareable"):
-        raise InvalidParameter(f"IPC mode {options.default_ipc_mode} is not supported")
-    if options.default_cgroupns_mode not in ("", "private", "host"):
-        raise InvalidParameter(f"default cgroup namespace mode ({options.default_cgroupns_mode}) is invalid. Use \"host\" or \"private\"")
-    if options.publish_policy not in ("open", "host"):
-        raise InvalidParameter('"publish-policy" must be open or host')
-    if options.userns_remap:
-        raise InvalidParameter(
-            '"userns-remap" is not built yet: leave it out, or run the containers that need it '
-            "with idmapped mounts"
-        )
-    known = {"portside", *options.runtimes}
-    if options.default_runtime not in known:
-        raise InvalidParameter(
-            f"specified default runtime '{options.default_runtime}' does not exist"
-        )
-    if options.uses_tls and not (options.tlscert and options.tlskey):
-        raise InvalidParameter("TLS needs --tlscert and --tlskey")
-    if options.tlsverify and not options.tlscacert:
-        raise InvalidParameter("--tlsverify needs --tlscacert")
-    if options.data_root == options.exec_root:
-        raise InvalidParameter("--data-root and --exec-root must be different directories")
+    from portside.daemon.listeners import check_addresses
+
+    check(options)
+    check_addresses(options)
     return options
 
 

@@ -8,26 +8,33 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from portside.engine import config
-from portside.engine.logs import set_up_logging
-from portside.engine.notify import notify
+from portside.daemon import config
+from portside.daemon.logs import set_up_logging
+from portside.daemon.notify import notify
+from portside.daemon.pidfile import PidFile
 from portside.engine.options import DaemonOptions
-from portside.engine.pidfile import PidFile
 from portside.model.errors import PortsideError, SystemFailure
 from portside.model.instance import Instance
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from portside.api.app import Api
     from portside.api.http.connection import Server
+    from portside.daemon.listeners import Listener
     from portside.engine.engine import Engine
-    from portside.engine.listeners import Listener
     from portside.runtime.launcher import Launcher
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 3
+"""Signals after which the engine no longer stops in order."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,12 +72,14 @@ class Daemon:
         self.options, self.arguments = options, arguments
         self.instance = Instance.of(options.data_root, options.exec_root)
         self._listeners: list[Listener] = []
+        self._metrics: list[Listener] = []
         self._docker_sock: Path | None = None
         self._stop_containers = False
+        self._signals = 0
 
     def run(self) -> None:
         """Serve until told to stop. Raises PortsideError when it cannot start."""
-        from portside.engine.chroot import refuse_plain_chroot
+        from portside.daemon.chroot import refuse_plain_chroot
 
         if os.geteuid() != 0:
             raise SystemFailure("the engine must run as root: use sudo")
@@ -83,7 +92,7 @@ class Daemon:
         finally:
             for listener in self._listeners:
                 listener.remove()
-            if self._docker_sock is not None:
+            if self._docker_sock is not None and self._docker_sock.is_symlink():
                 self._docker_sock.unlink(missing_ok=True)
             pidfile.remove()
 
@@ -98,23 +107,24 @@ class Daemon:
     def _spawn_launcher(self) -> Launcher:
         from portside.runtime.launcher import Launcher
 
-        return Launcher.spawn(self.instance.exec_root)
+        return Launcher.spawn(self.options.cgroup_parent or self.instance.cgroup)
 
     def _serve(self, launcher: Launcher) -> None:
         import asyncio
 
-        from portside.engine import listeners
+        from portside.daemon import listeners
 
         self._listeners = listeners.open_all(self.options)
+        if self.options.metrics_addr:
+            self._metrics = listeners.open_metrics(self.options.metrics_addr)
         if self.options.link_docker_sock:
-            paths = [item.path for item in self._listeners if item.path is not None]
+            paths = [item.socket_path for item in self._listeners if item.socket_path]
             if paths:
-                self._docker_sock = listeners.link_docker_sock(paths[0])
+                self._docker_sock = listeners.link_docker_sock(Path(paths[0]))
         asyncio.run(self._main(launcher))
 
     async def _main(self, launcher: Launcher) -> None:
         import asyncio
-        import signal
 
         from portside.engine.engine import Engine
 
@@ -128,20 +138,20 @@ class Daemon:
 
         engine.stop_requested = stop_requested
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, self._signalled, number, stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload, engine)
         loop.add_signal_handler(signal.SIGUSR1, _dump_tasks)
-        server = await self._listen(engine)
+        servers = await self._listen(engine)
         _settle_memory()
         log.info("Daemon has completed initialization")
         notify("READY=1")
         await stop.wait()
         log.info("Stopping: containers %s", "too" if self._stop_containers else "go on")
         notify("STOPPING=1")
-        await server.close()
+        await asyncio.gather(*(server.close() for server in servers))
         await engine.close(containers=self._stop_containers)
 
-    async def _listen(self, engine: Engine) -> Server:
+    async def _listen(self, engine: Engine) -> list[Server]:
         from portside.api import errors
         from portside.api.app import Api
         from portside.api.http.connection import Server
@@ -151,7 +161,31 @@ class Daemon:
         for listener in self._listeners:
             await server.listen(listener.sock, listener.tls)
             log.info("API listen on %s", listener.address)
+        if not self._metrics:
+            return [server]
+        return [server, await self._serve_metrics(engine, api)]
+
+    async def _serve_metrics(self, engine: Engine, api: Api) -> Server:
+        from portside.api import errors
+        from portside.api.http.connection import Server
+        from portside.daemon.metrics import Metrics
+
+        metrics = Metrics(engine)
+        api.observe = metrics.observe
+        server = Server(metrics, error_body=errors.body)
+        for listener in self._metrics:
+            await server.listen(listener.sock, None)
+            log.info("Metrics listen on %s", listener.address)
         return server
+
+    def _signalled(self, number: int, stop: asyncio.Event) -> None:
+        """The first SIGTERM or SIGINT ends the engine in order, the third at once."""
+        self._signals += 1
+        log.info("Processing signal '%s'", signal.strsignal(number))
+        if self._signals >= _PATIENCE:
+            log.warning("Forcing the engine to stop: the next start repairs what is half done")
+            os._exit(128 + number)
+        stop.set()
 
     def _reload(self, engine: Engine) -> None:
         """SIGHUP: read the configuration again; a bad file changes nothing."""

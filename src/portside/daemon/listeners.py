@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from portside.engine.notify import listen_fds
+from portside.daemon.notify import listen_fds
 from portside.engine.options import DaemonOptions
 from portside.model.errors import Conflict, InvalidParameter, SystemFailure
 
@@ -34,10 +34,46 @@ class Listener:
     tls: ssl.SSLContext | None = None
     path: Path | None = None
 
+    @property
+    def socket_path(self) -> str:
+        """Where clients find it in the file system, also when another program made it."""
+        if self.sock.family != socket.AF_UNIX:
+            return ""
+        name = self.sock.getsockname()
+        return name if isinstance(name, str) and name.startswith("/") else ""
+
     def remove(self) -> None:
         """Take the socket's name out of the file system."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def check_addresses(options: DaemonOptions) -> None:
+    """What can be told without listening. Raises InvalidParameter."""
+    for host in options.effective_hosts:
+        scheme, rest = _scheme(host)
+        if scheme == "tcp":
+            _check_tcp(rest, options)
+        elif scheme == "unix":
+            _check_unix(Path(rest or f"{options.exec_root}/portside.sock"))
+    _group(options.group)
+    if options.metrics_addr:
+        try:
+            _host_and_port(options.metrics_addr, 9323)
+        except InvalidParameter:
+            raise InvalidParameter(
+                f"metrics-addr: {options.metrics_addr!r} is not HOST:PORT"
+            ) from None
+
+
+def _scheme(host: str) -> tuple[str, str]:
+    """``tcp://x`` in two parts; a host alone is TCP, as for dockerd."""
+    scheme, separator, rest = host.partition("://")
+    if not separator:
+        scheme, rest = ("tcp", host) if host else ("unix", "")
+    if scheme not in ("unix", "tcp", "fd"):
+        raise InvalidParameter(f"invalid bind address format: {host}: use unix://, tcp:// or fd://")
+    return scheme, rest
 
 
 def open_all(options: DaemonOptions) -> list[Listener]:
@@ -54,21 +90,22 @@ def open_all(options: DaemonOptions) -> list[Listener]:
     return found
 
 
+def open_metrics(address: str) -> list[Listener]:
+    """Where ``--metrics-addr`` says: plain HTTP that tells figures and takes no orders."""
+    return _bind(address, *_host_and_port(address, 9323), None)
+
+
 def _open(host: str, options: DaemonOptions) -> list[Listener]:
-    scheme, separator, rest = host.partition("://")
-    if not separator:
-        scheme, rest = ("tcp", host) if host else ("unix", "")
+    scheme, rest = _scheme(host)
     if scheme == "unix":
         path = rest or f"{options.exec_root}/portside.sock"
         return [_unix(Path(path), options)]
     if scheme == "tcp":
         return _tcp(rest, options)
-    if scheme == "fd":
-        return [Listener(sock, f"fd://{rest}") for sock in listen_fds(rest)]
-    raise InvalidParameter(f"invalid bind address format: {host}: use unix://, tcp:// or fd://")
+    return [Listener(sock, f"fd://{rest}") for sock in listen_fds(rest)]
 
 
-def _unix(path: Path, options: DaemonOptions) -> Listener:
+def _check_unix(path: Path) -> None:
     if not path.is_absolute():
         raise InvalidParameter(f"invalid bind address: unix://{path}: give an absolute path")
     if len(os.fsencode(path)) > _LONGEST_PATH:
@@ -76,6 +113,10 @@ def _unix(path: Path, options: DaemonOptions) -> Listener:
             f"the socket's path is too long: {path}: at most {_LONGEST_PATH} bytes (unix(7)); "
             "choose a shorter --exec-root or --host"
         )
+
+
+def _unix(path: Path, options: DaemonOptions) -> Listener:
+    _check_unix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if _answers(path):
         raise Conflict(f"can't create unix socket {path}: address already in use")
@@ -121,7 +162,7 @@ def _group(name: str) -> int | None:
         raise InvalidParameter(f"group {name} not found") from None
 
 
-def _tcp(rest: str, options: DaemonOptions) -> list[Listener]:
+def _check_tcp(rest: str, options: DaemonOptions) -> tuple[str, int]:
     name, port = _host_and_port(rest, 2376 if options.uses_tls else 2375)
     if not options.uses_tls and not options.insecure_tcp and not _is_loopback(name):
         raise InvalidParameter(
@@ -129,7 +170,20 @@ def _tcp(rest: str, options: DaemonOptions) -> list[Listener]:
             "this machine. Use --tlsverify with --tlscacert, --tlscert and --tlskey, or "
             "--insecure-tcp if you really mean it"
         )
+    return name, port
+
+
+def _tcp(rest: str, options: DaemonOptions) -> list[Listener]:
+    name, port = _check_tcp(rest, options)
     context = tls_context(options) if options.uses_tls else None
+    found = _bind(rest, name, port, context)
+    if context is None and not _is_loopback(name):
+        log.warning("tcp://%s is not encrypted: whoever reaches it has root access here", rest)
+    return found
+
+
+def _bind(rest: str, name: str, port: int, context: ssl.SSLContext | None) -> list[Listener]:
+    """Listen on every address that ``name`` has."""
     try:
         addresses = socket.getaddrinfo(
             name or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -151,8 +205,6 @@ def _tcp(rest: str, options: DaemonOptions) -> list[Listener]:
         found.append(Listener(sock, f"tcp://{rest}", tls=context))
         if not port:
             port = sock.getsockname()[1]
-    if context is None and not _is_loopback(name):
-        log.warning("tcp://%s is not encrypted: whoever reaches it has root access here", rest)
     return found
 
 

@@ -1,0 +1,272 @@
+"""The daemon's options: flags, daemon.json, and errors that name the key."""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portside.daemon import config
+from portside.daemon.listeners import link_docker_sock, open_all
+from portside.daemon.main import main
+from portside.engine.options import DaemonOptions, Pool, Runtime, Ulimit, specs
+from portside.model.errors import InvalidParameter
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def make(content: Any) -> str:
+        path = tmp_path / "daemon.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return make
+
+
+def test_flags_in_every_form(write: Any) -> None:
+    found = config.load(
+        [
+            "-H",
+            "unix:///a",
+            "--host=tcp://127.0.0.1:1",
+            "-D",
+            "--icc=false",
+            "-p/run/x.pid",
+            "--label",
+            "a=b",
+            "--label=c=d",
+            "--default-ulimit",
+            "nofile=5:9",
+            "--add-runtime",
+            "crun=/usr/bin/crun",
+            "--log-opt",
+            "max-size=1m",
+            "--mtu",
+            "1400",
+            "--default-address-pool",
+            "base=10.1.0.0/16,size=24",
+            "--default-shm-size",
+            "128M",
+            "--config-file",
+            write({}),
+        ]
+    )
+    assert found.hosts == ("unix:///a", "tcp://127.0.0.1:1")
+    assert (found.debug, found.icc, found.pidfile) == (True, False, "/run/x.pid")
+    assert found.labels == ("a=b", "c=d")
+    assert found.default_ulimits == {"nofile": Ulimit("nofile", 5, 9)}
+    assert found.runtimes == {"crun": Runtime("/usr/bin/crun")}
+    assert found.log_opts == {"max-size": "1m"}
+    assert found.mtu == 1400
+    assert found.default_address_pools == (Pool("10.1.0.0/16", 24),)
+    assert found.default_shm_size == 128 << 20
+
+
+def test_the_file_has_the_same_keys(write: Any) -> None:
+    path = write(
+        {
+            "hosts": ["unix:///b"],
+            "debug": True,
+            "insecure-registries": ["r:5000"],
+            "default-ulimits": {"core": {"Name": "core", "Soft": 1, "Hard": 2}},
+            "runtimes": {"runc": {"path": "/usr/sbin/runc", "runtimeArgs": ["-x"]}},
+            "default-address-pools": [{"base": "10.0.0.0/8", "size": 20}],
+            "log-opts": {"max-file": "2"},
+            "default-shm-size": "32m",
+        }
+    )
+    found = config.load(["--config-file", path])
+    assert found.hosts == ("unix:///b",)
+    assert found.default_ulimits["core"] == Ulimit("core", 1, 2)
+    assert found.runtimes["runc"] == Runtime("/usr/sbin/runc", ("-x",))
+    assert found.default_shm_size == 32 << 20
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"no-such-key": 1}, "don't match any configuration option: no-such-key"),
+        ({"debug": "yes"}, '"debug" must be true or false'),
+        ({"hosts": "unix:///x"}, '"hosts" must be a list of strings'),
+        ({"mtu": -4}, "invalid default MTU: -4"),
+        ({"default-runtime": "nope"}, "specified default runtime 'nope' does not exist"),
+        ({"labels": ["plain"]}, "bad attribute format: plain"),
+        ({"log-level": "loud"}, 'invalid logging level: "loud"'),
+        ({"max-concurrent-downloads": -1}, "invalid max concurrent downloads: -1"),
+        ({"log-opts": {"max-size": 5}}, "log-opts.max-size must be a string"),
+        ({"log-opts": {"nope": "5"}}, "unknown log opt 'nope'"),
+        ({"log-driver": "nope"}, "log-driver"),
+        ({"bip": "nope"}, "bip: invalid value 'nope'"),
+        ({"bip": "10.0.0.1"}, "bip: invalid value '10.0.0.1'"),
+        ({"bip": "10.0.0.1/24", "bridge": "br0"}, "bridge and bip are mutually exclusive"),
+        ({"fixed-cidr": "x"}, "fixed-cidr: invalid value"),
+        ({"default-gateway": "fe80::1"}, "default-gateway: invalid value"),
+        ({"dns": ["1.1.1.1", "x"]}, "dns: invalid value 'x'"),
+        ({"ip": "x"}, "ip: invalid value"),
+        ({"ip6tables": False}, "ip6tables"),
+        ({"default-address-pools": [{"base": "x", "size": 24}]}, "default-address-pools"),
+        ({"default-address-pools": [{"base": "10.0.0.0/8", "size": 4}]}, "default-address-pools"),
+        ({"default-address-pools": {}}, '"default-address-pools" must be a list of objects'),
+        ({"default-shm-size": "64x"}, '"default-shm-size": invalid size'),
+        ({"default-ulimits": {"core": {"Hard": 1, "Soft": 2}}}, "default-ulimits.core"),
+        ({"storage-driver": "btrfs"}, "storage-driver: 'btrfs' is not built"),
+        ({"storage-opts": ["size=1"]}, "storage-opts: unknown option 'size=1'"),
+        ({"exec-opts": ["native.cgroupdriver=systemd"]}, "exec-opts"),
+        ({"selinux-enabled": True}, "selinux-enabled"),
+        ({"userns-remap": "default"}, "userns-remap"),
+        ({"registry-mirrors": ["r.test"]}, "registry-mirrors: invalid mirror: 'r.test'"),
+        ({"registry-mirrors": ["https://u:p@r.test"]}, "registry-mirrors"),
+        ({"insecure-registries": ["http://r.test"]}, "insecure-registries"),
+        ({"insecure-registries": ["10.0.0.0/99"]}, "insecure-registries: invalid value"),
+        ({"labels": ["a=1", "a=2"]}, "conflict labels for a=2 and a=1"),
+        ({"group": "no-such-group-here"}, "group no-such-group-here not found"),
+        ({"hosts": ["ftp://x"]}, "invalid bind address format: ftp://x"),
+        ({"hosts": ["unix://rel"]}, "give an absolute path"),
+        ({"hosts": ["tcp://0.0.0.0:2375"]}, "refusing to listen on tcp://0.0.0.0:2375"),
+        ({"metrics-addr": "x:y"}, "metrics-addr: 'x:y' is not HOST:PORT"),
+        ({"data-root": "rel"}, "data-root: 'rel' is not an absolute path"),
+        ({"seccomp-profile": "/no/such"}, "seccomp-profile: /no/such"),
+        ({"cgroup-parent": "a/../b"}, "cgroup-parent: invalid path"),
+        ({"oom-score-adjust": 5000}, "oom-score-adjust: 5000"),
+        ({"features": {"x": 1}}, "features.x must be true or false"),
+        ({"proxies": {"https-proxy": 1}}, "proxies.https-proxy"),
+        ({"runtimes": {"x": {}}}, '"runtimes.x" needs "path"'),
+        ("{broken", "Expecting property name"),
+        ("[]", "one JSON object"),
+    ],
+)
+def test_bad_files_name_the_key(write: Any, content: Any, words: str) -> None:
+    path = write(content)
+    with pytest.raises(InvalidParameter) as caught:
+        config.load(["--config-file", path])
+    assert words in str(caught.value)
+    assert path in str(caught.value)
+
+
+def test_conflicts_name_both_sides(write: Any) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        config.load(["--label", "a=b", "--config-file", write({"labels": ["c=d"]})])
+    assert (
+        "the following directives are specified both as a flag and in the configuration file: "
+        "labels: (from flag: [a=b], from file: [c=d])"
+    ) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--nope"], "unknown flag: --nope"),
+        (["-Z"], "unknown flag: -Z"),
+        (["--mtu"], "flag needs an argument: --mtu"),
+        (["--mtu", "big"], 'invalid argument "big" for "--mtu" flag'),
+        (["--icc=maybe"], 'invalid argument "maybe" for "--icc" flag'),
+        (["--default-ulimit", "nofile=9:5"], "soft limit must be less than or equal"),
+        (["--default-address-pool", "10.0.0.0/8"], "invalid default address pool"),
+        (["extra"], "accepts no arguments: extra"),
+        (["--config-file", "/no/such/file"], "open /no/such/file: no such file or directory"),
+        (["--tlsverify"], "--tlscert and --tlskey"),
+        (["--bip", "x"], "bip: invalid value 'x'"),
+        (["-H", "tcp://10.0.0.1:1"], "without TLS"),
+    ],
+)
+def test_bad_flags(arguments: list[str], words: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        config.load(arguments)
+    assert words in str(caught.value)
+
+
+def test_the_file_is_not_blamed_for_a_flag(write: Any) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        config.load(["--bip", "x", "--config-file", write({})])
+    assert "daemon.json" not in str(caught.value)
+
+
+def test_reload_changes_only_what_can_be_reloaded(write: Any) -> None:
+    path = write({"labels": ["a=b"], "bip": "10.5.0.1/24"})
+    arguments = ["--config-file", path]
+    current = config.load(arguments)
+    Path(path).write_text(json.dumps({"labels": ["a=c"], "bip": "10.6.0.1/24", "debug": True}))
+    fresh = config.reload(current, arguments)
+    assert (fresh.labels, fresh.debug, fresh.bip) == (("a=c",), True, "10.5.0.1/24")
+
+
+def test_open_tcp_is_refused_off_loopback() -> None:
+    for host in ("tcp://0.0.0.0:0", "tcp://:0", "tcp://192.0.2.1:1"):
+        with pytest.raises(InvalidParameter, match="without TLS"):
+            open_all(DaemonOptions(hosts=(host,)))
+    listeners = open_all(DaemonOptions(hosts=("tcp://127.0.0.1:0",)))
+    for listener in listeners:
+        listener.sock.close()
+
+
+def test_the_link_for_docker_clients(tmp_path: Path) -> None:
+    """It is made where nothing lives, and nowhere else."""
+    target, link = tmp_path / "s", tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.bind(str(target))
+        ours.listen()
+        assert link_docker_sock(target, link) == link
+        assert link.readlink() == target
+        assert link_docker_sock(target, link) == link, "twice is no harm"
+        link.unlink()
+        link.symlink_to(tmp_path / "gone")
+        assert link_docker_sock(target, link) == link, "a dangling link is nobody's"
+        link.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(link))
+            other.listen()
+            assert link_docker_sock(target, link) is None, "another engine lives there"
+            assert stat.S_ISSOCK(link.stat().st_mode)
+        link.unlink()
+        link.write_text("a file")
+        assert link_docker_sock(target, link) is None
+        assert link.read_text() == "a file"
+
+
+def test_only_root_can_start_it(monkeypatch: pytest.MonkeyPatch, write: Any, capfd: Any) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert main(["--config-file", write({})]) == 1
+    assert "must run as root: use sudo" in capfd.readouterr().err
+
+
+def test_names_are_unique_and_documented() -> None:
+    table = specs()
+    flags = [spec.flag for spec in table.values() if spec.flag]
+    keys = [spec.key for spec in table.values() if spec.key]
+    assert len(flags) == len(set(flags))
+    assert len(keys) == len(set(keys))
+    text = config.usage()
+    assert all(f"--{flag}" in text for flag in flags)
+
+
+@given(st.lists(st.text(max_size=20), max_size=5))
+def test_wild_arguments_never_crash(arguments: list[str]) -> None:
+    try:
+        config.parse_flags(arguments)
+    except (InvalidParameter, config.HelpWanted, config.VersionWanted):
+        pass
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda x: (
+            st.lists(x, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["hosts", "debug", "runtimes", "x", "mtu"]), x, max_size=3
+            )
+        ),
+        max_leaves=8,
+    )
+)
+def test_wild_files_never_crash(content: Any) -> None:
+    try:
+        config.parse_file(json.dumps(content))
+    except InvalidParameter:
+        pass
