@@ -10,12 +10,13 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import portside
 from portside.api import errors
-from portside.api.http.messages import Request
-from portside.api.router import Answer, Router
+from portside.api.http.messages import Request, Response
+from portside.api.router import Answer, Route, Router
 from portside.model.errors import (
     Cancelled,
     InvalidParameter,
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_VERSION = re.compile(r"/v([0-9]+)\.([0-9]+)(?=/)")
+_VERSION = re.compile(r"/v([0-9.]+)(?=/)")
+"""As dockerd's router has it; what is inside is compared number by number."""
 _SERVER = f"Portside/{portside.__version__} (linux)"
+
+
+Observer = Callable[[str, str, int, float], None]
+"""Takes a request's method, its route's path, the answer's status and the seconds it took."""
 
 
 class Api:
@@ -41,6 +47,8 @@ class Api:
 
         self.engine = engine
         self.router: Router = routes.build()
+        self.observe: Observer | None = None
+        """Told of each answered request, when somebody measures."""
         self._headers_at = 0
         self._headers = ""
 
@@ -68,6 +76,8 @@ class Api:
             route, name = found
             if route.cancellable:
                 request.make_cancellable()
+            if self.observe is not None:
+                return await self._measured(self.observe, route, request, name)
             return await route.handler(self, request, name)
         except (asyncio.CancelledError, Cancelled):
             raise
@@ -79,6 +89,20 @@ class Api:
             self._log(request, err)
             return errors.respond(err)
 
+    async def _measured(
+        self, observe: Observer, route: Route, request: Request, name: str
+    ) -> Answer:
+        begin, status = time.perf_counter(), 499
+        try:
+            answer = await route.handler(self, request, name)
+            status = answer.status if isinstance(answer, Response) else 200
+            return answer
+        except Exception as err:
+            status = errors.status_of(err)
+            raise
+        finally:
+            observe(request.method, route.path, status, time.perf_counter() - begin)
+
     def _strip_version(self, request: Request) -> str:
         """The path without its version, which is checked and noted in the request."""
         path = request.head.path
@@ -86,18 +110,18 @@ class Api:
         if match is None:
             request.version = API_VERSION
             return path
-        version = (int(match[1]), int(match[2]))
-        if version > API_VERSION:
+        numbers = tuple(int(part[:9] or 0) for part in match[1].split("."))
+        if numbers > API_VERSION:
             raise InvalidParameter(
-                f"client version {api_text(version)} is too new. "
+                f"client version {match[1]} is too new. "
                 f"Maximum supported API version is {api_text(API_VERSION)}"
             )
-        if version < MIN_API_VERSION:
+        if numbers < MIN_API_VERSION:
             raise InvalidParameter(
-                f"client version {api_text(version)} is too old. Minimum supported API version "
+                f"client version {match[1]} is too old. Minimum supported API version "
                 f"is {api_text(MIN_API_VERSION)}, please upgrade your client to a newer version"
             )
-        request.version = version
+        request.version = (numbers[0], numbers[1])
         return path[match.end() :]
 
     def _log(self, request: Request, err: Exception) -> None:

@@ -23,6 +23,11 @@ STATUS: dict[type[errors.PortsideError], int] = {
     errors.CommandNotFound: 400,
     errors.CommandNotExecutable: 400,
 }
+EXIT_STATUS: dict[type[BaseException], str] = {
+    errors.CommandNotFound: "127",
+    errors.CommandNotExecutable: "126",
+}
+"""What a shell would exit with; told in a header, since both have the same status."""
 
 
 class ErrorBody(msgspec.Struct):
@@ -53,4 +58,6 @@ def respond(error: BaseException) -> Response:
     status = status_of(error)
     if status == 304:
         return Response(304)
-    return Response(status, body(message_of(error)), "application/json")
+    exit_status = EXIT_STATUS.get(type(error))
+    headers = {"Portside-Exit-Status": exit_status} if exit_status else None
+    return Response(status, body(message_of(error)), "application/json", headers)

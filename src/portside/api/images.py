@@ -61,7 +61,6 @@ async def list_images(api: Api, request: Request, _: str) -> Answer:
         all=params.boolean(request, "all"),
         filters=filters,
         shared_size=params.boolean(request, "shared-size"),
-        digests=params.boolean(request, "digests"),
         manifests=params.boolean(request, "manifests"),
     )
     return reply.json([image.wire(request.version) for image in found])
@@ -122,9 +121,7 @@ async def load(api: Api, request: Request, _: str) -> Answer:
             if not quiet or message.stream:
                 report(message)
 
-        return await api.engine.images.load(
-            request.body.chunks(), unless_quiet, platform=platform
-        )
+        return await api.engine.images.load(request.body.chunks(), unless_quiet, platform=platform)
 
     return await reply.progress(request, work)
 
@@ -199,9 +196,7 @@ async def remove(api: Api, request: Request, name: str) -> Answer:
 async def prune(api: Api, request: Request, _: str) -> Answer:
     filters = params.filters(request)
     params.accept_filters(filters, _PRUNE_FILTERS)
-    report = await api.engine.images.prune(filters)
-    api.engine.events("image", "prune", "", {"reclaimed": str(report.space_reclaimed)})
-    return reply.json(report)
+    return reply.json(await api.engine.images.prune(filters))
 
 
 @router.add("GET", "/distribution/{name}/json", cancellable=True, since=(1, 30))

@@ -84,7 +84,10 @@ def accept_filters(filters: Mapping[str, object], allowed: frozenset[str]) -> No
 
 
 def timestamp(value: str, name: str = "timestamp") -> int | None:
-    """Nanoseconds since the epoch of ``SECONDS[.NANOS]``, RFC 3339 or a duration ago; None: unset."""
+    """Nanoseconds since the epoch of ``SECONDS[.NANOS]``, RFC 3339 or a duration ago.
+
+    None when it is empty.
+    """
     if not value:
         return None
     match = _STAMP.fullmatch(value)

@@ -15,6 +15,9 @@ from portside.api.http.messages import Request, Response, Stream
 if TYPE_CHECKING:
     from portside.api.app import Api
 
+OWN = "/portside/"
+"""Endpoints of our own have one more segment before the name."""
+
 Answer = Response | Stream | None
 Handler = Callable[["Api", Request, str], Awaitable[Answer]]
 """Called with the application, the request and the name in the path ("" when it has none)."""
@@ -27,6 +30,8 @@ class Route:
     """The handler is cancelled when the client goes away."""
     minimum: tuple[int, int]
     """The first API version that has this endpoint."""
+    path: str
+    """As it was registered, with ``{name}``."""
 
 
 class Router:
@@ -47,7 +52,7 @@ class Router:
         """Decorate a handler with the path it serves."""
 
         def register(handler: Handler) -> Handler:
-            route = Route(handler, cancellable, since)
+            route = Route(handler, cancellable, since, path)
             before, brace, after = path.partition("{")
             if not brace:
                 self._exact[method, path] = route
@@ -67,6 +72,8 @@ class Router:
         if exact is not None:
             return exact, ""
         second = path.find("/", 1)
+        if path.startswith(OWN):
+            second = path.find("/", len(OWN))
         if second < 0:
             return None
         prefix, rest = path[: second + 1], path[second + 1 :]

@@ -7,7 +7,16 @@ from importlib import import_module
 from portside.api.router import Router
 
 GROUPS = (
+    "build",
+    "containers",
+    "files",
+    "images",
+    "networks",
+    "portside",
+    "streams",
+    "swarm",
     "system",
+    "volumes",
 )
 
 

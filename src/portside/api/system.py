@@ -6,8 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from portside.api import params, reply
-from portside.api.http.messages import Request, Response
+from portside.api import params, reply, versions
+from portside.api.http.messages import Request, Response, Stream
 from portside.api.router import Answer, Router
 from portside.engine import events
 from portside.model.errors import InvalidParameter
@@ -83,15 +83,17 @@ async def get_events(api: Api, request: Request, _: str) -> Answer:
         listener.close()
 
 
-async def _follow(listener: events.Listener, stream: reply.Stream) -> None:
+async def _follow(listener: events.Listener, stream: Stream) -> None:
     async for event in listener:
         await stream.write(reply.line(events.wire(event)))
 
 
 @router.add("GET", "/system/df", cancellable=True)
 async def disk_usage(api: Api, request: Request, _: str) -> Answer:
-    kinds = frozenset(params.texts(request, "type"))
+    asked = params.texts(request, "type") if request.version >= (1, 42) else ()
+    kinds = frozenset(asked)
     unknown = kinds - {"container", "image", "volume", "build-cache"}
     if unknown:
         raise InvalidParameter(f"unknown object type: {sorted(unknown)[0]}")
-    return reply.json(await api.engine.disk_usage(kinds, request.version))
+    usage = await api.engine.disk_usage(kinds, request.version)
+    return reply.json(versions.disk_usage(usage, request.version))

@@ -16,11 +16,16 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import cast
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 from portside.api.http.messages import REASONS, Body, Hijacked, Request, Response, Stream
 from portside.api.http.parser import MAX_HEAD, BodyParser, Head, ProtocolError, parse_head
+from portside.api.http.tls import TlsTransport
 from portside.model.errors import Cancelled, SystemFailure
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +34,8 @@ Handler = Callable[[Request], Awaitable[Response | Stream | None]]
 
 HEAD_TIMEOUT = 60.0
 """Seconds a client may take to send a head it has begun."""
+_DRAINED = 1 << 20
+"""Bytes of an unwanted body that are read to its end before the connection is cut."""
 _READ_AHEAD = 256 << 10
 """Bytes of later requests kept while one is being answered."""
 
@@ -44,12 +51,16 @@ class Connection(asyncio.Protocol):
         self._request: Request | None = None
         self._parser: BodyParser | None = None
         self._task: asyncio.Task[None] | None = None
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._resumed: asyncio.Future[None] | None = None
         self._reading = True
         self._eof = False
         self._started = False
         self._hijacked = False
+        self._broken = False
+        """The peer's bytes make no sense any more: nothing can follow."""
+        self._draining = 0
+        """Bytes of an unwanted body that are still read."""
         self.cancellable = False
         """The running handler is cancelled when the client goes away."""
 
@@ -62,7 +73,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
         self._transport = None
-        self._set_head_timer(False)
+        self._set_timer(False)
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
         self._peer_gone()
@@ -72,6 +83,8 @@ class Connection(asyncio.Protocol):
         self._eof = True
         if self._request is None:
             return False
+        if self._draining:
+            self._close()
         self._peer_gone()
         return True
 
@@ -108,9 +121,9 @@ class Connection(asyncio.Protocol):
             # Empty lines before a request are skipped (RFC 9112, section 2.2).
             if len(self._buffer) > MAX_HEAD:
                 raise ProtocolError(431, "request header too large")
-            self._set_head_timer(bool(self._buffer))
+            self._set_timer(bool(self._buffer))
             return
-        self._set_head_timer(False)
+        self._set_timer(False)
         if end > MAX_HEAD:
             raise ProtocolError(431, "request header too large")
         head = parse_head(bytes(self._buffer[:end]).lstrip(b"\r\n"))
@@ -135,7 +148,20 @@ class Connection(asyncio.Protocol):
                 body.feed(data)
             if parser.done:
                 body.finish()
+            if self._draining:
+                self._drain_on(request, len(data))
+                return
         self._read(not body.is_full if not body.complete else len(self._buffer) < _READ_AHEAD)
+
+    def _drain_on(self, request: Request, size: int) -> None:
+        """A piece of a body that nobody wants has come."""
+        self._draining = max(0, self._draining - size)
+        if request.body.complete:
+            self._draining = 0
+            self._set_timer(False)
+            self._done_with(request)
+        elif not self._draining:
+            self._close()
 
     def wants_body(self) -> None:
         """The handler waits for the body: ask the client to go on."""
@@ -181,12 +207,28 @@ class Connection(asyncio.Protocol):
         self._finish(request)
 
     def _finish(self, request: Request) -> None:
-        """Go on with the next request, or close."""
-        self._request = self._parser = None
+        """The answer is sent: go on with the next request, or close."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if not (request.head.keep_alive and request.body.complete) or self._eof:
+        if self._broken:
+            self._close()
+        elif request.body.complete:
+            self._done_with(request)
+        elif request.head.expects_continue or self._eof:
+            self._close()  # the client has not sent its body and need not
+        else:
+            # Answered before the whole question came: read the rest, so that a client that
+            # is still sending gets to read its answer.
+            self._draining = _DRAINED
+            request.body.discard()
+            self._set_timer(True)
+            self._read(True)
+
+    def _done_with(self, request: Request) -> None:
+        self._request = self._parser = None
+        more = b"\r\n\r\n" in self._buffer or not self._eof
+        if not (request.head.keep_alive and more) or self._server.is_closing:
             self._close()
             return
         self._read(True)
@@ -195,14 +237,12 @@ class Connection(asyncio.Protocol):
                 self._next_request()
             except ProtocolError as err:
                 self._refuse(err)
-        elif self._server.is_closing:
-            self._close()
 
     # -- answers ---------------------------------------------------------------------------
 
     def _send(self, head: Head, answer: Response) -> None:
         body = answer.body
-        closes = not self._request_complete() or not head.keep_alive
+        closes = not head.keep_alive
         lines = [self._status_line(answer.status)]
         lines += [f"{name}: {value}\r\n" for name, value in answer.headers.items()]
         if answer.status not in (204, 304) and answer.status >= 200:
@@ -287,10 +327,11 @@ class Connection(asyncio.Protocol):
         self.cancellable = False
         early = bytes(self._buffer)
         self._buffer.clear()
-        if transport.get_extra_info("ssl_object") is not None:
+        if isinstance(transport, TlsTransport):
             from portside.api.http.pump import hijack_tls
 
             transport.write(answer)
+            self._server.connections.discard(self)
             return Hijacked(hijack_tls(transport, self._loop, self._eof), early)
         if transport.get_write_buffer_size():
             raise SystemFailure("a connection cannot be hijacked before its answers were sent")
@@ -313,8 +354,7 @@ class Connection(asyncio.Protocol):
         self._buffer.clear()
         if self._task is not None:
             # The handler learns it from the body it reads, and its answer ends the connection.
-            if self._request is not None:
-                self._request.head.keep_alive = False
+            self._broken = True
             return
         if not self._started:
             text = self._server.error_body(str(err))
@@ -322,13 +362,13 @@ class Connection(asyncio.Protocol):
             self._send(Head("GET", "", "", "", 1, {}, keep_alive=False), answer)
         self._close()
 
-    def _set_head_timer(self, wanted: bool) -> None:
+    def _set_timer(self, wanted: bool) -> None:
         if not wanted:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-        elif self._head_timer is None:
-            self._head_timer = self._loop.call_later(HEAD_TIMEOUT, self._abort)
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._timer is None:
+            self._timer = self._loop.call_later(HEAD_TIMEOUT, self._abort)
 
     def _close(self) -> None:
         if self._transport is not None:
@@ -372,9 +412,10 @@ class Server:
     def _connect(self) -> Connection:
         return Connection(self._handler, self)
 
-    async def listen(self, sock: socket.socket, ssl: object = None) -> None:
-        """Serve a listening socket; ``ssl`` is an ssl.SSLContext for TLS."""
-        listener = await self.loop.create_server(self._connect, sock=sock, ssl=ssl, backlog=1024)  # type: ignore[arg-type]
+    async def listen(self, sock: socket.socket, tls: SSLContext | None = None) -> None:
+        """Serve a listening socket, with TLS when it is given."""
+        connect = self._connect if tls is None else partial(TlsTransport, self._connect, tls)
+        listener = await self.loop.create_server(connect, sock=sock, backlog=1024)
         self._listeners.append(listener)
 
     async def close(self, grace: float = 5.0) -> None:

@@ -33,7 +33,7 @@ REASONS = {
 class Body:
     """A request's body, read by the handler as it arrives."""
 
-    __slots__ = ("_chunks", "_connection", "_error", "_size", "_waiter", "complete")
+    __slots__ = ("_chunks", "_connection", "_discards", "_error", "_size", "_waiter", "complete")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -41,11 +41,14 @@ class Body:
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
+        self._discards = False
         self.complete = False
         """All of it has arrived (not: has been read)."""
 
     # -- the connection's side
     def feed(self, data: bytes) -> None:
+        if self._discards:
+            return
         self._chunks.append(data)
         self._size += len(data)
         self._wake()
@@ -53,6 +56,12 @@ class Body:
     def finish(self) -> None:
         self.complete = True
         self._wake()
+
+    def discard(self) -> None:
+        """Nobody reads it any more."""
+        self._discards = True
+        self._chunks.clear()
+        self._size = 0
 
     def fail(self, error: Exception) -> None:
         self._error = error

@@ -1,8 +1,7 @@
 """Hijacking a TLS connection: its plain bytes travel over a socket pair.
 
 A monitor can be handed a plain socket, never a TLS session, which lives in the engine's
-memory. So the engine keeps the session and copies; half-closes pass both ways as far as
-TLS knows them.
+memory. So the engine keeps the session and copies; half-closes pass both ways.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ class _Pump(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport, near: socket.socket, ended: bool) -> None:
         self._transport, self._near = transport, near
         self._loop = asyncio.get_running_loop()
-        self._incoming: asyncio.Queue[bytes] = asyncio.Queue(16)
+        self._incoming: asyncio.Queue[bytes] = asyncio.Queue()
         self._writable = asyncio.Event()
         self._writable.set()
         if ended:
@@ -36,7 +35,7 @@ class _Pump(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._end_input()
-        return False
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_input()
@@ -44,8 +43,6 @@ class _Pump(asyncio.Protocol):
         self._tasks[1].cancel()
 
     def _end_input(self) -> None:
-        if self._incoming.full():
-            self._incoming.get_nowait()
         self._incoming.put_nowait(b"")
 
     def pause_writing(self) -> None:

@@ -1,0 +1,128 @@
+"""The Container group: life, looking, waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from portside.api import params, reply, versions
+from portside.api.http.messages import Request, Response
+from portside.api.router import Answer, Router
+from portside.containers.looking import FILTERS
+from portside.model.container import decode_create
+from portside.model.errors import InvalidParameter
+from portside.model.platform import Platform
+
+if TYPE_CHECKING:
+    from portside.api.app import Api
+
+router = Router()
+
+
+@router.add("GET", "/containers/json", cancellable=True)
+async def list_containers(api: Api, request: Request, _: str) -> Answer:
+    filters = params.filters(request)
+    params.accept_filters(filters, FILTERS)
+    for old in ("before", "since"):  # parameters of their own until API 1.23, still sent
+        if value := params.text(request, old):
+            filters.setdefault(old, []).append(value)
+    found = await api.engine.containers.list(
+        filters,
+        all=params.boolean(request, "all"),
+        limit=params.number(request, "limit", 0) or 0,
+        size=params.boolean(request, "size"),
+    )
+    return reply.json([versions.summary(item.wire(), request.version) for item in found])
+
+
+@router.add("POST", "/containers/create")
+async def create(api: Api, request: Request, _: str) -> Answer:
+    body = await params.json_bytes(request)
+    if body.strip() in (b"", b"null", b"{}"):
+        raise InvalidParameter("config cannot be empty in order to create a container")
+    wish = decode_create(body)
+    platform = params.text(request, "platform")
+    created = await api.engine.containers.create(
+        params.text(request, "name"), wish, Platform.parse(platform) if platform else None
+    )
+    return reply.json(created, 201)
+
+
+@router.add("GET", "/containers/{name}/json")
+async def inspect(api: Api, request: Request, name: str) -> Answer:
+    size = params.boolean(request, "size")
+    found = await api.engine.containers.inspect(name, size=size)
+    return reply.json(versions.container(found.wire(), request.version))
+
+
+@router.add("POST", "/containers/{name}/start")
+async def start(api: Api, request: Request, name: str) -> Answer:
+    await api.engine.containers.start_container(name)
+    return Response(204)
+
+
+@router.add("POST", "/containers/{name}/stop")
+async def stop(api: Api, request: Request, name: str) -> Answer:
+    word = await api.engine.containers.stop(
+        name, params.text(request, "signal"), params.number(request, "t")
+    )
+    return Response(204, headers={"Portside-Warning": word} if word else None)
+
+
+@router.add("POST", "/containers/{name}/restart")
+async def restart(api: Api, request: Request, name: str) -> Answer:
+    await api.engine.containers.restart(
+        name, params.text(request, "signal"), params.number(request, "t")
+    )
+    return Response(204)
+
+
+@router.add("POST", "/containers/{name}/kill")
+async def kill(api: Api, request: Request, name: str) -> Answer:
+    await api.engine.containers.kill(name, params.text(request, "signal"))
+    return Response(204)
+
+
+@router.add("POST", "/containers/{name}/pause")
+async def pause(api: Api, request: Request, name: str) -> Answer:
+    await api.engine.containers.pause(name)
+    return Response(204)
+
+
+@router.add("POST", "/containers/{name}/unpause")
+async def unpause(api: Api, request: Request, name: str) -> Answer:
+    await api.engine.containers.unpause(name)
+    return Response(204)
+
+
+@router.add("POST", "/containers/{name}/wait", cancellable=True)
+async def wait(api: Api, request: Request, name: str) -> Answer:
+    """The head is sent at once: clients start the container when they have seen it."""
+    condition = params.text(request, "condition") if request.version >= (1, 30) else ""
+    future = api.engine.containers.wait(name, condition)
+    stream = request.start(200, reply.JSON)
+    try:
+        result = await future
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    await stream.write(reply.line(api.engine.containers.waited(result).wire())[:-2] + b"\n")
+    return stream
+
+
+@router.add("DELETE", "/containers/{name}")
+async def remove(api: Api, request: Request, name: str) -> Answer:
+    if params.boolean(request, "link"):
+        await api.engine.containers.remove_link(name)
+        return Response(204)
+    await api.engine.containers.remove(
+        name, force=params.boolean(request, "force"), volumes=params.boolean(request, "v")
+    )
+    return Response(204)
+
+
+@router.add("POST", "/containers/prune", since=(1, 25))
+async def prune(api: Api, request: Request, _: str) -> Answer:
+    pruned = await api.engine.containers.prune(params.filters(request))
+    api.engine.events("container", "prune", "", {"reclaimed": str(pruned.space_reclaimed)})
+    return reply.json(pruned)

@@ -1,0 +1,135 @@
+"""What the Engine API has no place for: ``/portside/…``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from portside.api import params, reply
+from portside.api.http.messages import Request, Response
+from portside.api.router import Answer, Router
+from portside.model.container import ReshapeRequest, decode_as
+from portside.model.errors import InvalidParameter
+from portside.model.imageapi import ListPart
+from portside.model.registryauth import AuthConfig
+
+if TYPE_CHECKING:
+    from portside.api.app import Api
+
+router = Router()
+
+
+# -- the engine ------------------------------------------------------------------------------
+
+
+@router.add("POST", "/portside/daemon/stop")
+async def stop_daemon(api: Api, request: Request, _: str) -> Answer:
+    """End the engine; its containers go on unless ``containers`` is true."""
+    api.engine.stop_requested(params.boolean(request, "containers"))
+    return Response(202)
+
+
+@router.add("POST", "/portside/check", cancellable=True)
+async def check(api: Api, request: Request, _: str) -> Answer:
+    """``system check``: verify the store; with ``repair`` mend what can be mended."""
+    return reply.json(await api.engine.check(repair=params.boolean(request, "repair")))
+
+
+# -- containers ------------------------------------------------------------------------------
+
+
+@router.add("GET", "/portside/containers/{name}/oci")
+async def oci(api: Api, request: Request, name: str) -> Answer:
+    """The runtime-spec configuration of the container's last start."""
+    return Response(200, api.engine.containers.oci(name) + b"\n", reply.JSON)
+
+
+@router.add("GET", "/portside/containers/{name}/timings")
+async def timings(api: Api, request: Request, name: str) -> Answer:
+    """Milliseconds of each step of the last start."""
+    return reply.json(api.engine.containers.timings(name))
+
+
+@router.add("GET", "/portside/containers/{name}/explain")
+async def explain(api: Api, request: Request, name: str) -> Answer:
+    """The container in the kernel's terms."""
+    return reply.json(await api.engine.explain(name))
+
+
+@router.add("POST", "/portside/containers/{name}/update")
+async def reshape(api: Api, request: Request, name: str) -> Answer:
+    """What Docker fixes at creation: published ports and labels live, environment and mounts
+    by stopping and starting again."""
+    api.engine.containers.find(name)
+    wish = decode_as(await params.json_bytes(request) or b"{}", ReshapeRequest)
+    return reply.json(await api.engine.containers.reshape(name, wish))
+
+
+# -- manifests -------------------------------------------------------------------------------
+
+
+class _List(msgspec.Struct):
+    manifests: list[ListPart] = msgspec.field(name="Manifests", default_factory=list)
+
+
+def _auth(request: Request) -> AuthConfig:
+    return AuthConfig.from_header(request.header("x-registry-auth"))
+
+
+@router.add("GET", "/portside/manifests/{name}/json", cancellable=True)
+async def remote_manifest(api: Api, request: Request, name: str) -> Answer:
+    """A manifest or a manifest list as its registry has it."""
+    return reply.json(await api.engine.images.remote_manifest(name, _auth(request)))
+
+
+@router.add("POST", "/portside/manifests/{name}/push", cancellable=True)
+async def push_manifest_list(api: Api, request: Request, name: str) -> Answer:
+    body = await params.json(request, _List) or _List()
+    digest = await api.engine.images.push_manifest_list(name, body.manifests, _auth(request))
+    return reply.json({"Digest": digest})
+
+
+# -- volumes ---------------------------------------------------------------------------------
+
+
+def _target(request: Request) -> str:
+    name = params.text(request, "name")
+    if not name:
+        raise InvalidParameter("give the new volume's name")
+    return name
+
+
+@router.add("POST", "/portside/volumes/{name}/clone")
+async def clone_volume(api: Api, request: Request, name: str) -> Answer:
+    return reply.json(await api.engine.volumes.clone(name, _target(request)), 201)
+
+
+@router.add("POST", "/portside/volumes/{name}/rename")
+async def rename_volume(api: Api, request: Request, name: str) -> Answer:
+    return reply.json(await api.engine.volumes.rename(name, _target(request)))
+
+
+class _Labels(msgspec.Struct):
+    labels: dict[str, str] = msgspec.field(name="Labels", default_factory=dict)
+
+
+@router.add("POST", "/portside/volumes/{name}/update")
+async def update_volume(api: Api, request: Request, name: str) -> Answer:
+    body = await params.json(request, _Labels) or _Labels()
+    return reply.json(api.engine.volumes.update(name, body.labels))
+
+
+@router.add("GET", "/portside/volumes/{name}/export", cancellable=True)
+async def export_volume(api: Api, request: Request, name: str) -> Answer:
+    stream = await api.engine.volumes.export(name)
+    answer = request.start(200, reply.TAR)
+    async with stream:
+        async for piece in stream:
+            await answer.write(piece)
+    return answer
+
+
+@router.add("POST", "/portside/volumes/{name}/import", cancellable=True)
+async def import_volume(api: Api, request: Request, name: str) -> Answer:
+    return reply.json(await api.engine.volumes.import_(name, request.body.chunks()), 201)

@@ -1,0 +1,163 @@
+"""Streams of containers and execs: attach, exec, resize, logs."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from portside.api import params, reply
+from portside.api.http.hijack import replay
+from portside.api.http.messages import Request, Response
+from portside.api.router import Answer, Router
+from portside.containers.logs import LogsOptions
+from portside.containers.streams import AttachOptions, Take
+from portside.model.container import ExecConfig, ExecStart, decode_as
+from portside.model.errors import InvalidParameter, PortsideError
+
+if TYPE_CHECKING:
+    from portside.api.app import Api
+
+router = Router()
+
+RAW = "application/vnd.docker.raw-stream"
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+
+
+def stream_type(request: Request, terminal: bool) -> str:
+    """Since API 1.42 framed streams say so."""
+    return MULTIPLEXED if not terminal and request.version >= (1, 42) else RAW
+
+
+def taker(request: Request) -> Take:
+    """What turns a request into its client's socket, once everything has been checked."""
+
+    def take(terminal: bool) -> socket.socket:
+        kind = stream_type(request, terminal)
+        if request.head.upgrade:
+            head = (
+                f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {kind}\r\n"
+                "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+            )
+        else:
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n"
+        return replay(request.hijack(head.encode()))
+
+    return take
+
+
+@router.add("POST", "/containers/{name}/attach")
+async def attach(api: Api, request: Request, name: str) -> Answer:
+    await request.body.read()
+    options = AttachOptions(
+        stream=params.boolean(request, "stream"),
+        logs=params.boolean(request, "logs"),
+        stdin=params.boolean(request, "stdin"),
+        stdout=params.boolean(request, "stdout"),
+        stderr=params.boolean(request, "stderr"),
+        detach_keys=params.text(request, "detachKeys"),
+    )
+    await api.engine.containers.attach(name, options, taker(request))
+    return None
+
+
+@router.add("GET", "/containers/{name}/attach/ws")
+async def attach_websocket(api: Api, request: Request, name: str) -> Answer:
+    """As attach, in messages of a websocket; output is raw (there are no frame headers)."""
+    from portside.api.http import websocket
+
+    head = websocket.accept(request.head.headers)
+    options = AttachOptions(
+        stream=params.boolean(request, "stream"),
+        logs=params.boolean(request, "logs"),
+        stdin=params.boolean(request, "stdin"),
+        stdout=params.boolean(request, "stdout"),
+        stderr=params.boolean(request, "stderr"),
+        detach_keys=params.text(request, "detachKeys"),
+        raw=True,
+    )
+
+    def take(terminal: bool) -> socket.socket:
+        hijacked = request.hijack(head)
+        return websocket.relay(hijacked.sock, hijacked.early)
+
+    await api.engine.containers.attach(name, options, take)
+    return None
+
+
+@router.add("POST", "/containers/{name}/exec")
+async def exec_create(api: Api, request: Request, name: str) -> Answer:
+    api.engine.containers.find(name)
+    config = decode_as(await params.json_bytes(request) or b"{}", ExecConfig)
+    return reply.json({"Id": api.engine.containers.exec_create(name, config)}, 201)
+
+
+@router.add("POST", "/exec/{id}/start")
+async def exec_start(api: Api, request: Request, exec_id: str) -> Answer:
+    body = await params.json_bytes(request)
+    start = decode_as(body, ExecStart) if body else ExecStart()
+    containers = api.engine.containers
+    config = containers.exec_config(exec_id)
+    if start.console_size and not config.tty:
+        raise InvalidParameter("console size is only supported with a TTY")
+    if start.detach:
+        await containers.exec_start(exec_id, start, None)
+        return Response(200)
+    try:
+        await containers.exec_start(exec_id, start, taker(request))
+    except PortsideError:
+        if not request.has_started:
+            raise
+    return None
+
+
+@router.add("GET", "/exec/{id}/json")
+async def exec_inspect(api: Api, request: Request, exec_id: str) -> Answer:
+    return reply.json(api.engine.containers.exec_inspect(exec_id))
+
+
+def _size(request: Request) -> tuple[int, int]:
+    found = []
+    for name in ("h", "w"):
+        value = params.number(request, name)
+        if value is None or not 0 <= value < 65536:
+            raise InvalidParameter(
+                f'invalid resize {"height" if name == "h" else "width"} "'
+                f'{params.text(request, name)}": a number from 0 to 65535 is needed'
+            )
+        found.append(value)
+    return found[0], found[1]
+
+
+@router.add("POST", "/exec/{id}/resize")
+async def exec_resize(api: Api, request: Request, exec_id: str) -> Answer:
+    await api.engine.containers.exec_resize(exec_id, *_size(request))
+    return Response(200)
+
+
+@router.add("POST", "/containers/{name}/resize")
+async def resize(api: Api, request: Request, name: str) -> Answer:
+    await api.engine.containers.resize(name, *_size(request))
+    return Response(200)
+
+
+@router.add("GET", "/containers/{name}/logs", cancellable=True)
+async def logs(api: Api, request: Request, name: str) -> Answer:
+    stdout, stderr = params.boolean(request, "stdout"), params.boolean(request, "stderr")
+    api.engine.containers.find(name)
+    if not (stdout or stderr):
+        raise InvalidParameter("Bad parameters: you must choose at least one stream")
+    options = LogsOptions(
+        stdout=stdout,
+        stderr=stderr,
+        follow=params.boolean(request, "follow"),
+        since_ns=params.timestamp(params.text(request, "since"), "since") or 0,
+        until_ns=params.timestamp(params.text(request, "until"), "until") or 0,
+        timestamps=params.boolean(request, "timestamps"),
+        details=params.boolean(request, "details"),
+        tail=params.text(request, "tail", "all"),
+    )
+    terminal, pieces = api.engine.containers.logs(name, options)
+    stream = request.start(200, stream_type(request, terminal))
+    async for piece in pieces:
+        await stream.write(piece)
+    return stream

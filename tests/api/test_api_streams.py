@@ -1,0 +1,342 @@
+"""Hijacked connections, multiplexed frames, websockets, waiting: the bytes on the socket."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from typing import Any
+
+import pytest
+from enginekit import RunningEngine
+
+BASE = "portside/base"
+
+
+@pytest.fixture(autouse=True)
+def image(engine: RunningEngine, base: str) -> str:
+    return base
+
+
+def create(engine: RunningEngine, command: list[str], **config: Any) -> str:
+    body = {"Image": BASE, "Cmd": command, **config}
+    return str(engine.json("POST", "/containers/create", body, 201)["Id"])
+
+
+def start(engine: RunningEngine, name: str) -> None:
+    engine.json("POST", f"/containers/{name}/start", status=204)
+
+
+def remove(engine: RunningEngine, name: str) -> None:
+    engine.request("DELETE", f"/containers/{name}?force=1&v=1")
+
+
+class Stream:
+    """A hijacked connection."""
+
+    def __init__(
+        self,
+        engine: RunningEngine,
+        path: str,
+        body: Any = None,
+        upgrade: bool = True,
+        early: bytes = b"",
+    ) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(20)
+        self.sock.connect(str(engine.socket))
+        data = json.dumps(body).encode() if body is not None else b""
+        head = f"POST {path} HTTP/1.1\r\nHost: d\r\nContent-Length: {len(data)}\r\n"
+        if data:
+            head += "Content-Type: application/json\r\n"
+        if upgrade:
+            head += "Connection: Upgrade\r\nUpgrade: tcp\r\n"
+        self.sock.sendall(head.encode() + b"\r\n" + data + early)
+        self.head = self._until(b"\r\n\r\n").decode()
+
+    def _until(self, end: bytes) -> bytes:
+        found = b""
+        while not found.endswith(end):
+            piece = self.sock.recv(1)
+            assert piece, found
+            found += piece
+        return found
+
+    def exactly(self, count: int) -> bytes:
+        found = b""
+        while len(found) < count:
+            piece = self.sock.recv(count - len(found))
+            if not piece:
+                break
+            found += piece
+        return found
+
+    def rest(self) -> bytes:
+        found = b""
+        while piece := self.sock.recv(65536):
+            found += piece
+        return found
+
+    def frames(self) -> dict[int, bytes]:
+        """Everything until the end, by stream."""
+        found: dict[int, bytes] = {1: b"", 2: b""}
+        while head := self.exactly(8):
+            kind, size = struct.unpack(">BxxxL", head)
+            found[kind] += self.exactly(size)
+        return found
+
+
+def test_attach_with_upgrade_frames_both_streams(engine: RunningEngine) -> None:
+    name = create(engine, ["sh", "-c", "echo out; echo err >&2"])
+    stream = Stream(engine, f"/v1.51/containers/{name}/attach?stream=1&stdout=1&stderr=1")
+    assert stream.head.startswith("HTTP/1.1 101 UPGRADED\r\n")
+    assert "Content-Type: application/vnd.docker.multiplexed-stream" in stream.head
+    start(engine, name)
+    assert stream.frames() == {1: b"out\n", 2: b"err\n"}
+    remove(engine, name)
+
+
+def test_attach_without_upgrade_is_the_old_style(engine: RunningEngine) -> None:
+    name = create(engine, ["echo", "old"])
+    path = f"/v1.41/containers/{name}/attach?stream=1&stdout=1"
+    stream = Stream(engine, path, upgrade=False)
+    assert stream.head.startswith("HTTP/1.1 200 OK\r\n")
+    assert "Content-Type: application/vnd.docker.raw-stream" in stream.head
+    start(engine, name)
+    assert stream.frames()[1] == b"old\n"
+    remove(engine, name)
+
+
+@pytest.mark.parametrize("size", [1, 70_000, 3_000_000])
+def test_half_close_ends_stdin_and_bytes_are_intact(engine: RunningEngine, size: int) -> None:
+    name = create(engine, ["cat"], OpenStdin=True, StdinOnce=True, AttachStdin=True)
+    stream = Stream(engine, f"/containers/{name}/attach?stream=1&stdin=1&stdout=1")
+    start(engine, name)
+    data = os.urandom(size)
+
+    def send() -> None:
+        stream.sock.sendall(data)
+        stream.sock.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert stream.frames()[1] == data
+    sender.join()
+    remove(engine, name)
+
+
+def test_what_a_client_sends_too_early_is_not_lost(engine: RunningEngine) -> None:
+    name = create(engine, ["cat"], OpenStdin=True, StdinOnce=True)
+    path = f"/containers/{name}/attach?stream=1&stdin=1&stdout=1"
+    stream = Stream(engine, path, early=b"hasty ")
+    stream.sock.sendall(b"words")
+    stream.sock.shutdown(socket.SHUT_WR)
+    start(engine, name)
+    assert stream.frames()[1] == b"hasty words"
+    remove(engine, name)
+
+
+def test_a_terminal_is_raw_and_detaches_by_keys(engine: RunningEngine) -> None:
+    name = create(engine, ["cat"], OpenStdin=True, Tty=True)
+    stream = Stream(engine, f"/containers/{name}/attach?stream=1&stdin=1&stdout=1")
+    assert "raw-stream" in stream.head
+    start(engine, name)
+    stream.sock.sendall(b"hi\r")
+    assert stream.exactly(4) == b"hi\r\n"
+    stream.sock.sendall(b"\x10\x11")
+    stream.rest()
+    assert engine.json("GET", f"/containers/{name}/json")["State"]["Running"]
+    again = Stream(engine, f"/containers/{name}/attach?stream=1&stdin=1&detachKeys=ctrl-a,x")
+    again.sock.sendall(b"\x01x")
+    again.rest()
+    assert engine.json("GET", f"/containers/{name}/json")["State"]["Running"]
+    remove(engine, name)
+
+
+def test_two_clients_see_the_same(engine: RunningEngine) -> None:
+    name = create(engine, ["sh", "-c", "for i in 1 2 3; do echo $i; done"])
+    path = f"/containers/{name}/attach?stream=1&stdout=1"
+    streams = [Stream(engine, path) for _ in range(2)]
+    start(engine, name)
+    assert [stream.frames()[1] for stream in streams] == [b"1\n2\n3\n"] * 2
+    remove(engine, name)
+
+
+def test_attach_replays_the_log(engine: RunningEngine) -> None:
+    name = create(engine, ["sh", "-c", "echo before; cat"], OpenStdin=True, StdinOnce=True)
+    start(engine, name)
+    while b"before" not in engine.request("GET", f"/containers/{name}/logs?stdout=1")[2]:
+        time.sleep(0.01)
+    stream = Stream(engine, f"/containers/{name}/attach?logs=1&stream=1&stdin=1&stdout=1")
+    stream.sock.sendall(b"after\n")
+    stream.sock.shutdown(socket.SHUT_WR)
+    assert stream.frames()[1] == b"before\nafter\n"
+    remove(engine, name)
+
+
+def test_wait_sends_its_head_before_the_start(engine: RunningEngine) -> None:
+    name = create(engine, ["sh", "-c", "exit 9"])
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        sock.connect(str(engine.socket))
+        sock.sendall(
+            f"POST /containers/{name}/wait?condition=next-exit HTTP/1.1\r\nHost: d\r\n\r\n".encode()
+        )
+        head = sock.recv(4096)
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        start(engine, name)
+        data = head.partition(b"\r\n\r\n")[2]
+        while not data.endswith(b"0\r\n\r\n"):
+            data += sock.recv(4096)
+    assert b'{"StatusCode":9}' in data
+    remove(engine, name)
+
+
+def test_wait_conditions(engine: RunningEngine) -> None:
+    name = create(engine, ["true"])
+    assert engine.json("POST", f"/containers/{name}/wait")["StatusCode"] == 0
+    assert engine.request("POST", f"/containers/{name}/wait?condition=never")[0] == 400
+    found: list[Any] = []
+    waiter = threading.Thread(
+        target=lambda: found.append(
+            engine.json("POST", f"/containers/{name}/wait?condition=removed")
+        )
+    )
+    waiter.start()
+    time.sleep(0.2)
+    start(engine, name)
+    time.sleep(0.3)
+    assert waiter.is_alive()
+    remove(engine, name)
+    waiter.join(20)
+    assert found == [{"StatusCode": 0}]
+
+
+def exec_in(engine: RunningEngine, name: str, command: list[str], **config: Any) -> str:
+    body = {"Cmd": command, "AttachStdout": True, "AttachStderr": True, **config}
+    return str(engine.json("POST", f"/containers/{name}/exec", body, 201)["Id"])
+
+
+def test_exec_streams_and_exit_codes(engine: RunningEngine) -> None:
+    name = create(engine, ["sleep", "100"])
+    start(engine, name)
+    made = exec_in(engine, name, ["sh", "-c", "echo o; echo e >&2; exit 5"])
+    stream = Stream(engine, f"/exec/{made}/start", {"Detach": False})
+    assert stream.head.startswith("HTTP/1.1 101 ")
+    assert stream.frames() == {1: b"o\n", 2: b"e\n"}
+    found = engine.json("GET", f"/exec/{made}/json")
+    assert (found["Running"], found["ExitCode"]) == (False, 5)
+    missing = exec_in(engine, name, ["no-such-command"])
+    text = Stream(engine, f"/exec/{missing}/start", {"Detach": False}).frames()[1]
+    assert b"executable file not found" in text
+    assert engine.json("GET", f"/exec/{missing}/json")["ExitCode"] == 127
+    typed = exec_in(engine, name, ["cat"], AttachStdin=True)
+    stream = Stream(engine, f"/exec/{typed}/start", {"Detach": False})
+    stream.sock.sendall(b"typed")
+    stream.sock.shutdown(socket.SHUT_WR)
+    assert stream.frames()[1] == b"typed"
+    status, _, data = engine.request("POST", f"/exec/{typed}/start", {"Detach": False})
+    assert status == 409, data
+    remove(engine, name)
+
+
+def test_exec_needs_a_running_container(engine: RunningEngine) -> None:
+    name = create(engine, ["true"])
+    status, _, data = engine.request("POST", f"/containers/{name}/exec", {"Cmd": ["true"]})
+    assert status == 409
+    assert json.loads(data)["message"] == f"container {name} is not running"
+    assert engine.request("POST", f"/containers/{name}/exec", {"Cmd": []})[0] == 400
+    remove(engine, name)
+
+
+def test_many_execs_at_once(engine: RunningEngine) -> None:
+    name = create(engine, ["sleep", "100"])
+    start(engine, name)
+    made = [exec_in(engine, name, ["echo", str(number)]) for number in range(20)]
+    streams = [Stream(engine, f"/exec/{one}/start", {"Detach": False}) for one in made]
+    assert [s.frames()[1] for s in streams] == [b"%d\n" % number for number in range(20)]
+    remove(engine, name)
+
+
+def test_resize(engine: RunningEngine) -> None:
+    name = create(engine, ["sh", "-c", "read x; stty size"], OpenStdin=True, Tty=True)
+    stream = Stream(engine, f"/containers/{name}/attach?stream=1&stdin=1&stdout=1")
+    assert engine.request("POST", f"/containers/{name}/resize?h=1&w=1")[0] == 409
+    start(engine, name)
+    assert engine.request("POST", f"/containers/{name}/resize?h=33&w=44")[0] == 200
+    assert engine.request("POST", f"/containers/{name}/resize?h=x&w=44")[0] == 400
+    stream.sock.sendall(b"\r")
+    assert b"33 44" in stream.rest()
+    remove(engine, name)
+
+
+def test_logs_follow_ends_with_the_container(engine: RunningEngine) -> None:
+    script = "for i in $(seq 50); do echo $i; done; sleep 0.3; echo end; echo err >&2"
+    name = create(engine, ["sh", "-c", script])
+    start(engine, name)
+    _, headers, data = engine.request("GET", f"/v1.51/containers/{name}/logs?follow=1&stdout=1")
+    assert headers["content-type"] == "application/vnd.docker.multiplexed-stream"
+    lines = [part[8:] for part in data.split(b"\n") if part]
+    assert lines == [b"%d" % n for n in range(1, 51)] + [b"end"]
+    _, _, tail = engine.request("GET", f"/containers/{name}/logs?stdout=1&stderr=1&tail=2")
+    assert b"end\n" in tail
+    assert b"err\n" in tail
+    assert b"50" not in tail
+    _, _, stamped = engine.request("GET", f"/containers/{name}/logs?stdout=1&timestamps=1&tail=2")
+    stamp = stamped[8:].split(b" ")[0]
+    assert len(stamp) == len("2024-01-01T00:00:00.000000000Z")
+    _, _, none = engine.request("GET", f"/containers/{name}/logs?stdout=1&since=9999999999")
+    assert none == b""
+    assert engine.request("GET", f"/containers/{name}/logs")[0] == 400
+    remove(engine, name)
+
+
+def test_websocket_attach(engine: RunningEngine) -> None:
+    name = create(engine, ["cat"], OpenStdin=True, StdinOnce=True)
+    start(engine, name)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        sock.connect(str(engine.socket))
+        key = base64.b64encode(os.urandom(16)).decode()
+        sock.sendall(
+            f"GET /containers/{name}/attach/ws?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: d\r\n"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Key: {key}\r\n\r\n".encode()
+        )
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += sock.recv(1)
+        assert head.startswith(b"HTTP/1.1 101 ")
+        sock.sendall(b"\x82\x85" + bytes(4) + b"hello")
+        assert sock.recv(7) == b"\x82\x05hello"
+        sock.sendall(b"\x88\x80" + bytes(4))
+        assert sock.recv(4) == b"\x88\x02\x03\xe8"
+    remove(engine, name)
+
+
+def test_events_arrive_live(engine: RunningEngine) -> None:
+    found: list[bytes] = []
+    name = create(engine, ["true"])
+    filters = json.dumps({"container": {name: True}, "event": {"start": True, "die": True}})
+    from urllib.parse import quote
+
+    since = time.time()
+    until = since + 3
+
+    def listen() -> None:
+        path = f"/events?until={until:.9f}&since={since:.9f}&filters={quote(filters)}"
+        found.append(engine.request("GET", path)[2])
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    start(engine, name)
+    listener.join(20)
+    actions = [json.loads(line)["Action"] for line in found[0].splitlines()]
+    assert actions == ["start", "die"]
+    past = engine.request("GET", f"/events?since=0&until={until:.9f}&filters={quote(filters)}")[2]
+    assert [json.loads(line)["Action"] for line in past.splitlines()] == ["start", "die"]
+    remove(engine, name)

@@ -1,0 +1,241 @@
+"""The wire: versions, headers, errors, malformed and oversized requests, slow clients."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+
+import pytest
+from enginekit import RunningEngine
+
+
+def talk(engine: RunningEngine, data: bytes, *, close: bool = False) -> bytes:
+    """Send raw bytes and read until the engine closes or falls silent."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5)
+        sock.connect(str(engine.socket))
+        try:
+            sock.sendall(data)
+            if close:
+                sock.shutdown(socket.SHUT_WR)
+        except BrokenPipeError:
+            pass
+        found = b""
+        try:
+            while piece := sock.recv(65536):
+                found += piece
+                if b"\r\n\r\n" in found and not close and b"Connection: close" not in found:
+                    break
+        except (TimeoutError, ConnectionResetError):
+            pass
+        return found
+
+
+def test_ping_has_the_headers_clients_negotiate_with(engine: RunningEngine) -> None:
+    for method, body in (("GET", b"OK"), ("HEAD", b"")):
+        status, headers, data = engine.request(method, "/_ping")
+        assert (status, data) == (200, body)
+        assert headers["api-version"] == "1.51"
+        assert headers["ostype"] == "linux"
+        assert headers["docker-experimental"] == "false"
+        assert headers["builder-version"] == "2"
+        assert headers["swarm"] == "inactive"
+        assert headers["cache-control"] == "no-cache, no-store, must-revalidate"
+        assert headers["server"].startswith("Portside/")
+
+
+@pytest.mark.parametrize("version", ["", "/v1.24", "/v1.41", "/v1.51"])
+def test_every_version_answers(engine: RunningEngine, version: str) -> None:
+    found = engine.json("GET", f"{version}/version")
+    assert (found["ApiVersion"], found["MinAPIVersion"]) == ("1.51", "1.24")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message"),
+    [
+        (
+            "/v1.52/info",
+            400,
+            "client version 1.52 is too new. Maximum supported API version is 1.51",
+        ),
+        (
+            "/v1.23/info",
+            400,
+            "client version 1.23 is too old. Minimum supported API version is 1.24, please upgrade "
+            "your client to a newer version",
+        ),
+        ("/nowhere", 404, "page not found"),
+        ("/v1.41/nowhere/at/all", 404, "page not found"),
+        ("/v1.x/info", 404, "page not found"),
+        ("/v1.24/distribution/x/json", 404, "page not found"),
+        ("/containers/none-such/json", 404, "No such container: none-such"),
+        ("/exec/none-such/json", 404, "No such exec instance: none-such"),
+        ("/images/none-such/json", 404, "No such image: none-such:latest"),
+        ("/networks/none-such", 404, "network none-such not found"),
+        ("/volumes/none-such", 404, "get none-such: no such volume"),
+        ("/containers/json?filters=%7B", 400, "invalid filter"),
+        ("/containers/json?filters=%7B%22nope%22%3A%5B%22x%22%5D%7D", 400, "invalid filter 'nope'"),
+        ("/containers/json?limit=many", 400, None),
+        ("/events?since=5&until=3", 400, "`since` time (5) cannot be after `until` time (3)"),
+        ("/swarm", 503, None),
+        ("/services", 503, None),
+    ],
+)
+def test_errors(engine: RunningEngine, path: str, status: int, message: str | None) -> None:
+    got, headers, data = engine.request("GET", path)
+    found = json.loads(data)
+    assert (got, headers["content-type"]) == (status, "application/json")
+    assert list(found) == ["message"]
+    if message is not None:
+        assert found["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "words"),
+    [
+        (b"{", {"Content-Type": "application/json"}, "invalid JSON"),
+        (b"[]", {"Content-Type": "application/json"}, "invalid JSON"),
+        (b"", {"Content-Type": "application/json"}, "config cannot be empty"),
+        (
+            b"{}",
+            {"Content-Type": "text/plain"},
+            "unsupported Content-Type header (text/plain): must be 'application/json'",
+        ),
+        (b"{}", {}, "malformed Content-Type header (): mime: no media type"),
+        (b'{"Image": 5}', {"Content-Type": "application/json"}, "Image"),
+        (b'{"HostConfig": {"Memory": "much"}}', {"Content-Type": "application/json"}, "Memory"),
+        (b"\x00\xff", {"Content-Type": "application/json"}, "invalid JSON"),
+        (b'{"a":' * 50_000, {"Content-Type": "application/json"}, "invalid JSON"),
+    ],
+)
+def test_malformed_bodies(
+    engine: RunningEngine, body: bytes, headers: dict[str, str], words: str
+) -> None:
+    status, _, data = engine.request("POST", "/containers/create", body, headers)
+    assert status == 400
+    assert words in json.loads(data)["message"]
+
+
+def test_an_oversized_body_is_refused(engine: RunningEngine) -> None:
+    body = b'{"Image":"' + b"x" * (9 << 20) + b'"}'
+    headers = {"Content-Type": "application/json"}
+    status, _, data = engine.request("POST", "/containers/create", body, headers)
+    assert status == 413
+    assert "too large" in json.loads(data)["message"]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /_ping HTTP/1.1\r\n\r\n", 400),
+        (b"GET /_ping HTTP/1.1\r\nHost: d\r\nBroken header\r\n\r\n", 400),
+        (b"GET /" + b"a" * (2 << 20), 431),
+        (b"POST /x HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    ],
+)
+def test_what_is_not_http(engine: RunningEngine, data: bytes, status: int) -> None:
+    assert talk(engine, data).startswith(b"HTTP/1.1 %d " % status)
+    assert engine.request("GET", "/_ping")[0] == 200
+
+
+def test_requests_in_a_row_and_in_one_packet(engine: RunningEngine) -> None:
+    one = b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"
+    last = b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n"
+    found = talk(engine, one * 5 + last, close=True)
+    assert found.count(b"HTTP/1.1 200 OK") == 6
+
+
+def test_a_half_closed_client_gets_its_answer(engine: RunningEngine) -> None:
+    found = talk(engine, b"GET /info HTTP/1.1\r\nHost: d\r\n\r\n", close=True)
+    assert found.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_http_1_0_closes_after_the_answer(engine: RunningEngine) -> None:
+    found = talk(engine, b"GET /_ping HTTP/1.0\r\n\r\n", close=True)
+    assert b"Connection: close" in found
+    assert found.endswith(b"OK")
+
+
+def test_expect_continue(engine: RunningEngine) -> None:
+    head = (
+        b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    )
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5)
+        sock.connect(str(engine.socket))
+        sock.sendall(head)
+        assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(b"{}")
+        assert sock.recv(10000).startswith(b"HTTP/1.1 400 ")
+
+
+def test_slow_and_silent_clients_block_nobody(engine: RunningEngine) -> None:
+    held = []
+    for data in (b"GET /_ping HT", b"", b"GET /events HTTP/1.1\r\nHost: d\r\n\r\n") * 20:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(engine.socket))
+        sock.sendall(data)
+        held.append(sock)
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.extend(engine.request("GET", "/_ping")[0] for _ in range(20))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert answers == [200] * 160
+    for sock in held:
+        sock.close()
+    deadline = 100
+    while engine.json("GET", "/info")["NEventsListener"] and deadline:
+        deadline -= 1
+    assert engine.json("GET", "/info")["NEventsListener"] == 0
+
+
+def test_info_and_version_have_dockers_fields(engine: RunningEngine) -> None:
+    info = engine.json("GET", "/info")
+    for name in (
+        "ID",
+        "Containers",
+        "Images",
+        "Driver",
+        "DriverStatus",
+        "Plugins",
+        "MemoryLimit",
+        "CgroupDriver",
+        "CgroupVersion",
+        "KernelVersion",
+        "OperatingSystem",
+        "OSType",
+        "Architecture",
+        "NCPU",
+        "MemTotal",
+        "DockerRootDir",
+        "Name",
+        "ServerVersion",
+        "Runtimes",
+        "DefaultRuntime",
+        "Swarm",
+        "LiveRestoreEnabled",
+        "SecurityOptions",
+        "Warnings",
+    ):
+        assert name in info, name
+    assert info["Swarm"]["LocalNodeState"] == "inactive"
+    assert info["DockerRootDir"] == str(engine.data_root)
+    version = engine.json("GET", "/version")
+    assert version["Components"][0]["Name"] == "Engine"
+
+
+def test_auth_with_an_unreachable_registry_is_an_error(engine: RunningEngine) -> None:
+    body = {"username": "u", "password": "p", "serveraddress": "127.0.0.1:1"}
+    status, _, data = engine.request("POST", "/auth", body)
+    assert status >= 400
+    assert "127.0.0.1:1" in json.loads(data)["message"]
