@@ -21,7 +21,7 @@ def main() -> int:
     """Run the command line; the exit status is returned."""
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
     if verb == "daemon" and "stop" not in sys.argv[2:3]:
-        from portside.engine.daemon import main as daemon
+        from portside.daemon.main import main as daemon
 
         return daemon(sys.argv[2:])
     if verb == "registry":

@@ -1,0 +1,63 @@
+"""Which module has which verb. Nothing else is imported to find out."""
+
+from __future__ import annotations
+
+_FAMILIES = {
+    "run": "run, create, container run, container create",
+    "life": "start, stop, restart, kill, pause, unpause, wait, rm, rename, "
+    "container start, container stop, container restart, container kill, container pause, "
+    "container unpause, container wait, container rm, container remove, container rename",
+    "streams": "attach, exec, logs, container attach, container exec, container logs",
+    "listing": "ps, container ls, container list, container ps",
+    "looking": "inspect, port, top, diff, container inspect, container port, container top, "
+    "container diff, image inspect, network inspect, volume inspect",
+    "stats": "stats, container stats",
+    "updating": "update, container update",
+    "copying": "cp, export, import, commit, container cp, container export, container commit, "
+    "image import",
+    "explaining": "explain, container explain",
+    "images": "images, rmi, tag, history, save, load, image ls, image list, image rm, "
+    "image remove, image tag, image history, image save, image load",
+    "transfer": "pull, push, search, image pull, image push",
+    "registries": "login, logout",
+    "manifests": "manifest annotate, manifest create, manifest inspect, manifest push, manifest rm",
+    "networks": "network create, network ls, network list, network rm, network remove, "
+    "network connect, network disconnect",
+    "volumes": "volume create, volume ls, volume list, volume rm, volume remove, "
+    "volume update, volume clone, volume rename, volume export, volume import",
+    "system": "version, info, events, system info, system events, system df, system check, "
+    "daemon stop",
+    "prune": "container prune, image prune, network prune, volume prune, system prune, "
+    "builder prune",
+    "contexts": "context ls, context list, context inspect, context show, context use, "
+    "context create, context update, context rm, context remove",
+    "complete": "completion, __complete",
+}
+
+GROUPS = {
+    "builder": "Manage builds",
+    "container": "Manage containers",
+    "context": "Manage contexts",
+    "image": "Manage images",
+    "manifest": "Manage manifest lists: one name for several platforms",
+    "network": "Manage networks",
+    "system": "Manage the engine",
+    "volume": "Manage volumes",
+}
+"""Commands that have commands, and what they are about."""
+
+COMMON = ("run", "exec", "ps", "pull", "push", "images", "login", "logout", "search", "version",
+          "info")  # fmt: skip
+"""Named first in the help."""
+ELSEWHERE = {
+    "daemon": "Run the engine in the foreground, or stop one: daemon stop [--containers]",
+    "registry": "Serve images to others: registry serve",
+}
+"""Run by other parts of the package: ``portside.__main__`` hands them over."""
+
+MODULES = {name: module for module, names in _FAMILIES.items() for name in names.split(", ")}
+"""Name of the module by full name of the verb."""
+
+
+def module_names() -> list[str]:
+    return list(_FAMILIES)

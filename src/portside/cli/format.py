@@ -1,0 +1,132 @@
+"""``--format``: tables, JSON and Go templates over what the engine told."""
+
+from __future__ import annotations
+
+from portside.cli.table import aligned, table
+from portside.model.errors import InvalidParameter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+    from portside.cli.session import Session
+    from portside.cli.template import Row, Template
+
+    Columns = Mapping[str, tuple[str, Callable[[Any, Any], Any]]]
+    """By field name: the header, and the text of an item in a context."""
+    Methods = Mapping[str, Callable[[Any, str], Any]]
+
+_JSON = "{{json .}}"
+
+
+def print_rows(
+    session: Session,
+    format: str,
+    items: Sequence[Any],
+    columns: Columns,
+    shown: Sequence[str],
+    context: Any = None,
+    *,
+    kind: str = "row",
+    methods: Methods | None = None,
+) -> None:
+    """Print a listing as ``format`` says; without one a table of the ``shown`` fields."""
+    for line in lines(format, items, columns, shown, context, kind=kind, methods=methods):
+        session.out(line)
+
+
+def lines(
+    format: str,
+    items: Sequence[Any],
+    columns: Columns,
+    shown: Sequence[str],
+    context: Any = None,
+    *,
+    kind: str = "row",
+    methods: Methods | None = None,
+) -> Iterable[str]:
+    """The lines of a listing; of streams each item may be given as it comes."""
+    if format in ("", "table"):
+        rows = [[str(columns[name][1](item, context)) for name in shown] for item in items]
+        yield table([columns[name][0] for name in shown], rows)
+        return
+    rows_ = (_row(item, columns, context, kind, methods) for item in items)
+    if format.startswith("table"):
+        text = _unescaped(format.removeprefix("table").strip(" "))
+        yield from _template_table(text, rows_, columns, kind)
+        return
+    template = parse(_JSON if format == "json" else _unescaped(format.strip(" ")), kind)
+    for row in rows_:
+        yield execute(template, row, kind)
+
+
+def _row(item: Any, columns: Columns, context: Any, kind: str, methods: Methods | None) -> Row:
+    from portside.cli.template import Row
+
+    def field(function: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+        return lambda item: function(item, context)
+
+    return Row(kind, item, {name: field(pair[1]) for name, pair in columns.items()}, methods)
+
+
+def _template_table(text: str, rows: Iterable[Row], columns: Columns, kind: str) -> Iterable[str]:
+    from portside.cli.template import GoMap, Template
+    from portside.cli.template.functions import Function
+
+    names = ("json", "title", "lower", "upper", "truncate", "join", "pad", "slice")
+    as_is = {name: Function(lambda value, *_: value, "a", 1, None) for name in names}
+    body = parse(text, kind)
+    header = Template(text, functions=as_is)
+    headers = GoMap({name: pair[0] for name, pair in columns.items()})
+    first = execute(header, headers, kind)
+    yield from aligned([first, *(execute(body, row, kind) for row in rows)])
+
+
+def _unescaped(text: str) -> str:
+    """Shells make it hard to type a tab."""
+    return text.replace("\\t", "\t").replace("\\n", "\n")
+
+
+_OF_CONTAINERS = "container"
+"""``ps`` words the errors of its templates in its own way."""
+
+
+def parse(text: str, kind: str = "") -> Template:
+    """Raises InvalidParameter as the docker command words it."""
+    from portside.cli.template import ParseError, Template
+
+    try:
+        return Template(text)
+    except ParseError as err:
+        what = "failed to parse template" if kind == _OF_CONTAINERS else "template parsing error"
+        raise InvalidParameter(f"{what}: {err}") from None
+
+
+def execute(template: Template, value: Any, kind: str = "") -> str:
+    from portside.cli.template import ExecError
+
+    try:
+        return template.render(value)
+    except ExecError as err:
+        what = "failed to execute template" if kind == _OF_CONTAINERS else "template parsing error"
+        raise InvalidParameter(f"{what}: {err}") from None
+
+
+def print_value(session: Session, format: str, value: Any, name: str = "", kind: str = "") -> None:
+    """One value by a template, as ``version`` and ``info`` take it; ``kind``: its type."""
+    from portside.cli.shapes import as_struct
+    from portside.cli.template import ExecError, ParseError, Template
+
+    try:
+        template = Template(_JSON if format == "json" else format, name)
+    except ParseError as err:
+        raise InvalidParameter(f"template parsing error: {err}") from None
+    try:
+        shaped = as_struct(value)
+        if kind:
+            shaped.kind = kind
+        session.out(template.render(shaped))
+    except ExecError as err:
+        session.out("")
+        raise InvalidParameter(str(err)) from None

@@ -1,0 +1,100 @@
+"""Help texts, made from the tables of the verbs."""
+
+from __future__ import annotations
+
+import os
+from textwrap import wrap
+
+from portside.cli import commands
+from portside.cli.main import GLOBAL, load
+from portside.cli.options import Flag, read_table
+from portside.cli.verb import Verb
+
+_NARROW = 80
+_KINDS = {"swap": "bytes"}
+"""Kinds that are shown under another's name."""
+ABOUT = "A container engine: Docker's commands, and a few of its own"
+
+
+def _width() -> int:
+    try:
+        return max(_NARROW, os.get_terminal_size(1).columns)
+    except OSError:
+        return _NARROW
+
+
+def is_hidden(flag: Flag) -> bool:
+    """It is for old scripts: taken, but not shown."""
+    return flag.help.startswith("hidden:")
+
+
+def of_flags(flags: list[Flag]) -> str:
+    """The table of flags, its help wrapped to the terminal; hidden ones are left out."""
+    flags = [flag for flag in flags if not is_hidden(flag)]
+    lefts = [
+        f"  {f'-{flag.short},' if flag.short else '   '} --{flag.name} "
+        f"{_KINDS.get(flag.kind, flag.kind)}".rstrip()
+        for flag in flags
+    ]
+    column = max(map(len, lefts)) + 3
+    room = max(_width() - column, 24)
+    lines = []
+    for flag, left in zip(flags, lefts, strict=True):
+        first, *more = wrap(" ".join(flag.help.split()), room, break_on_hyphens=False) or [""]
+        lines.append(f"{left:<{column}}{first}".rstrip())
+        lines += [" " * column + line for line in more]
+    return "\n".join(lines)
+
+
+def of_verb(program: str, called: str, verb: Verb) -> str:
+    """``portside run --help``."""
+    parts = [f"Usage:  {verb.usage_of(program, called)}", verb.about]
+    if len(verb.names) > 1:
+        parts.append("Aliases:\n  " + ", ".join(f"{program} {name}" for name in verb.names))
+    if verb.flags:
+        parts.append("Options:\n" + of_flags(sorted(verb.flags, key=lambda flag: flag.name)))
+    return "\n\n".join(parts) + "\n"
+
+
+def first_line(name: str) -> str:
+    return commands.ELSEWHERE.get(name) or load(name).about.partition("\n")[0]
+
+
+def _list(names: list[tuple[str, str]]) -> str:
+    column = max(12, *(len(name) + 2 for name, _ in names))
+    return "\n".join(f"  {name:<{column}}{about}" for name, about in names)
+
+
+def of_group(program: str, group: str) -> str:
+    """``portside container --help``; of several names of a verb the first is shown."""
+    found = {}
+    for name in commands.MODULES:
+        if name.startswith(f"{group} "):
+            verb = load(name)
+            own = next(known for known in verb.names if known.startswith(f"{group} "))
+            found[own.partition(" ")[2]] = verb.about.partition("\n")[0]
+    return (
+        f"Usage:  {program} {group} COMMAND\n\n{commands.GROUPS[group]}\n\n"
+        f"Commands:\n{_list(sorted(found.items()))}\n\n"
+        f"Run '{program} {group} COMMAND --help' for more information on a command.\n"
+    )
+
+
+def top_level() -> list[str]:
+    """Verbs that are called by one word, but for hidden ones."""
+    names = [name for name in commands.MODULES if " " not in name and name[0] != "_"]
+    return sorted([*names, *commands.ELSEWHERE])
+
+
+def of_root(program: str) -> str:
+    """``portside --help``."""
+    common = [(name, first_line(name)) for name in commands.COMMON]
+    others = [(name, first_line(name)) for name in top_level() if name not in commands.COMMON]
+    return (
+        f"Usage:  {program} [OPTIONS] COMMAND\n\n{ABOUT}\n\n"
+        f"Common Commands:\n{_list(common)}\n\n"
+        f"Management Commands:\n{_list(sorted(commands.GROUPS.items()))}\n\n"
+        f"Commands:\n{_list(others)}\n\n"
+        f"Global Options:\n{of_flags(read_table(GLOBAL))}\n\n"
+        f"Run '{program} COMMAND --help' for more information on a command.\n"
+    )

@@ -1,0 +1,145 @@
+"""The live table of ``stats``: a stream for each container, one ``poll`` over all of them."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+
+from portside.cli.stats import Entry, chosen, lines
+from portside.client import jsontext
+from portside.client.client import filters_text, path_of
+from portside.client.errors import Refused
+from portside.model.errors import Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from portside.cli.options import Options
+    from portside.cli.session import Session
+    from portside.client.http import Response
+
+_CLEAR = "\x1b[H\x1b[J"
+_LINE_END = "\x1b[K"
+_REFRESH = 500
+"""Milliseconds between two pictures of the table; samples come once a second."""
+
+
+class _Source:
+    """A stream of JSON lines that is read only when there is something."""
+
+    def __init__(self, response: Response, entry: Entry | None) -> None:
+        self.entry = entry
+        self._response = response
+        self._pieces: Iterator[bytes] = response.pieces()
+        self._rest = b""
+        self.fd = response.fileno()
+        self.ended = False
+
+    def messages(self) -> Iterator[object]:
+        """What has come whole; ``ended`` is set at the end."""
+        while not self.ended:
+            try:
+                piece = next(self._pieces, None)
+            except Unavailable:
+                piece = None
+            if piece is None:
+                self.ended = True
+                return
+            *whole, self._rest = (self._rest + piece).split(b"\n")
+            for line in whole:
+                if line.strip():
+                    yield jsontext.loads(line)
+            if not self._response.buffered:
+                return
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class _Watch:
+    def __init__(self, session: Session, options: Options, names: list[str]) -> None:
+        self.session, self.options, self.names = session, options, names
+        self.client = session.client
+        self.full = options.flag("no-trunc")
+        self.entries: dict[str, Entry] = {}
+        self.sources: dict[int, _Source] = {}
+        self.poll = select.poll()
+
+    def add(self, name: str) -> None:
+        if name in self.entries:
+            return
+        entry = Entry(name, self.full)
+        try:
+            response = self.client.request(
+                "GET", path_of("containers", name, "stats"), {"stream": True}
+            )
+        except Refused:
+            if self.names:
+                raise
+            return
+        self.entries[name] = entry
+        self._register(_Source(response, entry))
+
+    def _register(self, source: _Source) -> None:
+        self.sources[source.fd] = source
+        self.poll.register(source.fd, select.POLLIN)
+
+    def follow_events(self) -> None:
+        """New containers appear by themselves when none were named."""
+        kinds = ["create"] if self.options.flag("all") else ["start"]
+        filters = filters_text({"type": ["container"], "event": [*kinds, "die", "destroy"]})
+        response = self.client.request("GET", "/events", {"filters": filters})
+        self._register(_Source(response, None))
+
+    def ready(self, fd: int) -> None:
+        source = self.sources[fd]
+        for message in source.messages():
+            if not isinstance(message, dict):
+                continue
+            if source.entry is not None:
+                source.entry.sample = message
+            else:
+                self._event(message)
+        if source.ended:
+            self._drop(source)
+
+    def _event(self, event: dict[str, object]) -> None:
+        actor = event.get("Actor")
+        name = str(actor.get("ID", ""))[:12] if isinstance(actor, dict) else ""
+        if event.get("Action") in ("start", "create"):
+            self.add(name)
+        elif event.get("Action") == "destroy" or not self.options.flag("all"):
+            self.entries.pop(name, None)
+
+    def _drop(self, source: _Source) -> None:
+        self.poll.unregister(source.fd)
+        del self.sources[source.fd]
+        source.close()
+        if source.entry is not None and not self.names:
+            self.entries.pop(source.entry.asked, None)
+
+
+def watch(session: Session, options: Options, arguments: list[str], format: str) -> int:
+    """Until interrupted, or until no named container is left."""
+    watching = _Watch(session, options, arguments)
+    if not arguments:
+        watching.follow_events()
+    for name in chosen(session, session.client, options, arguments):
+        watching.add(name)
+    live = os.isatty(1)
+    while watching.sources:
+        for fd, _ in watching.poll.poll(_REFRESH):
+            if fd in watching.sources:
+                watching.ready(fd)
+        if arguments and all(source.entry is None for source in watching.sources.values()):
+            return 0
+        text = lines(list(watching.entries.values()), format)
+        if live:
+            end = f"{_LINE_END}\n"
+            sys.stdout.write(_CLEAR + "".join(line + end for line in text))
+        else:
+            sys.stdout.write("\n".join(text) + "\n")
+        sys.stdout.flush()
+    return 0

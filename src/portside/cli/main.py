@@ -1,0 +1,205 @@
+"""The command line's entry: finds the verb, parses its flags, runs it, tells what failed."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from portside.cli import commands
+from portside.cli.options import HelpWanted, UsageError, parse, read_table
+from portside.cli.session import DOCKER, Failed, Session, describe
+from portside.cli.verb import VERBS
+from portside.model.errors import PortsideError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from portside.cli.options import Options
+    from portside.cli.verb import Verb
+    from portside.client.endpoint import TlsFiles
+
+GLOBAL = """
+      --config string      Directory of the client's configuration (default "~/.docker")
+  -c, --context string     Docker context that tells where the engine is, in place of
+                           DOCKER_HOST
+  -D, --debug              Show where an unexpected error came from
+  -H, --host list          Address of the engine (unix://PATH or tcp://HOST[:PORT])
+  -l, --log-level string   Accepted for Docker's sake; this command writes no log
+      --tls                Speak TLS without checking the engine's certificate
+      --tlscacert string   The one authority to trust (default "~/.docker/ca.pem")
+      --tlscert string     Certificate to show to the engine (default "~/.docker/cert.pem")
+      --tlskey string      Its key (default "~/.docker/key.pem")
+      --tlsverify          Speak TLS and check the engine's certificate
+  -v, --version            Print the version and quit
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line; its exit status. ``argv[0]`` is the name it was called by."""
+    program = _program(argv[0])
+    try:
+        status = _run(program, argv[1:])
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read our output has left. Nothing more can be written, not at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _program(called: str) -> str:
+    """``docker`` when called through a link of that name."""
+    called = os.environ.pop("PORTSIDE_CALLED", called)
+    return DOCKER if called.rpartition("/")[2] == DOCKER else "portside"
+
+
+def _run(program: str, words: Sequence[str]) -> int:
+    try:
+        options, words = parse(read_table(GLOBAL), words, interspersed=False)
+    except HelpWanted as wanted:
+        return _root_help(program, wanted)
+    except UsageError as err:
+        sys.stderr.write(f"{err}\n\nUsage:  {program} [OPTIONS] COMMAND [ARG...]\n\n"
+                         f"Run '{program} --help' for more information\n")  # fmt: skip
+        return err.status
+    if options.flag("version"):
+        from portside import __version__
+
+        sys.stdout.write(f"Portside version {__version__}\n")
+        return 0
+    if not words or words == ["help"]:
+        return _root_help(program)
+    if words[0] == "help":
+        words = [*words[1:], "--help"]
+    found = _find(words)
+    if found is None:
+        return _unknown(program, words)
+    name, rest = found
+    if name in commands.GROUPS:
+        return _group(program, name, rest)
+    verb = load(name)
+    if name == "__complete":  # its words are another command's, flags and all
+        rest = ["--", *rest]
+    session = _session(program, options)
+    session.called = f"{program} {name}"
+    return _call(session, verb, rest)
+
+
+def load(name: str) -> Verb:
+    """Import the module of a verb; the verb."""
+    if name not in VERBS:
+        __import__(f"portside.cli.{commands.MODULES[name]}")
+    return VERBS[name]
+
+
+def _find(words: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Full name of the verb (or of a group) and the words after it."""
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in commands.MODULES:
+            return name, list(words[length:])
+    if words[0] in commands.GROUPS:
+        return words[0], list(words[1:])
+    return None
+
+
+def _session(program: str, options: Options) -> Session:
+    hosts = options.many("host")
+    if len(hosts) > 1:
+        raise UsageError("specify only one -H", 1)
+    return Session(
+        program,
+        host=hosts[0] if hosts else "",
+        context=options.text("context"),
+        config=options.text("config"),
+        tls=_tls(options),
+        debug=options.flag("debug"),
+    )
+
+
+def _tls(options: Options) -> TlsFiles | None:
+    if not options.flag("tls") and not options.flag("tlsverify"):
+        return None
+    from portside.client import config
+    from portside.client.endpoint import TlsFiles
+
+    where = os.environ.get("DOCKER_CERT_PATH") or config.directory(options.text("config"))
+    return TlsFiles(
+        options.text("tlscacert", f"{where}/ca.pem"),
+        options.text("tlscert", f"{where}/cert.pem"),
+        options.text("tlskey", f"{where}/key.pem"),
+        options.flag("tlsverify"),
+    )
+
+
+def _call(session: Session, verb: Verb, words: Sequence[str]) -> int:
+    """Parse and run one verb; errors become text and an exit status here."""
+    called = session.called
+    try:
+        options, arguments = verb.parse(words, called)
+        return verb.handler(session, options, arguments) or 0
+    except HelpWanted as wanted:
+        from portside.cli import help
+
+        _tell_old_form(wanted)
+        sys.stdout.write(help.of_verb(session.program, called, verb))
+        return 0
+    except UsageError as err:
+        sys.stdout.flush()
+        prefix = f"{session.program}: " if err.status == 1 else ""
+        sys.stderr.write(f"{prefix}{err}\n\nUsage:  {verb.usage_of(session.program, called)}")
+        verb_of_hint = (
+            "See"
+            if str(err).endswith((" at least 1 argument", " arguments"))
+            and (verb.most is None)
+            and err.status == 1
+            else "Run"
+        )
+        sys.stderr.write(f"\n\n{verb_of_hint} '{called} --help' for more information\n")
+        return err.status
+    except Failed as err:
+        sys.stdout.flush()
+        if str(err):
+            sys.stderr.write(f"{err}\n")
+        return err.status
+    except PortsideError as err:
+        if session.debug:
+            raise
+        sys.stdout.flush()
+        sys.stderr.write(f"{describe(err)}\n")
+        return 1
+
+
+def _tell_old_form(wanted: HelpWanted | None) -> None:
+    if wanted is not None and wanted.letter:
+        sys.stderr.write("Flag shorthand -h has been deprecated, use --help\n")
+        sys.stderr.flush()
+
+
+def _root_help(program: str, wanted: HelpWanted | None = None) -> int:
+    from portside.cli import help
+
+    _tell_old_form(wanted)
+    sys.stdout.write(help.of_root(program))
+    return 0
+
+
+def _group(program: str, name: str, rest: Sequence[str]) -> int:
+    from portside.cli import help
+
+    if rest and not rest[0].startswith("-"):
+        sys.stderr.write(f"{program}: unknown command: {program} {name} {rest[0]}\n\n"
+                         f"Usage:  {program} {name}\n\n"
+                         f"Run '{program} {name} --help' for more information\n")  # fmt: skip
+        return 1
+    (sys.stdout if rest else sys.stderr).write(help.of_group(program, name))
+    return 0
+
+
+def _unknown(program: str, words: Sequence[str]) -> int:
+    sys.stderr.write(f"{program}: unknown command: {program} {words[0]}\n\n"
+                     f"Run '{program} --help' for more information\n")  # fmt: skip
+    return 1

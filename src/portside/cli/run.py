@@ -1,0 +1,257 @@
+"""run and create."""
+
+from __future__ import annotations
+
+import os
+
+from portside.cli import attached, container_config, run_flags
+from portside.cli.options import UsageError
+from portside.cli.session import Failed, describe
+from portside.cli.verb import verb
+from portside.client.client import path_of
+from portside.client.errors import Refused
+from portside.model.errors import InvalidParameter, PortsideError, Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from portside.cli.options import Options
+    from portside.cli.session import Session
+
+_PULLS = ("always", "missing", "never")
+_USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"
+
+
+@verb("create", "container create", usage=_USAGE, about="Create a container without starting it",
+      flags=run_flags.CREATE, arguments=(1, None), interspersed=False,
+      completes="image")  # fmt: skip
+def create(session: Session, options: Options, arguments: list[str]) -> int:
+    try:
+        _check(options)
+        session.out(_create(session, options, arguments))
+    except (Refused, Unavailable, _NoFile):
+        raise
+    except InvalidParameter as err:
+        raise _failed(session, err, 125) from err
+    return 0
+
+
+@verb("run", "container run", usage=_USAGE, about="Create a container from an image and start it",
+      flags=run_flags.RUN, arguments=(1, None), interspersed=False, completes="image")  # fmt: skip
+def run(session: Session, options: Options, arguments: list[str]) -> int:
+    if options.flag("detach"):
+        if options.many("attach"):
+            raise Failed(1, "conflicting options: cannot specify both --attach and --detach")
+    else:
+        attached.check_terminal(options.flag("tty"), options.flag("interactive"))
+    started = _Clock()
+    try:
+        _check(options)
+        container = _create(session, options, arguments)
+        started.mark("create")
+        if options.flag("detach"):
+            return _run_detached(session, options, container, started)
+        return _Foreground(session, options, container, started).run()
+    except (Failed, UsageError):
+        raise
+    except PortsideError as err:
+        asked = isinstance(err, (Refused, _NoFile))
+        status = attached.status_of_failed_start(err) if asked else 125
+        raise _failed(session, err, status) from err
+
+
+def _check(options: Options) -> None:
+    platform = options.text("platform").split("/")
+    if len(platform) > 3:
+        raise InvalidParameter(
+            f'error parsing specified platform: "{options.text("platform")}": '
+            "cannot parse platform specifier: invalid argument"
+        )
+    if options.text("pull", "missing") not in _PULLS:
+        given = options.text("pull")
+        raise InvalidParameter(
+            f'invalid pull option: \'{given}\': must be one of "always", "missing" or "never"'
+        )
+
+
+def _failed(session: Session, error: PortsideError, status: int) -> Failed:
+    """A failure as ``docker run`` tells it."""
+    return Failed(
+        status,
+        f"{session.program}: {describe(error)}\n\n"
+        f"Run '{session.called} --help' for more information",
+    )
+
+
+class _NoFile(InvalidParameter):
+    """The file for the container's ID cannot be made."""
+
+
+# -- create ----------------------------------------------------------------------------------
+
+
+def _create(session: Session, options: Options, arguments: list[str]) -> str:
+    """Create the container, pulling its image as ``--pull`` says; its ID."""
+    image, *command = arguments
+    proxies = session.config.proxies(session.endpoint.text)
+    body = container_config.build(options, image, command, proxies)
+    if options.flag("tty"):
+        from portside.cli import terminal
+
+        body["HostConfig"]["ConsoleSize"] = list(terminal.size())
+    cidfile = _open_cidfile(options.text("cidfile"))
+    try:
+        created = _ask(session, options, image, body)
+    except PortsideError:
+        if cidfile >= 0:
+            os.unlink(options.text("cidfile"))
+        raise
+    for warning in created.get("Warnings") or ():
+        session.warn(f"WARNING: {warning}")
+    if cidfile >= 0:
+        os.write(cidfile, created["Id"].encode())
+        os.close(cidfile)
+    return str(created["Id"])
+
+
+def _open_cidfile(path: str) -> int:
+    if not path:
+        return -1
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        raise InvalidParameter(
+            f"container ID file found, make sure the other container isn't running or delete {path}"
+        ) from None
+    except OSError as err:
+        raise _NoFile(
+            f"failed to create the container ID file: open {path}: {(err.strerror or '').lower()}"
+        ) from None
+
+
+def _ask(session: Session, options: Options, image: str, body: dict[str, Any]) -> dict[str, Any]:
+    policy = options.text("pull", "missing")
+    query = {"name": options.text("name") or None, "platform": options.text("platform") or None}
+    client = session.client
+    if policy == "always":
+        _pull(session, options, image)
+    try:
+        created: dict[str, Any] = client.post("/containers/create", query, body)
+    except Refused as err:
+        if not err.is_not_found or policy != "missing" or "No such image" not in str(err):
+            raise
+        from portside.cli.references import familiar
+
+        if not options.flag("quiet"):
+            session.warn(f"Unable to find image '{familiar(image)}' locally")
+        _pull(session, options, image)
+        created = client.post("/containers/create", query, body)
+    return created
+
+
+def _pull(session: Session, options: Options, image: str) -> None:
+    from portside.cli.transfer import pull_image
+
+    pull_image(session, image, platform=options.text("platform"), quiet=options.flag("quiet"), fd=2)
+
+
+# -- run -------------------------------------------------------------------------------------
+
+
+def _run_detached(session: Session, options: Options, container: str, started: _Clock) -> int:
+    try:
+        session.client.post(path_of("containers", container, "start"))
+    except PortsideError as err:
+        session.out(container)
+        raise _failed(session, err, attached.status_of_failed_start(err)) from err
+    started.mark("start")
+    session.out(container)
+    if options.flag("timings"):
+        started.tell(session, container)
+    return 0
+
+
+class _Foreground:
+    """A container we are attached to from its start to its end."""
+
+    def __init__(self, session: Session, options: Options, container: str, started: _Clock) -> None:
+        self.session, self.options, self.container = session, options, container
+        self.client = session.client
+        self.started = started
+        self.path = path_of("containers", container)
+        self.tty = options.flag("tty")
+        self.removes = options.flag("rm")
+        self.keys = attached.detach_keys(session, options.text("detach-keys"))
+
+    def run(self) -> int:
+        streams = container_config._attached(self.options)
+        query = {name: True for name in container_config.STREAMS if name in streams}
+        # Both questions are on their way before either answer is read.
+        attaching = self.client.begin_hijack(
+            f"{self.path}/attach", {"stream": True, **query, "detachKeys": self._key_text()}
+        )
+        waiting = attached.Waiting(
+            self.client, self.container, "removed" if self.removes else "next-exit"
+        )
+        hijacked = self.client.hijacked(attaching)
+        waiting.accepted()
+        self.started.mark("attach")
+
+        def begin() -> None:
+            self._start(waiting)
+
+        stays = attached.stream(
+            self.client,
+            hijacked,
+            target=self.path,
+            tty=self.tty,
+            stdin="stdin" in streams,
+            keys=self.keys[1],
+            proxy=self.options.flag("sig-proxy"),
+            begin=begin,
+        )
+        return waiting.status() if stays else 0
+
+    def _key_text(self) -> str | None:
+        """The engine looks for other keys than its own default only when told."""
+        return self.options.text("detach-keys") or self.session.config.text("detachKeys") or None
+
+    def _start(self, waiting: attached.Waiting) -> None:
+        try:
+            self.client.post(f"{self.path}/start")
+        except PortsideError as err:
+            if self.removes:
+                waiting.status()  # the engine removes it: leave nothing behind when we return
+            raise _failed(self.session, err, attached.status_of_failed_start(err)) from err
+        self.started.mark("start")
+        if self.options.flag("timings"):
+            self.started.tell(self.session, self.container)
+
+
+class _Clock:
+    """Where the milliseconds of a run went, as ``--timings`` tells."""
+
+    def __init__(self) -> None:
+        from time import perf_counter
+
+        self._now = perf_counter
+        self._last = perf_counter()
+        self._marks: list[tuple[str, float]] = []
+
+    def mark(self, name: str) -> None:
+        now = self._now()
+        self._marks.append((name, (now - self._last) * 1000))
+        self._last = now
+
+    def tell(self, session: Session, container: str) -> None:
+        lines = [f"{'asked the engine to':<28}ms"]
+        lines += [f"  {name:<26}{spent:.1f}" for name, spent in self._marks]
+        try:
+            steps = session.client.get(path_of("portside", "containers", container, "timings"))
+        except Refused as err:
+            lines.append(f"the engine tells no timings: {err}")
+        else:
+            lines.append(f"{'the engine, within start':<28}ms")
+            lines += [f"  {name:<26}{spent:.1f}" for name, spent in steps.items()]
+        session.warn("\n".join(lines))

@@ -1,0 +1,155 @@
+"""One call of the command: who was called, where the engine is, where output goes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from portside.client.client import Client
+from portside.client.config import ClientConfig
+from portside.client.endpoint import choose
+from portside.client.errors import NotRunning, Refused
+from portside.model.errors import InvalidParameter, NotFound, PortsideError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from portside.client.endpoint import Endpoint, TlsFiles
+
+DOCKER = "docker"
+
+
+class Failed(PortsideError):
+    """The verb has failed with this exit status; an empty message was told already."""
+
+    def __init__(self, status: int, message: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Session:
+    """Everything a verb's function gets besides its options and arguments."""
+
+    def __init__(
+        self,
+        program: str,
+        *,
+        host: str = "",
+        context: str = "",
+        config: str = "",
+        tls: TlsFiles | None = None,
+        debug: bool = False,
+    ) -> None:
+        self.program = program
+        self.called = program
+        """The whole command as it was called: ``portside container ls``."""
+        self.config = ClientConfig(config)
+        self.debug = debug
+        self._where = (host, context, tls)
+        self._endpoint: Endpoint | None = None
+        self._client: Client | None = None
+
+    # -- the engine ------------------------------------------------------------------------
+
+    @property
+    def endpoint(self) -> Endpoint:
+        if self._endpoint is None:
+            host, context, tls = self._where
+            try:
+                self._endpoint = choose(
+                    self.config,
+                    host=host,
+                    context=context,
+                    tls=tls,
+                    current_context=self.program == DOCKER,
+                )
+            except (InvalidParameter, NotFound) as err:
+                raise InvalidParameter(f"Failed to initialize: {err}") from None
+        return self._endpoint
+
+    @property
+    def client(self) -> Client:
+        """A connected client. An engine is started when none answers at the default
+        address and the caller is root. Raises NotRunning, Unavailable."""
+        if self._client is None:
+            client = self.unconnected_client()
+            try:
+                client.connect()
+            except NotRunning:
+                if not self.endpoint.is_default or os.geteuid() != 0:
+                    if self.program != DOCKER:
+                        raise
+                    raise NotRunning(  # in the words that scripts around docker look for
+                        f"Cannot connect to the Docker daemon at {self.endpoint.text}. "
+                        "Is the docker daemon running?"
+                    ) from None
+                from portside.cli import starting
+
+                starting.start_engine(self.endpoint)
+                client.connect()
+            self._client = client
+        return self._client
+
+    def unconnected_client(self) -> Client:
+        """A client that starts no engine."""
+        version = os.environ.get("DOCKER_API_VERSION", "").removeprefix("v")
+        headers = {name: str(value) for name, value in self.config.mapping("HttpHeaders").items()}
+        return Client(self.endpoint, version, headers)
+
+    def another_client(self) -> Client:
+        """A client of its own connections, for another thread."""
+        return Client(self.endpoint, self.client.version)
+
+    # -- output ----------------------------------------------------------------------------
+
+    def out(self, text: str) -> None:
+        """A line to standard output."""
+        sys.stdout.write(f"{text}\n")
+
+    def warn(self, text: str) -> None:
+        """A line to standard error."""
+        sys.stdout.flush()
+        sys.stderr.write(f"{text}\n")
+
+    @property
+    def is_terminal(self) -> bool:
+        """Standard output is a terminal."""
+        return os.isatty(1)
+
+    # -- the same for several --------------------------------------------------------------
+
+    def each(
+        self,
+        names: Iterable[str],
+        act: Callable[[str], str | None],
+        *,
+        forgives_missing: bool = False,
+        silent_when_missing: bool = False,
+    ) -> int:
+        """Do ``act`` for each name and print what it returns (the name when that is None).
+
+        A failure is told and the others go on; the exit status is 1 then, unless what is
+        missing was to be forgiven.
+        ``silent_when_missing`` does not even tell.
+        """
+        status = 0
+        for name in names:
+            try:
+                shown = act(name)
+            except PortsideError as err:
+                missing = isinstance(err, Refused) and err.is_not_found
+                if missing and silent_when_missing:
+                    continue
+                self.warn(describe(err))
+                if isinstance(err, NotRunning):
+                    return 1
+                status = status if missing and forgives_missing else 1
+            else:
+                self.out(name if shown is None else shown)
+        return status
+
+
+def describe(error: PortsideError) -> str:
+    """The line a user reads; the engine's own words are marked as Docker marks them."""
+    return f"Error response from daemon: {error}" if isinstance(error, Refused) else str(error)

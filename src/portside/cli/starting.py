@@ -1,0 +1,119 @@
+"""Starts an engine in the background when none runs, and waits until it is ready.
+
+The engine tells readiness by sd_notify(3) to a socket of ours; its end is told by the
+kernel, on a pidfd. So there is nothing to poll. Of several commands at the same moment one
+starts the engine; the others wait for its lock and find it running.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import sys
+
+from portside.client.errors import NotRunning
+from portside.model.errors import Unavailable
+from portside.model.paths import DEFAULT_EXEC_ROOT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from portside.client.endpoint import Endpoint
+
+LOG = "/var/log/portside.log"
+_READY = b"READY=1"
+
+
+def start_engine(endpoint: Endpoint) -> None:
+    """Have an engine at the default address. Raises Unavailable with the end of its log."""
+    os.makedirs(DEFAULT_EXEC_ROOT, mode=0o711, exist_ok=True)
+    lock = os.open(f"{DEFAULT_EXEC_ROOT}/start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            endpoint.connect().close()
+        except NotRunning:
+            _start()
+    finally:
+        os.close(lock)
+
+
+def _start() -> None:
+    import _socket
+
+    ready = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    try:
+        ready.bind("")  # an abstract name of the kernel's choice, unix(7)
+        address = "@" + ready.getsockname()[1:].decode()
+        sys.stderr.write("portside: no engine is running: starting one in the background "
+                         f"(log: {LOG}; end it with 'portside daemon stop')\n")  # fmt: skip
+        sys.stderr.flush()
+        size = _log_size()
+        pid = os.fork()
+        if pid == 0:
+            _become_daemon(address)
+        _wait(ready, pid, size)
+    finally:
+        ready.close()
+
+
+def _wait(ready: object, pid: int, size: int) -> None:
+    """Until the engine is ready or has ended."""
+    fd = ready.fileno()  # type: ignore[attr-defined]  # _socket.socket has it
+    process = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.register(process, select.POLLIN)
+    try:
+        while True:
+            events = dict(poll.poll())
+            if fd in events:
+                if os.read(fd, 256).startswith(_READY):
+                    return
+            elif process in events:
+                raise Unavailable(f"the engine did not start:\n{_log_tail(size)}")
+    finally:
+        os.close(process)
+
+
+def _become_daemon(address: str) -> None:
+    """In the child: a session of its own, no descriptor but the log, and the daemon."""
+    try:
+        os.setsid()
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDONLY)
+        log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        os.dup2(null, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.closerange(3, 256)
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DOCKER_", "PORTSIDE_", "LISTEN_"))
+        }
+        environment["NOTIFY_SOCKET"] = address
+        command = [sys.executable, "-I", "-m", "portside", "daemon"]
+        os.execve(sys.executable, command, environment)
+    except BaseException as err:
+        os.write(2, f"portside: cannot start the engine: {err}\n".encode())
+    finally:
+        os._exit(1)
+
+
+def _log_size() -> int:
+    try:
+        return os.stat(LOG).st_size
+    except OSError:
+        return 0
+
+
+def _log_tail(start: int) -> str:
+    """What the engine has written since, the last of it."""
+    try:
+        with open(LOG, "rb") as file:
+            file.seek(start)
+            text = file.read(1 << 20).decode(errors="replace").strip()
+    except OSError:
+        text = ""
+    return "\n".join(text.splitlines()[-20:]) or f"see {LOG}"

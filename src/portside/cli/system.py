@@ -1,0 +1,250 @@
+"""version, info, events, system df, system check, daemon stop."""
+
+from __future__ import annotations
+
+import os
+
+from portside.cli.verb import verb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from portside.cli.options import Options
+    from portside.cli.session import Session
+
+FORMAT = """
+  -f, --format string   Print by a Go template, or 'json'
+"""
+_PATIENCE = 10_000
+"""Milliseconds that an engine may take to end after its last answer."""
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
+
+
+# -- version ---------------------------------------------------------------------------------
+
+
+@verb("version", usage="[OPTIONS]", about="Show the versions of this command and of the engine",
+      flags=FORMAT)  # fmt: skip
+def version(session: Session, options: Options, arguments: list[str]) -> int:
+    from portside.cli.session import describe
+    from portside.model.errors import PortsideError
+
+    server, problem = None, ""
+    try:
+        server = session.client.get("/version")
+    except PortsideError as err:
+        problem = describe(err)
+    client = _client_version(session)
+    if options.given("format"):
+        from portside.cli.format import print_value
+
+        value = {"Client": client, "Server": server}
+        print_value(session, options.text("format"), value, "version", "versionInfo")
+    else:
+        session.out(_version_text(client, server))
+    if problem:
+        session.warn(problem)
+    return 1 if problem else 0
+
+
+def _client_version(session: Session) -> dict[str, Any]:
+    from portside import __version__
+    from portside.client.client import VERSION
+
+    machine = os.uname().machine
+    return {
+        "Platform": {"Name": "Portside"},
+        "Version": __version__,
+        "ApiVersion": session.client.version if session._client else VERSION,
+        "DefaultAPIVersion": VERSION,
+        "GitCommit": "",
+        "GoVersion": "",
+        "Os": "linux",
+        "Arch": _ARCHITECTURES.get(machine, machine),
+        "BuildTime": "",
+        "Context": os.environ.get("DOCKER_CONTEXT", "") or "default",
+    }
+
+
+def _version_text(client: dict[str, Any], server: dict[str, Any] | None) -> str:
+    lines = [
+        f"Client: {client['Platform']['Name']}",
+        f" Version:           {client['Version']}",
+        f" API version:       {client['ApiVersion']}",
+        f" OS/Arch:           {client['Os']}/{client['Arch']}",
+        f" Context:           {client['Context']}",
+    ]
+    if server is None:
+        return "\n".join(lines)
+    name = (server.get("Platform") or {}).get("Name", "")
+    lines += ["", f"Server: {name}".rstrip()]
+    for component in server.get("Components") or ():
+        details = component.get("Details") or {}
+        lines += [f" {component['Name']}:", f"  Version:          {component['Version']}"]
+        if component["Name"] == "Engine":
+            minimum = details.get("MinAPIVersion") or server.get("MinAPIVersion", "")
+            lines += [
+                f"  API version:      {server['ApiVersion']} (minimum version {minimum})",
+                f"  OS/Arch:          {server['Os']}/{server['Arch']}",
+                f"  Kernel:           {server.get('KernelVersion', '')}",
+            ]
+        if details.get("GitCommit"):
+            lines.append(f"  GitCommit:        {details['GitCommit']}")
+    return "\n".join(lines)
+
+
+# -- info ------------------------------------------------------------------------------------
+
+
+@verb("info", "system info", usage="[OPTIONS]", about="Show what the engine is and has",
+      flags=FORMAT)  # fmt: skip
+def info(session: Session, options: Options, arguments: list[str]) -> int:
+    from portside.cli import information
+
+    return information.show(session, options.text("format"))
+
+
+# -- events ----------------------------------------------------------------------------------
+
+
+@verb("events", "system events", usage="[OPTIONS]", about="Show what happens in the engine, live",
+      flags="""
+  -f, --filter filter   Only events for which this holds, such as type=container
+      --format string   Print by a Go template, or 'json'
+      --since string    Also events from this time on (2024-01-02T13:23:37Z, or 42m ago)
+      --until string    End at this time
+""")  # fmt: skip
+def events(session: Session, options: Options, arguments: list[str]) -> None:
+    import sys
+
+    from portside.cli import format, shapes, table
+    from portside.cli.times import engine_time
+    from portside.client.client import filters_text
+
+    query = {
+        "since": engine_time(options.text("since")),
+        "until": engine_time(options.text("until")),
+        "filters": filters_text(table.filters(options)),
+    }
+    text = options.text("format")
+    template = _event_template(text) if text else None
+    for event in session.client.messages("GET", "/events", query):
+        if template is None:
+            session.out(_event_text(event))
+        else:
+            session.out(format.execute(template, shapes.event(event)))
+        sys.stdout.flush()
+
+
+def _event_template(text: str) -> Any:
+    from portside.cli.session import Failed
+    from portside.cli.template import ParseError, Template
+
+    try:
+        return Template("{{json .}}" if text == "json" else text)
+    except ParseError as err:
+        raise Failed(64, f"Error parsing format: {err}") from None
+
+
+def _event_text(event: dict[str, Any]) -> str:
+    """``2024-01-02T15:04:05.123456789Z container start ID (image=…, name=…)``."""
+    import time
+
+    nanoseconds = int(event.get("timeNano") or event.get("time", 0) * 10**9)
+    parts = time.localtime(nanoseconds // 10**9)
+    zone = time.strftime("%z", parts)
+    shown = "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", parts)
+    actor = event.get("Actor") or {}
+    line = (f"{stamp}.{nanoseconds % 10**9:09d}{shown} {event['Type']} {event['Action']} "
+            f"{actor.get('ID', '')}")  # fmt: skip
+    attributes = actor.get("Attributes") or {}
+    if attributes:
+        pairs = ", ".join(f"{name}={attributes[name]}" for name in sorted(attributes))
+        line += f" ({pairs})"
+    return line
+
+
+# -- disk usage ------------------------------------------------------------------------------
+
+
+@verb("system df", usage="[OPTIONS]", about="Show what uses the disk", flags="""
+      --format string   Print by a Go template, 'table TEMPLATE' or 'json'
+  -v, --verbose         Show each image, container and volume
+""")  # fmt: skip
+def df(session: Session, options: Options, arguments: list[str]) -> None:
+    from portside.cli import diskusage
+
+    diskusage.show(session, options.text("format"), options.flag("verbose"))
+
+
+# -- check and stop --------------------------------------------------------------------------
+
+
+@verb("system check", usage="[OPTIONS]", about="Verify everything the engine has stored", flags="""
+      --repair   Mend what can be mended: fetch, rebuild or drop it
+""")  # fmt: skip
+def check(session: Session, options: Options, arguments: list[str]) -> int:
+    from portside.cli.units import human_size
+
+    repair = options.flag("repair")
+    report = session.client.post("/portside/check", {"repair": repair or None})
+    problems = report.get("problems") or []
+    session.out(f"Read {report['blobs']} blobs ({human_size(report['bytes'])}) and "
+                f"{report['layers']} layers: {len(problems) or 'no'} problem"
+                f"{'' if len(problems) == 1 else 's'}")  # fmt: skip
+    left = 0
+    for problem in problems:
+        mended = bool(problem.get("repaired"))
+        left += not mended
+        words = [str(problem[key]) for key in ("kind", "subject", "text", "name", "message")
+                 if problem.get(key)]  # fmt: skip
+        session.out(f"  {': '.join(words)}" + (" (repaired)" if mended else ""))
+    if left and not repair:
+        session.warn("Mend what can be mended with: portside system check --repair")
+    return 1 if left else 0
+
+
+@verb("daemon stop", usage="[OPTIONS]", about="End an engine; its containers go on", flags="""
+      --containers   Stop its containers, too
+""")  # fmt: skip
+def daemon_stop(session: Session, options: Options, arguments: list[str]) -> None:
+    client = session.unconnected_client()
+    query = {"containers": options.flag("containers") or None}
+    response = client.request("POST", "/portside/daemon/stop", query)
+    response.read()
+    # The connection ends with the engine: wait for that, so that it is gone when we return.
+    sock, _ = response._connection.steal()
+    process = _peer(sock)
+    while sock.recv(4096):
+        pass
+    if process is not None:
+        _await_end(process)
+
+
+def _peer(sock: Any) -> int | None:
+    """A pidfd of the process at the other end, if it is one of this machine.
+
+    SO_PEERCRED tells who called listen(2), see unix(7): with socket activation that is init.
+    """
+    import socket
+    import struct
+
+    if sock.family != socket.AF_UNIX:
+        return None
+    size = struct.calcsize("3i")
+    pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
+    try:
+        return os.pidfd_open(pid) if pid > 1 else None
+    except OSError:
+        return None
+
+
+def _await_end(process: int) -> None:
+    import select
+
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    poll.poll(_PATIENCE)
+    os.close(process)

@@ -1,0 +1,197 @@
+"""Where the engine is: a socket's path or a host, from flags, environment and contexts."""
+
+from __future__ import annotations
+
+import os
+
+from portside.client.errors import NotRunning
+from portside.model.errors import InvalidParameter, NotFound, Unavailable
+from portside.model.paths import DEFAULT_SOCKET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from socket import socket
+
+    from portside.client.config import ClientConfig
+
+DEFAULT_CONTEXT = "default"
+
+
+class TlsFiles:
+    """Paths for TLS with client certificates; ``verify`` checks the engine's against ``ca``."""
+
+    __slots__ = ("ca", "cert", "key", "verify")
+
+    def __init__(self, ca: str, cert: str, key: str, verify: bool) -> None:
+        self.ca, self.cert, self.key, self.verify = ca, cert, key, verify
+
+    @classmethod
+    def within(cls, directory: str, verify: bool) -> TlsFiles:
+        ca, cert, key = (f"{directory}/{name}.pem" for name in ("ca", "cert", "key"))
+        return cls(ca, cert, key, verify)
+
+    def context(self) -> ssl.SSLContext:
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        try:
+            if self.verify:
+                if os.path.exists(self.ca):
+                    context.load_verify_locations(self.ca)
+                else:
+                    context.load_default_certs()
+            if os.path.exists(self.cert):
+                context.load_cert_chain(self.cert, self.key)
+        except (OSError, ssl.SSLError) as err:
+            raise InvalidParameter(f"cannot use the TLS files beside {self.cert}: {err}") from err
+        return context
+
+
+class Endpoint:
+    """An engine's address. ``is_default``: nobody chose one, so an engine may be started."""
+
+    __slots__ = ("host", "is_default", "path", "port", "text", "tls")
+
+    def __init__(self, text: str, tls: TlsFiles | None = None, is_default: bool = False) -> None:
+        self.text, self.tls, self.is_default = text, tls, is_default
+        self.path, self.host, self.port = "", "", 0
+        scheme, separator, rest = text.partition("://")
+        if not separator:
+            scheme, rest = ("unix", text) if text.startswith("/") else ("tcp", text)
+            self.text = f"{scheme}://{rest}"
+        if scheme == "unix":
+            self.path = rest or DEFAULT_SOCKET
+        elif scheme in ("tcp", "http", "https"):
+            self._set_host(rest.partition("/")[0])
+            if scheme == "https" and self.tls is None:
+                self.tls = TlsFiles("", "", "", True)
+            self.port = self.port or (2376 if self.tls else 2375)
+        elif scheme == "ssh":
+            raise InvalidParameter(
+                f"{text}: ssh:// is not built; forward the socket yourself: "
+                f"ssh -N -L /tmp/engine.sock:{DEFAULT_SOCKET} HOST, "
+                "then DOCKER_HOST=unix:///tmp/engine.sock"
+            )
+        else:
+            raise InvalidParameter(
+                f"unable to resolve docker endpoint: invalid bind address format: {text}"
+            )
+
+    def _set_host(self, text: str) -> None:
+        host, port = text, ""
+        if text.startswith("["):
+            host, _, rest = text[1:].partition("]")
+            port = rest.removeprefix(":")
+        elif ":" in text:
+            host, _, port = text.rpartition(":")
+        if port and not (port.isdigit() and int(port) < 65536):
+            raise InvalidParameter(f"invalid port {port!r} in the engine's address {self.text}")
+        self.host, self.port = host or "127.0.0.1", int(port or 0)
+
+    @property
+    def host_header(self) -> str:
+        return self.host or "engine"
+
+    def connect(self) -> socket:
+        """A connected socket. Raises NotRunning, Unavailable."""
+        try:
+            return self._connect_unix() if self.path else self._connect_tcp()
+        except (FileNotFoundError, ConnectionRefusedError) as err:
+            raise NotRunning(
+                f"Cannot connect to the Portside engine at {self.text}. Is the engine running?"
+            ) from err
+        except PermissionError as err:
+            raise Unavailable(
+                "permission denied while trying to connect to the Portside engine socket at "
+                f"{self.text}: call with sudo, or as a member of the socket's group"
+            ) from err
+        except OSError as err:
+            raise Unavailable(
+                f"Cannot connect to the Portside engine at {self.text}: {err}"
+            ) from err
+
+    def _connect_unix(self) -> socket:
+        import _socket
+
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
+            sock.connect(self.path)
+        except OSError:
+            sock.close()
+            raise
+        return sock  # type: ignore[return-value]  # has all of socket.socket that is used
+
+    def _connect_tcp(self) -> socket:
+        import socket
+
+        sock = socket.create_connection((self.host, self.port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self.tls is None:
+            return sock
+        import ssl
+
+        try:
+            return self.tls.context().wrap_socket(sock, server_hostname=self.host)
+        except ssl.SSLError as err:
+            sock.close()
+            raise Unavailable(f"TLS with the engine at {self.text} failed: {err}") from err
+
+
+# -- choosing ------------------------------------------------------------------------------
+
+
+def choose(
+    config: ClientConfig,
+    *,
+    host: str = "",
+    context: str = "",
+    tls: TlsFiles | None = None,
+    current_context: bool = False,
+) -> Endpoint:
+    """The endpoint that flags, ``DOCKER_HOST``, ``DOCKER_CONTEXT`` and, with
+    ``current_context``, ``docker context use`` ask for, in this order."""
+    if host:
+        return Endpoint(host, tls)
+    if not context and (host := os.environ.get("DOCKER_HOST", "")):
+        return Endpoint(host, tls or _tls_of_environment(config))
+    context = context or os.environ.get("DOCKER_CONTEXT", "")
+    if not context and current_context:
+        context = config.text("currentContext")
+    if context and context != DEFAULT_CONTEXT:
+        return of_context(config, context)
+    return Endpoint(f"unix://{DEFAULT_SOCKET}", is_default=True)
+
+
+def _tls_of_environment(config: ClientConfig) -> TlsFiles | None:
+    if not os.environ.get("DOCKER_TLS_VERIFY") and not os.environ.get("DOCKER_TLS"):
+        return None
+    directory = os.environ.get("DOCKER_CERT_PATH") or config.directory
+    return TlsFiles.within(directory, verify=bool(os.environ.get("DOCKER_TLS_VERIFY")))
+
+
+def of_context(config: ClientConfig, name: str) -> Endpoint:
+    """The endpoint of a docker context. Raises NotFound."""
+    import hashlib
+
+    from portside.client import jsontext
+
+    key = hashlib.sha256(name.encode()).hexdigest()
+    try:
+        with open(f"{config.directory}/contexts/meta/{key}/meta.json", "rb") as file:
+            meta = jsontext.loads(file.read())
+        docker = meta["Endpoints"]["docker"]
+    except (OSError, KeyError, TypeError):
+        raise NotFound(
+            f'unable to resolve docker endpoint: context "{name}": context not found: open '
+            f"{config.directory}/contexts/meta/{key}/meta.json: no such file or directory"
+        ) from None
+    directory = f"{config.directory}/contexts/tls/{key}/docker"
+    tls = None
+    if os.path.isdir(directory):
+        tls = TlsFiles.within(directory, verify=not docker.get("SkipTLSVerify"))
+    return Endpoint(docker.get("Host") or f"unix://{DEFAULT_SOCKET}", tls)
