@@ -1,0 +1,235 @@
+"""What our command has that docker's lacks, manifests, and completion in real shells."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clikit import PORTSIDE, call
+from imagekit import docker_registry
+
+BASE = "portside/base"
+Ours = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def ours(engine: Any, docker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ours]:
+    """Our command, which must succeed unless ``status`` is given."""
+    config = str(tmp_path_factory.mktemp("config"))
+
+    def run(*words: str, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+        env = {"DOCKER_HOST": engine.host, "DOCKER_CONFIG": config}
+        done = call(PORTSIDE, *words, env=env, **options)
+        assert done.returncode == status, done
+        return done
+
+    yield run
+    for left in docker("ps", "-aq", "--filter", "label=beyond").stdout.split():
+        docker("rm", "-fv", left)
+    for left in docker("volume", "ls", "-q", "--filter", "name=beyond").stdout.split():
+        docker("volume", "rm", "-f", left)
+
+
+@pytest.fixture
+def running(ours: Ours) -> Iterator[str]:
+    name = "beyond-one"
+    ours("run", "-d", "--name", name, "-l", "beyond", "-m", "64m", "-v", "beyond-v:/data",
+         "-p", "127.0.0.1::80", BASE, "sleep", "100")  # fmt: skip
+    yield name
+    ours("rm", "-fv", name)
+
+
+def test_the_oci_configuration(ours: Ours, running: str) -> None:
+    (config,) = json.loads(ours("inspect", "--oci", running).stdout)
+    assert config["process"]["args"] == ["sleep", "100"]
+    assert {"pid", "mount", "network", "uts", "ipc"} <= {
+        namespace["type"] for namespace in config["linux"]["namespaces"]
+    }
+    assert config["linux"]["resources"]["memory"]["limit"] == 64 << 20
+    assert ours("inspect", "--oci", "-f", "{{.hostname}}", running).stdout.strip()
+    assert "nosuch" in ours("inspect", "--oci", "nosuch", status=1).stderr
+
+
+def test_explain(ours: Ours, running: str) -> None:
+    text = ours("explain", running).stdout
+    pid = ours("inspect", "-f", "{{.State.Pid}}", running).stdout.strip()
+    for word in (pid, "mnt", "pid", "net", "memory", "overlay", "/data", "seccomp"):
+        assert word.lower() in text.lower(), f"{word} not in\n{text}"
+    inode = os.readlink(f"/proc/{pid}/ns/mnt").split("[")[1].rstrip("]")
+    assert inode in text
+    found = json.loads(ours("explain", "--format", "json", running).stdout)
+    assert inode in json.dumps(found)
+    assert "nosuch" in ours("explain", "nosuch", status=1).stderr
+
+
+def test_timings(ours: Ours) -> None:
+    done = ours("run", "--rm", "--timings", BASE, "echo", "hi")
+    assert done.stdout == "hi\n"
+    assert "asked the engine to" in done.stderr and "create" in done.stderr
+    assert "the engine, within start" in done.stderr
+
+
+def test_a_change_of_ports_keeps_the_container(ours: Ours, running: str) -> None:
+    before = ours("inspect", "-f", "{{.ID}} {{.State.Pid}}", running).stdout
+    ours("update", "--publish", "127.0.0.1::81", running)
+    assert ours("port", running, "81").stdout.startswith("127.0.0.1:")
+    assert ours("inspect", "-f", "{{.ID}} {{.State.Pid}}", running).stdout == before
+
+
+def test_volumes_are_cloned_renamed_written_out_and_read_in(ours: Ours, tmp_path: Path) -> None:
+    def content(volume: str) -> str:
+        words = ("run", "--rm", "-v", f"{volume}:/v", BASE, "cat", "/v/file")
+        return ours(*words).stdout
+
+    ours("run", "--rm", "-v", "beyond-a:/v", BASE, "sh", "-c", "echo kept >/v/file")
+    assert ours("volume", "clone", "beyond-a", "beyond-b").stdout == "beyond-b\n"
+    assert content("beyond-b") == "kept\n"
+    assert ours("volume", "rename", "beyond-b", "beyond-c").stdout == "beyond-c\n"
+    assert "beyond-b" in ours("volume", "inspect", "beyond-b", status=1).stderr
+    archive = tmp_path / "v.tar"
+    ours("volume", "export", "-o", str(archive), "beyond-c")
+    assert "file" in subprocess.run(["tar", "-tf", archive], capture_output=True, text=True).stdout
+    ours("volume", "import", "beyond-d", str(archive))
+    assert content("beyond-d") == "kept\n"
+    ours("volume", "update", "--label", "a=b", "beyond-d")
+    assert ours("volume", "ls", "-q", "--filter", "label=a=b").stdout == "beyond-d\n"
+    assert "nosuch" in ours("volume", "clone", "nosuch", "beyond-e", status=1).stderr
+    assert ours("volume", "rename", "beyond-a", "beyond-d", status=1).stderr
+
+
+def test_the_store_is_checked(ours: Ours) -> None:
+    assert ours("system", "check").stdout.startswith("Read ")
+
+
+def test_manifests(ours: Ours, docker: Any, tmp_path: Path) -> None:
+    """A list made here is what docker and others read from the registry."""
+    with docker_registry(tmp_path) as host:
+        one, two, made = f"{host}/a/one:v1", f"{host}/b/two:v1", f"{host}/a/list:v1"
+        for name in (one, two):
+            ours("tag", BASE, name)
+            ours("push", "-q", name)
+            ours("rmi", name)
+        mine = ours("manifest", "inspect", one).stdout
+        assert mine == docker("manifest", "inspect", "--insecure", one).stdout
+        verbose = json.loads(ours("manifest", "inspect", "-v", one).stdout)
+        theirs = json.loads(docker("manifest", "inspect", "-v", "--insecure", one).stdout)
+        assert verbose["Descriptor"]["digest"] == theirs["Descriptor"]["digest"]
+        assert verbose["Ref"] == theirs["Ref"]
+        missing = ours("manifest", "inspect", f"{host}/no/such:v1", status=1).stderr
+        assert missing == f"no such manifest: {host}/no/such:v1\n"
+
+        assert ours("manifest", "create", made, one).stdout == f"Created manifest list {made}\n"
+        ours("manifest", "create", made, two, status=1)
+        ours("manifest", "create", "--amend", made, two)
+        ours("manifest", "annotate", "--arch", "arm", "--variant", "v7", made, two)
+        digest = ours("manifest", "push", "--purge", made).stdout.strip()
+        assert digest.startswith("sha256:")
+        assert ours("manifest", "rm", made, status=1).stderr == f"No such manifest: {made}\n"
+        listed = ours("manifest", "inspect", made).stdout
+        assert listed == docker("manifest", "inspect", "--insecure", made).stdout
+        platforms = [entry["platform"] for entry in json.loads(listed)["manifests"]]
+        assert {"architecture": "arm", "os": "linux", "variant": "v7"} in platforms
+        ours("pull", "-q", made)
+        assert ours("run", "--rm", made, "echo", "pulled").stdout == "pulled\n"
+        ours("rmi", made)
+
+
+# -- completion --------------------------------------------------------------------------------
+
+
+def test_candidates(ours: Ours, running: str) -> None:
+    def candidates(*words: str) -> list[str]:
+        lines = ours("__complete", *words).stdout.splitlines()
+        assert lines[-1].startswith(":")
+        return [line.partition("\t")[0] for line in lines[:-1]]
+
+    assert {"run", "runner"} & set(candidates("ru")) == {"run"}
+    assert "container" in candidates("") and "prune" in candidates("container", "")
+    assert candidates("stop", "beyond-o") == [running]
+    assert candidates("stop", running, "beyond-o") == []
+    assert candidates("exec", "-it", "beyond") == [running]
+    assert candidates("start", "beyond") == []
+    assert BASE in candidates("run", "--rm", "portside/b")
+    assert candidates("run", "--netw") == ["--network", "--network-alias"]
+    assert "bridge" in candidates("run", "--network", "b")
+    assert "--network=bridge" in candidates("run", "--network=b")
+    assert f"container:{running}" in candidates("run", "--network", "container:")
+    assert candidates("cp", "beyond") == [f"{running}:"]
+    assert candidates("volume", "rm", "beyond-v") == ["beyond-v"]
+    assert candidates("logs", "--ta") == ["--tail"]
+    assert candidates("ps", "--filter", "sta") == ["status="]
+    assert candidates("run", "--pull", "") == ["always", "missing", "never"]
+    assert candidates("nosuchverb", "") == []
+    assert candidates("completion", "") == ["bash", "fish", "zsh"]
+    nowhere = call(PORTSIDE, "__complete", "-H", "unix:///nonexistent", "stop", "")
+    assert (nowhere.returncode, nowhere.stdout) == (0, ":4\n")
+
+
+@pytest.fixture
+def in_path(engine: Any, tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/portside").symlink_to(PORTSIDE)
+    return {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "DOCKER_HOST": engine.host,
+        "HOME": str(tmp_path),
+    }
+
+
+def shell(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"needs {name}")
+    return found
+
+
+def test_bash(running: str, in_path: dict[str, str]) -> None:
+    script = """
+        source <(portside completion bash)
+        try() { COMP_LINE=$1 COMP_POINT=${#1}; COMP_WORDS=("${@:2}")
+                COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _portside_complete 2>/dev/null
+                echo "${COMPREPLY[@]}"; }
+        try "portside stop beyond-" portside stop beyond-
+        try "portside run portside/base:la" portside run portside/base : la
+        try "portside run --network=brid" portside run --network = brid
+        complete -p portside
+    """
+    done = subprocess.run(
+        [shell("bash"), "-c", script], capture_output=True, text=True, env=in_path
+    )
+    assert done.stdout.splitlines() == [
+        running, "latest", "bridge", "complete -F _portside_complete portside"
+    ], done  # fmt: skip
+
+
+def test_zsh(running: str, in_path: dict[str, str]) -> None:
+    script = """
+        autoload -Uz compinit; compinit -u -D
+        source <(portside completion zsh)
+        _describe() { print -l "${(@P)3}" }
+        words=(portside stop beyond-) CURRENT=3; _portside
+        words=(portside container pru) CURRENT=3; _portside
+        print ${_comps[portside]}
+    """
+    done = subprocess.run([shell("zsh"), "-f", "-c", script], capture_output=True, text=True,
+                          env=in_path)  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{running}:{BASE}, Up"), done
+    assert lines[1].startswith("prune:") and lines[2] == "_portside", done
+
+
+def test_fish(running: str, in_path: dict[str, str]) -> None:
+    script = (
+        "portside completion fish | source; complete -C 'portside stop beyond-';"
+        "complete -C 'portside container pru'"
+    )
+    done = subprocess.run([shell("fish"), "--no-config", "-c", script], capture_output=True,
+                          text=True, env=in_path)  # fmt: skip
+    names = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    assert names == [running, "prune"], done

@@ -1,0 +1,402 @@
+"""kill -9 of engine, launcher and monitor at named points; the next engine tells the truth."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from enginekit import RunningEngine
+
+BASE = "portside/base"
+PATIENCE = 30
+
+ARMED = """
+import os, pathlib, signal, sys
+from portside.store import points
+
+armed = pathlib.Path(os.environ["PORTSIDE_TEST_ARMED"])
+
+def children():
+    text = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return [int(pid) for pid in text.split()]
+
+def hook(name):
+    try:
+        wanted, _, victims = armed.read_text().partition(" ")
+    except FileNotFoundError:
+        return
+    if wanted != name:
+        return
+    armed.unlink()
+    for victim in victims.split():
+        if victim == "launcher":
+            for pid in children():
+                if "portside-launch" in pathlib.Path(f"/proc/{pid}/comm").read_text():
+                    os.kill(pid, signal.SIGKILL)
+        elif victim == "monitors":
+            for file in pathlib.Path(sys.argv[sys.argv.index("--exec-root") + 1]).glob(
+                "containers/*/state.json"
+            ):
+                import json
+                os.kill(json.loads(file.read_bytes())["monitor_pid"], signal.SIGKILL)
+        elif victim == "engine":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+points.hook = hook
+from portside.daemon.main import main
+sys.exit(main())
+"""
+
+
+class Fragile(RunningEngine):
+    """An engine that can be told where to kill whom."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry = ["-c", ARMED]
+        self.armed = self.root / "armed"
+        os.environ["PORTSIDE_TEST_ARMED"] = str(self.armed)
+
+    def arm(self, point: str, *victims: str) -> None:
+        """Kill these when the engine next reaches the point."""
+        self.armed.write_text(f"{point} {' '.join(victims or ('engine',))}")
+
+    def try_request(self, method: str, path: str, body: Any = None) -> int:
+        """The status; 0 when the engine died over it."""
+        with suppress(OSError, http.client.HTTPException, ValueError):
+            return self.request(method, path, body)[0]
+        return 0
+
+    def reborn(self) -> None:
+        """Wait for the death that was arranged, and start the next engine."""
+        assert self.process is not None
+        self.process.wait(PATIENCE)
+        assert not self.armed.exists(), "the point was not reached"
+        self.start()
+
+    # -- containers
+
+    def create(self, name: str, *command: str, **more: Any) -> str:
+        host = more.pop("host", {})
+        body = {"Image": BASE, "Cmd": list(command), "HostConfig": host, **more}
+        return str(self.json("POST", f"/containers/create?name={name}", body, 201)["Id"])
+
+    def state(self, name: str) -> Any:
+        return self.json("GET", f"/containers/{name}/json")["State"]
+
+    def names(self) -> set[str]:
+        return {item["Names"][0][1:] for item in self.json("GET", "/containers/json?all=1")}
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come true"
+            time.sleep(0.02)
+
+    def monitor_of(self, identifier: str) -> int:
+        path = self.exec_root / "containers" / identifier / "state.json"
+        return int(json.loads(path.read_bytes())["monitor_pid"])
+
+    def clean(self) -> None:
+        """Remove all; nothing may be left of them anywhere."""
+        for item in self.json("GET", "/containers/json?all=1"):
+            self.json("DELETE", f"/containers/{item['Id']}?force=1&v=1", status=204)
+        assert self.json("POST", "/portside/check")["problems"] == []
+        assert list((self.data_root / "containers").iterdir()) == []
+        assert list((self.exec_root / "containers").iterdir()) == []
+        self.until(lambda: not [x for x in self.remains() if x.startswith(("cgroup", "mount"))])
+        volumes = self.json("GET", "/volumes")["Volumes"] or []
+        assert volumes == []
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[Fragile]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: an engine is started")
+    engine = Fragile()
+    engine.start()
+    status, _, body = engine.request("POST", f"/images/create?fromImage={BASE}&tag=latest")
+    assert status == 200, body
+    yield engine
+    engine.armed.unlink(missing_ok=True)
+    engine.remove()
+
+
+@pytest.fixture
+def engine(house: Fragile) -> Iterator[Fragile]:
+    yield house
+    house.armed.unlink(missing_ok=True)
+    if house.process is not None and house.process.poll() is not None:
+        house.start()
+    house.clean()
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+# -- create ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("point", "volumes"),
+    [("recorded", {}), ("recorded", {"/data": {}}), ("mounted", {"/data": {}})],
+)
+def test_create(engine: Fragile, point: str, volumes: dict[str, Any]) -> None:
+    engine.arm(f"container.create:{point}")
+    body = {"Image": BASE, "Cmd": ["sleep", "100"], "Volumes": volumes}
+    assert engine.try_request("POST", "/containers/create?name=half", body) == 0
+    engine.reborn()
+    if engine.names():  # made whole: then it works
+        assert engine.state("half")["Status"] == "created"
+        engine.json("POST", "/containers/half/start", status=204)
+    else:
+        assert (engine.json("GET", "/volumes")["Volumes"] or []) == []
+        engine.create("half", "true")
+
+
+# -- start -----------------------------------------------------------------------------------------
+
+
+def test_start_before_the_launch(engine: Fragile) -> None:
+    engine.create("begun", "sleep", "100")
+    engine.arm("container.start:networked")
+    assert engine.try_request("POST", "/containers/begun/start") == 0
+    engine.reborn()
+    assert engine.state("begun")["Status"] == "created"
+    engine.json("POST", "/containers/begun/start", status=204)
+    assert engine.state("begun")["Running"]
+
+
+def test_start_after_the_launch(engine: Fragile) -> None:
+    engine.create("begun", "sleep", "100")
+    engine.arm("container.start:launched")
+    assert engine.try_request("POST", "/containers/begun/start") == 0
+    engine.reborn()
+    state = engine.state("begun")
+    if state["Running"]:
+        assert b"sleep" in Path(f"/proc/{state['Pid']}/cmdline").read_bytes()
+    else:
+        assert state["Pid"] == 0
+        engine.json("POST", "/containers/begun/start", status=204)
+    made = engine.json("POST", "/containers/begun/exec", {"Cmd": ["true"]}, 201)["Id"]
+    engine.json("POST", f"/exec/{made}/start", {"Detach": True}, 200)
+
+
+def test_the_launcher_dies_at_a_start(engine: Fragile) -> None:
+    engine.create("first", "sleep", "100")
+    engine.arm("container.start:networked", "launcher")
+    status = engine.try_request("POST", "/containers/first/start")
+    assert status in (204, 500)
+    if status != 204:
+        assert engine.state("first")["Status"] in ("created", "exited")
+        engine.json("POST", "/containers/first/start", status=204)
+    assert engine.state("first")["Running"]
+    engine.create("second", "sleep", "100")
+    engine.json("POST", "/containers/second/start", status=204)
+
+
+def test_the_monitor_dies_at_a_start(engine: Fragile) -> None:
+    engine.create("bare", "sleep", "100")
+    engine.arm("container.start:launched", "monitors")
+    status = engine.try_request("POST", "/containers/bare/start")
+    assert status in (204, 500)
+    engine.until(lambda: not engine.state("bare")["Running"])
+    assert engine.state("bare")["ExitCode"] != 0
+    engine.json("POST", "/containers/bare/start", status=204)
+
+
+def test_all_die_at_a_start(engine: Fragile) -> None:
+    engine.create("bare", "sleep", "100", host={"RestartPolicy": {"Name": "no"}})
+    engine.arm("container.start:launched", "monitors", "launcher", "engine")
+    assert engine.try_request("POST", "/containers/bare/start") == 0
+    engine.reborn()
+    assert not engine.state("bare")["Running"]
+    engine.json("POST", "/containers/bare/start", status=204)
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["told", "recorded"])
+@pytest.mark.parametrize("host", [{}, {"AutoRemove": True}], ids=["kept", "rm"])
+def test_exit_that_was_half_handled(engine: Fragile, point: str, host: dict[str, Any]) -> None:
+    engine.create("short", "sh", "-c", "echo said; exit 9", host=host, Volumes={"/v": {}})
+    engine.arm(f"container.exit:{point}")
+    engine.try_request("POST", "/containers/short/start")
+    engine.reborn()
+    if host:
+        engine.until(lambda: engine.names() == set())
+        return
+    state = engine.state("short")
+    assert (state["Status"], state["ExitCode"]) == ("exited", 9)
+    assert b"said" in engine.request("GET", "/containers/short/logs?stdout=1")[2]
+
+
+def test_stop_was_signalled(engine: Fragile) -> None:
+    policy = {"RestartPolicy": {"Name": "unless-stopped"}}
+    engine.create("polite", "sh", "-c", "trap 'exit 3' TERM; sleep 100 & wait", host=policy)
+    engine.json("POST", "/containers/polite/start", status=204)
+    time.sleep(0.2)
+    engine.arm("container.stop:signalled")
+    assert engine.try_request("POST", "/containers/polite/stop") == 0
+    engine.reborn()
+    engine.until(lambda: bool(engine.state("polite")["Status"] == "exited"))
+    assert engine.state("polite")["ExitCode"] == 3
+
+
+def test_a_monitor_dies_alone(engine: Fragile) -> None:
+    identifier = engine.create("bare", "sleep", "1000")
+    engine.json("POST", "/containers/bare/start", status=204)
+    pid = engine.state("bare")["Pid"]
+    os.kill(engine.monitor_of(identifier), signal.SIGKILL)
+    engine.until(lambda: not engine.state("bare")["Running"])
+    state = engine.state("bare")
+    assert state["ExitCode"] == 137 and "monitor" in state["Error"]
+    engine.until(lambda: gone(pid))
+    engine.json("POST", "/containers/bare/start", status=204)
+
+
+def test_a_monitor_dies_while_no_engine_runs(engine: Fragile) -> None:
+    identifier = engine.create("bare", "sleep", "1000")
+    engine.json("POST", "/containers/bare/start", status=204)
+    pid = engine.state("bare")["Pid"]
+    engine.kill()
+    os.kill(engine.monitor_of(identifier), signal.SIGKILL)
+    engine.start()
+    state = engine.state("bare")
+    assert not state["Running"] and state["ExitCode"] == 255
+    engine.until(lambda: gone(pid))
+
+
+def engine_monitor(engine: Fragile, identifier: str) -> int:
+    return engine.monitor_of(identifier)
+
+
+# -- beside ----------------------------------------------------------------------------------------
+
+
+def test_exec(engine: Fragile) -> None:
+    engine.create("host", "sleep", "1000")
+    engine.json("POST", "/containers/host/start", status=204)
+    made = engine.json("POST", "/containers/host/exec", {"Cmd": ["sleep", "77"]}, 201)["Id"]
+    engine.arm("container.exec:started")
+    assert engine.try_request("POST", f"/exec/{made}/start", {"Detach": True}) == 0
+    engine.reborn()
+    assert engine.state("host")["Running"]
+    rows = engine.json("GET", "/containers/host/top?ps_args=-o+pid,args")["Processes"]
+    assert sorted((row[1] for row in rows), reverse=True) == ["sleep 77", "sleep 1000"]
+    again = engine.json("POST", "/containers/host/exec", {"Cmd": ["true"]}, 201)["Id"]
+    engine.json("POST", f"/exec/{again}/start", {"Detach": True}, 200)
+
+
+def test_logs_followed_over_a_crash(engine: Fragile) -> None:
+    script = "i=0; while [ $i -lt 60 ]; do i=$((i+1)); echo line $i; sleep 0.02; done"
+    engine.create("talker", "sh", "-c", script)
+    engine.json("POST", "/containers/talker/start", status=204)
+    time.sleep(0.3)
+    engine.kill()
+    time.sleep(0.3)
+    engine.start()
+    _, _, data = engine.request("GET", "/containers/talker/logs?stdout=1&follow=1")
+    numbers = [int(line.rsplit(b" ", 1)[1]) for line in data.split(b"\n") if b"line " in line]
+    assert numbers == list(range(1, 61))
+
+
+def test_rename(engine: Fragile) -> None:
+    engine.create("before", "true")
+    engine.arm("container.rename:written")
+    assert engine.try_request("POST", "/containers/before/rename?name=after") == 0
+    engine.reborn()
+    (name,) = engine.names()
+    assert name in ("before", "after")
+    other = "after" if name == "before" else "before"
+    engine.create(other, "true")
+
+
+@pytest.mark.parametrize("point", ["marked", "forgotten"])
+def test_remove(engine: Fragile, point: str) -> None:
+    engine.create("going", "true", Volumes={"/data": {}})
+    engine.arm(f"container.remove:{point}")
+    assert engine.try_request("DELETE", "/containers/going?v=1") == 0
+    engine.reborn()
+    assert engine.names() == set()
+    engine.create("going", "true")
+
+
+def test_remove_of_a_running_one(engine: Fragile) -> None:
+    engine.create("going", "sleep", "1000", Volumes={"/data": {}})
+    engine.json("POST", "/containers/going/start", status=204)
+    pid = engine.state("going")["Pid"]
+    engine.arm("container.exit:told")
+    assert engine.try_request("DELETE", "/containers/going?v=1&force=1") == 0
+    engine.reborn()
+    assert gone(pid)
+    if engine.names():
+        assert engine.state("going")["Status"] == "exited"
+
+
+@pytest.mark.parametrize("point", ["quiet", "made"])
+def test_commit(engine: Fragile, point: str) -> None:
+    engine.create("source", "sh", "-c", "while true; do sleep 0.05; done")
+    engine.json("POST", "/containers/source/start", status=204)
+    engine.arm(f"container.commit:{point}")
+    assert engine.try_request("POST", "/commit?container=source&repo=copy&tag=1", {}) == 0
+    engine.reborn()
+    state = engine.state("source")
+    assert (state["Running"], state["Paused"]) == (True, False), "what a commit paused goes on"
+    status, _, _ = engine.request("GET", "/images/copy:1/json")
+    assert status == (200 if point == "made" else 404)
+    if status == 200:
+        engine.json("DELETE", "/images/copy:1")
+    engine.json("POST", "/containers/source/stop?t=0", status=204)
+
+
+def test_pause(engine: Fragile) -> None:
+    engine.create("still", "sleep", "1000")
+    engine.json("POST", "/containers/still/start", status=204)
+    engine.arm("container.pause:frozen")
+    assert engine.try_request("POST", "/containers/still/pause") == 0
+    engine.reborn()
+    assert engine.state("still")["Paused"], "the kernel has it frozen"
+    engine.json("POST", "/containers/still/unpause", status=204)
+
+
+def test_update(engine: Fragile) -> None:
+    engine.create("limited", "sleep", "1000", host={"Memory": 64 << 20})
+    engine.json("POST", "/containers/limited/start", status=204)
+    engine.arm("container.update:applied")
+    wish = {"Memory": 96 << 20, "MemorySwap": 192 << 20}
+    assert engine.try_request("POST", "/containers/limited/update", wish) == 0
+    engine.reborn()
+    engine.json("POST", "/containers/limited/update", wish, 200)
+    host = engine.json("GET", "/containers/limited/json")["HostConfig"]
+    assert host["Memory"] == 96 << 20
+
+
+def test_a_container_with_rm_that_ended_unseen(engine: Fragile) -> None:
+    engine.create("fleeting", "sleep", "0.3", host={"AutoRemove": True})
+    engine.json("POST", "/containers/fleeting/start", status=204)
+    engine.kill()
+    time.sleep(0.5)
+    engine.start()
+    engine.until(lambda: engine.names() == set())
+
+
+def test_policies_go_on_after_a_crash(engine: Fragile) -> None:
+    always = {"RestartPolicy": {"Name": "always"}}
+    engine.create("kept", "sleep", "0.2", host=always)
+    engine.json("POST", "/containers/kept/start", status=204)
+    engine.kill()
+    time.sleep(0.4)
+    engine.start()
+    count = engine.json("GET", "/containers/kept/json")["RestartCount"]
+    engine.until(lambda: engine.json("GET", "/containers/kept/json")["RestartCount"] > count)

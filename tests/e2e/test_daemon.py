@@ -1,0 +1,460 @@
+"""The daemon as a process: options, sockets, TLS, signals, one engine a root, its end."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from enginekit import ROOT, RunningEngine
+
+from portside.model.instance import DEFAULT_SOCKET
+
+
+def daemon(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "portside.daemon", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=timeout,
+    )
+
+
+def test_help_version_and_validate(tmp_path: Path) -> None:
+    assert "--data-root" in daemon("--help").stdout
+    assert daemon("--version").stdout.startswith("Portside version ")
+    path = tmp_path / "daemon.json"
+    path.write_text("{}")
+    assert daemon("--validate", "--config-file", str(path)).stdout == "configuration OK\n"
+    path.write_text('{"nope": 1}')
+    done = daemon("--validate", "--config-file", str(path))
+    assert done.returncode == 1
+    assert "don't match any configuration option: nope" in done.stderr
+
+
+def test_one_engine_a_root(private_engine: RunningEngine) -> None:
+    engine = private_engine
+    config = str(engine.root / "daemon.json")
+    same = ("--data-root", str(engine.data_root), "--config-file", config)
+    other = tempfile.mkdtemp(prefix="ps-", dir="/tmp")
+    try:
+        done = daemon(*same, "--exec-root", str(engine.exec_root))
+        assert done.returncode == 1
+        assert f"process with PID {engine.pid} is still running" in done.stderr
+        done = daemon(*same, "--exec-root", f"{other}/x", "--bridge", "none")
+        assert done.returncode == 1
+        assert "another engine is using" in done.stderr
+        done = daemon(
+            "--data-root",
+            f"{other}/d",
+            "--exec-root",
+            f"{other}/x",
+            "-H",
+            engine.host,
+            "--config-file",
+            config,
+            "--bridge",
+            "none",
+        )
+        assert done.returncode == 1
+        assert "address already in use" in done.stderr
+    finally:
+        shutil.rmtree(other, ignore_errors=True)
+    assert engine.request("GET", "/_ping")[0] == 200
+
+
+def test_the_socket_is_private(private_engine: RunningEngine) -> None:
+    mode = stat.S_IMODE(private_engine.socket.stat().st_mode)
+    assert mode == 0o660
+    assert (private_engine.exec_root / "portside.pid").read_text().strip().isdigit()
+    private_engine.stop()
+    assert not private_engine.socket.exists()
+    assert not (private_engine.exec_root / "portside.pid").exists()
+
+
+def test_a_stop_leaves_containers_running(private_engine: RunningEngine) -> None:
+    engine = private_engine
+    engine.request("POST", "/images/create?fromImage=portside/base&tag=latest")
+    body = {"Image": "portside/base", "Cmd": ["sleep", "1000"], "StopSignal": "SIGKILL"}
+    name = engine.json("POST", "/containers/create", body, 201)["Id"]
+    engine.json("POST", f"/containers/{name}/start", status=204)
+    pid = engine.json("GET", f"/containers/{name}/json")["State"]["Pid"]
+    engine.stop()
+    os.kill(pid, 0)
+    engine.start()
+    assert engine.json("GET", f"/containers/{name}/json")["State"]["Pid"] == pid
+    engine.stop(containers=True)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_restart_policies_after_an_engine_restart(private_engine: RunningEngine) -> None:
+    engine = private_engine
+    engine.request("POST", "/images/create?fromImage=portside/base&tag=latest")
+    made = {}
+    for policy in ("no", "always", "unless-stopped"):
+        body = {
+            "Image": "portside/base",
+            "Cmd": ["sleep", "1000"],
+            "StopSignal": "SIGKILL",
+            "HostConfig": {"RestartPolicy": {"Name": policy}},
+        }
+        made[policy] = engine.json("POST", "/containers/create", body, 201)["Id"]
+        engine.json("POST", f"/containers/{made[policy]}/start", status=204)
+    engine.stop(containers=True)
+    engine.start()
+    deadline = time.monotonic() + 20
+    wanted = {"no": False, "always": True, "unless-stopped": True}
+    found: dict[str, bool] = {}
+    while found != wanted and time.monotonic() < deadline:
+        found = {
+            key: engine.json("GET", f"/containers/{name}/json")["State"]["Running"]
+            for key, name in made.items()
+        }
+    assert found == wanted
+
+
+def test_sighup_reloads(private_engine: RunningEngine) -> None:
+    engine = private_engine
+    path = engine.root / "daemon.json"
+    fresh = {
+        "labels": ["fresh=yes"],
+        "insecure-registries": ["r.test:5000"],
+        "registry-mirrors": ["https://mirror.test"],
+        "max-concurrent-downloads": 7,
+        "mtu": 1300,
+    }
+    path.write_text(json.dumps(fresh))
+    assert engine.process is not None
+    engine.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 20
+    while not engine.json("GET", "/info")["Labels"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    info = engine.json("GET", "/info")
+    assert info["Labels"] == ["fresh=yes"]
+    assert "r.test:5000" in info["RegistryConfig"]["IndexConfigs"]
+    assert info["RegistryConfig"]["Mirrors"] == ["https://mirror.test/"]
+    now = int(time.time()) + 1
+    _, _, told = engine.request("GET", f"/events?since=1&until={now}&filters=" + RELOADS)
+    [event] = [json.loads(line) for line in told.splitlines()]
+    assert (event["Type"], event["Action"], event["Actor"]["ID"]) == (
+        "daemon",
+        "reload",
+        info["ID"],
+    )
+    attributes = event["Actor"]["Attributes"]
+    assert attributes["max-concurrent-downloads"] == "7"
+    assert json.loads(attributes["registry-mirrors"]) == ["https://mirror.test"]
+    path.write_text("{broken")
+    engine.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert engine.json("GET", "/info")["Labels"] == ["fresh=yes"]
+    assert "Error reconfiguring the daemon" in engine.log.read_text()
+    path.write_text(json.dumps({"fixed-cidr": "nonsense"}))
+    engine.process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert "fixed-cidr: invalid value" in engine.log.read_text()
+    assert engine.json("GET", "/info")["Labels"] == ["fresh=yes"]
+
+
+RELOADS = "%7B%22event%22%3A%5B%22reload%22%5D%7D"
+"""``{"event":["reload"]}``"""
+
+
+def test_metrics_group_and_labels() -> None:
+    port = free_port()
+    engine = RunningEngine(
+        "--metrics-addr", f"127.0.0.1:{port}", "--group", "54321", "--label", "place=here"
+    )
+    engine.start()
+    try:
+        assert engine.socket.stat().st_gid == 54321
+        assert engine.json("GET", "/info")["Labels"] == ["place=here"]
+        engine.request("GET", "/containers/none-such/json")
+        engine.request("POST", "/images/create?fromImage=portside/base&tag=latest")
+        created = engine.json(
+            "POST", "/containers/create", {"Image": "portside/base", "Cmd": ["true"]}, 201
+        )
+        engine.json("POST", f"/containers/{created['Id']}/start", status=204)
+        figures = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        figures.request("GET", "/metrics")
+        answer = figures.getresponse()
+        assert answer.status == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        lines = answer.read().decode().splitlines()
+        assert not [line for line in lines if not SAMPLE.fullmatch(line)]
+        found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        name = "engine_daemon_container_actions_seconds_count"
+        assert found[f'{name}{{action="create"}}'] == found[f'{name}{{action="start"}}'] == "1"
+        route = 'method="GET",route="/containers/{name}/json",status="404"'
+        assert found[f"portside_api_requests_total{{{route}}}"] == "1"
+        assert float(found["engine_daemon_events_total"]) >= 3
+        assert float(found["process_open_fds"]) > 3
+        figures.request("GET", "/containers/json")
+        assert figures.getresponse().status == 404, "figures only: it takes no orders"
+        engine.request("DELETE", f"/containers/{created['Id']}?force=1")
+    finally:
+        engine.remove()
+
+
+SAMPLE = re.compile(
+    r'# (HELP|TYPE) \w+ .+|\w+(\{(\w+="([^"\\\n]|\\.)*",?)+\})? [-+]?(\d[\d.e+-]*|Inf|NaN)'
+)
+"""A line of Prometheus's text format."""
+
+
+def test_a_third_signal_does_not_wait(private_engine: RunningEngine) -> None:
+    """The engine waits for requests under way, but not against an impatient user."""
+    engine = private_engine
+    assert engine.process is not None
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.connect(str(engine.socket))
+        slow.sendall(b"POST /images/load HTTP/1.1\r\nHost: d\r\nContent-Length: 999999\r\n\r\nx")
+        for _ in range(3):
+            time.sleep(0.1)
+            if engine.process.poll() is None:
+                engine.process.send_signal(signal.SIGTERM)
+        assert engine.process.wait(20) in (0, 143)
+    engine.start()
+    assert engine.request("GET", "/_ping")[0] == 200
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA, a server's certificate and a client's."""
+    directory = tmp_path_factory.mktemp("tls")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
+
+    openssl(
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "ca-key.pem",
+        "-out",
+        "ca.pem",
+        "-subj",
+        "/CN=test ca",
+        "-days",
+        "2",
+    )
+    for name in ("server", "client"):
+        (directory / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+        openssl(
+            "req",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            f"{name}-key.pem",
+            "-out",
+            f"{name}.csr",
+            "-subj",
+            f"/CN={name}",
+        )
+        openssl(
+            "x509",
+            "-req",
+            "-in",
+            f"{name}.csr",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca-key.pem",
+            "-CAcreateserial",
+            "-out",
+            f"{name}.pem",
+            "-days",
+            "2",
+            "-extfile",
+            "ext",
+        )
+    return directory
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_tls_asks_for_a_certificate_and_hijacks_work(
+    certificates: Path, docker_command: list[str], tmp_path: Path
+) -> None:
+    port = free_port()
+    engine = RunningEngine(
+        "-H",
+        f"tcp://127.0.0.1:{port}",
+        "--tlsverify",
+        "--tlscacert",
+        str(certificates / "ca.pem"),
+        "--tlscert",
+        str(certificates / "server.pem"),
+        "--tlskey",
+        str(certificates / "server-key.pem"),
+    )
+    engine.start()
+    try:
+        bare = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+        connection = http.client.HTTPSConnection("127.0.0.1", port, context=bare, timeout=20)
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
+            connection.request("GET", "/_ping")
+            connection.getresponse()
+        with pytest.raises((http.client.HTTPException, OSError)):
+            plain = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            plain.request("GET", "/_ping")
+            plain.getresponse()
+        shutil.copy(certificates / "ca.pem", tmp_path / "ca.pem")
+        shutil.copy(certificates / "client.pem", tmp_path / "cert.pem")
+        shutil.copy(certificates / "client-key.pem", tmp_path / "key.pem")
+        env = {
+            **os.environ,
+            "DOCKER_HOST": f"tcp://127.0.0.1:{port}",
+            "DOCKER_TLS_VERIFY": "1",
+            "DOCKER_CERT_PATH": str(tmp_path),
+            "DOCKER_CONFIG": str(tmp_path),
+        }
+        data = os.urandom(400_000)
+        done = subprocess.run(
+            [*docker_command, "run", "-i", "--rm", "portside/base", "cat"],
+            input=data,
+            capture_output=True,
+            env=env,
+            timeout=60,
+        )
+        assert done.stdout == data, done.stderr
+    finally:
+        engine.remove()
+
+
+def test_open_tcp_is_refused(tmp_path: Path) -> None:
+    root = tempfile.mkdtemp(prefix="ps-", dir="/tmp")
+    try:
+        done = daemon(
+            "--data-root",
+            f"{root}/d",
+            "--exec-root",
+            f"{root}/x",
+            "-H",
+            "tcp://0.0.0.0:0",
+            "--bridge",
+            "none",
+        )
+        assert done.returncode == 1
+        assert "refusing to listen on tcp://0.0.0.0:0 without TLS" in done.stderr
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def test_socket_activation() -> None:
+    root = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(root / "s"))
+    listener.listen()
+    code = (
+        "import os,sys; os.dup2(int(sys.argv[1]),3); os.environ['LISTEN_PID']=str(os.getpid());"
+        "os.environ['LISTEN_FDS']='1'; os.execv(sys.executable,[sys.executable]+sys.argv[2:])"
+    )
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            code,
+            str(listener.fileno()),
+            "-m",
+            "portside.daemon",
+            "--data-root",
+            f"{root}/d",
+            "--exec-root",
+            f"{root}/x",
+            "-H",
+            "fd://",
+            "--bridge",
+            "none",
+        ],
+        cwd=ROOT,
+        pass_fds=[listener.fileno()],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(str(root / "s"))
+            client.sendall(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 OK")
+    finally:
+        process.terminate()
+        process.wait(30)
+        listener.close()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def test_a_plain_chroot_is_refused() -> None:
+    """In a chroot that shows the whole host, the engine must notice that it is one."""
+    root = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
+    script = (
+        f"mount --rbind / {root}/r && mount --make-rslave {root}/r && "
+        f"exec chroot {root}/r/tmp/.. {sys.executable} -m portside.daemon "
+        f"--data-root {root}/d --exec-root {root}/x --bridge none"
+    )
+    (root / "r").mkdir()
+    try:
+        done = subprocess.run(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 1, done.stderr
+        assert "plain chroot" in done.stderr
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def test_usr1_dumps_and_memory_is_bounded(private_engine: RunningEngine) -> None:
+    engine = private_engine
+    assert engine.process is not None
+    engine.process.send_signal(signal.SIGUSR1)
+    assert engine.request("GET", "/_ping")[0] == 200
+    total = 0
+    for line in engine.processes():
+        pid = line.split()[1]
+        rollup: Any = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        total += sum(int(row.split()[1]) for row in rollup if row.startswith("Pss:"))
+    assert 0 < total < 70 * 1024, f"engine and launcher take {total} KiB"
+
+
+def test_the_units_are_sound(tmp_path: Path) -> None:
+    tool = shutil.which("systemd-analyze")
+    if tool is None:
+        pytest.skip("needs systemd-analyze")
+    units = ROOT / "src/portside/daemon/units"
+    names = [shutil.copy(units / f"portside.{kind}", tmp_path) for kind in ("service", "socket")]
+    done = subprocess.run(
+        [tool, "verify", "--man=no", *names], capture_output=True, text=True, timeout=60
+    )
+    assert "portside" not in done.stderr, done.stderr
+    service = (units / "portside.service").read_text()
+    assert "KillMode=process" in service, "containers outlast the engine"
+    socket_unit = (units / "portside.socket").read_text()
+    assert f"ListenStream={DEFAULT_SOCKET}" in socket_unit

@@ -1,0 +1,183 @@
+"""The docker CLI, and ours, in a terminal: typing, resizing, detaching, two at one container."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from clikit import PORTSIDE
+
+BASE = "portside/base"
+PATIENCE = 30
+
+
+class Terminal:
+    """A command on a pseudoterminal of its own."""
+
+    def __init__(self, command: list[str], env: dict[str, str], size: tuple[int, int]) -> None:
+        self.leader, follower = pty.openpty()
+        self.resize(*size)
+        self.process = subprocess.Popen(
+            command,
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env=env,
+            start_new_session=True,
+            close_fds=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(follower)
+        os.set_blocking(self.leader, False)
+        self.seen = b""
+
+    def resize(self, rows: int, columns: int) -> None:
+        size = struct.pack("HHHH", rows, columns, 0, 0)
+        fcntl.ioctl(self.leader, termios.TIOCSWINSZ, size)
+
+    def type(self, text: bytes) -> None:
+        os.write(self.leader, text)
+
+    def expect(self, pattern: bytes) -> bytes:
+        """Wait until what was shown since the last match contains the pattern."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            match = re.search(pattern, self.seen)
+            if match:
+                self.seen = self.seen[match.end() :]
+                return match[0]
+            try:
+                self.seen += os.read(self.leader, 65536)
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:
+                break
+        pytest.fail(f"{pattern!r} did not appear in {self.seen!r}")
+
+    def end(self) -> int:
+        """The exit status, once the terminal has been read to its end."""
+        deadline = time.monotonic() + PATIENCE
+        while self.process.poll() is None and time.monotonic() < deadline:
+            try:
+                self.seen += os.read(self.leader, 65536)
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:
+                break
+        return self.process.wait(PATIENCE)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.leader)
+
+
+@pytest.fixture(params=["docker", "portside"])
+def terminal(
+    request: pytest.FixtureRequest,
+    docker: Any,
+    docker_command: list[str],
+    docker_env: dict[str, str],
+) -> Iterator[Callable[..., Terminal]]:
+    """By the docker CLI and by our own command."""
+    opened: list[Terminal] = []
+    command = docker_command if request.param == "docker" else [PORTSIDE]
+
+    def start(*arguments: str, size: tuple[int, int] = (24, 80)) -> Terminal:
+        opened.append(Terminal([*command, *arguments], docker_env, size))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.close()
+    docker("rm", "-f", "t1", "t2", check=False)
+
+
+def test_a_shell_to_type_in(terminal: Callable[..., Terminal]) -> None:
+    shell = terminal("run", "-it", "--rm", BASE, "sh")
+    shell.expect(rb"/ # ")
+    shell.type(b"tty; echo $((6*7))\r")
+    shell.expect(rb"/dev/pts/\d+\r\n42\r\n")
+    shell.type(b"exit 3\r")
+    assert shell.end() == 3
+
+
+def test_control_d_and_control_c(terminal: Callable[..., Terminal]) -> None:
+    shell = terminal("run", "-it", "--rm", BASE, "sh")
+    shell.expect(rb"/ # ")
+    shell.type(b"sleep 100\r")
+    shell.expect(rb"sleep 100")
+    time.sleep(0.3)
+    shell.type(b"\x03")
+    shell.expect(rb"/ # ")
+    shell.type(b"\x04")
+    assert shell.end() in (0, 130)
+
+
+def test_the_size_follows(terminal: Callable[..., Terminal]) -> None:
+    shell = terminal("run", "-it", "--rm", BASE, "sh", size=(31, 97))
+    shell.expect(rb"/ # ")
+    shell.type(b"stty size\r")
+    shell.expect(rb"31 97")
+    shell.resize(40, 111)
+    os.kill(shell.process.pid, signal.SIGWINCH)
+    deadline = time.monotonic() + PATIENCE
+    while b"40 111" not in shell.seen and time.monotonic() < deadline:
+        shell.type(b"stty size\r")
+        shell.expect(rb"/ # ")
+        time.sleep(0.1)
+        try:
+            shell.seen += os.read(shell.leader, 65536)
+        except BlockingIOError:
+            pass
+    shell.expect(rb"40 111")
+
+
+def test_detach_and_attach_again(docker: Any, terminal: Callable[..., Terminal]) -> None:
+    shell = terminal("run", "-it", "--name", "t1", BASE, "sh")
+    shell.expect(rb"/ # ")
+    shell.type(b"x=kept\r")
+    shell.expect(rb"/ # ")
+    shell.type(b"\x10\x11")
+    assert shell.end() == 0
+    assert docker("inspect", "-f", "{{.State.Running}}", "t1").stdout == "true\n"
+    again = terminal("attach", "--detach-keys", "ctrl-a,d", "t1")
+    again.type(b"\recho $x\r")
+    again.expect(rb"\nkept\r\n")
+    again.type(b"\x01d")
+    again.end()
+    assert docker("inspect", "-f", "{{.State.Running}}", "t1").stdout == "true\n"
+
+
+def test_two_terminals_at_one_container(terminal: Callable[..., Terminal]) -> None:
+    first = terminal("run", "-it", "--name", "t2", BASE, "sh")
+    first.expect(rb"/ # ")
+    second = terminal("attach", "t2")
+    time.sleep(0.5)
+    second.type(b"echo from-second\r")
+    first.expect(rb"\r\nfrom-second\r\n")
+    second.expect(rb"\r\nfrom-second\r\n")
+    first.type(b"exit\r")
+    assert first.end() == 0
+    assert second.end() == 0
+
+
+def test_exec_in_a_terminal(docker: Any, terminal: Callable[..., Terminal]) -> None:
+    docker("run", "-d", "--name", "t1", BASE, "sleep", "1000")
+    shell = terminal("exec", "-it", "-e", "GREETING=hello", "t1", "sh", size=(20, 70))
+    shell.expect(rb"/ # ")
+    shell.type(b"echo $GREETING; stty size\r")
+    shell.expect(rb"hello\r\n20 70")
+    shell.type(b"exit 5\r")
+    assert shell.end() == 5

@@ -1,0 +1,142 @@
+"""The folders of the package are floors of a house: imports run down only, without circles."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "src" / "portside"
+
+# For each folder, the folders it may import. What a folder may import, it may import from at
+# any depth; a folder not listed may import nothing. ``registry`` is two folders: its client is
+# part of the engine, its server a program of its own.
+ALLOWED = {
+    "model": set(),
+    "kernel": {"model"},
+    "store": {"kernel", "model"},
+    "runtime": {"kernel", "model"},
+    "registry.client": {"store", "kernel", "model"},
+    "registry.server": {"registry.client", "model"},
+    "volumes": {"store", "kernel", "model"},
+    "networks": {"store", "kernel", "model"},
+    "images": {"registry.client", "store", "kernel", "model"},
+    "containers": {"runtime", "store", "kernel", "model"},
+    "engine": {
+        "containers",
+        "images",
+        "networks",
+        "volumes",
+        "registry.client",
+        "runtime",
+        "store",
+        "kernel",
+        "model",
+    },
+    # The API names the filters and stream types of the service that it calls.
+    "api": {"engine", "containers", "model"},
+    "daemon": {"api", "engine", "runtime", "kernel", "model"},
+    "client": {"model"},
+    "compose": {"client", "model"},
+    "cli": {"client", "compose", "model"},
+}
+
+
+def floor_of(module: str) -> str:
+    """``portside.registry.server.app`` → ``registry.server``."""
+    parts = module.split(".")[1:]
+    if not parts:
+        return ""
+    return ".".join(parts[:2]) if parts[0] == "registry" else parts[0]
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("portside", *path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Every module of the package that a file imports, anywhere in it, with the line."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import hides its floor"
+            base = node.module or ""
+            for name in node.names:
+                inner = PACKAGE.parent.joinpath(*base.split("."), name.name)
+                is_module = inner.is_dir() or inner.with_suffix(".py").exists()
+                yield node.lineno, f"{base}.{name.name}" if is_module else base
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def upward(path: Path) -> list[str]:
+    floor = floor_of(module_of(path))
+    if floor in ("", "__main__", "__init__"):
+        return []  # the entry: hands over to any part
+    found = []
+    for line, target in imports_of(path):
+        other = floor_of(target)
+        if target.startswith("portside.") and other != floor and other not in ALLOWED[floor]:
+            found.append(f"{path.relative_to(PACKAGE)}:{line}: {floor} imports {other}")
+    return found
+
+
+def test_imports_run_down() -> None:
+    assert FILES
+    found = [edge for path in FILES for edge in upward(path)]
+    assert not found, "\n".join(found)
+
+
+def test_floors_have_no_circle() -> None:
+    below: dict[str, set[str]] = {}
+
+    def reach(floor: str, way: tuple[str, ...]) -> set[str]:
+        assert floor not in way, " → ".join((*way, floor))
+        if floor not in below:
+            below[floor] = set(ALLOWED[floor])
+            for other in ALLOWED[floor]:
+                below[floor] |= reach(other, (*way, floor))
+        return below[floor]
+
+    for floor in ALLOWED:
+        reach(floor, ())
+
+
+def test_modules_have_no_circle() -> None:
+    """Imports made when a module is loaded; those inside functions are late on purpose."""
+    edges: dict[str, set[str]] = {}
+    names = {module_of(path).removesuffix(".__init__") for path in FILES}
+    for path in FILES:
+        top = [
+            node
+            for node in ast.parse(path.read_bytes()).body
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+        ]
+        lines = {node.lineno for node in top}
+        module = module_of(path).removesuffix(".__init__")
+        edges[module] = {
+            target
+            for line, target in imports_of(path)
+            if line in lines and target in names and target != module
+        }
+    finished: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " → ".join((*way[way.index(module) :], module))
+        if module not in finished:
+            for other in edges[module]:
+                visit(other, (*way, module))
+            finished.add(module)
+
+    for module in edges:
+        visit(module, ())
+
+
+def test_the_test_sees_an_upward_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = tmp_path / "kernel" / "wrong.py"
+    wrong.parent.mkdir()
+    wrong.write_text("def f():\n    from portside.engine import engine\n")
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    assert upward(wrong) == ["kernel/wrong.py:2: kernel imports engine"]
