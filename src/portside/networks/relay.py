@@ -23,63 +23,82 @@ MAX_CONNECTIONS = 1024
 
 
 class Relays:
-    """The relayed ports of all containers."""
+    """The relayed ports of all containers.
+
+    The listening sockets stay their owner's, who may close one as soon as :meth:`close` has
+    returned: by then the loop watches it no more. (It would go on to watch that number for
+    whatever opens next.)
+    """
 
     def __init__(self) -> None:
-        self._listening: dict[Publication, asyncio.Task[None]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._listening: dict[Publication, socket.socket] = {}
         self._connections: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Semaphore(MAX_CONNECTIONS)
 
     def open(self, publication: Publication, listener: socket.socket) -> None:
-        """Serve a port on its listening socket, which stays the caller's."""
+        """Serve a port on its listening socket."""
         if publication not in self._listening:
-            loop = asyncio.get_running_loop()
-            task = loop.create_task(self._accept(publication, listener))
-            self._listening[publication] = task
+            self._listening[publication] = listener
+            self._watch(publication)
 
     def close(self, publication: Publication) -> None:
         """Accept no more; connections under way go on until their ends close them."""
-        task = self._listening.pop(publication, None)
-        if task is not None:
-            task.cancel()
+        listener = self._listening.pop(publication, None)
+        if listener is not None:
+            self._loop.remove_reader(listener.fileno())
 
     def close_all(self) -> None:
-        for task in (*self._listening.values(), *self._connections):
+        for publication in list(self._listening):
+            self.close(publication)
+        for task in self._connections:
             task.cancel()
-        self._listening.clear()
 
-    async def _accept(self, publication: Publication, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._room.acquire()
-            try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError as err:
-                self._room.release()
-                log.debug("cannot accept at %s: %s", publication.host, err)
-                await asyncio.sleep(0.1)  # out of descriptors: let others end first
-                continue
-            except BaseException:
-                self._room.release()
-                raise
-            task = loop.create_task(self._serve(connection, publication))
-            self._connections.add(task)
-            task.add_done_callback(self._ended)
+    def _watch(self, publication: Publication) -> None:
+        listener = self._listening.get(publication)
+        if listener is not None and len(self._connections) < MAX_CONNECTIONS:
+            self._loop.add_reader(listener.fileno(), self._accept, publication)
+
+    def _accept(self, publication: Publication) -> None:
+        listener = self._listening[publication]
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as err:
+            log.debug("cannot accept at %s: %s", publication.host, err)
+            self._loop.remove_reader(listener.fileno())
+            # out of descriptors: let others end first
+            self._loop.call_later(0.1, self._watch, publication)
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._serve(connection, publication))
+        self._connections.add(task)
+        task.add_done_callback(self._ended)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            for waiting in self._listening.values():
+                self._loop.remove_reader(waiting.fileno())
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        full = len(self._connections) >= MAX_CONNECTIONS
         self._connections.discard(task)
-        self._room.release()
+        if full:
+            for publication in self._listening:
+                self._watch(publication)
         if not task.cancelled() and task.exception() is not None:
             log.debug("a relayed connection failed: %s", task.exception())
 
     async def _serve(self, client: socket.socket, publication: Publication) -> None:
-        loop = asyncio.get_running_loop()
         server = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         with client, server:
             for sock in (client, server):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(server, (publication.container_ip, publication.container_port))
-            await asyncio.gather(_pass_on(client, server), _pass_on(server, client))
+            await self._loop.sock_connect(
+                server, (publication.container_ip, publication.container_port)
+            )
+            # A group, since nobody may be left waiting for a socket that is closed here.
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_pass_on(client, server))
+                both.create_task(_pass_on(server, client))
 
 
 async def _pass_on(source: socket.socket, target: socket.socket) -> None:

@@ -41,6 +41,8 @@ class Poller:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._dropped: set[int] = set()
+        """Numbers dropped in this turn: its other events may be of what had them before."""
 
     def set(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
         """Watch a descriptor, or change what it is watched for."""
@@ -52,14 +54,21 @@ class Poller:
 
     def drop(self, fd: int) -> None:
         if self._callbacks.pop(fd, None) is not None:
+            self._dropped.add(fd)
             with suppress(OSError):
                 self._epoll.unregister(fd)
 
     def turn(self, timeout: float | None = None) -> None:
-        """Wait for events and hand them out; ``timeout`` in seconds."""
+        """Wait for events and hand them out; ``timeout`` in seconds.
+
+        A callback may close a descriptor and open another, which gets the same number. An
+        event that was waiting for the first is not the second's; what is true of that one
+        comes with the next turn.
+        """
+        self._dropped.clear()
         for fd, events in self._epoll.poll(timeout):
             callback = self._callbacks.get(fd)
-            if callback is not None:
+            if callback is not None and fd not in self._dropped:
                 callback(events)
 
     def close(self) -> None:
