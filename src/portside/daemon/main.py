@@ -150,6 +150,8 @@ class Daemon:
         notify("STOPPING=1")
         await asyncio.gather(*(server.close() for server in servers))
         await engine.close(containers=self._stop_containers)
+        # The loop takes its handlers with it, and one more signal would leave socket and pidfile.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
     async def _listen(self, engine: Engine) -> list[Server]:
         from portside.api import errors
