@@ -265,6 +265,20 @@ def test_a_monitor_dies_alone(engine: Fragile) -> None:
     engine.json("POST", "/containers/bare/start", status=204)
 
 
+def test_a_monitor_that_stands_still_keeps_nobody_from_removing(engine: Fragile) -> None:
+    identifier = engine.create("stuck", "sleep", "1000")
+    other = engine.create("other", "sleep", "1000")
+    for name in (identifier, other):
+        engine.json("POST", f"/containers/{name}/start", status=204)
+    os.kill(engine.monitor_of(identifier), signal.SIGSTOP)
+    try:
+        assert len(engine.json("GET", "/containers/json")) == 2
+        engine.json("DELETE", f"/containers/{identifier}?force=1", status=204)
+    finally:
+        engine.json("DELETE", f"/containers/{other}?force=1", status=204)
+    assert engine.json("GET", "/containers/json?all=1") == []
+
+
 def test_a_monitor_dies_while_no_engine_runs(engine: Fragile) -> None:
     identifier = engine.create("bare", "sleep", "1000")
     engine.json("POST", "/containers/bare/start", status=204)

@@ -59,8 +59,7 @@ def explain(core: Core, container: Container, network: Sequence[PathStep]) -> Ex
 
 def _monitor(core: Core, identifier: str) -> int:
     with suppress(OSError, msgspec.MsgspecError):
-        data = (core.state_dir(identifier) / "state.json").read_bytes()
-        return msgspec.json.decode(data, type=StateFile).monitor_pid
+        return StateFile.read(core.state_dir(identifier)).monitor_pid
     return 0
 
 

@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal as signals
 import time
 from contextlib import suppress
+
+from msgspec import MsgspecError
 
 from portside.containers import points, policy, starting
 from portside.containers.container import Container, Waiter
@@ -32,7 +35,8 @@ from portside.model.errors import (
     SystemFailure,
     Unavailable,
 )
-from portside.runtime.messages import Exited
+from portside.runtime.files import start_ticks
+from portside.runtime.messages import Exited, StateFile
 from portside.store.points import reach
 
 log = logging.getLogger(__name__)
@@ -40,6 +44,8 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT = 10
 """Seconds between the stop signal and SIGKILL unless somebody says otherwise."""
 _KILL_TIMEOUT = 10.0
+_TELL_TIMEOUT = 2.0
+"""Seconds a monitor may take to tell of an end that has come."""
 MONITOR_LOST = 255
 """Exit status of a container whose end nobody saw."""
 
@@ -269,27 +275,37 @@ async def _exits_within(container: Container, seconds: float | None) -> bool:
     return True
 
 
-async def send_signal(core: Core, container: Container, number: int) -> None:
-    """Deliver a signal to PID 1; a paused container is resumed so that it can act on it."""
+async def send_signal(core: Core, container: Container, number: int) -> bool:
+    """Deliver a signal to PID 1; a paused container is resumed so that it can act on it.
+
+    False when the monitor did not pass it on.
+    """
     monitor = container.monitor
     if monitor is None:
-        return
-    with suppress(Unavailable):  # it has just ended
+        return False
+    delivered = True
+    try:
         await monitor.signal(number)
+    except Unavailable as err:  # it has just ended, or its monitor is stuck
+        log.info("signal %d for container %s: %s", number, container.id, err)
+        delivered = False
     core.event(container, "kill", {"signal": str(number)})
     if container.record.paused:
         await unpause(core, container)
+    return delivered
 
 
 async def end_now(core: Core, container: Container) -> None:
     """SIGKILL, and not returning before the end was handled. Raises SystemFailure."""
     container.stopping = True
-    await send_signal(core, container, signals.SIGKILL)
-    if await _exits_within(container, _KILL_TIMEOUT):
+    delivered = await send_signal(core, container, signals.SIGKILL)
+    if delivered and await _exits_within(container, _KILL_TIMEOUT):
         return
     group = cgroup_of(core, container)
     with suppress(PortsideError, OSError):
         await asyncio.to_thread(group.kill)
+    if not await _exits_within(container, _TELL_TIMEOUT) and not group.pids():
+        _end_monitor(core, container)
     if not await _exits_within(container, _KILL_TIMEOUT):
         raise SystemFailure(
             f"container {container.id} cannot be killed: a process of it is stuck in the kernel "
@@ -318,6 +334,18 @@ async def kill(core: Core, container: Container, signal: str) -> None:
         await end_now(core, container)
     else:
         await send_signal(core, container, number)
+
+
+def _end_monitor(core: Core, container: Container) -> None:
+    """Nothing of the container is left, and its monitor does not say so: end it, too.
+
+    The engine then hears the end of the conversation and takes it from there.
+    """
+    with suppress(OSError, MsgspecError):  # it is gone
+        state = StateFile.read(core.state_dir(container.id))
+        if start_ticks(state.monitor_pid) == state.monitor_started:
+            log.warning("the monitor of container %s does not answer: it is ended", container.id)
+            os.kill(state.monitor_pid, signals.SIGKILL)
 
 
 async def restart(

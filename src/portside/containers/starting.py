@@ -276,8 +276,7 @@ def drop_leftover(core: Core, directory: Path) -> None:
 
     group = Cgroup(f"{core.defaults().cgroup_parent}/{directory.name}")
     with suppress(OSError, msgspec.MsgspecError):
-        state = msgspec.json.decode((directory / "state.json").read_bytes(), type=StateFile)
-        group = Cgroup(state.cgroup)
+        group = Cgroup(StateFile.read(directory).cgroup)
     with suppress(PortsideError, OSError):
         if group.exists():
             group.kill()

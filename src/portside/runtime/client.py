@@ -42,6 +42,9 @@ _KINDS: dict[str, type[PortsideError]] = {
     "no-exec": NotFound,
 }
 
+_PATIENCE = 5.0
+"""Seconds a monitor may take to pass on a signal, which takes it a system call."""
+
 
 def failure(reply: Failed) -> PortsideError:
     """The error a refusal becomes."""
@@ -74,7 +77,7 @@ class MonitorClient:
     def connect(cls, state_dir: Path) -> MonitorClient:
         """Find a running container's monitor again; raises Unavailable."""
         try:
-            state = msgspec.json.decode((state_dir / "state.json").read_bytes(), type=StateFile)
+            state = StateFile.read(state_dir)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY)
             try:
@@ -186,8 +189,17 @@ class MonitorClient:
         await self._ask(Resize(height, width, exec_id), [])
 
     async def signal(self, number: int, exec_id: str = "") -> None:
-        """Send a signal to PID 1, or to an exec's process."""
-        await self._ask(Signal(number, exec_id), [])
+        """Send a signal to PID 1, or to an exec's process.
+
+        Raises Unavailable, also when the monitor does not answer: it is stuck or stopped.
+        """
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._ask(Signal(number, exec_id), [])
+        except TimeoutError:
+            raise Unavailable(
+                f"the container's monitor has not answered for {_PATIENCE:g} s"
+            ) from None
 
     def close(self) -> None:
         """Stop talking; the container does not notice."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import array
 import socket
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from portside.model.errors import TooLarge
 from portside.model.ociruntime import Process
 from portside.model.rootfs import Rootfs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_PACKET = 180_000
 """Bytes; the kernel's default buffer for a packet is about 208 KiB."""
@@ -201,6 +204,11 @@ class StateFile(msgspec.Struct, frozen=True):
     pid_started: int
     started_ns: int
     cgroup: str
+
+    @classmethod
+    def read(cls, state_dir: Path) -> StateFile:
+        """A running container's; raises OSError, msgspec.MsgspecError."""
+        return msgspec.json.decode((state_dir / "state.json").read_bytes(), type=cls)
 
 
 _E = TypeVar("_E")
