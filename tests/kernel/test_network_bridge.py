@@ -128,6 +128,7 @@ async def test_host_none_and_shared_namespaces(host: Host) -> None:
 @private_host
 async def test_detach_frees_everything(host: Host) -> None:
     service = await host.service()
+    await until(lambda: not service._pool._missing())
     before_fds = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         one = await host.container(service, "one", port_bindings={})
@@ -144,7 +145,8 @@ async def test_detach_frees_everything(host: Host) -> None:
     await until(lambda: not {n for n in names() if n.startswith("ps")} - service._pool.links()
                 - {host.instance.bridge})  # fmt: skip
     assert stock is not None
-    await until(lambda: len(os.listdir("/proc/self/fd")) <= before_fds + 8)
+    await until(lambda: not service._pool._missing())
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= before_fds)
     assert service.settings(one.id) is None
     assert ("network", "disconnect") in {event[:2] for event in host.events}
 

@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,7 +42,9 @@ SYSCTLS = (
 )
 """Set before eth0 exists: no neighbour may hand a container routes (CVE-2020-13401)."""
 STOCK = 4
-"""Namespaces kept ready."""
+"""Namespaces kept ready, of each kind that is wanted."""
+BARE = 3
+"""The same without an eth0, which fewer containers want."""
 REFILL_DELAY = 0.02
 """Seconds of quiet before the stock is filled up again, so as not to compete with a start."""
 FIRST = "eth0"
@@ -143,14 +146,21 @@ def inside_setup(fd: int, names: bool = False, sysctls: bool = True) -> Namespac
         raise
 
 
+class Kind(Enum):
+    """What a namespace in stock has beside its loopback."""
+
+    PLAIN = "eth0"
+    NAMES = "eth0, and the name server's sockets"
+    BARE = "nothing"
+
+
 class NamespacePool:
-    """Two stocks: with and without the name server's sockets. ``take`` waits only when the
-    right one is empty."""
+    """A stock of each kind. ``take`` waits only when the right one is empty."""
 
     def __init__(self, worker: NamespaceWorker, instance: Instance) -> None:
         self._worker, self._instance = worker, instance
-        self._stock: dict[bool, deque[Namespace]] = {False: deque(), True: deque()}
-        self._sizes = {False: STOCK, True: 0}
+        self._stock: dict[Kind, deque[Namespace]] = {kind: deque() for kind in Kind}
+        self._sizes = {Kind.PLAIN: STOCK, Kind.NAMES: 0, Kind.BARE: BARE}
         self._made: set[str] = set()
         """Links made in the worker that the loop has not put into stock or use yet."""
         self._rtnl: netlink.Rtnl | None = None
@@ -161,29 +171,35 @@ class NamespacePool:
     async def start(self) -> None:
         """Make the first namespace; the rest follow in the background."""
         self._rtnl = await self._worker.run(netlink.Rtnl)
-        self._stock[False].append(await self._make(False))
+        self._stock[Kind.PLAIN].append(await self._make(Kind.PLAIN))
         self._schedule()
 
     def expect_names(self, expected: bool) -> None:
         """Whether there are user networks, so that a stock for them is worth having."""
-        self._sizes[True] = STOCK if expected else 0
+        self._sizes[Kind.NAMES] = STOCK if expected else 0
         self._schedule()
 
     async def take(self, names: bool = False) -> Namespace:
         """A namespace with an eth0 pair, from stock or made now."""
-        stock = self._stock[names]
-        space = stock.popleft() if stock else await self._make(names)
+        return await self._take(Kind.NAMES if names else Kind.PLAIN)
+
+    async def take_bare(self, names: bool = False) -> Namespace:
+        """A namespace with a loopback only (``--network none``, macvlan)."""
+        if names:
+            return await self._worker.fresh(lambda fd: inside_setup(fd, names))
+        return await self._take(Kind.BARE)
+
+    async def _take(self, kind: Kind) -> Namespace:
+        stock = self._stock[kind]
+        space = stock.popleft() if stock else await self._make(kind)
         self._made.discard(space.link)
         self._schedule()
         return space
 
-    async def take_bare(self, names: bool = False) -> Namespace:
-        """A namespace with a loopback only (``--network none``, macvlan)."""
-        return await self._worker.fresh(lambda fd: inside_setup(fd, names))
-
     def links(self) -> set[str]:
         """The host's ends of what is in stock."""
-        return self._made | {space.link for stock in self._stock.values() for space in stock}
+        ready = {space.link for stock in self._stock.values() for space in stock}
+        return self._made | ready - {""}
 
     async def close(self) -> None:
         self._closed = True
@@ -197,7 +213,7 @@ class NamespacePool:
         if self._rtnl is not None:
             self._rtnl.close()
 
-    def _missing(self) -> list[bool]:
+    def _missing(self) -> list[Kind]:
         return [kind for kind, size in self._sizes.items() if len(self._stock[kind]) < size]
 
     def _schedule(self) -> None:
@@ -228,13 +244,15 @@ class NamespacePool:
             self._stock[missing[0]].append(space)
             self._made.discard(space.link)
 
-    async def _make(self, names: bool) -> Namespace:
-        return await self._worker.run(lambda: self._make_now(names))
+    async def _make(self, kind: Kind) -> Namespace:
+        return await self._worker.run(lambda: self._make_now(kind))
 
-    def _make_now(self, names: bool) -> Namespace:
+    def _make_now(self, kind: Kind) -> Namespace:
         assert self._rtnl is not None
         rtnl = self._rtnl
-        made = self._worker.fresh_now(lambda fd: inside_setup(fd, names))
+        made = self._worker.fresh_now(lambda fd: inside_setup(fd, kind is Kind.NAMES))
+        if kind is Kind.BARE:
+            return made
         name = self._instance.link(os.urandom(8).hex())
         try:
             self._made.add(name)

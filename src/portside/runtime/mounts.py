@@ -337,28 +337,32 @@ def _cgroup(root: int, mount: Mount, options: Parsed, group: str) -> None:
         _attach(root, tree, mount.destination, directory=True, options=options)
         return
     tree = filesystem("tmpfs", "tmpfs", ["mode=755"], options.set & ~kernel.MOUNT_ATTR_RDONLY)
-    _attach(root, tree, mount.destination, directory=True, options=plain)
-    for hierarchy in layout.hierarchies:
-        data = list(hierarchy.controllers) or ["none", f"name={hierarchy.name}"]
-        place = f"{mount.destination}/{os.path.basename(hierarchy.mount)}"
-        if group:
-            tree = _bound(hierarchy.mount + group)
-        else:
-            tree = _cgroup_tree("cgroup", options, data, hierarchy.mount, "")
-        _attach(root, tree, place, directory=True, options=options)
-    if layout.unified:
-        place = f"{mount.destination}/{os.path.basename(layout.unified)}"
-        if group:
-            tree = _bound(layout.unified + group)
-        else:
-            tree = _cgroup_tree("cgroup2", options, [], layout.unified, "")
-        _attach(root, tree, place, directory=True, options=options)
-    if options.set & kernel.MOUNT_ATTR_RDONLY:
-        target = resolve(root, mount.destination, True)
-        try:
-            kernel.mount_setattr(target, set=kernel.MOUNT_ATTR_RDONLY, about=mount.destination)
-        finally:
-            os.close(target)
+    view = os.dup(tree)  # ours and fresh: nothing in it needs to be looked for from the root
+    try:
+        _attach(root, tree, mount.destination, directory=True, options=plain)
+        for hierarchy in layout.hierarchies:
+            data = list(hierarchy.controllers) or ["none", f"name={hierarchy.name}"]
+            _show_hierarchy(view, "cgroup", options, data, hierarchy.mount, group)
+            if len(hierarchy.controllers) > 1:
+                name = os.path.basename(hierarchy.mount)
+                for controller in {*hierarchy.controllers} - {name}:
+                    os.symlink(name, controller, dir_fd=view)
+        if layout.unified:
+            _show_hierarchy(view, "cgroup2", options, [], layout.unified, group)
+        if options.set & kernel.MOUNT_ATTR_RDONLY:
+            kernel.mount_setattr(view, set=kernel.MOUNT_ATTR_RDONLY, about=mount.destination)
+    finally:
+        os.close(view)
+
+
+def _show_hierarchy(
+    view: int, kind: str, options: Parsed, data: list[str], host: str, group: str
+) -> None:
+    """Mount one hierarchy below the directory of all, under the name it has on the host."""
+    name = os.path.basename(host)
+    tree = _bound(host + group) if group else _cgroup_tree(kind, options, data, host, "")
+    os.mkdir(name, 0o755, dir_fd=view)
+    _attach(view, tree, f"/{name}", directory=True, options=options)
 
 
 def _cgroup_tree(kind: str, options: Parsed, data: list[str], host: str, group: str) -> int:
