@@ -64,6 +64,7 @@ missing_for_tests() {
     has_command ip || echo iproute2
     has_command htpasswd || echo apache2-utils
     has_command openssl || echo openssl
+    has_command mkfs.ext4 || echo e2fsprogs
     has_command unshare && has_command nsenter || echo util-linux
     if ! has_command chromium || ! has_command chromedriver; then
         # Debian's; Ubuntu has another way to get it

@@ -196,7 +196,10 @@ class RunningEngine:
             assert not left, "left behind:\n" + "\n".join(left)
         finally:
             self._force()
-            shutil.rmtree(self.root, ignore_errors=True)
+            self.remove_files()
+
+    def remove_files(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def _force(self) -> None:
         """Whatever happened, leave the machine clean for others."""

@@ -24,6 +24,7 @@ _UNIFIED = {
     "clone3": 435,
     "close_range": 436,
     "mount_setattr": 442,
+    "quotactl_fd": 443,
 }
 """Numbers since Linux 5.0 are the same on every architecture."""
 

@@ -26,6 +26,7 @@ from portside.model.ids import new_id
 from portside.model.volume import Volume
 from portside.store.archive import rfc3339
 from portside.store.store import Store
+from portside.volumes import limits
 from portside.volumes.options import NAME
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     driver: str = "local"
     labels: dict[str, str] | None = None
     options: dict[str, str] | None = None
+    project: int = 0
+    """Its project on the file system, when its size is limited."""
 
 
 class Records:
@@ -71,22 +74,36 @@ class Records:
         return self.root / name / "_data"
 
     def add(
-        self, name: str, labels: dict[str, str] | None, options: dict[str, str] | None
+        self,
+        name: str,
+        labels: dict[str, str] | None,
+        options: dict[str, str] | None,
+        size: int = 0,
     ) -> Record:
-        """Make a volume; the caller checked that there is none of this name."""
-        record = Record(name, int(time.time()), labels=labels, options=options)
+        """Make a volume; the caller checked that there is none of this name.
+
+        ``size`` limits what it may hold, in bytes: InvalidParameter where nothing can.
+        """
+        project = 0
+        if size:
+            project = limits.free_project(self.root, [other.project for other in self.all()])
+        record = Record(name, int(time.time()), labels=labels, options=options, project=project)
         new = self.root / f".new-{new_id()}"
         try:
             new.mkdir(mode=0o701)
+            if size:
+                limits.limit(new, name, project, size)
             (new / "_data").mkdir(mode=0o755)
             os.chmod(new / "_data", 0o755)
             (new / "volume.json").write_bytes(msgspec.json.encode(record))
             with self._store.db.transaction():
                 self._all.insert(name, record)
                 new.rename(self.directory(name))
-        except OSError as err:
+        except BaseException as err:
             self._store.trash.discard(new)
-            raise SystemFailure(f"create {name}: {err.strerror}: {err.filename}") from err
+            if isinstance(err, OSError):
+                raise SystemFailure(f"create {name}: {err.strerror}: {err.filename}") from err
+            raise
         return record
 
     def change(self, record: Record) -> None:

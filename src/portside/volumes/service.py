@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from portside.model.errors import Conflict, InvalidParameter, NotFound, PortsideError
+from portside.model.errors import Conflict, NotFound, PortsideError
 from portside.model.events import Publisher
 from portside.model.ids import new_id
 from portside.model.rootfs import Rootfs
@@ -86,13 +86,10 @@ class VolumeService:
             return self._records.volume(existing)
         wanted = dict(request.driver_opts) if request.driver_opts is not None else None
         options.parse(name, wanted or {})
+        size = 0
         if wanted and "size" in wanted and "device" not in wanted:
-            raise InvalidParameter(
-                f"create {name}: quota size requested but no quota support: plain volumes share "
-                f"the space of {self._records.root}; a volume with a limit is one with a file "
-                "system of its own (-o type=tmpfs -o device=tmpfs -o o=size=..., or a device)"
-            )
-        record = self._records.add(name, labels, wanted)
+            size = options.parse_size(name, wanted["size"])
+        record = self._records.add(name, labels, wanted, size)
         self._publish("volume", "create", name, {"driver": record.driver})
         return self._records.volume(record)
 
