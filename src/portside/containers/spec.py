@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from portside.containers import security, spec_devices, spec_mounts, spec_process, spec_resources
+from portside.kernel import apparmor
 from portside.model import capabilities
 from portside.model import ociruntime as oci
 from portside.model.container import ContainerConfig, HostConfig, Ulimit
@@ -108,11 +109,15 @@ def _process(
 
 
 def apparmor_of(options: security.SecurityOptions, privileged: bool, defaults: Defaults) -> str:
-    """The profile's name; privileged containers are unconfined unless one was asked for."""
+    """The profile's name; privileged containers are unconfined unless one was asked for.
+
+    One that was asked for is applied, or the start fails, wherever the kernel has AppArmor;
+    that the default could not be loaded is no reason to go without.
+    """
+    if options.apparmor and apparmor.enabled():
+        return options.apparmor
     if not defaults.apparmor_profile:
         return ""
-    if options.apparmor:
-        return options.apparmor
     return security.UNCONFINED if privileged else defaults.apparmor_profile
 
 
