@@ -61,10 +61,6 @@ def test_a_volume_holds_what_its_size_says(limited: RunningEngine) -> None:
     blocks, size = map(int, told.split())
     assert blocks * size == 32 * MEGABYTE  # what df shows
     docker("volume", "rm", "small", "large")
-    # what copies an image's content into a volume is under the limit, too
-    docker("volume", "create", "-o", "size=64k", "tiny")
-    filled = docker("run", "--rm", "-v", "tiny:/bin", BASE, "true", check=False)
-    assert filled.returncode != 0
 
 
 def test_a_limit_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:

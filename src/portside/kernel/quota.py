@@ -2,6 +2,7 @@
 
 ext4 and XFS have them, when mounted with ``prjquota``. A directory's project is inherited by
 what is made in it, and statfs(2) in it tells the limit as the size of the file system.
+Whoever has CAP_SYS_RESOURCE may exceed a limit of ext4's.
 """
 
 from __future__ import annotations
