@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 
 import msgspec
@@ -30,6 +30,7 @@ import msgspec
 from portside.model.digest import Digest
 from portside.registry.server import manifests
 from portside.registry.server.errors import RegistryError
+from portside.registry.server.names import lexical
 from portside.registry.server.storage import Storage
 
 _BASE = "docker/registry/v2"
@@ -126,7 +127,7 @@ class Repository:
     # manifests and tags
 
     async def resolve(self, reference: str | Digest) -> Digest:
-        """What a tag or digest means; raises NAME_UNKNOWN or MANIFEST_UNKNOWN."""
+        """What a tag or digest means; raises MANIFEST_UNKNOWN."""
         try:
             if isinstance(reference, Digest):
                 await self._storage.stat(f"{self._revision(reference)}/link")
@@ -134,15 +135,13 @@ class Repository:
             link = await self._storage.read(f"{self._tag(reference)}/current/link")
             return Digest(link.decode().strip())
         except FileNotFoundError as err:
-            if not await self.exists():
-                raise RegistryError("NAME_UNKNOWN", {"name": self.name}) from err
             kind = "revision" if isinstance(reference, Digest) else "tag"
             raise RegistryError(
                 "MANIFEST_UNKNOWN", f"unknown {kind}={reference}", message="manifest unknown"
             ) from err
 
     async def manifest(self, reference: str | Digest) -> manifests.Parsed:
-        """The manifest a reference means; raises NAME_UNKNOWN or MANIFEST_UNKNOWN."""
+        """The manifest a reference means; raises MANIFEST_UNKNOWN."""
         digest = await self.resolve(reference)
         try:
             data = await self._storage.read(blob_key(digest))
@@ -151,7 +150,7 @@ class Repository:
         return manifests.parse(data, algorithm=digest.algorithm)
 
     async def put_manifest(
-        self, parsed: manifests.Parsed, tag: str | None, *, complete: bool = True
+        self, parsed: manifests.Parsed, tags: Iterable[str], *, complete: bool = True
     ) -> None:
         """Keep a manifest whose parts are all here; the caller holds the registry's lock.
 
@@ -172,7 +171,7 @@ class Repository:
         if parsed.subject is not None:
             referrer = f"{self._referrers(parsed.subject)}/{_in(parsed.digest)}/link"
             await self._storage.write(referrer, link)
-        if tag is not None:
+        for tag in tags:
             await self.set_tag(tag, parsed.digest)
 
     async def set_tag(self, tag: str, digest: Digest) -> None:
@@ -182,12 +181,14 @@ class Repository:
         await self._storage.write(f"{self._tag(tag)}/current/link", link)
 
     async def _require_parts(self, parsed: manifests.Parsed) -> None:
-        missing = [d.digest for d in parsed.blobs if not await self._complete(Digest(d.digest))]
+        needed = [Digest(d.digest) for d in parsed.blobs if not d.is_elsewhere]
+        missing = [str(digest) for digest in needed if not await self._complete(digest)]
         for child in parsed.children:
             if not await self._has(f"{self._revision(Digest(child.digest))}/link"):
                 missing.append(child.digest)
         if missing:
-            raise RegistryError("MANIFEST_BLOB_UNKNOWN", {"digests": missing})
+            details = tuple({"digest": digest} for digest in missing)
+            raise RegistryError("MANIFEST_BLOB_UNKNOWN", details=details)
 
     async def _complete(self, digest: Digest) -> bool:
         return await self._has(self._layer(digest)) and await self._has(blob_key(digest))
@@ -219,7 +220,7 @@ class Repository:
         names = await self._storage.names(f"{self._root}/_manifests/tags")
         if not names and not await self.exists():
             raise RegistryError("NAME_UNKNOWN", {"name": self.name})
-        return names
+        return sorted(names, key=lexical)
 
     async def tags(self) -> list[Tag]:
         found = []
@@ -238,11 +239,24 @@ class Repository:
 
     async def referrers(self, subject: Digest) -> list[manifests.Parsed]:
         """Manifests whose subject is the digest; empty when there are none."""
+        digests = {digest async for digest in _digests(self._storage, self._referrers(subject))}
+        digests |= await self._tagged_referrers(subject)
         found = []
-        async for digest in _digests(self._storage, self._referrers(subject)):
+        for digest in sorted(digests):
             with suppress(RegistryError):
-                found.append(await self.manifest(digest))
+                parsed = await self.manifest(digest)
+                if parsed.subject == subject:
+                    found.append(parsed)
         return found
+
+    async def _tagged_referrers(self, subject: Digest) -> set[Digest]:
+        """Those a client listed itself, at a registry that has no such lists
+        (distribution-spec, "Referrers Tag Schema" and "Enabling the Referrers API")."""
+        try:
+            index = await self.manifest(f"{subject.algorithm}-{subject.hex[:64]}")
+        except RegistryError:
+            return set()
+        return {Digest(child.digest) for child in index.children}
 
 
 class Content:
@@ -306,7 +320,7 @@ class Content:
                     await walk(f"{prefix}{name}/")
 
         await walk("")
-        return sorted(found)
+        return sorted(found, key=lexical)
 
     async def all_blobs(self) -> AsyncIterator[Digest]:
         """Every blob stored, linked or not."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from aiohttp import web
 
 from portside.model.digest import Digest
+from portside.model.errors import InvalidParameter
 from portside.registry.server.content import Repository, blob_key
 from portside.registry.server.context import IDENTITY, registry_of, repository_for
 from portside.registry.server.errors import RegistryError
-from portside.registry.server.names import check_digest, check_name
+from portside.registry.server.names import check_digest, is_name
 from portside.registry.server.storage import CHUNK
 from portside.registry.server.uploads import Upload
 
@@ -39,12 +41,11 @@ async def get_blob(request: web.Request) -> web.StreamResponse:
         "Cache-Control": "max-age=31536000",
         "Content-Type": "application/octet-stream",
     }
-    if _not_modified(request, digest):
-        return web.Response(status=304, headers=headers)
-    start, end = _range(request.headers.get("Range"), blob.size)
-    status = 200
-    if (start, end) != (0, blob.size):
-        status = 206
+    if not_modified(request, digest):
+        return unchanged(headers)
+    status, start, end = 200, 0, blob.size
+    if (span := _range(_wanted(request, digest), blob.size)) is not None:
+        status, (start, end) = 206, span
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{blob.size}"
     response = web.StreamResponse(status=status, headers=headers)
     response.content_length = end - start
@@ -74,16 +75,34 @@ async def _send(
             raise ConnectionResetError(str(err)) from err
 
 
-def _not_modified(request: web.Request, digest: Digest) -> bool:
-    tags = request.headers.get("If-None-Match", "")
-    return any(tag.strip().strip('"') in (digest, "*") for tag in tags.split(",") if tag.strip())
+def not_modified(request: web.Request, digest: Digest) -> bool:
+    """Whether the sender has it already (RFC 9110, 13.1.2: compared weakly)."""
+    tags = request.headers.get("If-None-Match", "").split(",")
+    return any(tag.strip().removeprefix("W/").strip('"') in (digest, "*") for tag in tags)
 
 
-def _range(header: str | None, size: int) -> tuple[int, int]:
-    """Half-open span of the bytes asked for; an unreadable header means everything."""
+def unchanged(headers: dict[str, str]) -> web.Response:
+    """304 with what RFC 9110, 15.4.5 wants sent along."""
+    kept = ("ETag", "Cache-Control", "Docker-Content-Digest")
+    return web.Response(status=304, headers={k: v for k, v in headers.items() if k in kept})
+
+
+def _wanted(request: web.Request, digest: Digest) -> str | None:
+    """The Range header, unless it is for other content (RFC 9110, 13.1.5)."""
+    condition = request.headers.get("If-Range")
+    if condition is not None and condition.strip() != f'"{digest}"':
+        return None
+    return request.headers.get("Range")
+
+
+def _range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Half-open span of the bytes asked for; None (everything) for what is not one range.
+
+    Raises RANGE_INVALID when there are no such bytes.
+    """
     match = _RANGE.fullmatch(header.strip()) if header else None
     if match is None or match.groups() == ("", ""):
-        return 0, size
+        return None
     first, last = match.groups()
     if not first:
         start, end = max(size - int(last), 0), size
@@ -124,10 +143,10 @@ async def start_upload(request: web.Request) -> web.Response:
     """POST: mount from another repository, push in one go, or open a session."""
     repository = repository_for(request, "pull", "push")
     require_writes(request)
-    mount, source = request.query.get("mount"), request.query.get("from")
-    if mount and await _mounted(request, repository, check_digest(mount), source):
-        return _created(repository, check_digest(mount))
     registry = registry_of(request)
+    mounted = await _mounted(request, repository)
+    if mounted is not None:
+        return _created(repository, mounted)
     upload = registry.uploads.start(repository.name)
     digest = request.query.get("digest")
     if digest:
@@ -139,25 +158,45 @@ async def start_upload(request: web.Request) -> web.Response:
     return _session(repository, upload, 202)
 
 
-async def _mounted(
-    request: web.Request, repository: Repository, digest: Digest, source: str | None
-) -> bool:
-    """Link a blob that another repository has; False when the client has to send it."""
-    if not source:
-        return False
+async def _mounted(request: web.Request, repository: Repository) -> Digest | None:
+    """Link a blob that is here already; None when the client has to send it.
+
+    With ``from``, another repository that the sender may read must have it; without, any
+    such repository (distribution-spec, "Mounting a blob from another repository").
+    """
+    try:
+        digest = Digest(request.query.get("mount", ""))
+    except InvalidParameter:
+        return None
     registry = registry_of(request)
-    check_name(source)
-    if "pull" not in registry.authority.allowed(request[IDENTITY], source):
-        return False  # as if it were not there: the names of blobs must not leak
     async with registry.content.lock:
-        try:
-            await registry.content.repository(source).blob(digest)
-        except RegistryError:
-            return False
+        source = await _source(request, digest)
+        if source is None:
+            return None
         await _within_quota(request, repository, digest)
         await repository.link_blob(digest)
-    registry.webhooks.blob("mount", request, repository.name, digest, 0)
-    return True
+    registry.webhooks.blob("mount", request, repository.name, digest, 0, source)
+    return digest
+
+
+async def _source(request: web.Request, digest: Digest) -> str | None:
+    """The repository a blob can be mounted from. One the sender may not read counts as
+    one without the blob: what others hold must not leak."""
+    registry = registry_of(request)
+    names = [request.query["from"]] if "from" in request.query else None
+    if names is None:
+        key = blob_key(digest)
+        if registry.content.storage.local(key) is None or not await registry.content.has_blob(
+            digest
+        ):
+            return None  # looking through a bucket costs more than sending the blob
+        names = await registry.content.repositories()
+    for name in names:
+        if is_name(name) and "pull" in registry.authority.allowed(request[IDENTITY], name):
+            with suppress(RegistryError):
+                await registry.content.repository(name).blob(digest)
+                return name
+    return None
 
 
 async def _within_quota(request: web.Request, repository: Repository, digest: Digest) -> None:
@@ -225,7 +264,7 @@ def _check_order(request: web.Request, repository: Repository, upload: Upload) -
     match = re.fullmatch(r"(?:bytes[ =])?(\d+)-(\d+)(?:/.*)?", header.strip())
     length = request.content_length
     if match is None:
-        raise RegistryError("RANGE_INVALID", header, status=416)
+        raise RegistryError("RANGE_INVALID", header, headers=_session_headers(repository, upload))
     first, last = int(match[1]), int(match[2])
     if first != upload.offset or (length is not None and last - first + 1 != length):
         headers = _session_headers(repository, upload)

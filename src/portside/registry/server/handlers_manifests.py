@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote, urlencode
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from portside.model.digest import Digest
 from portside.registry.server import manifests
@@ -17,8 +18,19 @@ from portside.registry.server.context import (
     repository_for,
 )
 from portside.registry.server.errors import RegistryError
-from portside.registry.server.handlers_blobs import require_deletes, require_writes
-from portside.registry.server.names import check_digest, check_reference
+from portside.registry.server.handlers_blobs import (
+    not_modified,
+    require_deletes,
+    require_writes,
+    unchanged,
+)
+from portside.registry.server.names import (
+    check_digest,
+    check_reference,
+    check_tag,
+    known_reference,
+    lexical,
+)
 
 _MOST = 1000
 """Entries of a page at the most."""
@@ -37,7 +49,7 @@ async def version(request: web.Request) -> web.Response:
 async def get_manifest(request: web.Request) -> web.Response:
     repository = repository_for(request, "pull")
     registry = registry_of(request)
-    reference = check_reference(request.match_info["reference"])
+    reference = known_reference(request.match_info["reference"])
     if registry.upstream is not None:
         await registry.upstream.manifest(repository, reference)
     parsed = await repository.manifest(reference)
@@ -46,9 +58,8 @@ async def get_manifest(request: web.Request) -> web.Response:
         "Docker-Content-Digest": parsed.digest,
         "ETag": f'"{parsed.digest}"',
     }
-    etags = (tag.strip().strip('"') for tag in request.headers.get("If-None-Match", "").split(","))
-    if parsed.digest in etags:
-        return web.Response(status=304, headers=headers)
+    if not_modified(request, parsed.digest):
+        return unchanged(headers)
     if request.method == "GET":
         registry.webhooks.manifest("pull", request, repository.name, parsed, _tag(reference))
     return web.Response(body=parsed.data, headers=headers)
@@ -71,20 +82,41 @@ async def put_manifest(request: web.Request) -> web.Response:
     if isinstance(reference, Digest) and parsed.digest != reference:
         detail = {"expected": reference, "actual": parsed.digest}
         raise RegistryError("DIGEST_INVALID", detail)
+    tags = _tags(request, reference)
     async with registry.content.lock:
-        await repository.put_manifest(parsed, _tag(reference))
-    registry.webhooks.manifest("push", request, repository.name, parsed, _tag(reference))
-    registry.audit.note(
-        request, "push", repository.name, str(reference), digest=parsed.digest, size=len(data)
+        await repository.put_manifest(parsed, tags)
+    for tag in tags or (None,):
+        registry.webhooks.manifest("push", request, repository.name, parsed, tag)
+        registry.audit.note(
+            request,
+            "push",
+            repository.name,
+            tag or str(reference),
+            digest=parsed.digest,
+            size=len(data),
+        )
+    headers = CIMultiDict(
+        {
+            "Location": f"/v2/{repository.name}/manifests/{parsed.digest}",
+            "Docker-Content-Digest": parsed.digest,
+            "Content-Length": "0",
+        }
     )
-    headers = {
-        "Location": f"/v2/{repository.name}/manifests/{parsed.digest}",
-        "Docker-Content-Digest": parsed.digest,
-        "Content-Length": "0",
-    }
     if parsed.subject is not None:
         headers["OCI-Subject"] = parsed.subject
+    if isinstance(reference, Digest):
+        headers.extend([("OCI-Tag", tag) for tag in tags])
     return web.Response(status=201, headers=headers)
+
+
+def _tags(request: web.Request, reference: str | Digest) -> list[str]:
+    """The tags a manifest is pushed for: the URL's, or those a push by digest asks for."""
+    if not isinstance(reference, Digest):
+        return [reference]
+    tags = list(dict.fromkeys(request.query.getall("tag", [])))
+    for tag in tags:
+        check_tag(tag)
+    return tags
 
 
 async def delete_manifest(request: web.Request) -> web.Response:
@@ -92,7 +124,7 @@ async def delete_manifest(request: web.Request) -> web.Response:
     repository = repository_for(request, "delete")
     registry = registry_of(request)
     require_deletes(request)
-    reference = check_reference(request.match_info["reference"])
+    reference = known_reference(request.match_info["reference"])
     async with registry.content.lock:
         if isinstance(reference, Digest):
             await repository.delete_manifest(reference)
@@ -138,12 +170,12 @@ def _page(request: web.Request, names: list[str], path: str) -> tuple[list[str],
 
     distribution-spec, "Content Discovery"; raises PAGINATION_NUMBER_INVALID.
     """
-    text = request.query.get("n")
-    if text is not None and (not text.lstrip("-").isdigit() or int(text) < 0):
+    text = request.query.get("n", "")
+    if text and not (text.isascii() and text.isdigit()):
         raise RegistryError("PAGINATION_NUMBER_INVALID", {"n": text})
-    count = min(int(text), _MOST) if text else _MOST
+    count = min(int(text[:9]), _MOST) if text else _MOST
     last = request.query.get("last", "")
-    rest = [name for name in names if name > last] if last else names
+    rest = [name for name in names if lexical(name) > lexical(last)] if last else names
     page = rest[:count]
     if not page or len(rest) <= len(page):
         return page, {}

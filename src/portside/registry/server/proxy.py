@@ -21,6 +21,7 @@ from portside.registry.server import manifests
 from portside.registry.server.config import Proxy
 from portside.registry.server.content import Content, Repository, blob_key
 from portside.registry.server.errors import RegistryError
+from portside.registry.server.names import lexical
 from portside.registry.server.uploads import Uploads
 
 
@@ -55,9 +56,9 @@ class Upstream:
                     return
             found = await remote.get_manifest(str(reference))
             parsed = manifests.parse(found.data, found.media_type, found.digest.algorithm)
-            tag = None if isinstance(reference, Digest) else reference
+            tags = () if isinstance(reference, Digest) else (reference,)
             async with self._content.lock:
-                await repository.put_manifest(parsed, tag, complete=False)
+                await repository.put_manifest(parsed, tags, complete=False)
 
         try:
             await self._client.on_repository(self._domain, repository.name, fetch, auth=self._auth)
@@ -124,7 +125,7 @@ class Upstream:
             return await repository.tag_names()
         except PortsideError:
             return await repository.tag_names()
-        return sorted(found)
+        return sorted(found, key=lexical)
 
 
 async def _known(repository: Repository, digest: Digest) -> bool:

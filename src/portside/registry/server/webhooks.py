@@ -111,7 +111,15 @@ class Webhooks:
             target["tag"] = tag
         self._send(action, request, target)
 
-    def blob(self, action: str, request: web.Request, name: str, digest: Digest, size: int) -> None:
+    def blob(
+        self,
+        action: str,
+        request: web.Request,
+        name: str,
+        digest: Digest,
+        size: int,
+        source: str = "",
+    ) -> None:
         target: dict[str, Any] = {
             "mediaType": "application/octet-stream",
             "size": size,
@@ -119,8 +127,8 @@ class Webhooks:
             "digest": digest,
             "repository": name,
         }
-        if action == "mount":
-            target["fromRepository"] = request.query.get("from", "")
+        if source:
+            target["fromRepository"] = source
         self._send(action, request, target)
 
     def deleted(self, request: web.Request, name: str, reference: str | Digest) -> None:
