@@ -14,9 +14,8 @@ import pytest
 from aiohttp import web
 
 from portside.model.digest import Digest
-from portside.model.errors import InvalidParameter
 from portside.registry.server.auth import Robots
-from portside.registry.server.config import Retention, load, seconds
+from portside.registry.server.config import Retention
 from portside.registry.server.content import Content, Tag
 from portside.registry.server.gc import Collector, expired
 from portside.registry.server.names import fits
@@ -273,22 +272,6 @@ async def test_s3(serve: Serve, tmp_path: Path) -> None:
         assert (await registry.ask("GET", "/v2/app/manifests/v1"))[0] == 404
     finally:
         server.stop()
-
-
-def test_settings_name_what_is_wrong(tmp_path: Path) -> None:
-    path = tmp_path / "config.yml"
-    for text, named in (
-        ("http: {adr: ':5'}", "adr"),
-        ("storage: {delete: {enabled: maybe}}", "storage.delete.enabled"),
-        ("[", "not YAML"),
-        ("auth: {htpasswd: {realm: x}}", "auth.htpasswd.path"),
-    ):
-        path.write_text(text)
-        with pytest.raises(InvalidParameter, match=named):
-            load(str(path), {})
-    with pytest.raises(InvalidParameter, match="invalid duration"):
-        seconds("soon")
-    assert seconds("1h30m") == 5400
 
 
 def test_patterns() -> None:

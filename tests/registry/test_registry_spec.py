@@ -134,7 +134,7 @@ async def test_mount_from_wherever_it_is(serve: Serve) -> None:
     registry = await serve()
     digest = await registry.push_blob("one", b"shared")
     status, headers, _ = await registry.ask("POST", f"/v2/two/blobs/uploads/?mount={digest}")
-    assert (status, headers["Location"]) == (201, f"/v2/two/blobs/{digest}")
+    assert (status, headers["Location"]) == (201, f"{registry.base}/v2/two/blobs/{digest}")
     assert (await registry.ask("GET", f"/v2/two/blobs/{digest}"))[2] == b"shared"
     for name in ("one", "two"):
         await registry.ask("DELETE", f"/v2/{name}/blobs/{digest}")

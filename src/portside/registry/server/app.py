@@ -74,6 +74,20 @@ async def _metrics(request: web.Request) -> web.Response:
     return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
+def watching_app(registry: Registry) -> web.Application:
+    """What ``http.debug.addr`` serves beside the registry: its metrics and its health."""
+
+    async def healthy(_request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    app = web.Application()
+    app[REGISTRY] = registry
+    app.router.add_get("/debug/health", healthy)
+    if registry.settings.http.debug.prometheus.enabled:
+        app.router.add_get(registry.settings.http.debug.prometheus.path, _metrics)
+    return app
+
+
 async def _running(app: web.Application) -> AsyncIterator[None]:
     """What lives as long as the application: webhooks, collection, upstream's connections."""
     registry = app[REGISTRY]
@@ -93,10 +107,11 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
 
 async def _housekeeping(registry: Registry) -> None:
     """Purge stale uploads at start and daily; collect as often as the settings say."""
-    ours = registry.settings.portside
+    ours, purging = registry.settings.portside, registry.settings.storage.maintenance.uploadpurging
     interval = seconds(ours.gc_interval) if ours.gc_interval else 0.0
     while True:
-        registry.uploads.purge()
+        if purging.enabled:
+            registry.uploads.purge(seconds(purging.age))
         await asyncio.sleep(interval or 86400.0)
         if interval:
             try:

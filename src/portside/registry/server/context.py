@@ -68,6 +68,12 @@ def own_url(request: web.Request) -> str:
     return f"{scheme}://{request.headers.get('X-Forwarded-Host', request.host)}"
 
 
+def location(request: web.Request, path: str) -> str:
+    """A Location header's value: absolute, unless ``http.relativeurls`` is set."""
+    relative = registry_of(request).settings.http.relativeurls or not request.host
+    return path if relative else own_url(request) + path
+
+
 def repository_for(request: web.Request, *actions: str) -> Repository:
     """The repository of the URL, once the sender may do all the actions there.
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
 from portside.registry.server.content import Repository, blob_key
-from portside.registry.server.context import IDENTITY, registry_of, repository_for
+from portside.registry.server.context import IDENTITY, location, registry_of, repository_for
 from portside.registry.server.errors import RegistryError
 from portside.registry.server.names import check_digest, is_name
 from portside.registry.server.storage import CHUNK
@@ -146,7 +146,7 @@ async def start_upload(request: web.Request) -> web.Response:
     registry = registry_of(request)
     mounted = await _mounted(request, repository)
     if mounted is not None:
-        return _created(repository, mounted)
+        return _created(request, repository, mounted)
     upload = registry.uploads.start(repository.name)
     digest = request.query.get("digest")
     if digest:
@@ -155,7 +155,7 @@ async def start_upload(request: web.Request) -> web.Response:
         except BaseException:
             registry.uploads.finish(upload)  # there is no session to come back to
             raise
-    return _session(repository, upload, 202)
+    return _session(request, repository, upload, 202)
 
 
 async def _mounted(request: web.Request, repository: Repository) -> Digest | None:
@@ -208,26 +208,32 @@ async def _within_quota(request: web.Request, repository: Repository, digest: Di
         raise RegistryError("DENIED", {"limit": limit}, message="quota exceeded")
 
 
-def _created(repository: Repository, digest: Digest) -> web.Response:
+def _created(request: web.Request, repository: Repository, digest: Digest) -> web.Response:
     headers = {
-        "Location": f"/v2/{repository.name}/blobs/{digest}",
+        "Location": location(request, f"/v2/{repository.name}/blobs/{digest}"),
         "Docker-Content-Digest": digest,
         "Content-Length": "0",
     }
     return web.Response(status=201, headers=headers)
 
 
-def _session_headers(repository: Repository, upload: Upload) -> dict[str, str]:
+def _session_headers(
+    request: web.Request, repository: Repository, upload: Upload
+) -> dict[str, str]:
     return {
-        "Location": f"/v2/{repository.name}/blobs/uploads/{upload.id}",
+        "Location": location(request, f"/v2/{repository.name}/blobs/uploads/{upload.id}"),
         "Range": f"0-{max(upload.offset - 1, 0)}",
         "Docker-Upload-UUID": upload.id,
     }
 
 
-def _session(repository: Repository, upload: Upload, status: int) -> web.Response:
+def _session(
+    request: web.Request, repository: Repository, upload: Upload, status: int
+) -> web.Response:
     headers = {"OCI-Chunk-Min-Length": "0", "Content-Length": "0"}
-    return web.Response(status=status, headers=headers | _session_headers(repository, upload))
+    return web.Response(
+        status=status, headers=headers | _session_headers(request, repository, upload)
+    )
 
 
 def _upload(request: web.Request) -> tuple[Repository, Upload]:
@@ -237,7 +243,7 @@ def _upload(request: web.Request) -> tuple[Repository, Upload]:
 
 async def upload_status(request: web.Request) -> web.Response:
     repository, upload = _upload(request)
-    return _session(repository, upload, 204)
+    return _session(request, repository, upload, 204)
 
 
 async def cancel_upload(request: web.Request) -> web.Response:
@@ -253,7 +259,7 @@ async def patch_upload(request: web.Request) -> web.Response:
     async with upload.lock:
         _check_order(request, repository, upload)
         await upload.append(_body(request), await _allowance(request, repository))
-    return _session(repository, upload, 202)
+    return _session(request, repository, upload, 202)
 
 
 def _check_order(request: web.Request, repository: Repository, upload: Upload) -> None:
@@ -264,10 +270,12 @@ def _check_order(request: web.Request, repository: Repository, upload: Upload) -
     match = re.fullmatch(r"(?:bytes[ =])?(\d+)-(\d+)(?:/.*)?", header.strip())
     length = request.content_length
     if match is None:
-        raise RegistryError("RANGE_INVALID", header, headers=_session_headers(repository, upload))
+        raise RegistryError(
+            "RANGE_INVALID", header, headers=_session_headers(request, repository, upload)
+        )
     first, last = int(match[1]), int(match[2])
     if first != upload.offset or (length is not None and last - first + 1 != length):
-        headers = _session_headers(repository, upload)
+        headers = _session_headers(request, repository, upload)
         raise RegistryError("RANGE_INVALID", header, headers=headers)
 
 
@@ -306,7 +314,7 @@ async def _finish(
             await repository.link_blob(digest)
         registry.uploads.finish(upload)
     registry.webhooks.blob("push", request, repository.name, digest, size)
-    return _created(repository, digest)
+    return _created(request, repository, digest)
 
 
 def routes() -> list[web.RouteDef]:

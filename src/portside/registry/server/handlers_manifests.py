@@ -13,6 +13,7 @@ from portside.registry.server.auth import ANONYMOUS
 from portside.registry.server.context import (
     IDENTITY,
     json_answer,
+    location,
     own_url,
     registry_of,
     repository_for,
@@ -97,7 +98,7 @@ async def put_manifest(request: web.Request) -> web.Response:
         )
     headers = CIMultiDict(
         {
-            "Location": f"/v2/{repository.name}/manifests/{parsed.digest}",
+            "Location": location(request, f"/v2/{repository.name}/manifests/{parsed.digest}"),
             "Docker-Content-Digest": parsed.digest,
             "Content-Length": "0",
         }

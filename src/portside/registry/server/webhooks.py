@@ -39,6 +39,10 @@ class _Sender:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def put(self, event: dict[str, Any]) -> None:
+        ignore = self._endpoint.ignore
+        kinds = (*self._endpoint.ignoredmediatypes, *ignore.mediatypes)
+        if event["action"] in ignore.actions or event["target"].get("mediaType") in kinds:
+            return
         if len(self._queue) >= _QUEUE:
             self._queue.popleft()
             _LOG.warning("webhook %s: queue full, oldest event dropped", self._endpoint.name)
