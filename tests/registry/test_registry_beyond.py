@@ -110,6 +110,43 @@ async def test_bearer_tokens(serve: Serve, tmp_path: Path) -> None:
     assert (await registry.ask("GET", "/v2/", headers=forged))[0] == 401
 
 
+async def test_catalog_with_tokens(serve: Serve, tmp_path: Path) -> None:
+    """A token for the catalog lists what its holder may pull; others are sent for one."""
+    path = users(tmp_path, admin="a", alice="b", bob="c")
+    registry = await serve(
+        RIGHTS, REGISTRY_AUTH_HTPASSWD_PATH=path, REGISTRY_AUTH_BEARER_ENABLED="true"
+    )
+    token = Robots(tmp_path / "data/portside/robots.json").create("ci", "secret/*", ("pull",))
+    admin = Client(registry.base, basic("admin", "a")["Authorization"])
+    try:
+        for name in ("public/app", "team/app", "secret/app"):
+            await admin.push_image(name, "v1")
+    finally:
+        await admin.session.close()
+
+    async def listed(user: str, password: str) -> list[str]:
+        asked = {"scope": "registry:catalog:*"}
+        _, _, body = await registry.ask(
+            "GET", "/token", params=asked, headers=basic(user, password)
+        )
+        bearer = {"Authorization": f"Bearer {json.loads(body)['token']}"}
+        _, _, body = await registry.ask("GET", "/v2/_catalog", headers=bearer)
+        return [str(name) for name in json.loads(body)["repositories"]]
+
+    assert await listed("admin", "a") == ["public/app", "secret/app", "team/app"]
+    assert await listed("alice", "b") == ["team/app"]
+    assert await listed("robot$ci", token) == ["secret/app"]
+    _, _, body = await registry.ask("GET", "/token", headers=basic("alice", "b"))
+    bearer = {"Authorization": f"Bearer {json.loads(body)['token']}"}
+    status, headers, _ = await registry.ask("GET", "/v2/_catalog", headers=bearer)
+    assert status == 401 and 'scope="registry:catalog:*"' in headers["WWW-Authenticate"]
+    # who asks where tokens are issued is asked for a password, not sent there again
+    status, headers, _ = await registry.ask("GET", "/token", headers=basic("alice", "x"))
+    assert (status, headers["WWW-Authenticate"]) == (401, 'Basic realm="Registry Realm"')
+    refresh = {"grant_type": "refresh_token", "refresh_token": "x"}
+    assert (await registry.ask("POST", "/token", data=refresh))[0] == 401
+
+
 async def test_robots(serve: Serve, tmp_path: Path) -> None:
     path = users(tmp_path, alice="secret")
     registry = await serve(REGISTRY_AUTH_HTPASSWD_PATH=path)

@@ -214,5 +214,9 @@ async def _identify(request: web.Request, registry: Registry) -> Identity:
     try:
         return await registry.authority.identify(request.headers.get("Authorization"))
     except RegistryError as err:
-        err.headers.update(registry.authority.challenge(own_url(request)))
+        err.headers.update(
+            registry.authority.challenge(own_url(request))
+            if request.path != "/token"  # which is where that challenge leads to
+            else registry.authority.password_challenge()
+        )
         raise

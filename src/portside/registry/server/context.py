@@ -94,7 +94,8 @@ def demand(request: web.Request, name: str, actions: Iterable[str]) -> None:
     detail = [{"Type": "repository", "Class": "", "Name": name, "Action": a} for a in wanted]
     if identity.user == ANONYMOUS or identity.grants is not None:
         # the holder of a narrower token may come back with a wider one
-        challenge = registry.authority.challenge(own_url(request), scope)
+        narrow = identity.grants is not None
+        challenge = registry.authority.challenge(own_url(request), scope, is_narrow=narrow)
         raise RegistryError("UNAUTHORIZED", detail, headers=challenge)
     raise RegistryError("DENIED", detail)
 

@@ -154,12 +154,8 @@ async def catalog(request: web.Request) -> web.Response:
     if not registry.authority.may_list(identity):
         challenge = registry.authority.challenge(own_url(request), "registry:catalog:*")
         raise RegistryError("UNAUTHORIZED", headers=challenge)
-    names = await registry.content.repositories()
-    listed = identity.grants is not None and any(
-        grant.type == "registry" and grant.name == "catalog" for grant in identity.grants
-    )
-    if not listed:
-        names = [name for name in names if "pull" in registry.authority.allowed(identity, name)]
+    whose, allowed = registry.authority.behind(identity), registry.authority.allowed
+    names = [n for n in await registry.content.repositories() if "pull" in allowed(whose, n)]
     page, link = _page(request, names, "/v2/_catalog")
     answer = json_answer({"repositories": page})
     answer.headers.update(link)
@@ -205,7 +201,10 @@ async def token(request: web.Request) -> web.Response:
     if request.method == "POST":
         form = await request.post()
         scopes = [part for value in form.getall("scope", []) for part in str(value).split()]
-        if form.get("grant_type") == "password":
+        kind = str(form.get("grant_type", "password"))
+        if kind != "password":
+            raise RegistryError("UNAUTHORIZED", message=f"grant_type {kind} is not supported")
+        if "username" in form:
             user, password = str(form.get("username", "")), str(form.get("password", ""))
             import base64
 

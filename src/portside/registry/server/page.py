@@ -62,9 +62,7 @@ def _require_login(request: web.Request) -> None:
     """Browsers speak Basic: ask for it where nothing is open to anonymous people."""
     authority = registry_of(request).authority
     if authority.enabled and not authority.may_list(request[IDENTITY]):
-        realm = registry_of(request).settings.auth.htpasswd
-        title = realm.realm if realm else "Registry Realm"
-        raise RegistryError("UNAUTHORIZED", headers={"WWW-Authenticate": f'Basic realm="{title}"'})
+        raise RegistryError("UNAUTHORIZED", headers=authority.password_challenge())
 
 
 async def _repositories(request: web.Request) -> web.Response:
