@@ -87,6 +87,12 @@ async def test_rights_by_repository(serve: Serve, tmp_path: Path) -> None:
         ] == 403
     _, _, body = await registry.ask("GET", "/v2/_catalog")
     assert json.loads(body)["repositories"] == ["public/app"]
+    # docker takes its way of identifying itself from /v2/: only tokens serve both sorts
+    status, headers, _ = await registry.ask("GET", "/v2/")
+    assert status == 401 and headers["WWW-Authenticate"].startswith("Bearer ")
+    _, _, body = await registry.ask("GET", "/token", params={"scope": "repository:public/app:pull"})
+    token = {"Authorization": f"Bearer {json.loads(body)['token']}"}
+    assert (await registry.ask("GET", "/v2/public/app/manifests/v1", headers=token))[0] == 200
 
 
 async def test_bearer_tokens(serve: Serve, tmp_path: Path) -> None:

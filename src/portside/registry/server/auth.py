@@ -173,17 +173,16 @@ class Authority:
         self._bearer: Bearer = settings.auth.bearer
         self._rights: tuple[Right, ...] = settings.portside.rights
         self.robots = Robots(state / "robots.json")
-        self._secret = _secret(state / "token.key") if self._bearer.enabled else ""
+        # docker sends a name and password everywhere or nowhere, as /v2/ asked for them or
+        # not; only with tokens can it be nobody here and somebody there
+        self._issues_tokens = self._bearer.enabled or any(
+            right.user == ANONYMOUS for right in self._rights
+        )
+        self._secret = _secret(state / "token.key") if self._issues_tokens else ""
 
     @property
     def enabled(self) -> bool:
         return self._htpasswd is not None or bool(self._rights) or self._bearer.enabled
-
-    @property
-    def open_to_all(self) -> bool:
-        """Whether somebody with no credentials gets anywhere without a token."""
-        anonymous = any(right.user == ANONYMOUS for right in self._rights)
-        return not self.enabled or (anonymous and not self._bearer.enabled)
 
     async def identify(self, authorization: str | None) -> Identity:
         """Who sends this header; raises UNAUTHORIZED when it is wrong."""
@@ -196,7 +195,7 @@ class Authority:
             except (binascii.Error, UnicodeDecodeError) as err:
                 raise RegistryError("UNAUTHORIZED") from err
             return await self._password(user, password)
-        if scheme.lower() == "bearer" and self._bearer.enabled:
+        if scheme.lower() == "bearer" and self._issues_tokens:
             return self._token(value)
         raise RegistryError("UNAUTHORIZED")
 
@@ -264,7 +263,7 @@ class Authority:
         self, own_url: str, scope: str = "", *, is_narrow: bool = False
     ) -> dict[str, str]:
         """The WWW-Authenticate header that tells a client how to come back (RFC 6750, 3)."""
-        if self._bearer.enabled:
+        if self._issues_tokens:
             realm = self._bearer.realm or f"{own_url}/token"
             value = f'Bearer realm="{realm}",service="{self._bearer.service}"'
             if scope:
@@ -282,7 +281,7 @@ class Authority:
         """A bearer token with as much of the scopes as somebody has; UNSUPPORTED when off."""
         import jwt
 
-        if not self._bearer.enabled:
+        if not self._issues_tokens:
             raise RegistryError("UNSUPPORTED", message="this registry issues no tokens")
         now = int(time.time())
         access = [grant for scope in scopes if (grant := self._grant(identity, scope))]

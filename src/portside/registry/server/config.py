@@ -124,7 +124,10 @@ class Htpasswd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bearer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Tokens issued by this registry at ``/token`` to users who pass htpasswd."""
+    """Tokens issued by this registry at ``/token`` to users who pass htpasswd.
+
+    Also without ``enabled`` they are issued where anonymous users have some rights.
+    """
 
     enabled: bool = False
     service: str = "portside-registry"

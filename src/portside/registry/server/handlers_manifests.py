@@ -41,7 +41,7 @@ async def version(request: web.Request) -> web.Response:
     """``GET /v2/``: this is a registry, and the credentials are good."""
     registry, identity = registry_of(request), request[IDENTITY]
     nobody = identity.user == ANONYMOUS and identity.grants is None
-    if nobody and not registry.authority.open_to_all:
+    if nobody and registry.authority.enabled:
         challenge = registry.authority.challenge(own_url(request))
         raise RegistryError("UNAUTHORIZED", headers=challenge)
     return json_answer({})
