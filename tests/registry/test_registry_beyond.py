@@ -15,10 +15,11 @@ from aiohttp import web
 
 from portside.model.digest import Digest
 from portside.registry.server.auth import Robots
-from portside.registry.server.config import Retention
+from portside.registry.server.config import S3, Retention
 from portside.registry.server.content import Content, Tag
 from portside.registry.server.gc import Collector, expired
 from portside.registry.server.names import fits
+from portside.registry.server.s3 import S3Storage
 from portside.registry.server.storage import FilesystemStorage
 from registry.conftest import Client, Serve
 
@@ -313,6 +314,13 @@ async def test_s3(serve: Serve, tmp_path: Path) -> None:
         assert json.loads(body)["repositories"] == ["app"]
         assert (await registry.ask("DELETE", f"/v2/app/manifests/{digest}"))[0] == 202
         assert (await registry.ask("GET", "/v2/app/manifests/v1"))[0] == 404
+        bucket = S3(
+            bucket="images", regionendpoint=f"http://{host}:{port}",
+            accesskey="k", secretkey="s", rootdirectory="reg",
+        )  # fmt: skip
+        done = await Collector(Content(S3Storage(bucket)), grace=0).run()
+        assert (done.links, done.blobs) == (2, 3)
+        assert (await registry.ask("GET", layer))[0] == 404
     finally:
         server.stop()
 
