@@ -8,6 +8,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import pytest
@@ -251,13 +252,12 @@ async def test_mirror(serve: Serve) -> None:
 
 
 async def test_webhooks_arrive_in_order_in_spite_of_failures(serve: Serve) -> None:
-    got: list[tuple[str, str]] = []
+    got: list[dict[str, Any]] = []
     answers = iter([500, 200, 500])
 
     async def take(request: web.Request) -> web.Response:
         if (status := next(answers, 200)) == 200:
-            for event in (await request.json())["events"]:
-                got.append((event["action"], event["target"].get("tag", "")))
+            got.extend((await request.json())["events"])
         return web.Response(status=status)
 
     app = web.Application()
@@ -267,15 +267,26 @@ async def test_webhooks_arrive_in_order_in_spite_of_failures(serve: Serve) -> No
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-        registry = await serve(f"notifications: {{endpoints: [{{name: test, url: '{url}'}}]}}")
-        await registry.push_image("app", "v1")
+        endpoint = (
+            f"{{name: test, url: '{url}', ignore: {{mediatypes: [application/octet-stream]}}}}"
+        )
+        registry = await serve(f"notifications: {{endpoints: [{endpoint}]}}")
+        digest = await registry.push_image("app", "v1")
         await registry.ask("GET", "/v2/app/manifests/v1")
+        await registry.ask("HEAD", f"/v2/app/manifests/{digest}")
+        await registry.ask("DELETE", f"/v2/app/manifests/{digest}")
         async with asyncio.timeout(20):
-            while len(got) < 4:
+            while len(got) < 5:
                 await asyncio.sleep(0.05)
-        assert got == [("push", ""), ("push", ""), ("push", "v1"), ("pull", "v1")]
     finally:
         await runner.cleanup()
+    assert [(e["action"], e["target"].get("tag", "")) for e in got] == [
+        ("push", "v1"), ("pull", "v1"), ("pull", ""), ("delete", ""), ("delete", "v1"),
+    ]  # fmt: skip
+    pushed = got[0]
+    assert pushed["target"]["url"] == f"{registry.base}/v2/app/manifests/{digest}"
+    assert pushed["actor"] == {} and pushed["source"]["instanceID"]
+    assert pushed["request"]["addr"].startswith("127.0.0.1:")
 
 
 async def test_metrics_and_audit(serve: Serve, tmp_path: Path) -> None:

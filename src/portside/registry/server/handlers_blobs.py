@@ -53,7 +53,7 @@ async def get_blob(request: web.Request) -> web.StreamResponse:
     if request.method == "GET":
         await _send(request, response, digest, start, end - start)
         registry.metrics.sent(end - start)
-        registry.webhooks.blob("pull", request, repository.name, digest, blob.size)
+    registry.webhooks.blob("pull", request, repository.name, digest, blob.size)
     await response.write_eof()
     return response
 
@@ -120,7 +120,7 @@ async def delete_blob(request: web.Request) -> web.Response:
     require_deletes(request)
     async with registry.content.lock:
         await repository.unlink_blob(digest)
-    registry.webhooks.blob("delete", request, repository.name, digest, 0)
+    registry.webhooks.deleted(request, repository.name, digest)
     registry.audit.note(request, "delete-blob", repository.name, str(digest))
     return web.Response(status=202, headers={"Content-Length": "0"})
 
@@ -175,7 +175,8 @@ async def _mounted(request: web.Request, repository: Repository) -> Digest | Non
             return None
         await _within_quota(request, repository, digest)
         await repository.link_blob(digest)
-    registry.webhooks.blob("mount", request, repository.name, digest, 0, source)
+        size = (await repository.blob(digest)).size
+    registry.webhooks.blob("mount", request, repository.name, digest, size, source)
     return digest
 
 

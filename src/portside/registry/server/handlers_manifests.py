@@ -61,8 +61,7 @@ async def get_manifest(request: web.Request) -> web.Response:
     }
     if not_modified(request, parsed.digest):
         return unchanged(headers)
-    if request.method == "GET":
-        registry.webhooks.manifest("pull", request, repository.name, parsed, _tag(reference))
+    registry.webhooks.manifest("pull", request, repository.name, parsed, _tag(reference))
     return web.Response(body=parsed.data, headers=headers)
 
 
@@ -128,10 +127,12 @@ async def delete_manifest(request: web.Request) -> web.Response:
     reference = known_reference(request.match_info["reference"])
     async with registry.content.lock:
         if isinstance(reference, Digest):
-            await repository.delete_manifest(reference)
+            tags = await repository.delete_manifest(reference)
         else:
             await repository.delete_tag(reference)
-    registry.webhooks.deleted(request, repository.name, reference)
+            tags = []
+    for gone in (reference, *tags):
+        registry.webhooks.deleted(request, repository.name, gone)
     registry.audit.note(request, "delete", repository.name, str(reference))
     return web.Response(status=202, headers={"Content-Length": "0"})
 
