@@ -233,6 +233,51 @@ def test_retention_keeps_what_any_rule_keeps() -> None:
     assert expired(Retention(), tags, now) == []
 
 
+async def test_retention_frees_what_only_old_tags_led_to(serve: Serve, tmp_path: Path) -> None:
+    registry = await serve()
+    old = await registry.push_image("app", "old", b"old layer")
+    signature = await registry.push_image(
+        "app", "by-digest", b"signature", subject={"mediaType": "x/y", "digest": old, "size": 1}
+    )
+    child = await registry.push_image("app", "child", b"child layer")
+    data = json.dumps({"schemaVersion": 2, "manifests": [{"digest": child}]}).encode()
+    assert (await registry.ask("PUT", "/v2/app/manifests/new", data=data))[0] == 201
+    for tag in ("by-digest", "child"):
+        await registry.ask("DELETE", f"/v2/app/manifests/{tag}")
+    content = Content(FilesystemStorage(tmp_path / "data"))
+    collector = Collector(content, 0, (Retention(keep_tags=1),))
+    for dry_run in (True, False):
+        done = await collector.run(dry_run=dry_run)
+        assert (done.tags, done.manifests) == (1, 2), dry_run
+    for digest, expected in ((old, 404), (signature, 404), (child, 200)):
+        assert (await registry.ask("GET", f"/v2/app/manifests/{digest}"))[0] == expected
+    for layer, expected in ((b"old layer", 404), (b"signature", 404), (b"child layer", 200)):
+        assert (await registry.ask("GET", f"/v2/app/blobs/{Digest.of(layer)}"))[0] == expected
+
+
+async def test_mirror_of_what_needs_a_login(serve: Serve, tmp_path: Path) -> None:
+    path = users(tmp_path, alice="secret")
+    upstream = await serve(
+        root="upstream", REGISTRY_AUTH_HTPASSWD_PATH=path, REGISTRY_AUTH_BEARER_ENABLED="true"
+    )
+    pusher = Client(upstream.base, basic("alice", "secret")["Authorization"])
+    try:
+        await pusher.push_image("app", "v1")
+    finally:
+        await pusher.session.close()
+    mirrors = {}
+    for password in ("secret", "wrong"):
+        mirrors[password] = await serve(
+            root=password,
+            REGISTRY_PROXY_REMOTEURL=upstream.base,
+            REGISTRY_PROXY_USERNAME="alice",
+            REGISTRY_PROXY_PASSWORD=password,
+        )
+    assert (await mirrors["secret"].ask("GET", "/v2/app/manifests/v1"))[0] == 200
+    status, _, body = await mirrors["wrong"].ask("GET", "/v2/app/manifests/v1")
+    assert status == 403 and b"upstream" in body
+
+
 async def test_mirror(serve: Serve) -> None:
     upstream = await serve(root="upstream")
     digest = await upstream.push_image("team/app", "v1", b"mirrored")

@@ -109,6 +109,8 @@ async def _housekeeping(registry: Registry) -> None:
     """Purge stale uploads at start and daily; collect as often as the settings say."""
     ours, purging = registry.settings.portside, registry.settings.storage.maintenance.uploadpurging
     interval = seconds(ours.gc_interval) if ours.gc_interval else 0.0
+    if registry.upstream is not None and seconds(registry.settings.proxy.ttl):
+        interval = interval or 86400.0  # what was not asked for within proxy.ttl goes
     while True:
         if purging.enabled:
             registry.uploads.purge(seconds(purging.age))
@@ -124,11 +126,11 @@ async def collect(registry: Registry) -> None:
     """One pass of retention and collection, counted and logged."""
     ours = registry.settings.portside
     retention, mirror = ours.retention, registry.upstream is not None
-    if mirror:  # a mirror keeps what was asked for within proxy.ttl
+    if mirror and seconds(registry.settings.proxy.ttl):
         days = max(int(seconds(registry.settings.proxy.ttl) // 86400), 1)
         retention = (Retention(keep_days=days),)
     collector = Collector(registry.content, seconds(ours.gc_grace), retention)
-    done = await collector.run(untagged=mirror)
+    done = await collector.run(untagged=mirror and bool(retention))
     registry.metrics.collected(done.bytes)
     _LOG.info("collected %d blobs, %d bytes; removed %d tags", done.blobs, done.bytes, done.tags)
 

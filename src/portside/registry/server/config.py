@@ -173,6 +173,7 @@ class Proxy(msgspec.Struct, frozen=True):
     username: str = ""
     password: str = ""
     ttl: str = "168h"
+    """How long what nobody asks for is kept, in whole days; ``0s``: for ever."""
 
 
 class Right(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -160,7 +160,7 @@ class Repository:
         if complete:
             await self._require_parts(parsed)
         parts = [Digest(described.digest) for described in parsed.blobs]
-        for part in parts:
+        for part in (*parts, *(Digest(child.digest) for child in parsed.children)):
             await self._content.touch(part)
         await self._storage.sync(key for d in parts for key in (blob_key(d), self._layer(d)))
         if not await self._content.has_blob(parsed.digest):

@@ -72,14 +72,14 @@ class Upstream:
     async def _fall_back(
         self, repository: Repository, reference: str | Digest, err: PortsideError
     ) -> None:
-        """Nothing to do when it is here all the same; else UNAVAILABLE with the cause."""
+        """Nothing to do when it is here all the same; else DENIED or UNAVAILABLE."""
         try:
             await repository.resolve(reference)
         except RegistryError:
-            raise RegistryError("UNAVAILABLE", message=f"upstream: {err}") from err
+            raise _refusal(err) from err
 
     async def blob(self, repository: Repository, digest: Digest) -> None:
-        """Have the blob here; raises BLOB_UNKNOWN or UNAVAILABLE."""
+        """Have the blob here; raises BLOB_UNKNOWN, DENIED or UNAVAILABLE."""
         lock = self._locks.setdefault(digest, asyncio.Lock())
         async with lock:
             with suppress(RegistryError):
@@ -93,10 +93,11 @@ class Upstream:
                     auth=self._auth,
                 )
             except UpstreamError as err:
-                code = "BLOB_UNKNOWN" if err.is_missing else "UNAVAILABLE"
-                raise RegistryError(code, {"digest": digest}, message=f"upstream: {err}") from err
+                if err.is_missing:
+                    raise RegistryError("BLOB_UNKNOWN", {"digest": digest}) from err
+                raise _refusal(err) from err
             except PortsideError as err:
-                raise RegistryError("UNAVAILABLE", message=f"upstream: {err}") from err
+                raise _refusal(err) from err
 
     async def _fetch(self, repository: Repository, digest: Digest, remote: Remote) -> None:
         if await self._content.has_blob(digest) and await remote.has_blob(digest) is not None:
@@ -126,6 +127,12 @@ class Upstream:
         except PortsideError:
             return await repository.tag_names()
         return sorted(found, key=lexical)
+
+
+def _refusal(err: PortsideError) -> RegistryError:
+    """What the mirror's client is told; asking again helps only when nobody answered."""
+    denied = isinstance(err, UpstreamError) and err.is_denied
+    return RegistryError("DENIED" if denied else "UNAVAILABLE", message=f"upstream: {err}")
 
 
 async def _known(repository: Repository, digest: Digest) -> bool:
