@@ -13,13 +13,12 @@ The tree (that of ``registry:2``; ``referrers`` is ours)::
         └── _uploads/UUID/…                               see ``uploads``
 
 Order of writes: bytes before links, links before tags, so that whatever a crash cuts off
-leaves at worst unreferenced bytes, which collection removes. One lock per registry keeps
+leaves at worst unreferenced bytes, which collection removes. One guard per registry keeps
 a manifest's check-and-link apart from the removal of blobs.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -30,6 +29,7 @@ import msgspec
 from portside.model.digest import Digest
 from portside.registry.server import manifests
 from portside.registry.server.errors import RegistryError
+from portside.registry.server.guard import Guard
 from portside.registry.server.names import lexical
 from portside.registry.server.storage import Storage
 
@@ -100,11 +100,15 @@ class Repository:
         except FileNotFoundError as err:
             raise RegistryError("BLOB_UNKNOWN", {"digest": digest}) from err
 
+    async def has_blob(self, digest: Digest) -> bool:
+        """Whether the repository has the blob, bytes and all, as one pushed to it."""
+        return await self._has(self._layer(digest)) and await self._has(blob_key(digest))
+
     async def link_blob(self, digest: Digest) -> None:
         """Let this repository hand out a blob whose bytes are stored; mounting is the same."""
         await self._content.touch(digest)
         # lost by a power cut, it is asked for again; a manifest that names it makes it last
-        await self._storage.write(self._layer(digest), digest.encode(), durable=False)
+        await self._storage.write(self._layer(digest), digest.encode())
 
     async def unlink_blob(self, digest: Digest) -> None:
         try:
@@ -152,7 +156,7 @@ class Repository:
     async def put_manifest(
         self, parsed: manifests.Parsed, tags: Iterable[str], *, complete: bool = True
     ) -> None:
-        """Keep a manifest whose parts are all here; the caller holds the registry's lock.
+        """Keep a manifest whose parts are all here; the caller holds the guard.
 
         A mirror, which fetches parts when they are asked for, passes ``complete=False``.
         Raises MANIFEST_BLOB_UNKNOWN naming every missing part.
@@ -162,36 +166,39 @@ class Repository:
         parts = [Digest(described.digest) for described in parsed.blobs]
         for part in (*parts, *(Digest(child.digest) for child in parsed.children)):
             await self._content.touch(part)
-        await self._storage.sync(key for d in parts for key in (blob_key(d), self._layer(d)))
+        links = [f"{self._revision(parsed.digest)}/link"]
+        if parsed.subject is not None:
+            links.append(f"{self._referrers(parsed.subject)}/{_in(parsed.digest)}/link")
         if not await self._content.has_blob(parsed.digest):
             await self._storage.write(blob_key(parsed.digest), parsed.data)
         await self._content.touch(parsed.digest)
-        link = parsed.digest.encode()
-        await self._storage.write(f"{self._revision(parsed.digest)}/link", link)
-        if parsed.subject is not None:
-            referrer = f"{self._referrers(parsed.subject)}/{_in(parsed.digest)}/link"
-            await self._storage.write(referrer, link)
-        for tag in tags:
-            await self.set_tag(tag, parsed.digest)
+        for link in links:
+            await self._storage.write(link, parsed.digest.encode())
+        named = [key for d in parts for key in (blob_key(d), self._layer(d))]
+        await self._set_tags(tags, parsed.digest, [blob_key(parsed.digest), *links, *named])
 
     async def set_tag(self, tag: str, digest: Digest) -> None:
         """Let a tag mean a manifest that is here."""
-        link = digest.encode()
-        await self._storage.write(f"{self._tag(tag)}/index/{_in(digest)}/link", link)
-        await self._storage.write(f"{self._tag(tag)}/current/link", link)
+        await self._set_tags((tag,), digest, [])
+
+    async def _set_tags(self, tags: Iterable[str], digest: Digest, before: list[str]) -> None:
+        """Let tags mean a manifest, once it and what it needs survive a power cut."""
+        meanings = {}
+        for tag in tags:
+            history = f"{self._tag(tag)}/index/{_in(digest)}/link"
+            await self._storage.write(history, digest.encode())  # nothing depends on it
+            meanings[f"{self._tag(tag)}/current/link"] = digest.encode()
+        await self._storage.commit(before, meanings)
 
     async def _require_parts(self, parsed: manifests.Parsed) -> None:
         needed = [Digest(d.digest) for d in parsed.blobs if not d.is_elsewhere]
-        missing = [str(digest) for digest in needed if not await self._complete(digest)]
+        missing = [str(digest) for digest in needed if not await self.has_blob(digest)]
         for child in parsed.children:
             if not await self._has(f"{self._revision(Digest(child.digest))}/link"):
                 missing.append(child.digest)
         if missing:
             details = tuple({"digest": digest} for digest in missing)
             raise RegistryError("MANIFEST_BLOB_UNKNOWN", details=details)
-
-    async def _complete(self, digest: Digest) -> bool:
-        return await self._has(self._layer(digest)) and await self._has(blob_key(digest))
 
     async def delete_manifest(self, digest: Digest) -> list[str]:
         """Forget a manifest and the tags that mean it; the tags' names are returned."""
@@ -264,8 +271,8 @@ class Content:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.lock = asyncio.Lock()
-        """Held while a manifest is checked and linked, and while blobs are removed."""
+        self.guard = Guard()
+        """Held together while content is checked and linked, alone while some is removed."""
 
         self._touched: dict[Digest, float] = {}
 

@@ -5,7 +5,7 @@ live. Sweep: links to blobs that no manifest of the same repository names go, th
 that nothing names. What is younger than the grace period stays whatever names it: a
 pusher sends blobs before the manifest, and a blob that was asked for (HEAD) or mounted is
 touched, as is all that a manifest names. Each removal is decided again under the
-registry's lock, so that a manifest can never be accepted between the decision and the
+registry's guard, so that a manifest can never be accepted between the decision and the
 removal.
 """
 
@@ -70,7 +70,7 @@ class Collector:
         for tag in gone:
             done.tags += 1
             if not dry_run:
-                async with self._content.lock:
+                async with self._content.guard.alone():
                     with suppress(RegistryError):
                         await repository.delete_tag(tag.name)
         reached = await self._reach(repository, [tag.digest for tag in gone])
@@ -108,7 +108,7 @@ class Collector:
                 continue
             done.manifests += 1
             if not dry_run:
-                async with self._content.lock:
+                async with self._content.guard.alone():
                     # a tag or an index that came meanwhile touched it
                     if not await self._young(digest):
                         with suppress(RegistryError):
@@ -131,7 +131,7 @@ class Collector:
                 continue
             done.links += 1
             if not dry_run:
-                async with self._content.lock:
+                async with self._content.guard.alone():
                     # a manifest naming it may have come since the mark; it also touched it
                     if not await self._young(digest):
                         with suppress(RegistryError):
@@ -144,7 +144,7 @@ class Collector:
             live |= await self._named_in(repository)
             live.update([digest async for digest in repository.blobs()])
         for digest in [d async for d in self._content.all_blobs() if d not in live]:
-            async with self._content.lock:
+            async with self._content.guard.alone():
                 try:
                     size = (await self._content.storage.stat(blob_key(digest))).size
                 except FileNotFoundError:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 
 from aiohttp import web
 
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
 from portside.registry.server.content import Repository, blob_key
-from portside.registry.server.context import IDENTITY, location, registry_of, repository_for
+from portside.registry.server.context import (
+    IDENTITY,
+    Registry,
+    location,
+    registry_of,
+    repository_for,
+)
 from portside.registry.server.errors import RegistryError
 from portside.registry.server.names import check_digest, is_name
 from portside.registry.server.storage import CHUNK
@@ -118,7 +124,7 @@ async def delete_blob(request: web.Request) -> web.Response:
     registry = registry_of(request)
     digest = check_digest(request.match_info["digest"])
     require_deletes(request)
-    async with registry.content.lock:
+    async with registry.content.guard.alone():
         await repository.unlink_blob(digest)
     registry.webhooks.deleted(request, repository.name, digest)
     registry.audit.note(request, "delete-blob", repository.name, str(digest))
@@ -169,13 +175,13 @@ async def _mounted(request: web.Request, repository: Repository) -> Digest | Non
     except InvalidParameter:
         return None
     registry = registry_of(request)
-    async with registry.content.lock:
+    async with _pushing(registry, repository):
         source = await _source(request, digest)
         if source is None:
             return None
-        await _within_quota(request, repository, digest)
+        size = (await registry.content.storage.stat(blob_key(digest))).size
+        await _within_quota(request, repository, digest, size)
         await repository.link_blob(digest)
-        size = (await repository.blob(digest)).size
     registry.webhooks.blob("mount", request, repository.name, digest, size, source)
     return digest
 
@@ -200,11 +206,13 @@ async def _source(request: web.Request, digest: Digest) -> str | None:
     return None
 
 
-async def _within_quota(request: web.Request, repository: Repository, digest: Digest) -> None:
+async def _within_quota(
+    request: web.Request, repository: Repository, digest: Digest, size: int
+) -> None:
+    """Raise DENIED when a blob that the repository has not would be too much for it."""
     limit = registry_of(request).quota(repository.name)
-    if not limit:
+    if not limit or await repository.has_blob(digest):
         return
-    size = (await registry_of(request).content.storage.stat(blob_key(digest))).size
     if await repository.size() + size > limit:
         raise RegistryError("DENIED", {"limit": limit}, message="quota exceeded")
 
@@ -280,9 +288,20 @@ def _check_order(request: web.Request, repository: Repository, upload: Upload) -
         raise RegistryError("RANGE_INVALID", header, headers=headers)
 
 
-async def _allowance(request: web.Request, repository: Repository) -> int | None:
+async def _allowance(
+    request: web.Request, repository: Repository, digest: Digest | None = None
+) -> int | None:
+    """Most bytes an upload may have; None: any number, also of a blob that is here already."""
     limit = registry_of(request).quota(repository.name)
-    return max(limit - await repository.size(), 0) if limit else None
+    if not limit or (digest is not None and await repository.has_blob(digest)):
+        return None
+    return max(limit - await repository.size(), 0)
+
+
+def _pushing(registry: Registry, repository: Repository) -> AbstractAsyncContextManager[None]:
+    """Held while a blob is linked; where bytes are counted, by one at a time."""
+    guard = registry.content.guard
+    return guard.alone() if registry.quota(repository.name) else guard.together()
 
 
 async def _body(request: web.Request) -> AsyncIterator[bytes]:
@@ -307,9 +326,12 @@ async def _finish(
     registry = registry_of(request)
     async with upload.lock:
         _check_order(request, repository, upload)
-        size = await upload.append(_body(request), await _allowance(request, repository))
+        allowance = await _allowance(request, repository, digest)
+        size = await upload.append(_body(request), allowance)
         await upload.verify(digest)
-        async with registry.content.lock:
+        async with _pushing(registry, repository):
+            if allowance is not None:
+                await _within_quota(request, repository, digest, size)
             if not await registry.content.has_blob(digest):
                 await registry.content.storage.adopt(upload.data, blob_key(digest))
             await repository.link_blob(digest)

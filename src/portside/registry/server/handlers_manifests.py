@@ -83,7 +83,7 @@ async def put_manifest(request: web.Request) -> web.Response:
         detail = {"expected": reference, "actual": parsed.digest}
         raise RegistryError("DIGEST_INVALID", detail)
     tags = _tags(request, reference)
-    async with registry.content.lock:
+    async with registry.content.guard.together():
         await repository.put_manifest(parsed, tags)
     for tag in tags or (None,):
         registry.webhooks.manifest("push", request, repository.name, parsed, tag)
@@ -125,7 +125,7 @@ async def delete_manifest(request: web.Request) -> web.Response:
     registry = registry_of(request)
     require_deletes(request)
     reference = known_reference(request.match_info["reference"])
-    async with registry.content.lock:
+    async with registry.content.guard.alone():
         if isinstance(reference, Digest):
             tags = await repository.delete_manifest(reference)
         else:

@@ -57,7 +57,7 @@ class Upstream:
             found = await remote.get_manifest(str(reference))
             parsed = manifests.parse(found.data, found.media_type, found.digest.algorithm)
             tags = () if isinstance(reference, Digest) else (reference,)
-            async with self._content.lock:
+            async with self._content.guard.together():
                 await repository.put_manifest(parsed, tags, complete=False)
 
         try:
@@ -108,7 +108,7 @@ class Upstream:
             async with remote.open_blob(digest) as (_, chunks):
                 await upload.append(chunks)
             await upload.verify(digest)
-            async with self._content.lock:
+            async with self._content.guard.together():
                 await self._content.storage.adopt(upload.data, blob_key(digest))
                 await repository.link_blob(digest)
         finally:
