@@ -147,7 +147,9 @@ async def test_catalog_with_tokens(serve: Serve, tmp_path: Path) -> None:
     _, _, body = await registry.ask("GET", "/token", headers=basic("alice", "b"))
     bearer = {"Authorization": f"Bearer {json.loads(body)['token']}"}
     status, headers, _ = await registry.ask("GET", "/v2/_catalog", headers=bearer)
-    assert status == 401 and 'scope="registry:catalog:*"' in headers["WWW-Authenticate"]
+    assert status == 401
+    challenge = headers["WWW-Authenticate"]
+    assert 'scope="registry:catalog:*",error="insufficient_scope"' in challenge
     # who asks where tokens are issued is asked for a password, not sent there again
     status, headers, _ = await registry.ask("GET", "/token", headers=basic("alice", "x"))
     assert (status, headers["WWW-Authenticate"]) == (401, 'Basic realm="Registry Realm"')

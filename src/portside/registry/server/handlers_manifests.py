@@ -153,7 +153,9 @@ async def list_tags(request: web.Request) -> web.Response:
 async def catalog(request: web.Request) -> web.Response:
     registry, identity = registry_of(request), request[IDENTITY]
     if not registry.authority.may_list(identity):
-        challenge = registry.authority.challenge(own_url(request), "registry:catalog:*")
+        challenge = registry.authority.challenge(
+            own_url(request), "registry:catalog:*", is_narrow=identity.is_bearer
+        )
         raise RegistryError("UNAUTHORIZED", headers=challenge)
     whose, allowed = registry.authority.behind(identity), registry.authority.allowed
     names = [n for n in await registry.content.repositories() if "pull" in allowed(whose, n)]
