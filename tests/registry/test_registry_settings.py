@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from portside.model.errors import InvalidParameter
+from portside.registry.server.app import make_app, watching_app
 from portside.registry.server.config import Settings, load, seconds
+from portside.registry.server.context import REGISTRY
 from registry.conftest import Serve
 
 Make = Callable[..., Settings]
@@ -146,3 +149,25 @@ async def test_locations_are_absolute_unless_set_otherwise(serve: Serve) -> None
     registry = await serve(REGISTRY_HTTP_RELATIVEURLS="true")
     _, headers, _ = await registry.ask("POST", "/v2/a/blobs/uploads/")
     assert headers["Location"].startswith("/v2/a/blobs/uploads/")
+
+
+async def test_a_second_address_for_those_who_watch(
+    serve: Serve, settings: Make, tmp_path: Path
+) -> None:
+    registry = make_app(
+        settings(
+            "http: {debug: {addr: ':0', prometheus: {enabled: true, path: /m}}}",
+            REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(tmp_path / "watched"),
+        )
+    )[REGISTRY]
+    runner = web.AppRunner(watching_app(registry), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        base = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        other = await serve()
+        assert b"portside_registry_in_flight_requests" in (await other.ask("GET", f"{base}/m"))[2]
+        assert (await other.ask("GET", f"{base}/debug/health"))[0] == 200
+        assert (await other.ask("GET", f"{base}/v2/"))[0] == 404
+    finally:
+        await runner.cleanup()
