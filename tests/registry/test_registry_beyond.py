@@ -280,16 +280,56 @@ async def test_mirror_of_what_needs_a_login(serve: Serve, tmp_path: Path) -> Non
     assert status == 403 and b"upstream" in body
 
 
-async def test_mirror(serve: Serve) -> None:
+async def test_mirror_goes_on_without_its_client(serve: Serve) -> None:
+    """A client that gives up finds the blob the next time: it is fetched once."""
+    data, go_on, asked = b"slow" * 1000, asyncio.Event(), asyncio.Event()
+    fetches = []
+
+    async def answer(request: web.Request) -> web.Response:
+        if "/blobs/" in request.path and request.method == "GET":
+            fetches.append(request.path)
+            asked.set()
+            await go_on.wait()
+            return web.Response(body=data)
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        mirror = await serve(REGISTRY_PROXY_REMOTEURL=url)
+        path = f"/v2/app/blobs/{Digest.of(data)}"
+        impatient = asyncio.create_task(mirror.ask("GET", path))
+        await asked.wait()
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
+        patient = asyncio.create_task(mirror.ask("GET", path))
+        go_on.set()
+        assert (await patient)[2] == data
+        assert len(fetches) == 1
+    finally:
+        await runner.cleanup()
+
+
+async def test_mirror(serve: Serve, tmp_path: Path) -> None:
     upstream = await serve(root="upstream")
     digest = await upstream.push_image("team/app", "v1", b"mirrored")
     mirror = await serve(root="mirror", REGISTRY_PROXY_REMOTEURL=upstream.base)
     status, headers, _ = await mirror.ask("GET", "/v2/team/app/manifests/v1")
     assert (status, headers["Docker-Content-Digest"]) == (200, digest)
     layer = f"/v2/team/app/blobs/{Digest.of(b'mirrored')}"
+    status, headers, _ = await mirror.ask("HEAD", layer)
+    assert (status, headers["Content-Length"]) == (200, "8")
+    assert not list((tmp_path / "mirror").rglob(f"{Digest.of(b'mirrored').hex}/data"))
     bodies = await asyncio.gather(*(mirror.ask("GET", layer) for _ in range(5)))
     assert all(body == b"mirrored" for _, _, body in bodies)
     assert (await mirror.ask("GET", "/v2/team/app/manifests/nope"))[0] == 404
+    for method in ("GET", "HEAD"):
+        missing = f"/v2/team/app/blobs/{Digest.of(b'missing')}"
+        assert (await mirror.ask(method, missing))[0] == 404
     assert (await mirror.ask("POST", "/v2/team/app/blobs/uploads/"))[0] == 405
     newer = await upstream.push_image("team/app", "v1", b"newer")
     _, headers, _ = await mirror.ask("GET", "/v2/team/app/manifests/v1")

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
-from portside.registry.server.content import Repository, blob_key
+from portside.registry.server.content import Blob, Repository, blob_key
 from portside.registry.server.context import (
     IDENTITY,
     Registry,
@@ -34,9 +34,12 @@ async def get_blob(request: web.Request) -> web.StreamResponse:
     repository = repository_for(request, "pull")
     registry = registry_of(request)
     digest = check_digest(request.match_info["digest"])
-    if registry.upstream is not None:
-        await registry.upstream.blob(repository, digest)
-    blob = await repository.blob(digest)
+    if registry.upstream is not None and request.method == "HEAD":
+        blob = Blob(digest, await registry.upstream.blob_size(repository, digest))
+    else:
+        if registry.upstream is not None:
+            await registry.upstream.blob(repository, digest)
+        blob = await repository.blob(digest)
     if request.method == "HEAD":
         # a pusher that is told "here" will not send it: keep collection away meanwhile
         await registry.content.touch(digest)

@@ -6,9 +6,10 @@ what was kept is served.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 from urllib.parse import urlsplit
-from weakref import WeakValueDictionary
 
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, PortsideError
@@ -24,6 +25,8 @@ from portside.registry.server.errors import RegistryError
 from portside.registry.server.names import lexical
 from portside.registry.server.uploads import Uploads
 
+T = TypeVar("T")
+
 
 class Upstream:
     """The registry behind a mirror; its requests for one digest are joined."""
@@ -38,9 +41,12 @@ class Upstream:
         self._auth = AuthConfig(username=proxy.username, password=proxy.password)
         self._content = content
         self._uploads = uploads
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._coming: dict[tuple[str, Digest], asyncio.Task[None]] = {}
 
     async def close(self) -> None:
+        for task in (coming := list(self._coming.values())):
+            task.cancel()
+        await asyncio.gather(*coming, return_exceptions=True)
         await self._client.close()
 
     async def manifest(self, repository: Repository, reference: str | Digest) -> None:
@@ -79,25 +85,51 @@ class Upstream:
             raise _refusal(err) from err
 
     async def blob(self, repository: Repository, digest: Digest) -> None:
-        """Have the blob here; raises BLOB_UNKNOWN, DENIED or UNAVAILABLE."""
-        lock = self._locks.setdefault(digest, asyncio.Lock())
-        async with lock:
-            with suppress(RegistryError):
-                await repository.blob(digest)
-                return
-            try:
-                await self._client.on_repository(
-                    self._domain,
-                    repository.name,
-                    lambda remote: self._fetch(repository, digest, remote),
-                    auth=self._auth,
-                )
-            except UpstreamError as err:
-                if err.is_missing:
-                    raise RegistryError("BLOB_UNKNOWN", {"digest": digest}) from err
-                raise _refusal(err) from err
-            except PortsideError as err:
-                raise _refusal(err) from err
+        """Have the blob here; raises BLOB_UNKNOWN, DENIED or UNAVAILABLE.
+
+        Who asks for what is on its way waits for it; it comes also when they go away, so
+        that an impatient client finds it the next time.
+        """
+        with suppress(RegistryError):
+            await repository.blob(digest)
+            return
+        key = (repository.name, digest)
+        task = self._coming.get(key)
+        if task is None:
+            fetch = self._ask(repository, lambda remote: self._fetch(repository, digest, remote))
+            task = self._coming[key] = asyncio.create_task(fetch)
+            task.add_done_callback(lambda done: self._arrived(key, done))
+        await asyncio.shield(task)
+
+    def _arrived(self, key: tuple[str, Digest], task: asyncio.Task[None]) -> None:
+        del self._coming[key]
+        if not task.cancelled():
+            task.exception()  # whoever still waits has it
+
+    async def blob_size(self, repository: Repository, digest: Digest) -> int:
+        """Bytes of a blob here or upstream, which is not fetched; raises as :meth:`blob`."""
+        with suppress(RegistryError):
+            return (await repository.blob(digest)).size
+        size = await self._ask(repository, lambda remote: remote.has_blob(digest))
+        if size is None:
+            raise RegistryError("BLOB_UNKNOWN", {"digest": digest})
+        if size < 0:  # not told
+            await self.blob(repository, digest)
+            return (await repository.blob(digest)).size
+        return size
+
+    async def _ask(self, repository: Repository, work: Callable[[Remote], Awaitable[T]]) -> T:
+        """Do some work about blobs on the upstream's repository; its errors are ours then."""
+        try:
+            return await self._client.on_repository(
+                self._domain, repository.name, work, auth=self._auth
+            )
+        except UpstreamError as err:
+            if err.is_missing:
+                raise RegistryError("BLOB_UNKNOWN", message=f"upstream: {err}") from err
+            raise _refusal(err) from err
+        except PortsideError as err:
+            raise _refusal(err) from err
 
     async def _fetch(self, repository: Repository, digest: Digest, remote: Remote) -> None:
         if await self._content.has_blob(digest) and await remote.has_blob(digest) is not None:
