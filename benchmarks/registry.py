@@ -4,7 +4,7 @@
 
 Both serve plain HTTP on loopback with data in private directories beneath /tmp. Pushes and
 pulls are made by the same clients: curl for large blobs, eight threads with kept
-connections for small ones. Figures are medians.
+connections for small ones. The two take turns; figures are medians.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import hashlib
 import http.client
+import json
 import os
 import shutil
 import statistics
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent / "tests")]
-from imagekit import docker_registry, free_port  # noqa: E402
+from imagekit import OCI_MANIFEST, docker_registry, free_port  # noqa: E402
 
 SMALL, COUNT, THREADS, LARGE = 4096, 400, 8, 4
 
@@ -71,6 +72,24 @@ def push(connection: http.client.HTTPConnection, blob: Blob) -> None:
     headers = {"Content-Type": "application/octet-stream"}
     url = f"/v2/{place}{mark}digest={blob.digest}"
     connection.request("PUT", url, blob.data, headers)
+    answer = connection.getresponse()
+    said = answer.read()
+    assert answer.status == 201, said
+
+
+def push_image(connection: http.client.HTTPConnection, blob: Blob) -> None:
+    """A config, one layer and the manifest that names them, with a tag of its own."""
+    config = Blob(b'{"architecture": "amd64", "os": "linux", "of": "%s"}' % blob.digest.encode())
+    push(connection, config)
+    push(connection, blob)
+    parts = [
+        {"mediaType": f"application/vnd.oci.image.{kind}", "digest": d.digest, "size": len(d.data)}
+        for kind, d in (("config.v1+json", config), ("layer.v1.tar", blob))
+    ]
+    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST}
+    body = json.dumps({**manifest, "config": parts[0], "layers": parts[1:]}).encode()
+    path = f"/v2/bench/manifests/{blob.digest[7:27]}"
+    connection.request("PUT", path, body, {"Content-Type": OCI_MANIFEST})
     answer = connection.getresponse()
     said = answer.read()
     assert answer.status == 201, said
@@ -131,24 +150,32 @@ def large(host: str, work: Path, size: int, run: int) -> tuple[float, float]:
     return curl_all(pushes), curl_all(pulls)
 
 
-def measure(host: str, runs: int, work: Path, size: int) -> dict[str, float]:
-    pushed, pulled, small_pushed, small_pulled = [], [], [], []
-    for run in range(runs):
-        seconds = large(host, work, size, run)
-        pushed.append(seconds[0])
-        pulled.append(seconds[1])
-        blobs = [Blob(os.urandom(SMALL)) for _ in range(COUNT)]
-        small_pushed.append(together(host, blobs, push))
-        small_pulled.append(together(host, blobs, pull))
+def measure(host: str, work: Path, size: int, run: int) -> dict[str, float]:
+    pushed, pulled = large(host, work, size, run)
+    blobs = [Blob(os.urandom(SMALL)) for _ in range(COUNT)]
+    small_pushed, small_pulled = together(host, blobs, push), together(host, blobs, pull)
+    layers = [Blob(os.urandom(SMALL)) for _ in range(COUNT // 4)]
+    images_pushed = together(host, layers, push_image)
     mib = size * LARGE
     return {
-        f"push {LARGE} x {size} MiB at once (MiB/s)": mib / statistics.median(pushed),
-        f"pull {LARGE} x {size} MiB at once (MiB/s)": mib / statistics.median(pulled),
-        f"push {SMALL} byte blobs, {THREADS} clients (1/s)": COUNT
-        / statistics.median(small_pushed),
-        f"pull {SMALL} byte blobs, {THREADS} clients (1/s)": COUNT
-        / statistics.median(small_pulled),
+        f"push {LARGE} x {size} MiB at once (MiB/s)": mib / pushed,
+        f"pull {LARGE} x {size} MiB at once (MiB/s)": mib / pulled,
+        f"push {SMALL} byte blobs, {THREADS} clients (1/s)": COUNT / small_pushed,
+        f"pull {SMALL} byte blobs, {THREADS} clients (1/s)": COUNT / small_pulled,
+        f"push whole small images, {THREADS} clients (1/s)": len(layers) / images_pushed,
     }
+
+
+def disk(work: Path, size: int) -> float:
+    """MiB/s of LARGE files written and flushed one after another: the floor under both."""
+    data, begin = os.urandom(1 << 20), time.perf_counter()
+    for number in range(LARGE):
+        with (work / f"disk-{number}").open("wb") as file:
+            for _ in range(size):
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    return LARGE * size / (time.perf_counter() - begin)
 
 
 def main() -> None:
@@ -158,15 +185,20 @@ def main() -> None:
     options = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="pbr-", dir="/tmp"))
     try:
-        with our_registry(base / "ours") as host:
-            ours = measure(host, options.runs, base, options.size)
-        with docker_registry(base / "theirs") as host:
-            theirs = measure(host, options.runs, base, options.size)
+        written = disk(base, options.size)
+        with our_registry(base / "ours") as ours, docker_registry(base / "theirs") as theirs:
+            # by turns, so that whatever else the machine does hits both
+            runs = [
+                [measure(host, base, options.size, run) for host in (ours, theirs)]
+                for run in range(options.runs)
+            ]
     finally:
         shutil.rmtree(base, ignore_errors=True)
     print(f"{'':48}{'portside':>10}{'registry':>10}{'ratio':>8}")
-    for key, mine in ours.items():
-        print(f"{key:48}{mine:>10.0f}{theirs[key]:>10.0f}{mine / theirs[key]:>8.2f}")
+    for key in runs[0][0]:
+        mine, other = (statistics.median(run[side][key] for run in runs) for side in (0, 1))
+        print(f"{key:48}{mine:>10.0f}{other:>10.0f}{mine / other:>8.2f}")
+    print(f"the disk alone, written and flushed: {written:.0f} MiB/s")
 
 
 if __name__ == "__main__":

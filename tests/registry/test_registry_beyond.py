@@ -8,18 +8,19 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import pytest
 from aiohttp import web
 
 from portside.model.digest import Digest
-from portside.model.errors import InvalidParameter
 from portside.registry.server.auth import Robots
-from portside.registry.server.config import Retention, load, seconds
+from portside.registry.server.config import S3, Retention
 from portside.registry.server.content import Content, Tag
 from portside.registry.server.gc import Collector, expired
 from portside.registry.server.names import fits
+from portside.registry.server.s3 import S3Storage
 from portside.registry.server.storage import FilesystemStorage
 from registry.conftest import Client, Serve
 
@@ -88,6 +89,12 @@ async def test_rights_by_repository(serve: Serve, tmp_path: Path) -> None:
         ] == 403
     _, _, body = await registry.ask("GET", "/v2/_catalog")
     assert json.loads(body)["repositories"] == ["public/app"]
+    # docker takes its way of identifying itself from /v2/: only tokens serve both sorts
+    status, headers, _ = await registry.ask("GET", "/v2/")
+    assert status == 401 and headers["WWW-Authenticate"].startswith("Bearer ")
+    _, _, body = await registry.ask("GET", "/token", params={"scope": "repository:public/app:pull"})
+    token = {"Authorization": f"Bearer {json.loads(body)['token']}"}
+    assert (await registry.ask("GET", "/v2/public/app/manifests/v1", headers=token))[0] == 200
 
 
 async def test_bearer_tokens(serve: Serve, tmp_path: Path) -> None:
@@ -109,6 +116,45 @@ async def test_bearer_tokens(serve: Serve, tmp_path: Path) -> None:
         assert (await registry.ask("GET", "/v2/app/tags/list", headers=empty))[0] == 401
     forged = {"Authorization": "Bearer " + json.loads(body)["token"][:-3] + "AAA"}
     assert (await registry.ask("GET", "/v2/", headers=forged))[0] == 401
+
+
+async def test_catalog_with_tokens(serve: Serve, tmp_path: Path) -> None:
+    """A token for the catalog lists what its holder may pull; others are sent for one."""
+    path = users(tmp_path, admin="a", alice="b", bob="c")
+    registry = await serve(
+        RIGHTS, REGISTRY_AUTH_HTPASSWD_PATH=path, REGISTRY_AUTH_BEARER_ENABLED="true"
+    )
+    token = Robots(tmp_path / "data/portside/robots.json").create("ci", "secret/*", ("pull",))
+    admin = Client(registry.base, basic("admin", "a")["Authorization"])
+    try:
+        for name in ("public/app", "team/app", "secret/app"):
+            await admin.push_image(name, "v1")
+    finally:
+        await admin.session.close()
+
+    async def listed(user: str, password: str) -> list[str]:
+        asked = {"scope": "registry:catalog:*"}
+        _, _, body = await registry.ask(
+            "GET", "/token", params=asked, headers=basic(user, password)
+        )
+        bearer = {"Authorization": f"Bearer {json.loads(body)['token']}"}
+        _, _, body = await registry.ask("GET", "/v2/_catalog", headers=bearer)
+        return [str(name) for name in json.loads(body)["repositories"]]
+
+    assert await listed("admin", "a") == ["public/app", "secret/app", "team/app"]
+    assert await listed("alice", "b") == ["team/app"]
+    assert await listed("robot$ci", token) == ["secret/app"]
+    _, _, body = await registry.ask("GET", "/token", headers=basic("alice", "b"))
+    bearer = {"Authorization": f"Bearer {json.loads(body)['token']}"}
+    status, headers, _ = await registry.ask("GET", "/v2/_catalog", headers=bearer)
+    assert status == 401
+    challenge = headers["WWW-Authenticate"]
+    assert 'scope="registry:catalog:*",error="insufficient_scope"' in challenge
+    # who asks where tokens are issued is asked for a password, not sent there again
+    status, headers, _ = await registry.ask("GET", "/token", headers=basic("alice", "x"))
+    assert (status, headers["WWW-Authenticate"]) == (401, 'Basic realm="Registry Realm"')
+    refresh = {"grant_type": "refresh_token", "refresh_token": "x"}
+    assert (await registry.ask("POST", "/token", data=refresh))[0] == 401
 
 
 async def test_robots(serve: Serve, tmp_path: Path) -> None:
@@ -189,16 +235,101 @@ def test_retention_keeps_what_any_rule_keeps() -> None:
     assert expired(Retention(), tags, now) == []
 
 
-async def test_mirror(serve: Serve) -> None:
+async def test_retention_frees_what_only_old_tags_led_to(serve: Serve, tmp_path: Path) -> None:
+    registry = await serve()
+    old = await registry.push_image("app", "old", b"old layer")
+    signature = await registry.push_image(
+        "app", "by-digest", b"signature", subject={"mediaType": "x/y", "digest": old, "size": 1}
+    )
+    child = await registry.push_image("app", "child", b"child layer")
+    data = json.dumps({"schemaVersion": 2, "manifests": [{"digest": child}]}).encode()
+    assert (await registry.ask("PUT", "/v2/app/manifests/new", data=data))[0] == 201
+    for tag in ("by-digest", "child"):
+        await registry.ask("DELETE", f"/v2/app/manifests/{tag}")
+    content = Content(FilesystemStorage(tmp_path / "data"))
+    collector = Collector(content, 0, (Retention(keep_tags=1),))
+    for dry_run in (True, False):
+        done = await collector.run(dry_run=dry_run)
+        assert (done.tags, done.manifests) == (1, 2), dry_run
+    for digest, expected in ((old, 404), (signature, 404), (child, 200)):
+        assert (await registry.ask("GET", f"/v2/app/manifests/{digest}"))[0] == expected
+    for layer, expected in ((b"old layer", 404), (b"signature", 404), (b"child layer", 200)):
+        assert (await registry.ask("GET", f"/v2/app/blobs/{Digest.of(layer)}"))[0] == expected
+
+
+async def test_mirror_of_what_needs_a_login(serve: Serve, tmp_path: Path) -> None:
+    path = users(tmp_path, alice="secret")
+    upstream = await serve(
+        root="upstream", REGISTRY_AUTH_HTPASSWD_PATH=path, REGISTRY_AUTH_BEARER_ENABLED="true"
+    )
+    pusher = Client(upstream.base, basic("alice", "secret")["Authorization"])
+    try:
+        await pusher.push_image("app", "v1")
+    finally:
+        await pusher.session.close()
+    mirrors = {}
+    for password in ("secret", "wrong"):
+        mirrors[password] = await serve(
+            root=password,
+            REGISTRY_PROXY_REMOTEURL=upstream.base,
+            REGISTRY_PROXY_USERNAME="alice",
+            REGISTRY_PROXY_PASSWORD=password,
+        )
+    assert (await mirrors["secret"].ask("GET", "/v2/app/manifests/v1"))[0] == 200
+    status, _, body = await mirrors["wrong"].ask("GET", "/v2/app/manifests/v1")
+    assert status == 403 and b"upstream" in body
+
+
+async def test_mirror_goes_on_without_its_client(serve: Serve) -> None:
+    """A client that gives up finds the blob the next time: it is fetched once."""
+    data, go_on, asked = b"slow" * 1000, asyncio.Event(), asyncio.Event()
+    fetches = []
+
+    async def answer(request: web.Request) -> web.Response:
+        if "/blobs/" in request.path and request.method == "GET":
+            fetches.append(request.path)
+            asked.set()
+            await go_on.wait()
+            return web.Response(body=data)
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        mirror = await serve(REGISTRY_PROXY_REMOTEURL=url)
+        path = f"/v2/app/blobs/{Digest.of(data)}"
+        impatient = asyncio.create_task(mirror.ask("GET", path))
+        await asked.wait()
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
+        patient = asyncio.create_task(mirror.ask("GET", path))
+        go_on.set()
+        assert (await patient)[2] == data
+        assert len(fetches) == 1
+    finally:
+        await runner.cleanup()
+
+
+async def test_mirror(serve: Serve, tmp_path: Path) -> None:
     upstream = await serve(root="upstream")
     digest = await upstream.push_image("team/app", "v1", b"mirrored")
     mirror = await serve(root="mirror", REGISTRY_PROXY_REMOTEURL=upstream.base)
     status, headers, _ = await mirror.ask("GET", "/v2/team/app/manifests/v1")
     assert (status, headers["Docker-Content-Digest"]) == (200, digest)
     layer = f"/v2/team/app/blobs/{Digest.of(b'mirrored')}"
+    status, headers, _ = await mirror.ask("HEAD", layer)
+    assert (status, headers["Content-Length"]) == (200, "8")
+    assert not list((tmp_path / "mirror").rglob(f"{Digest.of(b'mirrored').hex}/data"))
     bodies = await asyncio.gather(*(mirror.ask("GET", layer) for _ in range(5)))
     assert all(body == b"mirrored" for _, _, body in bodies)
     assert (await mirror.ask("GET", "/v2/team/app/manifests/nope"))[0] == 404
+    for method in ("GET", "HEAD"):
+        missing = f"/v2/team/app/blobs/{Digest.of(b'missing')}"
+        assert (await mirror.ask(method, missing))[0] == 404
     assert (await mirror.ask("POST", "/v2/team/app/blobs/uploads/"))[0] == 405
     newer = await upstream.push_image("team/app", "v1", b"newer")
     _, headers, _ = await mirror.ask("GET", "/v2/team/app/manifests/v1")
@@ -208,13 +339,12 @@ async def test_mirror(serve: Serve) -> None:
 
 
 async def test_webhooks_arrive_in_order_in_spite_of_failures(serve: Serve) -> None:
-    got: list[tuple[str, str]] = []
+    got: list[dict[str, Any]] = []
     answers = iter([500, 200, 500])
 
     async def take(request: web.Request) -> web.Response:
         if (status := next(answers, 200)) == 200:
-            for event in (await request.json())["events"]:
-                got.append((event["action"], event["target"].get("tag", "")))
+            got.extend((await request.json())["events"])
         return web.Response(status=status)
 
     app = web.Application()
@@ -224,15 +354,26 @@ async def test_webhooks_arrive_in_order_in_spite_of_failures(serve: Serve) -> No
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-        registry = await serve(f"notifications: {{endpoints: [{{name: test, url: '{url}'}}]}}")
-        await registry.push_image("app", "v1")
+        endpoint = (
+            f"{{name: test, url: '{url}', ignore: {{mediatypes: [application/octet-stream]}}}}"
+        )
+        registry = await serve(f"notifications: {{endpoints: [{endpoint}]}}")
+        digest = await registry.push_image("app", "v1")
         await registry.ask("GET", "/v2/app/manifests/v1")
+        await registry.ask("HEAD", f"/v2/app/manifests/{digest}")
+        await registry.ask("DELETE", f"/v2/app/manifests/{digest}")
         async with asyncio.timeout(20):
-            while len(got) < 4:
+            while len(got) < 5:
                 await asyncio.sleep(0.05)
-        assert got == [("push", ""), ("push", ""), ("push", "v1"), ("pull", "v1")]
     finally:
         await runner.cleanup()
+    assert [(e["action"], e["target"].get("tag", "")) for e in got] == [
+        ("push", "v1"), ("pull", "v1"), ("pull", ""), ("delete", ""), ("delete", "v1"),
+    ]  # fmt: skip
+    pushed = got[0]
+    assert pushed["target"]["url"] == f"{registry.base}/v2/app/manifests/{digest}"
+    assert pushed["actor"] == {} and pushed["source"]["instanceID"]
+    assert pushed["request"]["addr"].startswith("127.0.0.1:")
 
 
 async def test_metrics_and_audit(serve: Serve, tmp_path: Path) -> None:
@@ -271,24 +412,15 @@ async def test_s3(serve: Serve, tmp_path: Path) -> None:
         assert json.loads(body)["repositories"] == ["app"]
         assert (await registry.ask("DELETE", f"/v2/app/manifests/{digest}"))[0] == 202
         assert (await registry.ask("GET", "/v2/app/manifests/v1"))[0] == 404
+        bucket = S3(
+            bucket="images", regionendpoint=f"http://{host}:{port}",
+            accesskey="k", secretkey="s", rootdirectory="reg",
+        )  # fmt: skip
+        done = await Collector(Content(S3Storage(bucket)), grace=0).run()
+        assert (done.links, done.blobs) == (2, 3)
+        assert (await registry.ask("GET", layer))[0] == 404
     finally:
         server.stop()
-
-
-def test_settings_name_what_is_wrong(tmp_path: Path) -> None:
-    path = tmp_path / "config.yml"
-    for text, named in (
-        ("http: {adr: ':5'}", "adr"),
-        ("storage: {delete: {enabled: maybe}}", "storage.delete.enabled"),
-        ("[", "not YAML"),
-        ("auth: {htpasswd: {realm: x}}", "auth.htpasswd.path"),
-    ):
-        path.write_text(text)
-        with pytest.raises(InvalidParameter, match=named):
-            load(str(path), {})
-    with pytest.raises(InvalidParameter, match="invalid duration"):
-        seconds("soon")
-    assert seconds("1h30m") == 5400
 
 
 def test_patterns() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import http.client
 import json
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from registry.conftest import Client
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -124,11 +127,11 @@ async def test_browse_and_delete(serve: Any, browser: Ask) -> None:
         "until",
         "[...document.querySelectorAll('#repositories button')].map(e => e.textContent).join()",
     )
-    assert "team/app2 tags, 2.00 MB" in listed and "other1 tags" in listed
+    assert "team/app2 tags, 2.00 MB" in listed and "other1 tag," in listed
     await browser("run", CLICK.format("#repositories button", "team/app"))
     await browser("until", "document.querySelectorAll('tr[data-tag]').length == 2")
     shown = await browser("run", "return document.querySelector('tr[data-tag=v1]').innerText")
-    assert "sha256:" in shown and "2.00 MB" in shown and "2 blobs" in shown
+    assert "sha256:" in shown and "2.00 MB" in shown and "1 layer" in shown
     # saying no keeps it
     await browser("run", "document.querySelector('tr[data-tag=v1] .danger').click()")
     question = await browser(
@@ -176,8 +179,8 @@ async def test_names_are_never_markup(serve: Any, browser: Ask) -> None:
     manifest = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {"mediaType": kind, "digest": config, "size": 2},
-        "layers": [],
+        "config": {"mediaType": "x/y", "digest": config, "size": 2},
+        "layers": [{"mediaType": kind, "digest": config, "size": 2}],
     }
     status, _, body = await registry.ask(
         "PUT", "/v2/evil/manifests/1", data=json.dumps(manifest).encode(),
@@ -201,3 +204,54 @@ async def test_signed_in(serve: Any, browser: Ask, tmp_path: Path, password: str
     registry = await serve(REGISTRY_AUTH_HTPASSWD_PATH=str(tmp_path / "htpasswd"))
     await browser("open", registry.base.replace("://", f"://joe:{password}@") + "/")
     await browser("until", "document.querySelector('#user').textContent == 'signed in as joe'")
+
+
+RIGHTS = """
+portside:
+  rights:
+    - {user: joe, actions: [pull, push, delete]}
+    - {user: anonymous, repository: "public/*"}
+"""
+
+
+async def test_a_visitor_signs_in_and_deletes(serve: Any, browser: Ask, tmp_path: Path) -> None:
+    """Where clients are sent for tokens, which browsers do not know."""
+    from imagekit import htpasswd_line
+
+    (tmp_path / "htpasswd").write_text(htpasswd_line("joe", "secret"))
+    registry = await serve(RIGHTS, REGISTRY_AUTH_HTPASSWD_PATH=str(tmp_path / "htpasswd"))
+    pusher = Client(registry.base, "Basic " + base64.b64encode(b"joe:secret").decode())
+    try:
+        await pusher.push_image("public/app", "v1")
+        await pusher.push_image("team/app", "v1")
+    finally:
+        await pusher.session.close()
+    await browser("open", f"{registry.base}/")
+    await browser("until", "document.querySelectorAll('#repositories li').length == 1")
+    link = await browser("run", "return document.querySelector('#user a').href")
+    await browser("open", link.replace("://", "://joe:secret@"))
+    await browser("until", "document.querySelectorAll('#repositories li').length == 2")
+    await browser("run", CLICK.format("#repositories button", "team/app"))
+    await browser("until", "document.querySelector('tr[data-tag=v1]')")
+    await browser("run", "document.querySelector('tr[data-tag=v1] .danger').click()")
+    await browser("run", "document.querySelector('#really').click()")
+    await browser("until", "document.querySelector('#detail').innerText.includes('No tags.')")
+    assert await browser("run", "return document.querySelector('#error').hidden")
+
+
+async def test_platforms_of_an_index(serve: Any, browser: Ask) -> None:
+    registry = await serve()
+    index = {"schemaVersion": 2, "manifests": []}
+    for number, architecture in enumerate(("amd64", "arm64")):
+        digest = await registry.push_image("app", architecture, b"x" * 1000 * (number + 1))
+        index["manifests"].append(
+            {"digest": digest, "platform": {"os": "linux", "architecture": architecture}}
+        )
+    data = json.dumps(index).encode()
+    assert (await registry.ask("PUT", "/v2/app/manifests/all", data=data))[0] == 201
+    await browser("open", f"{registry.base}/")
+    await browser("until", "document.querySelector('#repositories button')")
+    await browser("run", "document.querySelector('#repositories button').click()")
+    await browser("until", "document.querySelector('tr[data-tag=all]')")
+    shown = await browser("run", "return document.querySelector('tr[data-tag=all]').textContent")
+    assert "linux/amd64, linux/arm64" in shown and "1.00 kB" in shown and "2.00 kB" in shown

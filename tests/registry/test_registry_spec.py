@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 from portside.model.digest import Digest
+from portside.registry.server.content import Content
+from portside.registry.server.gc import Collector
+from portside.registry.server.storage import FilesystemStorage
 from registry.conftest import OCI_MANIFEST, Serve
 
 
@@ -42,8 +46,14 @@ async def test_ranges_and_conditions(serve: Serve) -> None:
         assert headers["Content-Range"].endswith("/10")
     status, headers, _ = await registry.ask("GET", path, headers={"Range": "bytes=10-"})
     assert (status, headers["Content-Range"]) == (416, "bytes */10")
-    status, _, body = await registry.ask("GET", path, headers={"If-None-Match": f'"{digest}"'})
-    assert (status, body) == (304, b"")
+    status, headers, body = await registry.ask("GET", path, headers={"Range": "bytes=0-99"})
+    assert (status, body, headers["Content-Range"]) == (206, b"0123456789", "bytes 0-9/10")
+    for tags in (f'"{digest}"', f'W/"{digest}"', "*", f'"x", "{digest}"'):
+        status, headers, body = await registry.ask("GET", path, headers={"If-None-Match": tags})
+        assert (status, body, headers["ETag"]) == (304, b"", f'"{digest}"')
+    for tag, expected in ((digest, 206), ("other", 200)):
+        asked = {"Range": "bytes=2-4", "If-Range": f'"{tag}"'}
+        assert (await registry.ask("GET", path, headers=asked))[0] == expected
 
 
 async def test_chunked_upload_resumes_and_keeps_order(serve: Serve) -> None:
@@ -115,6 +125,21 @@ async def test_mount_only_what_the_other_repository_has(serve: Serve) -> None:
     )
     assert status == 202 and "uploads" in headers["Location"]
     assert (await registry.ask("HEAD", f"/v2/three/blobs/{digest}"))[0] == 404
+    for query in (f"mount={digest}&from=BAD", "mount=nonsense&from=one", "mount="):
+        status, headers, _ = await registry.ask("POST", f"/v2/three/blobs/uploads/?{query}")
+        assert status == 202 and "uploads" in headers["Location"], query
+
+
+async def test_mount_from_wherever_it_is(serve: Serve) -> None:
+    registry = await serve()
+    digest = await registry.push_blob("one", b"shared")
+    status, headers, _ = await registry.ask("POST", f"/v2/two/blobs/uploads/?mount={digest}")
+    assert (status, headers["Location"]) == (201, f"{registry.base}/v2/two/blobs/{digest}")
+    assert (await registry.ask("GET", f"/v2/two/blobs/{digest}"))[2] == b"shared"
+    for name in ("one", "two"):
+        await registry.ask("DELETE", f"/v2/{name}/blobs/{digest}")
+    status, _, _ = await registry.ask("POST", f"/v2/three/blobs/uploads/?mount={digest}")
+    assert status == 202  # stored still, but in no repository
 
 
 async def test_manifest_never_names_a_missing_blob(serve: Serve) -> None:
@@ -130,7 +155,7 @@ async def test_manifest_never_names_a_missing_blob(serve: Serve) -> None:
     data = json.dumps(manifest).encode()
     status, _, body = await registry.ask("PUT", "/v2/a/manifests/v1", data=data)
     assert (status, code(body)) == (404, "MANIFEST_BLOB_UNKNOWN")
-    assert str(missing) in body.decode()
+    assert json.loads(body)["errors"][0]["detail"] == {"digest": str(missing)}
     assert (await registry.ask("GET", "/v2/a/manifests/v1"))[0] == 404
 
 
@@ -141,10 +166,110 @@ async def test_bad_manifests_and_names(serve: Serve) -> None:
         assert (status, code(body)) == (400, "MANIFEST_INVALID"), data
     status, _, body = await registry.ask("PUT", "/v2/a/manifests/v1", data=b" " * (5 << 20))
     assert (status, code(body)) == (413, "MANIFEST_INVALID")
-    assert code((await registry.ask("GET", "/v2/UPPER/tags/list"))[2]) == "NAME_INVALID"
-    assert code((await registry.ask("GET", "/v2/a/manifests/.bad"))[2]) == "TAG_INVALID"
-    assert code((await registry.ask("GET", "/v2/a/blobs/sha256:abc"))[2]) == "DIGEST_INVALID"
-    assert code((await registry.ask("GET", "/v2/nope/manifests/v1"))[2]) == "NAME_UNKNOWN"
+    for method, path, expected in (
+        ("GET", "/v2/UPPER/tags/list", (404, "NAME_INVALID")),
+        ("POST", "/v2/UPPER/blobs/uploads/", (404, "NAME_INVALID")),
+        ("GET", "/v2/a/manifests/.bad", (404, "MANIFEST_UNKNOWN")),
+        ("DELETE", "/v2/a/manifests/.bad", (404, "MANIFEST_UNKNOWN")),
+        ("PUT", "/v2/a/manifests/.bad", (400, "TAG_INVALID")),
+        ("PUT", "/v2/a/manifests/sha256:nonsense", (400, "DIGEST_INVALID")),
+        ("GET", "/v2/a/blobs/sha256:abc", (400, "DIGEST_INVALID")),
+        ("GET", "/v2/a/referrers/sha256:abc", (400, "DIGEST_INVALID")),
+        ("GET", "/v2/nope/manifests/v1", (404, "MANIFEST_UNKNOWN")),
+        ("GET", "/v2/nope/tags/list", (404, "NAME_UNKNOWN")),
+        ("PATCH", "/v2/a/manifests/v1", (405, "UNSUPPORTED")),
+    ):
+        data = IMAGE if method == "PUT" else None
+        status, headers, body = await registry.ask(method, path, data=data, headers=OCI)
+        assert (status, code(body)) == expected, (method, path)
+        assert headers["Content-Type"] == "application/json; charset=utf-8"
+
+
+IMAGE = b'{"schemaVersion": 2, "config": {"digest": "sha256:%s", "size": 2}}' % (
+    hashlib.sha256(b"{}").hexdigest().encode()
+)
+OCI = {"Content-Type": OCI_MANIFEST}
+
+
+async def test_a_manifest_is_what_its_sender_says(serve: Serve) -> None:
+    """No document may be an image to one reader and an index to another."""
+    registry = await serve()
+    config = {"digest": await registry.push_blob("a", b"{}"), "size": 2}
+    index = "application/vnd.oci.image.index.v1+json"
+    docker = "application/vnd.docker.distribution.manifest.v2+json"
+    cases: list[tuple[dict[str, object], str, int]] = [
+        ({"config": config}, OCI_MANIFEST, 201),
+        ({"config": config, "mediaType": OCI_MANIFEST}, OCI_MANIFEST, 201),
+        ({"config": config, "mediaType": OCI_MANIFEST}, "", 201),
+        ({"config": config, "mediaType": OCI_MANIFEST}, docker, 400),
+        ({"config": config}, docker, 400),
+        ({"config": config}, "application/json", 400),
+        ({"config": config, "mediaType": "text/plain"}, "", 400),
+        ({"config": config, "manifests": []}, OCI_MANIFEST, 400),
+        ({"manifests": [], "layers": []}, index, 400),
+        ({"manifests": []}, index, 201),
+    ]
+    for fields, content_type, expected in cases:
+        data = json.dumps({"schemaVersion": 2, **fields}).encode()
+        headers = {"Content-Type": content_type or "application/octet-stream"}
+        status, _, body = await registry.ask(
+            "PUT", "/v2/a/manifests/v1", data=data, headers=headers
+        )
+        assert status == expected, (fields, content_type, body)
+
+
+async def test_layers_kept_elsewhere(serve: Serve, tmp_path: Path) -> None:
+    """One with URLs of a kind not to be distributed may be missing; if it is here, it stays."""
+    registry = await serve()
+    config = {"mediaType": "x/y", "digest": await registry.push_blob("a", b"{}"), "size": 2}
+    kind = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+    layer = {"mediaType": kind, "digest": str(Digest.of(b"foreign")), "size": 7}
+    elsewhere = {**layer, "urls": ["https://example.org/layer"]}
+    for given, expected in (
+        (layer, 404),
+        ({**elsewhere, "mediaType": "application/vnd.oci.image.layer.v1.tar"}, 404),
+        (elsewhere, 201),
+    ):
+        data = json.dumps({"schemaVersion": 2, "config": config, "layers": [given]}).encode()
+        status, _, _ = await registry.ask("PUT", "/v2/a/manifests/v1", data=data, headers=OCI)
+        assert status == expected, given
+    digest = await registry.push_blob("a", b"foreign")
+    await Collector(Content(FilesystemStorage(tmp_path / "data")), grace=0).run()
+    assert (await registry.ask("GET", f"/v2/a/blobs/{digest}"))[0] == 200
+
+
+async def test_push_by_digest_with_tags(serve: Serve) -> None:
+    registry = await serve()
+    digest = await registry.push_image("a", "first")
+    _, _, data = await registry.ask("GET", f"/v2/a/manifests/{digest}")
+    path = f"/v2/a/manifests/{digest}?tag=one&tag=two"
+    status, headers, _ = await registry.ask("PUT", path, data=data, headers=OCI)
+    assert (status, headers.getall("OCI-Tag")) == (201, ["one", "two"])
+    for tag in ("one", "two"):
+        _, headers, _ = await registry.ask("HEAD", f"/v2/a/manifests/{tag}")
+        assert headers["Docker-Content-Digest"] == digest
+    path = f"/v2/a/manifests/{digest}?tag=good&tag=.bad"
+    status, _, body = await registry.ask("PUT", path, data=data, headers=OCI)
+    assert (status, code(body)) == (400, "TAG_INVALID")
+    assert (await registry.ask("GET", "/v2/a/manifests/good"))[0] == 404
+
+
+async def test_headers_of_every_answer(serve: Serve) -> None:
+    registry = await serve("http: {headers: {Access-Control-Allow-Origin: ['*']}}")
+    digest = await registry.push_blob("a", b"x" * 100_000)
+    for method, path in (
+        ("GET", "/v2/"),
+        ("GET", f"/v2/a/blobs/{digest}"),
+        ("HEAD", f"/v2/a/blobs/{digest}"),
+        ("GET", "/v2/a/manifests/none"),
+        ("POST", "/v2/a/blobs/uploads/"),
+        ("GET", "/elsewhere"),
+    ):
+        _, headers, _ = await registry.ask(method, path)
+        assert headers["Docker-Distribution-Api-Version"] == "registry/2.0", path
+        assert headers["Access-Control-Allow-Origin"] == "*", path
+    status, headers, _ = await registry.ask("OPTIONS", "/v2/a/manifests/none")
+    assert status == 200 and "DELETE" in headers["Allow"]
 
 
 async def test_paging(serve: Serve) -> None:
@@ -159,15 +284,19 @@ async def test_paging(serve: Serve) -> None:
         assert status == 200
         seen += json.loads(body)["tags"]
     assert seen == ["a", "b", "c", "d", "e"]
-    status, _, body = await registry.ask("GET", "/v2/x/y/tags/list?n=-1")
-    assert (status, code(body)) == (400, "PAGINATION_NUMBER_INVALID")
+    for wrong in ("-1", "x", "1.5", "²"):
+        status, _, body = await registry.ask("GET", f"/v2/x/y/tags/list?n={wrong}")
+        assert (status, code(body)) == (400, "PAGINATION_NUMBER_INVALID")
     assert json.loads((await registry.ask("GET", "/v2/x/y/tags/list?n=0"))[2])["tags"] == []
+    await registry.push_image("x/y", "B2")  # the order is that of letters, not of bytes
+    _, _, body = await registry.ask("GET", "/v2/x/y/tags/list?n=3&last=a")
+    assert json.loads(body)["tags"] == ["b", "B2", "c"]
     await registry.push_image("other", "v1")
     _, headers, body = await registry.ask("GET", "/v2/_catalog?n=1")
     assert json.loads(body)["repositories"] == ["other"] and "Link" in headers
 
 
-async def test_referrers_with_filter(serve: Serve) -> None:
+async def test_referrers_with_filter(serve: Serve, tmp_path: Path) -> None:
     registry = await serve()
     subject = await registry.push_image("app", "v1")
     described = {"mediaType": OCI_MANIFEST, "digest": subject, "size": 1}
@@ -186,6 +315,16 @@ async def test_referrers_with_filter(serve: Serve) -> None:
     )
     assert headers["OCI-Filters-Applied"] == "artifactType"
     assert [m["annotations"]["kind"] for m in json.loads(body)["manifests"]] == ["application/sbom"]
+    # listed by a client at a registry that did not do it
+    data = (await registry.ask("GET", "/v2/app/manifests/sbom"))[2]
+    listed = {"mediaType": OCI_MANIFEST, "digest": str(Digest.of(data)), "size": len(data)}
+    kept = tmp_path / "data/docker/registry/v2/repositories/app/_manifests/revisions/sha256"
+    shutil.rmtree(kept / subject.partition(":")[2] / "referrers")
+    index = {"schemaVersion": 2, "manifests": [listed, {**listed, "digest": subject}]}
+    path = f"/v2/app/manifests/{subject.replace(':', '-')}"
+    assert (await registry.ask("PUT", path, data=json.dumps(index).encode()))[0] == 201
+    _, _, body = await registry.ask("GET", f"/v2/app/referrers/{subject}")
+    assert [m["digest"] for m in json.loads(body)["manifests"]] == [listed["digest"]]
     nothing = Digest.of(b"no such subject")
     status, _, body = await registry.ask("GET", f"/v2/app/referrers/{nothing}")
     assert (status, json.loads(body)["manifests"]) == (200, [])

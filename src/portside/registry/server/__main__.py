@@ -8,11 +8,32 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.registry.server.auth import ACTIONS, Robots
 from portside.registry.server.config import Settings, load, seconds
 from portside.registry.server.serve import serve, state_directory
+
+_SETTINGS = """\
+The settings are those of the distribution registry (registry:2), as variables such as
+REGISTRY_HTTP_ADDR or in the file. Beyond them:
+
+  auth:
+    htpasswd: {path: /auth/htpasswd}     users; their rights are all, or as below
+    bearer: {enabled: true}              issue tokens at /token, too
+  portside:
+    rights:                              the first that fits user and repository decides
+      - {user: ci, repository: "team/**", actions: [pull, push, delete]}
+      - {user: anonymous, repository: "public/*", actions: [pull]}
+    quotas: [{repository: "team/*", bytes: 10000000000}]
+    retention: [{repository: "**", keep_tags: 10, keep_days: 30, keep_pattern: "v.*"}]
+    gc_interval: 24h                     apply retention and collect this often (or never)
+    gc_grace: 1h                         what is younger than this stays
+    audit: /var/log/registry-audit.log   who changed what, one JSON document a line
+    metrics: true                        for Prometheus at /metrics
+    page: true                           browse at /
+"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,7 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     }
     made = {}
     for name, text in commands.items():
-        made[name] = verbs.add_parser(name, help=text, description=text)
+        made[name] = verbs.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=_SETTINGS if name == "serve" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
     made["serve"].add_argument("config", nargs="?", help="YAML file in distribution's form")
     made["serve"].add_argument("--addr", help="Address to listen on (overrides http.addr)")
     made["serve"].add_argument("--root", help="Directory of the data (overrides the settings)")
@@ -64,6 +91,9 @@ async def _collect(settings: Settings, dry_run: bool, untagged: bool) -> None:
     from portside.registry.server.context import REGISTRY
     from portside.registry.server.gc import Collector
 
+    root = Path(settings.storage.filesystem.rootdirectory)
+    if settings.storage.s3 is None and not root.is_dir():
+        raise InvalidParameter(f"nothing to collect: no directory {root}")
     registry = make_app(settings)[REGISTRY]
     ours = settings.portside
     collector = Collector(registry.content, seconds(ours.gc_grace), ours.retention)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -63,6 +64,7 @@ def make_app(settings: Settings) -> web.Application:
         app.router.add_get("/metrics", _metrics)
     if settings.portside.page:
         app.add_routes(page.routes())
+    app.on_response_prepare.append(_stamp)
     app.cleanup_ctx.append(_running)
     return app
 
@@ -70,6 +72,20 @@ def make_app(settings: Settings) -> web.Application:
 async def _metrics(request: web.Request) -> web.Response:
     text = registry_of(request).metrics.text()
     return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+def watching_app(registry: Registry) -> web.Application:
+    """What ``http.debug.addr`` serves beside the registry: its metrics and its health."""
+
+    async def healthy(_request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    app = web.Application()
+    app[REGISTRY] = registry
+    app.router.add_get("/debug/health", healthy)
+    if registry.settings.http.debug.prometheus.enabled:
+        app.router.add_get(registry.settings.http.debug.prometheus.path, _metrics)
+    return app
 
 
 async def _running(app: web.Application) -> AsyncIterator[None]:
@@ -91,10 +107,13 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
 
 async def _housekeeping(registry: Registry) -> None:
     """Purge stale uploads at start and daily; collect as often as the settings say."""
-    ours = registry.settings.portside
+    ours, purging = registry.settings.portside, registry.settings.storage.maintenance.uploadpurging
     interval = seconds(ours.gc_interval) if ours.gc_interval else 0.0
+    if registry.upstream is not None and seconds(registry.settings.proxy.ttl):
+        interval = interval or 86400.0  # what was not asked for within proxy.ttl goes
     while True:
-        registry.uploads.purge()
+        if purging.enabled:
+            registry.uploads.purge(seconds(purging.age))
         await asyncio.sleep(interval or 86400.0)
         if interval:
             try:
@@ -107,11 +126,11 @@ async def collect(registry: Registry) -> None:
     """One pass of retention and collection, counted and logged."""
     ours = registry.settings.portside
     retention, mirror = ours.retention, registry.upstream is not None
-    if mirror:  # a mirror keeps what was asked for within proxy.ttl
+    if mirror and seconds(registry.settings.proxy.ttl):
         days = max(int(seconds(registry.settings.proxy.ttl) // 86400), 1)
         retention = (Retention(keep_days=days),)
     collector = Collector(registry.content, seconds(ours.gc_grace), retention)
-    done = await collector.run(untagged=mirror)
+    done = await collector.run(untagged=mirror and bool(retention))
     registry.metrics.collected(done.bytes)
     _LOG.info("collected %d blobs, %d bytes; removed %d tags", done.blobs, done.bytes, done.tags)
 
@@ -138,27 +157,18 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
         request[IDENTITY] = await _identify(request, registry)
         response = await handler(request)
     except RegistryError as err:
-        response = web.Response(body=err.body(), status=err.status, headers=err.headers)
-        response.content_type = "application/json"
+        response = _error(err)
     except web.HTTPRedirection:
         raise
     except web.HTTPException as err:
-        response = web.Response(
-            body=RegistryError("UNSUPPORTED" if err.status == 405 else "UNKNOWN").body(),
-            status=err.status,
-            content_type="application/json",
-        )
+        response = _unrouted(request, err)
     except (ConnectionError, asyncio.CancelledError):
         raise
+    except OSError as err:
+        response = _failed(request, err)
     except Exception:
         _LOG.exception("%s %s failed", request.method, request.path)
-        response = web.Response(
-            body=RegistryError("UNKNOWN").body(), status=500, content_type="application/json"
-        )
-    if not response.prepared:
-        response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
-        for name, values in registry.settings.http.headers.items():
-            response.headers[name] = ", ".join(values)
+        response = _error(RegistryError("UNKNOWN"))
     with suppress(RuntimeError):
         # an answer given before the body was read (a quota, a digest) must not let the
         # rest of the body be taken for the next request
@@ -167,9 +177,48 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     return response
 
 
+def _error(err: RegistryError) -> web.Response:
+    response = web.Response(body=err.body(), status=err.status, headers=err.headers)
+    response.headers["Content-Type"] = "application/json; charset=utf-8"
+    return response
+
+
+def _unrouted(request: web.Request, err: web.HTTPException) -> web.Response:
+    """No such path, or not with this method; OPTIONS (browsers ask it first) tells which."""
+    allowed = {"Allow": err.headers["Allow"]} if "Allow" in err.headers else {}
+    if err.status == 405 and request.method == "OPTIONS":
+        return web.Response(status=200, headers=allowed)
+    message = "" if err.status == 405 else f"no such endpoint: {request.path}"
+    error = RegistryError("UNSUPPORTED", message=message, status=err.status, headers=allowed)
+    return _error(error)
+
+
+def _failed(request: web.Request, err: OSError) -> web.Response:
+    """The machine's fault: a full disk is told, everything else goes to the log."""
+    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+        _LOG.error("%s %s: %s", request.method, request.path, err)
+        reason = "no space left on the registry's storage"
+        return _error(RegistryError("UNKNOWN", message=reason, status=507))
+    _LOG.exception("%s %s failed", request.method, request.path)
+    return _error(RegistryError("UNKNOWN"))
+
+
+async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
+    """The headers of every answer, also of those whose body is streamed."""
+    response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
+    response.headers["Server"] = "portside"
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    for name, values in registry_of(request).settings.http.headers.items():
+        response.headers[name] = ", ".join(values)
+
+
 async def _identify(request: web.Request, registry: Registry) -> Identity:
     try:
         return await registry.authority.identify(request.headers.get("Authorization"))
     except RegistryError as err:
-        err.headers.update(registry.authority.challenge(own_url(request)))
+        err.headers.update(
+            registry.authority.challenge(own_url(request))
+            if request.path != "/token"  # which is where that challenge leads to
+            else registry.authority.password_challenge()
+        )
         raise

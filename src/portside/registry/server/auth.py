@@ -43,6 +43,8 @@ class Identity(msgspec.Struct, frozen=True):
 
     user: str
     grants: tuple[Grant, ...] | None = None
+    is_bearer: bool = False
+    """Whether the rights are those of a bearer token, which are as narrow as was asked for."""
 
 
 class Robot(msgspec.Struct):
@@ -103,11 +105,16 @@ class Robots:
         self._save([robot for robot in robots.values() if robot.name != name])
         return True
 
-    def verify(self, name: str, token: str) -> Robot | None:
+    def find(self, name: str) -> Robot | None:
+        """The robot, unless it is gone or expired."""
         robot = self._load().get(name)
+        return None if robot is None or 0 < robot.expires < time.time() else robot
+
+    def verify(self, name: str, token: str) -> Robot | None:
+        robot = self.find(name)
         if robot is None or not hmac.compare_digest(robot.hash, _fingerprint(token)):
             return None
-        return None if robot.expires and robot.expires < time.time() else robot
+        return robot
 
 
 def _fingerprint(token: str) -> str:
@@ -166,17 +173,16 @@ class Authority:
         self._bearer: Bearer = settings.auth.bearer
         self._rights: tuple[Right, ...] = settings.portside.rights
         self.robots = Robots(state / "robots.json")
-        self._secret = _secret(state / "token.key") if self._bearer.enabled else ""
+        # docker sends a name and password everywhere or nowhere, as /v2/ asked for them or
+        # not; only with tokens can it be nobody here and somebody there
+        self._issues_tokens = self._bearer.enabled or any(
+            right.user == ANONYMOUS for right in self._rights
+        )
+        self._secret = _secret(state / "token.key") if self._issues_tokens else ""
 
     @property
     def enabled(self) -> bool:
         return self._htpasswd is not None or bool(self._rights) or self._bearer.enabled
-
-    @property
-    def open_to_all(self) -> bool:
-        """Whether somebody with no credentials gets anywhere without a token."""
-        anonymous = any(right.user == ANONYMOUS for right in self._rights)
-        return not self.enabled or (anonymous and not self._bearer.enabled)
 
     async def identify(self, authorization: str | None) -> Identity:
         """Who sends this header; raises UNAUTHORIZED when it is wrong."""
@@ -189,7 +195,7 @@ class Authority:
             except (binascii.Error, UnicodeDecodeError) as err:
                 raise RegistryError("UNAUTHORIZED") from err
             return await self._password(user, password)
-        if scheme.lower() == "bearer" and self._bearer.enabled:
+        if scheme.lower() == "bearer" and self._issues_tokens:
             return self._token(value)
         raise RegistryError("UNAUTHORIZED")
 
@@ -212,7 +218,15 @@ class Authority:
             grants = msgspec.convert(claims.get("access", []), tuple[Grant, ...])
         except (jwt.InvalidTokenError, msgspec.ValidationError) as err:
             raise RegistryError("UNAUTHORIZED", str(err)) from err
-        return Identity(claims.get("sub") or ANONYMOUS, grants)
+        return Identity(claims.get("sub") or ANONYMOUS, grants, is_bearer=True)
+
+    def behind(self, identity: Identity) -> Identity:
+        """Whoever a bearer token was issued to, with all the rights they have."""
+        if not identity.is_bearer or not identity.user.startswith(ROBOT):
+            return Identity(identity.user) if identity.is_bearer else identity
+        robot = self.robots.find(identity.user.removeprefix(ROBOT))
+        grants = (Grant(robot.repository, robot.actions),) if robot is not None else ()
+        return Identity(identity.user, grants)
 
     def allowed(self, identity: Identity, repository: str) -> set[str]:
         """The actions somebody has in a repository (``catalog`` is ``pull`` on ``*``)."""
@@ -237,26 +251,37 @@ class Authority:
 
     def may_list(self, identity: Identity) -> bool:
         """Whether somebody may see the catalog (each still sees only what they may pull)."""
-        if not self.enabled or identity.user != ANONYMOUS or identity.grants:
+        if not self.enabled:
+            return True
+        if identity.is_bearer:
+            return any(grant.type == "registry" for grant in identity.grants or ())
+        if identity.user != ANONYMOUS:
             return True
         return any(right.user == ANONYMOUS for right in self._rights)
 
-    def challenge(self, own_url: str, scope: str = "") -> dict[str, str]:
-        """The WWW-Authenticate header that tells a client how to come back."""
-        if self._bearer.enabled:
+    def challenge(
+        self, own_url: str, scope: str = "", *, is_narrow: bool = False
+    ) -> dict[str, str]:
+        """The WWW-Authenticate header that tells a client how to come back (RFC 6750, 3)."""
+        if self._issues_tokens:
             realm = self._bearer.realm or f"{own_url}/token"
             value = f'Bearer realm="{realm}",service="{self._bearer.service}"'
             if scope:
                 value += f',scope="{scope}"'
-        else:
-            value = f'Basic realm="{self._realm}"'
-        return {"WWW-Authenticate": value}
+            if is_narrow:
+                value += ',error="insufficient_scope"'
+            return {"WWW-Authenticate": value}
+        return self.password_challenge()
+
+    def password_challenge(self) -> dict[str, str]:
+        """The header that asks for a name and a password."""
+        return {"WWW-Authenticate": f'Basic realm="{self._realm}"'}
 
     def issue(self, identity: Identity, scopes: list[str]) -> dict[str, Any]:
         """A bearer token with as much of the scopes as somebody has; UNSUPPORTED when off."""
         import jwt
 
-        if not self._bearer.enabled:
+        if not self._issues_tokens:
             raise RegistryError("UNSUPPORTED", message="this registry issues no tokens")
         now = int(time.time())
         access = [grant for scope in scopes if (grant := self._grant(identity, scope))]

@@ -1,8 +1,9 @@
 """Settings: a YAML file in distribution's form, overridden by ``REGISTRY_*`` variables.
 
 A variable names a path in the file: ``REGISTRY_HTTP_ADDR`` is ``http: {addr: …}``, and so
-on. Keys of distribution that change nothing here (logging fields, cache drivers) are
-accepted; keys that nobody knows are errors that name the key.
+on (``tree``). Keys of distribution that change nothing here (logging fields, cache drivers)
+are accepted, keys that nobody knows draw a warning. Types with ``forbid_unknown_fields`` are
+those where an ignored key would weaken the registry: there it is an error.
 """
 
 from __future__ import annotations
@@ -27,29 +28,42 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     minimumtls: str = ""
 
 
-class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Prometheus(msgspec.Struct, frozen=True):
+    enabled: bool = False
+    path: str = "/metrics"
+
+
+class Debug(msgspec.Struct, frozen=True):
+    """A second address for those who watch the registry."""
+
+    addr: str = ""
+    prometheus: Prometheus = Prometheus()
+
+
+class Http(msgspec.Struct, frozen=True):
     addr: str = ":5000"
     host: str = ""
     prefix: str = ""
     secret: str = ""
     net: str = "tcp"
-    relativeurls: bool = True
+    relativeurls: bool = False
+    """Whether Location headers leave out scheme and host."""
     draintimeout: str = "5s"
     tls: Tls = Tls()
     headers: dict[str, list[str]] = msgspec.field(default_factory=dict)
-    debug: dict[str, Any] = msgspec.field(default_factory=dict)
+    debug: Debug = Debug()
     http2: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class Filesystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Filesystem(msgspec.Struct, frozen=True):
     rootdirectory: str = DEFAULT_ROOT
     maxthreads: int = 100
 
 
-class S3(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class S3(msgspec.Struct, frozen=True):
     """An S3-compatible bucket; names as distribution's ``s3`` driver has them."""
 
-    bucket: str
+    bucket: str = ""
     region: str = "us-east-1"
     regionendpoint: str = ""
     accesskey: str = ""
@@ -66,23 +80,42 @@ class S3(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storageclass: str = ""
 
 
-class Switch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Switch(msgspec.Struct, frozen=True):
     enabled: bool = False
 
 
-class ReadOnly(msgspec.Struct, frozen=True):
+class Purging(msgspec.Struct, frozen=True):
+    """What becomes of uploads that nobody goes on with."""
+
+    enabled: bool = True
+    age: str = "168h"
+
+
+class Maintenance(msgspec.Struct, frozen=True):
     readonly: Switch = Switch()
-    uploadpurging: dict[str, Any] = msgspec.field(default_factory=dict)
+    uploadpurging: Purging = Purging()
 
 
 class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filesystem: Filesystem = Filesystem()
     s3: S3 | None = None
     delete: Switch = Switch()
-    maintenance: ReadOnly = ReadOnly()
+    maintenance: Maintenance = Maintenance()
     cache: dict[str, Any] = msgspec.field(default_factory=dict)
     redirect: dict[str, Any] = msgspec.field(default_factory=dict)
     tag: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class AccessLog(msgspec.Struct, frozen=True):
+    disabled: bool = True
+
+
+class Log(msgspec.Struct, frozen=True):
+    level: str = "info"
+    accesslog: AccessLog = AccessLog()
+    fields: dict[str, Any] = msgspec.field(default_factory=dict)
+    formatter: str = ""
+    hooks: tuple[Any, ...] = ()
 
 
 class Htpasswd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,7 +124,10 @@ class Htpasswd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bearer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Tokens issued by this registry at ``/token`` to users who pass htpasswd."""
+    """Tokens issued by this registry at ``/token`` to users who pass htpasswd.
+
+    Also without ``enabled`` they are issued where anonymous users have some rights.
+    """
 
     enabled: bool = False
     service: str = "portside-registry"
@@ -106,6 +142,11 @@ class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bearer: Bearer = Bearer()
 
 
+class Ignored(msgspec.Struct, frozen=True):
+    mediatypes: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """A webhook; names as in distribution's ``notifications.endpoints``."""
 
@@ -116,19 +157,23 @@ class Endpoint(msgspec.Struct, frozen=True):
     timeout: str = "5s"
     threshold: int = 10
     backoff: str = "1s"
+    ignoredmediatypes: tuple[str, ...] = ()
+    ignore: Ignored = Ignored()
 
 
 class Notifications(msgspec.Struct, frozen=True):
+    events: dict[str, Any] = msgspec.field(default_factory=dict)
     endpoints: tuple[Endpoint, ...] = ()
 
 
-class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Proxy(msgspec.Struct, frozen=True):
     """A pull-through mirror of any upstream."""
 
     remoteurl: str = ""
     username: str = ""
     password: str = ""
     ttl: str = "168h"
+    """How long what nobody asks for is kept, in whole days; ``0s``: for ever."""
 
 
 class Right(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -176,9 +221,9 @@ class Portside(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Blobs younger than this are never collected."""
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    version: str | float = "0.1"
-    log: dict[str, Any] = msgspec.field(default_factory=dict)
+class Settings(msgspec.Struct, frozen=True):
+    version: str = "0.1"
+    log: Log = Log()
     http: Http = Http()
     storage: Storage = Storage()
     auth: Auth = Auth()
@@ -188,6 +233,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     validation: dict[str, Any] = msgspec.field(default_factory=dict)
     middleware: dict[str, Any] = msgspec.field(default_factory=dict)
     catalog: dict[str, Any] = msgspec.field(default_factory=dict)
+    compatibility: dict[str, Any] = msgspec.field(default_factory=dict)
+    redis: dict[str, Any] = msgspec.field(default_factory=dict)
+    reporting: dict[str, Any] = msgspec.field(default_factory=dict)
     portside: Portside = Portside()
 
 
@@ -205,59 +253,58 @@ def load(path: str | None, environ: Mapping[str, str] = os.environ) -> Settings:
 
     Raises InvalidParameter naming the file and the key.
     """
-    tree: dict[str, Any] = {}
-    if path:
-        import yaml
+    from portside.registry.server import tree as trees
 
-        try:
-            tree = yaml.load(Path(path).read_text(), Loader=_loader(yaml)) or {}
-        except OSError as err:
-            raise InvalidParameter(f"{path}: {err.strerror}") from err
-        except yaml.YAMLError as err:
-            raise InvalidParameter(f"{path}: not YAML: {err}") from err
-        if not isinstance(tree, dict):
-            raise InvalidParameter(f"{path}: expected a mapping of settings")
-    for name, value in environ.items():
-        if name.startswith("REGISTRY_"):
-            _override(tree, name, value)
-    auth = tree.get("auth")
-    if isinstance(auth, str):  # REGISTRY_AUTH=htpasswd only selects; the details say the rest
-        tree["auth"] = {}
+    tree = trees.read(path) if path else {}
     try:
-        settings = msgspec.convert(tree, Settings, strict=False)
-    except msgspec.ValidationError as err:
+        trees.override(tree, environ)
+        _choose(tree)
+        settings = msgspec.convert(trees.fit(tree, Settings, ""), Settings, strict=False)
+    except (InvalidParameter, msgspec.ValidationError) as err:
         raise InvalidParameter(f"{path or 'registry settings'}: {err}") from err
-    if settings.auth.htpasswd is not None and not settings.auth.htpasswd.path:
-        raise InvalidParameter("auth.htpasswd.path (REGISTRY_AUTH_HTPASSWD_PATH) is not set")
+    _check(settings)
     return settings
 
 
-def _loader(yaml: Any) -> Any:
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+def _choose(tree: dict[str, Any]) -> None:
+    """``auth: htpasswd`` and ``storage: s3`` (or the variable) choose what others detail.
+
+    Storage chosen twice means the later word: a file's filesystem yields to a variable's s3.
+    """
+    if isinstance(auth := tree.get("auth"), str):
+        tree["auth"] = {} if auth in ("", "none") else {auth: {}}
+    elif isinstance(auth, dict):
+        auth.pop("none", None)
+    if isinstance(storage := tree.get("storage"), str):
+        tree["storage"] = {storage: {}} if storage else {}
 
 
-def _override(tree: dict[str, Any], name: str, value: str) -> None:
-    """Set the key that an environment variable names, as distribution does."""
-    parts = name.removeprefix("REGISTRY_").lower().split("_")
-    if parts[0] == "portside" and len(parts) > 1:
-        parts = ["portside", "_".join(parts[1:])]
-    if parts == ["auth"] or parts == ["storage"]:
-        return  # these only select a driver that its own settings select already
-    node = tree
-    for part in parts[:-1]:
-        child = node.get(part)
-        if not isinstance(child, dict):
-            child = node[part] = {}
-        node = child
-    node[parts[-1]] = _scalar(value)
-
-
-def _scalar(value: str) -> Any:
-    """What a variable's text means: YAML, so that lists and booleans can be given too."""
-    import yaml
-
-    try:
-        parsed = yaml.load(value, Loader=_loader(yaml))
-    except yaml.YAMLError:
-        return value
-    return parsed if isinstance(parsed, bool | list | dict | int) else value
+def _check(settings: Settings) -> None:
+    """Refuse what would not do what it says."""
+    if settings.auth.htpasswd is not None:
+        if not settings.auth.htpasswd.path:
+            raise InvalidParameter("auth.htpasswd.path (REGISTRY_AUTH_HTPASSWD_PATH) is not set")
+        if not Path(settings.auth.htpasswd.path).is_file():
+            raise InvalidParameter(f"auth.htpasswd.path: no file {settings.auth.htpasswd.path}")
+    if settings.http.prefix.strip("/"):
+        raise InvalidParameter("http.prefix is not supported: serve at the root of a host")
+    if settings.storage.s3 is not None and not settings.storage.s3.bucket:
+        raise InvalidParameter("storage.s3.bucket (REGISTRY_STORAGE_S3_BUCKET) is not set")
+    ours, proxy = settings.portside, settings.proxy
+    for text in (
+        settings.http.draintimeout,
+        proxy.ttl,
+        ours.gc_grace,
+        ours.gc_interval or "0s",
+        settings.storage.maintenance.uploadpurging.age,
+    ):
+        seconds(text)
+    for rule in ours.retention:
+        try:
+            re.compile(rule.keep_pattern)
+        except re.error as err:
+            reason = f"portside.retention: {rule.keep_pattern!r} is no regular expression: {err}"
+            raise InvalidParameter(reason) from err
+    for right in ours.rights:
+        if unknown := set(right.actions) - {"pull", "push", "delete"}:
+            raise InvalidParameter(f"portside.rights: unknown action {min(unknown)!r}")

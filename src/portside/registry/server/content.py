@@ -13,16 +13,15 @@ The tree (that of ``registry:2``; ``referrers`` is ours)::
         └── _uploads/UUID/…                               see ``uploads``
 
 Order of writes: bytes before links, links before tags, so that whatever a crash cuts off
-leaves at worst unreferenced bytes, which collection removes. One lock per registry keeps
+leaves at worst unreferenced bytes, which collection removes. One guard per registry keeps
 a manifest's check-and-link apart from the removal of blobs.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 
 import msgspec
@@ -30,6 +29,8 @@ import msgspec
 from portside.model.digest import Digest
 from portside.registry.server import manifests
 from portside.registry.server.errors import RegistryError
+from portside.registry.server.guard import Guard
+from portside.registry.server.names import lexical
 from portside.registry.server.storage import Storage
 
 _BASE = "docker/registry/v2"
@@ -99,11 +100,15 @@ class Repository:
         except FileNotFoundError as err:
             raise RegistryError("BLOB_UNKNOWN", {"digest": digest}) from err
 
+    async def has_blob(self, digest: Digest) -> bool:
+        """Whether the repository has the blob, bytes and all, as one pushed to it."""
+        return await self._has(self._layer(digest)) and await self._has(blob_key(digest))
+
     async def link_blob(self, digest: Digest) -> None:
         """Let this repository hand out a blob whose bytes are stored; mounting is the same."""
         await self._content.touch(digest)
         # lost by a power cut, it is asked for again; a manifest that names it makes it last
-        await self._storage.write(self._layer(digest), digest.encode(), durable=False)
+        await self._storage.write(self._layer(digest), digest.encode())
 
     async def unlink_blob(self, digest: Digest) -> None:
         try:
@@ -126,7 +131,7 @@ class Repository:
     # manifests and tags
 
     async def resolve(self, reference: str | Digest) -> Digest:
-        """What a tag or digest means; raises NAME_UNKNOWN or MANIFEST_UNKNOWN."""
+        """What a tag or digest means; raises MANIFEST_UNKNOWN."""
         try:
             if isinstance(reference, Digest):
                 await self._storage.stat(f"{self._revision(reference)}/link")
@@ -134,15 +139,13 @@ class Repository:
             link = await self._storage.read(f"{self._tag(reference)}/current/link")
             return Digest(link.decode().strip())
         except FileNotFoundError as err:
-            if not await self.exists():
-                raise RegistryError("NAME_UNKNOWN", {"name": self.name}) from err
             kind = "revision" if isinstance(reference, Digest) else "tag"
             raise RegistryError(
                 "MANIFEST_UNKNOWN", f"unknown {kind}={reference}", message="manifest unknown"
             ) from err
 
     async def manifest(self, reference: str | Digest) -> manifests.Parsed:
-        """The manifest a reference means; raises NAME_UNKNOWN or MANIFEST_UNKNOWN."""
+        """The manifest a reference means; raises MANIFEST_UNKNOWN."""
         digest = await self.resolve(reference)
         try:
             data = await self._storage.read(blob_key(digest))
@@ -151,9 +154,9 @@ class Repository:
         return manifests.parse(data, algorithm=digest.algorithm)
 
     async def put_manifest(
-        self, parsed: manifests.Parsed, tag: str | None, *, complete: bool = True
+        self, parsed: manifests.Parsed, tags: Iterable[str], *, complete: bool = True
     ) -> None:
-        """Keep a manifest whose parts are all here; the caller holds the registry's lock.
+        """Keep a manifest whose parts are all here; the caller holds the guard.
 
         A mirror, which fetches parts when they are asked for, passes ``complete=False``.
         Raises MANIFEST_BLOB_UNKNOWN naming every missing part.
@@ -161,36 +164,41 @@ class Repository:
         if complete:
             await self._require_parts(parsed)
         parts = [Digest(described.digest) for described in parsed.blobs]
-        for part in parts:
+        for part in (*parts, *(Digest(child.digest) for child in parsed.children)):
             await self._content.touch(part)
-        await self._storage.sync(key for d in parts for key in (blob_key(d), self._layer(d)))
+        links = [f"{self._revision(parsed.digest)}/link"]
+        if parsed.subject is not None:
+            links.append(f"{self._referrers(parsed.subject)}/{_in(parsed.digest)}/link")
         if not await self._content.has_blob(parsed.digest):
             await self._storage.write(blob_key(parsed.digest), parsed.data)
         await self._content.touch(parsed.digest)
-        link = parsed.digest.encode()
-        await self._storage.write(f"{self._revision(parsed.digest)}/link", link)
-        if parsed.subject is not None:
-            referrer = f"{self._referrers(parsed.subject)}/{_in(parsed.digest)}/link"
-            await self._storage.write(referrer, link)
-        if tag is not None:
-            await self.set_tag(tag, parsed.digest)
+        for link in links:
+            await self._storage.write(link, parsed.digest.encode())
+        named = [key for d in parts for key in (blob_key(d), self._layer(d))]
+        await self._set_tags(tags, parsed.digest, [blob_key(parsed.digest), *links, *named])
 
     async def set_tag(self, tag: str, digest: Digest) -> None:
         """Let a tag mean a manifest that is here."""
-        link = digest.encode()
-        await self._storage.write(f"{self._tag(tag)}/index/{_in(digest)}/link", link)
-        await self._storage.write(f"{self._tag(tag)}/current/link", link)
+        await self._set_tags((tag,), digest, [])
+
+    async def _set_tags(self, tags: Iterable[str], digest: Digest, before: list[str]) -> None:
+        """Let tags mean a manifest, once it and what it needs survive a power cut."""
+        meanings = {}
+        for tag in tags:
+            history = f"{self._tag(tag)}/index/{_in(digest)}/link"
+            await self._storage.write(history, digest.encode())  # nothing depends on it
+            meanings[f"{self._tag(tag)}/current/link"] = digest.encode()
+        await self._storage.commit(before, meanings)
 
     async def _require_parts(self, parsed: manifests.Parsed) -> None:
-        missing = [d.digest for d in parsed.blobs if not await self._complete(Digest(d.digest))]
+        needed = [Digest(d.digest) for d in parsed.blobs if not d.is_elsewhere]
+        missing = [str(digest) for digest in needed if not await self.has_blob(digest)]
         for child in parsed.children:
             if not await self._has(f"{self._revision(Digest(child.digest))}/link"):
                 missing.append(child.digest)
         if missing:
-            raise RegistryError("MANIFEST_BLOB_UNKNOWN", {"digests": missing})
-
-    async def _complete(self, digest: Digest) -> bool:
-        return await self._has(self._layer(digest)) and await self._has(blob_key(digest))
+            details = tuple({"digest": digest} for digest in missing)
+            raise RegistryError("MANIFEST_BLOB_UNKNOWN", details=details)
 
     async def delete_manifest(self, digest: Digest) -> list[str]:
         """Forget a manifest and the tags that mean it; the tags' names are returned."""
@@ -219,7 +227,7 @@ class Repository:
         names = await self._storage.names(f"{self._root}/_manifests/tags")
         if not names and not await self.exists():
             raise RegistryError("NAME_UNKNOWN", {"name": self.name})
-        return names
+        return sorted(names, key=lexical)
 
     async def tags(self) -> list[Tag]:
         found = []
@@ -238,11 +246,24 @@ class Repository:
 
     async def referrers(self, subject: Digest) -> list[manifests.Parsed]:
         """Manifests whose subject is the digest; empty when there are none."""
+        digests = {digest async for digest in _digests(self._storage, self._referrers(subject))}
+        digests |= await self._tagged_referrers(subject)
         found = []
-        async for digest in _digests(self._storage, self._referrers(subject)):
+        for digest in sorted(digests):
             with suppress(RegistryError):
-                found.append(await self.manifest(digest))
+                parsed = await self.manifest(digest)
+                if parsed.subject == subject:
+                    found.append(parsed)
         return found
+
+    async def _tagged_referrers(self, subject: Digest) -> set[Digest]:
+        """Those a client listed itself, at a registry that has no such lists
+        (distribution-spec, "Referrers Tag Schema" and "Enabling the Referrers API")."""
+        try:
+            index = await self.manifest(f"{subject.algorithm}-{subject.hex[:64]}")
+        except RegistryError:
+            return set()
+        return {Digest(child.digest) for child in index.children}
 
 
 class Content:
@@ -250,8 +271,8 @@ class Content:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.lock = asyncio.Lock()
-        """Held while a manifest is checked and linked, and while blobs are removed."""
+        self.guard = Guard()
+        """Held together while content is checked and linked, alone while some is removed."""
 
         self._touched: dict[Digest, float] = {}
 
@@ -306,7 +327,7 @@ class Content:
                     await walk(f"{prefix}{name}/")
 
         await walk("")
-        return sorted(found)
+        return sorted(found, key=lexical)
 
     async def all_blobs(self) -> AsyncIterator[Digest]:
         """Every blob stored, linked or not."""

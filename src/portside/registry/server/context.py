@@ -68,6 +68,12 @@ def own_url(request: web.Request) -> str:
     return f"{scheme}://{request.headers.get('X-Forwarded-Host', request.host)}"
 
 
+def location(request: web.Request, path: str) -> str:
+    """A Location header's value: absolute, unless ``http.relativeurls`` is set."""
+    relative = registry_of(request).settings.http.relativeurls or not request.host
+    return path if relative else own_url(request) + path
+
+
 def repository_for(request: web.Request, *actions: str) -> Repository:
     """The repository of the URL, once the sender may do all the actions there.
 
@@ -88,7 +94,8 @@ def demand(request: web.Request, name: str, actions: Iterable[str]) -> None:
     detail = [{"Type": "repository", "Class": "", "Name": name, "Action": a} for a in wanted]
     if identity.user == ANONYMOUS or identity.grants is not None:
         # the holder of a narrower token may come back with a wider one
-        challenge = registry.authority.challenge(own_url(request), scope)
+        narrow = identity.grants is not None
+        challenge = registry.authority.challenge(own_url(request), scope, is_narrow=narrow)
         raise RegistryError("UNAUTHORIZED", detail, headers=challenge)
     raise RegistryError("DENIED", detail)
 

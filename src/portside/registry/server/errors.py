@@ -14,7 +14,7 @@ _STATUS = {
     "MANIFEST_BLOB_UNKNOWN": 404,
     "MANIFEST_INVALID": 400,
     "MANIFEST_UNKNOWN": 404,
-    "NAME_INVALID": 400,
+    "NAME_INVALID": 404,  # nothing can be there (distribution-spec, "Endpoints")
     "NAME_UNKNOWN": 404,
     "PAGINATION_NUMBER_INVALID": 400,
     "RANGE_INVALID": 416,
@@ -53,7 +53,8 @@ _MESSAGE = {
 class RegistryError(Exception):
     """An answer with one error of the spec (distribution-spec, "Error Codes").
 
-    ``status`` defaults to the code's usual HTTP status; ``headers`` go along with it.
+    ``status`` defaults to the code's usual HTTP status; ``headers`` go along with it. With
+    ``details`` the answer has one error for each of them.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class RegistryError(Exception):
         code: str,
         detail: object = None,
         *,
+        details: tuple[object, ...] = (),
         message: str = "",
         status: int = 0,
         headers: Mapping[str, str] | None = None,
@@ -68,10 +70,12 @@ class RegistryError(Exception):
         super().__init__(message or _MESSAGE[code])
         self.code = code
         self.detail = detail
+        self.details = details
         self.status = status or _STATUS[code]
         self.headers = dict(headers or {})
 
     def body(self) -> bytes:
         """The JSON document ``{"errors": [{"code", "message", "detail"}]}``."""
-        error = {"code": self.code, "message": str(self), "detail": self.detail}
-        return msgspec.json.encode({"errors": [error]}, enc_hook=str)
+        details = self.details or (self.detail,)
+        errors = [{"code": self.code, "message": str(self), "detail": d} for d in details]
+        return msgspec.json.encode({"errors": errors}, enc_hook=str)

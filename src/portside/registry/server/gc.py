@@ -4,8 +4,9 @@ Mark: every manifest of every repository names blobs and child manifests; all th
 live. Sweep: links to blobs that no manifest of the same repository names go, then blobs
 that nothing names. What is younger than the grace period stays whatever names it: a
 pusher sends blobs before the manifest, and a blob that was asked for (HEAD) or mounted is
-touched. Each removal is decided again under the registry's lock, so that a manifest can
-never be accepted between the decision and the removal.
+touched, as is all that a manifest names. Each removal is decided again under the
+registry's guard, so that a manifest can never be accepted between the decision and the
+removal.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Collector:
             await self._retain(self._content.repository(name), done, dry_run)
         if untagged:
             for name in names:
-                await self._remove_untagged(self._content.repository(name), done, dry_run)
+                repository = self._content.repository(name)
+                every = {digest async for digest in repository.revisions()}
+                await self._forget(repository, every, frozenset(), done, dry_run)
         for name in names:
             await self._sweep_links(self._content.repository(name), done, dry_run)
         await self._sweep_blobs(done, dry_run)
@@ -59,38 +62,55 @@ class Collector:
         return done
 
     async def _retain(self, repository: Repository, done: Collected, dry_run: bool) -> None:
+        """Remove the tags a rule does not keep, and what only they led to."""
         rule = next((r for r in self._retention if fits(r.repository, repository.name)), None)
         if rule is None:
             return
-        for tag in expired(rule, await repository.tags(), time.time()):
+        gone = expired(rule, await repository.tags(), time.time())
+        for tag in gone:
             done.tags += 1
             if not dry_run:
-                async with self._content.lock:
+                async with self._content.guard.alone():
                     with suppress(RegistryError):
                         await repository.delete_tag(tag.name)
+        reached = await self._reach(repository, [tag.digest for tag in gone])
+        names = frozenset(tag.name for tag in gone)
+        await self._forget(repository, reached, names, done, dry_run)
 
-    async def _remove_untagged(
-        self, repository: Repository, done: Collected, dry_run: bool
-    ) -> None:
-        live: set[Digest] = set()
-        pending = [tag.digest for tag in await repository.tags()]
+    async def _reach(self, repository: Repository, start: list[Digest]) -> set[Digest]:
+        """These manifests, those they name and those that refer to them."""
+        reached: set[Digest] = set()
+        pending = list(start)
         while pending:
             digest = pending.pop()
-            if digest in live:
+            if digest in reached:
                 continue
-            live.add(digest)
+            reached.add(digest)
             with suppress(RegistryError):
                 parsed = await repository.manifest(digest)
                 pending += [Digest(child.digest) for child in parsed.children]
                 pending += [found.digest for found in await repository.referrers(digest)]
-        for digest in [d async for d in repository.revisions()]:
-            if digest in live or await self._young(digest):
+        return reached
+
+    async def _forget(
+        self,
+        repository: Repository,
+        candidates: set[Digest],
+        without: frozenset[str],
+        done: Collected,
+        dry_run: bool,
+    ) -> None:
+        """Remove those candidates that no tag leads to, the tags ``without`` not counted."""
+        tags = [tag for tag in await repository.tags() if tag.name not in without]
+        live = await self._reach(repository, [tag.digest for tag in tags])
+        for digest in sorted(candidates - live):
+            if await self._young(digest):
                 continue
             done.manifests += 1
             if not dry_run:
-                async with self._content.lock:
-                    tagged = {tag.digest for tag in await repository.tags()}
-                    if digest not in tagged:
+                async with self._content.guard.alone():
+                    # a tag or an index that came meanwhile touched it
+                    if not await self._young(digest):
                         with suppress(RegistryError):
                             await repository.delete_manifest(digest)
 
@@ -111,7 +131,7 @@ class Collector:
                 continue
             done.links += 1
             if not dry_run:
-                async with self._content.lock:
+                async with self._content.guard.alone():
                     # a manifest naming it may have come since the mark; it also touched it
                     if not await self._young(digest):
                         with suppress(RegistryError):
@@ -124,7 +144,7 @@ class Collector:
             live |= await self._named_in(repository)
             live.update([digest async for digest in repository.blobs()])
         for digest in [d async for d in self._content.all_blobs() if d not in live]:
-            async with self._content.lock:
+            async with self._content.guard.alone():
                 try:
                     size = (await self._content.storage.stat(blob_key(digest))).size
                 except FileNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote, urlencode
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from portside.model.digest import Digest
 from portside.registry.server import manifests
@@ -12,13 +13,25 @@ from portside.registry.server.auth import ANONYMOUS
 from portside.registry.server.context import (
     IDENTITY,
     json_answer,
+    location,
     own_url,
     registry_of,
     repository_for,
 )
 from portside.registry.server.errors import RegistryError
-from portside.registry.server.handlers_blobs import require_deletes, require_writes
-from portside.registry.server.names import check_digest, check_reference
+from portside.registry.server.handlers_blobs import (
+    not_modified,
+    require_deletes,
+    require_writes,
+    unchanged,
+)
+from portside.registry.server.names import (
+    check_digest,
+    check_reference,
+    check_tag,
+    known_reference,
+    lexical,
+)
 
 _MOST = 1000
 """Entries of a page at the most."""
@@ -28,7 +41,7 @@ async def version(request: web.Request) -> web.Response:
     """``GET /v2/``: this is a registry, and the credentials are good."""
     registry, identity = registry_of(request), request[IDENTITY]
     nobody = identity.user == ANONYMOUS and identity.grants is None
-    if nobody and not registry.authority.open_to_all:
+    if nobody and registry.authority.enabled:
         challenge = registry.authority.challenge(own_url(request))
         raise RegistryError("UNAUTHORIZED", headers=challenge)
     return json_answer({})
@@ -37,7 +50,7 @@ async def version(request: web.Request) -> web.Response:
 async def get_manifest(request: web.Request) -> web.Response:
     repository = repository_for(request, "pull")
     registry = registry_of(request)
-    reference = check_reference(request.match_info["reference"])
+    reference = known_reference(request.match_info["reference"])
     if registry.upstream is not None:
         await registry.upstream.manifest(repository, reference)
     parsed = await repository.manifest(reference)
@@ -46,11 +59,9 @@ async def get_manifest(request: web.Request) -> web.Response:
         "Docker-Content-Digest": parsed.digest,
         "ETag": f'"{parsed.digest}"',
     }
-    etags = (tag.strip().strip('"') for tag in request.headers.get("If-None-Match", "").split(","))
-    if parsed.digest in etags:
-        return web.Response(status=304, headers=headers)
-    if request.method == "GET":
-        registry.webhooks.manifest("pull", request, repository.name, parsed, _tag(reference))
+    if not_modified(request, parsed.digest):
+        return unchanged(headers)
+    registry.webhooks.manifest("pull", request, repository.name, parsed, _tag(reference))
     return web.Response(body=parsed.data, headers=headers)
 
 
@@ -71,20 +82,41 @@ async def put_manifest(request: web.Request) -> web.Response:
     if isinstance(reference, Digest) and parsed.digest != reference:
         detail = {"expected": reference, "actual": parsed.digest}
         raise RegistryError("DIGEST_INVALID", detail)
-    async with registry.content.lock:
-        await repository.put_manifest(parsed, _tag(reference))
-    registry.webhooks.manifest("push", request, repository.name, parsed, _tag(reference))
-    registry.audit.note(
-        request, "push", repository.name, str(reference), digest=parsed.digest, size=len(data)
+    tags = _tags(request, reference)
+    async with registry.content.guard.together():
+        await repository.put_manifest(parsed, tags)
+    for tag in tags or (None,):
+        registry.webhooks.manifest("push", request, repository.name, parsed, tag)
+        registry.audit.note(
+            request,
+            "push",
+            repository.name,
+            tag or str(reference),
+            digest=parsed.digest,
+            size=len(data),
+        )
+    headers = CIMultiDict(
+        {
+            "Location": location(request, f"/v2/{repository.name}/manifests/{parsed.digest}"),
+            "Docker-Content-Digest": parsed.digest,
+            "Content-Length": "0",
+        }
     )
-    headers = {
-        "Location": f"/v2/{repository.name}/manifests/{parsed.digest}",
-        "Docker-Content-Digest": parsed.digest,
-        "Content-Length": "0",
-    }
     if parsed.subject is not None:
         headers["OCI-Subject"] = parsed.subject
+    if isinstance(reference, Digest):
+        headers.extend([("OCI-Tag", tag) for tag in tags])
     return web.Response(status=201, headers=headers)
+
+
+def _tags(request: web.Request, reference: str | Digest) -> list[str]:
+    """The tags a manifest is pushed for: the URL's, or those a push by digest asks for."""
+    if not isinstance(reference, Digest):
+        return [reference]
+    tags = list(dict.fromkeys(request.query.getall("tag", [])))
+    for tag in tags:
+        check_tag(tag)
+    return tags
 
 
 async def delete_manifest(request: web.Request) -> web.Response:
@@ -92,13 +124,15 @@ async def delete_manifest(request: web.Request) -> web.Response:
     repository = repository_for(request, "delete")
     registry = registry_of(request)
     require_deletes(request)
-    reference = check_reference(request.match_info["reference"])
-    async with registry.content.lock:
+    reference = known_reference(request.match_info["reference"])
+    async with registry.content.guard.alone():
         if isinstance(reference, Digest):
-            await repository.delete_manifest(reference)
+            tags = await repository.delete_manifest(reference)
         else:
             await repository.delete_tag(reference)
-    registry.webhooks.deleted(request, repository.name, reference)
+            tags = []
+    for gone in (reference, *tags):
+        registry.webhooks.deleted(request, repository.name, gone)
     registry.audit.note(request, "delete", repository.name, str(reference))
     return web.Response(status=202, headers={"Content-Length": "0"})
 
@@ -119,14 +153,12 @@ async def list_tags(request: web.Request) -> web.Response:
 async def catalog(request: web.Request) -> web.Response:
     registry, identity = registry_of(request), request[IDENTITY]
     if not registry.authority.may_list(identity):
-        challenge = registry.authority.challenge(own_url(request), "registry:catalog:*")
+        challenge = registry.authority.challenge(
+            own_url(request), "registry:catalog:*", is_narrow=identity.is_bearer
+        )
         raise RegistryError("UNAUTHORIZED", headers=challenge)
-    names = await registry.content.repositories()
-    listed = identity.grants is not None and any(
-        grant.type == "registry" and grant.name == "catalog" for grant in identity.grants
-    )
-    if not listed:
-        names = [name for name in names if "pull" in registry.authority.allowed(identity, name)]
+    whose, allowed = registry.authority.behind(identity), registry.authority.allowed
+    names = [n for n in await registry.content.repositories() if "pull" in allowed(whose, n)]
     page, link = _page(request, names, "/v2/_catalog")
     answer = json_answer({"repositories": page})
     answer.headers.update(link)
@@ -138,12 +170,12 @@ def _page(request: web.Request, names: list[str], path: str) -> tuple[list[str],
 
     distribution-spec, "Content Discovery"; raises PAGINATION_NUMBER_INVALID.
     """
-    text = request.query.get("n")
-    if text is not None and (not text.lstrip("-").isdigit() or int(text) < 0):
+    text = request.query.get("n", "")
+    if text and not (text.isascii() and text.isdigit()):
         raise RegistryError("PAGINATION_NUMBER_INVALID", {"n": text})
-    count = min(int(text), _MOST) if text else _MOST
+    count = min(int(text[:9]), _MOST) if text else _MOST
     last = request.query.get("last", "")
-    rest = [name for name in names if name > last] if last else names
+    rest = [name for name in names if lexical(name) > lexical(last)] if last else names
     page = rest[:count]
     if not page or len(rest) <= len(page):
         return page, {}
@@ -172,7 +204,10 @@ async def token(request: web.Request) -> web.Response:
     if request.method == "POST":
         form = await request.post()
         scopes = [part for value in form.getall("scope", []) for part in str(value).split()]
-        if form.get("grant_type") == "password":
+        kind = str(form.get("grant_type", "password"))
+        if kind != "password":
+            raise RegistryError("UNAUTHORIZED", message=f"grant_type {kind} is not supported")
+        if "username" in form:
             user, password = str(form.get("username", "")), str(form.get("password", ""))
             import base64
 

@@ -25,6 +25,8 @@ _FOREIGN = (
     "application/vnd.oci.image.layer.nondistributable",
     "application/vnd.docker.image.rootfs.foreign",
 )
+_BLANK = frozenset({"", "application/octet-stream"})
+"""Content types that say nothing: the manifest's own field then must."""
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -36,13 +38,18 @@ class Described(msgspec.Struct, frozen=True):
     urls: tuple[str, ...] = ()
     platform: dict[str, Any] | None = None
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """A layer that may not be distributed: it need not be here, clients know its URLs."""
+        return bool(self.urls) and self.media_type.startswith(_FOREIGN)
+
 
 class _Document(msgspec.Struct, frozen=True):
     schema_version: int = msgspec.field(name="schemaVersion", default=0)
     media_type: str = msgspec.field(name="mediaType", default="")
     artifact_type: str = msgspec.field(name="artifactType", default="")
     config: Described | None = None
-    layers: tuple[Described, ...] = ()
+    layers: tuple[Described, ...] | None = None
     blobs: tuple[Described, ...] = ()
     manifests: tuple[Described, ...] | None = None
     subject: Described | None = None
@@ -56,7 +63,7 @@ class Parsed(msgspec.Struct, frozen=True):
     digest: Digest
     media_type: str
     blobs: tuple[Described, ...]
-    """Config and layers that must be in the repository."""
+    """Config and layers; all must be in the repository that are not elsewhere."""
     children: tuple[Described, ...]
     """Manifests an index names."""
     subject: Digest | None
@@ -94,7 +101,7 @@ def parse(data: bytes, content_type: str = "", algorithm: str = "sha256") -> Par
         raise RegistryError("MANIFEST_INVALID", str(err)) from err
     media_type = _media_type(document, content_type.partition(";")[0].strip())
     digest = Digest.of(data, algorithm)
-    local = [d for d in document.layers if not _foreign(d)] + list(document.blobs)
+    local = [*(document.layers or ()), *document.blobs]
     if document.config is not None:
         local.insert(0, document.config)
     try:
@@ -119,23 +126,38 @@ def parse(data: bytes, content_type: str = "", algorithm: str = "sha256") -> Par
     )
 
 
-def _foreign(layer: Described) -> bool:
-    return bool(layer.urls) or layer.media_type.startswith(_FOREIGN)
-
-
 def _media_type(document: _Document, content_type: str) -> str:
-    known = IMAGES | INDEXES
-    if document.media_type and content_type in known and document.media_type != content_type:
-        reason = f"Content-Type {content_type} differs from mediaType {document.media_type}"
-        raise RegistryError("MANIFEST_INVALID", reason)
-    media_type = document.media_type or content_type
-    if media_type not in known:
+    """What a manifest is, by its own word and the sender's; raises MANIFEST_INVALID."""
+    known, own = IMAGES | INDEXES, document.media_type
+    if content_type not in known | _BLANK:
+        raise _invalid(f"unsupported manifest media type: {content_type}")
+    if own and content_type in known and own != content_type:
+        raise _invalid(f"Content-Type {content_type} differs from mediaType {own}")
+    if not own and content_type in (DOCKER_MANIFEST, DOCKER_LIST):
+        raise _invalid(f"a manifest of type {content_type} needs the field mediaType")
+    media_type = own or (content_type if content_type in known else "")
+    if not media_type:
         media_type = OCI_INDEX if document.manifests is not None else OCI_MANIFEST
-    if document.schema_version != 2 and media_type != OCI_ARTIFACT:
-        reason = f"unsupported schemaVersion {document.schema_version}: this registry takes 2"
-        raise RegistryError("MANIFEST_INVALID", reason)
-    if media_type in INDEXES and document.manifests is None:
-        raise RegistryError("MANIFEST_INVALID", "an index needs the field manifests")
-    if media_type in (OCI_MANIFEST, DOCKER_MANIFEST) and document.config is None:
-        raise RegistryError("MANIFEST_INVALID", "an image manifest needs the field config")
+    if media_type not in known:
+        raise _invalid(f"unsupported manifest media type: {media_type}")
+    _require_shape(document, media_type)
     return media_type
+
+
+def _require_shape(document: _Document, media_type: str) -> None:
+    """A document must not be read as an image by one and as an index by another."""
+    if document.schema_version != 2 and media_type != OCI_ARTIFACT:
+        raise _invalid(f"unsupported schemaVersion {document.schema_version}: this takes 2")
+    if media_type in INDEXES:
+        if document.manifests is None:
+            raise _invalid("an index needs the field manifests")
+        if document.config is not None or document.layers is not None:
+            raise _invalid("an index has neither config nor layers")
+    elif document.manifests is not None:
+        raise _invalid("an image manifest has no field manifests")
+    elif media_type != OCI_ARTIFACT and document.config is None:
+        raise _invalid("an image manifest needs the field config")
+
+
+def _invalid(reason: str) -> RegistryError:
+    return RegistryError("MANIFEST_INVALID", reason)

@@ -35,11 +35,31 @@ def check_digest(text: str) -> Digest:
 
 def check_reference(text: str) -> str | Digest:
     """A tag, or a digest when it holds a colon; raises TAG_INVALID or DIGEST_INVALID."""
-    if ":" in text:
-        return check_digest(text)
+    return check_digest(text) if ":" in text else check_tag(text)
+
+
+def check_tag(text: str) -> str:
+    """The tag; raises TAG_INVALID."""
     if not _TAG.fullmatch(text):
-        raise RegistryError("TAG_INVALID", text)
+        raise RegistryError("TAG_INVALID", text, message=f"invalid tag: {text!r}")
     return text
+
+
+def known_reference(text: str) -> str | Digest:
+    """The reference of something that is asked for; raises as :func:`check_reference` does,
+    but what cannot be a tag is simply not there: MANIFEST_UNKNOWN."""
+    try:
+        return check_reference(text)
+    except RegistryError as err:
+        if err.code != "TAG_INVALID":
+            raise
+        detail = f"unknown tag={text}"
+        raise RegistryError("MANIFEST_UNKNOWN", detail, message="manifest unknown") from err
+
+
+def lexical(text: str) -> tuple[str, str]:
+    """Sorts names as lists have them: case-insensitively ("Listing Tags")."""
+    return text.lower(), text
 
 
 def fits(pattern: str, name: str) -> bool:

@@ -1,11 +1,12 @@
 """A small page to browse the registry, and the JSON it is fed from.
 
-The page asks for nothing but ``/portside/registry/*`` and ``/v2/*`` of this registry, with
-the credentials of whoever looks at it, so that it shows and deletes what they may.
+The page asks for nothing but ``/portside/registry/*`` of this registry, with the
+credentials of whoever looks at it, so that it shows and deletes what they may.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import resources
 
 import msgspec
@@ -13,6 +14,7 @@ from aiohttp import web
 
 from portside.model.digest import Digest
 from portside.registry.server.auth import ANONYMOUS
+from portside.registry.server.content import Repository, Tag
 from portside.registry.server.context import (
     IDENTITY,
     json_answer,
@@ -21,6 +23,8 @@ from portside.registry.server.context import (
     repository_for,
 )
 from portside.registry.server.errors import RegistryError
+from portside.registry.server.handlers_manifests import delete_manifest
+from portside.registry.server.manifests import Described, Parsed
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -33,15 +37,28 @@ _FILES = {
 }
 
 
+class LayerRow(msgspec.Struct, frozen=True):
+    digest: str
+    size: int
+    media_type: str = msgspec.field(name="mediaType")
+
+
+class ImageRow(msgspec.Struct, frozen=True):
+    """One manifest: the tag's own, or that of a platform."""
+
+    digest: str
+    platform: str
+    layers: tuple[LayerRow, ...]
+
+
 class TagRow(msgspec.Struct, frozen=True):
     name: str
     digest: str
     media_type: str = msgspec.field(name="mediaType")
     pushed: float
     size: int
-    """Bytes of config and layers (of all platforms, for an index)."""
-    platforms: tuple[str, ...]
-    layers: tuple[dict[str, object], ...]
+    """Bytes of distinct configs and layers, of all platforms."""
+    images: tuple[ImageRow, ...]
     pusher: str
 
 
@@ -62,9 +79,7 @@ def _require_login(request: web.Request) -> None:
     """Browsers speak Basic: ask for it where nothing is open to anonymous people."""
     authority = registry_of(request).authority
     if authority.enabled and not authority.may_list(request[IDENTITY]):
-        realm = registry_of(request).settings.auth.htpasswd
-        title = realm.realm if realm else "Registry Realm"
-        raise RegistryError("UNAUTHORIZED", headers={"WWW-Authenticate": f'Basic realm="{title}"'})
+        raise RegistryError("UNAUTHORIZED", headers=authority.password_challenge())
 
 
 async def _repositories(request: web.Request) -> web.Response:
@@ -84,7 +99,8 @@ async def _repositories(request: web.Request) -> web.Response:
                 }
             )
     user = "" if identity.user == ANONYMOUS else identity.user
-    return json_answer({"user": user, "host": own_url(request), "repositories": rows})
+    answer = {"user": user, "login": registry.authority.enabled, "host": own_url(request)}
+    return json_answer({**answer, "repositories": rows})
 
 
 async def _tags(request: web.Request) -> web.Response:
@@ -93,44 +109,45 @@ async def _tags(request: web.Request) -> web.Response:
     entries = registry.audit.recent(repository.name, 500)
     rows = []
     for tag in await repository.tags():
-        try:
-            parsed = await repository.manifest(tag.digest)
-        except RegistryError:
-            continue
-        images = [parsed]
-        for child in parsed.children:
-            try:
-                images.append(await repository.manifest(Digest(child.digest)))
-            except RegistryError:
-                continue  # a sparse index
-        parts = {part.digest: part.size for image in images for part in image.blobs}
-        platforms = tuple(_platform(child.platform) for child in parsed.children if child.platform)
-        layers = tuple(
-            {"digest": part.digest, "size": part.size, "mediaType": part.media_type}
-            for part in parsed.blobs
-        )
-        pusher = next(
-            (e.user for e in entries if e.action == "push" and e.reference == tag.name), ""
-        )
-        rows.append(
-            TagRow(
-                tag.name,
-                tag.digest,
-                parsed.media_type,
-                tag.pushed,
-                sum(parts.values()),
-                platforms,
-                layers,
-                pusher,
+        with suppress(RegistryError):
+            pusher = next(
+                (e.user for e in entries if e.action == "push" and e.reference == tag.name), ""
             )
-        )
+            rows.append(await _row(repository, tag, pusher))
     rows.sort(key=lambda row: row.pushed, reverse=True)
     return json_answer({"name": repository.name, "tags": rows, "audit": entries[:50]})
 
 
-def _platform(platform: dict[str, object]) -> str:
+async def _row(repository: Repository, tag: Tag, pusher: str) -> TagRow:
+    """Raises MANIFEST_UNKNOWN when the tag went meanwhile."""
+    top = await repository.manifest(tag.digest)
+    found = [] if top.is_index else [(top, "")]
+    for child in top.children:
+        with suppress(RegistryError):  # an index of which not all is here
+            found.append((await repository.manifest(Digest(child.digest)), _platform(child)))
+    parts = {part.digest: part.size for parsed, _ in found for part in parsed.blobs}
+    images = tuple(ImageRow(p.digest, platform, _layers(p)) for p, platform in found)
+    size = sum(parts.values())
+    return TagRow(tag.name, tag.digest, top.media_type, tag.pushed, size, images, pusher)
+
+
+def _layers(parsed: Parsed) -> tuple[LayerRow, ...]:
+    parts = (part for part in parsed.blobs if part is not parsed.config)
+    return tuple(LayerRow(part.digest, part.size, part.media_type) for part in parts)
+
+
+def _platform(child: Described) -> str:
+    platform = child.platform or {}
     parts = (platform.get("os"), platform.get("architecture"), platform.get("variant"))
     return "/".join(str(part) for part in parts if part)
+
+
+async def _login(request: web.Request) -> web.Response:
+    """Where a visitor becomes somebody: the browser asks for a name and a password."""
+    authority = registry_of(request).authority
+    if authority.enabled and request[IDENTITY].user == ANONYMOUS:
+        raise RegistryError("UNAUTHORIZED", headers=authority.password_challenge())
+    raise web.HTTPFound("/portside/registry/")
 
 
 def routes() -> list[web.RouteDef]:
@@ -140,7 +157,9 @@ def routes() -> list[web.RouteDef]:
     return [
         web.get("/", home),
         web.get("/portside/registry/", _file),
+        web.get("/portside/registry/login", _login),
         web.get("/portside/registry/{file:page\\.(?:js|css)}", _file),
         web.get("/portside/registry/repositories", _repositories),
         web.get("/portside/registry/tags/{name:.+}", _tags),
+        web.delete("/portside/registry/tags/{name:.+}/{reference}", delete_manifest),
     ]

@@ -6,9 +6,10 @@ what was kept is served.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 from urllib.parse import urlsplit
-from weakref import WeakValueDictionary
 
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, PortsideError
@@ -21,7 +22,10 @@ from portside.registry.server import manifests
 from portside.registry.server.config import Proxy
 from portside.registry.server.content import Content, Repository, blob_key
 from portside.registry.server.errors import RegistryError
+from portside.registry.server.names import lexical
 from portside.registry.server.uploads import Uploads
+
+T = TypeVar("T")
 
 
 class Upstream:
@@ -37,9 +41,12 @@ class Upstream:
         self._auth = AuthConfig(username=proxy.username, password=proxy.password)
         self._content = content
         self._uploads = uploads
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._coming: dict[tuple[str, Digest], asyncio.Task[None]] = {}
 
     async def close(self) -> None:
+        for task in (coming := list(self._coming.values())):
+            task.cancel()
+        await asyncio.gather(*coming, return_exceptions=True)
         await self._client.close()
 
     async def manifest(self, repository: Repository, reference: str | Digest) -> None:
@@ -55,9 +62,9 @@ class Upstream:
                     return
             found = await remote.get_manifest(str(reference))
             parsed = manifests.parse(found.data, found.media_type, found.digest.algorithm)
-            tag = None if isinstance(reference, Digest) else reference
-            async with self._content.lock:
-                await repository.put_manifest(parsed, tag, complete=False)
+            tags = () if isinstance(reference, Digest) else (reference,)
+            async with self._content.guard.together():
+                await repository.put_manifest(parsed, tags, complete=False)
 
         try:
             await self._client.on_repository(self._domain, repository.name, fetch, auth=self._auth)
@@ -71,31 +78,58 @@ class Upstream:
     async def _fall_back(
         self, repository: Repository, reference: str | Digest, err: PortsideError
     ) -> None:
-        """Nothing to do when it is here all the same; else UNAVAILABLE with the cause."""
+        """Nothing to do when it is here all the same; else DENIED or UNAVAILABLE."""
         try:
             await repository.resolve(reference)
         except RegistryError:
-            raise RegistryError("UNAVAILABLE", message=f"upstream: {err}") from err
+            raise _refusal(err) from err
 
     async def blob(self, repository: Repository, digest: Digest) -> None:
-        """Have the blob here; raises BLOB_UNKNOWN or UNAVAILABLE."""
-        lock = self._locks.setdefault(digest, asyncio.Lock())
-        async with lock:
-            with suppress(RegistryError):
-                await repository.blob(digest)
-                return
-            try:
-                await self._client.on_repository(
-                    self._domain,
-                    repository.name,
-                    lambda remote: self._fetch(repository, digest, remote),
-                    auth=self._auth,
-                )
-            except UpstreamError as err:
-                code = "BLOB_UNKNOWN" if err.is_missing else "UNAVAILABLE"
-                raise RegistryError(code, {"digest": digest}, message=f"upstream: {err}") from err
-            except PortsideError as err:
-                raise RegistryError("UNAVAILABLE", message=f"upstream: {err}") from err
+        """Have the blob here; raises BLOB_UNKNOWN, DENIED or UNAVAILABLE.
+
+        Who asks for what is on its way waits for it; it comes also when they go away, so
+        that an impatient client finds it the next time.
+        """
+        with suppress(RegistryError):
+            await repository.blob(digest)
+            return
+        key = (repository.name, digest)
+        task = self._coming.get(key)
+        if task is None:
+            fetch = self._ask(repository, lambda remote: self._fetch(repository, digest, remote))
+            task = self._coming[key] = asyncio.create_task(fetch)
+            task.add_done_callback(lambda done: self._arrived(key, done))
+        await asyncio.shield(task)
+
+    def _arrived(self, key: tuple[str, Digest], task: asyncio.Task[None]) -> None:
+        del self._coming[key]
+        if not task.cancelled():
+            task.exception()  # whoever still waits has it
+
+    async def blob_size(self, repository: Repository, digest: Digest) -> int:
+        """Bytes of a blob here or upstream, which is not fetched; raises as :meth:`blob`."""
+        with suppress(RegistryError):
+            return (await repository.blob(digest)).size
+        size = await self._ask(repository, lambda remote: remote.has_blob(digest))
+        if size is None:
+            raise RegistryError("BLOB_UNKNOWN", {"digest": digest})
+        if size < 0:  # not told
+            await self.blob(repository, digest)
+            return (await repository.blob(digest)).size
+        return size
+
+    async def _ask(self, repository: Repository, work: Callable[[Remote], Awaitable[T]]) -> T:
+        """Do some work about blobs on the upstream's repository; its errors are ours then."""
+        try:
+            return await self._client.on_repository(
+                self._domain, repository.name, work, auth=self._auth
+            )
+        except UpstreamError as err:
+            if err.is_missing:
+                raise RegistryError("BLOB_UNKNOWN", message=f"upstream: {err}") from err
+            raise _refusal(err) from err
+        except PortsideError as err:
+            raise _refusal(err) from err
 
     async def _fetch(self, repository: Repository, digest: Digest, remote: Remote) -> None:
         if await self._content.has_blob(digest) and await remote.has_blob(digest) is not None:
@@ -106,7 +140,7 @@ class Upstream:
             async with remote.open_blob(digest) as (_, chunks):
                 await upload.append(chunks)
             await upload.verify(digest)
-            async with self._content.lock:
+            async with self._content.guard.together():
                 await self._content.storage.adopt(upload.data, blob_key(digest))
                 await repository.link_blob(digest)
         finally:
@@ -124,7 +158,13 @@ class Upstream:
             return await repository.tag_names()
         except PortsideError:
             return await repository.tag_names()
-        return sorted(found)
+        return sorted(found, key=lexical)
+
+
+def _refusal(err: PortsideError) -> RegistryError:
+    """What the mirror's client is told; asking again helps only when nobody answered."""
+    denied = isinstance(err, UpstreamError) and err.is_denied
+    return RegistryError("DENIED" if denied else "UNAVAILABLE", message=f"upstream: {err}")
 
 
 async def _known(repository: Repository, digest: Digest) -> bool:

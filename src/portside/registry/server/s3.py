@@ -6,7 +6,7 @@ managed multipart upload, both of which become visible all at once.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,13 @@ class S3Storage:
         data: bytes = await in_thread(body.read)
         return data
 
-    async def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
+    async def write(self, key: str, data: bytes) -> None:
         await self._call("put_object", key, Body=data, **self._extra)
 
-    async def sync(self, keys: Iterable[str]) -> None:
-        """An object that was put is durable."""
+    async def commit(self, keys: Iterable[str], then: Mapping[str, bytes]) -> None:
+        """An object that was put is durable: only the order is left to keep."""
+        for key, data in then.items():
+            await self.write(key, data)
 
     async def stat(self, key: str) -> Stat:
         answer = await self._call("head_object", key)

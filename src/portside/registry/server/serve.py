@@ -11,8 +11,11 @@ from pathlib import Path
 from aiohttp import web
 
 from portside.model.errors import InvalidParameter
-from portside.registry.server.app import make_app
+from portside.registry.server.app import make_app, watching_app
 from portside.registry.server.config import Settings, Tls, seconds
+from portside.registry.server.context import REGISTRY
+
+_LEVELS = {"debug": logging.DEBUG, "warn": logging.WARNING, "error": logging.ERROR}
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext | None:
@@ -47,21 +50,27 @@ def address(text: str) -> tuple[str | None, int]:
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; raises InvalidParameter or OSError (address in use)."""
     context = tls_context(settings.http.tls)
+    log = logging.getLogger("portside.registry")
+    log.setLevel(_LEVELS.get(settings.log.level.lower(), logging.INFO))
+    app = make_app(settings)
     runner = web.AppRunner(
-        make_app(settings),
-        access_log=None,
+        app,
+        access_log=None if settings.log.accesslog.disabled else log,
         shutdown_timeout=seconds(settings.http.draintimeout),
         handler_cancellation=True,
         read_bufsize=1 << 19,
     )
     await runner.setup()
+    watching = web.AppRunner(watching_app(app[REGISTRY]), access_log=None)
     try:
+        if settings.http.debug.addr:
+            await watching.setup()
+            await web.TCPSite(watching, *address(settings.http.debug.addr)).start()
         if settings.http.net == "unix":
             await web.UnixSite(runner, settings.http.addr, ssl_context=context).start()
         else:
             host, port = address(settings.http.addr)
             await web.TCPSite(runner, host, port, ssl_context=context).start()
-        log = logging.getLogger("portside.registry")
         log.info("listening on %s%s", settings.http.addr, ", tls" if context else "")
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -69,6 +78,7 @@ async def serve(settings: Settings) -> None:
             loop.add_signal_handler(number, stopped.set)
         await stopped.wait()
     finally:
+        await watching.cleanup()
         await runner.cleanup()
 
 

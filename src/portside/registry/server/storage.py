@@ -11,7 +11,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,10 @@ import msgspec
 
 CHUNK = 1 << 20
 """Bytes read or written at once."""
+
+_REMEMBERED = 50_000
+"""Most keys of which is remembered that they are on the disk."""
+_FLUSHERS = ThreadPoolExecutor(24, "flush")
 
 T = TypeVar("T")
 
@@ -37,13 +42,16 @@ class Storage(Protocol):
 
     async def read(self, key: str) -> bytes: ...
 
-    async def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
-        """Keep an object; one that is not ``durable`` may be lost by a power cut (not by the
-        end of this process) until :meth:`sync`."""
+    async def write(self, key: str, data: bytes) -> None:
+        """Keep an object. A power cut (not the end of this process) may lose it until
+        :meth:`commit`."""
         ...
 
-    async def sync(self, keys: Iterable[str]) -> None:
-        """Have objects, and their names, survive a power cut from now on."""
+    async def commit(self, keys: Iterable[str], then: Mapping[str, bytes]) -> None:
+        """Have objects survive a power cut, only then write others, and have these survive.
+
+        Of ``keys``, those that are not there are passed over.
+        """
         ...
 
     async def stat(self, key: str) -> Stat: ...
@@ -82,6 +90,8 @@ class FilesystemStorage:
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
+        self._flushed: set[str] = set()
+        """Keys that are known to be on the disk."""
 
     def _path(self, key: str) -> Path:
         # keys are made of checked names and digests only; this is the second lock
@@ -92,13 +102,28 @@ class FilesystemStorage:
     async def read(self, key: str) -> bytes:
         return self._path(key).read_bytes()
 
-    async def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
+    async def write(self, key: str, data: bytes) -> None:
         path = self._path(key)
-        await in_thread(lambda: _write_atomically(path, data, durable))
+        if await in_thread(lambda: _write_atomically(path, data)):
+            self._flushed.discard(key)
 
-    async def sync(self, keys: Iterable[str]) -> None:
-        paths = [self._path(key) for key in keys]
-        await in_thread(lambda: _sync(paths))
+    async def commit(self, keys: Iterable[str], then: Mapping[str, bytes]) -> None:
+        fresh = [key for key in keys if key not in self._flushed]
+        paths = [self._path(key) for key in fresh]
+        staged = {self._path(key): _stage(self._path(key), data) for key, data in then.items()}
+        try:
+            # each after the rename that named it: Linux's journals keep both or neither
+            await _flush({*paths, *staged.values()})
+            for path, temporary in staged.items():
+                temporary.rename(path)
+        except BaseException:
+            for temporary in staged.values():
+                temporary.unlink(missing_ok=True)
+            raise
+        await _flush({path.parent for path in staged})
+        if len(self._flushed) > _REMEMBERED:
+            self._flushed.clear()
+        self._flushed.update(fresh)
 
     async def stat(self, key: str) -> Stat:
         result = self._path(key).stat()
@@ -138,6 +163,7 @@ class FilesystemStorage:
 
     async def adopt(self, path: Path, key: str) -> None:
         target = self._path(key)
+        self._flushed.discard(key)
         await in_thread(lambda: _adopt(path, target))
 
     def local(self, key: str) -> Path | None:
@@ -166,37 +192,51 @@ def _temporary(directory: Path) -> tuple[int, Path]:
         return fd, Path(name)
 
 
-def _write_atomically(path: Path, data: bytes, durable: bool) -> None:
+def _stage(path: Path, data: bytes) -> Path:
+    """A temporary file beside ``path``, to be renamed to it."""
     fd, temporary = _temporary(path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if durable:
-        sync_directory(path.parent)
+    return temporary
 
 
-def _sync(paths: list[Path]) -> None:
-    """What is on the disk already costs next to nothing; the first of many that are not
-    takes all of them along (they share the file system's journal)."""
-    for path in paths:
-        with suppress(FileNotFoundError):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            sync_directory(path.parent)
+def _write_atomically(path: Path, data: bytes) -> bool:
+    """Whether there was anything to do: most links are written again as they are."""
+    with suppress(FileNotFoundError):
+        if path.read_bytes() == data:
+            return False
+    _stage(path, data).rename(path)
+    return True
+
+
+async def _flush(paths: set[Path]) -> None:
+    """Put files and directories on the disk, all at once: the file system's journal then
+    takes those of many requests along in one commit."""
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(loop.run_in_executor(_FLUSHERS, _sync, path) for path in paths))
+
+
+def _sync(path: Path) -> None:
+    """fsync(2) of a file, or of a directory, which makes the names in it last."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _adopt(path: Path, target: Path) -> None:
     """Move a file to its place; through a copy when it was staged on another file system.
 
     Its bytes are on the disk before its name is; that the name is, too, is for
-    :meth:`Storage.sync`.
+    :meth:`Storage.commit`.
     """
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -214,12 +254,3 @@ def _adopt(path: Path, target: Path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def sync_directory(directory: Path) -> None:
-    """Make a rename in the directory durable (fsync(2), "Calling fsync() does not…")."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

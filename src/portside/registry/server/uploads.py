@@ -44,8 +44,11 @@ class Upload:
 
     @property
     def offset(self) -> int:
-        """Bytes received so far."""
-        return self.data.stat().st_size
+        """Bytes received so far; raises BLOB_UPLOAD_UNKNOWN when it was ended meanwhile."""
+        try:
+            return self.data.stat().st_size
+        except FileNotFoundError as err:
+            raise RegistryError("BLOB_UPLOAD_UNKNOWN", self.id) from err
 
     async def append(self, chunks: AsyncIterable[bytes], limit: int | None = None) -> int:
         """Add bytes at the end; the new offset is returned.

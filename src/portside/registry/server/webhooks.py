@@ -18,8 +18,9 @@ import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
 from portside.model.digest import Digest
+from portside.registry.server.auth import ANONYMOUS
 from portside.registry.server.config import Endpoint, seconds
-from portside.registry.server.context import IDENTITY
+from portside.registry.server.context import IDENTITY, own_url
 from portside.registry.server.manifests import Parsed
 
 _LOG = logging.getLogger("portside.registry")
@@ -39,6 +40,10 @@ class _Sender:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def put(self, event: dict[str, Any]) -> None:
+        ignore = self._endpoint.ignore
+        kinds = (*self._endpoint.ignoredmediatypes, *ignore.mediatypes)
+        if event["action"] in ignore.actions or event["target"].get("mediaType") in kinds:
+            return
         if len(self._queue) >= _QUEUE:
             self._queue.popleft()
             _LOG.warning("webhook %s: queue full, oldest event dropped", self._endpoint.name)
@@ -85,6 +90,7 @@ class Webhooks:
         self._endpoints = [endpoint for endpoint in endpoints if not endpoint.disabled]
         self._senders: list[_Sender] = []
         self._session: ClientSession | None = None
+        self._source = {"addr": os.uname().nodename, "instanceID": str(uuid.uuid4())}
 
     async def start(self) -> None:
         if self._endpoints:
@@ -100,27 +106,24 @@ class Webhooks:
     def manifest(
         self, action: str, request: web.Request, name: str, parsed: Parsed, tag: str | None
     ) -> None:
-        target: dict[str, Any] = {
-            "mediaType": parsed.media_type,
-            "size": len(parsed.data),
-            "length": len(parsed.data),
-            "digest": parsed.digest,
-            "repository": name,
-        }
+        target = _content(request, name, "manifests", parsed.digest, len(parsed.data))
+        target["mediaType"] = parsed.media_type
         if tag:
             target["tag"] = tag
         self._send(action, request, target)
 
-    def blob(self, action: str, request: web.Request, name: str, digest: Digest, size: int) -> None:
-        target: dict[str, Any] = {
-            "mediaType": "application/octet-stream",
-            "size": size,
-            "length": size,
-            "digest": digest,
-            "repository": name,
-        }
-        if action == "mount":
-            target["fromRepository"] = request.query.get("from", "")
+    def blob(
+        self,
+        action: str,
+        request: web.Request,
+        name: str,
+        digest: Digest,
+        size: int,
+        source: str = "",
+    ) -> None:
+        target = _content(request, name, "blobs", digest, size)
+        if source:
+            target["fromRepository"] = source
         self._send(action, request, target)
 
     def deleted(self, request: web.Request, name: str, reference: str | Digest) -> None:
@@ -139,13 +142,36 @@ class Webhooks:
             "target": target,
             "request": {
                 "id": str(uuid.uuid4()),
-                "addr": request.remote or "",
+                "addr": _peer(request),
                 "host": request.host,
                 "method": request.method,
                 "useragent": request.headers.get("User-Agent", ""),
             },
-            "actor": {"name": request[IDENTITY].user},
-            "source": {"addr": os.uname().nodename},
+            "actor": {}
+            if request[IDENTITY].user == ANONYMOUS
+            else {"name": request[IDENTITY].user},
+            "source": self._source,
         }
         for sender in self._senders:
             sender.put(event)
+
+
+def _content(
+    request: web.Request, name: str, kind: str, digest: Digest, size: int
+) -> dict[str, Any]:
+    return {
+        "mediaType": "application/octet-stream",
+        "size": size,
+        "length": size,
+        "digest": digest,
+        "repository": name,
+        "url": f"{own_url(request)}/v2/{name}/{kind}/{digest}",
+    }
+
+
+def _peer(request: web.Request) -> str:
+    """The sender's address and port."""
+    peer = request.transport.get_extra_info("peername") if request.transport else None
+    if not isinstance(peer, tuple):
+        return request.remote or ""
+    return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"

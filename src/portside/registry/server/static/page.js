@@ -31,6 +31,8 @@ async function ask(path, options = {}) {
   return answer.headers.get("Content-Type")?.startsWith("application/json") ? answer.json() : null;
 }
 
+const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+
 function fail(error) {
   $("error").textContent = error.message;
   $("error").hidden = false;
@@ -53,7 +55,7 @@ function showList() {
   for (const repository of repositories.filter((r) => r.name.includes(wanted))) {
     const button = element("button", repository.name, { type: "button" });
     if (repository.name === current) button.setAttribute("aria-current", "true");
-    button.append(element("span", `${repository.tags} tags, ${size(repository.size)}`));
+    button.append(element("span", `${count(repository.tags, "tag")}, ${size(repository.size)}`));
     button.addEventListener("click", () => open(repository.name).catch(fail));
     const item = element("li", null);
     item.append(button);
@@ -68,26 +70,38 @@ async function load() {
   const host = answer.host.replace(/^https?:\/\//, "");
   $("host").textContent = host;
   $("hint").textContent = host;
+  const total = repositories.reduce((sum, repository) => sum + repository.size, 0);
+  const shown = repositories.length === 1 ? "1 repository" : `${repositories.length} repositories`;
+  $("total").textContent = repositories.length ? `${shown}, ${size(total)}` : "";
   $("user").textContent = answer.user ? `signed in as ${answer.user}` : "";
+  if (!answer.user && answer.login) $("user").append(element("a", "Sign in", { href: "login" }));
   showList();
 }
 
 function layersOf(tag) {
   const details = element("details", null);
-  const what = tag.platforms.length ? tag.platforms.join(", ") : `${tag.layers.length} blobs`;
-  details.append(element("summary", what));
-  for (const layer of tag.layers) {
-    const row = element("div", null);
-    row.append(element("code", layer.digest.slice(0, 19)), ` ${size(layer.size)} `,
-      element("span", layer.mediaType, { class: "quiet" }));
-    details.append(row);
+  const platforms = tag.images.map((image) => image.platform).filter(Boolean);
+  const layers = tag.images.flatMap((image) => image.layers);
+  details.append(element("summary", platforms.join(", ") || count(layers.length, "layer")));
+  for (const image of tag.images) {
+    const table = element("table", null);
+    if (image.platform) table.append(element("caption", `${image.platform} ${image.digest.slice(0, 19)}`));
+    for (const layer of image.layers) {
+      const row = element("tr", null);
+      const digest = element("td", null);
+      digest.append(element("code", layer.digest.slice(0, 19), { title: layer.digest }));
+      row.append(digest, element("td", size(layer.size), { class: "number" }),
+        element("td", layer.mediaType.replace(/^application\/.*\.(?=tar\b)/, ""), { class: "quiet", title: layer.mediaType }));
+      table.append(row);
+    }
+    details.append(table);
   }
   return details;
 }
 
 function rowOf(name, tag, deletable) {
   const row = element("tr", null, { "data-tag": tag.name });
-  row.append(element("td", tag.name));
+  row.append(element("td", tag.name, { class: "name" }));
   const digest = element("td", null);
   digest.append(element("code", tag.digest.slice(0, 19), { title: tag.digest }));
   row.append(digest, element("td", size(tag.size), { class: "number" }));
@@ -112,6 +126,7 @@ async function open(name) {
   const deletable = repositories.find((r) => r.name === name)?.deletable ?? false;
   const detail = $("detail");
   detail.replaceChildren(element("h2", name));
+  if (answer.tags.length) detail.append(element("code", `docker pull ${$("host").textContent}/${name}:${answer.tags[0].name}`, { class: "pull" }));
   const table = element("table", null);
   const head = element("tr", null);
   for (const title of ["Tag", "Digest", "Size", "Layers", "Pushed", "By", ""]) head.append(element("th", title));
@@ -119,9 +134,13 @@ async function open(name) {
   detail.append(answer.tags.length ? table : element("p", "No tags.", { class: "quiet" }));
   if (answer.audit.length) {
     detail.append(element("h3", "Recent changes"));
-    const list = element("ul", null, { id: "audit" });
+    const list = element("table", null, { id: "audit" });
     for (const e of answer.audit) {
-      list.append(element("li", `${e.time} ${e.user} ${e.action} ${e.reference}`));
+      const row = element("tr", null);
+      const what = e.reference.startsWith("sha256:") ? e.reference.slice(0, 19) : e.reference;
+      row.append(element("td", new Date(e.time).toLocaleString(), { class: "quiet" }),
+        element("td", e.user), element("td", e.action), element("td", what, { title: e.reference }));
+      list.append(row);
     }
     detail.append(list);
   }
@@ -129,7 +148,8 @@ async function open(name) {
 
 async function remove(name, tag) {
   if (!(await confirmed(`Delete the tag ${tag} of ${name}? Others who pull it will get an error.`))) return;
-  await ask(`/v2/${name}/manifests/${tag}`, { method: "DELETE" });
+  // not beneath /v2, where the challenge may be for a token, which browsers do not know
+  await ask(`tags/${name}/${tag}`, { method: "DELETE" });
   await load();
   await open(name);
 }
