@@ -269,7 +269,9 @@ async def _exits_within(container: Container, seconds: float | None) -> bool:
     return True
 
 
-async def send_signal(core: Core, container: Container, number: int) -> None:
+async def send_signal(
+    core: Core, container: Container, number: int, *, resume: bool = True
+) -> None:
     """Deliver a signal to PID 1; a paused container is resumed so that it can act on it."""
     monitor = container.monitor
     if monitor is None:
@@ -277,7 +279,7 @@ async def send_signal(core: Core, container: Container, number: int) -> None:
     with suppress(Unavailable):  # it has just ended
         await monitor.signal(number)
     core.event(container, "kill", {"signal": str(number)})
-    if container.record.paused:
+    if container.record.paused and resume:
         await unpause(core, container)
 
 
@@ -310,14 +312,16 @@ async def kill(core: Core, container: Container, signal: str) -> None:
         raise Conflict(
             f"cannot kill container: {record.name}: container {record.id} is not running"
         )
-    if number == signals.SIGKILL or number == parse(record.config.stop_signal or "TERM"):
+    stop_signal = record.config.stop_signal
+    if number == signals.SIGKILL or number == parse(stop_signal or "TERM"):
         container.stopping = True
         record.stopped_by_user = True
         core.save(container)
     if number == signals.SIGKILL:
         await end_now(core, container)
     else:
-        await send_signal(core, container, number)
+        meant_to_end = not stop_signal or number == parse(stop_signal)
+        await send_signal(core, container, number, resume=meant_to_end)
 
 
 async def restart(
