@@ -259,3 +259,44 @@ def test_a_filter_by_exit_status_does_not_mean_all(engine: RunningEngine, made: 
     path = "/containers/json?filters=%7B%22exited%22%3A%5B%227%22%5D%7D"
     assert engine.json("GET", path) == []
     assert [each["Id"] for each in engine.json("GET", f"{path}&all=1")] == [name]
+
+
+def test_null_is_nothing_at_any_depth(engine: RunningEngine, made: list[str]) -> None:
+    host = {
+        "Mounts": [{"Type": "tmpfs", "target": "/x", "Source": None, "TmpfsOptions": None}],
+        "Ulimits": [{"Name": "nofile", "SOFT": 10, "Hard": 20}],
+        "Devices": None,
+        "PortBindings": {"80/tcp": None},
+        "RestartPolicy": {"Name": None},
+    }
+    found = inspected(
+        engine, made, ExposedPorts={"81/tcp": None}, Labels={"a": None}, HostConfig=host
+    )
+    assert found["HostConfig"]["Mounts"] == [{"Type": "tmpfs", "Target": "/x"}]
+    assert found["HostConfig"]["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
+    assert found["Config"]["ExposedPorts"] == {"81/tcp": {}}
+    assert found["Config"]["Labels"] == {"a": ""}
+    assert "80/tcp" in found["HostConfig"]["PortBindings"]
+    status, message = create(engine, made, HostConfig={"Mounts": [{"Type": 5}]})
+    assert status == 400
+    assert message.startswith("invalid JSON: ")
+
+
+def test_updates_that_contradict_what_is_set(engine: RunningEngine, made: list[str]) -> None:
+    def refused(body: dict[str, Any], **host: Any) -> str:
+        status, name = create(engine, made, HostConfig=host)
+        assert status == 201
+        status, _, data = engine.request("POST", f"/containers/{name}/update", body)
+        assert status == 409
+        message = json.loads(data)["message"]
+        assert message.startswith(f"Cannot update container {name}: ")
+        return str(message)
+
+    swap = {"Memory": 100 << 20, "MemorySwap": 200 << 20}
+    assert "already set memoryswap limit" in refused({"Memory": 300 << 20}, **swap)
+    for body, host, words in (
+        ({"CpuQuota": 50000}, {"NanoCpus": 10**9}, "CPU Quota cannot be updated as NanoCPUs"),
+        ({"NanoCpus": 10**9}, {"CpuQuota": 50000}, "Nano CPUs cannot be updated as CPU Quota"),
+        ({"NanoCpus": 10**9}, {"CpuPeriod": 50000}, "Nano CPUs cannot be updated as CPU Period"),
+    ):
+        assert words in refused(body, **host)

@@ -405,5 +405,9 @@ def _fields(raw: Mapping[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any
 def _convert(raw: dict[str, Any], kind: type[_T]) -> _T:
     try:
         return msgspec.convert(raw, kind)
+    except msgspec.ValidationError:
+        from portside.model import golike  # seldom needed, and slow to import
+    try:
+        return msgspec.convert(golike.settled(raw, kind), kind)
     except msgspec.ValidationError as error:
         raise InvalidParameter(f"invalid JSON: {error}") from error
