@@ -42,6 +42,7 @@ STOP_TIMEOUT = 10
 _KILL_TIMEOUT = 10.0
 MONITOR_LOST = 255
 """Exit status of a container whose end nobody saw."""
+MONITOR_KILLED = "the container's monitor was killed, so the container was ended"
 
 
 # -- start -----------------------------------------------------------------------------------
@@ -110,9 +111,7 @@ async def _monitor_lost(core: Core, container: Container) -> Exited:
     with suppress(PortsideError, OSError):
         await asyncio.to_thread(group.kill)
         await asyncio.to_thread(group.delete)
-    return Exited(
-        137, time.time_ns(), error="the container's monitor was killed, so the container was ended"
-    )
+    return Exited(137, time.time_ns(), error=MONITOR_KILLED)
 
 
 def read_exit(core: Core, container: Container) -> Exited | None:

@@ -189,6 +189,11 @@ class MonitorClient:
         """Send a signal to PID 1, or to an exec's process."""
         await self._ask(Signal(number, exec_id), [])
 
+    @property
+    def gone(self) -> bool:
+        """Whether the monitor has ended, or we talk to it no more."""
+        return self._sock.fileno() < 0
+
     def close(self) -> None:
         """Stop talking; the container does not notice."""
         if self._sock.fileno() < 0:
