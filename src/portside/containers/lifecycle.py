@@ -369,9 +369,7 @@ async def unpause(core: Core, container: Container) -> None:
     """Let it go on. Raises Conflict."""
     async with container.lock:
         record = container.record
-        if not record.running:
-            raise Conflict(f"container {record.id} is not running")
-        if not record.paused:
+        if not record.running or not record.paused:
             raise Conflict(f"Container {record.id} is not paused")
         cgroup_of(core, container).thaw()
         record.paused = record.quieted = False
