@@ -102,6 +102,9 @@ class FakeNetworks:
             raise self.failure
         self.attached[request.container_id] = request
 
+    def id_of(self, name: str) -> str:
+        return ""
+
     def inspect(self, name: str) -> NetworkResource:
         raise NotFound(f"network {name} not found")
 

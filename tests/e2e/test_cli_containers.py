@@ -127,6 +127,9 @@ def test_looking_at_a_container(pair: Pair) -> None:
         ps --filter name={n}look --format "{{.Names}} {{.Image}} {{.Command}} {{.State}} {{.LocalVolumes}} {{.Networks}}"
         ps --filter name={n}look --format "{{.Label \"role\"}} {{.Size}} {{.Platform}} {{.Labels}}"
         ps --filter name={n}look -s --format "table {{.Names}}\t{{.Size}}"
+        ps --filter name={n}look --format raw -q
+        ps --filter name={n}look -q --format "{{.Names}}"
+        ps --filter name={n}look --format "table {{.Names}}\t{{.Label \"com.example.some-name\"}}"
         ps -q --filter name={n}look
         ps -aq --no-trunc --filter name={n}look
         ps --filter name={n}look --filter label=role=front --filter status=running -q
@@ -221,6 +224,8 @@ def test_a_life(pair: Pair) -> None:
         wait {n}new
         wait nosuch
         ps -a --filter exited=5 --filter name={n}new --format "{{.Names}} {{.Status}}"
+        ps -a --filter name={n}new --format raw
+        ps -a --filter name={n}new --format raw -s
         inspect -f "{{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Error}} {{.State.Status}}" {n}new
         kill {n}new
         restart -t 0 {n}new

@@ -287,8 +287,19 @@ def test_a_monitor_dies_while_no_engine_runs(engine: Fragile) -> None:
     os.kill(engine.monitor_of(identifier), signal.SIGKILL)
     engine.start()
     state = engine.state("bare")
-    assert not state["Running"] and state["ExitCode"] == 255
+    assert not state["Running"] and state["ExitCode"] == 137 and "monitor" in state["Error"]
     engine.until(lambda: gone(pid))
+
+
+def test_an_exec_whose_monitor_dies_has_not_succeeded(engine: Fragile) -> None:
+    identifier = engine.create("bare", "sleep", "1000")
+    engine.json("POST", "/containers/bare/start", status=204)
+    made = engine.json("POST", "/containers/bare/exec", {"Cmd": ["sleep", "1000"]}, 201)["Id"]
+    engine.json("POST", f"/exec/{made}/start", {"Detach": True}, 200)
+    assert engine.json("GET", f"/exec/{made}/json")["Running"]
+    os.kill(engine.monitor_of(identifier), signal.SIGKILL)
+    engine.until(lambda: not engine.json("GET", f"/exec/{made}/json")["Running"])
+    assert engine.json("GET", f"/exec/{made}/json")["ExitCode"] == 137
 
 
 def engine_monitor(engine: Fragile, identifier: str) -> int:

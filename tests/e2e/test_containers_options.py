@@ -161,6 +161,11 @@ def test_oom_score_and_init(docker: Docker) -> None:
     assert inside(docker, "--oom-score-adj", "321", script="cat /proc/self/oom_score_adj") == "321"
     script = "[ $$ != 1 ] && echo child; sleep 0.05 & exec sleep 0.1"
     assert inside(docker, "--init", script=script) == "child"
+    # told as Docker's init is, and nothing of where it came from
+    assert inside(docker, "--init", script="cat /proc/1/comm") == "docker-init"
+    told = inside(docker, "--init", script="tr '\\0' ' ' < /proc/1/cmdline; true")
+    assert told.rstrip().startswith("/sbin/docker-init -- sh -c ")
+    assert "portside" not in told
     zombies = "(sleep 0.01 &) ; sleep 0.3; ps -o stat,args | grep -c '^Z' || true"
     assert inside(docker, "--init", script=zombies) == "0"
 

@@ -60,7 +60,7 @@ FULL = Machine.everything(cpus=2)
         ({"blkio_weight": 5}, "Range of blkio weight is from 10 to 1000"),
         ({"blkio_weight": 1001}, "Range of blkio weight is from 10 to 1000"),
         ({"blkio_weight_device": (WeightDevice(path="/x", weight=1),)}, "Range of blkio weight"),
-        ({"io_maximum_iops": 5}, "Invalid QoS settings"),
+        ({"io_maximum_iops": 5}, "invalid QoS settings"),
         ({"pids_limit": -5}, "invalid PIDs limit"),
         ({"cpu_realtime_runtime": 5, "cpu_realtime_period": 4}, "real-time runtime"),
     ],

@@ -41,6 +41,11 @@ async def create(api: Api, request: Request, _: str) -> Answer:
     if body.strip() in (b"", b"null", b"{}"):
         raise InvalidParameter("config cannot be empty in order to create a container")
     wish = decode_create(body)
+    endpoints = wish.networking_config.endpoints_config or {}
+    if len(endpoints) > 1 and request.version < (1, 44):
+        raise InvalidParameter(
+            f"Container cannot be connected to network endpoints: {', '.join(endpoints)}"
+        )
     platform = params.text(request, "platform")
     created = await api.engine.containers.create(
         params.text(request, "name"), wish, Platform.parse(platform) if platform else None

@@ -71,6 +71,8 @@ def parse_filters(value: str) -> dict[str, list[str]]:
             parsed[key] = list(values)
         elif isinstance(values, list) and all(isinstance(v, str) for v in values):
             parsed[key] = values
+        elif values is None:
+            parsed[key] = []
         else:
             raise InvalidParameter("invalid filter")
     return parsed

@@ -87,7 +87,7 @@ async def attach_websocket(api: Api, request: Request, name: str) -> Answer:
 @router.add("POST", "/containers/{name}/exec")
 async def exec_create(api: Api, request: Request, name: str) -> Answer:
     api.engine.containers.find(name)
-    config = decode_as(await params.json_bytes(request) or b"{}", ExecConfig)
+    config = decode_as(await params.json_bytes(request), ExecConfig)
     return reply.json({"Id": api.engine.containers.exec_create(name, config)}, 201)
 
 

@@ -174,10 +174,9 @@ class Copy:
             response = self.client.request(
                 "HEAD", path_of("containers", name, "archive"), {"path": path}
             )
-        except Refused as err:
-            if not err.is_not_found:
-                raise
-            # A HEAD has no text: was it the container or the path?
+        except Refused:
+            # A HEAD has no text: was it the container or the path? What is wrong with the
+            # path is told, with words, by the request that reads or writes there.
             self.client.get(path_of("containers", name, "json"))
             return None
         self.client.release(response)

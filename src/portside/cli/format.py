@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from portside.cli.table import aligned, table
 from portside.model.errors import InvalidParameter
 
@@ -54,7 +56,7 @@ def lines(
     rows_ = (_row(item, columns, context, kind, methods) for item in items)
     if format.startswith("table"):
         text = _unescaped(format.removeprefix("table").strip(" "))
-        yield from _template_table(text, rows_, columns, kind)
+        yield from _template_table(text, rows_, columns, kind, methods or ())
         return
     template = parse(_JSON if format == "json" else _unescaped(format.strip(" ")), kind)
     for row in rows_:
@@ -70,17 +72,30 @@ def _row(item: Any, columns: Columns, context: Any, kind: str, methods: Methods 
     return Row(kind, item, {name: field(pair[1]) for name, pair in columns.items()}, methods)
 
 
-def _template_table(text: str, rows: Iterable[Row], columns: Columns, kind: str) -> Iterable[str]:
-    from portside.cli.template import GoMap, Template
+def _template_table(
+    text: str, rows: Iterable[Row], columns: Columns, kind: str, methods: Iterable[str]
+) -> Iterable[str]:
+    """The rows below a header that the same template makes of the columns' names."""
+    from portside.cli.template import Row, Template
     from portside.cli.template.functions import Function
 
     names = ("json", "title", "lower", "upper", "truncate", "join", "pad", "slice")
     as_is = {name: Function(lambda value, *_: value, "a", 1, None) for name in names}
     body = parse(text, kind)
     header = Template(text, functions=as_is)
-    headers = GoMap({name: pair[0] for name, pair in columns.items()})
+    names_of = {name: partial(_constant, pair[0]) for name, pair in columns.items()}
+    headers = Row(kind, None, names_of, dict.fromkeys(methods, _label_header))
     first = execute(header, headers, kind)
     yield from aligned([first, *(execute(body, row, kind) for row in rows)])
+
+
+def _constant(value: str, _: object) -> str:
+    return value
+
+
+def _label_header(_: object, label: str) -> str:
+    """Docker's header of ``{{.Label "com.example.some-name"}}``: ``some name``."""
+    return label.rpartition(".")[2].replace("-", " ").replace("_", " ")
 
 
 def _unescaped(text: str) -> str:

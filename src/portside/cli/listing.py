@@ -181,7 +181,9 @@ def ps(session: Session, options: Options, arguments: list[str]) -> None:
         },
     )
     view = _View(options.flag("no-trunc"))
-    if options.flag("quiet") and format in ("", "table"):
+    if options.flag("quiet") and options.text("format") not in ("", "table"):
+        session.warn(_IGNORED)
+    if options.flag("quiet") and format != "raw":
         for item in found:
             session.out(_id(item, view))
         return
@@ -193,10 +195,23 @@ def ps(session: Session, options: Options, arguments: list[str]) -> None:
         return
     from portside.cli.format import print_rows
 
+    if format == "raw":
+        format = _RAW_ID if options.flag("quiet") else _RAW
+        format += _RAW_SIZE if options.flag("size") and not options.flag("quiet") else ""
     print_rows(
         session, format, found, COLUMNS, shown, view, kind="container",
         methods={"Label": lambda item, name: (item.get("Labels") or {}).get(name, "")},
     )  # fmt: skip
+
+
+_IGNORED = "WARNING: Ignoring custom format, because both --format and --quiet are set."
+_RAW_ID = "container_id: {{.ID}}"
+_RAW = (
+    f"{_RAW_ID}\nimage: {{{{.Image}}}}\ncommand: {{{{.Command}}}}\n"
+    "created_at: {{.CreatedAt}}\nstate:{{pad .State 1 0}}\nstatus:{{pad .Status 1 0}}\n"
+    "names: {{.Names}}\nlabels:{{with .Labels}} {{.}}{{end}}\nports:{{with .Ports}} {{.}}{{end}}\n"
+)
+_RAW_SIZE = "size: {{.Size}}\n"
 
 
 def _uses_size(format: str) -> bool:

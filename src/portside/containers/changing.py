@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 
@@ -80,8 +81,7 @@ async def update(core: Core, container: Container, wish: UpdateRequest) -> list[
         check_policy(host)
         if "memory" in changes and "memory_swap" not in changes:
             _check_swap(record, host.memory)
-        if host.nano_cpus and ("cpu_quota" in changes or "cpu_period" in changes):
-            host.nano_cpus = 0
+        _check_cpus(record, changes)
         host, warnings = check_limits(host, update=True)
         if record.running:
             group = lifecycle.cgroup_of(core, container)
@@ -103,10 +103,28 @@ def _changed(wish: UpdateRequest) -> dict[str, object]:
     }
 
 
+def _check_cpus(record: Record, changes: Mapping[str, object]) -> None:
+    """``--cpus`` and a quota of one's own exclude one another, also one after the other."""
+    has = record.host
+    conflicts = (
+        ("cpu_period", has.nano_cpus, "CPU Period cannot be updated as NanoCPUs"),
+        ("cpu_quota", has.nano_cpus, "CPU Quota cannot be updated as NanoCPUs"),
+        ("nano_cpus", has.cpu_period, "Nano CPUs cannot be updated as CPU Period"),
+        ("nano_cpus", has.cpu_quota, "Nano CPUs cannot be updated as CPU Quota"),
+    )
+    for name, set_already, words in conflicts:
+        if changes.get(name) and set_already:
+            raise Conflict(
+                f"Cannot update container {record.id}: Conflicting options: {words} "
+                "has already been set"
+            )
+
+
 def _check_swap(record: Record, memory: int) -> None:
     swap = record.host.memory_swap
     if 0 < swap < memory:
-        raise InvalidParameter(
+        raise Conflict(
+            f"Cannot update container {record.id}: "
             "Memory limit should be smaller than already set memoryswap limit, update the "
             "memoryswap at the same time"
         )

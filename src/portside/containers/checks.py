@@ -35,10 +35,10 @@ def check_request(request: CreateRequest) -> None:
     for found, words in conflicts:
         if found:
             raise InvalidParameter(f"conflicting options: {words}")
-    for kind in ("container", "host"):
+    for kind, words in (("container", "container type network"), ("host", "host type networking")):
         if network == kind and host.links:
             raise InvalidParameter(
-                f"conflicting options: {kind} type networking can't be used with links. "
+                f"conflicting options: {words} can't be used with links. "
                 "This would result in undefined behavior"
             )
 
@@ -87,13 +87,15 @@ def check_health(check: Healthcheck | None) -> None:
             raise InvalidParameter(f"{words} in Healthcheck cannot be less than 1ms")
     if check.retries < 0:
         raise InvalidParameter("Retries in Healthcheck cannot be negative")
-    if check.test and check.test[0] not in ("NONE", "CMD", "CMD-SHELL", ""):
-        raise InvalidParameter(f"Unknown Type '{check.test[0]}' in Healthcheck (try 'CMD')")
 
 
 def _check_links(core: Core, host: HostConfig) -> None:
     for link in host.links or ():
-        name = link.partition(":")[0]
+        name, _, alias = link.partition(":")
+        if not link:
+            raise InvalidParameter("empty string specified for links")
+        if ":" in alias:
+            raise InvalidParameter(f"bad format for links: {link}")
         try:
             core.find(name)
         except NotFound as err:
@@ -104,10 +106,14 @@ def check_policy(host: HostConfig) -> None:
     """A restart policy's name, count, and company."""
     policy = host.restart_policy
     if policy.name not in _POLICIES:
-        raise InvalidParameter(f"invalid restart policy: unknown policy '{policy.name}'")
+        raise InvalidParameter(
+            f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', "
+            "'on-failure', 'unless-stopped' or 'on-unhealthy'"
+        )
     if policy.maximum_retry_count and policy.name != "on-failure":
         raise InvalidParameter(
             "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+            + (" and cannot be negative" if policy.maximum_retry_count < 0 else "")
         )
     if policy.maximum_retry_count < 0:
         raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
@@ -147,10 +153,8 @@ def _check_unbuilt(host: HostConfig) -> None:
     """What this platform, or this engine, does not have."""
     if host.isolation not in ("", "default"):
         raise InvalidParameter(
-            f"invalid isolation '{host.isolation}' on linux: only 'default' is supported"
+            f"invalid isolation: \"{host.isolation}\" - linux only supports 'default'"
         )
-    if host.io_maximum_bandwidth or host.io_maximum_iops:
-        raise InvalidParameter("invalid QoS settings: linux does not support maximum IO limits")
     for name in host.storage_opt or {}:
         if name != "size":
             raise InvalidParameter(f"unknown option {name}")

@@ -7,6 +7,7 @@ says ``making`` (its volumes come after), or has no root, is undone when the eng
 from __future__ import annotations
 
 import os
+import posixpath
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ async def create(core: Core, wish: Wish) -> Created:
     config = wish.request.config
     host = wish.request.host_config
     if not config.image:
+        if not config.entrypoint and not config.cmd:
+            raise InvalidParameter("no command specified")
         raise InvalidParameter("No image specified: name the image the container is made of")
     check_request(wish.request)
     image = core.images.get(config.image, wish.platform)
@@ -152,7 +155,7 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
     changes: dict[str, Any] = {}
     if host.network_mode in ("", "default"):
         changes["network_mode"] = "none" if config.network_disabled else "bridge"
-    if not host.shm_size and host.ipc_mode not in ("host", "none"):
+    if not host.shm_size:
         changes["shm_size"] = options.shm_size
     if not host.ipc_mode:
         changes["ipc_mode"] = options.ipc_mode
@@ -175,6 +178,7 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
         changes["pids_limit"] = None
     if host.cpu_shares < 0:
         changes["cpu_shares"] = 2
+    changes["security_opt"] = _security_options(host)
     settled, found = check_limits(msgspec.structs.replace(host, **changes))
     warnings += found
     settled.masked_paths = spec.masked_paths(settled)
@@ -184,18 +188,35 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
     return settled, warnings
 
 
+def _security_options(host: HostConfig) -> tuple[str, ...] | None:
+    """What shares the host's processes or memory cannot have SELinux labels of its own."""
+    options = host.security_opt or ()
+    shares = host.privileged or "host" in (host.pid_mode, host.ipc_mode)
+    if not shares or any(option.startswith(("label=", "label:")) for option in options):
+        return host.security_opt
+    return (*options, "label=disable")
+
+
 def _settle_config(config: ContainerConfig, host: HostConfig, identifier: str) -> ContainerConfig:
     hostname, domain = config.hostname, config.domainname
     if not hostname:
         hostname = os.uname().nodename if host.network_mode == "host" else identifier[:12]
     if host.uts_mode == "host":
         hostname = os.uname().nodename
-    return msgspec.structs.replace(config, hostname=hostname, domainname=domain)
+    place = config.working_dir
+    if place:
+        place = posixpath.normpath("/" + place.lstrip("/"))
+    return msgspec.structs.replace(config, hostname=hostname, domainname=domain, working_dir=place)
 
 
 def _endpoints(host: HostConfig, request: CreateRequest) -> dict[str, EndpointSettings]:
+    """The networks to connect to. The default one is among them unless others were named."""
     wanted = request.networking_config.endpoints_config or {}
-    found = {name: (item or EndpointSettings()).wanted() for name, item in wanted.items()}
+    found: dict[str, EndpointSettings] = {}
+    for name, item in wanted.items():
+        if item is None:
+            raise InvalidParameter(f"no EndpointSettings for {name}")
+        found[name] = item.wanted()
     mode = host.network_mode
     private = mode not in ("host", "none") and not mode.startswith("container:")
     if not private and any(name not in (mode, "default") for name in found):
@@ -203,6 +224,9 @@ def _endpoints(host: HostConfig, request: CreateRequest) -> dict[str, EndpointSe
             "conflicting options: a container without a network of its own cannot be connected "
             f"to networks (network mode {mode})"
         )
+    by_default = request.host_config.network_mode in ("", "default")
+    if by_default and found.keys() - {mode, "default", "host", "none"}:
+        return found
     if private and mode not in found:
         default = found.pop("default", None) if mode == "bridge" else None
         found = {mode: default or EndpointSettings(), **found}

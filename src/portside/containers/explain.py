@@ -13,6 +13,7 @@ from portside.containers import lifecycle
 from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.kernel.cgroup import Cgroup
+from portside.kernel.cgroup.machine import machine
 from portside.model import capabilities
 from portside.model.errors import NotFound
 from portside.model.explain import (
@@ -116,9 +117,12 @@ def _limits(group: Cgroup) -> tuple[LimitFact, ...]:
     stats = collect_all(group)
     memory, cpu = stats.memory, stats.cpu
     quota = cpu.quota if cpu.quota > 0 else -1
+    both = machine().cgroup_version == 1  # where swap is counted with the memory
     return (
         LimitFact("memory", memory.limit, memory.usage, "bytes"),
-        LimitFact("swap", memory.swap_limit, memory.swap_usage, "bytes"),
+        LimitFact(
+            "memory and swap" if both else "swap", memory.swap_limit, memory.swap_usage, "bytes"
+        ),
         LimitFact("pids", stats.pids.limit, stats.pids.current, "tasks"),
         LimitFact("cpu quota in each period", quota, cpu.period, "microseconds"),
         LimitFact("cpu weight", -1, cpu.shares, "shares"),

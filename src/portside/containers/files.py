@@ -28,7 +28,12 @@ def view(core: Core, container: Container) -> View:
         for point in record.mounts
         if point.type in ("bind", "volume")
     ]
-    return View(record.name, rootfs=core.store.layers.rootfs(record.id), mounts=tuple(mounts))
+    return View(
+        record.name,
+        rootfs=core.store.layers.rootfs(record.id),
+        mounts=tuple(mounts),
+        working_dir="" if record.started_ns else record.config.working_dir.strip("/"),
+    )
 
 
 async def archive_stat(core: Core, container: Container, path: str) -> PathStat:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 INTERVAL = 30.0
 TIMEOUT = 30.0
 START_INTERVAL = 5.0
+KINDS = ("CMD", "CMD-SHELL", "")
+"""First words of a check that is run."""
 RETRIES = 3
 _KEPT = 5
 _OUTPUT = 4096
@@ -52,6 +54,12 @@ class HealthMonitor:
         """
         check = container.record.config.healthcheck
         if check is None or not check.test or check.test[0] == "NONE":
+            return None
+        if check.test[0] not in KINDS:
+            log.warning(
+                "unknown healthcheck type %r (expected CMD) in container %s",
+                check.test[0], container.id,
+            )  # fmt: skip
             return None
         monitor = cls(core, container, check)
         record = container.record
@@ -98,12 +106,14 @@ class HealthMonitor:
 
     async def _probe(self) -> tuple[int, str]:
         """Exit status (-1: it took too long, or could not run) and output."""
+        from portside.containers.streams import shown
+
         core, container = self._core, self._container
         monitor = container.monitor
         if monitor is None:
             return -1, "the container is not running"
         request = self._request()
-        words, about = " ".join(request.process.args), {"execID": request.exec_id}
+        words, about = shown(request.process.args), {"execID": request.exec_id}
         core.event(container, f"exec_create: {words}", about)
         core.event(container, f"exec_start: {words}", about)
         ended = core.probes[request.exec_id] = asyncio.get_running_loop().create_future()

@@ -48,6 +48,7 @@ _TELL_TIMEOUT = 2.0
 """Seconds a monitor may take to tell of an end that has come."""
 MONITOR_LOST = 255
 """Exit status of a container whose end nobody saw."""
+MONITOR_KILLED = "the container's monitor was killed, so the container was ended"
 
 
 # -- start -----------------------------------------------------------------------------------
@@ -116,9 +117,7 @@ async def _monitor_lost(core: Core, container: Container) -> Exited:
     with suppress(PortsideError, OSError):
         await asyncio.to_thread(group.kill)
         await asyncio.to_thread(group.delete)
-    return Exited(
-        137, time.time_ns(), error="the container's monitor was killed, so the container was ended"
-    )
+    return Exited(137, time.time_ns(), error=MONITOR_KILLED)
 
 
 def read_exit(core: Core, container: Container) -> Exited | None:
@@ -275,7 +274,9 @@ async def _exits_within(container: Container, seconds: float | None) -> bool:
     return True
 
 
-async def send_signal(core: Core, container: Container, number: int) -> bool:
+async def send_signal(
+    core: Core, container: Container, number: int, *, resume: bool = True
+) -> bool:
     """Deliver a signal to PID 1; a paused container is resumed so that it can act on it.
 
     False when the monitor did not pass it on.
@@ -290,7 +291,7 @@ async def send_signal(core: Core, container: Container, number: int) -> bool:
         log.info("signal %d for container %s: %s", number, container.id, err)
         delivered = False
     core.event(container, "kill", {"signal": str(number)})
-    if container.record.paused:
+    if container.record.paused and resume:
         await unpause(core, container)
     return delivered
 
@@ -326,14 +327,16 @@ async def kill(core: Core, container: Container, signal: str) -> None:
         raise Conflict(
             f"cannot kill container: {record.name}: container {record.id} is not running"
         )
-    if number == signals.SIGKILL or number == parse(record.config.stop_signal or "TERM"):
+    stop_signal = record.config.stop_signal
+    if number == signals.SIGKILL or number == parse(stop_signal or "TERM"):
         container.stopping = True
         record.stopped_by_user = True
         core.save(container)
     if number == signals.SIGKILL:
         await end_now(core, container)
     else:
-        await send_signal(core, container, number)
+        meant_to_end = not stop_signal or number == parse(stop_signal)
+        await send_signal(core, container, number, resume=meant_to_end)
 
 
 def _end_monitor(core: Core, container: Container) -> None:
@@ -394,9 +397,7 @@ async def unpause(core: Core, container: Container) -> None:
     """Let it go on. Raises Conflict."""
     async with container.lock:
         record = container.record
-        if not record.running:
-            raise Conflict(f"container {record.id} is not running")
-        if not record.paused:
+        if not record.running or not record.paused:
             raise Conflict(f"Container {record.id} is not paused")
         cgroup_of(core, container).thaw()
         record.paused = record.quieted = False

@@ -10,7 +10,7 @@ from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.containers.record import Record
 from portside.containers.request import network_request
-from portside.model.errors import NotFound
+from portside.model.errors import Conflict, NotFound
 
 
 def of(core: Core, record: Record) -> Iterator[tuple[str, str, Container]]:
@@ -27,7 +27,7 @@ def of(core: Core, record: Record) -> Iterator[tuple[str, str, Container]]:
 def shown(core: Core, record: Record) -> tuple[str, ...] | None:
     """As ``inspect`` tells them: ``/target:/name/alias``."""
     if not record.host.links:
-        return record.host.links
+        return None
     return tuple(f"/{target.name}:/{record.name}/{alias}" for _, alias, target in of(core, record))
 
 
@@ -45,6 +45,8 @@ async def remove(core: Core, name: str) -> None:
     """``rm --link PARENT/ALIAS``: the containers stay. Raises NotFound."""
     parent, _, alias = name.strip("/").partition("/")
     container = core.find(parent)
+    if not alias:
+        raise Conflict("conflict, cannot remove the default link name of the container")
     async with container.lock:
         record = container.record
         gone = next((text for text, known, _ in of(core, record) if known == alias), None)

@@ -28,7 +28,6 @@ _FILE = frozenset(("max-size", "max-file", "compress"))
 _OPTIONS = {
     "json-file": _COMMON | _FILE,
     "local": _COMMON | _FILE,
-    "none": _COMMON | _FILE,
     "syslog": _COMMON | {"syslog-address", "syslog-facility", "syslog-format", "syslog-tls-ca-cert",
                          "syslog-tls-cert", "syslog-tls-key", "syslog-tls-skip-verify"},
     "journald": _COMMON,
@@ -42,13 +41,24 @@ def check_log_config(config: LogConfig) -> None:
             f"logging driver {config.type!r} is not built: use one of " + ", ".join(sorted(BUILT))
         )
     if config.type not in BUILT:
-        raise InvalidParameter(f"logger: no log driver named '{config.type}' is registered")
+        raise InvalidParameter(
+            f'error looking up logging plugin {config.type}: plugin "{config.type}" not found'
+        )
+    if config.type == "none":
+        return  # nothing is kept, so nothing can be wrong
     options = config.config or {}
     for name in options:
         if name not in _OPTIONS[config.type]:
             raise InvalidParameter(f"unknown log opt '{name}' for {config.type} log driver")
     if options.get("mode", "") not in ("", "blocking", "non-blocking"):
-        raise InvalidParameter(f'logger: logging mode "{options["mode"]}" not supported')
+        raise InvalidParameter(f"logger: logging mode not supported: {options['mode']}")
+    if "max-buffer-size" in options and options.get("mode") != "non-blocking":
+        raise InvalidParameter(
+            "logger: max-buffer-size option is only supported with 'mode=non-blocking'"
+        )
+    address = options.get("syslog-address", "")
+    if address and "://" not in address:
+        raise InvalidParameter(f"syslog-address should be in form proto://address, got {address}")
     _check_numbers(options)
 
 

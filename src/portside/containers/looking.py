@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from portside.containers import links, stamps
+from portside.containers import links, security, stamps
 from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.containers.record import Record
@@ -25,7 +24,7 @@ from portside.model.containerstate import (
     SummaryNetworks,
 )
 from portside.model.errors import InvalidParameter, NotFound
-from portside.model.network import NetworkSettings
+from portside.model.network import EndpointSettings, NetworkSettings
 
 Filters = Mapping[str, Sequence[str]]
 
@@ -58,7 +57,8 @@ async def inspect(core: Core, container: Container, size: bool = False) -> Conta
         restart_count=record.restart_count,
         driver=_driver(core),
         platform=record.platform,
-        app_armor_profile=core.options.apparmor_profile,
+        app_armor_profile=security.parse(record.host.security_opt).apparmor
+        or core.options.apparmor_profile,
         exec_ids=tuple(key for key, item in container.execs.items() if item.running) or None,
         host_config=_host(core, record),
         graph_driver=_graph(core, record),
@@ -73,7 +73,7 @@ async def inspect(core: Core, container: Container, size: bool = False) -> Conta
 
 
 def _host(core: Core, record: Record) -> HostConfig:
-    if not record.host.links:
+    if record.host.links is None:
         return record.host
     return msgspec.structs.replace(record.host, links=links.shown(core, record))
 
@@ -142,7 +142,20 @@ def _networks(core: Core, record: Record) -> NetworkSettings:
     if settings is not None:
         key = f"/proc/{record.pid}/ns/net"
         return msgspec.structs.replace(settings, sandbox_key=key)
-    return NetworkSettings(networks=dict(record.endpoints))
+    return NetworkSettings(networks=_endpoints(core, record))
+
+
+def _endpoints(core: Core, record: Record) -> dict[str, EndpointSettings]:
+    """The networks of a container that does not run; those it has been on with their IDs."""
+    endpoints = record.endpoints
+    if not endpoints and record.host.network_mode in ("host", "none"):
+        endpoints = {record.host.network_mode: EndpointSettings()}
+    if not record.started_ns:
+        return endpoints
+    return {
+        name: msgspec.structs.replace(item, network_id=item.network_id or core.networks.id_of(name))
+        for name, item in endpoints.items()
+    }
 
 
 # -- ps --------------------------------------------------------------------------------------
@@ -194,7 +207,7 @@ def summary(
             network_mode=record.host.network_mode, annotations=record.host.annotations
         ),
         network_settings=SummaryNetworks(
-            networks=settings.networks if settings is not None else record.endpoints
+            networks=settings.networks if settings is not None else _endpoints(core, record)
         ),
         mounts=tuple(point.shown() for point in record.mounts),
     )
@@ -209,8 +222,8 @@ def _image_id(core: Core, name: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    """Docker quotes words with spaces in single quotes."""
-    return shlex.quote(word) if len(word.split()) > 1 or word != word.strip() else word
+    """Docker puts words with spaces into single quotes, whatever else they hold."""
+    return f"'{word}'" if " " in word else word
 
 
 def ports(settings: NetworkSettings | None, record: Record) -> tuple[Port, ...]:
@@ -242,14 +255,9 @@ def choose(core: Core, filters: Filters, *, all: bool, limit: int) -> list[Conta
     kept = [
         container
         for container in found
-        if (everything or container.record.alive or _asks_exited(filters))
-        and chosen.accepts(container)
+        if (everything or container.record.alive) and chosen.accepts(container)
     ]
     return kept[:limit] if limit > 0 else kept
-
-
-def _asks_exited(filters: Filters) -> bool:
-    return bool(filters.get("exited"))
 
 
 def check_filters(filters: Filters) -> None:
@@ -334,7 +342,7 @@ class _Chooser:
 
     def _on_network(self, record: Record, values: list[str]) -> bool:
         settings = self._core.networks.settings(record.id) if record.running else None
-        endpoints = settings.networks if settings is not None else record.endpoints
+        endpoints = settings.networks if settings is not None else _endpoints(self._core, record)
         names = {*endpoints, *(item.network_id for item in endpoints.values())}
         names.add(record.host.network_mode)
         return any(

@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     from portside.containers.core import Core
 
 _PROPAGATIONS = frozenset(("private", "rprivate", "slave", "rslave", "shared", "rshared"))
+_FOREIGN = {
+    "bind": {"volume_options": "VolumeOptions", "image_options": "ImageOptions"},
+    "volume": {"bind_options": "BindOptions", "image_options": "ImageOptions"},
+    "tmpfs": {"bind_options": "BindOptions", "image_options": "ImageOptions"},
+    "image": {"bind_options": "BindOptions", "volume_options": "VolumeOptions"},
+}
+"""The kinds of ``--mount``, and the options that belong to others."""
 _IGNORED = frozenset(("z", "Z", "consistent", "cached", "delegated", "default", ""))
 
 
@@ -133,6 +140,8 @@ class PointParser:
     def _inherit(self, text: str) -> None:
         """``--volumes-from CONTAINER[:ro|:rw]``."""
         name, colon, mode = text.partition(":")
+        if not text:
+            raise InvalidParameter("volumes-from specification cannot be an empty string")
         if colon and any(word not in ("ro", "rw", "z", "Z") for word in mode.split(",")):
             raise InvalidParameter(f"invalid mode: {mode}")
         read_only = "ro" in mode.split(",")
@@ -180,6 +189,11 @@ class PointParser:
         _check_destination(destination, text)
         point = _with_mode(Point(type="bind", destination=destination, mode=mode), mode)
         if source.startswith("/"):
+            if point.no_copy:
+                raise InvalidParameter(
+                    f"invalid volume specification: '{text}': invalid mount config for type "
+                    '"bind": field VolumeOptions must not be specified'
+                )
             return msgspec.structs.replace(
                 point, source=clean(source), create_source=True,
                 propagation=point.propagation or "rprivate")  # fmt: skip
@@ -190,7 +204,10 @@ class PointParser:
                 "host directory, use absolute path"
             )
         if point.propagation:
-            raise InvalidParameter(f"invalid volume specification: '{text}': invalid mode: {mode}")
+            raise InvalidParameter(
+                f"invalid volume specification: '{text}': invalid mount config for type "
+                '"volume": field BindOptions must not be specified'
+            )
         request = VolumeCreate(name=source, driver=self._host.volume_driver or "local")
         if not mode:
             point = msgspec.structs.replace(point, mode="z")
@@ -206,8 +223,6 @@ class PointParser:
 
     def _mount(self, wish: MountRequest) -> Point:
         prefix = f'invalid mount config for type "{wish.type}": '
-        if wish.type not in ("bind", "volume", "tmpfs", "image"):
-            raise InvalidParameter(f"{prefix}mount type unknown")
         if not wish.target:
             raise InvalidParameter(f"{prefix}field Target must not be empty")
         if not wish.target.startswith("/"):
@@ -217,6 +232,11 @@ class PointParser:
         destination = clean(wish.target)
         if destination == "/":
             raise InvalidParameter(f"{prefix}invalid specification: destination can't be '/'")
+        if wish.type not in _FOREIGN:
+            raise InvalidParameter(f"{prefix}mount type unknown")
+        for field, name in _FOREIGN[wish.type].items():
+            if getattr(wish, field) is not None:
+                raise InvalidParameter(f"{prefix}field {name} must not be specified")
         point = Point(type=wish.type, destination=destination, rw=not wish.read_only)
         make = {"bind": self._mount_bind, "volume": self._mount_volume,
                 "tmpfs": self._mount_tmpfs, "image": self._mount_image}  # fmt: skip

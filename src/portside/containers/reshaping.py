@@ -67,8 +67,8 @@ def _check(record: Record, deep: tuple[str, ...], restart: bool) -> None:
     if deep and record.alive and not restart:
         raise Conflict(
             f"the {' and '.join(deep)} of container {record.name} can only change by stopping it "
-            "and starting it again (its files, ID and name stay): say so with --restart, or stop "
-            "it first"
+            "and starting it again (its files, ID and name stay): say so with --restart-now, "
+            "or stop it first"
         )
 
 

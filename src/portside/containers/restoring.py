@@ -86,19 +86,23 @@ def _reconnect(core: Core, container: Container) -> Exited | None:
     found = lifecycle.read_exit(core, container)
     if found is not None:
         return found
-    _end_group(core, container)
+    if _end_group(core, container):
+        return Exited(137, time.time_ns(), error=lifecycle.MONITOR_KILLED)
     return Exited(lifecycle.MONITOR_LOST, time.time_ns())
 
 
-def _end_group(core: Core, container: Container) -> None:
-    """Kill what is left of a container without a monitor."""
+def _end_group(core: Core, container: Container) -> bool:
+    """Kill what is left of a container without a monitor; whether there was anything."""
     group = lifecycle.cgroup_of(core, container)
     try:
         if group.exists():
+            left = bool(group.pids())
             group.kill()
             group.delete()
+            return left
     except (PortsideError, OSError) as err:
         log.warning("what is left of container %s: %s", container.id, err)
+    return False
 
 
 def _settle_freezer(core: Core, container: Container) -> None:

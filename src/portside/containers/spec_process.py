@@ -20,7 +20,7 @@ _INFINITY = 2**64 - 1
 def arguments(config: ContainerConfig) -> tuple[str, ...]:
     """Entrypoint and command in one. Raises InvalidParameter when there is nothing to run."""
     args = (*(config.entrypoint or ()), *(config.cmd or ()))
-    if not args or args == ("",):
+    if not args:
         raise InvalidParameter("no command specified")
     return args
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -95,6 +95,7 @@ async def attach(core: Core, container: Container, options: AttachOptions, take:
         raw=terminal or options.raw,
         detach_keys=keys if options.stdin and terminal else b"",
     )
+    core.event(container, "attach")
     try:
         if options.logs:
             await _send_logs(core, container, options, sock)
@@ -107,7 +108,6 @@ async def attach(core: Core, container: Container, options: AttachOptions, take:
                 await container.monitor.attach(sock, streams)
     finally:
         sock.close()
-    core.event(container, "attach")
 
 
 async def _send_logs(
@@ -137,9 +137,13 @@ def create_exec(core: Core, container: Container, config: ExecConfig) -> ExecIns
     instance = ExecInstance(new_id(), container, config)
     container.execs[instance.id] = instance
     core.execs[instance.id] = instance
-    command = " ".join(config.cmd)
-    core.event(container, f"exec_create: {command}", {"execID": instance.id})
+    core.event(container, f"exec_create: {shown(config.cmd)}", {"execID": instance.id})
     return instance
+
+
+def shown(command: Sequence[str]) -> str:
+    """A command as events tell it: its words, with a blank after a lonely one as Docker has it."""
+    return f"{command[0]} {' '.join(command[1:])}" if command else ""
 
 
 def _check_runs(container: Container) -> None:
@@ -165,8 +169,7 @@ async def start_exec(
     instance.started = True
     sock = take(config.tty) if take is not None else None
     request = _exec_request(core, instance, start, attached=sock is not None)
-    command = " ".join(config.cmd or ())
-    core.event(container, f"exec_start: {command}", {"execID": instance.id})
+    core.event(container, f"exec_start: {shown(config.cmd or ())}", {"execID": instance.id})
     monitor = container.monitor
     assert monitor is not None
     try:
@@ -279,6 +282,8 @@ def inspect_exec(instance: ExecInstance) -> ExecInspect:
     config = instance.config
     if instance.running and instance.container.monitor is not None:
         instance.container.monitor.take_all()
+        if instance.container.monitor.gone:  # who watched it was killed, and all with it
+            instance.running, instance.exit_code = False, 137
     command = config.cmd or ("",)
     return ExecInspect(
         id=instance.id,
@@ -289,14 +294,13 @@ def inspect_exec(instance: ExecInstance) -> ExecInspect:
             entrypoint=command[0],
             arguments=command[1:],
             privileged=config.privileged,
-            user=config.user,
+            user=config.user or instance.container.record.config.user,
         ),
         open_stdin=config.attach_stdin,
         open_stderr=config.attach_stderr,
         open_stdout=config.attach_stdout,
-        can_remove=instance.started and not instance.running,
         container_id=instance.container.id,
-        detach_keys=config.detach_keys,
+        detach_keys=parse_keys(config.detach_keys) if config.detach_keys else b"",
         pid=instance.pid,
     )
 

@@ -127,6 +127,19 @@ def prctl(option: int, *arguments: int) -> int:
     return check(libc.prctl(option, *padded), "prctl")
 
 
+def set_command_line(text: bytes) -> None:
+    """What ``/proc/self/cmdline`` tells from now on, cut off at the room there was.
+
+    The place is told by proc_pid_stat(5), fields 48 and 49; prctl(2) PR_SET_MM would need
+    CAP_SYS_RESOURCE. Raises OSError where /proc is not mounted.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, size = int(fields[45]), int(fields[46]) - int(fields[45])
+    if start and size > 0:
+        ctypes.memmove(start, text[: size - 1].ljust(size, b"\0"), size)
+
+
 def set_name(name: str) -> None:
     """What ps(1) shows as this process's name, at most 15 bytes."""
     buffer = ctypes.create_string_buffer(name.encode()[:15])

@@ -8,7 +8,7 @@ Go's nil; numbers are 0 when they were not given, except where null has its own 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -74,6 +74,8 @@ class ContainerConfig(Named):
 
     def wire(self) -> dict[str, Any]:
         value = super().wire()
+        if self.healthcheck is not None:
+            value["Healthcheck"] = msgspec.to_builtins(self.healthcheck)  # also an empty one
         if self.stop_timeout is None:
             del value["StopTimeout"]
         if value["Labels"] is None:
@@ -104,14 +106,17 @@ class DeviceRequest(Named):
     options: dict[str, str] | None = None
 
 
+Unsigned = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class WeightDevice(Named):
     path: str = ""
-    weight: int = 0
+    weight: Unsigned = 0
 
 
 class ThrottleDevice(Named):
     path: str = ""
-    rate: int = 0
+    rate: Unsigned = 0
     """Bytes or operations in a second."""
 
 
@@ -400,5 +405,9 @@ def _fields(raw: Mapping[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any
 def _convert(raw: dict[str, Any], kind: type[_T]) -> _T:
     try:
         return msgspec.convert(raw, kind)
+    except msgspec.ValidationError:
+        from portside.model import golike  # seldom needed, and slow to import
+    try:
+        return msgspec.convert(golike.settled(raw, kind), kind)
     except msgspec.ValidationError as error:
-        raise InvalidParameter(f"invalid request: {error}") from error
+        raise InvalidParameter(f"invalid JSON: {error}") from error

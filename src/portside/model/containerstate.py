@@ -178,13 +178,13 @@ class ContainerSummary(Named):
         return value
 
 
-class ExecProcess(msgspec.Struct, kw_only=True):
+class ExecProcess(msgspec.Struct, kw_only=True, omit_defaults=True):
     """``ProcessConfig`` of an exec; these names are in lower case on the wire."""
 
-    tty: bool = False
-    entrypoint: str = ""
-    arguments: tuple[str, ...] = ()
-    privileged: bool = False
+    tty: bool
+    entrypoint: str
+    arguments: tuple[str, ...]
+    privileged: bool
     user: str = ""
 
 
@@ -192,15 +192,16 @@ class ExecInspect(Named):
     """Answer of ``GET /exec/{id}/json``."""
 
     id: str = msgspec.field(name="ID")
+    process_config: ExecProcess
     running: bool = False
     exit_code: int | None = None
-    process_config: ExecProcess = msgspec.field(default_factory=ExecProcess)
     open_stdin: bool = False
     open_stderr: bool = False
     open_stdout: bool = False
     can_remove: bool = False
+    """Docker's collector sets it just before it forgets an exec."""
     container_id: str = msgspec.field(name="ContainerID", default="")
-    detach_keys: str = ""
+    detach_keys: bytes = b""
     pid: int = 0
 
 

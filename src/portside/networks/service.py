@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from portside.model.errors import Forbidden, InvalidParameter, PortsideError
+from portside.model.errors import Forbidden, InvalidParameter, NotFound, PortsideError
 from portside.model.events import Publisher
 from portside.model.instance import Instance
 from portside.model.network import (
@@ -274,6 +274,13 @@ class NetworkService:
     def inspect(self, name: str) -> NetworkResource:
         """One network by name, id or unique beginning of its id; NotFound."""
         return self._resource(self._catalogue.resolve(name))
+
+    def id_of(self, name: str) -> str:
+        """A network's ID; empty when there is no such network any more."""
+        try:
+            return self._catalogue.resolve(name).id
+        except (NotFound, InvalidParameter):
+            return ""
 
     def _resource(self, record: NetworkRecord) -> NetworkResource:
         containers = {

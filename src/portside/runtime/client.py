@@ -201,6 +201,11 @@ class MonitorClient:
                 f"the container's monitor has not answered for {_PATIENCE:g} s"
             ) from None
 
+    @property
+    def gone(self) -> bool:
+        """Whether the monitor has ended, or we talk to it no more."""
+        return self._sock.fileno() < 0
+
     def close(self) -> None:
         """Stop talking; the container does not notice."""
         if self._sock.fileno() < 0:

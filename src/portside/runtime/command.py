@@ -31,9 +31,11 @@ def find(args: tuple[str, ...], env: dict[str, str], who: Who) -> str:
 
     Raises CommandError of kind not-found (127) or not-executable (126).
     """
-    if not args or not args[0]:
+    if not args:
         raise CommandError("no command specified", "not-found")
     name = args[0]
+    if not name:
+        raise CommandError('exec: "": executable file not found in $PATH', "not-found")
     if "/" in name:
         return _checked(name, name)
     denied = ""

@@ -225,7 +225,7 @@ def finish(
     if own.hold < 0:
         own.report(Outcome(uid=who.uid, gid=who.gid))
     if init:
-        reaper.become(own.tell)
+        reaper.become(own.tell, process.args)
     identity.drop(process, who, _last_capability, seccomp, request.seccomp_flags)
     if own.hold >= 0:
         own.report(Outcome(uid=who.uid, gid=who.gid))
@@ -257,6 +257,11 @@ def _chdir(path: str, who: identity.Who, *, make: bool) -> None:
             ) from None
         os.makedirs(path, 0o755, exist_ok=True)
         os.chdir(path)
+    except NotADirectoryError:
+        raise command.CommandError(
+            f'chdir to cwd ("{path}") set in config.json failed: not a directory',
+            "not-executable",
+        ) from None
     except PermissionError:
         os.setegid(who.gid)
         os.seteuid(who.uid)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
+
+from portside.kernel import process as kernel
 
 _OWN = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGFPE, signal.SIGILL,
         signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS,
@@ -13,7 +16,7 @@ _OWN = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGFPE, signal.SI
 """Signals that are not for the child: they cannot be caught, or concern this process."""
 
 
-def become(tell: socket.socket) -> None:
+def become(tell: socket.socket, command: Sequence[str]) -> None:
     """Fork: the child returns and goes on to execve; this process stays as PID 1.
 
     The child leads a process group of its own, in the terminal's foreground, so that job
@@ -30,6 +33,7 @@ def become(tell: socket.socket) -> None:
             os.tcsetpgrp(0, os.getpgrp())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, waited | {signal.SIGCHLD})
         return
+    _rename(command)
     tell.close()  # execve is the child's to tell; the monitor sees the pipe close with it
     for fd in (0, 1, 2):
         null = os.open("/dev/null", os.O_RDWR)
@@ -37,6 +41,14 @@ def become(tell: socket.socket) -> None:
         if null > 2:
             os.close(null)
     os._exit(_serve(child, waited | {signal.SIGCHLD}))
+
+
+def _rename(command: Sequence[str]) -> None:
+    """Be told by ps as Docker's init is, not by what this process was forked from."""
+    with suppress(OSError):
+        kernel.set_name("docker-init")
+        words = ("/sbin/docker-init", "--", *command)
+        kernel.set_command_line(b"".join(os.fsencode(word) + b"\0" for word in words))
 
 
 def _serve(child: int, waited: set[int]) -> int:

@@ -50,6 +50,8 @@ class View(msgspec.Struct, frozen=True):
     pid: int = 0
     rootfs: Rootfs | None = None
     mounts: tuple[ViewMount, ...] = ()
+    working_dir: str = ""
+    """Made when it is missing: the first start would, and files are put there before it."""
 
 
 class StatPath(Job, kw_only=True):

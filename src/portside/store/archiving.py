@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,23 @@ def open_view(view: View) -> int:
     root = open_root(view.pid or view.rootfs or 0)
     if view.mounts and view.rootfs is not None:
         _mount_into(root, view)
+    if view.working_dir:
+        _make_directories(root, view.working_dir)
     return root
+
+
+def _make_directories(root: int, path: str) -> None:
+    """``path`` with its parents; what stands in the way is left to the start to complain of."""
+    above = ""
+    for name in path.strip("/").split("/"):
+        try:
+            parent = open_beneath(root, above, OPEN_DIR)
+        except OSError:
+            return
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o755, dir_fd=parent)
+        os.close(parent)
+        above = f"{above}/{name}".strip("/")
 
 
 def _mount_into(root: int, view: View) -> None:

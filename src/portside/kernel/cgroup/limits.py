@@ -265,10 +265,14 @@ def _block_io(limits: Resources, machine: Machine, warnings: list[str]) -> None:
     weights = [limits.blkio_weight, *(d.weight for d in limits.blkio_weight_device or ())]
     if any(weight != 0 and not 10 <= weight <= 1000 for weight in weights):
         raise InvalidParameter("Range of blkio weight is from 10 to 1000")
-    if limits.io_maximum_bandwidth != 0 or limits.io_maximum_iops != 0:
-        raise InvalidParameter(
-            "Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps"
-        )
+    for value, what in (
+        (limits.io_maximum_bandwidth, "bandwidth"),
+        (limits.io_maximum_iops, "IOPs"),
+    ):
+        if value:
+            raise InvalidParameter(
+                f"invalid QoS settings: linux does not support configuration of maximum {what}"
+            )
     if limits.blkio_weight_device and not machine.blkio_weight_device:
         warnings.append(
             "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. "

@@ -1,0 +1,302 @@
+"""What create answers to odd wishes, and how inspect shows what was settled: as Docker does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from enginekit import RunningEngine
+
+BASE = "portside/base"
+
+
+@pytest.fixture
+def made(engine: RunningEngine, base: str) -> Iterator[list[str]]:
+    names: list[str] = []
+    yield names
+    for name in names:
+        engine.request("DELETE", f"/containers/{name}?force=1&v=1")
+
+
+def create(
+    engine: RunningEngine, made: list[str], query: str = "", version: str = "", **config: Any
+) -> tuple[int, str]:
+    """Status, and the container's ID or the error."""
+    body = {"Image": BASE, "Cmd": ["sleep", "1000"], **config}
+    status, _, data = engine.request("POST", f"{version}/containers/create{query}", body)
+    answer = json.loads(data)
+    if status == 201:
+        made.append(answer["Id"])
+        return status, answer["Id"]
+    return status, answer["message"]
+
+
+def mount(**fields: Any) -> dict[str, Any]:
+    return {"Mounts": [{"Target": "/x", **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        ({"Binds": ["/tmp:/x:nocopy"]}, "field VolumeOptions must not be specified"),
+        ({"Binds": ["vol:/x:rslave"]}, "field BindOptions must not be specified"),
+        (
+            mount(Type="bind", Source="/tmp", VolumeOptions={"NoCopy": True}),
+            'invalid mount config for type "bind": field VolumeOptions must not be specified',
+        ),
+        (mount(Type="volume", Source="vol", BindOptions={}), "field BindOptions must not be"),
+        (mount(Type="tmpfs", BindOptions={}), "field BindOptions must not be specified"),
+        (
+            {"Mounts": [{"Type": "what", "Target": ""}]},
+            'invalid mount config for type "what": field Target must not be empty',
+        ),
+        ({"Tmpfs": {"/": ""}}, "invalid specification: destination can't be '/'"),
+        ({"Tmpfs": {"t": ""}}, "invalid mount path: 't' mount path must be absolute"),
+        ({"VolumesFrom": [""]}, "volumes-from specification cannot be an empty string"),
+        ({"Links": ["a:b:c"]}, "bad format for links: a:b:c"),
+        ({"Links": [""]}, "empty string specified for links"),
+        (
+            {"NetworkMode": "container:x", "Links": ["a:b"]},
+            "conflicting options: container type network can't be used with links",
+        ),
+        ({"PortBindings": {"80/tcp": [{"HostPort": "aa"}]}}, 'invalid port specification: "aa"'),
+        ({"BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": -1}]}, "invalid JSON: "),
+        ({"Isolation": "hyperv"}, "linux only supports 'default'"),
+        ({"IOMaximumIOps": 5}, "linux does not support configuration of maximum IOPs"),
+        (
+            {"RestartPolicy": {"Name": "always", "MaximumRetryCount": -1}},
+            "maximum retry count can only be used with 'on-failure' and cannot be negative",
+        ),
+        (
+            {"RestartPolicy": {"Name": "what"}},
+            "invalid restart policy: unknown policy 'what'; use one of 'no', 'always', ",
+        ),
+        ({"LogConfig": {"Type": "what"}}, 'plugin "what" not found'),
+        (
+            {"LogConfig": {"Type": "json-file", "Config": {"max-buffer-size": "1m"}}},
+            "max-buffer-size option is only supported with 'mode=non-blocking'",
+        ),
+        (
+            {"LogConfig": {"Type": "syslog", "Config": {"syslog-address": "x"}}},
+            "syslog-address should be in form proto://address, got x",
+        ),
+    ],
+)
+def test_a_host_configuration_is_refused_in_dockers_words(
+    engine: RunningEngine, made: list[str], host: dict[str, Any], text: str
+) -> None:
+    status, message = create(engine, made, HostConfig=host)
+    assert status == 400
+    assert text in message
+
+
+def test_what_has_no_image_needs_a_command_first(engine: RunningEngine, made: list[str]) -> None:
+    assert create(engine, made, Image="", Cmd=None) == (400, "no command specified")
+
+
+def inspected(engine: RunningEngine, made: list[str], **config: Any) -> Any:
+    status, name = create(engine, made, **config)
+    assert status == 201, name
+    return engine.json("GET", f"/containers/{name}/json")
+
+
+def test_inspect_shows_what_was_settled(engine: RunningEngine, made: list[str]) -> None:
+    found = inspected(engine, made, WorkingDir="/a/../b/", Healthcheck={})
+    assert found["Config"]["WorkingDir"] == "/b"
+    assert found["Config"]["Healthcheck"] == {}
+    assert found["HostConfig"]["SecurityOpt"] is None
+    for host in ({"Privileged": True}, {"PidMode": "host"}, {"IpcMode": "host"}):
+        found = inspected(engine, made, HostConfig=host)
+        assert found["HostConfig"]["SecurityOpt"] == ["label=disable"], host
+        assert found["HostConfig"]["ShmSize"] == 64 << 20, host
+    host = {"Privileged": True, "SecurityOpt": ["label=level:s0"]}
+    found = inspected(engine, made, HostConfig=host)
+    assert found["HostConfig"]["SecurityOpt"] == ["label=level:s0"]
+    found = inspected(engine, made, HostConfig={"SecurityOpt": ["apparmor=unconfined"]})
+    assert found["AppArmorProfile"] == "unconfined"
+    assert inspected(engine, made, HostConfig={"Links": []})["HostConfig"]["Links"] is None
+
+
+def test_a_health_check_of_an_unknown_kind_is_kept_and_not_run(
+    engine: RunningEngine, made: list[str]
+) -> None:
+    found = inspected(engine, made, Healthcheck={"Test": ["WHAT", "x"]})
+    assert found["Config"]["Healthcheck"]["Test"] == ["WHAT", "x"]
+    engine.json("POST", f"/containers/{found['Id']}/start", status=204)
+    assert "Health" not in engine.json("GET", f"/containers/{found['Id']}/json")["State"]
+
+
+def test_networks_of_a_container_that_has_not_run(engine: RunningEngine, made: list[str]) -> None:
+    for mode in ("host", "none"):
+        networks = inspected(engine, made, HostConfig={"NetworkMode": mode})["NetworkSettings"]
+        assert list(networks["Networks"]) == [mode]
+        assert networks["Networks"][mode]["NetworkID"] == ""
+
+
+def test_naming_other_networks_leaves_the_default_one_out(
+    engine: RunningEngine, made: list[str]
+) -> None:
+    network = engine.json("POST", "/networks/create", {"Name": "create-other"}, 201)["Id"]
+    try:
+        wish = {"EndpointsConfig": {"create-other": {"Aliases": ["it"]}}}
+        found = inspected(engine, made, NetworkingConfig=wish)
+        assert list(found["NetworkSettings"]["Networks"]) == ["create-other"]
+        engine.json("POST", f"/containers/{found['Id']}/start", status=204)
+        found = engine.json("GET", f"/containers/{found['Id']}/json")
+        assert list(found["NetworkSettings"]["Networks"]) == ["create-other"]
+        engine.json("POST", f"/containers/{found['Id']}/kill", status=204)
+        engine.json("POST", f"/containers/{found['Id']}/wait")
+        found = engine.json("GET", f"/containers/{found['Id']}/json")
+        kept = found["NetworkSettings"]["Networks"]["create-other"]
+        assert (kept["NetworkID"], kept["IPAddress"]) == (network, "")
+    finally:
+        for name in made:
+            engine.request("DELETE", f"/containers/{name}?force=1")
+        engine.json("DELETE", f"/networks/{network}", status=204)
+
+
+def test_endpoints_without_settings_and_several_for_old_clients(
+    engine: RunningEngine, made: list[str]
+) -> None:
+    wish: dict[str, Any] = {"EndpointsConfig": {"bridge": None}}
+    assert create(engine, made, NetworkingConfig=wish) == (400, "no EndpointSettings for bridge")
+    wish = {"EndpointsConfig": {"bridge": {}, "other": {}}}
+    status, message = create(engine, made, version="/v1.43", NetworkingConfig=wish)
+    assert status == 400
+    assert message.startswith("Container cannot be connected to network endpoints: ")
+
+
+def test_an_empty_word_is_a_command_that_is_not_found(
+    engine: RunningEngine, made: list[str]
+) -> None:
+    status, name = create(engine, made, Cmd=[""])
+    assert status == 201
+    status, headers, data = engine.request("POST", f"/containers/{name}/start")
+    assert status == 400
+    assert 'exec: "": executable file not found in $PATH' in json.loads(data)["message"]
+    assert headers["portside-exit-status"] == "127"
+
+
+def test_a_link_is_no_container(engine: RunningEngine, made: list[str]) -> None:
+    status, name = create(engine, made, query="?name=create-no-link")
+    assert status == 201
+    status, _, data = engine.request("DELETE", "/containers/create-no-link?link=1")
+    assert status == 409
+    assert "cannot remove the default link name of the container" in json.loads(data)["message"]
+    engine.json("GET", f"/containers/{name}/json")
+
+
+def test_files_can_be_put_into_the_working_directory_before_the_first_start(
+    engine: RunningEngine, made: list[str]
+) -> None:
+    status, name = create(engine, made, WorkingDir="/not/there/yet")
+    assert status == 201
+    path = f"/containers/{name}/archive?path=/not/there"
+    assert engine.request("HEAD", f"{path}/yet")[0] == 200
+    assert engine.request("HEAD", f"{path}/else")[0] == 404
+
+
+def test_a_working_directory_that_is_a_file_is_told_at_the_start(
+    engine: RunningEngine, made: list[str]
+) -> None:
+    status, name = create(engine, made, WorkingDir="/etc/passwd")
+    assert status == 201
+    status, _, data = engine.request("POST", f"/containers/{name}/start")
+    assert status == 400
+    assert 'chdir to cwd ("/etc/passwd") set in config.json failed' in json.loads(data)["message"]
+
+
+def test_only_a_signal_that_is_meant_to_end_it_resumes_a_paused_container(
+    engine: RunningEngine, made: list[str]
+) -> None:
+    for stop, sent, state in (
+        ("KILL", "USR1", "paused"),
+        ("USR1", "USR1", None),
+        ("", "USR1", None),
+    ):
+        status, name = create(engine, made, StopSignal=stop)
+        assert status == 201
+        engine.json("POST", f"/containers/{name}/start", status=204)
+        engine.json("POST", f"/containers/{name}/pause", status=204)
+        engine.json("POST", f"/containers/{name}/kill?signal={sent}", status=204)
+        found = engine.json("GET", f"/containers/{name}/json")["State"]["Paused"]
+        assert found is (state == "paused"), stop
+
+
+def test_an_exec_is_told_with_the_containers_user(engine: RunningEngine, made: list[str]) -> None:
+    for user, wish, shown in (("", "", None), ("1:2", "", "1:2"), ("1:2", "3", "3")):
+        status, name = create(engine, made, User=user)
+        assert status == 201
+        engine.json("POST", f"/containers/{name}/start", status=204)
+        body = {"Cmd": ["true"], "User": wish, "DetachKeys": "ctrl-@,a"}
+        made_exec = engine.json("POST", f"/containers/{name}/exec", body, 201)["Id"]
+        found = engine.json("GET", f"/exec/{made_exec}/json")
+        assert found["ProcessConfig"].get("user") == shown
+        assert found["DetachKeys"] == "AGE="
+
+
+def test_details_of_a_log_are_quoted_as_a_query(engine: RunningEngine, made: list[str]) -> None:
+    log = {"Type": "json-file", "Config": {"labels": "a"}}
+    wish = {"Cmd": ["echo", "hi"], "Labels": {"a": "1 /&"}, "HostConfig": {"LogConfig": log}}
+    status, name = create(engine, made, Tty=True, **wish)
+    assert status == 201
+    engine.json("POST", f"/containers/{name}/start", status=204)
+    engine.json("POST", f"/containers/{name}/wait")
+    _, _, data = engine.request("GET", f"/containers/{name}/logs?stdout=1&details=1")
+    assert data == b"a=1+%2F%26 hi\r\n"
+    # Docker has nothing against a span of time that cannot hold anything.
+    status, _, data = engine.request("GET", f"/containers/{name}/logs?stdout=1&since=2&until=1")
+    assert (status, data) == (200, b"")
+
+
+def test_a_filter_by_exit_status_does_not_mean_all(engine: RunningEngine, made: list[str]) -> None:
+    status, name = create(engine, made, Cmd=["sh", "-c", "exit 7"])
+    assert status == 201
+    engine.json("POST", f"/containers/{name}/start", status=204)
+    engine.json("POST", f"/containers/{name}/wait")
+    path = "/containers/json?filters=%7B%22exited%22%3A%5B%227%22%5D%7D"
+    assert engine.json("GET", path) == []
+    assert [each["Id"] for each in engine.json("GET", f"{path}&all=1")] == [name]
+
+
+def test_null_is_nothing_at_any_depth(engine: RunningEngine, made: list[str]) -> None:
+    host = {
+        "Mounts": [{"Type": "tmpfs", "target": "/x", "Source": None, "TmpfsOptions": None}],
+        "Ulimits": [{"Name": "nofile", "SOFT": 10, "Hard": 20}],
+        "Devices": None,
+        "PortBindings": {"80/tcp": None},
+        "RestartPolicy": {"Name": None},
+    }
+    found = inspected(
+        engine, made, ExposedPorts={"81/tcp": None}, Labels={"a": None}, HostConfig=host
+    )
+    assert found["HostConfig"]["Mounts"] == [{"Type": "tmpfs", "Target": "/x"}]
+    assert found["HostConfig"]["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
+    assert found["Config"]["ExposedPorts"] == {"81/tcp": {}}
+    assert found["Config"]["Labels"] == {"a": ""}
+    assert "80/tcp" in found["HostConfig"]["PortBindings"]
+    status, message = create(engine, made, HostConfig={"Mounts": [{"Type": 5}]})
+    assert status == 400
+    assert message.startswith("invalid JSON: ")
+
+
+def test_updates_that_contradict_what_is_set(engine: RunningEngine, made: list[str]) -> None:
+    def refused(body: dict[str, Any], **host: Any) -> str:
+        status, name = create(engine, made, HostConfig=host)
+        assert status == 201
+        status, _, data = engine.request("POST", f"/containers/{name}/update", body)
+        assert status == 409
+        message = json.loads(data)["message"]
+        assert message.startswith(f"Cannot update container {name}: ")
+        return str(message)
+
+    swap = {"Memory": 100 << 20, "MemorySwap": 200 << 20}
+    assert "already set memoryswap limit" in refused({"Memory": 300 << 20}, **swap)
+    for body, host, words in (
+        ({"CpuQuota": 50000}, {"NanoCpus": 10**9}, "CPU Quota cannot be updated as NanoCPUs"),
+        ({"NanoCpus": 10**9}, {"CpuQuota": 50000}, "Nano CPUs cannot be updated as CPU Quota"),
+        ({"NanoCpus": 10**9}, {"CpuPeriod": 50000}, "Nano CPUs cannot be updated as CPU Period"),
+    ):
+        assert words in refused(body, **host)
