@@ -22,7 +22,7 @@ async def list_volumes(api: Api, request: Request, _: str) -> Answer:
 
 @router.add("POST", "/volumes/create")
 async def create(api: Api, request: Request, _: str) -> Answer:
-    body = await params.json(request, VolumeCreate) or VolumeCreate()
+    body = await params.required(request, VolumeCreate)
     return reply.json(await api.engine.volumes.create(body), 201)
 
 

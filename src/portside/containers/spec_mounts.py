@@ -92,10 +92,9 @@ def tmpfs_mounts(tmpfs: dict[str, str] | None) -> list[oci.Mount]:
     found = []
     for target, text in (tmpfs or {}).items():
         if not target.startswith("/"):
-            raise InvalidParameter(
-                f"invalid mount config for type \"tmpfs\": invalid mount path: '{target}' "
-                "mount path must be absolute"
-            )
+            raise InvalidParameter(f"invalid mount path: '{target}' mount path must be absolute")
+        if not target.strip("/."):
+            raise InvalidParameter("invalid specification: destination can't be '/'")
         found.append(oci.Mount(target, "tmpfs", "tmpfs", tmpfs_options(text)))
     return found
 

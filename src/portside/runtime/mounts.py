@@ -56,6 +56,10 @@ _IGNORED = frozenset(
     "bind rbind defaults async sync remount tmpcopyup z Z nocopy copy idmap ridmap norro".split()
 )
 """Options that say what other fields say already, or nothing here."""
+_WRONG_KIND = (
+    "not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if "
+    "the specified host path exists and is the expected type"
+)
 MAX_LINKS = 40
 """Links followed on the way to a mount's destination, as many as the kernel would
 (path_resolution(7))."""
@@ -243,6 +247,8 @@ def _attach(root: int, tree: int, destination: str, *, directory: bool, options:
             )
         target = resolve(root, destination, directory)
         try:
+            if stat.S_ISDIR(os.fstat(target).st_mode) != directory:
+                raise NotADirectoryError(errno.ENOTDIR, _WRONG_KIND)
             kernel.move_mount(tree, target, destination)
         finally:
             os.close(target)

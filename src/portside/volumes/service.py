@@ -66,16 +66,13 @@ class VolumeService:
     async def create(self, request: VolumeCreate) -> Volume:
         """Make a volume, or return the one of that name.
 
-        InvalidParameter for a bad name or option, Conflict when the name belongs to another
-        driver, NotFound for an unknown driver.
+        InvalidParameter for a bad name or option, NotFound for an unknown driver.
         """
         labels = dict(request.labels) if request.labels is not None else None
         name = request.name
         if not name:
             name, labels = new_id(), {ANONYMOUS: "", **(labels or {})}
         if request.driver not in ("", "local"):
-            if self._records.find(name) is not None:
-                raise Conflict(f"create {name}: conflict: volume name must be unique")
             raise NotFound(
                 f"create {name}: error looking up volume plugin {request.driver}: "
                 f'plugin "{request.driver}" not found'
@@ -128,7 +125,11 @@ class VolumeService:
             await self._remove(name)
 
     async def prune(self, filters: Filters | None = None) -> VolumePrune:
-        """Remove volumes without users: anonymous ones, or all with the filter ``all=true``."""
+        """Remove volumes without users: anonymous ones, or all with the filter ``all=true``.
+
+        Those with options stay, as in Docker: their files are on a device or a server of the
+        user's, and removing them would free no space here.
+        """
         wanted = filters or {}
         matching.check(wanted, matching.PRUNE)
         everything = matching.truth(wanted, "all") is True
@@ -136,7 +137,7 @@ class VolumeService:
         reclaimed = 0
         for record in self._records.all():
             volume = self._records.volume(record)
-            if not everything and ANONYMOUS not in (volume.labels or {}):
+            if record.options or not (everything or ANONYMOUS in (volume.labels or {})):
                 continue
             if not matching.matches(volume, wanted, used=False):
                 continue
