@@ -35,10 +35,10 @@ def check_request(request: CreateRequest) -> None:
     for found, words in conflicts:
         if found:
             raise InvalidParameter(f"conflicting options: {words}")
-    for kind in ("container", "host"):
+    for kind, words in (("container", "network"), ("host", "networking")):
         if network == kind and host.links:
             raise InvalidParameter(
-                f"conflicting options: {kind} type networking can't be used with links. "
+                f"conflicting options: {kind} type {words} can't be used with links. "
                 "This would result in undefined behavior"
             )
 

@@ -7,11 +7,9 @@ the namespace, and deleted links, which the kernel takes 30 ms for, go to the wo
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 
 from portside.kernel import netlink
-from portside.model.errors import InvalidParameter
 from portside.networks import links as kernel_links
 from portside.networks import records
 from portside.networks.catalogue import Catalogue
@@ -119,11 +117,9 @@ def _sysctls(endpoint: EndpointRecord) -> list[tuple[str, str]]:
         found.append((f"ipv6/conf/{endpoint.interface}/disable_ipv6", "0"))
     text = (endpoint.settings.driver_opts or {}).get(records.ENDPOINT_SYSCTLS, "")
     for item in filter(None, text.split(",")):
-        name, equals, value = item.partition("=")
-        name = re.sub("ifname", "IFNAME", name, flags=re.I)  # the docker CLI writes it small
-        parts = name.replace("IFNAME", endpoint.interface).split(".")
-        if not equals or parts[0] != "net" or "IFNAME" not in name or "" in parts or "/" in name:
-            raise InvalidParameter(f"invalid endpoint sysctl {item!r}: net.X.Y.IFNAME.Z=VALUE")
+        name, _, value = item.partition("=")  # its form was checked: wishes.py
+        parts = name.split(".")
+        parts[3] = endpoint.interface
         found.append(("/".join(parts[1:]), value))
     return found
 

@@ -88,10 +88,10 @@ def parse_range(text: str) -> tuple[int, int]:
     """``80`` or ``8000-8010``; InvalidParameter when it is no port number or upside down."""
     low, dash, high = text.partition("-")
     if not (low.isascii() and low.isdigit()) or (dash and not high.isdigit()):
-        raise InvalidParameter(f"invalid port specification: {text!r}")
+        raise InvalidParameter(f'invalid port specification: "{text}"')
     first, last = int(low), int(high) if dash else int(low)
     if not 0 <= first <= last <= 65535:
-        raise InvalidParameter(f"invalid port specification: {text!r}")
+        raise InvalidParameter(f'invalid port specification: "{text}"')
     return first, last
 
 
