@@ -455,3 +455,21 @@ def test_a_path_of_an_image_is_mounted(docker: Docker, made: Made) -> None:
                          f"type=image,src={made.image},dst=/j,image-subpath=srv")  # fmt: skip
     docker("restart", "-t", "0", box)
     assert docker("exec", box, "ls", "/j/data/file", "/i/file").returncode == 0
+
+
+def test_a_bind_volume_takes_what_the_image_has(docker: Docker, made: Made, host_dir: Path) -> None:
+    bind = ("-o", "type=none", "-o", "o=bind", "-o", f"device={host_dir}")
+    volume = made.volume("bind", *bind)
+    assert made.sh("cat /srv/data/file", "-v", f"{volume}:/srv/data", image=made.image) == (
+        "from the image"
+    )
+    assert (host_dir / "file").read_text() == "from the image\n"
+    assert (host_dir.stat().st_uid, oct(host_dir.stat().st_mode & 0o7777)) == (1000, "0o750")
+    (host_dir / "file").unlink()
+    made.sh("true", "-v", f"{volume}:/srv/data", image=made.image)
+    assert not (host_dir / "file").exists(), "it was not empty any more"
+    empty = host_dir / "empty"
+    empty.mkdir()
+    other = made.volume("other", *bind[:-1], f"device={empty}")
+    made.sh("true", "-v", f"{other}:/srv/data:nocopy", image=made.image)
+    assert not list(empty.iterdir())

@@ -188,13 +188,14 @@ class VolumeService:
     async def copy_up(self, name: str, rootfs: Rootfs, path: str, subpath: str = "") -> bool:
         """Fill an empty volume with what the image has at ``path``; whether it did.
 
-        Owner and mode of the directory come along. A volume that holds anything, or one that
-        is a file system or a bind, is left as it is (as Docker leaves it). Only what is whole
-        becomes visible, unless a running container has the volume mounted already.
+        Owner and mode of the directory come along. A volume that holds anything is left as it
+        is. Only what is whole becomes visible, unless a running container has the volume mounted
+        already, or its files are elsewhere (``device``).
         """
         record = self._records.get(name)
-        if record.options and "device" in record.options:
-            return False
+        wanted = options.parse(name, record.options or {})
+        if wanted is not None:
+            return not subpath and await self._fill_device(record, wanted, rootfs, path)
         async with self._locked(name):
             data = self._records.data(name)
             if subpath or os.listdir(data):
@@ -213,6 +214,25 @@ class VolumeService:
                 self._store.trash.discard(fill)
                 raise
             return True
+
+    async def _fill_device(
+        self, record: Record, wanted: options.MountOptions, rootfs: Rootfs, path: str
+    ) -> bool:
+        """Fill an empty directory or file system of the user's. A tmpfs would forget it, and
+        what is not there is told at the start."""
+        missing = wanted.is_bind and not os.path.isdir(wanted.device)
+        if missing or wanted.type == "tmpfs" or "ro" in wanted.words:
+            return False
+        user = new_id()
+        async with self._locked(record.name):
+            target = (await self._mounts.mount(record, user, "")).source
+            try:
+                if os.listdir(target):
+                    return False
+                job = CopyUp(rootfs=rootfs, path=path, target=target)
+                return bool(await self._store.workers.run(job))
+            finally:
+                await self._mounts.unmount(record.name, user)
 
     def mountpoint(self, name: str) -> str:
         """Where a volume's files are on the host."""
