@@ -1,9 +1,9 @@
 """IPv6 clients of containers that have IPv4 only.
 
 The kernel cannot translate between the two, so the engine accepts these TCP connections on the
-socket that keeps the port and passes the bytes on. Everything else published goes through the
-firewall, without a copy; what passes here shows the engine's address to the container, and is
-cut off when the engine stops.
+socket that keeps the port and passes the bytes on, and datagrams likewise (``datagrams.py``).
+Everything else published goes through the firewall, without a copy; what passes here shows the
+engine's address to the container, and is cut off when the engine stops.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import logging
 import socket
 
+from portside.networks.datagrams import Datagrams
 from portside.networks.ports import Publication
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,15 @@ class Relays:
     def __init__(self) -> None:
         self._listening: dict[Publication, asyncio.Task[None]] = {}
         self._connections: set[asyncio.Task[None]] = set()
+        self._datagrams: dict[Publication, Datagrams] = {}
         self._room = asyncio.Semaphore(MAX_CONNECTIONS)
 
     def open(self, publication: Publication, listener: socket.socket) -> None:
         """Serve a port on its listening socket, which stays the caller's."""
-        if publication not in self._listening:
+        if publication.protocol == "udp":
+            if publication not in self._datagrams:
+                self._datagrams[publication] = Datagrams(publication, listener)
+        elif publication not in self._listening:
             loop = asyncio.get_running_loop()
             task = loop.create_task(self._accept(publication, listener))
             self._listening[publication] = task
@@ -42,11 +47,17 @@ class Relays:
         task = self._listening.pop(publication, None)
         if task is not None:
             task.cancel()
+        datagrams = self._datagrams.pop(publication, None)
+        if datagrams is not None:
+            datagrams.close()
 
     def close_all(self) -> None:
         for task in (*self._listening.values(), *self._connections):
             task.cancel()
         self._listening.clear()
+        for datagrams in self._datagrams.values():
+            datagrams.close()
+        self._datagrams.clear()
 
     async def _accept(self, publication: Publication, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
