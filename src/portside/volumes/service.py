@@ -119,9 +119,6 @@ class VolumeService:
                 if force:
                     return
                 raise NotFound(f"get {name}: no such volume")
-            users = self.users(name)
-            if users:
-                raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
             await self._remove(name)
 
     async def prune(self, filters: Filters | None = None) -> VolumePrune:
@@ -144,8 +141,12 @@ class VolumeService:
             async with self._locked(record.name):
                 if self.users(record.name) or self._records.find(record.name) is None:
                     continue
-                reclaimed += max(0, await self._size(record))
-                await self._remove(record.name)
+                size = await self._size(record)
+                try:
+                    await self._remove(record.name)
+                except Conflict:  # a container has taken it meanwhile
+                    continue
+            reclaimed += max(0, size)
             deleted.append(record.name)
         self._publish("volume", "prune", "", {"reclaimed": str(reclaimed)})
         return VolumePrune(deleted, reclaimed)
@@ -327,9 +328,14 @@ class VolumeService:
             raise
 
     async def _remove(self, name: str) -> None:
+        """Conflict when containers use it. They take a volume without waiting for its lock:
+        nothing is awaited between the last look and the end."""
         data = self._records.data(name)
-        if mounted(data):
+        if not self.users(name) and mounted(data):
             await self._mounts.restore(set(self._all_running(name)))
+        users = self.users(name)
+        if users:
+            raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
         if mounted(data):
             raise Conflict(f"remove {name}: its file system is busy and cannot be unmounted")
         self._records.remove(name)
