@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Coroutine
 
 import pytest
 from netkit import HOST_WAN, Host, private_host, sh, until
 
 from portside.model.errors import Conflict, NotFound
-from portside.model.network import EndpointSettings
+from portside.model.network import EndpointSettings, NetworkCreate
 
 
 @private_host
@@ -172,3 +174,34 @@ async def test_many_at_once(host: Host) -> None:
     await asyncio.gather(*(service.detach(request.container_id) for request in requests))
     again = await service.attach(host.request("last"))
     assert again.settings.ip_address == "172.17.0.2"
+
+
+@private_host
+async def test_a_network_is_joined_or_removed_never_both(host: Host) -> None:
+    service = await host.service()
+    for number in range(12):
+        name = f"n{number}"
+        await service.create(NetworkCreate(name=name))
+        member, other = host.request("member", mode=name), host.request("other")
+        await service.attach(other)
+
+        async def after(steps: int, work: Coroutine[None, None, object]) -> object:
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            return await work
+
+        results = await asyncio.gather(
+            after(number % 4, service.attach(member)),
+            after(number // 4, service.remove(name)),
+            after(number // 4, service.connect(name, other.container_id, None)),
+            service.prune(),
+            return_exceptions=True,
+        )
+        attached, _, connected, _ = (not isinstance(item, BaseException) for item in results)
+        there = any(network.name == name for network in service.list())
+        assert there == (attached or connected), results
+        for box in (member, other):
+            await service.detach(box.container_id)
+        if there:
+            await service.remove(name)
+    assert {network.name for network in service.list()} == {"bridge", "host", "none"}

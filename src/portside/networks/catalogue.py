@@ -116,6 +116,10 @@ class Catalogue:
         self._documents.put(record.id, record)
         self._records[record.id] = record
 
+    def hide(self, record: NetworkRecord) -> None:
+        """Nobody finds it any more while it is being removed; ``put`` takes that back."""
+        self._records.pop(record.id, None)
+
     def delete(self, record: NetworkRecord) -> None:
         self._documents.delete(record.id)
         self._records.pop(record.id, None)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from portside.model.errors import Forbidden, InvalidParameter, PortsideError
+from portside.model.errors import Forbidden, InvalidParameter, NotFound, PortsideError
 from portside.model.events import Publisher
 from portside.model.instance import Instance
 from portside.model.network import (
@@ -316,15 +316,25 @@ class NetworkService:
                     "error while removing network: "
                     f'configuration network "{record.name}" is in use by {other.name}'
                 )
-        # the record goes last: a crash before that leaves a network that can be removed again
-        if record.driver == "bridge":
-            self._firewall.set_network(record.id, None)
-        doomed = record
-        await self._worker.run(lambda: self._links.remove(doomed))
-        self._catalogue.delete(record)
+        await self._take_down(record)
         self._expect_names()
         self._announce("destroy", record)
         return record.id
+
+    async def _take_down(self, record: NetworkRecord) -> None:
+        """The record goes last: a crash before that leaves a network that can be removed again.
+        Meanwhile no container finds it."""
+        self._catalogue.hide(record)
+        try:
+            if record.driver == "bridge":
+                self._firewall.set_network(record.id, None)
+            await self._worker.run(lambda: self._links.remove(record))
+        except BaseException:
+            self._catalogue.put(record)
+            if record.driver == "bridge":
+                self._firewall.set_network(record.id, network_rules(record))
+            raise
+        self._catalogue.delete(record)
 
     async def prune(self, filters: Mapping[str, Iterable[str]] | None = None) -> builtins.list[str]:
         """Remove all user networks nobody uses; their names."""
@@ -343,7 +353,7 @@ class NetworkService:
             if until and not catalogue_module.older(record.resource.created, until[0]):
                 continue
             if catalogue_module.matches(record.resource, wanted, used):
-                with contextlib.suppress(Forbidden):
+                with contextlib.suppress(Forbidden, NotFound):
                     await self.remove(record.id)
                     removed.append(record.name)
         return removed
