@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+import threading
 
 import pytest
 from netkit import HOST_WAN, Host, private_host, sh, until
 
 from portside.model.errors import Conflict, NotFound
 from portside.model.network import EndpointSettings, NetworkCreate
+from portside.networks.records import NetworkRecord
 
 
 @private_host
@@ -177,31 +178,21 @@ async def test_many_at_once(host: Host) -> None:
 
 
 @private_host
-async def test_a_network_is_joined_or_removed_never_both(host: Host) -> None:
+async def test_a_network_that_is_being_removed_is_joined_by_nobody(host: Host) -> None:
     service = await host.service()
-    for number in range(12):
-        name = f"n{number}"
-        await service.create(NetworkCreate(name=name))
-        member, other = host.request("member", mode=name), host.request("other")
-        await service.attach(other)
+    await service.create(NetworkCreate(name="going"))
+    hold, remove = threading.Event(), service._links.remove
 
-        async def after(steps: int, work: Coroutine[None, None, object]) -> object:
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            return await work
+    def slowly(record: NetworkRecord) -> None:
+        hold.wait(10)
+        remove(record)
 
-        results = await asyncio.gather(
-            after(number % 4, service.attach(member)),
-            after(number // 4, service.remove(name)),
-            after(number // 4, service.connect(name, other.container_id, None)),
-            service.prune(),
-            return_exceptions=True,
-        )
-        attached, _, connected, _ = (not isinstance(item, BaseException) for item in results)
-        there = any(network.name == name for network in service.list())
-        assert there == (attached or connected), results
-        for box in (member, other):
-            await service.detach(box.container_id)
-        if there:
-            await service.remove(name)
+    service._links.remove = slowly  # type: ignore[method-assign]
+    removal = asyncio.create_task(service.remove("going"))
+    await asyncio.sleep(0)
+    with pytest.raises(NotFound, match="network going not found"):
+        await service.attach(host.request("late", mode="going"))
+    assert await service.prune() == []
+    hold.set()
+    await removal
     assert {network.name for network in service.list()} == {"bridge", "host", "none"}
