@@ -7,7 +7,7 @@ the namespace, and deleted links, which the kernel takes 30 ms for, go to the wo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from portside.kernel import netlink
 from portside.networks import links as kernel_links
@@ -18,6 +18,10 @@ from portside.networks.links import Links
 from portside.networks.pool import Namespace, NamespaceWorker
 from portside.networks.records import EndpointRecord, SandboxRecord
 
+LINGER = 5.0
+"""Seconds that a pair gets to die with its namespace. One that does not is kept by TCP connections
+that nobody closes any more, which the kernel lets go of after minutes only."""
+
 
 class Plumbing:
     """Changes the interfaces of containers' namespaces."""
@@ -25,6 +29,8 @@ class Plumbing:
     def __init__(self, catalogue: Catalogue, links: Links, worker: NamespaceWorker) -> None:
         self._catalogue, self._links, self._worker = catalogue, links, worker
         self._removals: set[asyncio.Task[None]] = set()
+        self._dying: set[str] = set()
+        self._look: asyncio.TimerHandle | None = None
 
     async def plug_all(self, record: SandboxRecord, space: Namespace) -> None:
         """All interfaces of a new sandbox, and its default routes."""
@@ -85,11 +91,20 @@ class Plumbing:
                     pass  # the namespace is being taken down already
             if shared or space is None:
                 self.remove_later(endpoint)
+            elif endpoint.link:
+                self._dying.add(endpoint.link)
+        if self._dying and self._look is None:
+            self._look = asyncio.get_running_loop().call_later(LINGER, self._delete_dying)
+
+    def _delete_dying(self) -> None:
+        names, self._dying, self._look = sorted(self._dying), set(), None
+        self._in_background(lambda: self._links.delete(names))
 
     def remove_later(self, endpoint: EndpointRecord) -> None:
-        task = asyncio.get_running_loop().create_task(
-            self._worker.run(lambda: self._links.unplug(endpoint))
-        )
+        self._in_background(lambda: self._links.unplug(endpoint))
+
+    def _in_background(self, work: Callable[[], None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._worker.run(work))
         self._removals.add(task)
         task.add_done_callback(self._removal_done)
 
@@ -106,7 +121,10 @@ class Plumbing:
         await self._worker.visit(space.fd, lambda: _delete_link(endpoint.interface))
 
     async def wait(self) -> None:
-        """Until the links that are being deleted are gone."""
+        """Until the links of containers that have ended are gone."""
+        if self._look is not None:
+            self._look.cancel()
+            self._delete_dying()
         await asyncio.gather(*self._removals, return_exceptions=True)
 
 
