@@ -473,3 +473,8 @@ def test_a_bind_volume_takes_what_the_image_has(docker: Docker, made: Made, host
     other = made.volume("other", *bind[:-1], f"device={empty}")
     made.sh("true", "-v", f"{other}:/srv/data:nocopy", image=made.image)
     assert not list(empty.iterdir())
+
+
+def test_cluster_volumes_need_a_swarm(docker: Docker, made: Made) -> None:
+    done = docker("volume", "create", "--type", "block", f"{made.prefix}-x", check=False)
+    assert "This node is not a swarm manager" in done.stderr
