@@ -478,3 +478,11 @@ def test_a_bind_volume_takes_what_the_image_has(docker: Docker, made: Made, host
 def test_cluster_volumes_need_a_swarm(docker: Docker, made: Made) -> None:
     done = docker("volume", "create", "--type", "block", f"{made.prefix}-x", check=False)
     assert "This node is not a swarm manager" in done.stderr
+
+
+def test_file_systems_are_named_as_the_specification_names_them(made: Made) -> None:
+    """Tools compare the source in /proc/mounts with the runtime-spec's."""
+    mounts = [line.split()[:3] for line in made.sh("cat /proc/mounts").splitlines()]
+    kinds = {kind: source for source, _, kind in mounts if kind in ("proc", "sysfs", "cgroup2")}
+    assert kinds["proc"] == "proc" and kinds["sysfs"] == "sysfs"
+    assert "none" not in {source for source, _, _ in mounts}

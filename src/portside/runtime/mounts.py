@@ -177,7 +177,7 @@ def filesystem(kind: str, source: str, data: list[str], attributes: int) -> int:
             return overlay(lower, options=others, attributes=attributes, private=True)
     context = fsopen.fsopen(kind)
     try:
-        if source and kind not in ("proc", "sysfs", "cgroup"):
+        if source:
             fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "source", source)
         for option in data:
             key, equals, value = option.partition("=")
@@ -370,7 +370,7 @@ def _cgroup(root: int, mount: Mount, options: Parsed, group: str) -> None:
 def _cgroup_tree(kind: str, options: Parsed, data: list[str], host: str, group: str) -> int:
     """A fresh mount; with a user namespace but none for control groups, the host's is shown."""
     try:
-        return filesystem(kind, "", data, options.set)
+        return filesystem(kind, "cgroup", data, options.set)
     except PermissionError:
         if not group:
             raise
