@@ -455,3 +455,11 @@ def test_a_shared_namespace_is_told_as_anothers(docker: Docker, made: Made) -> N
     assert "endpoint nosuch not found" in refused(
         docker, "network", "disconnect", "-f", "bridge", "nosuch"
     )
+
+
+def test_a_container_that_was_only_made_tells_its_network(docker: Docker, made: Made) -> None:
+    for mode in ("host", "none", "bridge"):
+        name = f"{made.prefix}-{mode}"
+        made.containers.append(name)
+        docker("create", "--name", name, "--network", mode, BASE, "true")
+        assert list(inspect(docker, "container", name)["NetworkSettings"]["Networks"]) == [mode]

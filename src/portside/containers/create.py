@@ -208,8 +208,10 @@ def _endpoints(host: HostConfig, request: CreateRequest) -> dict[str, EndpointSe
             "conflicting options: a container without a network of its own cannot be connected "
             f"to networks (network mode {mode})"
         )
-    if not mode.startswith("container:") and mode not in found:
-        default = found.pop("default", None) if mode == "bridge" else None
+    if mode.startswith("container:"):
+        return {}
+    if mode not in found:
+        default = found.pop("default", None)
         found = {mode: default or EndpointSettings(), **found}
     if request.mac_address and private and not found[mode].mac_address:
         found[mode] = msgspec.structs.replace(found[mode], mac_address=request.mac_address)
