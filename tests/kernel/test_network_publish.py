@@ -114,7 +114,8 @@ async def test_conflicts_are_told_before_anything_runs(host: Host) -> None:
     request = host.request("two", port_bindings={"81/tcp": ANY, "82/tcp": (PortBinding(),)})
     with pytest.raises(
         SystemFailure,
-        match=r"driver failed programming external connectivity on endpoint two \([0-9a-f]{64}\): "
+        match=r"^failed to set up container networking: driver failed programming external "
+        r"connectivity on endpoint two \([0-9a-f]{64}\): "
         r"Bind for 0\.0\.0\.0:8080 failed: port is already allocated",
     ):
         await service.attach(request)

@@ -17,7 +17,14 @@ from contextlib import ExitStack, suppress
 import msgspec
 
 from portside.kernel import netns
-from portside.model.errors import Conflict, Forbidden, PortsideError, SystemFailure
+from portside.model.errors import (
+    Conflict,
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    PortsideError,
+    SystemFailure,
+)
 from portside.model.events import Publisher
 from portside.model.ids import new_id
 from portside.model.instance import Instance
@@ -92,6 +99,8 @@ class Sandboxes:
             if mode.startswith("container:"):
                 return self._attach_shared(request, mode.partition(":")[2])
             return await self._attach_own(request)
+        except (NotFound, InvalidParameter, Forbidden, SystemFailure) as err:  # Docker's words
+            raise type(err)(f"failed to set up container networking: {err}") from err
         except OSError as err:
             raise SystemFailure(f"cannot set up the network of {request.name}: {err}") from err
 
