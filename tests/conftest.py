@@ -88,25 +88,28 @@ def base(docker: Callable[..., Any]) -> str:
 
 
 @pytest.fixture(scope="session")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """A Debian root file system as a tar, from the machine's own package mirror; made once and
-    kept (``PORTSIDE_TEST_CACHE``, else below /var/tmp). Skips where it cannot be made."""
+def debian() -> Callable[..., Path]:
+    """``debian(name, *packages)``: a Debian root file system as a tar, from the machine's own
+    package mirror; made once and kept (``PORTSIDE_TEST_CACHE``, else below /var/tmp). Skips where
+    it cannot be made."""
 
-    def make() -> Path:
+    def make(name: str = "debian", *packages: str) -> Path:
         cache = Path(os.environ.get("PORTSIDE_TEST_CACHE", "/var/tmp/portside-tests"))
-        path = cache / "debian.tar"
+        path = cache / f"{name}.tar"
         if path.exists():
             return path
         if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
             pytest.skip("needs mmdebstrap, and root to run it")
         cache.mkdir(parents=True, exist_ok=True)
-        made = cache / f"debian-{os.getpid()}.tar"
+        made = cache / f"{name}-{os.getpid()}.tar"
         suite = platform.freedesktop_os_release().get("VERSION_CODENAME", "stable")
-        command = ["mmdebstrap", "--variant=apt", suite, str(made)]
+        include = [f"--include={','.join(packages)}"] if packages else []
+        command = ["mmdebstrap", "--variant=apt", *include, suite, str(made)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL
-            )
+                command, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                timeout=500 if packages else 100,
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             made.unlink(missing_ok=True)
             pytest.skip("mmdebstrap takes too long here")

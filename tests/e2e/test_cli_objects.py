@@ -113,6 +113,9 @@ def test_networks(pair: Pair) -> None:
         network create --subnet bogus {n}net3
         network create -d nosuch {n}net3
         network create --gateway 10.1.1.1 {n}net3
+        network create --aux-address a=10.1.1.1 {n}net3
+        network create --aux-address a {n}net3
+        network create --subnet 10.1.0.0/24 --gateway 10.1.0.1 --gateway 10.1.0.2 {n}net3
         network create --subnet 10.0.0.0/24 --subnet 10.0.0.0/16 {n}net3
         network create
         network ls --filter label=a=b --filter name={n} --format "{{.Name}} {{.Driver}} {{.Scope}} {{.Internal}} {{.IPv6}} {{.Label \"a\"}}"

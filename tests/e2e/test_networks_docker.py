@@ -357,3 +357,109 @@ def test_containers_survive_the_engine(private_engine: Any, docker_command: list
     assert reached(port) == "hello", "over the network that is left"
     docker("rm", "-f", "web", "peer")
     docker("network", "rm", "n1", "n2")
+
+
+def test_wishes_a_network_cannot_grant_are_refused_before_a_container_is_made(
+    docker: Docker, made: Made
+) -> None:
+    name = made.network("own", "--subnet", "10.253.31.0/24")
+    box = f"{made.prefix}-never"
+    made.containers.append(box)
+    start = ("run", "-d", "--name", box)
+    for options, words in (
+        (("--ip", "172.17.0.9"), "invalid config for network bridge: invalid endpoint settings:\n"),
+        (("--network", "host", "--ip", "10.0.0.9"), "user defined networks only"),
+        (("--network", name, "--ip", "10.9.9.9"), "no configured subnet or ip-range contain"),
+        (("--network", name, "--ip6", "fd00::9"), "networks with user configured subnets"),
+        (
+            ("--network", f"name={name},driver-opt=com.docker.network.endpoint.sysctls=net.x=1"),
+            "unrecognised network interface sysctl 'net.x=1'",
+        ),
+    ):
+        assert words in refused(docker, *start, *options, BASE, "true")
+        assert docker("inspect", box, check=False).returncode != 0, "it was made all the same"
+    free = made.run("free")
+    assert "no configured subnet or ip-range contain the IP address 10.9.9.9" in refused(
+        docker, "network", "connect", "--ip", "10.9.9.9", name, free
+    )
+
+
+def test_settings_of_an_interface(docker: Docker, made: Made) -> None:
+    name = made.network("own")
+    sysctl = "net.ipv4.conf.IFNAME.log_martians=1"
+    option = f"driver-opt=com.docker.network.endpoint.sysctls={sysctl}"
+    box = made.run("box", "--network", f"name={name},{option}")
+    assert made.sh(box, "cat /proc/sys/net/ipv4/conf/eth0/log_martians") == "1"
+
+
+def test_two_networks_never_share_a_bridge_or_an_address(docker: Docker, made: Made) -> None:
+    option = ("-o", "com.docker.network.bridge.name=pstwice0")
+    made.network("one", *option)
+    create = ("network", "create")
+    assert "networks have same bridge name" in refused(docker, *create, *option, "x")
+    twice = ("--subnet", "10.253.33.0/24", "--subnet", "10.253.34.0/24")
+    assert "bridge driver doesn't support multiple subnets" in refused(docker, *create, *twice, "x")
+    bad = ("--subnet", "10.253.33.0/24", "--gateway", "10.253.33.255")
+    assert "failed to allocate gateway (10.253.33.255): Address already in use" in refused(
+        docker, *create, *bad, "x"
+    )
+    assert "invalid network config:\ninvalid subnet 10.253.33.1/24: it should be" in refused(
+        docker, *create, "--subnet", "10.253.33.1/24", "x"
+    )
+    assert "Ingress network can only be" in refused(docker, *create, "--ingress", "x")
+    assert "not a swarm manager" in refused(docker, *create, "-d", "overlay", "x")
+    # without --ipv6 an IPv6 subnet is of no account
+    four = made.network("four", "--subnet", "fd00:33::/64")
+    found = inspect(docker, "network", four)
+    assert found["EnableIPv6"] is False and len(found["IPAM"]["Config"]) == 1
+    made.network("odd/name:x")
+
+
+def test_out_of_the_last_network_and_out_of_none(docker: Docker, made: Made) -> None:
+    name = made.network("own")
+
+    def connected(box: str) -> list[str]:
+        return list(inspect(docker, "container", box)["NetworkSettings"]["Networks"])
+
+    box = made.run("box", "--network", name)
+    docker("network", "disconnect", name, box)
+    docker("restart", "-t", "0", box)
+    assert connected(box) == []
+    assert "eth0" not in made.sh(box, "ip -o addr")
+    alone = made.run("alone", "--network", "none")
+    assert "(none) mode" in refused(docker, "network", "connect", name, alone)
+    docker("network", "disconnect", "none", alone)
+    assert "is not connected to network none" in refused(
+        docker, "network", "disconnect", "none", alone
+    )
+    docker("network", "connect", name, alone)
+    assert connected(alone) == [name]
+    assert made.sh(alone, f"ping -c1 -W5 {made.prefix}-alone >/dev/null && echo ok") == "ok"
+    docker("restart", "-t", "0", alone)
+    assert connected(alone) == [name]
+    docker("network", "disconnect", name, alone)
+    docker("network", "connect", "none", alone)
+    assert connected(alone) == ["none"]
+
+
+def test_a_shared_namespace_is_told_as_anothers(docker: Docker, made: Made) -> None:
+    owner = made.run("owner")
+    guest = made.run("guest", "--network", f"container:{owner}")
+    docker("rename", owner, f"{owner}-new")
+    made.containers.append(f"{owner}-new")
+    found = inspect(docker, "container", guest)
+    identifier = inspect(docker, "container", f"{owner}-new")["Id"]
+    assert found["HostConfig"]["NetworkMode"] == f"container:{identifier}"
+    assert found["NetworkSettings"]["SandboxID"] == "" and not found["NetworkSettings"]["Networks"]
+    docker("restart", "-t", "0", guest)
+    assert "endpoint nosuch not found" in refused(
+        docker, "network", "disconnect", "-f", "bridge", "nosuch"
+    )
+
+
+def test_a_container_that_was_only_made_tells_its_network(docker: Docker, made: Made) -> None:
+    for mode in ("host", "none", "bridge"):
+        name = f"{made.prefix}-{mode}"
+        made.containers.append(name)
+        docker("create", "--name", name, "--network", mode, BASE, "true")
+        assert list(inspect(docker, "container", name)["NetworkSettings"]["Networks"]) == [mode]

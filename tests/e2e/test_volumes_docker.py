@@ -394,3 +394,95 @@ def test_mounts_do_not_outlive_the_engine(private_engine: Any, docker_command: l
     mounts = docker_inspect.read_text()
     assert f"{private_engine.data_root}/volumes" not in mounts
     docker("volume", "rm", "ram", "plain")
+
+
+def test_prune_spares_volumes_with_options(docker: Docker, made: Made) -> None:
+    """Their files are somewhere else, and nothing here would be freed."""
+    label = f"test={made.prefix}"
+    plain = made.volume("plain", "--label", label)
+    device = ("-o", "type=tmpfs", "-o", "device=tmpfs")
+    other = made.volume("other", "--label", label, *device)
+    told = docker("volume", "prune", "-af", "--filter", f"label={label}").stdout
+    assert plain in told and other not in told
+    assert docker("volume", "inspect", other).returncode == 0
+
+
+def test_options_of_another_kind_of_mount_are_refused(docker: Docker, made: Made) -> None:
+    words = "must not be specified"
+    assert f"field VolumeOptions {words}" in made.refused("-v", "/tmp:/x:nocopy")
+    assert f"field BindOptions {words}" in made.refused("-v", f"{made.prefix}:/x:rslave")
+    for mode in ("z,Z", "nocopy,nocopy", "cached,delegated", "ro,rw", "shared,slave"):
+        assert f"invalid mode: {mode}" in made.refused("-v", f"{made.prefix}:/x:{mode}")
+    assert "must not set ReadOnly mode when using anonymous volumes" in made.refused(
+        "--mount", "type=volume,dst=/x,readonly"
+    )
+    assert "subpath must be a relative path within the volume" in made.refused(
+        "--mount", f"type=volume,src={made.prefix},dst=/x,volume-subpath=../up"
+    )
+    assert "invalid specification: destination can't be '/'" in made.refused("--tmpfs", "/")
+    assert made.sh("ls -d /rel", "-v", "rel") == "/rel", "an anonymous volume beneath the root"
+
+
+def test_a_directory_on_a_file_is_explained(made: Made, host_dir: Path) -> None:
+    (host_dir / "file").write_text("x")
+    for source, target in (("", "/etc/passwd"), ("/file", "/etc")):
+        told = made.refused("-v", f"{host_dir}{source}:{target}")
+        assert "not a directory" in told and "onto a file (or vice-versa)?" in told
+
+
+def test_inherited_mounts_tell_no_mode(docker: Docker, made: Made, host_dir: Path) -> None:
+    first = made.container("first", "-v", f"{host_dir}:/d:ro")
+    second = made.container("second", "--volumes-from", f"{first}:")
+    mount = json.loads(docker("inspect", second).stdout)[0]["Mounts"][0]
+    assert (mount["Mode"], mount["RW"]) == ("", False)
+
+
+def test_a_path_of_an_image_is_mounted(docker: Docker, made: Made) -> None:
+    def mount(path: str) -> tuple[str, str]:
+        return "--mount", f"type=image,src={made.image},dst=/i,image-subpath={path}"
+
+    assert made.sh("ls /i; stat -c %u /i", *mount("srv/data")).split() == [
+        "file", "link", "sub", "1000",
+    ]  # fmt: skip
+    assert made.sh("cat /i", *mount("srv/data/link")) == "from the image"
+    assert "Read-only" in made.sh("touch /i/x 2>&1 || true", *mount("srv/data"))
+    # links of the image lead nowhere else
+    assert made.sh("ls /i", *mount("evilroot/srv/data")).split() == ["file", "link", "sub"]
+    assert "no such file" in made.refused(*mount("nosuch"))
+    assert "subpath must be a relative path" in made.refused(*mount("../etc"))
+    # two of them, and again after a restart
+    box = made.container("box", *mount("srv/data"), "--mount",
+                         f"type=image,src={made.image},dst=/j,image-subpath=srv")  # fmt: skip
+    docker("restart", "-t", "0", box)
+    assert docker("exec", box, "ls", "/j/data/file", "/i/file").returncode == 0
+
+
+def test_a_bind_volume_takes_what_the_image_has(docker: Docker, made: Made, host_dir: Path) -> None:
+    bind = ("-o", "type=none", "-o", "o=bind", "-o", f"device={host_dir}")
+    volume = made.volume("bind", *bind)
+    assert made.sh("cat /srv/data/file", "-v", f"{volume}:/srv/data", image=made.image) == (
+        "from the image"
+    )
+    assert (host_dir / "file").read_text() == "from the image\n"
+    assert (host_dir.stat().st_uid, oct(host_dir.stat().st_mode & 0o7777)) == (1000, "0o750")
+    (host_dir / "file").unlink()
+    made.sh("true", "-v", f"{volume}:/srv/data", image=made.image)
+    assert not (host_dir / "file").exists(), "it was not empty any more"
+    empty = host_dir / "empty"
+    empty.mkdir()
+    other = made.volume("other", *bind[:-1], f"device={empty}")
+    made.sh("true", "-v", f"{other}:/srv/data:nocopy", image=made.image)
+    assert not list(empty.iterdir())
+
+
+def test_cluster_volumes_need_a_swarm(docker: Docker, made: Made) -> None:
+    done = docker("volume", "create", "--type", "block", f"{made.prefix}-x", check=False)
+    assert "This node is not a swarm manager" in done.stderr
+
+
+def test_file_systems_are_named_as_the_specification_names_them(made: Made) -> None:
+    """Tools compare the source in /proc/mounts with the runtime-spec's."""
+    mounts = [line.split()[:3] for line in made.sh("cat /proc/mounts").splitlines()]
+    kinds = {kind: source for source, _, kind in mounts if kind in ("proc", "sysfs", "cgroup2")}
+    assert kinds["proc"] == "proc" and kinds["sysfs"] == "sysfs"
+    assert "none" not in {source for source, _, _ in mounts}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 
 import pytest
 from netkit import HOST_WAN, Host, private_host, sh, until
 
 from portside.model.errors import Conflict, NotFound
-from portside.model.network import EndpointSettings
+from portside.model.network import EndpointSettings, NetworkCreate
+from portside.networks.records import NetworkRecord
 
 
 @private_host
@@ -174,3 +177,64 @@ async def test_many_at_once(host: Host) -> None:
     await asyncio.gather(*(service.detach(request.container_id) for request in requests))
     again = await service.attach(host.request("last"))
     assert again.settings.ip_address == "172.17.0.2"
+
+
+@private_host
+async def test_a_network_that_is_being_removed_is_joined_by_nobody(host: Host) -> None:
+    service = await host.service()
+    await service.create(NetworkCreate(name="going"))
+    hold, remove = threading.Event(), service._links.remove
+
+    def slowly(record: NetworkRecord) -> None:
+        hold.wait(10)
+        remove(record)
+
+    service._links.remove = slowly  # type: ignore[method-assign]
+    removal = asyncio.create_task(service.remove("going"))
+    await asyncio.sleep(0)
+    with pytest.raises(NotFound, match="network going not found"):
+        await service.attach(host.request("late", mode="going"))
+    assert await service.prune() == []
+    hold.set()
+    await removal
+    assert {network.name for network in service.list()} == {"bridge", "host", "none"}
+
+
+@private_host
+async def test_a_pair_does_not_outlive_its_container_for_an_open_connection(host: Host) -> None:
+    """The kernel keeps a namespace while it still wants to tell a peer of a connection's end."""
+    service = await host.service()
+    box = await host.container(service, "box")
+    link = service._sandboxes.book.records()[0].endpoints[0].link
+    server = host.own().spawn(DEAF_SERVER)
+    assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+    client = box.spawn(PATIENT_CLIENT)
+    assert client.stdout is not None and client.stdout.readline() == b"connected\n"
+    await service.detach(box.id)  # its address is gone: the connection's end is not told
+    for process in (client, box.process):
+        assert process is not None
+        process.kill()
+        process.wait()
+    pending = service._sandboxes._plumbing
+    assert pending._dying == {link} and link in sh("ip -o link")
+    await pending.wait()
+    assert link not in sh("ip -o link")
+    server.kill()
+    server.wait()
+
+
+DEAF_SERVER = """
+import socket, time
+server = socket.create_server(("0.0.0.0", 7000))
+print("ready", flush=True)
+time.sleep(60)
+"""
+PATIENT_CLIENT = """
+import socket, time
+sock = socket.create_connection(("172.17.0.1", 7000))
+sock.setblocking(False)
+try:
+    while True: sock.send(bytes(1 << 16))
+except BlockingIOError: print("connected", flush=True)
+time.sleep(60)
+"""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 
 import pytest
 from netkit import OUTSIDE_WAN, Container, Host, Machine, private_host, until
 
 from portside.model.network import EndpointSettings, NetworkCreate
+from portside.networks import dns, dnswire
 
 pytest.importorskip("dnslib")
 
@@ -212,3 +214,24 @@ async def test_ten_thousand_lookups_with_one_server_dead(host: Host) -> None:
 async def test_nobody_listens_on_port_53_inside(host: Host) -> None:
     one, _ = await pair(host)
     assert ":53 " not in one.sh("ss -lnutH 2>/dev/null || cat /proc/net/udp")
+
+
+@private_host
+async def test_a_lost_question_is_asked_again(host: Host) -> None:
+    dns.RESEND = 0.05  # in this process, which is the test's own
+    data = b"\0\1\1\0\0\1\0\0\0\0\0\0\1a\0\0\1\0\1"
+    query = dnswire.Query.parse(data)
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as server:
+        server.bind(("127.0.0.9", 53))
+
+        async def serve() -> None:
+            await loop.sock_recvfrom(server, 500)  # this one is lost
+            again, peer = await loop.sock_recvfrom(server, 500)
+            assert again == data
+            await loop.sock_sendto(server, query.answer([]), peer)
+
+        serving = asyncio.create_task(serve())
+        reply = await dns.Forwarder().ask(data, query, ["127.0.0.9"], tcp=False)
+        assert reply == query.answer([])
+        await serving

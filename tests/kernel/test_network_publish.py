@@ -20,6 +20,7 @@ from netkit import (
 
 from portside.model.errors import SystemFailure
 from portside.model.network import EndpointSettings, NetworkCreate, PortBinding
+from portside.networks import datagrams
 
 ANY = (PortBinding("", "8080"),)
 
@@ -43,8 +44,8 @@ async def test_reachable_from_everywhere_with_the_clients_address(host: Host) ->
         assert web.ask(HOST_WAN, 8080, kind) == "172.17.0.1", "its own published port"
         assert stranger.ask(HOST_WAN, 8080, kind) == stranger.ip, "from another network"
     ports = web.attachment.settings.ports
-    assert ports["80/udp"] == (PortBinding("0.0.0.0", "8080"),)
-    assert ports["80/tcp"] == (PortBinding("0.0.0.0", "8080"), PortBinding("::", "8080"))
+    both = (PortBinding("0.0.0.0", "8080"), PortBinding("::", "8080"))
+    assert ports["80/udp"] == ports["80/tcp"] == both
     await service.detach(web.id)
     assert outside.ask(HOST_WAN, 8080, timeout=1) == "ConnectionRefusedError"
 
@@ -113,7 +114,8 @@ async def test_conflicts_are_told_before_anything_runs(host: Host) -> None:
     request = host.request("two", port_bindings={"81/tcp": ANY, "82/tcp": (PortBinding(),)})
     with pytest.raises(
         SystemFailure,
-        match=r"driver failed programming external connectivity on endpoint two \([0-9a-f]{64}\): "
+        match=r"^failed to set up container networking: driver failed programming external "
+        r"connectivity on endpoint two \([0-9a-f]{64}\): "
         r"Bind for 0\.0\.0\.0:8080 failed: port is already allocated",
     ):
         await service.attach(request)
@@ -258,7 +260,7 @@ async def test_ipv6_clients_of_a_container_with_ipv4_only(host: Host) -> None:
     assert await asks(outside, HOST_WAN6, 8081) == "ConnectionRefusedError"
     with pytest.raises(SystemFailure, match="no address of that IP version"):
         await service.attach(
-            host.request("udp", port_bindings={"53/udp": (PortBinding("::1", "5353"),)})
+            host.request("sctp", port_bindings={"53/sctp": (PortBinding("::1", "5353"),)})
         )
     # a network with IPv6 takes over, and gives back
     await service.create(NetworkCreate(name="a1", enable_ipv6=True))
@@ -274,3 +276,49 @@ async def test_ipv6_clients_of_a_container_with_ipv4_only(host: Host) -> None:
     assert outside.ask(HOST_WAN, 8080) == OUTSIDE_WAN
     await service.detach(web.id)
     assert await asks(outside, HOST_WAN6) == "ConnectionRefusedError"
+
+
+@private_host
+async def test_datagrams_of_ipv6_clients(host: Host) -> None:
+    """Each client gets its own answer, from the address that it asked, also after a restart."""
+    service = await host.service()
+    outside = host.outside()
+    loop = asyncio.get_running_loop()
+
+    async def asks(machine: Machine, address: str) -> str:
+        return await loop.run_in_executor(None, machine.ask, address, 5353, "udp")
+
+    sh("ip -6 addr add fd00:cafe::9/128 dev lo")
+    outside.sh(f"ip -6 route add fd00:cafe::9/128 via {HOST_WAN6}")
+    web = await host.container(service, "web", port_bindings={"53/udp": (PortBinding("", "5353"),)})
+    assert await asks(outside, HOST_WAN6) in ("TimeoutError", "ConnectionRefusedError")
+    web.serve(53, "udp")
+    asked = [HOST_WAN6, "fd00:cafe::9"] * 10
+    # a connected socket takes answers from the address it asked only
+    assert set(await asyncio.gather(*(asks(outside, each) for each in asked))) == {"172.17.0.1"}
+    assert await asks(host.own(), "::1") == "172.17.0.1"
+    assert outside.ask(HOST_WAN, 5353, "udp") == OUTSIDE_WAN
+    await host.stop(service)
+    service = await host.service([web.running()])
+    assert await asks(outside, "fd00:cafe::9") == "172.17.0.1"
+    await service.detach(web.id)
+    assert await asks(outside, HOST_WAN6) == "ConnectionRefusedError"
+
+
+@private_host
+async def test_a_port_has_room_for_a_limited_number_of_clients(host: Host) -> None:
+    datagrams.MAX_CLIENTS = 2  # in this process, which is the test's own
+    service = await host.service()
+    web = await host.container(service, "web", port_bindings={"53/udp": (PortBinding("", "5353"),)})
+    web.serve(53, "udp")
+    loop = asyncio.get_running_loop()
+    clients = []
+    for _ in range(5):
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock.connect(("::1", 5353))
+        clients.append(sock)
+    for sock in (*clients, *clients):  # who was forgotten is taken up again
+        await loop.sock_sendall(sock, b"x")
+        assert await asyncio.wait_for(loop.sock_recv(sock, 100), 10) == b"172.17.0.1"
+    for sock in clients:
+        sock.close()

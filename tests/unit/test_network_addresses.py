@@ -63,10 +63,14 @@ def test_addresses_that_are_taken(text: str) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (IPAMConfig("bad"), "invalid CIDR address"),
+        (IPAMConfig("bad"), "invalid CIDR block notation"),
+        (IPAMConfig("10.1.0.0"), "invalid CIDR block notation"),
         (IPAMConfig("10.1.0.1/24"), "it should be 10.1.0.0/24"),
-        (IPAMConfig("10.1.0.0/31"), "no room"),
-        (IPAMConfig("10.1.0.0/24", "10.2.0.0/25"), "not within subnet"),
+        (IPAMConfig("10.1.0.0/24", "10.2.0.0/25"), "doesn't contain ip-range"),
+        (IPAMConfig("10.1.0.0/24", "10.1.0.1/25"), "it should be 10.1.0.0/25"),
+        (IPAMConfig("10.1.0.0/24", "fd00::/64"), "parent subnet is an IPv4 block"),
+        (IPAMConfig("10.1.0.0/24", "", "fd00::1"), "parent subnet is an IPv4 block"),
+        (IPAMConfig("10.1.0.0/24", "", "x"), "invalid gateway x: invalid address"),
         (IPAMConfig("10.1.0.0/24", "10.1.0.0/16"), "bigger than its parent"),
         (IPAMConfig("10.1.0.0/24", "", "10.2.0.1"), "invalid gateway"),
         (IPAMConfig("10.1.0.0/24", "", "", {"a": "10.2.0.1"}), "auxiliary address a"),
@@ -75,6 +79,42 @@ def test_addresses_that_are_taken(text: str) -> None:
 def test_refused_ranges(config: IPAMConfig, words: str) -> None:
     with pytest.raises(InvalidParameter, match=words):
         ipam.checked(config)
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    with pytest.raises(InvalidParameter) as told:
+        ipam.check([IPAMConfig("10.1.0.1/24", "", "10.2.0.1")])
+    assert str(told.value) == (
+        "invalid network config:\n"
+        "* invalid subnet 10.1.0.1/24: it should be 10.1.0.0/24\n"
+        "* invalid gateway 10.2.0.1: parent subnet 10.1.0.0/24 doesn't contain this address"
+    )
+
+
+def test_the_smallest_networks() -> None:
+    pair = ipam.with_gateway(ipam.checked(IPAMConfig("10.1.0.0/31")))
+    assert pair.gateway == "10.1.0.0"
+    subnet = ipam.Subnet.of(pair)
+    assert str(subnet.allocate()) == "10.1.0.1"
+    with pytest.raises(Conflict, match="no available IPv4 addresses"):
+        subnet.allocate()
+    assert ipam.with_gateway(ipam.checked(IPAMConfig("10.1.0.9/32"))).gateway == "10.1.0.9"
+    assert ipam.with_gateway(ipam.checked(IPAMConfig("fd00::/127"))).gateway == "fd00::"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (IPAMConfig("10.1.0.0/24", "", "10.1.0.0"), "gateway (10.1.0.0)"),
+        (IPAMConfig("10.1.0.0/24", "", "10.1.0.255"), "gateway (10.1.0.255)"),
+        (IPAMConfig("10.1.0.0/24", "", "", {"a": "10.1.0.1"}), "address (a:10.1.0.1)"),
+        (IPAMConfig("10.1.0.0/24", "", "10.1.0.9", {"a": "10.1.0.9"}), "address (a:10.1.0.9)"),
+    ],
+)
+def test_addresses_that_cannot_be_reserved(config: IPAMConfig, words: str) -> None:
+    with pytest.raises(Forbidden) as told:
+        ipam.with_gateway(ipam.checked(config))
+    assert words in str(told.value) and "Address already in use" in str(told.value)
 
 
 def test_pools_are_checked() -> None:

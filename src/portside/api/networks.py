@@ -25,6 +25,7 @@ router = Router()
 _LIST_FILTERS = frozenset(
     ("dangling", "driver", "id", "label", "label!", "name", "scope", "type", "idOrName")
 )
+_BOOLEANS = ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False")
 _PRUNE_FILTERS = frozenset(("label", "label!", "until"))
 
 
@@ -45,6 +46,12 @@ async def list_networks_slash(api: Api, request: Request, _: str) -> Answer:
 @router.add("GET", "/networks/{name}")
 async def inspect(api: Api, request: Request, name: str) -> Answer:
     scope = params.text(request, "scope")
+    verbose = params.text(request, "verbose")
+    if verbose and verbose not in _BOOLEANS:
+        raise InvalidParameter(
+            f'invalid value for verbose: {verbose}: strconv.ParseBool: parsing "{verbose}": '
+            "invalid syntax"
+        )
     network = api.engine.networks.inspect(name)
     if scope and scope != network.scope:
         from portside.model.errors import NotFound
@@ -55,7 +62,7 @@ async def inspect(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/networks/create")
 async def create(api: Api, request: Request, _: str) -> Answer:
-    body = await params.json(request, NetworkCreate) or NetworkCreate()
+    body = await params.required(request, NetworkCreate)
     if not body.driver:
         body = msgspec.structs.replace(body, driver="bridge")
     return reply.json(await api.engine.networks.create(body), 201)
@@ -69,16 +76,14 @@ async def remove(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/networks/{name}/connect")
 async def connect(api: Api, request: Request, name: str) -> Answer:
-    body = await params.json(request, NetworkConnect) or NetworkConnect()
-    if not body.container:
-        raise InvalidParameter("no container given")
+    body = await params.required(request, NetworkConnect)
     await api.engine.containers.network_connect(body.container, name, body.endpoint_config)
     return Response(200)
 
 
 @router.add("POST", "/networks/{name}/disconnect")
 async def disconnect(api: Api, request: Request, name: str) -> Answer:
-    body = await params.json(request, NetworkDisconnect) or NetworkDisconnect()
+    body = await params.required(request, NetworkDisconnect)
     await api.engine.containers.network_disconnect(body.container, name, body.force)
     return Response(200)
 

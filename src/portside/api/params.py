@@ -150,6 +150,14 @@ async def json(request: Request, cls: type[_T], *, limit: int = MAX_JSON) -> _T 
     return decode(data, cls) if data else None
 
 
+async def required(request: Request, cls: type[_T]) -> _T:
+    """The JSON body as ``cls``; InvalidParameter when there is none."""
+    body = await json(request, cls)
+    if body is None:
+        raise InvalidParameter("invalid JSON: got EOF while reading request body")
+    return body
+
+
 def decode(data: bytes, cls: type[_T]) -> _T:
     """Decode a body; ``null`` counts as absent, as it does for clients written in Go."""
     try:

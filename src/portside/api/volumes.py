@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from portside.api import params, reply
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
+from portside.model.errors import PortsideError, Unavailable
 from portside.model.volume import VolumeCreate
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ async def list_volumes(api: Api, request: Request, _: str) -> Answer:
 
 @router.add("POST", "/volumes/create")
 async def create(api: Api, request: Request, _: str) -> Answer:
-    body = await params.json(request, VolumeCreate) or VolumeCreate()
+    body = await params.required(request, VolumeCreate)
+    if body.cluster_volume_spec is not None:
+        raise _not_in_a_swarm()
     return reply.json(await api.engine.volumes.create(body), 201)
 
 
@@ -34,11 +37,14 @@ async def inspect(api: Api, request: Request, name: str) -> Answer:
 @router.add("PUT", "/volumes/{name}", since=(1, 42))
 async def update(api: Api, request: Request, name: str) -> Answer:
     """Docker changes cluster volumes here; outside a swarm it has none."""
-    from portside.api.swarm import NO_MANAGER
-    from portside.model.errors import Unavailable
-
     api.engine.volumes.get(name)
-    raise Unavailable(NO_MANAGER)
+    raise _not_in_a_swarm()
+
+
+def _not_in_a_swarm() -> PortsideError:
+    from portside.api.swarm import NO_MANAGER
+
+    return Unavailable(NO_MANAGER)
 
 
 @router.add("DELETE", "/volumes/{name}")

@@ -76,7 +76,6 @@ def ipam_configs(options: Options) -> list[Item]:
     from ipaddress import ip_address, ip_network
 
     found: list[tuple[Any, Item]] = []
-    given = ["ip-range", "gateway", "aux-address"]
     try:
         for text in options.many("subnet"):
             if not _is_network(text):  # the engine says what is wrong with it
@@ -86,7 +85,7 @@ def ipam_configs(options: Options) -> list[Item]:
                    for other, _ in found):  # fmt: skip
                 raise InvalidParameter("multiple overlapping subnet configuration is not supported")
             found.append((network, {"Subnet": text}))
-        if not found and any(options.given(flag) for flag in given):
+        if any(len(options.many(flag)) > len(found) for flag in ("ip-range", "gateway")):
             raise InvalidParameter("every ip-range or gateway must have a corresponding subnet")
         for flag, name in (("ip-range", "IPRange"), ("gateway", "Gateway")):
             for text in options.many(flag):
@@ -97,8 +96,8 @@ def ipam_configs(options: Options) -> list[Item]:
                                            f"{config[name]}) on the same subnet")  # fmt: skip
                 config[name] = text
         for label, text in options.many("aux-address"):
-            inside = ip_network(ip_address(text))
-            config = _containing(found, inside, f"no matching subnet for aux-address {text}")
+            host = ip_network(ip_address(text)) if _is_network(f"{text}/0") else None
+            config = _containing(found, host, f"no matching subnet for aux-address {text}")
             config.setdefault("AuxiliaryAddresses", {})[label] = text
     except ValueError as err:
         raise InvalidParameter(f"invalid network configuration: {err}") from None
@@ -117,7 +116,7 @@ def _is_network(text: str) -> bool:
 
 def _containing(found: list[tuple[Any, Item]], inside: Any, problem: str) -> Item:
     for network, config in found:
-        if network.version == inside.version and inside.subnet_of(network):
+        if inside and network.version == inside.version and inside.subnet_of(network):
             return config
     raise InvalidParameter(problem)
 

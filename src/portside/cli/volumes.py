@@ -36,8 +36,8 @@ def create(session: Session, options: Options, arguments: list[str]) -> None:
         body={
             "Name": arguments[0] if arguments else options.text("name"),
             "Driver": options.text("driver", "local"),
-            "DriverOpts": dict(options.many("opt")),
-            "Labels": labels([], options.many("label")),
+            "DriverOpts": dict(options.many("opt")) or None,
+            "Labels": labels([], options.many("label")) or None,
         },
     )
     session.out(made["Name"])

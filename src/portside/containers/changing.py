@@ -148,6 +148,8 @@ async def network_connect(
                 "container sharing network namespace with another container or host cannot be "
                 "connected to any other network"
             )
+        if not record.running:
+            _check_private(core, record, network)
         settings = await core.networks.connect(network, record.id, config)
         wanted = (config or EndpointSettings()).wanted()
         wanted = msgspec.structs.replace(wanted, network_id=settings.network_id)
@@ -171,6 +173,16 @@ async def network_disconnect(core: Core, container: Container, network: str, for
             _tell_disconnect(core, record, network)
         record.endpoints = {name: item for name, item in record.endpoints.items() if name != key}
         core.save(container)
+
+
+def _check_private(core: Core, record: Record, network: str) -> None:
+    """The network ``none`` goes with no other."""
+    wanted = core.networks.inspect(network)
+    if any(name != wanted.name and "none" in (name, wanted.name) for name in record.endpoints):
+        raise InvalidParameter(
+            "container cannot be connected to multiple networks with one of the networks in "
+            "private (none) mode"
+        )
 
 
 def _tell_disconnect(core: Core, record: Record, network: str) -> None:
@@ -199,4 +211,5 @@ def _connected(core: Core, record: Record, network: str) -> str:
     for name, item in record.endpoints.items():
         if name in names_of or (item.network_id and item.network_id in names_of):
             return name
-    raise Forbidden(f"container {record.id} is not connected to network {network}")
+    the = "" if record.running else "the "  # Docker's words
+    raise Forbidden(f"container {record.id} is not connected to {the}network {network}")

@@ -21,13 +21,14 @@ from portside.containers.container import Container
 from portside.containers.core import Core, make_directory
 from portside.containers.limits import check_limits
 from portside.containers.merge import merge
-from portside.containers.points import PointParser, Points
+from portside.containers.pointparser import PointParser
+from portside.containers.points import Points
 from portside.containers.record import Record
 from portside.containers.request import network_request
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig, LogConfig
 from portside.model.containerstate import Created
 from portside.model.digest import chain_id
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, NotFound
 from portside.model.ids import new_id
 from portside.model.image import Image
 from portside.model.network import EndpointSettings
@@ -155,6 +156,10 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
     changes: dict[str, Any] = {}
     if host.network_mode in ("", "default"):
         changes["network_mode"] = "none" if config.network_disabled else "bridge"
+    elif host.network_mode.startswith("container:"):
+        with suppress(NotFound):  # told at the start, as in Docker
+            other = core.find(host.network_mode.partition(":")[2])
+            changes["network_mode"] = f"container:{other.id}"  # it may be renamed
     if not host.shm_size:
         changes["shm_size"] = options.shm_size
     if not host.ipc_mode:
@@ -224,12 +229,14 @@ def _endpoints(host: HostConfig, request: CreateRequest) -> dict[str, EndpointSe
             "conflicting options: a container without a network of its own cannot be connected "
             f"to networks (network mode {mode})"
         )
+    if mode.startswith("container:"):
+        return {}
     by_default = request.host_config.network_mode in ("", "default")
     if by_default and found.keys() - {mode, "default", "host", "none"}:
         return found
-    if private and mode not in found:
-        default = found.pop("default", None) if mode == "bridge" else None
+    if mode not in found:
+        default = found.pop("default", None) if mode == "bridge" or not private else None
         found = {mode: default or EndpointSettings(), **found}
     if request.mac_address and private and not found[mode].mac_address:
         found[mode] = msgspec.structs.replace(found[mode], mac_address=request.mac_address)
-    return found if private else {}
+    return found

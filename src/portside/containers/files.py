@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from portside.containers import lifecycle, merge
 from portside.containers.container import Container
 from portside.containers.core import Core
-from portside.containers.points import clean
+from portside.containers.pointparser import clean
 from portside.model.container import ContainerConfig
 from portside.model.errors import Conflict, Forbidden, InvalidParameter
 from portside.store.archive import PathStat, View, ViewMount

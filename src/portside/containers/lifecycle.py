@@ -359,7 +359,8 @@ async def restart(
     try:
         with suppress(NotModified):
             await stop(core, container, signal, timeout)
-        await start(core, container)
+        with suppress(NotModified):  # somebody else has started it meanwhile
+            await start(core, container)
     finally:
         container.kept = False
     core.event(container, "restart")

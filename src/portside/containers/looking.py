@@ -140,7 +140,7 @@ def state_of(container: Container) -> State:
 def _networks(core: Core, record: Record) -> NetworkSettings:
     settings = core.networks.settings(record.id) if record.running else None
     if settings is not None:
-        key = f"/proc/{record.pid}/ns/net"
+        key = f"/proc/{record.pid}/ns/net" if settings.sandbox_id else ""  # another's
         return msgspec.structs.replace(settings, sandbox_key=key)
     return NetworkSettings(networks=_endpoints(core, record))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from portside.containers.record import Record
-from portside.model.network import NetworkRequest
+from portside.model.network import UNCONNECTED, NetworkRequest
 
 if TYPE_CHECKING:
     from portside.containers.core import Core
@@ -21,8 +21,9 @@ def network_request(core: Core, record: Record) -> NetworkRequest:
         if identifier not in core.containers:
             identifier = next((key for key in core.containers if key.startswith(other)), other)
         mode = f"container:{identifier}"
-    if record.endpoints and mode != "default" and mode not in record.endpoints:
-        mode = next(iter(record.endpoints))  # it was disconnected from the one it was made with
+    elif mode != "default" and mode not in record.endpoints:
+        # it was disconnected from the one it was made with
+        mode = next(iter(record.endpoints), UNCONNECTED)
     bindings = {port: tuple(items or ()) for port, items in (host.port_bindings or {}).items()}
     return NetworkRequest(
         container_id=record.id,

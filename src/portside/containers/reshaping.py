@@ -12,7 +12,7 @@ import msgspec
 from portside.containers import lifecycle, points, spec, spec_process
 from portside.containers.container import Container
 from portside.containers.core import Core
-from portside.containers.points import PointParser, clean
+from portside.containers.pointparser import PointParser, clean
 from portside.containers.record import Point, Record
 from portside.containers.request import network_request
 from portside.model.container import (

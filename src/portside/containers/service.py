@@ -306,7 +306,14 @@ class ContainerService:
         await changing.network_connect(self.core, self.core.find(name), network, config)
 
     async def network_disconnect(self, name: str, network: str, force: bool = False) -> None:
-        await changing.network_disconnect(self.core, self.core.find(name), network, force)
+        try:
+            container = self.core.find(name)
+        except NotFound as err:
+            if not force:
+                raise
+            self.core.networks.inspect(network)
+            raise NotFound(f"endpoint {name} not found") from err
+        await changing.network_disconnect(self.core, container, network, force)
 
     def oci(self, name: str) -> bytes:
         """The runtime-spec configuration of the last start. Raises NotFound."""

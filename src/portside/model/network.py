@@ -23,6 +23,10 @@ PREDEFINED = ("bridge", "host", "none")
 """Networks every engine has and nobody may remove."""
 
 
+UNCONNECTED = "unconnected"
+"""``NetworkRequest.mode`` of a container that was disconnected from its last network."""
+
+
 class PortBinding(msgspec.Struct, frozen=True):
     """Where a container's port is published; an empty port means any free one."""
 
@@ -279,8 +283,8 @@ class NetworkRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The network side of a container about to start.
 
     ``mode`` is ``HostConfig.NetworkMode``: ``default``, ``bridge``, ``host``, ``none``,
-    ``container:<full id>`` or a network's name or id. ``endpoints`` are keyed by network
-    name or id; a mode naming a network need not be repeated there.
+    ``container:<full id>`` or a network's name or id; or ``UNCONNECTED``. ``endpoints`` are keyed
+    by network name or id; a mode naming a network need not be repeated there.
     """
 
     container_id: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 ANONYMOUS = "com.docker.volume.anonymous"
@@ -40,7 +42,7 @@ class VolumeCreate(msgspec.Struct, frozen=True, kw_only=True):
     driver: str = msgspec.field(name="Driver", default="local")
     driver_opts: dict[str, str] | None = msgspec.field(name="DriverOpts", default=None)
     labels: dict[str, str] | None = msgspec.field(name="Labels", default=None)
-    cluster_volume_spec: msgspec.Raw | None = msgspec.field(name="ClusterVolumeSpec", default=None)
+    cluster_volume_spec: Any = msgspec.field(name="ClusterVolumeSpec", default=None)
 
 
 class VolumeList(msgspec.Struct, frozen=True):

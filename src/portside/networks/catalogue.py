@@ -16,6 +16,7 @@ from portside.model.errors import (
     InvalidParameter,
     NotFound,
     NotImplementedHere,
+    Unavailable,
 )
 from portside.model.ids import new_id
 from portside.model.instance import Instance
@@ -34,7 +35,7 @@ from portside.networks import ipam, records
 from portside.networks.records import NetworkRecord
 from portside.store.db import Database, NameTaken
 
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_. -]*")
+MAX_NAME = 255
 DRIVERS = ("bridge", "macvlan", "ipvlan")
 GATEWAY_MODES = ("", "nat", "nat-unprotected", "routed", "isolated")
 BOOLEANS = (
@@ -115,6 +116,10 @@ class Catalogue:
         self._documents.put(record.id, record)
         self._records[record.id] = record
 
+    def hide(self, record: NetworkRecord) -> None:
+        """Nobody finds it any more while it is being removed; ``put`` takes that back."""
+        self._records.pop(record.id, None)
+
     def delete(self, record: NetworkRecord) -> None:
         self._documents.delete(record.id)
         self._records.pop(record.id, None)
@@ -135,6 +140,7 @@ class Catalogue:
         _check_driver(request)
         options = dict(request.options or {})
         _check_options(request.driver, options)
+        self._check_bridge(options.get(records.BRIDGE_NAME, ""))
         identifier = new_id()
         ipv6 = request.enable_ipv6
         if ipv6 is None:
@@ -171,6 +177,14 @@ class Catalogue:
         )
         return NetworkRecord(resource=resource, link=self._link(resource))
 
+    def _check_bridge(self, link: str) -> None:
+        for record in self.all():
+            if link and record.link == link and record.driver == "bridge":
+                raise Forbidden(
+                    f"cannot create network ({link}): conflicts with network {record.id} ({link}): "
+                    "networks have same bridge name"
+                )
+
     def _link(self, resource: NetworkResource) -> str:
         if resource.driver == "bridge":
             return resource.options.get(records.BRIDGE_NAME) or self._instance.link(resource.id)
@@ -183,13 +197,16 @@ class Catalogue:
         if request.config_from is None or not request.config_from.network:
             return request
         if request.config_only:
-            raise InvalidParameter("a configuration network cannot depend on another one")
+            raise Forbidden(
+                "a configuration network cannot depend on another configuration network"
+            )
         if request.ipam is not None and request.ipam.config:
             raise InvalidParameter("user specified configurations are not supported if the "
                                    "network depends on a configuration network")  # fmt: skip
-        template = self.resolve(request.config_from.network).resource
-        if not template.config_only:
-            raise Forbidden(f"network {template.name} is not a configuration network")
+        wanted = request.config_from.network
+        template = next((r.resource for r in self.all() if r.name == wanted), None)
+        if template is None or not template.config_only:
+            raise NotFound(f'configuration network "{wanted}" does not exist')
         return msgspec.structs.replace(
             request,
             ipam=template.ipam,
@@ -205,34 +222,21 @@ class Catalogue:
         self, wanted: Sequence[IPAMConfig], ipv4: bool, ipv6: bool, driver: str, rtnl: Rtnl
     ) -> tuple[IPAMConfig, ...]:
         """The network's ranges: those asked for, checked, and chosen ones for the rest."""
-        ranges: list[IPAMConfig] = []
-        bare: list[IPAMConfig] = []
-        for config in wanted:
-            if not config.subnet:
-                bare.append(config)
-                continue
-            done = ipam.checked(config)
-            self.check_free(ipaddress.ip_network(done.subnet), driver, rtnl)
-            for other in ranges:
-                one, two = (ipaddress.ip_network(c.subnet) for c in (other, done))
-                if ipam.overlap(one, two):
-                    raise InvalidParameter(f"the subnets {one} and {two} overlap")
-                if one.version == two.version:
-                    raise NotImplementedHere(
-                        f"a network has one subnet of each IP version here: {one}, {two}"
-                    )
-            ranges.append(ipam.with_gateway(done))
-        for version, enabled in ((4, ipv4), (6, ipv6)):
-            have = [c for c in ranges if ipaddress.ip_network(c.subnet).version == version]
-            if have and not enabled:
-                if version == 6:
-                    raise InvalidParameter(
-                        f"invalid subnet {have[0].subnet}: IPv6 is not enabled; use --ipv6"
-                    )
-                ranges = [c for c in ranges if c not in have]
-            elif enabled and not have:
+        enabled = {4: ipv4, 6: ipv6}
+        ipam.check(config for config in wanted if config.subnet)
+        given = [ipam.checked(config) for config in wanted if config.subnet]
+        # those of a version the network does not have are of no account, as in Docker
+        given = [config for config in given if enabled[_version(config)]]
+        for number, config in enumerate(given):
+            self.check_free(ipaddress.ip_network(config.subnet), driver, rtnl)
+            for other in given[:number]:
+                _check_pair(other, config, driver)
+        ranges = [ipam.with_gateway(config) for config in given]
+        bare = [config for config in wanted if not config.subnet]
+        for version in (4, 6):
+            if enabled[version] and version not in map(_version, ranges):
                 ranges.append(self._choose(version, bare, rtnl))
-        return tuple(sorted(ranges, key=lambda c: ipaddress.ip_network(c.subnet).version))
+        return tuple(sorted(ranges, key=_version))
 
     def _choose(self, version: int, bare: list[IPAMConfig], rtnl: Rtnl) -> IPAMConfig:
         subnet = self.free_subnet(version, rtnl)
@@ -298,17 +302,41 @@ def _check_name(name: str) -> None:
         raise InvalidParameter("invalid network name: name is empty")
     if name in (*PREDEFINED, "default"):
         raise Forbidden(f"operation is not permitted on predefined {name} network")
-    if not NAME.fullmatch(name) or name.startswith("container:") or name.endswith(" "):
+    if name.startswith("container:") or len(name) > MAX_NAME or not name.isprintable():
         raise InvalidParameter(
-            f'invalid name: "{name}": only [a-zA-Z0-9][a-zA-Z0-9_. -]* are allowed'
+            f'invalid name: "{name}": at most {MAX_NAME} printable characters, and not '
+            "container:, which means the network of a container"
+        )
+
+
+def _version(config: IPAMConfig) -> int:
+    return ipaddress.ip_network(config.subnet).version
+
+
+def _check_pair(one: IPAMConfig, two: IPAMConfig, driver: str) -> None:
+    """Two ranges of one network."""
+    if ipam.overlap(ipaddress.ip_network(one.subnet), ipaddress.ip_network(two.subnet)):
+        raise Forbidden(
+            "invalid pool request: Pool overlaps with other one on this address space: "
+            f"{two.subnet} overlaps {one.subnet} of the same network"
+        )
+    if _version(one) == _version(two):
+        if driver == "bridge":
+            raise Forbidden("bridge driver doesn't support multiple subnets")
+        raise NotImplementedHere(
+            f"a network has one subnet of each IP version here: {one.subnet}, {two.subnet}"
         )
 
 
 def _check_driver(request: NetworkCreate) -> None:
-    if request.ingress or request.scope == "swarm" or request.driver == "overlay":
-        raise Forbidden(
-            "This node is not a swarm manager: overlay and ingress networks need a swarm, "
-            "which Portside does not have"
+    if request.ingress:
+        raise Forbidden("Ingress network can only be global scope network")
+    if request.scope == "swarm":
+        raise Forbidden("cannot create a swarm scoped network when swarm is not active")
+    if request.driver == "overlay":
+        raise Unavailable(
+            'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
+            "connect this node to swarm and try again."
         )
     if request.driver in ("host", "null", "none"):
         kind = "host" if request.driver == "host" else "null"
@@ -421,7 +449,7 @@ def _name_matches(name: str, pattern: str) -> bool:
 
 def _builtin(value: str) -> bool:
     if value not in ("custom", "builtin"):
-        raise InvalidParameter(f"invalid filter 'type={value}'")
+        raise InvalidParameter(f"invalid filter: 'type'='{value}'")
     return value == "builtin"
 
 

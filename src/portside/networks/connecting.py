@@ -17,13 +17,14 @@ from portside.model.instance import Instance
 from portside.model.network import EndpointSettings, NetworkRequest
 from portside.networks import links as kernel_links
 from portside.networks.catalogue import Catalogue
-from portside.networks.endpoints import Endpoints, check_settings, choose_interface
+from portside.networks.endpoints import Endpoints, choose_interface
 from portside.networks.hostfiles import HostFiles
 from portside.networks.naming import Naming
 from portside.networks.plumbing import Plumbing
 from portside.networks.publish import Publisher
 from portside.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from portside.networks.sandbox import Book, Sandbox
+from portside.networks.wishes import check_settings
 
 HOST_CONFLICT = "container cannot be disconnected from host network or connected to host network"
 NONE_CONFLICT = (
@@ -82,12 +83,15 @@ class Connections:
     async def connect(
         self, network: NetworkRecord, container_id: str, config: EndpointSettings
     ) -> EndpointSettings:
-        check_settings(network, config)
+        check_settings(network.name, network, config)
         sandbox = self._book.get(container_id)
-        if network.driver in ("host", "null"):
-            raise InvalidParameter(HOST_CONFLICT if network.driver == "host" else NONE_CONFLICT)
+        if network.driver == "host":
+            raise InvalidParameter(HOST_CONFLICT)
         if network.resource.config_only:
-            raise Forbidden(f"network {network.name} is a configuration-only network")
+            raise Forbidden(
+                "cannot create endpoint on configuration-only network: "
+                f"{network.name} is only a template for others"
+            )
         if sandbox is None:
             return msgspec.structs.replace(config.wanted(), network_id=network.id)
         async with sandbox.lock:
@@ -106,8 +110,6 @@ class Connections:
         self, sandbox: Sandbox, network: NetworkRecord, wanted: EndpointSettings
     ) -> EndpointRecord:
         record, space = sandbox.record, sandbox.space
-        if record.request.mode == "none":
-            raise InvalidParameter(NONE_CONFLICT)
         if record.kind != "own" or space is None:
             raise InvalidParameter(
                 "container sharing network namespace with another container or host cannot be "
@@ -117,6 +119,9 @@ class Connections:
             raise Forbidden(
                 f"endpoint with name {record.request.name} already exists in network {network.name}"
             )
+        others = [self._catalogue.get(other.network_id) for other in record.endpoints]
+        if others and "null" in (network.driver, *(other.driver for other in others)):
+            raise InvalidParameter(NONE_CONFLICT)
         container_id = record.request.container_id
         with ExitStack() as undo:
             interface = choose_interface(network, wanted, record.endpoints)
@@ -125,8 +130,9 @@ class Connections:
             undo.callback(self._endpoints.release, endpoint)
             self._book.claim(sandbox, endpoint)
             undo.callback(self._book.unclaim, sandbox, endpoint)
-            undo.callback(self._plumbing.remove_later, endpoint)
-            await self._plumbing.plug(space, endpoint)
+            if interface:
+                undo.callback(self._plumbing.remove_later, endpoint)
+                await self._plumbing.plug(space, endpoint)
             await self._naming.prepare(sandbox)
             self._reroute(sandbox, record)
             undo.callback(self._naming.directory.remove, container_id, endpoint)
@@ -159,9 +165,11 @@ class Connections:
             self._book.unclaim(sandbox, endpoint)
             self._naming.directory.remove(container_id, endpoint)
             assert sandbox.space is not None
-            kernel_links.drop_addresses(endpoint, sandbox.space)
+            if endpoint.interface:
+                kernel_links.drop_addresses(endpoint, sandbox.space)
             self._reroute(sandbox, record)
             self._files.update(sandbox.record, record)
-            await self._plumbing.unplug(sandbox.space, endpoint)
+            if endpoint.interface:
+                await self._plumbing.unplug(sandbox.space, endpoint)
             self._endpoints.release(endpoint)
         self._announce("disconnect", record, network.id)

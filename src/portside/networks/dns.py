@@ -28,6 +28,8 @@ from portside.networks.files import EMBEDDED_SERVER
 PORT = 53
 HEDGE = 0.03
 """Seconds the first server is given before the others are asked too."""
+RESEND = 1.0
+"""Seconds after which a datagram may count as lost and is sent again."""
 TIMEOUT = 4.0
 """Seconds until a forwarded query is given up; resolvers ask again after five."""
 MAX_FORWARDED = 1024
@@ -274,11 +276,14 @@ class Forwarder:
         loop = asyncio.get_running_loop()
         sock = _connected(server, socket.SOCK_DGRAM)
         try:
-            await loop.sock_sendall(sock, data)
             while True:
-                reply = await loop.sock_recv(sock, MAX_MESSAGE)
-                if len(reply) >= 12 and reply[:2] == data[:2] and reply[2] & 0x80:
-                    return reply
+                await loop.sock_sendall(sock, data)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RESEND):
+                        while True:
+                            reply = await loop.sock_recv(sock, MAX_MESSAGE)
+                            if len(reply) >= 12 and reply[:2] == data[:2] and reply[2] & 0x80:
+                                return reply
         finally:
             sock.close()
 

@@ -10,7 +10,6 @@ import msgspec
 from portside.model.errors import InvalidParameter
 from portside.model.ids import new_id, short
 from portside.model.network import (
-    PREDEFINED,
     EndpointSettings,
     IPAddress,
     NetworkRequest,
@@ -31,33 +30,6 @@ def dns_names(request: NetworkRequest, wanted: EndpointSettings) -> tuple[str, .
     return tuple(dict.fromkeys(name for name in names if name))
 
 
-def check_settings(network: NetworkRecord, wanted: EndpointSettings) -> None:
-    """InvalidParameter for what a network cannot give."""
-    ranges = wanted.ipam_config
-    predefined = network.name in PREDEFINED
-    if ranges is not None:
-        for text in (ranges.ipv4_address, ranges.ipv6_address, *ranges.link_local_ips):
-            if text:
-                _address(text)
-        if predefined and (ranges.ipv4_address or ranges.ipv6_address):
-            raise InvalidParameter(
-                "user specified IP address is supported on user defined networks only"
-            )
-    if predefined and wanted.aliases:
-        raise InvalidParameter(
-            "network-scoped alias is supported only for containers in user defined networks"
-        )
-    if wanted.mac_address:
-        links.parse_mac(wanted.mac_address)
-
-
-def _address(text: str) -> IPAddress:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError as err:
-        raise InvalidParameter(f"invalid IP address: {text}") from err
-
-
 class Endpoints:
     """Makes endpoints, with addresses leased in memory until ``release``."""
 
@@ -74,7 +46,6 @@ class Endpoints:
     ) -> EndpointRecord:
         """An endpoint with its addresses; Forbidden when one is in use, Conflict when none is
         left."""
-        check_settings(network, wanted)
         ipv4 = self._lease(network, 4, wanted)
         try:
             ipv6 = self._lease(network, 6, wanted)
@@ -150,7 +121,7 @@ class Endpoints:
             return None
         if not text:
             return subnet.allocate()
-        address = _address(text)
+        address = ipaddress.ip_address(text)
         subnet.claim(address)
         return address
 
@@ -218,7 +189,7 @@ def network_settings(record: SandboxRecord) -> NetworkSettings:
     default = next((e for e in record.endpoints if e.network == "bridge"), None)
     flat = default.settings if default is not None else EndpointSettings()
     return NetworkSettings(
-        sandbox_id=record.sandbox_id,
+        sandbox_id=record.sandbox_id if record.kind != "shared" else "",
         ports=port_map(record.request.exposed_ports, record.request, record.ports),
         endpoint_id=flat.endpoint_id,
         gateway=flat.gateway,

@@ -154,9 +154,12 @@ class Subnet:
         if gateway is not None:
             self._used.add(int(gateway))
         first, last = int(network.network_address), int(network.broadcast_address)
-        self._first = max(first + 1, int(self.range.network_address))
-        # IPv6 has no broadcast address; /31 and /32 networks are not given out
-        end = last if network.version == 6 else last - 1
+        # a network of one or two addresses has neither of the two (RFC 3021), and IPv6 has no
+        # broadcast address, but one for any of its routers (RFC 4291, section 2.6.1)
+        small = network.num_addresses <= 2
+        self._edges = set() if small else {first, last} if network.version == 4 else {first}
+        self._first = max(first if small else first + 1, int(self.range.network_address))
+        end = last - 1 if last in self._edges else last
         self._last = min(end, int(self.range.broadcast_address))
         self._next = self._first
 
@@ -187,10 +190,7 @@ class Subnet:
                 f"invalid address {address}: It does not belong to any of this network's subnets"
             )
         number = int(address)
-        edges = {int(self.network.network_address)}
-        if self.network.version == 4:
-            edges.add(int(self.network.broadcast_address))
-        if number in self._used or number in edges:
+        if number in self._used or number in self._edges:
             raise Forbidden("Address already in use")
         self._used.add(number)
 
@@ -210,61 +210,111 @@ class Subnet:
         return ipaddress.IPv6Address(number)
 
 
-def checked(config: IPAMConfig) -> IPAMConfig:
-    """A user's range with its values checked against each other and normalized.
-
-    The gateway is the range's first address unless given. InvalidParameter names the value.
-    """
-    network = parse_subnet(config.subnet)
-    inner: IPNetwork | None = None
+def problems(config: IPAMConfig) -> list[str]:
+    """What is wrong with a user's range, in Docker's words."""
+    try:
+        interface = ipaddress.ip_interface(config.subnet)
+    except ValueError:
+        return [f"invalid subnet {config.subnet}: invalid CIDR block notation"]
+    network, found = interface.network, []
+    if "/" not in config.subnet:
+        found.append(f"invalid subnet {config.subnet}: invalid CIDR block notation")
+    elif interface.ip != network.network_address:
+        found.append(f"invalid subnet {config.subnet}: it should be {network}")
     if config.ip_range:
-        try:
-            inner = ipaddress.ip_network(config.ip_range, strict=False)
-        except ValueError as err:
-            raise InvalidParameter(f"invalid ip-range {config.ip_range}: {err}") from err
-        if inner.version != network.version or not overlap(inner, network):
-            raise InvalidParameter(f"invalid ip-range {inner}: it is not within subnet {network}")
-        if inner.prefixlen < network.prefixlen:
-            raise InvalidParameter(
-                f"invalid ip-range {inner}: CIDR block is bigger than its parent subnet {network}"
-            )
-    gateway = config.gateway
-    if gateway:
-        gateway = str(_inside(gateway, network, "gateway"))
+        found += _range_problems(config.ip_range, network)
+    wanted = {f"gateway {config.gateway}": config.gateway} if config.gateway else {}
+    for name, value in (config.aux_addresses or {}).items():
+        wanted[f"auxiliary address {name}"] = value
+    for what, text in wanted.items():
+        reason = _address_problem(text, network)
+        if reason:
+            found.append(f"invalid {what}: {reason}")
+    return found
+
+
+def _range_problems(text: str, network: IPNetwork) -> list[str]:
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:
+        return [f"invalid ip-range {text}: invalid CIDR block notation"]
+    inner = interface.network
+    if inner.version != network.version:
+        return [f"invalid ip-range {text}: parent subnet is an IPv{network.version} block"]
+    found = []
+    if inner.prefixlen < network.prefixlen:
+        found.append(
+            f"invalid ip-range {text}: CIDR block is bigger than its parent subnet {network}"
+        )
+    if interface.ip != inner.network_address:
+        found.append(f"invalid ip-range {text}: it should be {inner}")
+    if not overlap(inner, network):
+        found.append(f"invalid ip-range {text}: parent subnet {network} doesn't contain ip-range")
+    return found
+
+
+def _address_problem(text: str, network: IPNetwork) -> str:
+    try:
+        address = ipaddress.ip_address(_bare(text))
+    except ValueError:
+        return "invalid address"
+    if address.version != network.version:
+        return f"parent subnet is an IPv{network.version} block"
+    return "" if address in network else f"parent subnet {network} doesn't contain this address"
+
+
+def _bare(text: str) -> str:
+    """An address without the prefix length that some clients send with it."""
+    return text.partition("/")[0]
+
+
+def check(configs: Iterable[IPAMConfig]) -> None:
+    """InvalidParameter with all that is wrong with a network's ranges."""
+    found = [problem for config in configs for problem in problems(config)]
+    if found:
+        raise InvalidParameter(f"invalid network config:\n{listed(found)}")
+
+
+def listed(problems: Sequence[str]) -> str:
+    """As Docker lists errors: one alone, or each on a line of its own."""
+    return problems[0] if len(problems) == 1 else "* " + "\n* ".join(problems)
+
+
+def checked(config: IPAMConfig) -> IPAMConfig:
+    """A range with its values checked against each other and normalized. InvalidParameter names
+    what is wrong."""
+    check([config])
+    network = ipaddress.ip_network(config.subnet)
+    inner = ipaddress.ip_interface(config.ip_range).network if config.ip_range else ""
+    gateway = str(ipaddress.ip_address(_bare(config.gateway))) if config.gateway else ""
     auxiliary = {
-        name: str(_inside(value, network, f"auxiliary address {name}"))
+        name: str(ipaddress.ip_address(_bare(value)))
         for name, value in (config.aux_addresses or {}).items()
     }
-    return IPAMConfig(str(network), str(inner) if inner else "", gateway, auxiliary or None)
+    return IPAMConfig(str(network), str(inner), gateway, auxiliary or None)
 
 
 def with_gateway(config: IPAMConfig) -> IPAMConfig:
-    """A checked range whose gateway is set: the first free address when none was given."""
-    if config.gateway:
-        return config
-    subnet = Subnet.of(config)
-    return IPAMConfig(config.subnet, config.ip_range, str(subnet.allocate()), config.aux_addresses)
+    """A checked range whose gateway is set: the range's first address when none was given.
+    Forbidden when the gateway or an auxiliary address cannot be had."""
+    subnet = Subnet.of(IPAMConfig(config.subnet, config.ip_range))
+    try:
+        if config.gateway:
+            subnet.claim(ipaddress.ip_address(config.gateway))
+        gateway = config.gateway or str(subnet.allocate())
+    except (Conflict, Forbidden) as err:
+        raise Forbidden(f"failed to allocate gateway ({config.gateway}): {err}") from None
+    for name, address in (config.aux_addresses or {}).items():
+        try:
+            subnet.claim(ipaddress.ip_address(address))
+        except Forbidden as err:
+            raise Forbidden(
+                f"failed to allocate secondary ip address ({name}:{address}): {err}"
+            ) from None
+    return IPAMConfig(config.subnet, config.ip_range, gateway, config.aux_addresses)
 
 
 def parse_subnet(text: str) -> IPNetwork:
-    try:
-        network = ipaddress.ip_network(text)
-    except ValueError:
-        try:
-            network = ipaddress.ip_network(text, strict=False)
-        except ValueError as err:
-            raise InvalidParameter(f"invalid subnet {text}: invalid CIDR address") from err
-        raise InvalidParameter(f"invalid subnet {text}: it should be {network}") from None
-    if network.prefixlen > network.max_prefixlen - 2:
-        raise InvalidParameter(f"invalid subnet {text}: it has no room for a gateway and a host")
-    return network
-
-
-def _inside(text: str, network: IPNetwork, what: str) -> IPAddress:
-    try:
-        address = ipaddress.ip_address(text.partition("/")[0])
-    except ValueError as err:
-        raise InvalidParameter(f"invalid {what} {text}: not an address") from err
-    if address not in network:
-        raise InvalidParameter(f"invalid {what} {text}: it is not in subnet {network}")
-    return address
+    """A subnet of the daemon's options. InvalidParameter says what is wrong."""
+    check([IPAMConfig(text)])
+    return ipaddress.ip_network(text)

@@ -7,11 +7,9 @@ the namespace, and deleted links, which the kernel takes 30 ms for, go to the wo
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from portside.kernel import netlink
-from portside.model.errors import InvalidParameter
 from portside.networks import links as kernel_links
 from portside.networks import records
 from portside.networks.catalogue import Catalogue
@@ -20,6 +18,10 @@ from portside.networks.links import Links
 from portside.networks.pool import Namespace, NamespaceWorker
 from portside.networks.records import EndpointRecord, SandboxRecord
 
+LINGER = 5.0
+"""Seconds that a pair gets to die with its namespace. One that does not is kept by TCP connections
+that nobody closes any more, which the kernel lets go of after minutes only."""
+
 
 class Plumbing:
     """Changes the interfaces of containers' namespaces."""
@@ -27,6 +29,8 @@ class Plumbing:
     def __init__(self, catalogue: Catalogue, links: Links, worker: NamespaceWorker) -> None:
         self._catalogue, self._links, self._worker = catalogue, links, worker
         self._removals: set[asyncio.Task[None]] = set()
+        self._dying: set[str] = set()
+        self._look: asyncio.TimerHandle | None = None
 
     async def plug_all(self, record: SandboxRecord, space: Namespace) -> None:
         """All interfaces of a new sandbox, and its default routes."""
@@ -87,11 +91,20 @@ class Plumbing:
                     pass  # the namespace is being taken down already
             if shared or space is None:
                 self.remove_later(endpoint)
+            elif endpoint.link:
+                self._dying.add(endpoint.link)
+        if self._dying and self._look is None:
+            self._look = asyncio.get_running_loop().call_later(LINGER, self._delete_dying)
+
+    def _delete_dying(self) -> None:
+        names, self._dying, self._look = sorted(self._dying), set(), None
+        self._in_background(lambda: self._links.delete(names))
 
     def remove_later(self, endpoint: EndpointRecord) -> None:
-        task = asyncio.get_running_loop().create_task(
-            self._worker.run(lambda: self._links.unplug(endpoint))
-        )
+        self._in_background(lambda: self._links.unplug(endpoint))
+
+    def _in_background(self, work: Callable[[], None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._worker.run(work))
         self._removals.add(task)
         task.add_done_callback(self._removal_done)
 
@@ -108,7 +121,10 @@ class Plumbing:
         await self._worker.visit(space.fd, lambda: _delete_link(endpoint.interface))
 
     async def wait(self) -> None:
-        """Until the links that are being deleted are gone."""
+        """Until the links of containers that have ended are gone."""
+        if self._look is not None:
+            self._look.cancel()
+            self._delete_dying()
         await asyncio.gather(*self._removals, return_exceptions=True)
 
 
@@ -119,11 +135,9 @@ def _sysctls(endpoint: EndpointRecord) -> list[tuple[str, str]]:
         found.append((f"ipv6/conf/{endpoint.interface}/disable_ipv6", "0"))
     text = (endpoint.settings.driver_opts or {}).get(records.ENDPOINT_SYSCTLS, "")
     for item in filter(None, text.split(",")):
-        name, equals, value = item.partition("=")
-        name = re.sub("ifname", "IFNAME", name, flags=re.I)  # the docker CLI writes it small
-        parts = name.replace("IFNAME", endpoint.interface).split(".")
-        if not equals or parts[0] != "net" or "IFNAME" not in name or "" in parts or "/" in name:
-            raise InvalidParameter(f"invalid endpoint sysctl {item!r}: net.X.Y.IFNAME.Z=VALUE")
+        name, _, value = item.partition("=")  # its form was checked: wishes.py
+        parts = name.split(".")
+        parts[3] = endpoint.interface
         found.append(("/".join(parts[1:]), value))
     return found
 

@@ -28,6 +28,10 @@ _TYPES = {
 }
 
 
+RELAYED = ("tcp", "udp")
+"""Protocols the engine can pass on between IP versions."""
+
+
 class Publication(msgspec.Struct, frozen=True):
     """One published port: a host address and port led to a container's."""
 
@@ -295,7 +299,7 @@ def _targets(
         pairs.append((item.host_ip or "0.0.0.0", str(ipv4)))
     if ipv6 is not None and (not item.host_ip or ":" in item.host_ip):
         pairs.append((item.host_ip or "::", str(ipv6)))
-    elif relay and ipv4 is not None and item.protocol == "tcp" and "." not in item.host_ip:
+    elif relay and ipv4 is not None and item.protocol in RELAYED and "." not in item.host_ip:
         pairs.append((item.host_ip or "::", str(ipv4)))
     return pairs
 

@@ -1,9 +1,9 @@
 """IPv6 clients of containers that have IPv4 only.
 
 The kernel cannot translate between the two, so the engine accepts these TCP connections on the
-socket that keeps the port and passes the bytes on. Everything else published goes through the
-firewall, without a copy; what passes here shows the engine's address to the container, and is
-cut off when the engine stops.
+socket that keeps the port and passes the bytes on, and datagrams likewise (``datagrams.py``).
+Everything else published goes through the firewall, without a copy; what passes here shows the
+engine's address to the container, and is cut off when the engine stops.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import logging
 import socket
 
+from portside.networks.datagrams import Datagrams
 from portside.networks.ports import Publication
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,14 @@ class Relays:
         self._loop = asyncio.get_running_loop()
         self._listening: dict[Publication, socket.socket] = {}
         self._connections: set[asyncio.Task[None]] = set()
+        self._datagrams: dict[Publication, Datagrams] = {}
 
     def open(self, publication: Publication, listener: socket.socket) -> None:
         """Serve a port on its listening socket."""
-        if publication not in self._listening:
+        if publication.protocol == "udp":
+            if publication not in self._datagrams:
+                self._datagrams[publication] = Datagrams(publication, listener)
+        elif publication not in self._listening:
             self._listening[publication] = listener
             self._watch(publication)
 
@@ -46,9 +51,12 @@ class Relays:
         listener = self._listening.pop(publication, None)
         if listener is not None:
             self._loop.remove_reader(listener.fileno())
+        datagrams = self._datagrams.pop(publication, None)
+        if datagrams is not None:
+            datagrams.close()
 
     def close_all(self) -> None:
-        for publication in list(self._listening):
+        for publication in [*self._listening, *self._datagrams]:
             self.close(publication)
         for task in self._connections:
             task.cancel()

@@ -17,11 +17,19 @@ from contextlib import ExitStack, suppress
 import msgspec
 
 from portside.kernel import netns
-from portside.model.errors import Conflict, Forbidden, PortsideError, SystemFailure
+from portside.model.errors import (
+    Conflict,
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    PortsideError,
+    SystemFailure,
+)
 from portside.model.events import Publisher
 from portside.model.ids import new_id
 from portside.model.instance import Instance
 from portside.model.network import (
+    UNCONNECTED,
     EndpointSettings,
     NetworkAttachment,
     NetworkOptions,
@@ -31,12 +39,7 @@ from portside.model.network import (
 from portside.networks import records
 from portside.networks.catalogue import Catalogue
 from portside.networks.connecting import Connections
-from portside.networks.endpoints import (
-    Endpoints,
-    check_settings,
-    choose_interface,
-    network_settings,
-)
+from portside.networks.endpoints import Endpoints, choose_interface, network_settings
 from portside.networks.firewall import Firewall
 from portside.networks.hostfiles import HostFiles
 from portside.networks.links import Links
@@ -48,6 +51,7 @@ from portside.networks.publish import Publisher as PortPublisher
 from portside.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from portside.networks.ruleset import LinkRule
 from portside.networks.sandbox import Book, Sandbox
+from portside.networks.wishes import check_settings
 from portside.store.db import Database
 
 
@@ -95,6 +99,8 @@ class Sandboxes:
             if mode.startswith("container:"):
                 return self._attach_shared(request, mode.partition(":")[2])
             return await self._attach_own(request)
+        except (NotFound, InvalidParameter, Forbidden, SystemFailure) as err:  # Docker's words
+            raise type(err)(f"failed to set up container networking: {err}") from err
         except OSError as err:
             raise SystemFailure(f"cannot set up the network of {request.name}: {err}") from err
 
@@ -142,6 +148,8 @@ class Sandboxes:
     def plan(self, request: NetworkRequest) -> list[tuple[NetworkRecord, EndpointSettings]]:
         """The networks of a request in the order of their interfaces; NotFound."""
         mode = request.mode or "default"
+        if mode == UNCONNECTED:
+            return []
         first = self._catalogue.resolve("bridge" if mode == "default" else mode)
         wanted = self._wanted(request, first)
         if request.mac_address and not wanted.mac_address:
@@ -156,20 +164,20 @@ class Sandboxes:
         for network, settings in plans.values():
             if network.resource.config_only:
                 raise Forbidden(
-                    f"cannot connect container to network {network.name}: "
-                    "it is a configuration-only network"
+                    "cannot create endpoint on configuration-only network: "
+                    f"{network.name} is only a template for others"
                 )
             if len(plans) > 1 and network.driver in ("host", "null"):
                 raise Conflict(
                     f"container cannot be connected to network {network.name} and others at once"
                 )
-            check_settings(network, settings)
+            check_settings(network.name, network, settings)
         return list(plans.values())
 
     async def _attach_own(self, request: NetworkRequest) -> NetworkAttachment:
         plans = self.plan(request)
         names = any(network.has_names for network, _ in plans)
-        if plans[0][0].driver == "bridge":
+        if plans and plans[0][0].driver == "bridge":
             space = await self._pool.take(names)
         else:
             space = await self._pool.take_bare(names)

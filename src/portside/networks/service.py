@@ -30,7 +30,7 @@ from portside.model.network import (
 from portside.networks import catalogue as catalogue_module
 from portside.networks import explain, files, predefined
 from portside.networks.catalogue import Catalogue
-from portside.networks.endpoints import check_settings, network_settings
+from portside.networks.endpoints import network_settings
 from portside.networks.firewall import Firewall
 from portside.networks.links import Links, enable_forwarding, parse_mac
 from portside.networks.pool import NamespacePool, NamespaceWorker
@@ -38,6 +38,7 @@ from portside.networks.ports import parse_port, parse_wanted
 from portside.networks.records import NetworkRecord
 from portside.networks.rules import network_rules
 from portside.networks.sandboxes import Sandboxes
+from portside.networks.wishes import check_settings
 from portside.store.db import Database
 
 log = logging.getLogger(__name__)
@@ -170,15 +171,22 @@ class NetworkService:
                 ipaddress.ip_address(server.partition("%")[0])
             except ValueError as err:
                 raise InvalidParameter(f"{server} is not an IP address (--dns)") from err
-        for name, settings in request.endpoints.items():
-            with contextlib.suppress(PortsideError):
-                network = self._catalogue.resolve("bridge" if name == "default" else name)
-                check_settings(network, settings)
+        for key, settings in request.endpoints.items():
+            self._check_wishes("bridge" if key == "default" else key, settings)
         if request.mode == "host" and request.port_bindings:
             return ["Published ports are discarded when using host network mode"]
         if request.mode in ("host", "none") or request.mode.startswith("container:"):
             return []
         return self._sandboxes.ports.warnings(wanted)
+
+    def _check_wishes(self, name: str, wanted: EndpointSettings) -> None:
+        network = None
+        with contextlib.suppress(PortsideError):
+            network = self._catalogue.resolve(name)
+        try:
+            check_settings(network.name if network is not None else name, network, wanted)
+        except InvalidParameter as err:
+            raise InvalidParameter(f"invalid config for network {name}: {err}") from None
 
     async def attach(self, request: NetworkRequest) -> NetworkAttachment:
         """Give a container about to start its network, ready to use: loopback, interfaces,
@@ -311,21 +319,36 @@ class NetworkService:
             )
         for other in self._catalogue.all():
             if record.resource.config_only and other.resource.config_from.network == record.name:
-                raise Forbidden(f"configuration network {record.name} is in use by {other.name}")
-        # the record goes last: a crash before that leaves a network that can be removed again
-        if record.driver == "bridge":
-            self._firewall.set_network(record.id, None)
-        doomed = record
-        await self._worker.run(lambda: self._links.remove(doomed))
-        self._catalogue.delete(record)
+                raise Forbidden(
+                    "error while removing network: "
+                    f'configuration network "{record.name}" is in use by {other.name}'
+                )
+        await self._take_down(record)
         self._expect_names()
         self._announce("destroy", record)
         return record.id
+
+    async def _take_down(self, record: NetworkRecord) -> None:
+        """The record goes last: a crash before that leaves a network that can be removed again.
+        Meanwhile no container finds it."""
+        self._catalogue.hide(record)
+        try:
+            if record.driver == "bridge":
+                self._firewall.set_network(record.id, None)
+            await self._worker.run(lambda: self._links.remove(record))
+        except BaseException:
+            self._catalogue.put(record)
+            if record.driver == "bridge":
+                self._firewall.set_network(record.id, network_rules(record))
+            raise
+        self._catalogue.delete(record)
 
     async def prune(self, filters: Mapping[str, Iterable[str]] | None = None) -> builtins.list[str]:
         """Remove all user networks nobody uses; their names."""
         wanted = {key: builtins.list(values) for key, values in (filters or {}).items()}
         until = wanted.pop("until", [])
+        if len(until) > 1:
+            raise InvalidParameter("more than one until filter specified")
         unknown = set(wanted) - {"label", "label!"}
         if unknown:
             raise InvalidParameter(f"invalid filter '{sorted(unknown)[0]}'")
@@ -337,7 +360,7 @@ class NetworkService:
             if until and not catalogue_module.older(record.resource.created, until[0]):
                 continue
             if catalogue_module.matches(record.resource, wanted, used):
-                with contextlib.suppress(Forbidden):
+                with contextlib.suppress(Forbidden, NotFound):
                     await self.remove(record.id)
                     removed.append(record.name)
         return removed

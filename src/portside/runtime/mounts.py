@@ -56,6 +56,10 @@ _IGNORED = frozenset(
     "bind rbind defaults async sync remount tmpcopyup z Z nocopy copy idmap ridmap norro".split()
 )
 """Options that say what other fields say already, or nothing here."""
+_WRONG_KIND = (
+    "not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if "
+    "the specified host path exists and is the expected type"
+)
 MAX_LINKS = 40
 """Links followed on the way to a mount's destination, as many as the kernel would
 (path_resolution(7))."""
@@ -173,7 +177,7 @@ def filesystem(kind: str, source: str, data: list[str], attributes: int) -> int:
             return overlay(lower, options=others, attributes=attributes, private=True)
     context = fsopen.fsopen(kind)
     try:
-        if source and kind not in ("proc", "sysfs", "cgroup"):
+        if source:
             fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "source", source)
         for option in data:
             key, equals, value = option.partition("=")
@@ -243,6 +247,8 @@ def _attach(root: int, tree: int, destination: str, *, directory: bool, options:
             )
         target = resolve(root, destination, directory)
         try:
+            if stat.S_ISDIR(os.fstat(target).st_mode) != directory:
+                raise NotADirectoryError(errno.ENOTDIR, _WRONG_KIND)
             kernel.move_mount(tree, target, destination)
         finally:
             os.close(target)
@@ -368,7 +374,7 @@ def _show_hierarchy(
 def _cgroup_tree(kind: str, options: Parsed, data: list[str], host: str, group: str) -> int:
     """A fresh mount; with a user namespace but none for control groups, the host's is shown."""
     try:
-        return filesystem(kind, "", data, options.set)
+        return filesystem(kind, "cgroup", data, options.set)
     except PermissionError:
         if not group:
             raise

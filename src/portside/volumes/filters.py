@@ -29,7 +29,7 @@ def truth(filters: Filters, name: str) -> bool | None:
         return True
     if all(value.lower() in ("0", "false") for value in values):
         return False
-    raise InvalidParameter(f"invalid filter '{name}={list(values)}'")
+    raise InvalidParameter(f"invalid filter '{name}=[{' '.join(values)}]'")
 
 
 def matches(volume: Volume, filters: Filters, *, used: bool) -> bool:

@@ -66,16 +66,13 @@ class VolumeService:
     async def create(self, request: VolumeCreate) -> Volume:
         """Make a volume, or return the one of that name.
 
-        InvalidParameter for a bad name or option, Conflict when the name belongs to another
-        driver, NotFound for an unknown driver.
+        InvalidParameter for a bad name or option, NotFound for an unknown driver.
         """
         labels = dict(request.labels) if request.labels is not None else None
         name = request.name
         if not name:
             name, labels = new_id(), {ANONYMOUS: "", **(labels or {})}
         if request.driver not in ("", "local"):
-            if self._records.find(name) is not None:
-                raise Conflict(f"create {name}: conflict: volume name must be unique")
             raise NotFound(
                 f"create {name}: error looking up volume plugin {request.driver}: "
                 f'plugin "{request.driver}" not found'
@@ -119,13 +116,14 @@ class VolumeService:
                 if force:
                     return
                 raise NotFound(f"get {name}: no such volume")
-            users = self.users(name)
-            if users:
-                raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
             await self._remove(name)
 
     async def prune(self, filters: Filters | None = None) -> VolumePrune:
-        """Remove volumes without users: anonymous ones, or all with the filter ``all=true``."""
+        """Remove volumes without users: anonymous ones, or all with the filter ``all=true``.
+
+        Those with options stay, as in Docker: their files are on a device or a server of the
+        user's, and removing them would free no space here.
+        """
         wanted = filters or {}
         matching.check(wanted, matching.PRUNE)
         everything = matching.truth(wanted, "all") is True
@@ -133,15 +131,19 @@ class VolumeService:
         reclaimed = 0
         for record in self._records.all():
             volume = self._records.volume(record)
-            if not everything and ANONYMOUS not in (volume.labels or {}):
+            if record.options or not (everything or ANONYMOUS in (volume.labels or {})):
                 continue
             if not matching.matches(volume, wanted, used=False):
                 continue
             async with self._locked(record.name):
                 if self.users(record.name) or self._records.find(record.name) is None:
                     continue
-                reclaimed += max(0, await self._size(record))
-                await self._remove(record.name)
+                size = await self._size(record)
+                try:
+                    await self._remove(record.name)
+                except Conflict:  # a container has taken it meanwhile
+                    continue
+            reclaimed += max(0, size)
             deleted.append(record.name)
         self._publish("volume", "prune", "", {"reclaimed": str(reclaimed)})
         return VolumePrune(deleted, reclaimed)
@@ -184,13 +186,14 @@ class VolumeService:
     async def copy_up(self, name: str, rootfs: Rootfs, path: str, subpath: str = "") -> bool:
         """Fill an empty volume with what the image has at ``path``; whether it did.
 
-        Owner and mode of the directory come along. A volume that holds anything, or one that
-        is a file system or a bind, is left as it is (as Docker leaves it). Only what is whole
-        becomes visible, unless a running container has the volume mounted already.
+        Owner and mode of the directory come along. A volume that holds anything is left as it
+        is. Only what is whole becomes visible, unless a running container has the volume mounted
+        already, or its files are elsewhere (``device``).
         """
         record = self._records.get(name)
-        if record.options and "device" in record.options:
-            return False
+        wanted = options.parse(name, record.options or {})
+        if wanted is not None:
+            return not subpath and await self._fill_device(record, wanted, rootfs, path)
         async with self._locked(name):
             data = self._records.data(name)
             if subpath or os.listdir(data):
@@ -209,6 +212,25 @@ class VolumeService:
                 self._store.trash.discard(fill)
                 raise
             return True
+
+    async def _fill_device(
+        self, record: Record, wanted: options.MountOptions, rootfs: Rootfs, path: str
+    ) -> bool:
+        """Fill an empty directory or file system of the user's. A tmpfs would forget it, and
+        what is not there is told at the start."""
+        missing = wanted.is_bind and not os.path.isdir(wanted.device)
+        if missing or wanted.type == "tmpfs" or "ro" in wanted.words:
+            return False
+        user = new_id()
+        async with self._locked(record.name):
+            target = (await self._mounts.mount(record, user, "")).source
+            try:
+                if os.listdir(target):
+                    return False
+                job = CopyUp(rootfs=rootfs, path=path, target=target)
+                return bool(await self._store.workers.run(job))
+            finally:
+                await self._mounts.unmount(record.name, user)
 
     def mountpoint(self, name: str) -> str:
         """Where a volume's files are on the host."""
@@ -303,9 +325,14 @@ class VolumeService:
             raise
 
     async def _remove(self, name: str) -> None:
+        """Conflict when containers use it. They take a volume without waiting for its lock:
+        nothing is awaited between the last look and the end."""
         data = self._records.data(name)
-        if mounted(data):
+        if not self.users(name) and mounted(data):
             await self._mounts.restore(set(self._all_running(name)))
+        users = self.users(name)
+        if users:
+            raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
         if mounted(data):
             raise Conflict(f"remove {name}: its file system is busy and cannot be unmounted")
         self._records.remove(name)
