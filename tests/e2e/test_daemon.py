@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from enginekit import ROOT, RunningEngine
+from enginekit import ROOT, RunningEngine, docker_runner
 
 from portside.model.instance import DEFAULT_SOCKET
 
@@ -215,6 +216,32 @@ SAMPLE = re.compile(
     r'# (HELP|TYPE) \w+ .+|\w+(\{(\w+="([^"\\\n]|\\.)*",?)+\})? [-+]?(\d[\d.e+-]*|Inf|NaN)'
 )
 """A line of Prometheus's text format."""
+
+
+def test_descriptors_for_the_engine_and_not_for_containers() -> None:
+    """It raises its own limit; containers get what it was started with."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 4096:
+        pytest.skip("the hard limit of open files is too low to be told from another")
+    engine = RunningEngine()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        engine.start()
+        assert resource.prlimit(engine.pid, resource.RLIMIT_NOFILE)[0] > 1024
+        docker = docker_runner(["docker"], {**os.environ, "DOCKER_HOST": engine.host})
+        show = ("run", "--rm", "portside/base", "sh", "-c", "ulimit -n")
+        assert docker(*show).stdout == "1024\n"
+        os.kill(launcher_of(engine), signal.SIGKILL)
+        assert docker(*show).stdout == "1024\n"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        engine.remove()
+
+
+def launcher_of(engine: RunningEngine) -> int:
+    children = Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text().split()
+    named = {Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for pid in children}
+    return named["portside-launch"]
 
 
 def test_a_third_signal_does_not_wait(private_engine: RunningEngine) -> None:
