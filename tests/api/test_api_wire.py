@@ -78,6 +78,9 @@ def test_every_version_answers(engine: RunningEngine, version: str) -> None:
         ("/containers/json?filters=%7B%22nope%22%3A%5B%22x%22%5D%7D", 400, "invalid filter 'nope'"),
         ("/containers/json?limit=many", 400, None),
         ("/events?since=5&until=3", 400, "`since` time (5) cannot be after `until` time (3)"),
+        ("/containers/json?all=%zz", 400, 'invalid URL escape "%zz"'),
+        ("/containers/json?all=1;limit=1", 400, "invalid semicolon separator in query"),
+        ("/containers/x/checkpoints", 501, None),
         ("/swarm", 503, None),
         ("/services", 503, None),
     ],
@@ -94,7 +97,17 @@ def test_errors(engine: RunningEngine, path: str, status: int, message: str | No
 @pytest.mark.parametrize(
     ("body", "headers", "words"),
     [
-        (b"{", {"Content-Type": "application/json"}, "invalid JSON"),
+        (b"{", {"Content-Type": "application/json"}, "invalid JSON: unexpected EOF"),
+        (
+            b'{"Image":"x"} more',
+            {"Content-Type": "application/json"},
+            "unexpected content after JSON",
+        ),
+        (
+            b"{Image",
+            {"Content-Type": "application/json"},
+            "invalid character 'I' looking for beginning of object key string",
+        ),
         (b"[]", {"Content-Type": "application/json"}, "invalid JSON"),
         (b"", {"Content-Type": "application/json"}, "config cannot be empty"),
         (
@@ -115,6 +128,34 @@ def test_malformed_bodies(
     status, _, data = engine.request("POST", "/containers/create", body, headers)
     assert status == 400
     assert words in json.loads(data)["message"]
+
+
+@pytest.mark.parametrize("auth", ["%", "/w==", "bm9jb2xvbg=="])
+def test_credentials_that_cannot_be_read(engine: RunningEngine, auth: str) -> None:
+    status, _, data = engine.request("POST", "/auth", {"auth": auth})
+    assert status == 400
+    assert "invalid auth configuration" in json.loads(data)["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("//version", "/version"),
+        ("/v1.41//containers/json?all=1", "/v1.41/containers/json?all=1"),
+        ("/images//json", "/images/json"),
+        ("/a/../v1.41/./info", "/v1.41/info"),
+    ],
+)
+def test_untidy_paths_are_told_the_tidy_one(engine: RunningEngine, path: str, place: str) -> None:
+    status, headers, _ = engine.request("GET", path)
+    assert (status, headers["location"]) == (301, place)
+
+
+def test_options_are_answered_without_leave_for_other_sites(engine: RunningEngine) -> None:
+    headers = {"Origin": "http://elsewhere", "Access-Control-Request-Method": "POST"}
+    status, found, data = engine.request("OPTIONS", "/containers/json", headers=headers)
+    assert (status, data) == (200, b"")
+    assert not [name for name in found if name.startswith("access-control")]
 
 
 def test_an_oversized_body_is_refused(engine: RunningEngine) -> None:
@@ -171,6 +212,13 @@ def test_expect_continue(engine: RunningEngine) -> None:
         assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(b"{}")
         assert sock.recv(10000).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_refused_body_is_not_waited_for(engine: RunningEngine) -> None:
+    head = b"POST /x HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    found = talk(engine, head)
+    assert found.startswith(b"HTTP/1.1 404 ")
+    assert b"Connection: close" in found
 
 
 def test_slow_and_silent_clients_block_nobody(engine: RunningEngine) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from portside.api import params, reply
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
-from portside.model.errors import NotImplementedHere
+from portside.model.errors import InvalidParameter, NotImplementedHere
 
 if TYPE_CHECKING:
     from portside.api.app import Api
@@ -36,4 +36,6 @@ async def prune(api: Api, request: Request, _: str) -> Answer:
 
 @router.add("POST", "/build/cancel")
 async def cancel(api: Api, request: Request, _: str) -> Answer:
-    return Response(204)
+    if not params.text(request, "id"):
+        raise InvalidParameter("build ID not provided")
+    return Response(200)

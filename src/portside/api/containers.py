@@ -57,6 +57,8 @@ async def inspect(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/containers/{name}/start")
 async def start(api: Api, request: Request, name: str) -> Answer:
+    if params.text(request, "checkpoint"):
+        raise InvalidParameter("checkpoints are not built into Portside")
     await api.engine.containers.start_container(name)
     return Response(204)
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 FORMAT = """
   -f, --format string   Print by a Go template, or 'json'
 """
-_PATIENCE = 10_000
-"""Milliseconds that an engine may take to end after its last answer."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
 
 
@@ -246,5 +244,5 @@ def _await_end(process: int) -> None:
 
     poll = select.poll()
     poll.register(process, select.POLLIN)
-    poll.poll(_PATIENCE)
+    poll.poll()  # as long as its containers take to end, which they may be asked for
     os.close(process)
