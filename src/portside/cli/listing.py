@@ -165,6 +165,8 @@ SHOWN = ("ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names")
   -s, --size            Show sizes
 """)  # fmt: skip
 def ps(session: Session, options: Options, arguments: list[str]) -> None:
+    if options.flag("quiet") and options.text("format"):
+        session.warn("WARNING: Ignoring custom format, because both --format and --quiet are set.")
     format = options.text("format") or ("" if options.flag("quiet") else
                                         session.config.text("psFormat"))  # fmt: skip
     limit = options.number("last") or 0
@@ -181,7 +183,7 @@ def ps(session: Session, options: Options, arguments: list[str]) -> None:
         },
     )
     view = _View(options.flag("no-trunc"))
-    if options.flag("quiet") and format in ("", "table"):
+    if options.flag("quiet"):
         for item in found:
             session.out(_id(item, view))
         return

@@ -35,10 +35,12 @@ def version(session: Session, options: Options, arguments: list[str]) -> int:
         problem = describe(err)
     client = _client_version(session)
     if options.given("format"):
+        from portside.cli import shapes
         from portside.cli.format import print_value
 
         value = {"Client": client, "Server": server}
-        print_value(session, options.text("format"), value, "version", "versionInfo")
+        shape = shapes.version
+        print_value(session, options.text("format"), value, "version", "versionInfo", shape)
     else:
         session.out(_version_text(client, server))
     if problem:
@@ -61,7 +63,7 @@ def _client_version(session: Session) -> dict[str, Any]:
         "Os": "linux",
         "Arch": _ARCHITECTURES.get(machine, machine),
         "BuildTime": "",
-        "Context": os.environ.get("DOCKER_CONTEXT", "") or "default",
+        "Context": session.context,
     }
 
 
