@@ -372,6 +372,14 @@ def test_tls_asks_for_a_certificate_and_hijacks_work(
         engine.remove()
 
 
+def test_tls_files_that_are_missing_are_named(tmp_path: Path) -> None:
+    places = ("--data-root", f"{tmp_path}/d", "--exec-root", f"{tmp_path}/x", "-H",
+              f"tcp://127.0.0.1:{free_port()}")  # fmt: skip
+    done = daemon("--tls", "--tlscert", "/nowhere/cert", "--tlskey", "/nowhere/key", *places)
+    assert done.returncode == 1
+    assert "could not load the TLS files: /nowhere/cert, /nowhere/key: no such file" in done.stderr
+
+
 def test_open_tcp_is_refused(tmp_path: Path) -> None:
     root = tempfile.mkdtemp(prefix="ps-", dir="/tmp")
     try:

@@ -57,7 +57,7 @@ def _cleaned(path: str) -> str:
 
 
 def _moved(path: str, query: str) -> Response:
-    """Where the client should have asked: no name is empty, so ``//`` is never meant."""
+    """Where the client should have asked (a slash before a container's name is no mistake)."""
     return Response(301, headers={"Location": quote(path) + (f"?{query}" if query else "")})
 
 
@@ -93,10 +93,10 @@ class Api:
         try:
             if request.method == "OPTIONS":
                 return Response(200)
-            if (clean := _cleaned(request.head.path)) != request.head.path:
-                return _moved(clean, request.head.query)
             path = self._strip_version(request)
             found = self.router.find(request.head.method, path)
+            if found is None and (clean := _cleaned(request.head.path)) != request.head.path:
+                return _moved(clean, request.head.query)
             if found is None or request.version < found[0].minimum:
                 raise NotFound("page not found")
             route, name = found
