@@ -360,14 +360,15 @@ def test_tls_asks_for_a_certificate_and_hijacks_work(
             "DOCKER_CONFIG": str(tmp_path),
         }
         data = os.urandom(400_000)
-        done = subprocess.run(
-            [*docker_command, "run", "-i", "--rm", "portside/base", "cat"],
-            input=data,
-            capture_output=True,
-            env=env,
-            timeout=60,
-        )
-        assert done.stdout == data, done.stderr
+        for command in (docker_command, [str(ROOT / "portside")]):
+            done = subprocess.run(
+                [*command, "run", "-i", "--rm", "portside/base", "cat"],
+                input=data,
+                capture_output=True,
+                env=env,
+                timeout=60,
+            )
+            assert done.stdout == data, (command, done.stderr)
     finally:
         engine.remove()
 

@@ -31,6 +31,7 @@ for _method, _path in (("POST", "/build"), ("POST", "/session"), ("POST", "/grpc
 async def prune(api: Api, request: Request, _: str) -> Answer:
     """There is no build cache, so there is nothing to free."""
     params.filters(request)
+    api.engine.events("builder", "prune", "", {"reclaimed": "0"})
     return reply.json({"CachesDeleted": None, "SpaceReclaimed": 0})
 
 

@@ -151,8 +151,10 @@ class Endpoint:
             return sock
         import ssl
 
+        from portside.client.tls import TlsSocket
+
         try:
-            return context.wrap_socket(sock, server_hostname=self.host)
+            return TlsSocket(sock, context, self.host)  # type: ignore[return-value]
         except ssl.SSLError as err:
             sock.close()
             raise Unavailable(f"TLS with the engine at {self.text} failed: {err}") from err
