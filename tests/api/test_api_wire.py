@@ -81,6 +81,14 @@ def test_every_version_answers(engine: RunningEngine, version: str) -> None:
         ("/containers/json?all=%zz", 400, 'invalid URL escape "%zz"'),
         ("/containers/json?all=1;limit=1", 400, "invalid semicolon separator in query"),
         ("/containers/x/checkpoints", 501, None),
+        ("/containers/x/logs", 400, "Bad parameters: you must choose at least one stream"),
+        ("/containers/x/archive", 400, "bad parameter: path cannot be empty"),
+        (
+            "/volumes?filters=%7B%22dangling%22%3A%5B%22x%22%5D%7D",
+            400,
+            "invalid filter 'dangling=[x]'",
+        ),
+        ("/plugins?filters=%7B%22nope%22%3A%5B%22x%22%5D%7D", 400, "invalid filter 'nope'"),
         ("/swarm", 503, None),
         ("/services", 503, None),
     ],
@@ -137,6 +145,13 @@ def test_credentials_that_cannot_be_read(engine: RunningEngine, auth: str) -> No
     assert "invalid auth configuration" in json.loads(data)["message"]
 
 
+@pytest.mark.parametrize("address", ["::bad::", "a b", "x:y", "http://"])
+def test_what_is_no_address_of_a_registry(engine: RunningEngine, address: str) -> None:
+    status, _, data = engine.request("POST", "/auth", {"serveraddress": address})
+    assert status == 400
+    assert "invalid registry address" in json.loads(data)["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "place"),
     [
@@ -156,6 +171,19 @@ def test_options_are_answered_without_leave_for_other_sites(engine: RunningEngin
     status, found, data = engine.request("OPTIONS", "/containers/json", headers=headers)
     assert (status, data) == (200, b"")
     assert not [name for name in found if name.startswith("access-control")]
+
+
+def test_events_look_over_filters_they_do_not_know(engine: RunningEngine) -> None:
+    path = "/events?since=1&until=2&filters=%7B%22nope%22%3A%5B%22x%22%5D%7D"
+    assert engine.request("GET", path)[0] == 200
+
+
+def test_a_start_takes_no_body(engine: RunningEngine) -> None:
+    status, _, data = engine.request("POST", "/containers/x/start", {"Binds": ["/a:/b"]})
+    assert status == 400 and b"non-empty request body" in data
+    for body in (b"{}", b"null", b""):
+        headers = {"Content-Type": "application/json"}
+        assert engine.request("POST", "/containers/x/start", body, headers)[0] == 404
 
 
 def test_an_oversized_body_is_refused(engine: RunningEngine) -> None:

@@ -18,6 +18,11 @@ _TEXT = (
     "building images is not built into Portside yet: build elsewhere, then pull or load the image"
 )
 
+_FILTERS = frozenset(
+    ("until", "id", "label", "label!", "parent", "type", "description", "inuse", "shared",
+     "private", "unused-for", "mutable", "immutable")
+)  # fmt: skip
+
 
 async def _not_built(api: Api, request: Request, _: str) -> Answer:
     raise NotImplementedHere(_TEXT)
@@ -30,7 +35,7 @@ for _method, _path in (("POST", "/build"), ("POST", "/session"), ("POST", "/grpc
 @router.add("POST", "/build/prune", since=(1, 31))
 async def prune(api: Api, request: Request, _: str) -> Answer:
     """There is no build cache, so there is nothing to free."""
-    params.filters(request)
+    params.accept_filters(params.filters(request), _FILTERS)
     api.engine.events("builder", "prune", "", {"reclaimed": "0"})
     return reply.json({"CachesDeleted": None, "SpaceReclaimed": 0})
 

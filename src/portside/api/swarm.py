@@ -75,7 +75,7 @@ _register(
 
 @router.add("GET", "/plugins")
 async def plugins(api: Api, request: Request, _: str) -> Answer:
-    params.filters(request)
+    params.accept_filters(params.filters(request), frozenset(("enabled", "capability")))
     return reply.json([])
 
 

@@ -18,6 +18,7 @@ def check(filters: Filters, known: Collection[str]) -> None:
     for name in filters:
         if name not in known:
             raise InvalidParameter(f"invalid filter '{name}'")
+    truth(filters, "dangling")
 
 
 def truth(filters: Filters, name: str) -> bool | None:
@@ -29,7 +30,7 @@ def truth(filters: Filters, name: str) -> bool | None:
         return True
     if all(value.lower() in ("0", "false") for value in values):
         return False
-    raise InvalidParameter(f"invalid filter '{name}={list(values)}'")
+    raise InvalidParameter(f"invalid filter '{name}=[{' '.join(values)}]'")
 
 
 def matches(volume: Volume, filters: Filters, *, used: bool) -> bool:
