@@ -78,6 +78,17 @@ def test_every_version_answers(engine: RunningEngine, version: str) -> None:
         ("/containers/json?filters=%7B%22nope%22%3A%5B%22x%22%5D%7D", 400, "invalid filter 'nope'"),
         ("/containers/json?limit=many", 400, None),
         ("/events?since=5&until=3", 400, "`since` time (5) cannot be after `until` time (3)"),
+        ("/containers/json?all=%zz", 400, 'invalid URL escape "%zz"'),
+        ("/containers/json?all=1;limit=1", 400, "invalid semicolon separator in query"),
+        ("/containers/x/checkpoints", 501, None),
+        ("/containers/x/logs", 400, "Bad parameters: you must choose at least one stream"),
+        ("/containers/x/archive", 400, "bad parameter: path cannot be empty"),
+        (
+            "/volumes?filters=%7B%22dangling%22%3A%5B%22x%22%5D%7D",
+            400,
+            "invalid filter 'dangling=[x]'",
+        ),
+        ("/plugins?filters=%7B%22nope%22%3A%5B%22x%22%5D%7D", 400, "invalid filter 'nope'"),
         ("/swarm", 503, None),
         ("/services", 503, None),
     ],
@@ -94,7 +105,17 @@ def test_errors(engine: RunningEngine, path: str, status: int, message: str | No
 @pytest.mark.parametrize(
     ("body", "headers", "words"),
     [
-        (b"{", {"Content-Type": "application/json"}, "invalid JSON"),
+        (b"{", {"Content-Type": "application/json"}, "invalid JSON: unexpected EOF"),
+        (
+            b'{"Image":"x"} more',
+            {"Content-Type": "application/json"},
+            "unexpected content after JSON",
+        ),
+        (
+            b"{Image",
+            {"Content-Type": "application/json"},
+            "invalid character 'I' looking for beginning of object key string",
+        ),
         (b"[]", {"Content-Type": "application/json"}, "invalid JSON"),
         (b"", {"Content-Type": "application/json"}, "config cannot be empty"),
         (
@@ -115,6 +136,54 @@ def test_malformed_bodies(
     status, _, data = engine.request("POST", "/containers/create", body, headers)
     assert status == 400
     assert words in json.loads(data)["message"]
+
+
+@pytest.mark.parametrize("auth", ["%", "/w==", "bm9jb2xvbg=="])
+def test_credentials_that_cannot_be_read(engine: RunningEngine, auth: str) -> None:
+    status, _, data = engine.request("POST", "/auth", {"auth": auth})
+    assert status == 400
+    assert "invalid auth configuration" in json.loads(data)["message"]
+
+
+@pytest.mark.parametrize("address", ["::bad::", "a b", "x:y", "http://"])
+def test_what_is_no_address_of_a_registry(engine: RunningEngine, address: str) -> None:
+    status, _, data = engine.request("POST", "/auth", {"serveraddress": address})
+    assert status == 400
+    assert "invalid registry address" in json.loads(data)["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("//version", "/version"),
+        ("/v1.41//containers/json?all=1", "/v1.41/containers/json?all=1"),
+        ("/images//json", "/images/json"),
+        ("/a/../v1.41/./info", "/v1.41/info"),
+    ],
+)
+def test_untidy_paths_are_told_the_tidy_one(engine: RunningEngine, path: str, place: str) -> None:
+    status, headers, _ = engine.request("GET", path)
+    assert (status, headers["location"]) == (301, place)
+
+
+def test_options_are_answered_without_leave_for_other_sites(engine: RunningEngine) -> None:
+    headers = {"Origin": "http://elsewhere", "Access-Control-Request-Method": "POST"}
+    status, found, data = engine.request("OPTIONS", "/containers/json", headers=headers)
+    assert (status, data) == (200, b"")
+    assert not [name for name in found if name.startswith("access-control")]
+
+
+def test_events_look_over_filters_they_do_not_know(engine: RunningEngine) -> None:
+    path = "/events?since=1&until=2&filters=%7B%22nope%22%3A%5B%22x%22%5D%7D"
+    assert engine.request("GET", path)[0] == 200
+
+
+def test_a_start_takes_no_body(engine: RunningEngine) -> None:
+    status, _, data = engine.request("POST", "/containers/x/start", {"Binds": ["/a:/b"]})
+    assert status == 400 and b"non-empty request body" in data
+    for body in (b"{}", b"null", b""):
+        headers = {"Content-Type": "application/json"}
+        assert engine.request("POST", "/containers/x/start", body, headers)[0] == 404
 
 
 def test_an_oversized_body_is_refused(engine: RunningEngine) -> None:
@@ -173,6 +242,13 @@ def test_expect_continue(engine: RunningEngine) -> None:
         assert sock.recv(10000).startswith(b"HTTP/1.1 400 ")
 
 
+def test_a_refused_body_is_not_waited_for(engine: RunningEngine) -> None:
+    head = b"POST /x HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    found = talk(engine, head)
+    assert found.startswith(b"HTTP/1.1 404 ")
+    assert b"Connection: close" in found
+
+
 def test_slow_and_silent_clients_block_nobody(engine: RunningEngine) -> None:
     held = []
     for data in (b"GET /_ping HT", b"", b"GET /events HTTP/1.1\r\nHost: d\r\n\r\n") * 20:
@@ -229,6 +305,8 @@ def test_info_and_version_have_dockers_fields(engine: RunningEngine) -> None:
     ):
         assert name in info, name
     assert info["Swarm"]["LocalNodeState"] == "inactive"
+    assert {"portside", "runc", "io.containerd.runc.v2"} <= set(info["Runtimes"])
+    assert dict(info["DriverStatus"])["Backing Filesystem"]
     assert info["DockerRootDir"] == str(engine.data_root)
     version = engine.json("GET", "/version")
     assert version["Components"][0]["Name"] == "Engine"

@@ -65,6 +65,10 @@ RUNS = r"""
     run --rm --add-host a portside/base true
     run --rm --dns 9.9.9.9 --dns-search x.y --dns-option ndots:2 portside/base cat /etc/resolv.conf
     run --rm --dns bogus portside/base true
+    run --rm --dns-opt ndots:2 --net none portside/base cat /etc/resolv.conf
+    run --rm --net nosuch portside/base true
+    run --rm --device nosuch portside/base true
+    run --rm -v /tmp:/a -v /tmp:/a portside/base true
     run --rm --sysctl net.ipv4.ip_default_ttl=77 portside/base cat /proc/sys/net/ipv4/ip_default_ttl
     run --rm --sysctl kernel.bogus=1 portside/base true
     run --rm --shm-size 8m portside/base df -k /dev/shm

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clikit import PORTSIDE, FakeEngine, call
+from clikit import PORTSIDE, Answer, FakeEngine, call
 
 BASE = "portside/base"
 
@@ -181,7 +181,43 @@ def test_the_configuration_file(two: tuple[FakeEngine, FakeEngine], tmp_path: Pa
     assert {"HTTP_PROXY=http://proxy:1", "http_proxy=http://proxy:1"} <= set(sent["Env"])
     file.write_text("{broken")
     done = call(PORTSIDE, "ps", env=env)
-    assert done.returncode == 1 and str(file) in done.stderr
+    assert (done.returncode, done.stderr.count(str(file))) == (0, 1)
+    call(PORTSIDE, "login", "-u", "u", "-p", "p", env=env)
+    assert file.read_text() == "{broken"
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("build .", "pull or load"),
+        ("image build .", "pull or load"),
+        ("compose up", "docker compose"),
+        ("swarm init", "works alone"),
+        ("service ls", "works alone"),
+        ("plugin ls", "built in"),
+        ("checkpoint ls x", "paused"),
+    ],
+)
+def test_what_is_not_built_says_so(words: str, advice: str) -> None:
+    done = call(PORTSIDE, *words.split())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is not built into Portside" in done.stderr and advice in done.stderr
+
+
+def test_an_image_for_another_platform_is_pulled(two: tuple[FakeEngine, FakeEngine]) -> None:
+    first, _ = two
+    answers = [
+        Answer(404, {"message": "image with reference i was found but its platform (linux/amd64) "
+                                "does not match the specified platform (linux/arm64)"}),
+        Answer(201, {"Id": "c" * 64, "Warnings": []}),
+    ]  # fmt: skip
+    first.answers["POST", "/containers/create"] = lambda asked: answers.pop(0)
+    first.answers["POST", "/images/create"] = Answer(body=b'{"status":"ok"}\r\n')
+    done = call(PORTSIDE, "create", "--platform", "linux/arm64", "i",
+                env={"DOCKER_HOST": first.host})  # fmt: skip
+    assert done.stdout == "c" * 64 + "\n"
+    pulled = [asked for asked in first.asked if asked.path == "/images/create"]
+    assert pulled[0].query["platform"] == ["linux/arm64"]
 
 
 def test_an_older_engine_is_spoken_to_in_its_version(two: tuple[FakeEngine, FakeEngine]) -> None:

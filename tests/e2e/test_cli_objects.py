@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from clikit import Pair, call
@@ -177,6 +178,7 @@ def test_volumes(pair: Pair) -> None:
 def test_the_engine(pair: Pair) -> None:
     pair.all_same(r"""
         version --format "{{.Server.Version}} {{.Server.Os}} {{.Client.Os}} {{.Server.MinAPIVersion}}"
+        version --format "{{.Client.DefaultAPIVersion | len}} {{.Server.APIVersion}}"
         version extra
         info --format "{{.ID}} {{.Driver}} {{.CgroupVersion}} {{.OperatingSystem}} {{.NCPU}} {{json .Runtimes}}"
         system df
@@ -203,7 +205,27 @@ def test_the_engine(pair: Pair) -> None:
         -H unix:///nonexistent run --rm x
         -H tcp://127.0.0.1:1 ps
         -c nosuch ps
+        -H unix:///a -H unix:///b ps
+        -H unix:///a -c nosuch ps
+        -l loud ps
+        --tlsverify --tlscacert /nonexistent -H tcp://127.0.0.1:1 ps
+        help nosuch
+        inspect ""
+        rm ""
+        volume rm ""
+        stop ""
+        network inspect ""
+        run ""
+        run UPPER
+        login -u u -p p --password-stdin 127.0.0.1:1
+        system prune -f --volumes --filter until=1h
+        images --format raw portside/base
+        volume ls --format raw
+        network ls --format raw
     """)
+    env = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/nonexistent"}
+    with patch.dict(pair.env, env):
+        pair.same("-H tcp://127.0.0.1:1 ps")
 
 
 def test_prune(pair: Pair, docker: Any) -> None:
@@ -227,6 +249,7 @@ def test_contexts(pair: Pair) -> None:
         context rm nosuch
         context inspect nosuch
         context create bad/name
+        context create default
         context rm default
     """)
     # Both write the same files, so each is asked about what the other has made.
@@ -238,7 +261,17 @@ def test_contexts(pair: Pair) -> None:
         context ls -q
         context inspect made -f "{{.Name}} {{.Endpoints.docker.Host}}"
         context create made
+        context use made
+        context use default
     """)
+    made_by_theirs, made_by_ours = pair.run("context export made {n}.file")
+    assert made_by_ours == made_by_theirs
+    for number, file in enumerate(("nours.file", "ndocker.file")):
+        said = pair.one(number, f"context import again{number} {file}")
+        assert (said.status, said.out) == (0, f"again{number}\n")
+        said = pair.one(1 - number, f"context inspect again{number}")
+        assert '"Host": "tcp://1.2.3.4:2375"' in said.out
+        assert pair.one(number, f"context rm again{number}").status == 0
     assert pair.one(0, "context rm made").out == "made\n"
     assert "made" not in pair.one(1, "context ls -q").out
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from enginekit import ROOT, RunningEngine
+from enginekit import ROOT, RunningEngine, docker_runner
 
 from portside.model.instance import DEFAULT_SOCKET
 
@@ -217,6 +218,32 @@ SAMPLE = re.compile(
 """A line of Prometheus's text format."""
 
 
+def test_descriptors_for_the_engine_and_not_for_containers() -> None:
+    """It raises its own limit; containers get what it was started with."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 4096:
+        pytest.skip("the hard limit of open files is too low to be told from another")
+    engine = RunningEngine()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        engine.start()
+        assert resource.prlimit(engine.pid, resource.RLIMIT_NOFILE)[0] > 1024
+        docker = docker_runner(["docker"], {**os.environ, "DOCKER_HOST": engine.host})
+        show = ("run", "--rm", "portside/base", "sh", "-c", "ulimit -n")
+        assert docker(*show).stdout == "1024\n"
+        os.kill(launcher_of(engine), signal.SIGKILL)
+        assert docker(*show).stdout == "1024\n"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        engine.remove()
+
+
+def launcher_of(engine: RunningEngine) -> int:
+    children = Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text().split()
+    named = {Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for pid in children}
+    return named["portside-launch"]
+
+
 def test_a_third_signal_does_not_wait(private_engine: RunningEngine) -> None:
     """The engine waits for requests under way, but not against an impatient user."""
     engine = private_engine
@@ -333,16 +360,25 @@ def test_tls_asks_for_a_certificate_and_hijacks_work(
             "DOCKER_CONFIG": str(tmp_path),
         }
         data = os.urandom(400_000)
-        done = subprocess.run(
-            [*docker_command, "run", "-i", "--rm", "portside/base", "cat"],
-            input=data,
-            capture_output=True,
-            env=env,
-            timeout=60,
-        )
-        assert done.stdout == data, done.stderr
+        for command in (docker_command, [str(ROOT / "portside")]):
+            done = subprocess.run(
+                [*command, "run", "-i", "--rm", "portside/base", "cat"],
+                input=data,
+                capture_output=True,
+                env=env,
+                timeout=60,
+            )
+            assert done.stdout == data, (command, done.stderr)
     finally:
         engine.remove()
+
+
+def test_tls_files_that_are_missing_are_named(tmp_path: Path) -> None:
+    places = ("--data-root", f"{tmp_path}/d", "--exec-root", f"{tmp_path}/x", "-H",
+              f"tcp://127.0.0.1:{free_port()}")  # fmt: skip
+    done = daemon("--tls", "--tlscert", "/nowhere/cert", "--tlskey", "/nowhere/key", *places)
+    assert done.returncode == 1
+    assert "could not load the TLS files: /nowhere/cert, /nowhere/key: no such file" in done.stderr
 
 
 def test_open_tcp_is_refused(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def test_every_group() -> None:
 
 
 def test_the_command_itself() -> None:
-    for words in ([], ["help"], ["--help"]):
+    assert call(PORTSIDE).stderr == help.of_root("portside")
+    for words in (["help"], ["--help"]):
         done = call(PORTSIDE, *words)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == help.of_root("portside")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portside.api.http.parser import BodyParser, ProtocolError, parse_head
+from portside.api.http.parser import BodyParser, ProtocolError, end_of_head, parse_head
 from portside.api.http.websocket import FrameReader, unmask
 
 
@@ -31,6 +31,19 @@ def test_absolute_targets_and_upgrades() -> None:
     assert (found.path, found.upgrade, found.length) == ("/exec/1/start", "tcp", 3)
 
 
+def test_lines_may_end_with_a_line_feed_alone() -> None:
+    for typed in (b"GET /a HTTP/1.1\nHost: d\n\nrest", b"GET /a HTTP/1.1\r\nHost: d\r\n\r\nrest"):
+        end, after = end_of_head(bytearray(typed))
+        assert typed[after:] == b"rest"
+        found = parse_head(typed[:end].strip(b"\r\n"))
+        assert (found.path, found.headers) == ("/a", {"host": "d"})
+    assert end_of_head(bytearray(b"GET / HTTP/1.1\r\nHost: d\r\n"))[0] < 0
+
+
+def test_bytes_of_a_path_are_utf8() -> None:
+    assert parse_head(head("GET /ü/%C3%BC HTTP/1.1", "Host: d")).path == "/ü/ü"
+
+
 def test_keep_alive_by_version() -> None:
     assert not parse_head(head("GET / HTTP/1.0")).keep_alive
     assert parse_head(head("GET / HTTP/1.0", "Connection: keep-alive")).keep_alive
@@ -45,6 +58,8 @@ def test_keep_alive_by_version() -> None:
         (["get / HTTP/1.1", "Host: d"], 400),
         (["GET  / HTTP/1.1", "Host: d"], 400),
         (["GET nowhere HTTP/1.1", "Host: d"], 400),
+        (["GET /a%zz HTTP/1.1", "Host: d"], 400),
+        (["GET /a% HTTP/1.1", "Host: d"], 400),
         (["GET / HTTP/1.1", "Host: d", "Host: e"], 400),
         (["GET / HTTP/1.1", "Host : d"], 400),
         (["GET / HTTP/1.1", "Host: d", " folded: x"], 400),

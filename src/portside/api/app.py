@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import portside
 from portside.api import errors
@@ -37,6 +38,27 @@ _SERVER = f"Portside/{portside.__version__} (linux)"
 
 Observer = Callable[[str, str, int, float], None]
 """Takes a request's method, its route's path, the answer's status and the seconds it took."""
+
+
+_UNCLEAN = re.compile(r"//|/\.{1,2}(?:/|$)")
+
+
+def _cleaned(path: str) -> str:
+    """The path without empty, ``.`` and ``..`` segments."""
+    if _UNCLEAN.search(path) is None:
+        return path
+    kept: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del kept[-1:]
+        elif part not in ("", "."):
+            kept.append(part)
+    return "/" + "/".join(kept) + ("/" if path.endswith("/") and kept else "")
+
+
+def _moved(path: str, query: str) -> Response:
+    """Where the client should have asked (a slash before a container's name is no mistake)."""
+    return Response(301, headers={"Location": quote(path) + (f"?{query}" if query else "")})
 
 
 class Api:
@@ -69,8 +91,12 @@ class Api:
 
     async def __call__(self, request: Request) -> Answer:
         try:
+            if request.method == "OPTIONS":
+                return Response(200)
             path = self._strip_version(request)
             found = self.router.find(request.head.method, path)
+            if found is None and (clean := _cleaned(request.head.path)) != request.head.path:
+                return _moved(clean, request.head.query)
             if found is None or request.version < found[0].minimum:
                 raise NotFound("page not found")
             route, name = found

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 router = Router()
 
+_EMPTY_BODY = 7
+"""Bytes of a start's body that is as good as none: clients send ``null`` and ``{}``."""
+
 
 @router.add("GET", "/containers/json", cancellable=True)
 async def list_containers(api: Api, request: Request, _: str) -> Answer:
@@ -62,6 +65,14 @@ async def inspect(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/containers/{name}/start")
 async def start(api: Api, request: Request, name: str) -> Answer:
+    length = request.head.length
+    if length is None or length > _EMPTY_BODY:
+        raise InvalidParameter(
+            "starting container with non-empty request body was deprecated since API v1.22 and "
+            "removed in v1.24"
+        )
+    if params.text(request, "checkpoint"):
+        raise InvalidParameter("checkpoints are not built into Portside")
     await api.engine.containers.start_container(name)
     return Response(204)
 

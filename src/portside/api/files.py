@@ -28,15 +28,22 @@ def _stat_header(stat: object) -> dict[str, str]:
     return {"X-Docker-Container-Path-Stat": base64.b64encode(msgspec.json.encode(stat)).decode()}
 
 
+def _path(request: Request) -> str:
+    path = params.text(request, "path")
+    if not path:
+        raise InvalidParameter("bad parameter: path cannot be empty")
+    return path
+
+
 @router.add("HEAD", "/containers/{name}/archive")
 async def archive_head(api: Api, request: Request, name: str) -> Answer:
-    stat = await api.engine.containers.archive_stat(name, params.text(request, "path"))
+    stat = await api.engine.containers.archive_stat(name, _path(request))
     return Response(200, headers=_stat_header(stat))
 
 
 @router.add("GET", "/containers/{name}/archive", cancellable=True)
 async def archive_get(api: Api, request: Request, name: str) -> Answer:
-    stat, pieces = await api.engine.containers.archive_get(name, params.text(request, "path"))
+    stat, pieces = await api.engine.containers.archive_get(name, _path(request))
     stream = request.start(200, reply.TAR, _stat_header(stat))
     async for piece in pieces:
         await stream.write(piece)
@@ -47,7 +54,7 @@ async def archive_get(api: Api, request: Request, name: str) -> Answer:
 async def archive_put(api: Api, request: Request, name: str) -> Answer:
     await api.engine.containers.archive_put(
         name,
-        params.text(request, "path"),
+        _path(request),
         request.body.chunks(),
         keep_kind=params.boolean(request, "noOverwriteDirNonDir"),
         copy_owner=params.boolean(request, "copyUIDGID"),

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from portside.api.http.messages import MAX_JSON, Request
+from portside.model.decoding import why_not_json
 from portside.model.errors import InvalidParameter
 
 _T = TypeVar("_T")
@@ -165,20 +166,11 @@ def decode(data: bytes, cls: type[_T]) -> _T:
     except (msgspec.ValidationError, RecursionError):
         pass
     except (msgspec.DecodeError, UnicodeDecodeError) as err:
-        raise InvalidParameter(f"invalid JSON: {_explain(err)}") from None
+        raise InvalidParameter(f"invalid JSON: {why_not_json(err, data)}") from None
     try:
         return msgspec.convert(_without_nulls(msgspec.json.decode(data)), type=cls)
     except (msgspec.ValidationError, RecursionError) as err:
         raise InvalidParameter(f"invalid JSON: {err}") from None
-
-
-def _explain(err: Exception) -> str:
-    message = str(err)
-    if "truncated" in message:
-        return "unexpected EOF"
-    if "trailing" in message:
-        return "unexpected content after JSON"
-    return message
 
 
 def _without_nulls(value: Any) -> Any:

@@ -143,9 +143,9 @@ async def resize(api: Api, request: Request, name: str) -> Answer:
 @router.add("GET", "/containers/{name}/logs", cancellable=True)
 async def logs(api: Api, request: Request, name: str) -> Answer:
     stdout, stderr = params.boolean(request, "stdout"), params.boolean(request, "stderr")
-    api.engine.containers.find(name)
     if not (stdout or stderr):
         raise InvalidParameter("Bad parameters: you must choose at least one stream")
+    api.engine.containers.find(name)
     options = LogsOptions(
         stdout=stdout,
         stderr=stderr,

@@ -1,4 +1,4 @@
-"""Swarm's groups, and plugins: answered as an engine that is not in a swarm answers."""
+"""Swarm's groups, checkpoints and plugins: answered as an engine that is not in a swarm answers."""
 
 from __future__ import annotations
 
@@ -58,12 +58,24 @@ _register(_not_built, "POST /swarm/init", "POST /swarm/join")
 _register(_no_swarm, "POST /swarm/leave")
 
 
+# -- checkpoints: experimental in Docker, too ------------------------------------------------------
+
+
+async def _no_checkpoints(api: Api, request: Request, name: str) -> Answer:
+    raise NotImplementedHere("checkpoints are not built into Portside")
+
+
+_register(
+    _no_checkpoints, "GET /containers/{name}/checkpoints", "POST /containers/{name}/checkpoints"
+)
+
+
 # -- plugins: there are none, and none can be installed ------------------------------------------
 
 
 @router.add("GET", "/plugins")
 async def plugins(api: Api, request: Request, _: str) -> Answer:
-    params.filters(request)
+    params.accept_filters(params.filters(request), frozenset(("enabled", "capability")))
     return reply.json([])
 
 

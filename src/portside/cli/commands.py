@@ -31,6 +31,7 @@ _FAMILIES = {
     "builder prune",
     "contexts": "context ls, context list, context inspect, context show, context use, "
     "context create, context update, context rm, context remove",
+    "contextfiles": "context export, context import",
     "complete": "completion, __complete",
 }
 
@@ -54,6 +55,18 @@ ELSEWHERE = {
     "registry": "Serve images to others: registry serve",
 }
 """Run by other parts of the package: ``portside.__main__`` hands them over."""
+
+_NO_BUILDER = "build elsewhere, then pull or load the image"
+_NO_SWARM = "an engine works alone here; Compose projects run on it through its API"
+NOT_BUILT = {
+    **dict.fromkeys(("build", "buildx", "image build", "builder build"), _NO_BUILDER),
+    **dict.fromkeys(("swarm", "node", "service", "stack", "secret", "config"), _NO_SWARM),
+    "compose": "Docker's own works with this engine: DOCKER_HOST=ADDRESS docker compose ...",
+    "plugin": "drivers of volumes, networks and logs are built in",
+    "trust": "signatures are not checked; name an image by its digest instead",
+    "checkpoint": "a container can be paused, not written to disk",
+}
+"""Docker's commands that we do not have, and what to do about it."""
 
 MODULES = {name: module for module, names in _FAMILIES.items() for name in names.split(", ")}
 """Name of the module by full name of the verb."""

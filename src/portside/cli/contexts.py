@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 
 from portside.cli.table import table
@@ -174,15 +175,23 @@ def use(session: Session, options: Options, arguments: list[str]) -> None:
     session.config.save()
     session.out(name)
     session.warn(f'Current context is now "{name}"')
-    if os.environ.get("DOCKER_HOST"):
-        session.warn("Warning: DOCKER_HOST environment variable overrides the active context.")
+    if os.environ.get("DOCKER_HOST") and name != DEFAULT_CONTEXT:
+        session.warn(
+            "Warning: DOCKER_HOST environment variable overrides the active context. To use "
+            f'"{name}", either set the global --context flag, or unset DOCKER_HOST environment '
+            "variable."
+        )
 
 
 _WRITING = """
       --description string   What the context is for
-      --docker map           hidden:
+      --docker map           Where the engine is: host=ADDRESS, ca=FILE, cert=FILE, key=FILE,
+                             skip-tls-verify=true
+"""
+_FROM = """
       --from string          Take everything from another context
 """
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.+-]+")
 
 
 def _endpoint_values(options: Options) -> dict[str, str]:
@@ -222,23 +231,29 @@ def _write(session: Session, name: str, meta: Meta, values: dict[str, str]) -> N
             os.chmod(f"{tls}/{kind}.pem", 0o600)
 
 
-@verb(
-    "context create",
-    usage="[OPTIONS] CONTEXT",
-    arguments=(1, 1),
-    flags=_WRITING,
-    about="Give an engine a name: --docker host=tcp://HOST:2376,ca=FILE,cert=FILE,key=FILE",
-)
-def create(session: Session, options: Options, arguments: list[str]) -> None:
-    name = arguments[0]
-    if name == DEFAULT_CONTEXT or not name.replace("-", "").replace("_", "").replace(
-        ".", "").replace("+", "").isalnum():  # fmt: skip
+def check_new(session: Session, name: str) -> None:
+    """That a context of this name can be made. Raises InvalidParameter, Conflict."""
+    if name == DEFAULT_CONTEXT:
+        raise InvalidParameter('"default" is a reserved context name')
+    if not _NAME.fullmatch(name):
         raise InvalidParameter(
             f'context name "{name}" is invalid, names are validated against regexp '
             '"^[a-zA-Z0-9][a-zA-Z0-9_.+-]+$"'
         )
     if os.path.exists(_meta_directory(session, name)):
         raise Conflict(f'context "{name}" already exists')
+
+
+@verb(
+    "context create",
+    usage="[OPTIONS] CONTEXT",
+    arguments=(1, 1),
+    flags=_WRITING + _FROM,
+    about="Give an engine a name: --docker host=tcp://HOST:2376,ca=FILE,cert=FILE,key=FILE",
+)
+def create(session: Session, options: Options, arguments: list[str]) -> None:
+    name = arguments[0]
+    check_new(session, name)
     values = _endpoint_values(options)
     meta: Meta = {"Name": name, "Metadata": {}, "Endpoints": {}}
     source = options.text("from") or values.get("from", "")

@@ -33,6 +33,8 @@ def devices(given: Iterable[str]) -> tuple[list[dict[str, str]], list[str]]:
             target, permissions = "", target
         if permissions and not _is_mode(permissions):
             raise InvalidParameter(f"bad mode specified: {permissions}")
+        if not source.startswith("/"):
+            raise InvalidParameter(f"{source} is not an absolute path")
         mappings.append(
             {
                 "PathOnHost": source,

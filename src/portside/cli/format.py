@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     Methods = Mapping[str, Callable[[Any, str], Any]]
 
 _JSON = "{{json .}}"
+_RAW = {
+    "container": "container_id: {{.ID}}\nimage: {{.Image}}\ncommand: {{.Command}}\n"
+    "created_at: {{.CreatedAt}}\nstate:{{pad .State 1 0}}\nstatus:{{pad .Status 1 0}}\n"
+    "names: {{.Names}}\nlabels:{{pad .Labels 1 0}}\nports:{{pad .Ports 1 0}}\n",
+    "image": "repository: {{.Repository}}\ntag: {{.Tag}}\nimage_id: {{.ID}}\n"
+    "created_at: {{.CreatedAt}}\nvirtual_size: {{.Size}}\n",
+    "network": "network_id: {{.ID}}\nname: {{.Name}}\ndriver: {{.Driver}}\nscope: {{.Scope}}\n",
+    "volume": "name: {{.Name}}\ndriver: {{.Driver}}\n",
+}
+"""``--format raw``, an old form for scripts."""
 
 
 def print_rows(
@@ -53,6 +63,10 @@ def lines(
         rows = [[str(columns[name][1](item, context)) for name in shown] for item in items]
         yield table([columns[name][0] for name in shown], rows)
         return
+    if format == "raw" and kind in _RAW:
+        format = _RAW[kind]
+        if kind == _OF_CONTAINERS and "Size" in shown:
+            format += "size: {{.Size}}\n"
     rows_ = (_row(item, columns, context, kind, methods) for item in items)
     if format.startswith("table"):
         text = _unescaped(format.removeprefix("table").strip(" "))
@@ -128,7 +142,14 @@ def execute(template: Template, value: Any, kind: str = "") -> str:
         raise InvalidParameter(f"{what}: {err}") from None
 
 
-def print_value(session: Session, format: str, value: Any, name: str = "", kind: str = "") -> None:
+def print_value(
+    session: Session,
+    format: str,
+    value: Any,
+    name: str = "",
+    kind: str = "",
+    shape: Callable[[Any], Any] | None = None,
+) -> None:
     """One value by a template, as ``version`` and ``info`` take it; ``kind``: its type."""
     from portside.cli.shapes import as_struct
     from portside.cli.template import ExecError, ParseError, Template
@@ -138,7 +159,7 @@ def print_value(session: Session, format: str, value: Any, name: str = "", kind:
     except ParseError as err:
         raise InvalidParameter(f"template parsing error: {err}") from None
     try:
-        shaped = as_struct(value)
+        shaped = (shape or as_struct)(value)
         if kind:
             shaped.kind = kind
         session.out(template.render(shaped))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from portside.cli.session import describe
 from portside.cli.units import binary_size
 from portside.model.errors import PortsideError
@@ -30,7 +28,7 @@ def show(session: Session, format: str) -> int:
     client = {
         "Debug": session.debug,
         "Version": __version__,
-        "Context": os.environ.get("DOCKER_CONTEXT", "") or "default",
+        "Context": session.context,
     }
     if format:
         from portside.cli.format import print_value

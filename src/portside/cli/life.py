@@ -173,7 +173,7 @@ def rm(session: Session, options: Options, arguments: list[str]) -> int:
     def act(name: str) -> None:
         name = name.strip("/")
         if not name:
-            raise InvalidParameter("Container name cannot be empty")
+            raise InvalidParameter("container name cannot be empty")
         client.delete(path_of("containers", name), query)
 
     return session.each(arguments, act, forgives_missing=options.flag("force"))

@@ -181,7 +181,7 @@ def ps(session: Session, options: Options, arguments: list[str]) -> None:
         },
     )
     view = _View(options.flag("no-trunc"))
-    if options.flag("quiet") and options.text("format") not in ("", "table"):
+    if options.flag("quiet") and options.text("format"):
         session.warn(_IGNORED)
     if options.flag("quiet") and format != "raw":
         for item in found:

@@ -14,6 +14,7 @@ from portside.model.errors import PortsideError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TextIO
 
     from portside.cli.options import Options
     from portside.cli.verb import Verb
@@ -25,7 +26,8 @@ GLOBAL = """
                            DOCKER_HOST
   -D, --debug              Show where an unexpected error came from
   -H, --host list          Address of the engine (unix://PATH or tcp://HOST[:PORT])
-  -l, --log-level string   Accepted for Docker's sake; this command writes no log
+  -l, --log-level string   Accepted for Docker's sake (debug, info, warn, error, fatal); this
+                           command writes no log
       --tls                Speak TLS without checking the engine's certificate
       --tlscacert string   The one authority to trust (default "~/.docker/ca.pem")
       --tlscert string     Certificate to show to the engine (default "~/.docker/cert.pem")
@@ -33,6 +35,9 @@ GLOBAL = """
       --tlsverify          Speak TLS and check the engine's certificate
   -v, --version            Print the version and quit
 """
+
+
+_LEVELS = frozenset(("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,9 +75,17 @@ def _run(program: str, words: Sequence[str]) -> int:
 
         sys.stdout.write(f"Portside version {__version__}\n")
         return 0
-    if not words or words == ["help"]:
+    if problem := _problem(options):
+        sys.stderr.write(f"{problem}\n")
+        return 1
+    if not words:
+        return _root_help(program, stream=sys.stderr)
+    if words == ["help"]:
         return _root_help(program)
     if words[0] == "help":
+        if _find(words[1:]) is None:
+            sys.stderr.write(f"unknown help topic: {' '.join(words[1:])}\n")
+            return 1
         words = [*words[1:], "--help"]
     found = _find(words)
     if found is None:
@@ -86,6 +99,18 @@ def _run(program: str, words: Sequence[str]) -> int:
     session = _session(program, options)
     session.called = f"{program} {name}"
     return _call(session, verb, rest)
+
+
+def _problem(options: Options) -> str:
+    """What is wrong with the global options, if anything is."""
+    if len(options.many("host")) > 1:
+        return "Failed to initialize: unable to resolve docker endpoint: Specify only one -H"
+    if options.many("host") and options.text("context"):
+        return "conflicting options: cannot specify both --host and --context"
+    level = options.text("log-level", "info")
+    if level.lower() not in _LEVELS:
+        return f"Unable to parse logging level: {level}"
+    return ""
 
 
 def load(name: str) -> Verb:
@@ -108,8 +133,6 @@ def _find(words: Sequence[str]) -> tuple[str, list[str]] | None:
 
 def _session(program: str, options: Options) -> Session:
     hosts = options.many("host")
-    if len(hosts) > 1:
-        raise UsageError("specify only one -H", 1)
     return Session(
         program,
         host=hosts[0] if hosts else "",
@@ -127,12 +150,11 @@ def _tls(options: Options) -> TlsFiles | None:
     from portside.client.endpoint import TlsFiles
 
     where = os.environ.get("DOCKER_CERT_PATH") or config.directory(options.text("config"))
-    return TlsFiles(
-        options.text("tlscacert", f"{where}/ca.pem"),
-        options.text("tlscert", f"{where}/cert.pem"),
-        options.text("tlskey", f"{where}/key.pem"),
-        options.flag("tlsverify"),
-    )
+    files = TlsFiles.within(where, options.flag("tlsverify"))
+    files.ca = options.text("tlscacert", files.ca)
+    files.cert = options.text("tlscert", files.cert)
+    files.key = options.text("tlskey", files.key)
+    return files
 
 
 def _call(session: Session, verb: Verb, words: Sequence[str]) -> int:
@@ -179,11 +201,11 @@ def _tell_old_form(wanted: HelpWanted | None) -> None:
         sys.stderr.flush()
 
 
-def _root_help(program: str, wanted: HelpWanted | None = None) -> int:
+def _root_help(program: str, wanted: HelpWanted | None = None, stream: TextIO | None = None) -> int:
     from portside.cli import help
 
     _tell_old_form(wanted)
-    sys.stdout.write(help.of_root(program))
+    (stream or sys.stdout).write(help.of_root(program))
     return 0
 
 
@@ -191,6 +213,8 @@ def _group(program: str, name: str, rest: Sequence[str]) -> int:
     from portside.cli import help
 
     if rest and not rest[0].startswith("-"):
+        if reason := commands.NOT_BUILT.get(f"{name} {rest[0]}"):
+            return _not_built(program, f"{name} {rest[0]}", reason)
         sys.stderr.write(f"{program}: unknown command: {program} {name} {rest[0]}\n\n"
                          f"Usage:  {program} {name}\n\n"
                          f"Run '{program} {name} --help' for more information\n")  # fmt: skip
@@ -199,7 +223,14 @@ def _group(program: str, name: str, rest: Sequence[str]) -> int:
     return 0
 
 
+def _not_built(program: str, name: str, reason: str) -> int:
+    sys.stderr.write(f"{program}: '{program} {name}' is not built into Portside: {reason}\n")
+    return 1
+
+
 def _unknown(program: str, words: Sequence[str]) -> int:
+    if reason := commands.NOT_BUILT.get(words[0]):
+        return _not_built(program, words[0], reason)
     sys.stderr.write(f"{program}: unknown command: {program} {words[0]}\n\n"
                      f"Run '{program} --help' for more information\n")  # fmt: skip
     return 1

@@ -33,7 +33,8 @@ def volumes(given: Iterable[str]) -> tuple[list[str], dict[str, dict[str, str]]]
             continue
         if source.startswith("."):
             text = f"{os.path.abspath(source)}:{rest}"
-        binds.append(text)
+        if text not in binds:  # said twice, it is still one
+            binds.append(text)
     return binds, anonymous
 
 

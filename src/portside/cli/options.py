@@ -33,6 +33,10 @@ class UsageError(PortsideError):
         self.status = status
 
 
+_ALIAS = "hidden:alias "
+"""Begins the help of a flag that is another's old name, which follows."""
+
+
 class HelpWanted(Exception):
     """``--help`` was given; ``letter``: in its old form, ``-h``."""
 
@@ -175,6 +179,9 @@ def _long(flags: Sequence[Flag], options: Options, word: str, rest: list[str]) -
             break
     else:
         raise UsageError(f"unknown flag: --{name}")
+    if flag.help.startswith(_ALIAS):
+        name = flag.help.removeprefix(_ALIAS)
+        flag = next(known for known in flags if known.name == name)
     if not equals:
         if not flag.kind:
             value = "true"

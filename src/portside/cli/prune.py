@@ -10,6 +10,7 @@ from portside.cli.session import Failed
 from portside.cli.verb import verb
 from portside.client.client import filters_text
 from portside.client.errors import Refused
+from portside.model.errors import InvalidParameter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ def builder_prune(session: Session, options: Options, arguments: list[str]) -> N
 def system_prune(session: Session, options: Options, arguments: list[str]) -> None:
     every = options.flag("all")
     filters = wanted(session, options)
+    if options.flag("volumes") and "until" in filters:
+        raise InvalidParameter('ERROR: The "until" filter is not supported with "--volumes"')
     lines = ["all stopped containers", "all networks not used by at least one container"]
     if options.flag("volumes"):
         lines.append("all anonymous volumes not used by at least one container")
@@ -178,7 +181,7 @@ def system_prune(session: Session, options: Options, arguments: list[str]) -> No
     size = containers(session, filters)
     networks(session, filters)
     if options.flag("volumes"):
-        size += volumes(session, {key: value for key, value in filters.items() if key != "until"})
+        size += volumes(session, filters)
     size += images(session, filters, every)
     size += _build_cache(session, filters, every)
     reclaimed(session, size)

@@ -34,7 +34,9 @@ def login(session: Session, options: Options, arguments: list[str]) -> None:
     user, password = options.text("username").strip(), options.text("password")
     if options.flag("password-stdin"):
         if options.given("password"):
-            raise InvalidParameter("--password and --password-stdin are mutually exclusive")
+            raise InvalidParameter(
+                "conflicting options: cannot specify both --password and --password-stdin"
+            )
         if not user:
             raise InvalidParameter("the --password-stdin option requires --username to be set")
         password = sys.stdin.read().rstrip("\r\n")

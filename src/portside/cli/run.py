@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from portside.cli import attached, container_config, run_flags
+from portside.cli import attached, container_config, references, run_flags
 from portside.cli.options import UsageError
 from portside.cli.session import Failed, describe
 from portside.cli.verb import verb
@@ -94,6 +94,8 @@ class _NoFile(InvalidParameter):
 def _create(session: Session, options: Options, arguments: list[str]) -> str:
     """Create the container, pulling its image as ``--pull`` says; its ID."""
     image, *command = arguments
+    if not image.islower() or " " in image:  # the engine's checks are for those that may be right
+        references.check(image)
     proxies = session.config.proxies(session.endpoint.text)
     body = container_config.build(options, image, command, proxies)
     if options.flag("tty"):
@@ -139,15 +141,18 @@ def _ask(session: Session, options: Options, image: str, body: dict[str, Any]) -
     try:
         created: dict[str, Any] = client.post("/containers/create", query, body)
     except Refused as err:
-        if not err.is_not_found or policy != "missing" or "No such image" not in str(err):
+        if not err.is_not_found or policy != "missing" or not _lacks_image(str(err)):
             raise
-        from portside.cli.references import familiar
-
         if not options.flag("quiet"):
-            session.warn(f"Unable to find image '{familiar(image)}' locally")
+            session.warn(f"Unable to find image '{references.familiar(image)}' locally")
         _pull(session, options, image)
         created = client.post("/containers/create", query, body)
     return created
+
+
+def _lacks_image(message: str) -> bool:
+    """The image is not there, or not for this platform: other things may be missing, too."""
+    return "No such image" in message or "does not match the specified platform" in message
 
 
 def _pull(session: Session, options: Options, image: str) -> None:

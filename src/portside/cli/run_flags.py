@@ -31,6 +31,7 @@ CREATE = """
       --device-write-iops list           Bound writing to a device (PATH:COUNT each second)
       --disable-content-trust            Accepted for Docker's sake (default true)
       --dns list                         Name servers to use
+      --dns-opt list                     hidden:alias dns-option
       --dns-option list                  Options of the resolver
       --dns-search list                  Domains to search names in
       --domainname string                NIS domain name
@@ -72,6 +73,8 @@ CREATE = """
       --memory-swappiness int            How readily its memory is swapped, 0 to 100
       --mount mount                      Mount something (type=bind|volume|tmpfs|image,src=,dst=)
       --name string                      Name of the container
+      --net network                      hidden:alias network
+      --net-alias list                   hidden:alias network-alias
       --network network                  Network to connect it to
       --network-alias list               Further name on the network
       --no-healthcheck                   Do not run the image's HEALTHCHECK

@@ -101,6 +101,11 @@ class Session:
         """A client of its own connections, for another thread."""
         return Client(self.endpoint, self.client.version)
 
+    @property
+    def context(self) -> str:
+        """The name of the context that was asked for."""
+        return self._where[1] or os.environ.get("DOCKER_CONTEXT", "") or "default"
+
     # -- output ----------------------------------------------------------------------------
 
     def out(self, text: str) -> None:

@@ -106,6 +106,16 @@ def whole(value: dict[str, Any], kind: str) -> Any:
     return made
 
 
+def version(value: dict[str, Any]) -> Any:
+    """``version``'s two halves: Go's fields are not named as JSON's are."""
+    made = as_struct(value)
+    for half in (made["Client"], made["Server"]):
+        if half is not None:
+            half["APIVersion"] = half["ApiVersion"]
+            half.hidden = frozenset(("APIVersion",))
+    return made
+
+
 def event(value: dict[str, Any]) -> Any:
     """An event, with the names that old templates use for parts of it."""
     actor = value.get("Actor") or {}

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 FORMAT = """
   -f, --format string   Print by a Go template, or 'json'
 """
-_PATIENCE = 10_000
-"""Milliseconds that an engine may take to end after its last answer."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
 
 
@@ -37,10 +35,12 @@ def version(session: Session, options: Options, arguments: list[str]) -> int:
         problem = describe(err)
     client = _client_version(session)
     if options.given("format"):
+        from portside.cli import shapes
         from portside.cli.format import print_value
 
         value = {"Client": client, "Server": server}
-        print_value(session, options.text("format"), value, "version", "versionInfo")
+        shape = shapes.version
+        print_value(session, options.text("format"), value, "version", "versionInfo", shape)
     else:
         session.out(_version_text(client, server))
     if problem:
@@ -63,7 +63,7 @@ def _client_version(session: Session) -> dict[str, Any]:
         "Os": "linux",
         "Arch": _ARCHITECTURES.get(machine, machine),
         "BuildTime": "",
-        "Context": os.environ.get("DOCKER_CONTEXT", "") or "default",
+        "Context": session.context,
     }
 
 
@@ -246,5 +246,5 @@ def _await_end(process: int) -> None:
 
     poll = select.poll()
     poll.register(process, select.POLLIN)
-    poll.poll(_PATIENCE)
+    poll.poll()  # as long as its containers take to end, which they may be asked for
     os.close(process)

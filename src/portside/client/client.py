@@ -5,7 +5,7 @@ from __future__ import annotations
 from portside.client import jsontext
 from portside.client.errors import Refused
 from portside.client.http import Connection, Response
-from portside.model.errors import SystemFailure, Unavailable
+from portside.model.errors import InvalidParameter, SystemFailure, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,12 @@ def quote(text: str, also: bytes = b"") -> str:
 
 
 def path_of(*parts: str) -> str:
-    """A path of these segments; a name may hold slashes and colons (images' do)."""
+    """A path of these segments; a name may hold slashes and colons (images' do).
+
+    Raises InvalidParameter for a name that is empty: it would be another path.
+    """
+    if not all(parts):
+        raise InvalidParameter(f"invalid {parts[0].removesuffix('s')} name or ID: value is empty")
     return "".join("/" + quote(part, b"/:@") for part in parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from portside.client import jsontext
 from portside.model.errors import InvalidParameter, SystemFailure
@@ -24,6 +25,8 @@ class ClientConfig:
     def __init__(self, chosen: str = "") -> None:
         self.directory = directory(chosen)
         self._values: dict[str, Any] | None = None
+        self._broken = False
+        """There is a file, but not one that could be read: it is not written over."""
 
     @property
     def path(self) -> str:
@@ -31,7 +34,7 @@ class ClientConfig:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The whole document. Raises InvalidParameter when it is not one."""
+        """The whole document; empty, with a word about it, when it cannot be read."""
         if self._values is None:
             self._values = self._read()
         return self._values
@@ -45,10 +48,13 @@ class ClientConfig:
         try:
             value = jsontext.loads(data) if data.strip() else {}
         except SystemFailure as err:
-            raise InvalidParameter(f"the client's configuration {self.path} is {err}") from None
-        if not isinstance(value, dict):
-            raise InvalidParameter(f"the client's configuration {self.path} is no JSON object")
-        return value
+            value = str(err)
+        if isinstance(value, dict):
+            return value
+        self._broken = True
+        why = value if isinstance(value, str) else "no JSON object"
+        sys.stderr.write(f"WARNING: Error parsing config file ({self.path}): {why}\n")
+        return {}
 
     def text(self, name: str) -> str:
         value = self.values.get(name)
@@ -76,6 +82,8 @@ class ClientConfig:
 
     def save(self) -> None:
         """Write it back, readable for its owner only, whole or not at all."""
+        if self._broken:
+            raise InvalidParameter(f"mend or remove {self.path} first: it is not JSON")
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         target = os.path.realpath(self.path)
         temporary = f"{target}.{os.getpid()}.tmp"

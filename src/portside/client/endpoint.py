@@ -19,7 +19,10 @@ DEFAULT_CONTEXT = "default"
 
 
 class TlsFiles:
-    """Paths for TLS with client certificates; ``verify`` checks the engine's against ``ca``."""
+    """Paths for TLS with client certificates; ``verify`` checks the engine's against ``ca``.
+
+    Without ``ca`` the system's authorities count, without ``cert`` none is shown.
+    """
 
     __slots__ = ("ca", "cert", "key", "verify")
 
@@ -27,8 +30,13 @@ class TlsFiles:
         self.ca, self.cert, self.key, self.verify = ca, cert, key, verify
 
     @classmethod
-    def within(cls, directory: str, verify: bool) -> TlsFiles:
+    def within(cls, directory: str, verify: bool, *, needs_ca: bool = True) -> TlsFiles:
+        """The files of a directory; a certificate of our own need not be there."""
         ca, cert, key = (f"{directory}/{name}.pem" for name in ("ca", "cert", "key"))
+        if not os.path.exists(cert):
+            cert = key = ""
+        if not needs_ca and not os.path.exists(ca):
+            ca = ""
         return cls(ca, cert, key, verify)
 
     def context(self) -> ssl.SSLContext:
@@ -39,16 +47,23 @@ class TlsFiles:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         try:
-            if self.verify:
-                if os.path.exists(self.ca):
-                    context.load_verify_locations(self.ca)
-                else:
-                    context.load_default_certs()
-            if os.path.exists(self.cert):
+            if self.verify and self.ca:
+                context.load_verify_locations(self.ca)
+            elif self.verify:
+                context.load_default_certs()
+            if self.cert:
                 context.load_cert_chain(self.cert, self.key)
         except (OSError, ssl.SSLError) as err:
-            raise InvalidParameter(f"cannot use the TLS files beside {self.cert}: {err}") from err
+            raise InvalidParameter(
+                f"Failed to initialize: unable to resolve docker endpoint: {self._why(err)}"
+            ) from err
         return context
+
+    def _why(self, error: OSError) -> str:
+        for path in filter(None, (self.ca if self.verify else "", self.cert, self.key)):
+            if not os.path.exists(path):
+                return f"open {path}: no such file or directory"
+        return f"the TLS files {self.ca} and {self.cert} cannot be used: {error}"
 
 
 class Endpoint:
@@ -128,15 +143,18 @@ class Endpoint:
     def _connect_tcp(self) -> socket:
         import socket
 
+        context = self.tls.context() if self.tls is not None else None
         sock = socket.create_connection((self.host, self.port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if self.tls is None:
+        if context is None:
             return sock
         import ssl
 
+        from portside.client.tls import TlsSocket
+
         try:
-            return self.tls.context().wrap_socket(sock, server_hostname=self.host)
+            return TlsSocket(sock, context, self.host)  # type: ignore[return-value]
         except ssl.SSLError as err:
             sock.close()
             raise Unavailable(f"TLS with the engine at {self.text} failed: {err}") from err
@@ -156,7 +174,7 @@ def choose(
     """The endpoint that flags, ``DOCKER_HOST``, ``DOCKER_CONTEXT`` and, with
     ``current_context``, ``docker context use`` ask for, in this order."""
     if host:
-        return Endpoint(host, tls)
+        return Endpoint(host, tls or _tls_of_environment(config))
     if not context and (host := os.environ.get("DOCKER_HOST", "")):
         return Endpoint(host, tls or _tls_of_environment(config))
     context = context or os.environ.get("DOCKER_CONTEXT", "")
@@ -193,5 +211,5 @@ def of_context(config: ClientConfig, name: str) -> Endpoint:
     directory = f"{config.directory}/contexts/tls/{key}/docker"
     tls = None
     if os.path.isdir(directory):
-        tls = TlsFiles.within(directory, verify=not docker.get("SkipTLSVerify"))
+        tls = TlsFiles.within(directory, verify=not docker.get("SkipTLSVerify"), needs_ca=False)
     return Endpoint(docker.get("Host") or f"unix://{DEFAULT_SOCKET}", tls)

@@ -183,7 +183,7 @@ class Connection:
             return False  # its end, or bytes nobody asked for
         except BlockingIOError:
             return True
-        except (OSError, ValueError):  # ValueError: TLS takes no flags
+        except OSError:
             return False
 
     # -- reading ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from portside.model.errors import InvalidParameter, NotFound
 from portside.model.image import Healthcheck
 
 _POLICIES = ("", "no", "always", "unless-stopped", "on-failure", "on-unhealthy")
-_RUNTIMES = ("portside", "runc", "io.containerd.runc.v2")
+OWN_RUNTIMES = ("portside", "runc", "io.containerd.runc.v2")
 """Names that mean our own runtime: clients send what another engine's inspect has told."""
 
 
@@ -64,7 +64,7 @@ def check(core: Core, config: ContainerConfig, host: HostConfig) -> None:
             raise InvalidParameter(f"invalid environment variable: {variable}")
         if "\0" in variable:
             raise InvalidParameter("invalid environment variable: it contains a zero byte")
-    if host.runtime not in (*_RUNTIMES, *core.options.runtimes):
+    if host.runtime not in (*OWN_RUNTIMES, *core.options.runtimes):
         raise InvalidParameter(f"unknown or invalid runtime name: {host.runtime}")
     _check_modes(core, host)
     _check_unbuilt(host)

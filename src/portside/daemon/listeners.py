@@ -239,9 +239,11 @@ def tls_context(options: DaemonOptions) -> ssl.SSLContext:
             context.load_verify_locations(options.tlscacert)
             context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ssl.SSLError) as err:
+        files = [options.tlscert, options.tlskey] + [options.tlscacert] * options.tlsverify
+        missing = [name for name in files if not Path(name).is_file()]
+        why = "no such file" if missing else str(err)
         raise InvalidParameter(
-            f"could not load the TLS files {options.tlscert}, {options.tlskey}, "
-            f"{options.tlscacert}: {err}"
+            f"could not load the TLS files: {', '.join(missing or files)}: {why}"
         ) from err
     return context
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from portside.api.app import Api
-    from portside.api.http.connection import Server
+    from portside.api.http.server import Server
     from portside.daemon.listeners import Listener
     from portside.engine.engine import Engine
     from portside.runtime.launcher import Launcher
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 3
 """Signals after which the engine no longer stops in order."""
+_DESCRIPTORS = 1 << 20
+"""Descriptors the engine allows itself, when the hard limit lets it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,6 +90,7 @@ class Daemon:
         pidfile = PidFile(self.options.effective_pidfile)
         try:
             launcher = self._spawn_launcher()
+            _raise_descriptor_limit()
             self._serve(launcher)
         finally:
             for listener in self._listeners:
@@ -150,13 +153,13 @@ class Daemon:
         notify("STOPPING=1")
         await asyncio.gather(*(server.close() for server in servers))
         await engine.close(containers=self._stop_containers)
-        # The loop takes its handlers with it, and one more signal would leave socket and pidfile.
+        # The loop's end gives signals their default back: none may cut short the last steps.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
     async def _listen(self, engine: Engine) -> list[Server]:
         from portside.api import errors
         from portside.api.app import Api
-        from portside.api.http.connection import Server
+        from portside.api.http.server import Server
 
         api = Api(engine)
         server = Server(api, common_headers=api.common_headers, error_body=errors.body)
@@ -169,7 +172,7 @@ class Daemon:
 
     async def _serve_metrics(self, engine: Engine, api: Api) -> Server:
         from portside.api import errors
-        from portside.api.http.connection import Server
+        from portside.api.http.server import Server
         from portside.daemon.metrics import Metrics
 
         metrics = Metrics(engine)
@@ -199,6 +202,16 @@ class Daemon:
         set_up_logging(self.options)
         engine.reconfigure(self.options)
         log.info("Reloaded configuration")
+
+
+def _raise_descriptor_limit() -> None:
+    """Shells give 1024, which a few hundred containers and clients use up."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if 0 <= soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _settle_memory() -> None:

@@ -107,7 +107,11 @@ class Engine:
     def storage_status(self) -> tuple[tuple[str, str], ...]:
         if self.storage_driver != "overlay2":
             return ()
+        from portside.kernel.mountinfo import mount_of
+
+        below = mount_of(str(self.instance.data_root)).kind
         return (
+            ("Backing Filesystem", "extfs" if below in ("ext2", "ext3", "ext4") else below),
             ("Supports d_type", "true"),
             ("Using metacopy", "false"),
             ("Native Overlay Diff", "true"),

@@ -15,11 +15,6 @@ KEPT = 1024
 _BACKLOG = 8192
 """Events a listener may fall behind before it is cut off."""
 
-FILTERS = frozenset(
-    ("config", "container", "daemon", "event", "image", "label", "network", "node", "plugin",
-     "scope", "secret", "service", "type", "volume")
-)  # fmt: skip
-
 Filters = Mapping[str, Sequence[str]]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import portside
+from portside.containers.checks import OWN_RUNTIMES
 from portside.engine import apparmor, host
 from portside.engine.options import DaemonOptions
 from portside.kernel.cgroup.machine import machine
@@ -118,7 +119,7 @@ async def gather(engine: Engine) -> Info:
         labels=options.labels,
         experimental_build=options.experimental,
         server_version=portside.__version__,
-        runtimes={"portside": RuntimeInfo("portside-runtime")}
+        runtimes=dict.fromkeys(OWN_RUNTIMES, RuntimeInfo("portside-runtime"))
         | {name: RuntimeInfo(item.path, item.args) for name, item in options.runtimes.items()},
         default_runtime=options.default_runtime,
         live_restore=True,

@@ -18,6 +18,8 @@ class MountPoint:
     """Mounts made here are seen in the other members of its peer group."""
     slave: bool
     """Mounts made in its master are seen here."""
+    kind: str = ""
+    """The file system's type."""
 
 
 def mount_of(path: str) -> MountPoint:
@@ -26,11 +28,13 @@ def mount_of(path: str) -> MountPoint:
     found = MountPoint("/", False, False)
     with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
-            fields = line.split(" - ", 1)[0].split()
+            mount, _, source = line.partition(" - ")
+            fields = mount.split()
             at = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), fields[4])
             holds = at in ("/", real) or real.startswith(f"{at}/")
             # a later line lies over an earlier one at the same place
             if holds and len(at) >= len(found.path):
                 tags = {tag.partition(":")[0] for tag in fields[6:]}
-                found = MountPoint(at, "shared" in tags, "master" in tags)
+                kind = source.partition(" ")[0]
+                found = MountPoint(at, "shared" in tags, "master" in tags, kind)
     return found

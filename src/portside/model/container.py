@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from portside.model.decoding import why_not_json
 from portside.model.errors import InvalidParameter
 from portside.model.image import Healthcheck
 from portside.model.network import EndpointSettings, PortBinding
@@ -382,7 +383,7 @@ def _object(body: bytes) -> dict[str, Any]:
     try:
         raw = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidParameter(f"invalid JSON: {error}") from error
+        raise InvalidParameter(f"invalid JSON: {why_not_json(error, body)}") from error
     if not isinstance(raw, dict):
         raise InvalidParameter("invalid JSON: the request body must be an object")
     return raw

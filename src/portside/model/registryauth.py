@@ -52,7 +52,10 @@ class AuthConfig(msgspec.Struct, frozen=True, omit_defaults=True):
         """With ``username`` and ``password`` taken out of ``auth`` when only that was given."""
         if not self.auth or self.username:
             return self
-        name, colon, password = _decode(self.auth).decode().partition(":")
+        try:
+            name, colon, password = _decode(self.auth).decode().partition(":")
+        except ValueError:  # binascii.Error and UnicodeDecodeError are its kin
+            raise InvalidParameter("invalid auth configuration: not base64") from None
         if not colon:
             raise InvalidParameter("invalid auth configuration: no colon in the decoded field")
         return msgspec.structs.replace(self, username=name, password=password.rstrip("\0"), auth="")

@@ -53,7 +53,7 @@ class PluginsInfo(msgspec.Struct, frozen=True):
     )
     authorization: tuple[str, ...] | None = msgspec.field(name="Authorization", default=None)
     log: tuple[str, ...] = msgspec.field(
-        name="Log", default=("journald", "json-file", "local", "none", "syslog")
+        name="Log", default=("journald", "json-file", "local", "syslog")
     )
 
 

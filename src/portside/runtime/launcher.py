@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import select
 import socket
 import sys
@@ -26,8 +27,9 @@ from portside.runtime.messages import StartRequest
 
 # msgspec takes typing_extensions when it is there, which takes inspect: 2 MB for nothing.
 _CODE = (
-    "import sys; sys.modules['typing_extensions'] = None; sys.path[:0] = sys.argv[3:];"
-    "from portside.runtime.spawner import main; main(int(sys.argv[1]), sys.argv[2])"
+    "import sys; sys.modules['typing_extensions'] = None; sys.path[:0] = sys.argv[4:];"
+    "from portside.runtime.spawner import main;"
+    "main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
 )
 
 
@@ -38,18 +40,19 @@ _PATIENCE = 180.0
 class Launcher:
     """The engine's handle on its launcher."""
 
-    def __init__(self, sock: socket.socket, pid: int, parent: str = "") -> None:
-        self._sock = sock
+    def __init__(self, parent: str = "") -> None:
         self._parent = parent
-        self.pid = pid
+        self._files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._sock, self.pid = _spawn(parent, self._files)
 
     @classmethod
     def spawn(cls, parent: str = "") -> Launcher:
         """Start the launcher; it gets ready while the caller goes on.
 
         ``parent`` is the control group that containers are made in, prepared ahead.
+        Containers get the limit of open files that holds now, whatever the engine's becomes.
         """
-        return cls(*_spawn(parent), parent)
+        return cls(parent)
 
     async def start(
         self,
@@ -134,7 +137,7 @@ class Launcher:
             self._sock.close()
             with suppress(ChildProcessError):
                 os.waitpid(self.pid, 0)  # its socket is gone, so it has ended
-            self._sock, self.pid = _spawn(self._parent)
+            self._sock, self.pid = _spawn(self._parent, self._files)
             messages.send(self._sock, request, fds)
 
     def close(self) -> None:
@@ -142,13 +145,13 @@ class Launcher:
         self._sock.close()
 
 
-def _spawn(parent: str) -> tuple[socket.socket, int]:
+def _spawn(parent: str, files: int) -> tuple[socket.socket, int]:
     """Execute a launcher on a socket of its own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     package = Path(__file__).resolve().parents[2]
     libraries = Path(msgspec.__file__).resolve().parents[1]
     paths = (str(package), str(libraries))
-    options = ["-I", "-S", "-c", _CODE, str(theirs.fileno()), parent, *paths]
+    options = ["-I", "-S", "-c", _CODE, str(theirs.fileno()), parent, str(files), *paths]
     executable = sealed()
     try:
         theirs.set_inheritable(True)

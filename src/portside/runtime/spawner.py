@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -29,12 +30,16 @@ _QUIET = 0.1
 """Seconds without a word after which the launcher forks a monitor in reserve."""
 
 
-def main(fd: int, parent: str = "") -> None:
+def main(fd: int, parent: str, files: int) -> None:
     """Serve the engine on an inherited socket until it is gone; never returns.
 
-    ``parent`` is the control group that most containers will be made in.
+    ``parent`` is the control group that most containers will be made in, ``files`` the soft
+    limit of open files that they get: the engine has raised its own.
     """
     os.set_inheritable(fd, False)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    )
     try:
         _serve(socket.socket(fileno=fd), parent)
     except BaseException:

@@ -18,6 +18,7 @@ def check(filters: Filters, known: Collection[str]) -> None:
     for name in filters:
         if name not in known:
             raise InvalidParameter(f"invalid filter '{name}'")
+    truth(filters, "dangling")
 
 
 def truth(filters: Filters, name: str) -> bool | None:

@@ -16,16 +16,22 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from portside.api.http.messages import REASONS, Body, Hijacked, Request, Response, Stream
-from portside.api.http.parser import MAX_HEAD, BodyParser, Head, ProtocolError, parse_head
+from portside.api.http.parser import (
+    MAX_HEAD,
+    BodyParser,
+    Head,
+    ProtocolError,
+    end_of_head,
+    parse_head,
+)
 from portside.api.http.tls import TlsTransport
 from portside.model.errors import Cancelled, SystemFailure
 
 if TYPE_CHECKING:
-    from ssl import SSLContext
+    from portside.api.http.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +74,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)
+        self._server.gone(self)
         self._transport = None
         self._set_timer(False)
         if self._resumed is not None and not self._resumed.done():
@@ -116,9 +121,8 @@ class Connection(asyncio.Protocol):
 
     def _next_request(self) -> None:
         """Start answering when a whole head has arrived."""
-        end = self._buffer.find(b"\r\n\r\n")
+        end, after = end_of_head(self._buffer)
         if end < 0:
-            # Empty lines before a request are skipped (RFC 9112, section 2.2).
             if len(self._buffer) > MAX_HEAD:
                 raise ProtocolError(431, "request header too large")
             self._set_timer(bool(self._buffer))
@@ -126,8 +130,9 @@ class Connection(asyncio.Protocol):
         self._set_timer(False)
         if end > MAX_HEAD:
             raise ProtocolError(431, "request header too large")
-        head = parse_head(bytes(self._buffer[:end]).lstrip(b"\r\n"))
-        del self._buffer[: end + 4]
+        # Empty lines before a request are skipped (RFC 9112, section 2.2).
+        head = parse_head(bytes(self._buffer[:end]).strip(b"\r\n"))
+        del self._buffer[:after]
         request = self._request = Request(head, Body(self), self)
         self._parser = BodyParser(head.length)
         self._started = False
@@ -227,10 +232,11 @@ class Connection(asyncio.Protocol):
 
     def _done_with(self, request: Request) -> None:
         self._request = self._parser = None
-        more = b"\r\n\r\n" in self._buffer or not self._eof
+        more = not self._eof or end_of_head(self._buffer)[0] >= 0
         if not (request.head.keep_alive and more) or self._server.is_closing:
             self._close()
             return
+        self._server.opened(self)
         self._read(True)
         if self._buffer:
             try:
@@ -242,7 +248,8 @@ class Connection(asyncio.Protocol):
 
     def _send(self, head: Head, answer: Response) -> None:
         body = answer.body
-        closes = not head.keep_alive
+        # A client that waits for "100 Continue" never sends its body: nothing can follow.
+        closes = not head.keep_alive or (head.expects_continue and not self._request_complete())
         lines = [self._status_line(answer.status)]
         lines += [f"{name}: {value}\r\n" for name, value in answer.headers.items()]
         if answer.status not in (204, 304) and answer.status >= 200:
@@ -331,7 +338,7 @@ class Connection(asyncio.Protocol):
             from portside.api.http.pump import hijack_tls
 
             transport.write(answer)
-            self._server.connections.discard(self)
+            self._server.gone(self)
             return Hijacked(hijack_tls(transport, self._loop, self._eof), early)
         if transport.get_write_buffer_size():
             raise SystemFailure("a connection cannot be hijacked before its answers were sent")
@@ -343,7 +350,7 @@ class Connection(asyncio.Protocol):
             sock.close()
             self._abort()
             raise Cancelled("the client went away") from None
-        self._server.connections.discard(self)
+        self._server.gone(self)
         transport.abort()
         return Hijacked(sock, early)
 
@@ -379,6 +386,20 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is being asked: the client keeps the connection for later."""
+        return self._request is None and self._transport is not None
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """What answers the request under way."""
+        return self._task
+
+    def abort(self) -> None:
+        """Cut it off, whatever is under way."""
+        self._abort()
+
     def close_when_idle(self) -> None:
         """The server stops: no further requests, the one under way is finished."""
         if self._request is None:
@@ -390,47 +411,3 @@ class Connection(asyncio.Protocol):
         """The server stops now: end streams that would never end by themselves."""
         if self._task is not None and self.cancellable:
             self._task.cancel()
-
-
-class Server:
-    """The connections of one application, on any number of listening sockets."""
-
-    def __init__(
-        self,
-        handler: Handler,
-        *,
-        common_headers: Callable[[], str] = lambda: "",
-        error_body: Callable[[str], bytes] = str.encode,
-    ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.connections: set[Connection] = set()
-        self.is_closing = False
-        self.common_headers, self.error_body = common_headers, error_body
-        self._handler = handler
-        self._listeners: list[asyncio.Server] = []
-
-    def _connect(self) -> Connection:
-        return Connection(self._handler, self)
-
-    async def listen(self, sock: socket.socket, tls: SSLContext | None = None) -> None:
-        """Serve a listening socket, with TLS when it is given."""
-        connect = self._connect if tls is None else partial(TlsTransport, self._connect, tls)
-        listener = await self.loop.create_server(connect, sock=sock, backlog=1024)
-        self._listeners.append(listener)
-
-    async def close(self, grace: float = 5.0) -> None:
-        """Accept no more, finish what is under way for up to ``grace`` seconds."""
-        self.is_closing = True
-        for listener in self._listeners:
-            listener.close()
-        for connection in list(self.connections):
-            connection.close_when_idle()
-            connection.cancel()
-        deadline = self.loop.time() + grace
-        while self.connections and self.loop.time() < deadline:
-            tasks = [c._task for c in self.connections if c._task is not None]
-            if not tasks:
-                break
-            await asyncio.wait(tasks, timeout=deadline - self.loop.time())
-        for connection in list(self.connections):
-            connection._abort()

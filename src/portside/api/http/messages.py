@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+from portside.api.http.parser import find_bad_escape
 from portside.model.errors import Cancelled, InvalidParameter, TooLarge
 
 if TYPE_CHECKING:
@@ -195,6 +196,10 @@ class Request:
         if self._query is None:
             found: dict[str, list[str]] = {}
             if self.head.query:
+                if bad := find_bad_escape(self.head.query):
+                    raise InvalidParameter(f'invalid URL escape "{bad}"')
+                if ";" in self.head.query:
+                    raise InvalidParameter("invalid semicolon separator in query")
                 try:
                     pairs = parse_qsl(self.head.query, keep_blank_values=True, max_num_fields=1024)
                 except ValueError as err:

@@ -14,6 +14,7 @@ _MAX_TRAILER = 16 << 10
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})[^&;]{0,2}")
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?")
@@ -50,19 +51,39 @@ class Head:
 
 
 def parse_head(data: bytes) -> Head:
-    """Parse a request's head, given without the empty line that ends it."""
-    first, *lines = data.split(b"\r\n")
+    """Parse a request's head, given without the empty line that ends it.
+
+    Lines may end with a line feed alone (RFC 9112, section 2.2): people type requests.
+    """
+    first, *lines = data.replace(b"\r\n", b"\n").split(b"\n")
     match = _REQUEST_LINE.fullmatch(first)
     if match is None:
         raise ProtocolError(400, "malformed HTTP request")
     if len(lines) > MAX_HEADERS:
         raise ProtocolError(431, "too many request headers")
-    method, target, minor = match[1].decode(), match[2].decode("latin-1"), int(match[3])
+    method, target, minor = match[1].decode(), match[2].decode(errors="replace"), int(match[3])
     headers = _parse_headers(lines)
     path, _, query = _origin_form(target).partition("?")
+    if "%" in path and (bad := find_bad_escape(path)):
+        raise ProtocolError(400, f'invalid URL escape "{bad}"')
     head = Head(method, target, unquote(path), query, minor, headers)
     _frame(head)
     return head
+
+
+def find_bad_escape(text: str) -> str:
+    """The first ``%`` in a URL that is not followed by two hexadecimal digits, and what is."""
+    match = _BAD_ESCAPE.search(text)
+    return match[0] if match else ""
+
+
+def end_of_head(data: bytearray) -> tuple[int, int]:
+    """Where a head ends and what follows it begins; -1 when it is not complete."""
+    end = data.find(b"\n\r\n")
+    bare = data.find(b"\n\n")
+    if bare >= 0 and not 0 <= end < bare:
+        return bare, bare + 2
+    return end, end + 3
 
 
 def _parse_headers(lines: list[bytes]) -> dict[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from typing import Any, cast
 
 HANDSHAKE_TIMEOUT = 15.0
@@ -21,9 +20,9 @@ _PIECE = 256 << 10
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
     """A protocol to the plain transport, and a transport to the HTTP protocol."""
 
-    def __init__(self, connect: Callable[[], asyncio.Protocol], context: ssl.SSLContext) -> None:
+    def __init__(self, inner: asyncio.Protocol, context: ssl.SSLContext) -> None:
         super().__init__()
-        self._inner = connect()
+        self._inner = inner
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._session = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._raw: asyncio.Transport | None = None
@@ -43,8 +42,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._raw = None
         if self._timer is not None:
             self._timer.cancel()
-        if self._ready:
-            self._inner.connection_lost(exc)
+        self._inner.connection_lost(exc)  # also when the handshake has failed
 
     def data_received(self, data: bytes) -> None:
         self._incoming.write(data)

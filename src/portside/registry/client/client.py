@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from portside.model.errors import PortsideError, Unauthorized
+from portside.model.errors import InvalidParameter, PortsideError, Unauthorized
 from portside.model.reference import DEFAULT_DOMAIN
 from portside.model.registryauth import HUB_INDEX, AuthConfig, AuthResult
 from portside.registry.client.connection import Connection
@@ -16,6 +17,7 @@ from portside.registry.client.repository import Repository, pull_scope, push_sco
 from portside.registry.client.transport import Transport
 
 T = TypeVar("T")
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
 class RegistryClient:
@@ -104,10 +106,15 @@ async def _login(connection: Connection) -> AuthResult:
 
 
 def registry_of(address: str) -> str:
-    """The registry's domain for a server address as ``docker login`` knows it."""
+    """The registry's domain for a server address as ``docker login`` knows it.
+
+    Raises InvalidParameter.
+    """
     if address in ("", HUB_INDEX, DEFAULT_DOMAIN, "index.docker.io", "registry-1.docker.io"):
         return DEFAULT_DOMAIN
     host = address.removeprefix("https://").removeprefix("http://").partition("/")[0]
+    if not _HOST.fullmatch(host):
+        raise InvalidParameter(f"invalid registry address: {address}: write HOST[:PORT]")
     return DEFAULT_DOMAIN if host in ("index.docker.io", "registry-1.docker.io") else host
 
 
