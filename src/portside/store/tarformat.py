@@ -76,7 +76,9 @@ def parse_number(text: bytes) -> int:
     try:
         return int(digits, 8) if digits else 0
     except ValueError:
-        raise Malformed(f"malformed archive: {text!r} is not an octal number") from None
+        raise Malformed(
+            f"malformed archive: invalid tar header: {text!r} is not an octal number"
+        ) from None
 
 
 def parse_header(block: bytes) -> Entry:
