@@ -275,3 +275,17 @@ def test_an_id_is_no_name_at_a_registry(engine: RunningEngine) -> None:
         400,
         "no manifest found for full image ID",
     )
+
+
+def test_only_the_image_of_the_platform_is_meant(
+    engine: RunningEngine, docker: Docker, app: str
+) -> None:
+    docker("pull", "-q", f"{app}:1")
+    for verb in (("image", "inspect"), ("history",), ("rmi",)):
+        done = docker(*verb, "--platform", "linux/arm64", f"{app}:1", check=False)
+        assert done.returncode == 1 and "does not match the specified platform" in done.stderr
+    docker("image", "inspect", "--platform", "linux/amd64", f"{app}:1")
+    path = f"/v1.51/images/{app}:1/json?manifests=1&platform=linux/amd64"
+    assert engine.request("GET", path)[0] == 400
+    docker("rmi", "--platform", "linux/amd64", f"{app}:1")
+    assert engine.request("GET", f"/v1.51/images/{app}:1/json")[0] == 404

@@ -32,8 +32,10 @@ _FULL_ID = re.compile(r"(sha256:)?[0-9a-f]{64}")
 def _platform(request: Request) -> Platform | None:
     """``platform``: ``os/arch[/variant]``, or an image-spec object in JSON (API 1.48 on)."""
     value = params.text(request, "platform")
-    if not value:
-        return None
+    return _one_platform(value) if value else None
+
+
+def _one_platform(value: str) -> Platform:
     if value.startswith("{"):
         try:
             return msgspec.json.decode(value, type=Platform)
@@ -164,14 +166,18 @@ async def save_one(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("GET", "/images/{name}/json")
 async def inspect(api: Api, request: Request, name: str) -> Answer:
-    manifests = params.boolean(request, "manifests")
-    image = await api.engine.images.inspect(name, manifests=manifests)
+    manifests = request.version >= (1, 48) and params.boolean(request, "manifests")
+    platform = _platform(request) if request.version >= (1, 49) else None
+    if manifests and platform is not None:
+        raise InvalidParameter("conflicting options: manifests and platform options are both set")
+    image = await api.engine.images.inspect(name, manifests=manifests, platform=platform)
     return reply.json(image.wire(request.version))
 
 
 @router.add("GET", "/images/{name}/history")
 async def history(api: Api, request: Request, name: str) -> Answer:
-    return reply.json(list(await api.engine.images.history(name)))
+    platform = _platform(request) if request.version >= (1, 48) else None
+    return reply.json(list(await api.engine.images.history(name, platform)))
 
 
 @router.add("POST", "/images/{name}/push", cancellable=True)
@@ -195,8 +201,10 @@ async def tag(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("DELETE", "/images/{name}")
 async def remove(api: Api, request: Request, name: str) -> Answer:
+    platforms = params.texts(request, "platforms") if request.version >= (1, 50) else []
     removed = await api.engine.images.remove(
         name,
+        platforms=[_one_platform(value) for value in platforms],
         force=params.boolean(request, "force"),
         prune=not params.boolean(request, "noprune"),
     )

@@ -306,18 +306,22 @@ class ImageService:
         options = ListOptions(all, shared_size, manifests, containers)
         return Lister(self.catalogue, filters or {}, options).summaries()
 
-    async def inspect(self, name_or_id: str, *, manifests: bool = False) -> ImageInspect:
-        """Raises NotFound."""
+    async def inspect(
+        self, name_or_id: str, *, manifests: bool = False, platform: Platform | None = None
+    ) -> ImageInspect:
+        """Raises NotFound, also when it is the image of another platform."""
         from portside.images.listing import inspect
 
-        identifier = self.catalogue.resolve(name_or_id)
+        identifier = self.get(name_or_id, platform).id
         return inspect(self.catalogue, identifier, manifests=manifests)
 
-    async def history(self, name_or_id: str) -> Sequence[HistoryItem]:
-        """Newest first. Raises NotFound."""
+    async def history(
+        self, name_or_id: str, platform: Platform | None = None
+    ) -> Sequence[HistoryItem]:
+        """Newest first. Raises NotFound, also when it is the image of another platform."""
         from portside.images.listing import history
 
-        return history(self.catalogue, self.catalogue.resolve(name_or_id))
+        return history(self.catalogue, self.get(name_or_id, platform).id)
 
     # changing
     def tag(self, source: str, target: str) -> None:
@@ -328,11 +332,21 @@ class ImageService:
         self.publish("image", "tag", identifier, {"name": name.familiar})
 
     async def remove(
-        self, name: str, *, force: bool = False, prune: bool = True
+        self,
+        name: str,
+        *,
+        force: bool = False,
+        prune: bool = True,
+        platforms: Sequence[Platform] = (),
     ) -> Sequence[DeleteItem]:
-        """Untag or delete by Docker's rules. Raises NotFound, Conflict."""
+        """Untag or delete by Docker's rules. Raises NotFound, Conflict.
+
+        There is one platform to an image: if it is none of ``platforms``, it stays (NotFound).
+        """
         from portside.images.removal import Remover
 
+        for platform in platforms:
+            self.get(name, platform)
         remover = Remover(self.catalogue, self.is_running, self.publish)
         return await remover.remove(name, force=force, prune=prune)
 
