@@ -51,11 +51,18 @@ async def platforms(repository: Repository, fetched: FetchedManifest) -> tuple[P
 
 async def platform_of(repository: Repository, fetched: FetchedManifest) -> Platform | None:
     """What the configuration of one image says; None for an artifact."""
+    data = await config_of(repository, fetched)
+    if not data:
+        return None
+    return decode(data, ImageConfig, f"configuration of {fetched.digest}").platform
+
+
+async def config_of(repository: Repository, fetched: FetchedManifest) -> bytes:
+    """The configuration of one image; empty for an artifact."""
     manifest = decode(fetched.data, Manifest, f"manifest {fetched.digest}")
     if not manifest.is_image:
-        return None
-    data = await repository.get_blob(manifest.config.digest, MAX_CONFIG)
-    return decode(data, ImageConfig, f"configuration {manifest.config.digest}").platform
+        return b""
+    return await repository.get_blob(manifest.config.digest, MAX_CONFIG)
 
 
 async def resolve(
@@ -134,14 +141,16 @@ async def push_list(
 
 
 async def remote_manifest(repository: Repository, reference: Reference) -> RemoteManifest:
-    """The bytes behind a reference, and for one image its platform."""
+    """The bytes behind a reference, and for one image its configuration and platform."""
     import msgspec
 
     fetched = await repository.get_manifest(reference.target)
     descriptor = fetched.descriptor
-    if not fetched.is_index and (platform := await platform_of(repository, fetched)):
+    config = b"" if fetched.is_index else await config_of(repository, fetched)
+    if config:
+        platform = decode(config, ImageConfig, f"configuration of {fetched.digest}").platform
         descriptor = msgspec.structs.replace(descriptor, platform=platform.normalized())
-    return RemoteManifest(descriptor, fetched.data)
+    return RemoteManifest(descriptor, fetched.data, config)
 
 
 async def push_parts(

@@ -199,6 +199,8 @@ class RemoteManifest(msgspec.Struct, frozen=True):
     """With its platform when it is one image."""
     data: bytes = msgspec.field(name="Raw", default=b"")
     """Base64 in JSON: the bytes whose digest the descriptor has."""
+    config: bytes = msgspec.field(name="Config", default=b"")
+    """Of one image: its configuration, likewise."""
 
 
 class ListPart(msgspec.Struct, frozen=True):
