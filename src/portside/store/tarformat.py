@@ -91,8 +91,6 @@ def parse_header(block: bytes) -> Entry:
         name = prefix.split(b"\0", 1)[0] + b"/" + name
     if kind in (AREGTYPE, CONTTYPE):
         kind = DIRTYPE if kind == AREGTYPE and name.endswith(b"/") else REGTYPE
-    elif kind == REGTYPE and name.endswith(b"/"):
-        kind = DIRTYPE
     entry = Entry(
         name,
         kind,
