@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import docker as docker_module
 import pytest
 from enginekit import RunningEngine
-from imagekit import OCI_INDEX, BuiltImage, build_image, build_index, docker_registry
+from imagekit import (
+    OCI_INDEX,
+    BuiltImage,
+    build_image,
+    build_index,
+    docker_registry,
+    htpasswd_line,
+)
 from peerkit import Docker, publish
+
+from portside.model.registryauth import AuthConfig
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +277,19 @@ def test_search_filters_are_read_first(engine: RunningEngine, query: str, messag
 def test_there_are_no_automated_builds(engine: RunningEngine) -> None:
     query = 'filters={"is-automated":["true"]}'
     assert engine.json("GET", f"/v1.51/images/search?term=x&{query}") == []
+
+
+def test_a_registrys_refusal_keeps_its_status(engine: RunningEngine, tmp_path: Path) -> None:
+    right = AuthConfig(username="joe", password="secret").to_header()
+    wrong = AuthConfig(username="joe", password="guessed").to_header()
+    with docker_registry(tmp_path, htpasswd=htpasswd_line("joe", "secret")) as host:
+        path = f"/v1.51/distribution/{host}/nothing:1/json"
+        for header, wanted, reason in (
+            (wrong, 401, "unauthorized: authentication required"),
+            (right, 404, "manifest unknown: manifest unknown"),
+        ):
+            status, _, body = engine.request("GET", path, headers={"X-Registry-Auth": header})
+            assert (status, json.loads(body)["message"]) == (wanted, reason)
 
 
 def test_an_id_is_no_name_at_a_registry(engine: RunningEngine) -> None:

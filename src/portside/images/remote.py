@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from portside.images.choose import pick
-from portside.model.errors import InvalidParameter
+from portside.model.errors import (
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    PortsideError,
+    Unauthorized,
+)
 from portside.model.image import (
     DOCKER_LIST,
     MAX_CONFIG,
@@ -25,6 +32,7 @@ from portside.model.reference import Reference
 from portside.model.registryauth import AuthConfig
 from portside.registry.client.client import RegistryClient
 from portside.registry.client.connection import Connection
+from portside.registry.client.errors import RegistryError
 from portside.registry.client.repository import (
     FetchedManifest,
     Repository,
@@ -38,6 +46,26 @@ async def distribution_inspect(repository: Repository, reference: Reference) -> 
     """Descriptor and platforms behind a reference."""
     fetched = await repository.get_manifest(reference.target)
     return DistributionInspect(fetched.descriptor, await platforms(repository, fetched))
+
+
+@contextmanager
+def with_its_status() -> Iterator[None]:
+    """A registry's refusal is answered with the status it stands for, in the registry's words."""
+    try:
+        yield
+    except RegistryError as err:
+        kind = _KINDS.get(err.code)
+        if kind is None:
+            raise
+        raise kind(str(err)) from err
+
+
+_KINDS: dict[str, type[PortsideError]] = {
+    "UNAUTHORIZED": Unauthorized,
+    "DENIED": Forbidden,
+    "MANIFEST_UNKNOWN": NotFound,
+    "NAME_UNKNOWN": NotFound,
+}
 
 
 async def platforms(repository: Repository, fetched: FetchedManifest) -> tuple[Platform, ...]:

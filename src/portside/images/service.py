@@ -420,12 +420,16 @@ class ImageService:
         self, ref: str, auth: AuthConfig | None = None
     ) -> DistributionInspect:
         """What a registry has under a reference, without pulling it."""
-        from portside.images.remote import distribution_inspect
+        from portside.images.remote import distribution_inspect, with_its_status
 
         reference = Reference.parse(ref)
-        return await self._at(
-            reference, lambda repository: distribution_inspect(repository, reference), auth
-        )
+        with with_its_status():
+            return await self.registries.on_repository(
+                reference.domain,
+                reference.path,
+                lambda repository: distribution_inspect(repository, reference),
+                auth=auth,
+            )
 
     async def remote_manifest(self, ref: str, auth: AuthConfig | None = None) -> RemoteManifest:
         """A manifest or manifest list as a registry has it, byte by byte."""
