@@ -166,6 +166,24 @@ async def test_oci_layout(
     assert record.manifest == image.digest, "the manifest is kept as it came"
 
 
+async def test_layout_with_sha512(service: ImageService) -> None:
+    image = build_image([{"a": b"1"}], oci=True)
+    manifest = json.loads(image.manifest)
+    layer = manifest["layers"][0]
+    data = image.blobs.pop(layer["digest"])
+    layer["digest"] = f"sha512:{hashlib.sha512(data).hexdigest()}"
+    image.manifest = json.dumps(manifest).encode()
+    files = oci_layout(image) | {f"blobs/sha512/{layer['digest'][7:]}": data}
+    await service.load(pieces(tar_of(files)))
+    again = await saved(service, image.id)
+    await service.remove(image.id)
+    assert list(await service.load(pieces(again))) == [image.id]
+    files[f"blobs/sha512/{layer['digest'][7:]}"] += b"?"
+    await service.remove(image.id)
+    with pytest.raises(InvalidParameter, match="damaged"):
+        await service.load(pieces(tar_of(files)))
+
+
 async def test_layout_of_several_platforms(service: ImageService) -> None:
     mine = build_image([{"m": b""}], oci=True, architecture=Platform.host().architecture)
     other = build_image([{"o": b""}], oci=True, architecture="s390x")
