@@ -37,7 +37,7 @@ _FAMILIES = {
 
 GROUPS = {
     "builder": "Manage builds",
-    "buildx imagetools": "Look at images in registries",
+    "buildx": "Look at images in registries",
     "container": "Manage containers",
     "context": "Manage contexts",
     "image": "Manage images",
