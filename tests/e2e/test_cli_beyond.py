@@ -135,9 +135,28 @@ def test_manifests(ours: Ours, docker: Any, tmp_path: Path) -> None:
         assert listed == docker("manifest", "inspect", "--insecure", made).stdout
         platforms = [entry["platform"] for entry in json.loads(listed)["manifests"]]
         assert {"architecture": "arm", "os": "linux", "variant": "v7"} in platforms
+        _look_with_imagetools(ours, made, digest)
         ours("pull", "-q", made)
         assert ours("run", "--rm", made, "echo", "pulled").stdout == "pulled\n"
         ours("rmi", made)
+
+
+def _look_with_imagetools(ours: Ours, name: str, digest: str) -> None:
+    import hashlib
+
+    def look(*flags: str) -> str:
+        return ours("buildx", "imagetools", "inspect", *flags, name).stdout
+
+    told = look()
+    assert told.startswith(f"Name:      {name}\nMediaType: application/vnd.")
+    assert f"\nDigest:    {digest}\n\nManifests:\n" in told and "linux/arm/v7" in told
+    assert "sha256:" + hashlib.sha256(look("--raw").encode()).hexdigest() == digest
+    assert look("--format", "{{.Manifest.Digest}}") == f"{digest}\n"
+    whole = json.loads(look("--format", "{{json .}}"))
+    assert whole["Manifest"]["digest"] == digest and "Digest" not in whole["Manifest"]
+    assert {config["os"] for config in whole["Image"].values()} == {"linux"}
+    missing = ours("buildx", "imagetools", "inspect", f"{name}-not", status=1).stderr
+    assert missing == f"ERROR: {name}-not: not found\n"
 
 
 # -- completion --------------------------------------------------------------------------------

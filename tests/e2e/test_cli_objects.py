@@ -84,6 +84,7 @@ def test_images_of_containers_and_archives(pair: Pair, tmp_path: Path) -> None:
         history --format "{{{{.CreatedBy}}}} {{{{.Comment}}}}" {{n}}/com:1
         save -o {tmp_path}/{{n}}.tar {{n}}/com:1
         save -o /no/such/file {{n}}/com:1
+        save -o /tmp {{n}}/com:1
         save nosuch
         save
         rmi {{n}}/com:1

@@ -88,6 +88,8 @@ def other(
         "--storage-driver", "vfs", "--registry-mirror", f"http://{registry}",
         "--certs-dir", str(tmp_path_factory.mktemp("certs.d")),
         "--insecure-registry", "registry.example",
+        "--upstream-mirror", "upstream.example=http://127.0.0.1:1",
+        "--upstream-mirror", f"upstream.example=http://{registry}",
     )  # fmt: skip
     proxies = {"http-proxy": proxy, "https-proxy": proxy, "no-proxy": "10.0.0.0/8,example.org"}
     running._config().write_text(json.dumps({"proxies": proxies}))
@@ -145,6 +147,13 @@ def test_the_mirror_is_asked_for_the_hub(run: Docker, registry: str) -> None:
     assert found["RepoDigests"][0].startswith("mirrored@sha256:")
     missing = run("pull", "not-mirrored", check=False)
     assert missing.returncode == 1 and "registry-1.docker.io" in missing.stderr
+
+
+def test_mirrors_of_any_registry(run: Docker) -> None:
+    """The first that has it; the registry itself does not exist."""
+    run("pull", "upstream.example/team/app:1")
+    found = json.loads(run("image", "inspect", "upstream.example/team/app:1").stdout)[0]
+    assert found["RepoDigests"][0].startswith("upstream.example/team/app@sha256:")
 
 
 def test_the_proxy_is_used_for_others(run: Docker, proxy: str) -> None:

@@ -69,14 +69,16 @@ def tar_of(files: dict[str, bytes], links: dict[str, str] | None = None) -> byte
     return out.getvalue()
 
 
-def docker_archive(tags: dict[str, list[dict[str, bytes | None]]]) -> tuple[bytes, dict[str, str]]:
+def docker_archive(
+    tags: dict[str, list[dict[str, bytes | None]]], system: str = "linux"
+) -> tuple[bytes, dict[str, str]]:
     """As ``docker save`` wrote before version 25: layers in directories; IDs by tag."""
     files: dict[str, bytes] = {}
     items, ids = [], {}
     for tag, layers in tags.items():
         image = build_image(layers, compression="")
         config_name = image.id.partition(":")[2] + ".json"
-        files[config_name] = image.config
+        files[config_name] = image.config.replace(b'"os": "linux"', f'"os": "{system}"'.encode())
         names = []
         for entry in json.loads(image.manifest)["layers"]:
             name = f"{entry['digest'][7:]}/layer.tar"
@@ -116,15 +118,15 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("compression", COMPRESS)
 async def test_docker_archive_with_several_images(service: ImageService, compression: str) -> None:
     base: dict[str, bytes | None] = {"base": os.urandom(100_000)}
-    archive, ids = docker_archive({"one:1": [base, {"a": b"1"}], "x.example/two": [base]})
+    archive, ids = docker_archive({"one:1": [base, {"a": b"1"}], "x.example/two:2": [base]})
     said: list[Progress] = []
     loaded = await service.load(pieces(COMPRESS[compression](archive)), said.append)
-    assert loaded == ["one:1", "x.example/two:latest"]
+    assert loaded == ["one:1", "x.example/two:2"]
     assert service.get("one:1").id == ids["one:1"]
-    assert service.get("x.example/two").id == ids["x.example/two"]
+    assert service.get("x.example/two:2").id == ids["x.example/two:2"]
     assert [p.stream for p in said if p.stream] == [
         "Loaded image: one:1\n",
-        "Loaded image: x.example/two:latest\n",
+        "Loaded image: x.example/two:2\n",
     ]
     assert list(service.store.blobs.ingest_dir.iterdir()) == []
 
@@ -162,6 +164,24 @@ async def test_oci_layout(
     assert service.get(image.id).id == image.id
     record = service.catalogue.record(image.id)
     assert record.manifest == image.digest, "the manifest is kept as it came"
+
+
+async def test_layout_with_sha512(service: ImageService) -> None:
+    image = build_image([{"a": b"1"}], oci=True)
+    manifest = json.loads(image.manifest)
+    layer = manifest["layers"][0]
+    data = image.blobs.pop(layer["digest"])
+    layer["digest"] = f"sha512:{hashlib.sha512(data).hexdigest()}"
+    image.manifest = json.dumps(manifest).encode()
+    files = oci_layout(image) | {f"blobs/sha512/{layer['digest'][7:]}": data}
+    await service.load(pieces(tar_of(files)))
+    again = await saved(service, image.id)
+    await service.remove(image.id)
+    assert list(await service.load(pieces(again))) == [image.id]
+    files[f"blobs/sha512/{layer['digest'][7:]}"] += b"?"
+    await service.remove(image.id)
+    with pytest.raises(InvalidParameter, match="damaged"):
+        await service.load(pieces(tar_of(files)))
 
 
 async def test_layout_of_several_platforms(service: ImageService) -> None:
@@ -260,6 +280,9 @@ GOOD = build_image([{"a": os.urandom(5000)}], oci=True)
         (lambda: tar_of({"readme": b"hi"}), "does not contain a manifest.json"),
         (lambda: tar_of({"manifest.json": b"{"}), "malformed"),
         (lambda: tar_of({"manifest.json": b'[{"Config":"x.json"}]'}), "x.json is missing"),
+        (lambda: docker_archive({"two": [{"a": b"1"}]})[0], 'invalid tag "two"'),
+        (lambda: docker_archive({f"two@{GOOD.digest}": [{"a": b"1"}]})[0], "invalid tag"),
+        (lambda: docker_archive({"two:1": [{"a": b"1"}]}, "windows")[0], '"windows" cannot be'),
         (lambda: tar_of({"../../evil": b"x"}), "outside"),
         (lambda: tar_of({"manifest.json": b"[]"}, {"m": "../../../etc/passwd"}), "outside"),
         (lambda: damaged(GOOD), "damaged"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from imagekit import layer_tar
 
+from portside.images.make import chains_of
 from portside.images.service import ImageService
 from portside.model.digest import Digest
 from portside.model.errors import Conflict, InvalidParameter, NotFound
@@ -197,8 +198,10 @@ async def test_children_protect_their_parents(service: ImageService) -> None:
         await service.remove(parent, force=True)
     assert str(caught.value).endswith("(cannot be forced) - image has dependent child images")
     assert await service.remove("base") == untagged("base:latest")
+    below, above = (str(chain) for chain in chains_of(service.get(child).config))
     items = await service.remove("child")
-    assert [item.deleted for item in items if item.deleted][:2] == [child, parent]
+    # each image's own layers come right after it
+    assert [item.deleted for item in items if item.deleted] == [child, above, parent, below]
     assert await service.list(all=True) == []
 
 

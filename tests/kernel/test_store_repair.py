@@ -227,6 +227,41 @@ async def test_damage_is_found_and_repaired(store: Store) -> None:
     await images.close()
 
 
+async def test_changed_files_of_a_layer_are_found_and_made_again(store: Store) -> None:
+    owner = Ref.image("an image")
+    chain = await stacked(store, 3, owner)
+    stack = store.layers.stack(chain)
+    trees = [store.layers.layers_dir / info.chain.hex / "diff" for info in stack]
+    before = (trees[0] / "file-2").stat()
+    (trees[0] / "file-2").write_bytes((trees[0] / "file-2").read_bytes()[::-1] + b"!")
+    os.utime(trees[0] / "file-2", ns=(before.st_mtime_ns, before.st_mtime_ns))
+    (trees[1] / "file-1").unlink()
+    (trees[2] / "added").write_text("by hand")
+    found = {problem.subject: problem.text for problem in (await check(store)).problems}
+    says = [found[str(info.chain)] for info in stack]
+    for text, end in zip(
+        says, ("has other content", "is missing", "is not from its image"), strict=True
+    ):
+        assert text.startswith("its files are not its blob's") and text.endswith(end)
+    await check(store, repair=True)
+    assert (await check(store)).problems == []
+    assert not (trees[2] / "added").exists() and (trees[1] / "file-1").exists()
+
+
+async def test_files_without_a_record_are_found_and_removed(store: Store) -> None:
+    blob = store.blobs.root / "sha256" / ("0" * 64)
+    blob.write_bytes(b"nobody's")
+    layer = store.layers.layers_dir / ("1" * 64)
+    layer.mkdir()
+    assert (await check(store)).problems == []  # just come: they may get a record yet
+    for path in (blob, layer):
+        os.utime(path, (1, 1))
+    assert [p.kind for p in (await check(store)).problems] == ["leftover", "leftover"]
+    await check(store, repair=True)
+    assert not blob.exists() and not layer.exists()
+    assert (await check(store)).problems == []
+
+
 async def test_power_cut_verifies_what_was_not_settled(tmp_path: Path) -> None:
     """Another boot: unsettled blobs are read again, unsettled layers made again."""
     store = Store.open(tmp_path / "root")

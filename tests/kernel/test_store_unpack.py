@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from peerkit import rich_layers, snapshot
+from peerkit import CAPABILITY, rich_layers, snapshot
 
 from portside.model.digest import Digest
 from portside.model.errors import PortsideError
@@ -284,3 +284,33 @@ def test_entry_helper_keeps_hostile_names() -> None:
     with tarfile.open(fileobj=io.BytesIO(tar)) as found:
         first, second = found.getmembers()
     assert [first.name, second.linkname] == ["../x", "../y"]
+
+
+async def test_the_last_of_a_files_links_tells_what_it_is(store: Store) -> None:
+    """As Docker has it; a capability survives when the owner stays."""
+    able = {"SCHILY.xattr.security.capability": CAPABILITY.decode("latin-1")}
+    tar = archive(
+        entry("f", data=b"x", mode=0o644, uid=1, mtime=100),
+        entry("l", tarfile.LNKTYPE, linkname="f", mode=0o4755, uid=2, gid=3, mtime=200),
+        entry("able", data=b"x", mode=0o755, mtime=100, pax_headers=able),
+        entry("linked", tarfile.LNKTYPE, linkname="able", mode=0o700, mtime=100),
+        entry("s", tarfile.SYMTYPE, linkname="f", uid=1, mtime=100),
+        entry("t", tarfile.LNKTYPE, linkname="s", uid=2, mtime=200),
+    )
+    with store.lease("test") as lease:
+        root = root_of(store, await unpack(store, tar, lease))
+        found = (root / "f").stat()
+        assert (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (0o4755, 2, 3)
+        assert (found.st_mtime, found.st_nlink) == (200, 2)
+        assert (root / "able").stat().st_mode & 0o7777 == 0o700
+        assert os.getxattr(root / "able", "security.capability") == CAPABILITY
+        assert (root / "s").lstat().st_uid == 2 and (root / "s").lstat().st_mtime == 100
+
+
+async def test_a_slash_makes_no_directory_of_a_file(store: Store) -> None:
+    """Only of the oldest kind of entry; the others' data would be taken for headers."""
+    tar = archive(entry("file/", data=b"data"), entry("old/", tarfile.AREGTYPE), entry("after"))
+    with store.lease("test") as lease:
+        root = root_of(store, await unpack(store, tar, lease))
+        assert (root / "file").read_bytes() == b"data"
+        assert (root / "old").is_dir() and (root / "after").is_file()

@@ -122,6 +122,8 @@ def test_the_file_has_the_same_keys(write: Any) -> None:
         ({"userns-remap": "default"}, "userns-remap"),
         ({"registry-mirrors": ["r.test"]}, "registry-mirrors: invalid mirror: 'r.test'"),
         ({"registry-mirrors": ["https://u:p@r.test"]}, "registry-mirrors"),
+        ({"upstream-mirrors": ["https://m.test"]}, "write HOST=https://MIRROR"),
+        ({"upstream-mirrors": ["quay.io=m.test"]}, "upstream-mirrors: invalid mirror: 'm.test'"),
         ({"insecure-registries": ["http://r.test"]}, "insecure-registries"),
         ({"insecure-registries": ["10.0.0.0/99"]}, "insecure-registries: invalid value"),
         ({"labels": ["a=1", "a=2"]}, "conflict labels for a=2 and a=1"),

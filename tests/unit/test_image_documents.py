@@ -119,8 +119,8 @@ def test_progress_messages(progress: Progress, message: dict[str, object]) -> No
 
 def test_progress_bar_is_dockers() -> None:
     assert size(999) == "999B" and size(1_234_567) == "1.235MB" and size(1000) == "1kB"
-    assert bar(50, 100).startswith("[" + "=" * 25 + ">" + " " * 24 + "]")
-    assert bar(100, 100).startswith("[" + "=" * 50 + "]")
+    assert bar(50, 100).startswith("[" + "=" * 25 + ">" + " " * 25 + "]")
+    assert bar(100, 100).startswith("[" + "=" * 50 + ">]")
     assert bar(5, 0) == "      5B"
 
 

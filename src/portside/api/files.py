@@ -77,9 +77,8 @@ async def commit(api: Api, request: Request, _: str) -> Answer:
     name = params.text(request, "container")
     body = await params.json_bytes(request)
     config = decode_as(body, ContainerConfig) if body and body.strip() != b"null" else None
-    repo, tag = params.text(request, "repo"), params.text(request, "tag")
     wish = CommitWish(
-        ref=f"{repo}:{tag}" if repo and tag else repo,
+        ref=params.new_name(request),
         author=params.text(request, "author"),
         comment=params.text(request, "comment"),
         pause=params.boolean(request, "pause", True),

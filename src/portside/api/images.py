@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ import msgspec
 from portside.api import params, reply
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
+from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
 from portside.model.platform import Platform
 from portside.model.progress import Progress, Report
+from portside.model.reference import Reference
 from portside.model.registryauth import AuthConfig
 
 if TYPE_CHECKING:
@@ -23,13 +26,16 @@ router = Router()
 _LIST_FILTERS = frozenset(("dangling", "label", "label!", "before", "since", "reference", "until"))
 _PRUNE_FILTERS = frozenset(("dangling", "label", "label!", "until"))
 _SEARCH_FILTERS = frozenset(("is-automated", "is-official", "stars"))
+_FULL_ID = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 
 def _platform(request: Request) -> Platform | None:
     """``platform``: ``os/arch[/variant]``, or an image-spec object in JSON (API 1.48 on)."""
     value = params.text(request, "platform")
-    if not value:
-        return None
+    return _one_platform(value) if value else None
+
+
+def _one_platform(value: str) -> Platform:
     if value.startswith("{"):
         try:
             return msgspec.json.decode(value, type=Platform)
@@ -47,21 +53,25 @@ def _platforms(request: Request) -> Platform | None:
 
 
 def _auth(request: Request) -> AuthConfig:
-    return AuthConfig.from_header(request.header("x-registry-auth"))
+    """Credentials of the request; unreadable ones count as none, as they do for Docker."""
+    try:
+        return AuthConfig.from_header(request.header("x-registry-auth"))
+    except InvalidParameter:
+        return AuthConfig()
 
 
 @router.add("GET", "/images/json", cancellable=True)
 async def list_images(api: Api, request: Request, _: str) -> Answer:
     filters = params.filters(request)
     name = params.text(request, "filter")
-    if name:  # before API 1.28
+    if name and request.version < (1, 41):
         filters.setdefault("reference", []).append(name)
     params.accept_filters(filters, _LIST_FILTERS)
     found = await api.engine.images.list(
         all=params.boolean(request, "all"),
         filters=filters,
-        shared_size=params.boolean(request, "shared-size"),
-        manifests=params.boolean(request, "manifests"),
+        shared_size=request.version >= (1, 42) and params.boolean(request, "shared-size"),
+        manifests=request.version >= (1, 47) and params.boolean(request, "manifests"),
     )
     return reply.json([image.wire(request.version) for image in found])
 
@@ -74,26 +84,29 @@ async def create_image(api: Api, request: Request, _: str) -> Answer:
         raise InvalidParameter("no image or source given: use fromImage or fromSrc")
     if not source:
         return await _import(api, request)
-    ref = _with_tag(source, tag)
+    ref = _to_pull(source, tag)
     auth, platform = _auth(request), _platform(request)
-    # `docker pull -a` sends no tag at all; every other client names one or a digest.
-    all_tags = not tag and ":" not in source.rpartition("/")[2] and "@" not in source
 
     async def work(report: Report) -> None:
-        await api.engine.images.pull(ref, platform, auth, report, all_tags=all_tags)
+        # `docker pull -a` sends no tag at all; every other client names one or a digest.
+        await api.engine.images.pull(str(ref), platform, auth, report, all_tags=ref.is_name_only)
 
     return await reply.progress(request, work)
 
 
-def _with_tag(name: str, tag: str) -> str:
-    if not tag:
-        return name
-    return f"{name}@{tag}" if ":" in tag else f"{name}:{tag}"
+def _to_pull(name: str, tag: str) -> Reference:
+    """``tag`` may also be a digest, which then replaces a tag in the name."""
+    try:
+        digest = Digest(tag)
+    except InvalidParameter:
+        return params.tagged(name, tag)
+    return Reference.parse(name).with_digest(digest)
 
 
 async def _import(api: Api, request: Request) -> Answer:
     source = params.text(request, "fromSrc")
-    name, tag = params.text(request, "repo"), params.text(request, "tag")
+    target = params.new_name(request)
+    message = params.text(request, "message") or f"Imported from {source}"
     archive: AsyncIterator[bytes] | str = request.body.chunks() if source == "-" else source
     if isinstance(archive, str) and "://" not in archive:
         archive = f"http://{archive}"
@@ -101,8 +114,8 @@ async def _import(api: Api, request: Request) -> Answer:
     async def work(report: Report) -> str:
         return await api.engine.images.import_(
             archive,
-            _with_tag(name, tag) if name else "",
-            message=params.text(request, "message"),
+            target,
+            message=message,
             changes=params.texts(request, "changes"),
             platform=_platform(request),
             progress=report,
@@ -123,7 +136,8 @@ async def load(api: Api, request: Request, _: str) -> Answer:
 
         return await api.engine.images.load(request.body.chunks(), unless_quiet, platform=platform)
 
-    return await reply.progress(request, work)
+    # Docker says 200 before it reads the archive, and clients look for errors in the stream.
+    return await reply.progress(request, work, failures_in_stream=True)
 
 
 @router.add("GET", "/images/search", cancellable=True)
@@ -152,14 +166,18 @@ async def save_one(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("GET", "/images/{name}/json")
 async def inspect(api: Api, request: Request, name: str) -> Answer:
-    manifests = params.boolean(request, "manifests")
-    image = await api.engine.images.inspect(name, manifests=manifests)
+    manifests = request.version >= (1, 48) and params.boolean(request, "manifests")
+    platform = _platform(request) if request.version >= (1, 49) else None
+    if manifests and platform is not None:
+        raise InvalidParameter("conflicting options: manifests and platform options are both set")
+    image = await api.engine.images.inspect(name, manifests=manifests, platform=platform)
     return reply.json(image.wire(request.version))
 
 
 @router.add("GET", "/images/{name}/history")
 async def history(api: Api, request: Request, name: str) -> Answer:
-    return reply.json(list(await api.engine.images.history(name)))
+    platform = _platform(request) if request.version >= (1, 48) else None
+    return reply.json(list(await api.engine.images.history(name, platform)))
 
 
 @router.add("POST", "/images/{name}/push", cancellable=True)
@@ -169,7 +187,7 @@ async def push(api: Api, request: Request, name: str) -> Answer:
 
     async def work(report: Report) -> None:
         await api.engine.images.push(
-            _with_tag(name, tag), auth, report, all_tags=not tag, platform=platform
+            str(params.tagged(name, tag)), auth, report, all_tags=not tag, platform=platform
         )
 
     return await reply.progress(request, work)
@@ -177,15 +195,16 @@ async def push(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/images/{name}/tag")
 async def tag(api: Api, request: Request, name: str) -> Answer:
-    repo = params.text(request, "repo")
-    api.engine.images.tag(name, _with_tag(repo, params.text(request, "tag")))
+    api.engine.images.tag(name, params.new_name(request))
     return Response(201)
 
 
 @router.add("DELETE", "/images/{name}")
 async def remove(api: Api, request: Request, name: str) -> Answer:
+    platforms = params.texts(request, "platforms") if request.version >= (1, 50) else []
     removed = await api.engine.images.remove(
         name,
+        platforms=[_one_platform(value) for value in platforms],
         force=params.boolean(request, "force"),
         prune=not params.boolean(request, "noprune"),
     )
@@ -201,4 +220,6 @@ async def prune(api: Api, request: Request, _: str) -> Answer:
 
 @router.add("GET", "/distribution/{name}/json", cancellable=True, since=(1, 30))
 async def distribution(api: Api, request: Request, name: str) -> Answer:
+    if _FULL_ID.fullmatch(name):
+        raise InvalidParameter("no manifest found for full image ID")
     return reply.json(await api.engine.images.distribution_inspect(name, _auth(request)))

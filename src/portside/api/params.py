@@ -12,6 +12,7 @@ import msgspec
 from portside.api.http.messages import MAX_JSON, Request
 from portside.model.decoding import why_not_json
 from portside.model.errors import InvalidParameter
+from portside.model.reference import Reference
 
 _T = TypeVar("_T")
 _FALSE = frozenset(("", "0", "no", "false", "none"))
@@ -38,6 +39,23 @@ def boolean(request: Request, name: str, default: bool = False) -> bool:
     if values is None:
         return default
     return values[0].strip().lower() not in _FALSE
+
+
+def tagged(name: str, tag: str) -> Reference:
+    """A reference with the tag of a query, which overrules one in the name."""
+    reference = Reference.parse(name)
+    return reference.with_tag(tag) if tag else reference
+
+
+def new_name(request: Request) -> str:
+    """The name an image is to get (``repo`` and ``tag``); empty when there is no ``repo``."""
+    name = text(request, "repo")
+    if not name:
+        return ""
+    reference = tagged(name, text(request, "tag"))
+    if reference.digest is not None:
+        raise InvalidParameter("cannot import digest reference")
+    return str(reference)
 
 
 def number(request: Request, name: str, default: int | None = None) -> int | None:

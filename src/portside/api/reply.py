@@ -37,12 +37,13 @@ async def progress(
     *,
     render: Callable[[Any], list[dict[str, Any]]] = lambda _: [],
     content_type: str = JSON,
+    failures_in_stream: bool = False,
 ) -> Stream | Response:
     """Run ``work`` and stream its progress as Docker's JSON messages.
 
     The head is sent with the first message: work that fails before is answered with a
-    status, later failures with an ``errorDetail`` message. ``render`` makes the last
-    messages of the result.
+    status, unless ``failures_in_stream``; later failures with an ``errorDetail`` message.
+    ``render`` makes the last messages of the result.
     """
     reporter = _Reporter(request, content_type)
     try:
@@ -50,12 +51,11 @@ async def progress(
     except (Cancelled, asyncio.CancelledError):
         raise
     except PortsideError as err:
-        if reporter.stream is None:
+        if reporter.stream is None and not failures_in_stream:
             raise
-        await reporter.finish(
+        return await reporter.finish(
             [{"errorDetail": {"message": str(err)}, "error": str(err)}], always=True
         )
-        return reporter.stream
     return await reporter.finish(render(result), always=True)
 
 

@@ -21,6 +21,7 @@ _FAMILIES = {
     "transfer": "pull, push, search, image pull, image push",
     "registries": "login, logout",
     "manifests": "manifest annotate, manifest create, manifest inspect, manifest push, manifest rm",
+    "imagetools": "buildx imagetools inspect",
     "networks": "network create, network ls, network list, network rm, network remove, "
     "network connect, network disconnect",
     "volumes": "volume create, volume ls, volume list, volume rm, volume remove, "
@@ -37,6 +38,7 @@ _FAMILIES = {
 
 GROUPS = {
     "builder": "Manage builds",
+    "buildx": "Look at images in registries",
     "container": "Manage containers",
     "context": "Manage contexts",
     "image": "Manage images",

@@ -72,7 +72,7 @@ def of_group(program: str, group: str) -> str:
         if name.startswith(f"{group} "):
             verb = load(name)
             own = next(known for known in verb.names if known.startswith(f"{group} "))
-            found[own.partition(" ")[2]] = verb.about.partition("\n")[0]
+            found[own.removeprefix(f"{group} ")] = verb.about.partition("\n")[0]
     return (
         f"Usage:  {program} {group} COMMAND\n\n{commands.GROUPS[group]}\n\n"
         f"Commands:\n{_list(sorted(found.items()))}\n\n"

@@ -240,10 +240,13 @@ def _iso(item: Item) -> str:
     return stamp.isoformat().replace("+00:00", "Z")
 
 
+def _since(item: Item) -> str:
+    return units.ago(item["Created"]) if item["Created"] > 0 else "N/A"
+
+
 _HISTORY: Columns = {
     "ID": ("IMAGE", lambda item, view: item["Id"] if view.full else short_id(item["Id"])),
-    "CreatedSince": ("CREATED", lambda item, view: units.ago(item["Created"]) if view.human
-                     else _iso(item)),
+    "CreatedSince": ("CREATED", lambda item, view: _since(item) if view.human else _iso(item)),
     "CreatedAt": ("CREATED AT", lambda item, view: _iso(item)),
     "CreatedBy": ("CREATED BY", _history_command),
     "Size": ("SIZE", lambda item, view: units.human_size(item["Size"], 3) if view.human
@@ -289,7 +292,7 @@ def to_file(session: Session, output: str, path: str, query: Any, verb_: str) ->
         what = "cowardly refusing to save to a terminal"
         raise Failed(1, f"{what}. Use the -o flag or redirect")
     if output and os.path.isdir(output):
-        raise InvalidParameter(f'failed to {verb_}: invalid output path: "{output}" must be a file')
+        raise InvalidParameter(f"failed to {verb_}: cannot write to a directory")
     if output and not os.path.isdir(directory := os.path.dirname(output) or "."):
         raise InvalidParameter(f"failed to {verb_}: invalid output path: stat {directory}: "
                                "no such file or directory")  # fmt: skip

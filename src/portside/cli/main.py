@@ -122,12 +122,10 @@ def load(name: str) -> Verb:
 
 def _find(words: Sequence[str]) -> tuple[str, list[str]] | None:
     """Full name of the verb (or of a group) and the words after it."""
-    for length in (2, 1):
+    for length in (3, 2, 1):
         name = " ".join(words[:length])
-        if name in commands.MODULES:
+        if name in commands.MODULES or name in commands.GROUPS:
             return name, list(words[length:])
-    if words[0] in commands.GROUPS:
-        return words[0], list(words[1:])
     return None
 
 

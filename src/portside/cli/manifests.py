@@ -57,7 +57,7 @@ def _keep(session: Session, name: str, manifest: Kept) -> None:
         file.write(jsontext.dumps(manifest))
 
 
-def _fetch(session: Session, name: str) -> Kept:
+def fetch(session: Session, name: str) -> Kept:
     """What the registry has under a name."""
     references.check(name)
     known = auth.header(session.config, name)
@@ -75,7 +75,7 @@ def create(session: Session, options: Options, arguments: list[str]) -> None:
     name, *images = arguments
     if _kept(session, name) and not options.flag("amend"):
         raise InvalidParameter("refusing to amend an existing manifest list with no --amend flag")
-    for manifest in [_fetch(session, image) for image in images]:
+    for manifest in [fetch(session, image) for image in images]:
         if "platform" not in manifest["Descriptor"]:
             raise InvalidParameter(f"{manifest['Ref']} is a manifest list")
         _keep(session, name, manifest)
@@ -136,7 +136,7 @@ def inspect(session: Session, options: Options, arguments: list[str]) -> None:
         session.out(jsontext.dumps(made if verbose else _index(made), "   "))
         return
     try:
-        found = _fetch(session, arguments[0])
+        found = fetch(session, arguments[0])
     except Refused as err:
         if err.is_not_found:
             raise Failed(1, f"no such manifest: {references.canonical(arguments[0])}") from None
@@ -147,7 +147,7 @@ def inspect(session: Session, options: Options, arguments: list[str]) -> None:
         session.out(jsontext.dumps({**found, key: document} if verbose else document, "\t"))
     elif verbose:
         repository = references.split(arguments[0])[0]
-        parts = [_fetch(session, f"{repository}@{entry['digest']}")
+        parts = [fetch(session, f"{repository}@{entry['digest']}")
                  for entry in document["manifests"]]  # fmt: skip
         session.out(jsontext.dumps(parts, "\t"))
     else:

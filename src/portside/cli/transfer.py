@@ -84,6 +84,8 @@ def push(session: Session, options: Options, arguments: list[str]) -> None:
     repository, tag, digest = references.split(image)
     if digest:
         raise InvalidParameter("cannot push a digest reference")
+    if repository != repository.lower():  # a good name needs no look at its grammar here
+        references.check(image)
     all_tags = options.flag("all-tags")
     if all_tags and tag:
         raise InvalidParameter("tag can't be used with --all-tags/-a")

@@ -13,6 +13,7 @@ from portside.containers.core import Core
 from portside.containers.pointparser import clean
 from portside.model.container import ContainerConfig
 from portside.model.errors import Conflict, Forbidden, InvalidParameter
+from portside.model.reference import Reference
 from portside.store.archive import PathStat, View, ViewMount
 from portside.store.jobs import Change
 from portside.store.points import reach
@@ -158,8 +159,9 @@ async def commit(core: Core, container: Container, wish: CommitWish) -> str:
             changes=wish.changes,
         )
     reach("container.commit:made")
+    name = Reference.parse(wish.ref).tagged().familiar if wish.ref else ""
     core.event(container, "commit", {"comment": wish.comment, "imageID": image,
-                                     "imageRef": wish.ref})  # fmt: skip
+                                     "imageRef": name})  # fmt: skip
     return image
 
 

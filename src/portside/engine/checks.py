@@ -99,18 +99,28 @@ def _check_tls(options: DaemonOptions) -> None:
         raise InvalidParameter("--tlsverify needs --tlscacert")
 
 
+def _check_mirror(key: str, mirror: str) -> None:
+    parts = urlsplit(mirror)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidParameter(
+            f"{key}: invalid mirror: {mirror!r}: write http://HOST or https://HOST"
+        )
+    if parts.query or parts.fragment or parts.username is not None:
+        raise InvalidParameter(
+            f"{key}: invalid mirror: {mirror!r}: user, query and fragment cannot be part of it"
+        )
+
+
 def _check_registries(options: DaemonOptions) -> None:
     for mirror in options.registry_mirrors:
-        parts = urlsplit(mirror)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        _check_mirror("registry-mirrors", mirror)
+    for text in options.upstream_mirrors:
+        host, equals, mirror = text.partition("=")
+        if not host or not equals or "/" in host:
             raise InvalidParameter(
-                f"registry-mirrors: invalid mirror: {mirror!r}: write http://HOST or https://HOST"
+                f"upstream-mirrors: invalid mirror: {text!r}: write HOST=https://MIRROR"
             )
-        if parts.query or parts.fragment or parts.username is not None:
-            raise InvalidParameter(
-                f"registry-mirrors: invalid mirror: {mirror!r}: user, query and fragment cannot "
-                "be part of it"
-            )
+        _check_mirror("upstream-mirrors", mirror)
     for name in options.insecure_registries:
         if "://" in name:
             raise InvalidParameter(

@@ -129,6 +129,9 @@ class DaemonOptions:
     registry_mirrors: tuple[str, ...] = _option(
         (), "registry-mirror", "Preferred registry mirror", key="registry-mirrors", reloads=True
     )
+    upstream_mirrors: tuple[str, ...] = _option(
+        (), "upstream-mirror", "Mirror of another registry: HOST=URL, such as quay.io=https://m",
+        key="upstream-mirrors", reloads=True)  # fmt: skip
     insecure_registries: tuple[str, ...] = _option(
         (), "insecure-registry", "Registries spoken to without or with unverified TLS",
         key="insecure-registries", reloads=True)  # fmt: skip

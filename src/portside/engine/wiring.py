@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 
 def registry_options(options: DaemonOptions) -> RegistryOptions:
     proxies = options.proxies
+    upstream: dict[str, tuple[str, ...]] = {}
+    for text in options.upstream_mirrors:
+        host, _, mirror = text.partition("=")
+        upstream[host] = (*upstream.get(host, ()), mirror)
     return RegistryOptions(
         mirrors=options.registry_mirrors,
+        upstream_mirrors=upstream,
         insecure=options.insecure_registries,
         certs_dir=Path(options.certs_dir),
         http_proxy=options.http_proxy or proxies.get("http-proxy"),
@@ -155,5 +160,6 @@ def reload_attributes(options: DaemonOptions) -> dict[str, str]:
         "max-concurrent-uploads": str(options.max_concurrent_uploads),
         "name": "portside",
         "registry-mirrors": json.dumps(list(options.registry_mirrors)),
+        "upstream-mirrors": json.dumps(list(options.upstream_mirrors)),
         "shutdown-timeout": str(options.shutdown_timeout),
     }

@@ -43,19 +43,19 @@ class Chosen:
         return Digest(self.manifest.config.digest)
 
 
-async def choose(repository: Repository, target: str, platform: Platform | None) -> Chosen:
+async def choose(repository: Repository, top: FetchedManifest, platform: Platform | None) -> Chosen:
     """Fetch manifest and configuration of the image for ``platform`` (default: the host's).
 
     Raises NotFound when no entry of an index fits, InvalidParameter for documents that are
     malformed or no image.
     """
-    top = await repository.get_manifest(target)
     wanted = platform or Platform.host()
     fetched, attestations = await _descend(repository, top, wanted)
     manifest = decode(fetched.data, Manifest, f"manifest {fetched.digest}")
     _check_image(manifest)
     config_bytes = await _config(repository, manifest)
     config = decode(config_bytes, ImageConfig, f"configuration {manifest.config.digest}")
+    check_system(config)
     check_layers(manifest, config)
     return Chosen(top, fetched, manifest, config, config_bytes, attestations)
 
@@ -107,6 +107,14 @@ async def _config(repository: Repository, manifest: Manifest) -> bytes:
             f"the image configuration has {manifest.config.size} bytes, more than {MAX_CONFIG}"
         )
     return await repository.get_blob(manifest.config.digest, MAX_CONFIG)
+
+
+def check_system(config: ImageConfig) -> None:
+    """InvalidParameter for an image of another operating system: nothing of it runs here."""
+    if config.platform.normalized().os != "linux":
+        raise InvalidParameter(
+            f'image operating system "{config.os}" cannot be used on this platform'
+        )
 
 
 def check_layers(manifest: Manifest, config: ImageConfig) -> None:

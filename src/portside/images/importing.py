@@ -41,10 +41,11 @@ async def import_image(
 ) -> str:
     """Make the image; its ID. ``archive`` is a stream or an http(s) URL."""
     config = apply_changes(RunConfig(), changes)
-    if isinstance(archive, str):
-        message = message or f"Imported from {archive}"
-        archive = _download(registries, archive, report)
     target = (platform or Platform.host()).normalized()
+    if target.os != "linux":
+        raise InvalidParameter("operating system is not supported")
+    if isinstance(archive, str):
+        archive = _download(registries, archive, report)
     with catalogue.store.lease("import") as lease:
         packed = await Packer(catalogue.store, lease.ref).from_stream(archive)
         moment = clock.now()
@@ -63,7 +64,9 @@ async def import_image(
         names = [name] if name else []
         identifier = await record_image(catalogue, lease, made, [layer], names=names)
     await catalogue.store.settle()
-    publish("image", "import", identifier, {"name": name.familiar if name else identifier})
+    if name:
+        publish("image", "tag", identifier, {"name": name.familiar})
+    publish("image", "import", identifier, {"name": identifier})
     return identifier
 
 
@@ -72,13 +75,13 @@ async def _download(registries: RegistryClient, url: str, report: Report) -> Asy
         url = f"http://{url}"
     if not url.startswith(("http://", "https://")):
         raise InvalidParameter(f"unsupported scheme in {url!r}: use http:// or https://")
-    report(Progress(status=f"Downloading from {url}"))
     host = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
     async with registries.transport.send("GET", url, Endpoint(url, host)) as response:
         if response.status >= 400:
             raise RegistryError(
                 response.status, "UNKNOWN", f"{url} answered {response.status} {response.reason}"
             )
+        report(Progress(status=f"Downloading from {url}"))
         total = response.content_length or 0
         done = 0
         async for chunk in response.content.iter_any():

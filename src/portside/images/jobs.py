@@ -138,7 +138,8 @@ class SpoolArchive(Job, kw_only=True):
     def _file(self, name: str, reader: TarReader, file: str) -> Member:
         from portside.store.decompress import detect
 
-        hasher, size, head = hashlib.sha256(), 0, b""
+        algorithm = "sha512" if name.startswith("blobs/sha512/") else "sha256"
+        hasher, size, head = hashlib.new(algorithm), 0, b""
         with Path(self.directory, file).open("xb", buffering=0) as out:
             for view in reader.data():
                 if len(head) < 8:
@@ -148,7 +149,7 @@ class SpoolArchive(Job, kw_only=True):
                 left = view
                 while left:
                     left = left[out.write(left) or 0 :]
-        return Member(name, file, size, f"sha256:{hasher.hexdigest()}", detect(head))
+        return Member(name, file, size, f"{algorithm}:{hasher.hexdigest()}", detect(head))
 
 
 def member_name(name: bytes) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from portside.images.catalogue import Catalogue, ImageRecord
-from portside.images.choose import check_layers
+from portside.images.choose import check_layers, check_system
 from portside.images.compress import make_manifest
 from portside.images.feed import run_fed
 from portside.images.jobs import Member, SpoolArchive
@@ -157,6 +157,8 @@ class Loader:
             members = await run_fed(self._store.workers, job, archive)
             spooled = Archive(directory, members)
             images = _select(_images(spooled), platform)
+            for image in images:
+                check_system(image.config)
             with self._store.lease("load") as lease:
                 loaded = [
                     item for image in images for item in await self._take(spooled, image, lease)
@@ -259,9 +261,17 @@ def _images(archive: Archive) -> list[_Found]:
         if found.id not in known:
             known[found.id] = found
             images.append(found)
-        names = [Reference.parse(tag).tagged() for tag in item.repo_tags or ()]
+        names = [_tag(text) for text in item.repo_tags or ()]
         found.names += [name for name in names if name not in found.names]
     return images
+
+
+def _tag(text: str) -> Reference:
+    """A name of ``RepoTags``: with a tag, and never with a digest, which only a registry gives."""
+    name = Reference.parse(text)
+    if not name.tag or name.digest is not None:
+        raise InvalidParameter(f'invalid tag "{text}"')
+    return name
 
 
 def _from_item(archive: Archive, item: _Item) -> _Found:

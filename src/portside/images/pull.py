@@ -19,7 +19,7 @@ from portside.model.digest import Digest
 from portside.model.errors import Cancelled, NotFound, PortsideError
 from portside.model.image import MAX_MANIFEST, Descriptor, Manifest, decode
 from portside.model.platform import Platform
-from portside.model.progress import Progress, Report
+from portside.model.progress import Progress, Report, quiet
 from portside.model.reference import Reference
 from portside.registry.client.errors import RegistryError, Unreachable
 from portside.registry.client.repository import FetchedManifest, Repository
@@ -58,12 +58,14 @@ class Puller:
     ) -> Pulled:
         """Bring ``ref`` here and name it. Raises what the registry client raises."""
         current = await self._up_to_date(repository, ref, platform)
-        chosen = None if current else await choose(repository, ref.target, platform)
+        top = None if current else await repository.get_manifest(ref.target)
         # not a word before it is found: what is not there is an answer 404, not a stream
-        self._report(Progress(status=f"Pulling from {repository.path}", id=ref.target))
+        shown = str(ref) if ref.digest else ref.target
+        self._report(Progress(status=f"Pulling from {repository.path}", id=shown))
         if current is not None:
-            return self._finish(ref, current)
-        assert chosen is not None
+            return self._finish(current)
+        assert top is not None
+        chosen = await choose(repository, top, platform)
         lease = self.store.db.lease(f"pull {ref.familiar}")
         with lease:
             try:
@@ -73,7 +75,7 @@ class Puller:
                 raise
             extra = await self._attestations(repository, chosen, lease)
             pulled = self._record(ref, chosen, extra, size)
-        return self._finish(ref, pulled)
+        return self._finish(pulled)
 
     async def _up_to_date(
         self, repository: Repository, ref: Reference, platform: Platform | None
@@ -105,7 +107,8 @@ class Puller:
         async def fetch(descriptor: Descriptor, meter: Meter) -> None:
             if self.store.blobs.claim(Digest(descriptor.digest), lease.ref):
                 return
-            meter.say("Waiting")
+            if self._slots.locked():
+                meter.say("Waiting")
             async with self._slots:
                 await fetch_blob(self.store, repository, descriptor, lease.ref, meter)
             meter.say("Download complete")
@@ -116,7 +119,8 @@ class Puller:
             chosen.config.diff_ids,
             fetch,
             lease.ref,
-            self._report,
+            # an image that is known and only gets another name has nothing to tell
+            quiet if chosen.id in self.catalogue.records else self._report,
         )
 
     async def _attestations(
@@ -165,13 +169,16 @@ class Puller:
         self.catalogue.add(str(chosen.id), record, blobs, names)
         return Pulled(str(chosen.id), target.digest, is_new=before != str(chosen.id))
 
-    def _finish(self, ref: Reference, pulled: Pulled) -> Pulled:
+    def _finish(self, pulled: Pulled) -> Pulled:
         self._report(Progress(status=f"Digest: {pulled.digest}"))
-        if pulled.is_new:
-            self._report(Progress(status=f"Status: Downloaded newer image for {ref.familiar}"))
-        else:
-            self._report(Progress(status=f"Status: Image is up to date for {ref.familiar}"))
         return pulled
+
+
+def outcome(ref: Reference, is_new: bool) -> Progress:
+    """The last word of a pull."""
+    if is_new:
+        return Progress(status=f"Status: Downloaded newer image for {ref.familiar}")
+    return Progress(status=f"Status: Image is up to date for {ref.familiar}")
 
 
 def owned_by_manifest(digest: str, data: bytes) -> set[str]:

@@ -52,8 +52,8 @@ class Pusher:
         *,
         all_tags: bool,
         platform: Platform | None,
-    ) -> list[Reference]:
-        """Push one tag, or every tag of the name; what was pushed.
+    ) -> Reference:
+        """Push one tag, or every tag of the name; what was pushed (then a bare name).
 
         Raises NotFound when there is nothing to push, and what the registry client raises.
         """
@@ -70,7 +70,7 @@ class Pusher:
                 auth=auth,
                 push=True,
             )
-        return [name for name, _ in chosen]
+        return reference if all_tags and reference.is_name_only else chosen[0][0]
 
     def _choose(self, reference: Reference, all_tags: bool) -> list[tuple[Reference, str]]:
         known = {
@@ -100,7 +100,7 @@ class Pusher:
             Meter(self._report, diff_id, layer.size)
             for diff_id, layer in zip(diff_ids, manifest.layers, strict=True)
         ]
-        for meter in meters:
+        for meter in reversed(meters):  # topmost first, as Docker lists them
             meter.say("Preparing")
         await all_or_first_error(
             [
@@ -121,7 +121,8 @@ class Pusher:
         if layer.urls:
             meter.say("Skipped foreign layer")
             return
-        meter.say("Waiting")
+        if self._slots.locked():
+            meter.say("Waiting")
         async with self._slots:
             outcome = await self._blob(repository, name, layer, meter)
         if outcome is Outcome.EXISTED:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from portside.images.choose import pick
-from portside.model.errors import InvalidParameter
+from portside.model.errors import (
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    PortsideError,
+    Unauthorized,
+)
 from portside.model.image import (
     DOCKER_LIST,
     MAX_CONFIG,
@@ -25,6 +32,7 @@ from portside.model.reference import Reference
 from portside.model.registryauth import AuthConfig
 from portside.registry.client.client import RegistryClient
 from portside.registry.client.connection import Connection
+from portside.registry.client.errors import RegistryError
 from portside.registry.client.repository import (
     FetchedManifest,
     Repository,
@@ -40,6 +48,26 @@ async def distribution_inspect(repository: Repository, reference: Reference) -> 
     return DistributionInspect(fetched.descriptor, await platforms(repository, fetched))
 
 
+@contextmanager
+def with_its_status() -> Iterator[None]:
+    """A registry's refusal is answered with the status it stands for, in the registry's words."""
+    try:
+        yield
+    except RegistryError as err:
+        kind = _KINDS.get(err.code)
+        if kind is None:
+            raise
+        raise kind(str(err)) from err
+
+
+_KINDS: dict[str, type[PortsideError]] = {
+    "UNAUTHORIZED": Unauthorized,
+    "DENIED": Forbidden,
+    "MANIFEST_UNKNOWN": NotFound,
+    "NAME_UNKNOWN": NotFound,
+}
+
+
 async def platforms(repository: Repository, fetched: FetchedManifest) -> tuple[Platform, ...]:
     """Platforms of an index's entries, or of the one image."""
     if fetched.is_index:
@@ -51,11 +79,18 @@ async def platforms(repository: Repository, fetched: FetchedManifest) -> tuple[P
 
 async def platform_of(repository: Repository, fetched: FetchedManifest) -> Platform | None:
     """What the configuration of one image says; None for an artifact."""
+    data = await config_of(repository, fetched)
+    if not data:
+        return None
+    return decode(data, ImageConfig, f"configuration of {fetched.digest}").platform
+
+
+async def config_of(repository: Repository, fetched: FetchedManifest) -> bytes:
+    """The configuration of one image; empty for an artifact."""
     manifest = decode(fetched.data, Manifest, f"manifest {fetched.digest}")
     if not manifest.is_image:
-        return None
-    data = await repository.get_blob(manifest.config.digest, MAX_CONFIG)
-    return decode(data, ImageConfig, f"configuration {manifest.config.digest}").platform
+        return b""
+    return await repository.get_blob(manifest.config.digest, MAX_CONFIG)
 
 
 async def resolve(
@@ -134,14 +169,16 @@ async def push_list(
 
 
 async def remote_manifest(repository: Repository, reference: Reference) -> RemoteManifest:
-    """The bytes behind a reference, and for one image its platform."""
+    """The bytes behind a reference, and for one image its configuration and platform."""
     import msgspec
 
     fetched = await repository.get_manifest(reference.target)
     descriptor = fetched.descriptor
-    if not fetched.is_index and (platform := await platform_of(repository, fetched)):
+    config = b"" if fetched.is_index else await config_of(repository, fetched)
+    if config:
+        platform = decode(config, ImageConfig, f"configuration of {fetched.digest}").platform
         descriptor = msgspec.structs.replace(descriptor, platform=platform.normalized())
-    return RemoteManifest(descriptor, fetched.data)
+    return RemoteManifest(descriptor, fetched.data, config)
 
 
 async def push_parts(

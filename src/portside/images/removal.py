@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from portside.images import clock
 from portside.images.catalogue import Catalogue
 from portside.images.filters import Filters, boolean, check, labels_match, single_moment
-from portside.model.digest import Digest, chain_id
+from portside.model.digest import chain_id
 from portside.model.errors import Conflict, InvalidParameter, NotFound
 from portside.model.events import Publisher
 from portside.model.ids import short
 from portside.model.imageapi import DeleteItem, PruneReport
 from portside.model.reference import Reference
 from portside.store.db import Ref
+from portside.store.gc import unreachable
 
 _PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until", "all"})
 
@@ -55,7 +56,8 @@ class Remover:
         self._is_running = is_running
         self._publish = publish
         self.items: list[DeleteItem] = []
-        self._chains: list[Digest] = []
+        self._told: set[str] = set()
+        """Chain IDs of layers that ``items`` names already."""
 
     async def remove(self, name: str, *, force: bool, prune: bool) -> list[DeleteItem]:
         """Untag or delete what ``name`` means. Raises NotFound, Conflict."""
@@ -73,12 +75,15 @@ class Remover:
 
     async def finish(self) -> int:
         """Delete what nobody owns any more; bytes freed."""
-        freed = await self._catalogue.store.collect()
-        for chain in self._chains:
-            if not self._catalogue.store.layers.has(chain):
-                self.items.append(DeleteItem(deleted=str(chain)))
-        self._chains.clear()
-        return freed
+        return await self._catalogue.store.collect()
+
+    def prune(self, identifier: str) -> None:
+        """Remove an image by each of its names, as far as nothing stands on it."""
+        for reference in self._catalogue.references(identifier):
+            if self._catalogue.by_reference(reference) == identifier:  # not gone with its tag
+                self._untag_name(str(reference), identifier, force=False)
+        if identifier in self._catalogue.records:
+            self._delete(identifier, force=False, prune=True, quiet=True)
 
     def _untag_name(self, name: str, identifier: str, *, force: bool) -> bool:
         """Remove one name; whether no other is left."""
@@ -144,7 +149,12 @@ class Remover:
         self._catalogue.delete(identifier)
         self._publish("image", "delete", identifier, {"name": identifier})
         self.items.append(DeleteItem(deleted=identifier))
-        self._chains += [chain_id(diff_ids[:n]) for n in range(len(diff_ids), 0, -1)]
+        lost = {str(chain) for chain, _ in unreachable(self._catalogue.store)[1]} - self._told
+        for count in range(len(diff_ids), 0, -1):
+            chain = str(chain_id(diff_ids[:count]))
+            if chain in lost:
+                self.items.append(DeleteItem(deleted=chain))
+                self._told.add(chain)
 
     def _check(self, identifier: str, checks: _Checks) -> None:
         """Raise ImageInUse for the first obstacle that counts."""
@@ -210,8 +220,6 @@ async def _prune_one(
     if catalogue.children(identifier):
         return
     try:
-        for reference in references:
-            remover._untag(reference, identifier)
-        remover._delete(identifier, force=False, prune=True, quiet=True)
+        remover.prune(identifier)
     except (Conflict, NotFound, InvalidParameter):
         return  # taken into use meanwhile

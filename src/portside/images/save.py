@@ -105,7 +105,9 @@ class Saver:
             blobs = self._blobs()
             for digest in blobs:
                 self._store.blobs.claim(Digest(digest), lease.ref)
-            yield _directory("blobs/") + _directory("blobs/sha256/")
+            yield _directory("blobs/")
+            for algorithm in sorted({Digest(digest).algorithm for digest in blobs}):
+                yield _directory(f"blobs/{algorithm}/")
             for digest in blobs:
                 async for piece in self._blob(Digest(digest)):
                     yield piece

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import msgspec
@@ -31,6 +33,35 @@ class _Catalog(msgspec.Struct):
     repositories: list[str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The filters, read before anybody is asked."""
+
+    nothing: bool
+    """Automated builds are wanted, and there are none any more."""
+    official: bool | None
+    stars: int
+
+    @classmethod
+    def of(cls, filters: Filters) -> _Wanted:
+        """InvalidParameter for what is no filter or no value of one."""
+        check(filters, _KNOWN)
+        stars = filters.get("stars", ())
+        for value in stars:
+            if not re.fullmatch(r"[+-]?[0-9]+", value):
+                raise InvalidParameter(f"invalid filter 'stars={value}'")
+        return cls(
+            bool(boolean(filters, "is-automated")),
+            boolean(filters, "is-official"),
+            max(map(int, stars), default=0),
+        )
+
+    def fits(self, result: SearchResult) -> bool:
+        if self.official is not None and result.is_official != self.official:
+            return False
+        return result.star_count >= self.stars
+
+
 async def search(
     registries: RegistryClient,
     term: str,
@@ -42,7 +73,7 @@ async def search(
 
     Raises InvalidParameter for a bad term, limit or filter; Unreachable.
     """
-    check(filters, _KNOWN)
+    wanted = _Wanted.of(filters)
     limit = limit or _DEFAULT_LIMIT
     if not 1 <= limit <= 100:
         raise InvalidParameter(f"limit {limit} is outside the range of [1, 100]")
@@ -50,6 +81,8 @@ async def search(
         raise InvalidParameter(
             f"invalid repository name: repository name ({term}) should not have a scheme"
         )
+    if wanted.nothing:
+        return []
     domain, rest = _split(term)
     if domain == DEFAULT_DOMAIN:
         found = await _on_hub(registries, rest, limit, auth)
@@ -60,7 +93,9 @@ async def search(
             auth=auth,
             scopes=("registry:catalog:*",),
         )
-    return [result for result in found if _fits(result, filters)][:limit]
+    # what the index says about automated builds is not to be trusted: Docker tells none either
+    told = [msgspec.structs.replace(result, is_automated=False) for result in found]
+    return [result for result in told if wanted.fits(result)][:limit]
 
 
 def _split(term: str) -> tuple[str, str]:
@@ -115,17 +150,3 @@ async def _catalogue(connection: Connection, term: str, limit: int) -> list[str]
         if len(found) >= limit:
             break
     return found
-
-
-def _fits(result: SearchResult, filters: Filters) -> bool:
-    official, automated = boolean(filters, "is-official"), boolean(filters, "is-automated")
-    if official is not None and result.is_official != official:
-        return False
-    if automated is not None and result.is_automated != automated:
-        return False
-    for stars in filters.get("stars", ()):
-        if not stars.isdigit():
-            raise InvalidParameter(f"invalid filter 'stars=[{stars}]'")
-        if result.star_count < int(stars):
-            return False
-    return True

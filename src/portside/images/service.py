@@ -123,11 +123,34 @@ class ImageService:
         Cancelling the task stops the transfer and keeps the partial blobs.
         Raises NotFound, Unauthorized, Unavailable, SystemFailure in Docker's words.
         """
+        from portside.images import embedded
+        from portside.images.pull import outcome
+
         reference = Reference.parse(ref)
+        image: Image | None = None
         if all_tags and reference.is_name_only:
-            await self._pull_all(reference, platform, auth, progress)
-            return None
-        return await self._pull_one(reference.tagged(), platform, auth, progress)
+            is_new = await self._pull_all(reference, platform, auth, progress)
+            progress(outcome(reference, is_new))
+        elif embedded.is_embedded(reference := reference.tagged()):
+            identifier = await embedded.register(self.catalogue, reference, progress)
+            image = self.catalogue.get(identifier)
+        else:
+            pulled = await self._pull_one(reference, platform, auth, progress)
+            progress(outcome(reference, pulled.is_new))
+            image = self.catalogue.get(pulled.id)
+        if image is not None:
+            self._warn(image, reference, platform, progress)
+        self.publish("image", "pull", reference.familiar, {"name": reference.familiar_name})
+        return image
+
+    @staticmethod
+    def _warn(
+        image: Image, reference: Reference, platform: Platform | None, progress: Report
+    ) -> None:
+        try:
+            check_platform(image, reference.familiar, platform)
+        except PortsideError as err:
+            progress(Progress(status=f"WARNING: {err}"))
 
     async def _pull_all(
         self,
@@ -135,10 +158,13 @@ class ImageService:
         platform: Platform | None,
         auth: AuthConfig | None,
         progress: Report,
-    ) -> None:
+    ) -> bool:
+        """Every tag of a repository; whether one of them brought something new."""
         tags = await self._at(reference, lambda repository: repository.tags(), auth)
-        for tag in tags:
-            await self._pull_one(reference.with_tag(tag), platform, auth, progress)
+        pulled = [
+            await self._pull_one(reference.with_tag(tag), platform, auth, progress) for tag in tags
+        ]
+        return any(one.is_new for one in pulled)
 
     async def _pull_one(
         self,
@@ -146,24 +172,11 @@ class ImageService:
         platform: Platform | None,
         auth: AuthConfig | None,
         progress: Report,
-    ) -> Image:
-        from portside.images import embedded
-
-        if embedded.is_embedded(reference):
-            identifier = await embedded.register(self.catalogue, reference, progress)
-        else:
-            key = (str(reference), str(platform or ""), auth)
-            pulled = await self._pulls.run(
-                key, progress, lambda report: self._pull(reference, platform, auth, report)
-            )
-            identifier = pulled.id
-        image = self.catalogue.get(identifier)
-        try:
-            check_platform(image, reference.familiar, platform)
-        except PortsideError as err:
-            progress(Progress(status=f"WARNING: {err}"))
-        self.publish("image", "pull", reference.familiar, {"name": reference.familiar_name})
-        return image
+    ) -> Pulled:
+        key = (str(reference), str(platform or ""), auth)
+        return await self._pulls.run(
+            key, progress, lambda report: self._pull(reference, platform, auth, report)
+        )
 
     async def _pull(
         self,
@@ -254,9 +267,8 @@ class ImageService:
         from portside.images.push import Pusher
 
         pusher = Pusher(self.catalogue, self.registries, self._uploads, progress)
-        reference = Reference.parse(ref)
-        for pushed in await pusher.push(reference, auth, all_tags=all_tags, platform=platform):
-            self.publish("image", "push", pushed.familiar, {"name": pushed.familiar_name})
+        pushed = await pusher.push(Reference.parse(ref), auth, all_tags=all_tags, platform=platform)
+        self.publish("image", "push", pushed.familiar, {"name": pushed.familiar_name})
 
     def save(
         self, names: Sequence[str], *, platform: Platform | None = None
@@ -294,18 +306,22 @@ class ImageService:
         options = ListOptions(all, shared_size, manifests, containers)
         return Lister(self.catalogue, filters or {}, options).summaries()
 
-    async def inspect(self, name_or_id: str, *, manifests: bool = False) -> ImageInspect:
-        """Raises NotFound."""
+    async def inspect(
+        self, name_or_id: str, *, manifests: bool = False, platform: Platform | None = None
+    ) -> ImageInspect:
+        """Raises NotFound, also when it is the image of another platform."""
         from portside.images.listing import inspect
 
-        identifier = self.catalogue.resolve(name_or_id)
+        identifier = self.get(name_or_id, platform).id
         return inspect(self.catalogue, identifier, manifests=manifests)
 
-    async def history(self, name_or_id: str) -> Sequence[HistoryItem]:
-        """Newest first. Raises NotFound."""
+    async def history(
+        self, name_or_id: str, platform: Platform | None = None
+    ) -> Sequence[HistoryItem]:
+        """Newest first. Raises NotFound, also when it is the image of another platform."""
         from portside.images.listing import history
 
-        return history(self.catalogue, self.catalogue.resolve(name_or_id))
+        return history(self.catalogue, self.get(name_or_id, platform).id)
 
     # changing
     def tag(self, source: str, target: str) -> None:
@@ -316,11 +332,21 @@ class ImageService:
         self.publish("image", "tag", identifier, {"name": name.familiar})
 
     async def remove(
-        self, name: str, *, force: bool = False, prune: bool = True
+        self,
+        name: str,
+        *,
+        force: bool = False,
+        prune: bool = True,
+        platforms: Sequence[Platform] = (),
     ) -> Sequence[DeleteItem]:
-        """Untag or delete by Docker's rules. Raises NotFound, Conflict."""
+        """Untag or delete by Docker's rules. Raises NotFound, Conflict.
+
+        There is one platform to an image: if it is none of ``platforms``, it stays (NotFound).
+        """
         from portside.images.removal import Remover
 
+        for platform in platforms:
+            self.get(name, platform)
         remover = Remover(self.catalogue, self.is_running, self.publish)
         return await remover.remove(name, force=force, prune=prune)
 
@@ -394,12 +420,16 @@ class ImageService:
         self, ref: str, auth: AuthConfig | None = None
     ) -> DistributionInspect:
         """What a registry has under a reference, without pulling it."""
-        from portside.images.remote import distribution_inspect
+        from portside.images.remote import distribution_inspect, with_its_status
 
         reference = Reference.parse(ref)
-        return await self._at(
-            reference, lambda repository: distribution_inspect(repository, reference), auth
-        )
+        with with_its_status():
+            return await self.registries.on_repository(
+                reference.domain,
+                reference.path,
+                lambda repository: distribution_inspect(repository, reference),
+                auth=auth,
+            )
 
     async def remote_manifest(self, ref: str, auth: AuthConfig | None = None) -> RemoteManifest:
         """A manifest or manifest list as a registry has it, byte by byte."""

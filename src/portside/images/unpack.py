@@ -39,7 +39,8 @@ async def unpack_layers(
         layer, chain, meter = layers[number], chains[number], meters[number]
         here = store.layers.claim(chain, owner)
         if here and store.blobs.claim(Digest(layer.digest), owner):
-            meter.say("Already exists")
+            if number not in known:
+                meter.say("Already exists")
             return
         await fetch(layer, meter)
         if not here:
@@ -53,9 +54,11 @@ async def unpack_layers(
             )
         meter.say("Pull complete")
 
-    for number, meter in enumerate(meters):
-        if not store.layers.has(chains[number]):
-            meter.say("Pulling fs layer")
+    known = set[int]()
+    for number, meter in enumerate(meters):  # in their order, as Docker lists them
+        if store.layers.has(chains[number]) and store.blobs.has(Digest(layers[number].digest)):
+            known.add(number)
+        meter.say("Already exists" if number in known else "Pulling fs layer")
     await all_or_first_error([bring(number) for number in range(len(layers))])
     return sum(store.layers.info(chain).size for chain in chains)
 

@@ -68,9 +68,9 @@ class ImageSummary(msgspec.Struct, frozen=True, kw_only=True):
             del value["Manifests"]
         if version < (1, 44):
             value["VirtualSize"] = self.size
-        if version < (1, 43) and not self.repo_tags:
+        if version < (1, 43) and not self.repo_tags and not self.repo_digests:
             value["RepoTags"] = ["<none>:<none>"]
-            value["RepoDigests"] = value["RepoDigests"] or ["<none>@<none>"]
+            value["RepoDigests"] = ["<none>@<none>"]
         return value
 
 
@@ -199,6 +199,8 @@ class RemoteManifest(msgspec.Struct, frozen=True):
     """With its platform when it is one image."""
     data: bytes = msgspec.field(name="Raw", default=b"")
     """Base64 in JSON: the bytes whose digest the descriptor has."""
+    config: bytes = msgspec.field(name="Config", default=b"")
+    """Of one image: its configuration, likewise."""
 
 
 class ListPart(msgspec.Struct, frozen=True):

@@ -59,10 +59,8 @@ def bar(current: int, total: int) -> str:
     """``[=====>     ]  1.2MB/3.4MB`` as older clients print it."""
     if total <= 0 or current > total:
         return f"{size(current):>8}"
-    percent = current * 100 // total // 2
-    filled = "=" * percent + (">" if percent < 50 else "")
-    numbers = f"{size(current):>8}/{size(total)}"
-    return f"[{filled:<50}] {numbers}"
+    done = current * 100 // total // 2
+    return f"[{'=' * done}>{' ' * (50 - done)}] {size(current):>8}/{size(total)}"
 
 
 def size(count: int) -> str:

@@ -1,8 +1,9 @@
 """``system check [--repair]``: is what is on the disk what the metadata says?
 
-Checked: every blob's bytes against its digest; every layer's chain, parent, files and short
-link; every reference's target; and what nobody owns: unneeded blobs and layers, files without
-a record, directories of containers that are gone, half-done ingests, the trash. A repair drops
+Checked: every blob's bytes against its digest; every layer's chain, parent and short link, and
+its files against its blob; every reference's target; and what nobody owns: unneeded blobs and
+layers, files without a record, directories of containers that are gone, half-done ingests. A
+repair drops
 damaged blobs, unpacks layers again from good ones, and deletes what nobody owns; what it cannot
 mend it names, with what to do.
 """
@@ -10,6 +11,7 @@ mend it names, with what to do.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,6 +25,10 @@ from portside.store.workers import Job
 
 if TYPE_CHECKING:
     from portside.store.store import Store
+
+
+_YOUNG = 60.0
+"""Seconds within which a file may be without a record: it is about to get one."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -79,6 +85,7 @@ async def check(store: Store, repair: bool = False) -> Report:
     await run.layers()
     run.references()
     await run.orphans()
+    run.unrecorded()
     run.leftovers()
     return run.report
 
@@ -87,6 +94,8 @@ class _Check:
     def __init__(self, store: Store, repair: bool) -> None:
         self.store, self.repair = store, repair
         self.report = Report()
+        self._damaged: set[str] = set()
+        """Blobs that are no measure for a layer's files."""
 
     def _add(self, kind: str, subject: str, text: str, repaired: bool, size: int = 0) -> None:
         self.report.problems.append(Problem(kind, subject, text, repaired, size))
@@ -100,6 +109,7 @@ class _Check:
         halves = [files[start::2] for start in (0, 1) if files[start::2]]
         for half in halves:
             for digest in await self.store.workers.run(VerifyBlobs(files=half)):
+                self._damaged.add(digest)
                 self._add(
                     "blob",
                     digest,
@@ -112,9 +122,9 @@ class _Check:
 
     async def layers(self) -> None:
         layers = self.store.layers
-        rows = self.store.db.query("SELECT seq, chain, parent, diff_id FROM layers")
+        rows = self.store.db.query("SELECT seq, chain, parent, diff_id, blob FROM layers")
         self.report.layers = len(rows)
-        for seq, chain, parent, diff_id in rows:
+        for seq, chain, parent, diff_id, blob in rows:
             above = Digest(parent) if parent else None
             directory = layers.layers_dir / Digest(chain).hex / "diff"
             link = layers.links_dir / base36(seq)
@@ -132,9 +142,20 @@ class _Check:
                     link.unlink(missing_ok=True)
                     link.symlink_to(f"../layers/{directory.parts[-2]}/diff")
                 self._add("layer", chain, "its short link is missing or wrong", self.repair)
+            elif blob not in self._damaged:
+                await self._files(Digest(chain))
 
-    async def _unpack_again(self, chain: str) -> None:
-        text, done = "its files are gone", False
+    async def _files(self, chain: Digest) -> None:
+        try:
+            difference = await self.store.layers.difference(chain)
+        except (PortsideError, OSError) as err:
+            self._add("layer", chain, f"its files cannot be compared with its blob: {err}", False)
+            return
+        if difference:
+            await self._unpack_again(chain, f"its files are not its blob's: {difference}")
+
+    async def _unpack_again(self, chain: str, text: str = "its files are gone") -> None:
+        done = False
         if self.repair:
             try:
                 await self.store.layers.unpack_again(Digest(chain))
@@ -165,6 +186,18 @@ class _Check:
                 self._add("orphan", digest, f"{what} that nothing needs", self.repair, size)
         if self.repair:
             await self.store.collect()
+
+    def unrecorded(self) -> None:
+        """Files of blobs and layers that no record tells of. Young ones may be on their way."""
+        store = self.store
+        roots = [store.blobs.root / name for name in ("sha256", "sha512")]
+        roots.append(store.layers.layers_dir)
+        known = {str(store.blobs.path(info.digest)) for info in store.blobs.all()}
+        known |= {str(store.layers.layers_dir / info.chain.hex) for info in store.layers.all()}
+        for path in (path for root in roots for path in root.iterdir()):
+            is_old = time.time() - path.lstat().st_mtime > _YOUNG
+            if str(path) not in known and is_old and not path.name.startswith("tmp-"):
+                self._leftover(str(path), "of no blob or layer that is known")
 
     def leftovers(self) -> None:
         store = self.store

@@ -62,6 +62,19 @@ class UnpackLayer(Job, kw_only=True):
         return unpack_layer(self, progress)
 
 
+class CompareTrees(Job, kw_only=True):
+    """What differs first between two trees; empty when nothing does."""
+
+    result: ClassVar[type] = str
+    one: str
+    other: str
+
+    def run(self, fds: list[int], progress: Progress) -> str:
+        from portside.store.compare import first_difference
+
+        return first_difference(self.one, self.other)
+
+
 class CopyTree(Job, kw_only=True):
     """Copy a tree exactly into the new directory ``target``, sharing extents if possible."""
 

@@ -159,6 +159,29 @@ class LayerStore:
             (self.links_dir / base36(row[0])).unlink(missing_ok=True)
         self._trash.discard(self.layers_dir / chain.hex)
 
+    async def difference(self, chain: Digest) -> str:
+        """What differs first between a layer's files and its blob, unpacked beside them; empty
+        when nothing does, or when there is no blob to tell."""
+        row = self._db.row(
+            "SELECT parent, diff_id, blob, media_type FROM layers WHERE chain=?", chain
+        )
+        if row is None or not self._blobs.has(row[2]):
+            return ""
+        parent, diff_id, blob, media_type = row
+        temporary = self.layers_dir / f"tmp-{new_id()}"
+        temporary.mkdir(mode=0o711)
+        above = Digest(parent) if parent else None
+        job = self._unpacking_job(above, Digest(diff_id), Digest(blob), media_type, temporary)
+        try:
+            await self._workers.run(job)
+            own = str(self.layers_dir / chain.hex / "diff")
+            found: str = await self._workers.run(
+                jobs.CompareTrees(one=own, other=str(temporary / "diff"))
+            )
+            return found
+        finally:
+            self._trash.discard(temporary)
+
     async def unpack_again(self, chain: Digest) -> None:
         """Make a layer's files again from its blob; its users and its record stay."""
         row = self._db.row(
@@ -355,24 +378,29 @@ class LayerStore:
         self._blobs.info(blob)
         temporary = self.layers_dir / f"tmp-{new_id()}"
         temporary.mkdir(mode=0o711)
-        base = None
-        if self.driver == "vfs" and parent is not None:
-            base = self.layers_dir / parent.hex / "diff"
-        job = jobs.UnpackLayer(
-            blob=str(self._blobs.path(blob)),
-            compression=COMPRESSIONS.get(media_type, "auto"),
-            diff_id=str(diff_id),
-            target=str(temporary / "diff"),
-            base=str(base or ""),
-            overlay=self.driver == "overlay",
-            limits=self.limits,
-        )
+        job = self._unpacking_job(parent, diff_id, blob, media_type, temporary)
         try:
             size: int = await self._workers.run(job, progress=progress)
             self._record(chain, parent, diff_id, blob, media_type, size, temporary, owner)
         except BaseException:
             self._trash.discard(temporary)
             raise
+
+    def _unpacking_job(
+        self, parent: Digest | None, diff_id: Digest, blob: Digest, media_type: str, into: Path
+    ) -> jobs.UnpackLayer:
+        base = None
+        if self.driver == "vfs" and parent is not None:
+            base = self.layers_dir / parent.hex / "diff"
+        return jobs.UnpackLayer(
+            blob=str(self._blobs.path(blob)),
+            compression=COMPRESSIONS.get(media_type, "auto"),
+            diff_id=str(diff_id),
+            target=str(into / "diff"),
+            base=str(base or ""),
+            overlay=self.driver == "overlay",
+            limits=self.limits,
+        )
 
     def _record(
         self,

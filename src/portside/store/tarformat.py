@@ -76,7 +76,9 @@ def parse_number(text: bytes) -> int:
     try:
         return int(digits, 8) if digits else 0
     except ValueError:
-        raise Malformed(f"malformed archive: {text!r} is not an octal number") from None
+        raise Malformed(
+            f"malformed archive: invalid tar header: {text!r} is not an octal number"
+        ) from None
 
 
 def parse_header(block: bytes) -> Entry:
@@ -89,8 +91,6 @@ def parse_header(block: bytes) -> Entry:
         name = prefix.split(b"\0", 1)[0] + b"/" + name
     if kind in (AREGTYPE, CONTTYPE):
         kind = DIRTYPE if kind == AREGTYPE and name.endswith(b"/") else REGTYPE
-    elif kind == REGTYPE and name.endswith(b"/"):
-        kind = DIRTYPE
     entry = Entry(
         name,
         kind,

@@ -299,8 +299,6 @@ def _record(entry: Entry, key: bytes, value: bytes) -> None:
         entry.mtime = tar.parse_time(value)
     elif key == b"path":
         entry.name = value
-        if value.endswith(b"/") and entry.type == tar.REGTYPE:
-            entry.type = tar.DIRTYPE
     elif key == b"linkpath":
         entry.linkname = value
     elif key == b"size":

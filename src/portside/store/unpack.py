@@ -218,11 +218,29 @@ class Unpacker:
         found = os.stat(name, dir_fd=source_fd, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
             raise Malformed(f"malformed archive: a hard link to directory {os.fsdecode(target)!r}")
-        if self._same(found, dir_fd, last):
-            return  # it is that link already
-        self._replacing(
-            entry, dir_fd, last, os.link, name, last, src_dir_fd=source_fd, follow_symlinks=False
-        )
+        if not self._same(found, dir_fd, last):  # else it is that link already
+            self._replacing(
+                entry, dir_fd, last, os.link, name, last, src_dir_fd=source_fd,
+                follow_symlinks=False,
+            )  # fmt: skip
+        if not is_whiteout(found):
+            self._retell(entry, found, dir_fd, last)
+
+    def _retell(self, entry: Entry, found: os.stat_result, dir_fd: int, last: bytes) -> None:
+        """Of a file's links the last one tells its owner, mode and time, as Docker has it.
+
+        What is so already is left alone: a new owner would cost the file its capabilities.
+        """
+        uid, gid = self._chown or (entry.uid, entry.gid)
+        moved = (found.st_uid, found.st_gid) != (uid, gid)
+        if moved:
+            os.chown(last, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
+            return
+        if moved or stat.S_IMODE(found.st_mode) != entry.mode:
+            _chmod_unopened(last, dir_fd, entry.mode)
+        if found.st_mtime_ns != entry.mtime:
+            os.utime(last, ns=(entry.mtime, entry.mtime), dir_fd=dir_fd, follow_symlinks=False)
 
     def _node(self, entry: Entry, dir_fd: int, last: bytes) -> None:
         kinds = {tar.CHRTYPE: stat.S_IFCHR, tar.BLKTYPE: stat.S_IFBLK, tar.FIFOTYPE: stat.S_IFIFO}

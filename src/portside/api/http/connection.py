@@ -40,7 +40,7 @@ Handler = Callable[[Request], Awaitable[Response | Stream | None]]
 
 HEAD_TIMEOUT = 60.0
 """Seconds a client may take to send a head it has begun."""
-_DRAINED = 1 << 20
+_DRAINED = 64 << 20
 """Bytes of an unwanted body that are read to its end before the connection is cut."""
 _READ_AHEAD = 256 << 10
 """Bytes of later requests kept while one is being answered."""
