@@ -80,6 +80,10 @@ class Own:
         self.joins(None, False)
         self.hold = -1
         """A FIFO to read from before execve: the command line's ``create`` stops there."""
+        self.result = -1
+        """A file, locked by us, for what goes wrong after that."""
+        self.at_start: Callable[[], None] = lambda: None
+        """What is left to be done then, before execve."""
         self.preserve = 0
         """How many descriptors after the three streams the command inherits."""
         self.keyring = True
@@ -94,12 +98,12 @@ class Own:
         if found is not None and (found.prestart or found.create_runtime):
             self.tell.send(b"h")
 
-    def state_of(self, request: StartRequest, spec: Spec) -> State:
+    def state_of(self, request: StartRequest, spec: Spec, status: str = "creating") -> State:
         """What a hook is told; the PID as the hook's own PID namespace sees it."""
         return State(
             oci_version=SPEC_VERSION,
             id=request.id,
-            status="creating",
+            status=status,
             bundle=request.bundle or request.state_dir,
             pid=os.getpid(),
             annotations=spec.annotations,
@@ -117,6 +121,11 @@ class Own:
         """Hand the leading side of our terminal to the monitor."""
         socket.send_fds(self.tell, [b"t"], [leader])
         os.close(leader)
+
+    def give_listener(self, fd: int) -> None:
+        """Hand what hears of seccomp notifications to the other side, which knows the agent."""
+        socket.send_fds(self.tell, [b"s"], [fd])
+        os.close(fd)
 
     def report(self, outcome: Outcome) -> None:
         outcome.timings = self.steps.timings
@@ -143,6 +152,8 @@ class Child:
         self._tell = tell
         self.stdin, self.stdout, self.stderr = streams
         self.leader = -1
+        self.notified: Callable[[int], None] = os.close
+        """Gets the descriptor of seccomp notifications, when the profile has any."""
 
     @classmethod
     def fork(
@@ -223,6 +234,8 @@ class Child:
             if data == b"t":
                 self.leader = fds[0]
                 os.set_inheritable(self.leader, False)
+            elif data == b"s":
+                self.notified(fds[0])
             elif data[:1] == b"o":
                 told = msgspec.json.decode(data[1:], type=Outcome)
                 if told.error:
@@ -254,6 +267,12 @@ class Child:
                 os.close(fd)
 
 
+def explain_kill(err: BaseException, group: Cgroup) -> None:
+    """Raise a better error when it was the kernel, for want of memory, that ended a child."""
+    if isinstance(err, StartError) and group.oom_kills():
+        raise StartError("container init was OOM-killed (memory limit too low?)", err.kind) from err
+
+
 def pipes(stdin: bool, outputs: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """The child's and the monitor's ends of its three streams; -1 where there is none."""
     child_in, our_in = os.pipe() if stdin else (-1, -1)
@@ -276,8 +295,8 @@ def _run(body: Callable[[Own], None], own: Own) -> None:
             text = f"{own.steps.current}: {err!r}"
         if own.tell.fileno() >= 0:
             own.report(Outcome(text, kind))
-        else:  # started already: nobody listens but whoever reads the container's output
+        else:  # ``create`` has gone; ``start`` reads this
             code = {"not-found": 127, "not-executable": 126}.get(kind, 1)
-            os.write(2, f"{text}\n".encode())
+            os.write(own.result if own.result >= 0 else 2, text.encode())
     finally:
         os._exit(code)

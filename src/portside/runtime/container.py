@@ -30,6 +30,7 @@ from portside.runtime import (
     protect,
     reaper,
     rootfs,
+    scheduling,
     terminal,
     usernamespace,
 )
@@ -121,15 +122,30 @@ def run_init(request: StartRequest, spec: Spec, own: Own, netns: int, seccomp: b
     mounts.write_sysctls(spec)
     if spec.hooks is not None:
         hooks.run("createContainer", spec.hooks.create_container, own.state_of(request, spec))
-    rootfs.pivot(root, self_ns)
+    rootfs.pivot(root, self_ns, spec.linux.rootfs_propagation)
     steps.enter("paths")
+    _make_cwd(spec.process.cwd)
     protect.protect(spec)
     _names(spec)
     if own.terminal:
         open_terminal(own, spec.process, console=True)
-    if spec.hooks is not None:
-        hooks.run("startContainer", spec.hooks.start_container, own.state_of(request, spec))
+    scheduling.set_domain(spec.linux.personality)
+    if own.hold < 0:
+        _start_hooks(own, request, spec)
+    own.at_start = lambda: _start_hooks(own, request, spec)
     finish(own, spec.process, request, seccomp, init=request.init)
+
+
+def _start_hooks(own: Own, request: StartRequest, spec: Spec) -> None:
+    if spec.hooks is not None and spec.hooks.start_container:
+        state = own.state_of(request, spec, "created")
+        hooks.run("startContainer", spec.hooks.start_container, state)
+
+
+def _make_cwd(path: str) -> None:
+    """The working directory, when it is missing, while the root can be written to."""
+    if path.startswith("/") and not os.path.lexists(path):
+        os.makedirs(path, 0o755, exist_ok=True)
 
 
 def _enter_user_namespace(
@@ -219,6 +235,7 @@ def finish(
     _chdir(process.cwd or "/", who, make=make_cwd)
     _connect_streams(own, who)
     path = command.find(process.args, env, who)
+    scheduling.apply(process)
     identity.set_limits(process.rlimits)
     if own.keyring:
         kernel.join_session_keyring()
@@ -226,7 +243,9 @@ def finish(
         own.report(Outcome(uid=who.uid, gid=who.gid))
     if init:
         reaper.become(own.tell)
-    identity.drop(process, who, _last_capability, seccomp, request.seccomp_flags)
+    heard = identity.drop(process, who, _last_capability, seccomp, request.seccomp_flags)
+    if heard >= 0:
+        own.give_listener(heard)
     if own.hold >= 0:
         own.report(Outcome(uid=who.uid, gid=who.gid))
         _wait_for_start(own)
@@ -234,11 +253,17 @@ def finish(
 
 
 def _wait_for_start(own: Own) -> None:
-    """Stand still, created, until ``start`` writes to the FIFO; errors go to our stderr then."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Stand still, created, until ``start`` writes to the FIFO.
+
+    ``start`` then waits for the lock on :attr:`Own.result`, which execve(2) or our end gives
+    free, and reads there what went wrong. A first process ignores signals without a handler.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, lambda got, _: os._exit(128 + got))
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     own.tell.close()
     os.read(own.hold, 1)
+    own.at_start()
 
 
 def _chdir(path: str, who: identity.Who, *, make: bool) -> None:
@@ -283,7 +308,7 @@ def _connect_streams(own: Own, who: identity.Who) -> None:
         with suppress(OSError):
             if os.fstat(fd).st_rdev != os.makedev(1, 3):
                 os.fchown(fd, who.uid, -1)
-    kernel.close_all_but([keep, *preserved, *([own.hold] if own.hold >= 0 else [])])
+    kernel.close_all_but([keep, *preserved, *(fd for fd in (own.hold, own.result) if fd >= 0)])
 
 
 def _execute(own: Own, path: str, args: tuple[str, ...], env: dict[str, str]) -> None:

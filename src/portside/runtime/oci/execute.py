@@ -13,11 +13,11 @@ from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Capabilities, Process, Spec, User
 from portside.model.rootfs import Rootfs
 from portside.runtime import container as steps
-from portside.runtime import execute
+from portside.runtime import execute, listener, scheduling
 from portside.runtime.child import Child, Own
 from portside.runtime.files import write_whole
 from portside.runtime.messages import Exec, StartRequest
-from portside.runtime.oci import console
+from portside.runtime.oci import console, validate
 from portside.runtime.oci.arguments import Options
 from portside.runtime.oci.attend import attend, pass_signals
 from portside.runtime.oci.state import Container
@@ -77,6 +77,11 @@ def _start(
         execute.run_exec(request, own, pidfd, filter, start, further)
 
     child = Child.fork(become, terminal=process.terminal, stdin=False, inherit=True)
+    profile = spec.linux.seccomp
+    if profile is not None and profile.listener_path:
+        child.notified = lambda fd: listener.hand_over(
+            profile, fd, child.pid, box.state(box.load(), spec)
+        )
     try:
         Cgroup(cgroup).add(child.pid, beside=pid)
         child.go()
@@ -103,7 +108,10 @@ def _process(options: Options, spec: Spec) -> Process:
     if options.has("tty"):
         process.terminal = True
     if not process.args:
-        raise InvalidParameter("exec args cannot be empty")
+        raise InvalidParameter("process args cannot be empty")
+    for warning in validate.check_process(process):
+        os.write(2, f"{warning}\n".encode())
+    scheduling.check(process, None)
     return process
 
 
