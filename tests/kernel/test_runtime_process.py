@@ -14,8 +14,10 @@ import pytest
 import pytest_asyncio
 from runtimekit import Bench, Box, bench, is_root, process
 
+from portside.kernel.seccomp import compile_filter
 from portside.model.errors import CommandNotExecutable, CommandNotFound, PortsideError
 from portside.model.ociruntime import Box as ConsoleSize
+from portside.model.ociruntime import Seccomp, SeccompSyscall
 from portside.runtime.messages import Exec, Identity, Streams
 
 pytestmark = [
@@ -148,6 +150,26 @@ async def test_execs_die_with_the_container(made: Bench) -> None:
     await finish(box)
     code, _ = await task
     assert code == 137
+
+
+async def test_init_has_no_more_rights_than_its_child(made: Bench) -> None:
+    """Whoever may trace processes inside would otherwise take over its rights."""
+    script = (
+        "for pid in 1 $$; do grep -E 'Uid|Groups|Cap|Seccomp|NoNew' /proc/$pid/status | sort "
+        "> /tmp/$pid; done; cmp /tmp/1 /tmp/$$ && echo same; cat /proc/1/comm; "
+        "tr '\\0' ' ' < /proc/1/cmdline"
+    )
+    profile = Seccomp("SCMP_ACT_ALLOW", syscalls=(SeccompSyscall(("acct",), "SCMP_ACT_ERRNO"),))
+    code, text = await made.run(
+        "sh",
+        "-c",
+        script,
+        seccomp=compile_filter(profile),
+        request={"init": True, "identity": Identity("bob")},
+    )
+    lines = text.splitlines()
+    assert (code, lines[:2]) == (0, ["same", "docker-init"])
+    assert lines[2].startswith("/sbin/docker-init -- sh -c for pid")
 
 
 async def test_init_reaps_and_passes_signals(made: Bench) -> None:

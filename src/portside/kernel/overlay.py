@@ -74,6 +74,7 @@ def _configured(
 ) -> int:
     context = fs.fsopen("overlay")
     try:
+        fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "source", "overlay")
         for path in lower:
             fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "lowerdir+", path)
         if upper:

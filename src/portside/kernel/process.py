@@ -133,6 +133,18 @@ def set_name(name: str) -> None:
     check(libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0))
 
 
+def set_command_line(arguments: Iterable[str]) -> None:
+    """What /proc/PID/cmdline shows of this process, as far as there is room: the memory that
+    execve(2) put the arguments into (``arg_start`` of proc_pid_stat(5)) is written anew."""
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    text = b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
+    room = end - start
+    if start and room > 1:
+        ctypes.memmove(start, text[: room - 1].ljust(room, b"\0"), room)
+
+
 def default_internal_signals() -> None:
     """Undo what glibc's posix_spawn(3) leaves ignored: the two signals it keeps for itself.
 

@@ -87,6 +87,8 @@ class Own:
         self.preserve = 0
         """How many descriptors after the three streams the command inherits."""
         self.keyring = True
+        self.profile = -1
+        """Where a first process of our own enters its AppArmor profile."""
 
     def joins(self, group: Cgroup | None, cloned: bool, beside: int = 0) -> Own:
         """We join ``group`` ourselves, or its version 1 part if we were cloned into it."""
@@ -281,18 +283,23 @@ def pipes(stdin: bool, outputs: bool) -> tuple[tuple[int, int, int], tuple[int, 
     return (child_in, child_out, child_err), (our_in, our_out, our_err)
 
 
+def explain(own: Own, err: BaseException) -> str:
+    """What went wrong in a child, and at which step when the error does not say."""
+    if isinstance(err, OSError):
+        where = f"{err.filename}: " if err.filename else ""
+        return f"{own.steps.current}: {where}{(err.strerror or str(err)).lower()}"
+    if isinstance(err, PortsideError):
+        return str(err)
+    return f"{own.steps.current}: {err!r}"
+
+
 def _run(body: Callable[[Own], None], own: Own) -> None:
     """The child's whole life before execve; it never gets back into the monitor's code."""
     code = 1
     try:
         body(own)
     except BaseException as err:
-        text, kind = str(err), getattr(err, "kind", "system")
-        if isinstance(err, OSError):
-            where = f" {err.filename}" if err.filename else ""
-            text = f"{own.steps.current}:{where}: {err.strerror}"
-        elif not isinstance(err, PortsideError):
-            text = f"{own.steps.current}: {err!r}"
+        text, kind = explain(own, err), getattr(err, "kind", "system")
         if own.tell.fileno() >= 0:
             own.report(Outcome(text, kind))
         else:  # ``create`` has gone; ``start`` reads this

@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from portside.kernel import apparmor, selinux
 from portside.kernel import process as kernel
-from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.ociruntime import Process, Spec
 from portside.runtime import (
     command,
@@ -34,7 +34,7 @@ from portside.runtime import (
     terminal,
     usernamespace,
 )
-from portside.runtime.child import Outcome, Own
+from portside.runtime.child import Outcome, Own, explain
 from portside.runtime.messages import StartRequest
 
 _last_capability = 40
@@ -87,6 +87,16 @@ class _opened:
 
 def run_init(request: StartRequest, spec: Spec, own: Own, netns: int, seccomp: bytes) -> None:
     """Become the container's first process; returns only by raising."""
+    assert spec.process is not None
+    try:
+        _build(request, spec, own, netns)
+    except (PortsideError, OSError) as err:
+        raise SystemFailure(command.INIT + explain(own, err)) from err
+    finish(own, spec.process, request, seccomp, init=request.init)
+
+
+def _build(request: StartRequest, spec: Spec, own: Own, netns: int) -> None:
+    """Everything around the process: namespaces, root, mounts, names, terminal."""
     assert spec.process is not None and spec.linux is not None and spec.root is not None
     steps = own.steps
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # nobody inside may look at us through /proc
@@ -109,6 +119,8 @@ def run_init(request: StartRequest, spec: Spec, own: Own, netns: int, seccomp: b
     steps.enter("mounts")
     mounts.mount_all(root, [m for m in spec.mounts if m.type != "cgroup"], prepared.sources)
     mounts.make_devices(root, spec)
+    if not request.bundle:
+        mounts.link_mtab(root)
     steps.enter("control group")
     own.wait_for_hooks(spec.hooks)
     own.wait_for_go()
@@ -119,6 +131,8 @@ def run_init(request: StartRequest, spec: Spec, own: Own, netns: int, seccomp: b
     steps.enter("pivot")
     apparmor.enter_at_exec(spec.process.apparmor_profile)
     selinux.enter_at_exec(spec.process.selinux_label)
+    if request.init:
+        own.profile = apparmor.open_entry(spec.process.apparmor_profile)
     mounts.write_sysctls(spec)
     if spec.hooks is not None:
         hooks.run("createContainer", spec.hooks.create_container, own.state_of(request, spec))
@@ -133,7 +147,6 @@ def run_init(request: StartRequest, spec: Spec, own: Own, netns: int, seccomp: b
     if own.hold < 0:
         _start_hooks(own, request, spec)
     own.at_start = lambda: _start_hooks(own, request, spec)
-    finish(own, spec.process, request, seccomp, init=request.init)
 
 
 def _start_hooks(own: Own, request: StartRequest, spec: Spec) -> None:
@@ -144,8 +157,12 @@ def _start_hooks(own: Own, request: StartRequest, spec: Spec) -> None:
 
 def _make_cwd(path: str) -> None:
     """The working directory, when it is missing, while the root can be written to."""
-    if path.startswith("/") and not os.path.lexists(path):
+    if not path.startswith("/") or os.path.isdir(path):
+        return
+    try:
         os.makedirs(path, 0o755, exist_ok=True)
+    except (NotADirectoryError, FileExistsError) as err:
+        raise SystemFailure(f"Cannot mkdir: {path} is not a directory") from err
 
 
 def _enter_user_namespace(
@@ -199,9 +216,15 @@ def _enter_namespaces(spec: Spec, netns: int) -> None:
 
 
 def _oom_score(process: Process) -> None:
-    if process.oom_score_adj is not None:
+    if process.oom_score_adj is None:
+        return
+    try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write(str(process.oom_score_adj))
+    except OSError as err:
+        raise SystemFailure(
+            f"cannot set oom_score_adj to {process.oom_score_adj}: {(err.strerror or '').lower()}"
+        ) from err
 
 
 def _names(spec: Spec) -> None:
@@ -241,11 +264,11 @@ def finish(
         kernel.join_session_keyring()
     if own.hold < 0:
         own.report(Outcome(uid=who.uid, gid=who.gid))
-    if init:
-        reaper.become(own.tell)
     heard = identity.drop(process, who, _last_capability, seccomp, request.seccomp_flags)
     if heard >= 0:
         own.give_listener(heard)
+    if init:
+        reaper.become(own.tell, process.args, own.profile, process.apparmor_profile)
     if own.hold >= 0:
         own.report(Outcome(uid=who.uid, gid=who.gid))
         _wait_for_start(own)
@@ -308,7 +331,8 @@ def _connect_streams(own: Own, who: identity.Who) -> None:
         with suppress(OSError):
             if os.fstat(fd).st_rdev != os.makedev(1, 3):
                 os.fchown(fd, who.uid, -1)
-    kernel.close_all_but([keep, *preserved, *(fd for fd in (own.hold, own.result) if fd >= 0)])
+    more = [fd for fd in (own.hold, own.result, own.profile) if fd >= 0]
+    kernel.close_all_but([keep, *preserved, *more])
 
 
 def _execute(own: Own, path: str, args: tuple[str, ...], env: dict[str, str]) -> None:

@@ -43,10 +43,10 @@ def _entries(path: str) -> list[list[str]]:
 
 
 def _number(text: str) -> int | None:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
         return None
     value = int(text) if len(text) < 20 else _MAX_ID + 1
-    if value > _MAX_ID:
+    if not 0 <= value <= _MAX_ID:
         raise SystemFailure(f"uids and gids must be in range 0-{_MAX_ID}")
     return value
 

@@ -399,7 +399,7 @@ def _cgroup(root: int, mount: Mount, options: Parsed, group: str) -> None:
 def _cgroup_tree(kind: str, options: Parsed, data: list[str], host: str, group: str) -> int:
     """A fresh mount; with a user namespace but none for control groups, the host's is shown."""
     try:
-        return filesystem(kind, "", data, options.set)
+        return filesystem(kind, "cgroup", data, options.set)
     except PermissionError:
         if not group:
             raise
@@ -409,6 +409,17 @@ def _cgroup_tree(kind: str, options: Parsed, data: list[str], host: str, group: 
 def _bound(directory: str) -> int:
     """A copy of the host's mount of one directory."""
     return kernel.open_tree(kernel.AT_FDCWD, directory, kernel.OPEN_TREE_CLONE)
+
+
+def link_mtab(root: int) -> None:
+    """``/etc/mtab``, where old programs look for mounts; an image that has one keeps it."""
+    with suppress(OSError):  # no /etc, or a file
+        etc = openat2(root, "etc", os.O_PATH | os.O_DIRECTORY, resolve=IN_ROOT)
+        try:
+            with _unchanged_times(etc):
+                os.symlink("/proc/mounts", "mtab", dir_fd=etc)
+        finally:
+            os.close(etc)
 
 
 def make_devices(root: int, spec: Spec) -> None:

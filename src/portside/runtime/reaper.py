@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
+
+from portside.kernel import apparmor
+from portside.kernel import process as kernel
 
 _OWN = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGFPE, signal.SIGILL,
         signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS,
@@ -13,8 +17,16 @@ _OWN = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGFPE, signal.SI
 """Signals that are not for the child: they cannot be caught, or concern this process."""
 
 
-def become(tell: socket.socket) -> None:
+NAME = "docker-init"
+"""What programs that look at PID 1 know."""
+
+
+def become(tell: socket.socket, arguments: Sequence[str], profile: int, name: str) -> None:
     """Fork: the child returns and goes on to execve; this process stays as PID 1.
+
+    Call it when all rights are given up: whoever is allowed to trace processes inside gets
+    what this one has. ``profile``: for AppArmor's profile ``name``, which the child enters
+    at execve(2), or -1.
 
     The child leads a process group of its own, in the terminal's foreground, so that job
     control works in it as if it were first.
@@ -36,6 +48,12 @@ def become(tell: socket.socket) -> None:
         os.dup2(null, fd)
         if null > 2:
             os.close(null)
+    if os.geteuid():
+        kernel.capset(0, 0, 0)  # as execve(2) does it to a user other than root
+    apparmor.enter_now(profile, name)
+    kernel.set_name(NAME)
+    kernel.set_command_line((f"/sbin/{NAME}", "--", *arguments))
+    kernel.close_range(3)
     os._exit(_serve(child, waited | {signal.SIGCHLD}))
 
 
