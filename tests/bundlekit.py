@@ -36,11 +36,11 @@ class Bundles:
         command = [*(runtime or OURS), "--root", str(self.root), *args]
         with (self.directory / "out").open("w+") as out, (self.directory / "err").open("w+") as err:
             values: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+            values["env"] = {**os.environ, "PYTHONPATH": str(SOURCE)}
             done = subprocess.run(
                 command,
                 timeout=60,
                 cwd=cwd or self.directory,
-                env={**os.environ, "PYTHONPATH": str(SOURCE)},
                 check=False,
                 **(values | more),
             )

@@ -6,14 +6,17 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bundlekit import Bundles, bundles
+from bundlekit import OURS, SOURCE, Bundles, bundles
 from runtimekit import is_root
+
+from portside.kernel.cgroup import Cgroup
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="containers need root here")
 
@@ -296,3 +299,31 @@ def _refuse_all(listener: socket.socket, told: list[dict[str, Any]]) -> None:
         answer = struct.pack("=QqiI", struct.unpack_from("=Q", notice)[0], 0, -123, 0)
         fcntl.ioctl(fds[0], 0xC0182101, answer)
     os.close(fds[0])
+
+
+def test_a_creation_that_was_killed_can_be_deleted(made: Bundles) -> None:
+    mark = made.directory / "hooked"
+    os.mkfifo(mark)
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"echo > {mark}; cat {mark}"]}
+    bundle = made.bundle("sleep", "60", config={"hooks": {"createRuntime": [hook]}})
+    name = made.name()
+    command = [*OURS, "--root", str(made.root), "create", "--bundle", str(bundle), name]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as creating:
+        mark.read_text()  # the hook is there
+        assert made.state(name)["status"] == "creating"
+        assert "still being created" in made.call("start", name).stderr
+        creating.kill()
+    mark.write_text("on")  # the hook ends
+    made.until(name, "stopped")
+    assert made.call("delete", name).returncode == 0
+    assert not Cgroup(f"/portside-t{os.getpid()}/{bundle.name}").exists()
+
+
+def test_sockets_of_systemd_are_passed_on(made: Bundles) -> None:
+    bundle = made.bundle("sh", "-c", "env | grep LISTEN | sort; ls /proc/self/fd")
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "LISTEN_FDS": "1"}
+    with open("/etc/hostname") as file:
+        os.dup2(file.fileno(), 3) if file.fileno() != 3 else None
+        done = made.call("run", made.name(), cwd=bundle, pass_fds=(3,), env=environment)
+    assert done.stdout.split() == ["LISTEN_FDS=1", "LISTEN_PID=1", "0", "1", "2", "3", "4"]

@@ -37,6 +37,8 @@ class Wanted(msgspec.Struct):
     pid_file: str = ""
     console_socket: str = ""
     preserve_fds: int = 0
+    listen_fds: int = 0
+    """How many of them are sockets that systemd listens on for the container."""
     detach: bool = True
     keyring: bool = True
     systemd: bool = False
@@ -99,6 +101,9 @@ def create(wanted: Wanted) -> Child:
     spec = load(bundle)
     assert spec.process is not None and spec.linux is not None
     _check_terminal(wanted, spec.process.terminal)
+    if wanted.listen_fds:
+        told = (f"LISTEN_FDS={wanted.listen_fds}", "LISTEN_PID=1")
+        spec.process.env = (*spec.process.env, *told)
     filter = b""
     if spec.linux.seccomp is not None:
         filter = seccomp.compile_filter(spec.linux.seccomp)
@@ -168,6 +173,7 @@ class _Creation:
             group = Cgroup.create(request.cgroup, spec.linux.resources)
             child.settle(spec)
             group.add(child.pid)
+            self.box.save(self._saved(child.pid))  # so that "delete" finds it if we are killed
             steps.keep_children_here(spec)
             if child.await_hooks(spec.hooks):
                 self._hooks(child.pid)
@@ -201,7 +207,7 @@ class _Creation:
         hooks.run("prestart", self.spec.hooks.prestart, state)
         hooks.run("createRuntime", self.spec.hooks.create_runtime, state)
 
-    def _saved(self, pid: int) -> Saved:
+    def _saved(self, pid: int, created: bool = False) -> Saved:
         assert self.spec.root is not None
         return Saved(
             id=self.box.id,
@@ -211,15 +217,16 @@ class _Creation:
             rootfs=self.spec.root.path,
             cgroup=self.request.cgroup,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            creating=not created,
         )
 
     def _done(self, child: Child) -> None:
         if child.leader >= 0 and self.wanted.console_socket:
             console.hand_over(self.wanted.console_socket, child.leader)
             child.leader = -1
-        self.box.save(self._saved(child.pid))
         if self.wanted.pid_file:
             write_whole(self.wanted.pid_file, str(child.pid).encode(), sync=False)
+        self.box.save(self._saved(child.pid, created=True))
 
 
 def start(root: str, id: str) -> None:
@@ -231,6 +238,8 @@ def start(root: str, id: str) -> None:
         raise SystemFailure("cannot start a container that has stopped")
     if status == "paused":
         raise SystemFailure("cannot start a container in the paused state")
+    if status == "creating":
+        raise SystemFailure("cannot start a container that is still being created")
     if status != "created":
         raise SystemFailure("cannot start an already running container")
     try:

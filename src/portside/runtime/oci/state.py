@@ -2,7 +2,7 @@
 
 ::
 
-    ROOT/ID/state.json      what is known of it      (gone: still being created)
+    ROOT/ID/state.json      what is known of it      (missing: it has no process yet)
            /config.json     the bundle's, as it was at create
            /seccomp.bpf     the compiled filter, for exec
            /exec.fifo       while it waits for "start"
@@ -39,6 +39,8 @@ class Saved(msgspec.Struct, frozen=True):
     created: str
     """RFC 3339."""
     owner: str = ""
+    creating: bool = False
+    """``create`` has not come to its end, or never will."""
 
 
 class Container:
@@ -90,9 +92,11 @@ class Container:
         return f"{self.directory}/exec.result"
 
     def status(self, saved: Saved) -> str:
-        """created, running, paused or stopped."""
+        """creating, created, running, paused or stopped."""
         if not lives(saved.pid, saved.pid_started):
             return "stopped"
+        if saved.creating:
+            return "creating"
         with suppress(PortsideError, OSError):
             if Cgroup(saved.cgroup).frozen():
                 return "paused"
