@@ -235,7 +235,9 @@ def start(root: str, id: str) -> None:
     saved = box.load()
     status = box.status(saved)
     if status == "stopped":
-        raise SystemFailure("cannot start a container that has stopped")
+        killed = Cgroup(saved.cgroup).oom_kills()
+        why = ": it was OOM-killed (memory limit too low?)" if killed else ""
+        raise SystemFailure(f"cannot start a container that has stopped{why}")
     if status == "paused":
         raise SystemFailure("cannot start a container in the paused state")
     if status == "creating":
