@@ -327,3 +327,52 @@ def test_sockets_of_systemd_are_passed_on(made: Bundles) -> None:
         os.dup2(file.fileno(), 3) if file.fileno() != 3 else None
         done = made.call("run", made.name(), cwd=bundle, pass_fds=(3,), env=environment)
     assert done.stdout.split() == ["LISTEN_FDS=1", "LISTEN_PID=1", "0", "1", "2", "3", "4"]
+
+
+def test_poststop_hooks_follow_a_creation_that_failed(made: Bundles) -> None:
+    seen = made.directory / "poststop"
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"cat > {seen}"]}
+    code, _, err = run(made, "true", config={"hooks": {"poststop": [hook]}}, args=["no-such"])
+    assert code == 1 and "executable file not found" in err
+    assert json.loads(seen.read_text())["status"] == "stopped"
+
+
+def test_a_pidfd_for_the_caller(made: Bundles) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        path = str(made.directory / "pidfd")
+        listener.bind(path)
+        listener.listen()
+        name = made.create("sleep", "60", options=("--pidfd-socket", path))
+        with listener.accept()[0] as connection:
+            _, fds, _, _ = socket.recv_fds(connection, 100, 1)
+    text = Path(f"/proc/self/fdinfo/{fds[0]}").read_text()
+    os.close(fds[0])
+    assert f"Pid:\t{made.state(name)['pid']}\n" in text
+
+
+def test_exec_in_a_group_below(made: Bundles) -> None:
+    name = made.create("sleep", "60")
+    saved = json.loads((made.root / name / "state.json").read_text())
+    group = Cgroup(saved["cgroup"])
+    below = [f"{directory}/below" for directory in group.directories()]
+    for directory in below:
+        os.mkdir(directory)
+        for file in ("cpuset.cpus", "cpuset.mems"):
+            if "/cpuset/" in directory:
+                above = Path(directory).parent / file
+                (Path(directory) / file).write_text(above.read_text())
+    command = (name, "sh", "-c", "cat /proc/self/cgroup")
+    done = made.call("exec", "--cgroup", "below", *command)
+    assert {line.rpartition(":")[2] for line in done.stdout.splitlines()} == {"/below"}, done.stderr
+    for bad in ("nowhere", "..", "../.."):
+        done = made.call("exec", "--cgroup", bad, *command)
+        assert done.returncode == 255 and "not a sub cgroup path" in done.stderr
+
+
+def test_figures_and_features_have_runcs_shape(made: Bundles) -> None:
+    name = made.create("sleep", "60")
+    figures = json.loads(made.call("events", "--stats", name).stdout)["data"]
+    assert 0 in figures["cpuset"]["cpus"] or figures["cpuset"]["cpus"] == []
+    features = json.loads(made.call("features").stdout)
+    assert features["linux"]["intelRdt"] == {"enabled": False}
+    assert {"tmpcopyup", "rro", "sync"} <= set(features["mountOptions"])

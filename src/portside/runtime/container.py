@@ -236,12 +236,12 @@ def _names(spec: Spec) -> None:
 
 def open_terminal(own: Own, process: Process, console: bool) -> None:
     """A terminal of the container's own devpts; its leading side goes to the monitor."""
-    leader, follower, path = terminal.open_pair()
+    leader, follower = terminal.open_pair()
     size = process.console_size
     if size is not None:
         terminal.set_size(leader, size.height, size.width)
     if console:
-        terminal.bind_console(path)
+        terminal.bind_console(follower)
     own.give_terminal(leader)
     own.streams = (follower, follower, follower)
 

@@ -36,6 +36,7 @@ class Wanted(msgspec.Struct):
     bundle: str
     pid_file: str = ""
     console_socket: str = ""
+    pidfd_socket: str = ""
     preserve_fds: int = 0
     listen_fds: int = 0
     """How many of them are sockets that systemd listens on for the container."""
@@ -75,7 +76,7 @@ def cgroup_path(spec: Spec, id: str, systemd: bool) -> str:
     assert spec.linux is not None
     given = spec.linux.cgroups_path
     if not systemd:
-        return os.path.normpath(f"/{given}") if given else f"/{id}"
+        return os.path.normpath("/" + given.lstrip("/")) if given else f"/{id}"
     parts = given.split(":") if given else ["", "portside", id]
     if len(parts) != 3:
         raise InvalidParameter(
@@ -188,6 +189,7 @@ class _Creation:
                 finally:
                     with suppress(PortsideError, OSError):
                         group.delete()
+                    self._poststop()
             raise
         return child
 
@@ -207,12 +209,19 @@ class _Creation:
         hooks.run("prestart", self.spec.hooks.prestart, state)
         hooks.run("createRuntime", self.spec.hooks.create_runtime, state)
 
+    def _poststop(self) -> None:
+        """The container is over before it was created; hooks may have something to undo."""
+        if self.spec.hooks is not None:
+            state = self.box.state(self._saved(0), self.spec, "stopped")
+            for text in hooks.run_all("poststop", self.spec.hooks.poststop, state):
+                os.write(2, f"{text}\n".encode())
+
     def _saved(self, pid: int, created: bool = False) -> Saved:
         assert self.spec.root is not None
         return Saved(
             id=self.box.id,
             pid=pid,
-            pid_started=start_ticks(pid),
+            pid_started=start_ticks(pid) if pid else 0,
             bundle=self.request.bundle,
             rootfs=self.spec.root.path,
             cgroup=self.request.cgroup,
@@ -224,6 +233,8 @@ class _Creation:
         if child.leader >= 0 and self.wanted.console_socket:
             console.hand_over(self.wanted.console_socket, child.leader)
             child.leader = -1
+        if self.wanted.pidfd_socket:
+            console.hand_over_pidfd(self.wanted.pidfd_socket, child.pid)
         if self.wanted.pid_file:
             write_whole(self.wanted.pid_file, str(child.pid).encode(), sync=False)
         self.box.save(self._saved(child.pid, created=True))

@@ -44,6 +44,8 @@ def run(root: str, options: Options) -> int:
     if child.leader >= 0 and socket_path:
         console.hand_over(socket_path, child.leader)
         child.leader = -1
+    if options.get("pidfd-socket"):
+        console.hand_over_pidfd(options.get("pidfd-socket"), child.pid)
     if options.get("pid-file"):
         write_whole(options.get("pid-file"), str(child.pid).encode(), sync=False)
     if detach:
@@ -83,13 +85,24 @@ def _start(
             profile, fd, child.pid, box.state(box.load(), spec)
         )
     try:
-        Cgroup(cgroup).add(child.pid, beside=pid)
+        if below := options.get("cgroup"):
+            _group_below(cgroup, below).add(child.pid)
+        else:
+            Cgroup(cgroup).add(child.pid, beside=pid)
         child.go()
         child.outcome()
     except BaseException:
         child.kill()
         raise
     return child
+
+
+def _group_below(cgroup: str, below: str) -> Cgroup:
+    """A group that the container has made of its own (``--cgroup``). Raises InvalidParameter."""
+    group = Cgroup(os.path.normpath(f"{cgroup}/{below}"))
+    if not f"{group.path}/".startswith(f"{cgroup.rstrip('/')}/") or not group.exists():
+        raise InvalidParameter(f"{below} is not a sub cgroup path of the container")
+    return group
 
 
 def _process(options: Options, spec: Spec) -> Process:

@@ -18,6 +18,7 @@ def _wanted(context: Context, options: Options, detach: bool) -> creating.Wanted
         bundle=options.get("bundle") or os.getcwd(),
         pid_file=options.get("pid-file"),
         console_socket=options.get("console-socket"),
+        pidfd_socket=options.get("pidfd-socket"),
         preserve_fds=(options.number("preserve-fds") or 0) + listening(),
         listen_fds=listening(),
         detach=detach,
