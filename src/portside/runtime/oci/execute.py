@@ -99,10 +99,10 @@ def _start(
 
 def _group_below(cgroup: str, below: str) -> Cgroup:
     """A group that the container has made of its own (``--cgroup``). Raises InvalidParameter."""
-    group = Cgroup(os.path.normpath(f"{cgroup}/{below}"))
-    if not f"{group.path}/".startswith(f"{cgroup.rstrip('/')}/") or not group.exists():
+    path = os.path.normpath(f"{cgroup}/{below}")
+    if not path.startswith(f"{cgroup.rstrip('/')}/") or not Cgroup(path).exists():
         raise InvalidParameter(f"{below} is not a sub cgroup path of the container")
-    return group
+    return Cgroup(path)
 
 
 def _process(options: Options, spec: Spec) -> Process:
