@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from contextlib import suppress
 
@@ -47,12 +46,15 @@ def _file(name: str, source: int, target: int, about: os.stat_result) -> None:
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     reader = os.open(name, os.O_RDONLY | flags, dir_fd=source)
     writer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, 0o600, dir_fd=target)
-    with os.fdopen(reader, "rb") as old, os.fdopen(writer, "wb") as new:
-        shutil.copyfileobj(old, new)
-        new.flush()
+    try:
+        while os.sendfile(writer, reader, None, 1 << 20):
+            pass
         _metadata(about, writer)
         _attributes(reader, writer)
         os.utime(writer, ns=(about.st_atime_ns, about.st_mtime_ns))
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def _metadata(about: os.stat_result, fd: int) -> None:
