@@ -376,3 +376,11 @@ def test_figures_and_features_have_runcs_shape(made: Bundles) -> None:
     features = json.loads(made.call("features").stdout)
     assert features["linux"]["intelRdt"] == {"enabled": False}
     assert {"tmpcopyup", "rro", "sync"} <= set(features["mountOptions"])
+
+
+def test_exec_is_like_the_containers_process(made: Bundles) -> None:
+    name = made.create("sleep", "60", oomScoreAdj=321)
+    assert made.call("exec", name, "cat", "/proc/self/oom_score_adj").stdout == "321\n"
+    said = made.call("exec", name, "").stderr
+    assert 'exec: "": executable file not found in $PATH' in said
+    assert "Cwd must be an absolute path" in made.call("exec", "--cwd", "x", name, "true").stderr

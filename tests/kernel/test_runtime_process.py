@@ -78,7 +78,7 @@ FILES = {
         ("/bin/damaged", CommandNotExecutable, "exec format error"),
         ("/etc", CommandNotExecutable, "is a directory"),
         ("/etc/passwd/x", CommandNotFound, "not a directory"),
-        ("", CommandNotFound, "no command specified"),
+        ("", CommandNotFound, "executable file not found"),
     ],
 )
 async def test_commands_that_cannot_be_executed(

@@ -32,12 +32,13 @@ def find(args: tuple[str, ...], env: dict[str, str], who: Who) -> str:
 
     Raises CommandError of kind not-found (127) or not-executable (126).
     """
-    if not args or not args[0]:
+    if not args:
         raise CommandError("no command specified", "not-found")
     name = args[0]
     if "/" in name:
         return _checked(name, name)
     denied = ""
+    # an empty name is found nowhere, though each directory itself is there
     for directory in env.get("PATH", DEFAULT_PATH).split(":"):
         path = f"{directory or '.'}/{name}"
         try:

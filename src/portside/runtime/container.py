@@ -109,7 +109,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, netns: int) -> None:
         os.setsid()
         _enter_namespaces(spec, netns)
         prepared = usernamespace.Prepared(sources=mounts.open_shared(spec.mounts))
-        _oom_score(spec.process)
+        set_oom_score(spec.process)
         state_dir = request.state_dir
     steps.enter("root")
     self_ns = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -173,7 +173,7 @@ def _enter_user_namespace(
     usernamespace.check(spec)
     user = spec.namespace("user")
     assert user is not None
-    _oom_score(spec.process)
+    set_oom_score(spec.process)
     usernamespace.raise_limits(spec)
     prepared = usernamespace.Prepared(
         rootfs.mount(request.rootfs, private=False), mounts.open_shared(spec.mounts, True)
@@ -215,7 +215,7 @@ def _enter_namespaces(spec: Spec, netns: int) -> None:
     kernel.unshare(new)
 
 
-def _oom_score(process: Process) -> None:
+def set_oom_score(process: Process) -> None:
     if process.oom_score_adj is None:
         return
     try:
@@ -291,6 +291,8 @@ def _wait_for_start(own: Own) -> None:
 
 def _chdir(path: str, who: identity.Who, *, make: bool) -> None:
     """Go to the working directory; a container's is made when missing, an exec's is not."""
+    if not path.startswith("/") and not make:
+        raise command.CommandError("Cwd must be an absolute path", "system")
     if not path.startswith("/"):
         raise InvalidParameter(
             f"the working directory {path!r} is invalid, it needs to be an absolute path"

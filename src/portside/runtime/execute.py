@@ -40,6 +40,7 @@ def run_exec(
     """
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     os.setsid()
+    container.set_oom_score(request.process)
     affinity = request.process.exec_cpu_affinity
     if affinity is not None:
         scheduling.run_on(affinity.initial)

@@ -118,6 +118,8 @@ def _process(options: Options, spec: Spec) -> Process:
             raise InvalidParameter(f"{path}: {err}") from err
     else:
         process = _changed(options, spec)
+    if process.oom_score_adj is None and spec.process is not None:
+        process.oom_score_adj = spec.process.oom_score_adj
     if options.has("tty"):
         process.terminal = True
     if not process.args:
