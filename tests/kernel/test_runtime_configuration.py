@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from bundlekit import OURS, SOURCE, Bundles, bundles
-from runtimekit import is_root
+from runtimekit import is_root, refuse_all
 
 from portside.kernel.cgroup import Cgroup
 
@@ -263,7 +263,7 @@ def test_an_agent_decides_on_system_calls(made: Bundles) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        agent = threading.Thread(target=_refuse_all, args=(listener, told), daemon=True)
+        agent = threading.Thread(target=refuse_all, args=(listener, told), daemon=True)
         agent.start()
         seccomp = {
             "defaultAction": "SCMP_ACT_ALLOW",
@@ -280,25 +280,6 @@ def test_an_agent_decides_on_system_calls(made: Bundles) -> None:
         "a": "b"
     }
     assert told[0]["pid"] == told[0]["state"]["pid"] > 0
-
-
-def _refuse_all(listener: socket.socket, told: list[dict[str, Any]]) -> None:
-    """Answer every notification with ENOMEDIUM (seccomp_unotify(2))."""
-    import fcntl
-    import select
-    import struct
-
-    with listener.accept()[0] as peer:
-        data, fds, _, _ = socket.recv_fds(peer, 1 << 16, 1)
-    told.append(json.loads(data))
-    poller = select.poll()
-    poller.register(fds[0], select.POLLIN)
-    while poller.poll(30_000)[0][1] & select.POLLIN:
-        notice = bytearray(80)  # struct seccomp_notif
-        fcntl.ioctl(fds[0], 0xC0502100, notice)
-        answer = struct.pack("=QqiI", struct.unpack_from("=Q", notice)[0], 0, -123, 0)
-        fcntl.ioctl(fds[0], 0xC0182101, answer)
-    os.close(fds[0])
 
 
 def test_a_creation_that_was_killed_can_be_deleted(made: Bundles) -> None:

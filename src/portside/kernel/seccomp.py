@@ -28,7 +28,7 @@ FLAGS = {
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 1 << 2,
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 1 << 5,
 }
-_NEW_LISTENER = 1 << 3
+NEW_LISTENER = 1 << 3
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _SYSCALL = {"x86_64": 317, "aarch64": 277, "riscv64": 277, "ppc64le": 358, "s390x": 348}
 
@@ -405,14 +405,14 @@ def flags_of(profile: Seccomp) -> int:
     A profile without flags gets SPEC_ALLOW, as with runc: without it the kernel would
     switch off speculation for the whole container on some processors.
     """
-    flags = _NEW_LISTENER if _notifies(profile) else 0
+    flags = NEW_LISTENER if _notifies(profile) else 0
     if not profile.flags:
         return flags | FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
     for name in profile.flags:
         if name not in FLAGS:
             raise InvalidParameter(f"seccomp: flag {name!r} not known or not supported")
         flags |= FLAGS[name]
-    if flags & _NEW_LISTENER:
+    if flags & NEW_LISTENER:
         flags &= ~FLAGS["SECCOMP_FILTER_FLAG_TSYNC"]  # they exclude each other; we have one thread
     return flags
 
@@ -444,7 +444,7 @@ def install(program: bytes, flags: int = 0) -> int:
     if result < 0:
         code_number = ctypes.get_errno()
         raise OSError(code_number, os.strerror(code_number), "seccomp filter")
-    return int(result) if flags & _NEW_LISTENER else -1
+    return int(result) if flags & NEW_LISTENER else -1
 
 
 def mode_of(pid: int) -> tuple[int, int]:

@@ -21,6 +21,7 @@ import msgspec
 
 from portside.kernel import process as kernel
 from portside.kernel.cgroup import Cgroup, detect, warm_up
+from portside.kernel.seccomp import NEW_LISTENER
 from portside.model.errors import PortsideError
 from portside.model.ociruntime import SPEC_VERSION, Spec, State
 from portside.runtime import container, execute, hooks, listener, messages, usernamespace
@@ -239,6 +240,8 @@ def _exec(
         into=Cgroup(start.cgroup),
         beside=pid,
     )
+    if start.seccomp_flags & NEW_LISTENER:
+        _listen_for_exec(start, child, pid)
     try:
         told = child.outcome()
         started = Started(child.pid, time.time_ns(), told.timings, told.uid, told.gid)
@@ -246,6 +249,17 @@ def _exec(
     except BaseException:
         child.kill()
         raise
+
+
+def _listen_for_exec(start: StartRequest, child: Child, pid: int) -> None:
+    """The agent of the container's seccomp profile decides for an exec as well."""
+    with open(f"{start.state_dir}/config.json", "rb") as file:
+        spec = msgspec.json.decode(file.read(), type=Spec)
+    profile = spec.linux.seccomp if spec.linux is not None else None
+    if profile is not None:
+        directory = start.bundle or start.state_dir
+        state = State(SPEC_VERSION, start.id, "running", directory, pid, spec.annotations)
+        child.notified = lambda fd: listener.hand_over(profile, fd, child.pid, state)
 
 
 def _pid_of(pidfd: int) -> int:
