@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import select
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
 import uuid
@@ -300,6 +303,21 @@ def needs_idmapping(directory: Path) -> None:
         pytest.skip(str(err))
     finally:
         os.close(tree)
+
+
+def refuse_all(listener: socket.socket, told: list[dict[str, Any]]) -> None:
+    """Answer every notification with ENOMEDIUM (seccomp_unotify(2))."""
+    with listener.accept()[0] as peer:
+        data, fds, _, _ = socket.recv_fds(peer, 1 << 16, 1)
+    told.append(json.loads(data))
+    poller = select.poll()
+    poller.register(fds[0], select.POLLIN)
+    while poller.poll(30_000)[0][1] & select.POLLIN:
+        notice = bytearray(80)  # struct seccomp_notif
+        fcntl.ioctl(fds[0], 0xC0502100, notice)
+        answer = struct.pack("=QqiI", struct.unpack_from("=Q", notice)[0], 0, -123, 0)
+        fcntl.ioctl(fds[0], 0xC0182101, answer)
+    os.close(fds[0])
 
 
 def is_root() -> bool:

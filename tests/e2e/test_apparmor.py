@@ -37,6 +37,8 @@ def test_containers_and_execs_are_confined(docker: Docker) -> None:
     for option in ("--init", "--security-opt=no-new-privileges"):
         done = docker("run", "--rm", option, BASE, *LABEL.split())
         assert done.stdout.strip() == "docker-default (enforce)", option
+    first = docker("run", "--rm", "--init", BASE, "cat", "/proc/1/attr/current")
+    assert first.stdout.strip() == "docker-default (enforce)"
 
 
 @needs_apparmor

@@ -212,6 +212,8 @@ def test_an_idle_container_has_no_changes(docker: Docker, name: str) -> None:
     docker("run", "-d", "--name", name, BASE, "sleep", "1000")
     assert docker("diff", name).stdout == ""
     assert docker("exec", name, "ls", "/.dockerenv").stdout == "/.dockerenv\n"
+    assert docker("exec", name, "readlink", "/etc/mtab").stdout == "/proc/mounts\n"
+    assert docker("exec", name, "df", "/").stdout.splitlines()[1].split()[0] == "overlay"
 
 
 def test_export_is_the_root_without_what_is_mounted(

@@ -8,97 +8,22 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from runtimekit import is_root, make_root
+from bundlekit import OURS, SOURCE, Bundles, bundles
+from runtimekit import is_root
 
 from portside.kernel.cgroup import Cgroup
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="containers need root here")
-OURS = [sys.executable, "-m", "portside.runtime"]
-SOURCE = Path(__file__).resolve().parents[2] / "src"
-
-
-class Bundles:
-    """A root of containers, and bundles made from one root file system."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.root = directory / "state"
-        self.rootfs = make_root(directory / "rootfs")
-        self.started: list[str] = []
-
-    def call(
-        self, *args: str, runtime: list[str] | None = None, cwd: Path | None = None, **more: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a verb; standard output and error are files, as a container keeps them open."""
-        command = [*(runtime or OURS), "--root", str(self.root), *args]
-        with (self.directory / "out").open("w+") as out, (self.directory / "err").open("w+") as err:
-            values: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
-            done = subprocess.run(
-                command,
-                timeout=60,
-                cwd=cwd or self.directory,
-                env={**os.environ, "PYTHONPATH": str(SOURCE)},
-                check=False,
-                **(values | more),
-            )
-            out.seek(0)
-            err.seek(0)
-            return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
-
-    def bundle(self, *args: str, **process: Any) -> Path:
-        """A bundle whose command is ``args``; ``config`` changes the rest."""
-        config = process.pop("config", {})
-        name = f"b{len(list(self.directory.glob('b*')))}"
-        place = self.directory / name
-        place.mkdir()
-        assert self.call("spec", "--bundle", str(place)).returncode == 0
-        document = json.loads((place / "config.json").read_text())
-        document["root"] = {"path": str(self.rootfs)}
-        document["process"] |= {"args": list(args), "terminal": False, "rlimits": []} | process
-        linux = config.pop("linux", {})
-        document |= config
-        document["linux"] |= {"cgroupsPath": f"/portside-t{os.getpid()}/{name}"} | linux
-        (place / "config.json").write_text(json.dumps(document))
-        return place
-
-    def name(self) -> str:
-        self.started.append(f"c{os.getpid()}-{len(self.started)}")
-        return self.started[-1]
-
-    def create(self, *args: str, options: tuple[str, ...] = (), **changes: Any) -> str:
-        name = self.name()
-        bundle = self.bundle(*args, **changes)
-        done = self.call("create", "--bundle", str(bundle), *options, name)
-        assert done.returncode == 0, done.stderr
-        return name
-
-    def state(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.call("state", name).stdout)
-        return found
-
-    def until(self, name: str, status: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 20
-        while (found := self.state(name))["status"] != status:
-            assert time.monotonic() < deadline, found
-            time.sleep(0.02)
-        return found
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundles]:
-    bundles = Bundles(tmp_path_factory.mktemp("oci"))
-    yield bundles
-    for name in bundles.started:
-        bundles.call("delete", "--force", name)
-    assert not list(bundles.root.glob("*"))
-    Cgroup(f"/portside-t{os.getpid()}").delete()
+    with bundles(tmp_path_factory.mktemp("oci")) as found:
+        yield found
 
 
 def test_a_whole_life(made: Bundles) -> None:
@@ -233,7 +158,11 @@ def test_errors_are_logged_as_engines_read_them(made: Bundles) -> None:
         (("state", "no-such"), "container does not exist"),
         (("dance",), "no such command"),
         (("kill", "--moon", "x"), "flag provided but not defined: --moon"),
-        (("start",), "container id cannot be empty"),
+        (("start",), '"start" requires exactly 1 argument'),
+        (("start", ""), "container id cannot be empty"),
+        (("state", "a", "b"), '"state" requires exactly 1 argument'),
+        (("list", "--format", "xml"), "invalid format option"),
+        (("--log-format", "xml", "list"), "invalid log-format: xml"),
         (("checkpoint", "x"), "not built"),
     ],
 )
@@ -247,12 +176,16 @@ def test_bad_calls(made: Bundles, arguments: tuple[str, ...], said: str) -> None
     ("config", "said"),
     [
         ("{", "config.json"),
-        ("{}", "process.args must not be empty"),
-        ('{"process": {"args": ["a"], "cwd": "/"}}', "root is missing"),
-        ('{"process": {"args": ["a"], "cwd": "x"}, "root": {"path": "/"}, "linux": {}}',
-         "absolute"),
-        ('{"process": {"args": ["a"], "cwd": "/"}, "root": {"path": "/no/such"}, "linux": {}}',
-         "mount namespace"),
+        ("{}", "ociVersion is missing"),
+        ('{"ociVersion": "1"}', "not a semantic version"),
+        ('{"ociVersion": "2.0.0"}', "unknown version"),
+        ('{"ociVersion": "1.0.0"}', "process property must not be empty"),
+        ('{"ociVersion": "1.0.0", "process": {"cwd": "/"}}', "process.args must not be empty"),
+        ('{"ociVersion": "1.0.0", "process": {"args": ["a"], "cwd": "/"}}', "root is missing"),
+        ('{"ociVersion": "1.0.0", "process": {"args": ["a"], "cwd": "x"}, "root": {"path": "/"}, '
+         '"linux": {}}', "absolute"),
+        ('{"ociVersion": "1.0.0", "process": {"args": ["a"], "cwd": "/"}, '
+         '"root": {"path": "/no/such"}, "linux": {}}', "mount namespace"),
     ],
 )  # fmt: skip
 def test_bad_bundles(made: Bundles, config: str, said: str) -> None:

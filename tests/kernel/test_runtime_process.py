@@ -7,15 +7,19 @@ import os
 import signal
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
-from runtimekit import Bench, Box, bench, is_root, process
+from runtimekit import Bench, Box, bench, is_root, process, refuse_all
 
+from portside.kernel.seccomp import compile_filter, flags_of
 from portside.model.errors import CommandNotExecutable, CommandNotFound, PortsideError
 from portside.model.ociruntime import Box as ConsoleSize
+from portside.model.ociruntime import Seccomp, SeccompSyscall
 from portside.runtime.messages import Exec, Identity, Streams
 
 pytestmark = [
@@ -76,7 +80,7 @@ FILES = {
         ("/bin/damaged", CommandNotExecutable, "exec format error"),
         ("/etc", CommandNotExecutable, "is a directory"),
         ("/etc/passwd/x", CommandNotFound, "not a directory"),
-        ("", CommandNotFound, "no command specified"),
+        ("", CommandNotFound, "executable file not found"),
     ],
 )
 async def test_commands_that_cannot_be_executed(
@@ -148,6 +152,55 @@ async def test_execs_die_with_the_container(made: Bench) -> None:
     await finish(box)
     code, _ = await task
     assert code == 137
+
+
+async def test_a_seccomp_agent_decides_for_start_and_exec(made: Bench) -> None:
+    path = str(made.directory / "agent")
+    notify = SeccompSyscall(("mkdir", "mkdirat"), "SCMP_ACT_NOTIFY")
+    profile = Seccomp("SCMP_ACT_ALLOW", listener_path=path, syscalls=(notify,))
+    told: list[dict[str, Any]] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        agents = [threading.Thread(target=refuse_all, args=(listener, told)) for _ in range(2)]
+        for agent in agents:
+            agent.start()
+        box = await made.start(
+            "sh",
+            "-c",
+            "mkdir /tmp/a; sleep 60",
+            linux={"seccomp": profile},
+            seccomp=compile_filter(profile),
+            request={"seccomp_flags": flags_of(profile)},
+        )
+        await box.until(b"No medium found")
+        code, text = await box.exec("mkdir", "/tmp/b")
+        assert code == 1 and b"No medium found" in text
+        await box.client.signal(9)
+        await box.ended()
+        for agent in agents:
+            agent.join(30)
+    assert [one["state"]["status"] for one in told] == ["creating", "running"]
+
+
+async def test_init_has_no_more_rights_than_its_child(made: Bench) -> None:
+    """Whoever may trace processes inside would otherwise take over its rights."""
+    script = (
+        "for pid in 1 $$; do grep -E 'Uid|Groups|Cap|Seccomp|NoNew' /proc/$pid/status | sort "
+        "> /tmp/$pid; done; cmp /tmp/1 /tmp/$$ && echo same; cat /proc/1/comm; "
+        "tr '\\0' ' ' < /proc/1/cmdline"
+    )
+    profile = Seccomp("SCMP_ACT_ALLOW", syscalls=(SeccompSyscall(("acct",), "SCMP_ACT_ERRNO"),))
+    code, text = await made.run(
+        "sh",
+        "-c",
+        script,
+        seccomp=compile_filter(profile),
+        request={"init": True, "identity": Identity("bob")},
+    )
+    lines = text.splitlines()
+    assert (code, lines[:2]) == (0, ["same", "docker-init"])
+    assert lines[2].startswith("/sbin/docker-init -- sh -c for pid")
 
 
 async def test_init_reaps_and_passes_signals(made: Bench) -> None:

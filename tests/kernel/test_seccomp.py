@@ -18,7 +18,7 @@ import pytest
 from portside.kernel import seccomp
 from portside.model import capabilities
 from portside.model import ociruntime as oci
-from portside.model.errors import InvalidParameter, NotImplementedHere
+from portside.model.errors import InvalidParameter
 from portside.runtime import seccomp_default, seccomp_profile
 
 pytestmark = [
@@ -275,8 +275,17 @@ def test_wrong_profiles_are_refused_with_the_reason() -> None:
             seccomp.compile_filter(profile)
     with pytest.raises(InvalidParameter, match="flag 'SECCOMP_X'"):
         seccomp.flags_of(oci.Seccomp("SCMP_ACT_ALLOW", flags=("SECCOMP_X",)))
-    with pytest.raises(NotImplementedHere):
-        seccomp.flags_of(oci.Seccomp("SCMP_ACT_ALLOW", listener_path="/run/x.sock"))
+
+
+def test_notifications_that_cannot_work_are_refused() -> None:
+    with pytest.raises(InvalidParameter, match="default action"):
+        seccomp.compile_filter(oci.Seccomp("SCMP_ACT_NOTIFY", listener_path="/run/x.sock"))
+    mkdir = (oci.SeccompSyscall(("mkdir",), "SCMP_ACT_NOTIFY"),)
+    with pytest.raises(InvalidParameter, match="listenerPath"):
+        seccomp.compile_filter(oci.Seccomp("SCMP_ACT_ALLOW", syscalls=mkdir))
+    write = (oci.SeccompSyscall(("mkdir", "write"), "SCMP_ACT_NOTIFY"),)
+    with pytest.raises(InvalidParameter, match="cannot be used for the write syscall"):
+        seccomp.compile_filter(oci.Seccomp("SCMP_ACT_ALLOW", syscalls=write, listener_path="/x"))
 
 
 def test_flags_reach_the_kernel() -> None:

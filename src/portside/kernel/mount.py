@@ -36,6 +36,11 @@ libc.mount.argtypes = (
 libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 
 
+PROC_SUPER_MAGIC = 0x9FA0
+"""``f_type`` of proc (statfs(2))."""
+libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
+
+
 class mount_attr(ctypes.Structure):
     """``struct mount_attr`` of <linux/mount.h>."""
 
@@ -52,6 +57,13 @@ def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "")
     encoded = (os.fsencode(text) if text else None for text in (source, target, fstype))
     first, second, third = encoded
     check(libc.mount(first, second, third, flags, os.fsencode(data) or None), target)
+
+
+def filesystem_of(fd: int) -> int:
+    """The kind of file system that a descriptor is on: ``f_type`` of fstatfs(2)."""
+    buffer = ctypes.create_string_buffer(256)  # struct statfs, whose first field it is
+    check(libc.fstatfs(fd, ctypes.addressof(buffer)), "fstatfs")
+    return int(ctypes.c_long.from_buffer(buffer).value)
 
 
 def umount2(target: str, flags: int = 0) -> None:

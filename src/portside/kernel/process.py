@@ -127,23 +127,23 @@ def prctl(option: int, *arguments: int) -> int:
     return check(libc.prctl(option, *padded), "prctl")
 
 
-def set_command_line(text: bytes) -> None:
-    """What ``/proc/self/cmdline`` tells from now on, cut off at the room there was.
-
-    The place is told by proc_pid_stat(5), fields 48 and 49; prctl(2) PR_SET_MM would need
-    CAP_SYS_RESOURCE. Raises OSError where /proc is not mounted.
-    """
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    start, size = int(fields[45]), int(fields[46]) - int(fields[45])
-    if start and size > 0:
-        ctypes.memmove(start, text[: size - 1].ljust(size, b"\0"), size)
-
-
 def set_name(name: str) -> None:
     """What ps(1) shows as this process's name, at most 15 bytes."""
     buffer = ctypes.create_string_buffer(name.encode()[:15])
     check(libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0))
+
+
+def set_command_line(arguments: Iterable[str]) -> None:
+    """What /proc/PID/cmdline shows of this process, as far as there is room: the memory that
+    execve(2) put the arguments into (``arg_start`` of proc_pid_stat(5)) is written anew, since
+    prctl(2)'s PR_SET_MM needs CAP_SYS_RESOURCE. Raises OSError where /proc is not mounted."""
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    text = b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
+    room = end - start
+    if start and room > 1:
+        ctypes.memmove(start, text[: room - 1].ljust(room, b"\0"), room)
 
 
 def default_internal_signals() -> None:
@@ -190,6 +190,23 @@ def personality(value: int) -> None:
     syscall("personality", value)
 
 
+def sched_setattr(
+    policy: int, flags: int, nice: int, priority: int, runtime: int, deadline: int, period: int
+) -> None:
+    """Set this thread's scheduling (sched_setattr(2)); times in nanoseconds."""
+    # struct sched_attr as of its first version, 48 bytes
+    attributes = struct.pack(
+        "=IIQiIQQQ", 48, policy, flags, nice, priority, runtime, deadline, period
+    )
+    syscall("sched_setattr", 0, attributes, 0)
+
+
+def ioprio_set(kind: int, level: int) -> None:
+    """Set this thread's I/O scheduling class (1 real time, 2 best effort, 3 idle) and level
+    (ioprio_set(2))."""
+    syscall("ioprio_set", 1, 0, kind << 13 | level)  # 1: IOPRIO_WHO_PROCESS
+
+
 def setgroups(groups: tuple[int, ...]) -> None:
     os.setgroups(list(groups))
 
@@ -201,10 +218,11 @@ def last_capability() -> int:
 
 
 def capability_bits(names: tuple[str, ...]) -> int:
-    """A bit set of names such as ``CAP_CHOWN``; unknown names raise KeyError."""
+    """A bit set of names such as ``CAP_CHOWN``; names that nobody knows stand for nothing."""
     bits = 0
     for name in names:
-        bits |= 1 << _NUMBERS[name]
+        if name in _NUMBERS:
+            bits |= 1 << _NUMBERS[name]
     return bits
 
 

@@ -14,7 +14,7 @@ import struct
 from ctypes import c_char_p, c_int, c_long, c_uint, c_uint32, c_uint64, c_void_p
 from typing import TYPE_CHECKING
 
-from portside.model.errors import InvalidParameter, NotImplementedHere, SystemFailure
+from portside.model.errors import InvalidParameter, SystemFailure
 
 if TYPE_CHECKING:
     from portside.model.ociruntime import Seccomp, SeccompArg, SeccompSyscall
@@ -28,7 +28,7 @@ FLAGS = {
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 1 << 2,
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 1 << 5,
 }
-_NEW_LISTENER = 1 << 3
+NEW_LISTENER = 1 << 3
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _SYSCALL = {"x86_64": 317, "aarch64": 277, "riscv64": 277, "ppc64le": 358, "s390x": 348}
 
@@ -158,6 +158,7 @@ def compile_filter(profile: Seccomp) -> bytes:
     """
     lib = _library()
     default = _action(profile.default_action, profile.default_errno_ret)
+    _check_notifications(profile)
     context = lib.seccomp_init(default)
     if not context:
         raise InvalidParameter(f"seccomp: default action {profile.default_action} is refused")
@@ -169,6 +170,25 @@ def compile_filter(profile: Seccomp) -> bytes:
     finally:
         lib.seccomp_release(context)
     return _unknown_calls_prologue(lib, profile, default) + program
+
+
+def _notifies(profile: Seccomp) -> bool:
+    return any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls)
+
+
+def _check_notifications(profile: Seccomp) -> None:
+    """What cannot work: without a listener calls would fail, and these two are needed to reach
+    it before execve. Raises InvalidParameter."""
+    if profile.default_action == "SCMP_ACT_NOTIFY":
+        raise InvalidParameter("SCMP_ACT_NOTIFY cannot be used as default action")
+    if not _notifies(profile):
+        return
+    if not profile.listener_path:
+        raise InvalidParameter("seccomp: SCMP_ACT_NOTIFY needs a listenerPath")
+    for rule in profile.syscalls:
+        for name in ("write", "sendmsg"):
+            if rule.action == "SCMP_ACT_NOTIFY" and name in rule.names:
+                raise InvalidParameter(f"SCMP_ACT_NOTIFY cannot be used for the {name} syscall")
 
 
 def _action(name: str, value: int | None) -> int:
@@ -385,22 +405,23 @@ def flags_of(profile: Seccomp) -> int:
     A profile without flags gets SPEC_ALLOW, as with runc: without it the kernel would
     switch off speculation for the whole container on some processors.
     """
-    if profile.listener_path:
-        raise NotImplementedHere("seccomp: a listener (SCMP_ACT_NOTIFY) is not supported")
+    flags = NEW_LISTENER if _notifies(profile) else 0
     if not profile.flags:
-        return FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
-    flags = 0
+        return flags | FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
     for name in profile.flags:
         if name not in FLAGS:
             raise InvalidParameter(f"seccomp: flag {name!r} not known or not supported")
         flags |= FLAGS[name]
+    if flags & NEW_LISTENER:
+        flags &= ~FLAGS["SECCOMP_FILTER_FLAG_TSYNC"]  # they exclude each other; we have one thread
     return flags
 
 
-def install(program: bytes, flags: int = 0) -> None:
+def install(program: bytes, flags: int = 0) -> int:
     """Put this thread and all it will execute under the filter. Raises OSError.
 
-    Needs no_new_privs or CAP_SYS_ADMIN (EACCES otherwise).
+    Needs no_new_privs or CAP_SYS_ADMIN (EACCES otherwise). Returns the descriptor that hears
+    of SCMP_ACT_NOTIFY, close-on-exec, or -1 when the flags ask for none.
     """
     code = ctypes.create_string_buffer(program, len(program))
     filter_program = _FilterProgram(len(program) // 8, ctypes.addressof(code))
@@ -416,14 +437,14 @@ def install(program: bytes, flags: int = 0) -> None:
         if result < 0 and ctypes.get_errno() == errno.EINVAL and flags:
             spec_allow = FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
             if flags == spec_allow:  # our own wish: kernels before 4.17 do not know it
-                install(program, 0)
-                return
+                return install(program, 0)
     if number is None:
         address = ctypes.addressof(filter_program)
         result = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, address, 0, 0)
     if result < 0:
         code_number = ctypes.get_errno()
         raise OSError(code_number, os.strerror(code_number), "seccomp filter")
+    return int(result) if flags & NEW_LISTENER else -1
 
 
 def mode_of(pid: int) -> tuple[int, int]:

@@ -292,6 +292,8 @@ class Linux(_Part):
     mount_label: str = ""
     personality: Personality | None = None
     time_offsets: dict[str, TimeOffset] = msgspec.field(default_factory=dict)
+    intel_rdt: dict[str, object] | None = None
+    net_devices: dict[str, object] = msgspec.field(default_factory=dict)
 
 
 class Spec(_Part):

@@ -80,9 +80,15 @@ class Own:
         self.joins(None, False)
         self.hold = -1
         """A FIFO to read from before execve: the command line's ``create`` stops there."""
+        self.result = -1
+        """A file, locked by us, for what goes wrong after that."""
+        self.at_start: Callable[[], None] = lambda: None
+        """What is left to be done then, before execve."""
         self.preserve = 0
         """How many descriptors after the three streams the command inherits."""
         self.keyring = True
+        self.profile = -1
+        """Where a first process of our own enters its AppArmor profile."""
 
     def joins(self, group: Cgroup | None, cloned: bool, beside: int = 0) -> Own:
         """We join ``group`` ourselves, or its version 1 part if we were cloned into it."""
@@ -94,12 +100,12 @@ class Own:
         if found is not None and (found.prestart or found.create_runtime):
             self.tell.send(b"h")
 
-    def state_of(self, request: StartRequest, spec: Spec) -> State:
+    def state_of(self, request: StartRequest, spec: Spec, status: str = "creating") -> State:
         """What a hook is told; the PID as the hook's own PID namespace sees it."""
         return State(
             oci_version=SPEC_VERSION,
             id=request.id,
-            status="creating",
+            status=status,
             bundle=request.bundle or request.state_dir,
             pid=os.getpid(),
             annotations=spec.annotations,
@@ -117,6 +123,11 @@ class Own:
         """Hand the leading side of our terminal to the monitor."""
         socket.send_fds(self.tell, [b"t"], [leader])
         os.close(leader)
+
+    def give_listener(self, fd: int) -> None:
+        """Hand what hears of seccomp notifications to the other side, which knows the agent."""
+        socket.send_fds(self.tell, [b"s"], [fd])
+        os.close(fd)
 
     def report(self, outcome: Outcome) -> None:
         outcome.timings = self.steps.timings
@@ -143,6 +154,8 @@ class Child:
         self._tell = tell
         self.stdin, self.stdout, self.stderr = streams
         self.leader = -1
+        self.notified: Callable[[int], None] = os.close
+        """Gets the descriptor of seccomp notifications, when the profile has any."""
 
     @classmethod
     def fork(
@@ -223,6 +236,8 @@ class Child:
             if data == b"t":
                 self.leader = fds[0]
                 os.set_inheritable(self.leader, False)
+            elif data == b"s":
+                self.notified(fds[0])
             elif data[:1] == b"o":
                 told = msgspec.json.decode(data[1:], type=Outcome)
                 if told.error:
@@ -254,6 +269,12 @@ class Child:
                 os.close(fd)
 
 
+def explain_kill(err: BaseException, group: Cgroup) -> None:
+    """Raise a better error when it was the kernel, for want of memory, that ended a child."""
+    if isinstance(err, StartError) and group.oom_kills():
+        raise StartError("container init was OOM-killed (memory limit too low?)", err.kind) from err
+
+
 def pipes(stdin: bool, outputs: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """The child's and the monitor's ends of its three streams; -1 where there is none."""
     child_in, our_in = os.pipe() if stdin else (-1, -1)
@@ -262,22 +283,27 @@ def pipes(stdin: bool, outputs: bool) -> tuple[tuple[int, int, int], tuple[int, 
     return (child_in, child_out, child_err), (our_in, our_out, our_err)
 
 
+def explain(own: Own, err: BaseException) -> str:
+    """What went wrong in a child, and at which step when the error does not say."""
+    if isinstance(err, OSError):
+        where = f"{err.filename}: " if err.filename else ""
+        return f"{own.steps.current}: {where}{(err.strerror or str(err)).lower()}"
+    if isinstance(err, PortsideError):
+        return str(err)
+    return f"{own.steps.current}: {err!r}"
+
+
 def _run(body: Callable[[Own], None], own: Own) -> None:
     """The child's whole life before execve; it never gets back into the monitor's code."""
     code = 1
     try:
         body(own)
     except BaseException as err:
-        text, kind = str(err), getattr(err, "kind", "system")
-        if isinstance(err, OSError):
-            where = f" {err.filename}" if err.filename else ""
-            text = f"{own.steps.current}:{where}: {err.strerror}"
-        elif not isinstance(err, PortsideError):
-            text = f"{own.steps.current}: {err!r}"
+        text, kind = explain(own, err), getattr(err, "kind", "system")
         if own.tell.fileno() >= 0:
             own.report(Outcome(text, kind))
-        else:  # started already: nobody listens but whoever reads the container's output
+        else:  # ``create`` has gone; ``start`` reads this
             code = {"not-found": 127, "not-executable": 126}.get(kind, 1)
-            os.write(2, f"{text}\n".encode())
+            os.write(own.result if own.result >= 0 else 2, text.encode())
     finally:
         os._exit(code)

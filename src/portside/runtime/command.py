@@ -15,6 +15,7 @@ _MACHINES = {0x03: "386", 0x28: "arm", 0x3E: "amd64", 0xB7: "arm64", 0xF3: "risc
 """``e_machine`` of elf(5) in image-spec's names."""
 _OWN = {"x86_64": ("amd64", "386"), "aarch64": ("arm64", "arm"), "riscv64": ("riscv64",)}
 CREATE = "OCI runtime create failed: unable to start container process: "
+INIT = CREATE + "error during container init: "
 EXEC = "OCI runtime exec failed: exec failed: unable to start container process: "
 
 
@@ -39,6 +40,7 @@ def find(args: tuple[str, ...], env: dict[str, str], who: Who) -> str:
     if "/" in name:
         return _checked(name, name)
     denied = ""
+    # an empty name is found nowhere, though each directory itself is there
     for directory in env.get("PATH", DEFAULT_PATH).split(":"):
         path = f"{directory or '.'}/{name}"
         try:

@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from portside.kernel import apparmor, selinux
 from portside.kernel import process as kernel
-from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.ociruntime import Process, Spec
 from portside.runtime import (
     command,
@@ -30,10 +30,11 @@ from portside.runtime import (
     protect,
     reaper,
     rootfs,
+    scheduling,
     terminal,
     usernamespace,
 )
-from portside.runtime.child import Outcome, Own
+from portside.runtime.child import Outcome, Own, explain
 from portside.runtime.messages import StartRequest
 
 _last_capability = 40
@@ -86,6 +87,16 @@ class _opened:
 
 def run_init(request: StartRequest, spec: Spec, own: Own, netns: int, seccomp: bytes) -> None:
     """Become the container's first process; returns only by raising."""
+    assert spec.process is not None
+    try:
+        _build(request, spec, own, netns)
+    except (PortsideError, OSError) as err:
+        raise SystemFailure(command.INIT + explain(own, err)) from err
+    finish(own, spec.process, request, seccomp, init=request.init)
+
+
+def _build(request: StartRequest, spec: Spec, own: Own, netns: int) -> None:
+    """Everything around the process: namespaces, root, mounts, names, terminal."""
     assert spec.process is not None and spec.linux is not None and spec.root is not None
     steps = own.steps
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # nobody inside may look at us through /proc
@@ -98,7 +109,7 @@ def run_init(request: StartRequest, spec: Spec, own: Own, netns: int, seccomp: b
         os.setsid()
         _enter_namespaces(spec, netns)
         prepared = usernamespace.Prepared(sources=mounts.open_shared(spec.mounts))
-        _oom_score(spec.process)
+        set_oom_score(spec.process)
         state_dir = request.state_dir
     steps.enter("root")
     self_ns = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -108,6 +119,8 @@ def run_init(request: StartRequest, spec: Spec, own: Own, netns: int, seccomp: b
     steps.enter("mounts")
     mounts.mount_all(root, [m for m in spec.mounts if m.type != "cgroup"], prepared.sources)
     mounts.make_devices(root, spec)
+    if not request.bundle:
+        mounts.link_mtab(root)
     steps.enter("control group")
     own.wait_for_hooks(spec.hooks)
     own.wait_for_go()
@@ -118,18 +131,38 @@ def run_init(request: StartRequest, spec: Spec, own: Own, netns: int, seccomp: b
     steps.enter("pivot")
     apparmor.enter_at_exec(spec.process.apparmor_profile)
     selinux.enter_at_exec(spec.process.selinux_label)
+    if request.init:
+        own.profile = apparmor.open_entry(spec.process.apparmor_profile)
     mounts.write_sysctls(spec)
     if spec.hooks is not None:
         hooks.run("createContainer", spec.hooks.create_container, own.state_of(request, spec))
-    rootfs.pivot(root, self_ns)
+    rootfs.pivot(root, self_ns, spec.linux.rootfs_propagation)
     steps.enter("paths")
+    _make_cwd(spec.process.cwd)
     protect.protect(spec)
     _names(spec)
     if own.terminal:
         open_terminal(own, spec.process, console=True)
-    if spec.hooks is not None:
-        hooks.run("startContainer", spec.hooks.start_container, own.state_of(request, spec))
-    finish(own, spec.process, request, seccomp, init=request.init)
+    scheduling.set_domain(spec.linux.personality)
+    if own.hold < 0:
+        _start_hooks(own, request, spec)
+    own.at_start = lambda: _start_hooks(own, request, spec)
+
+
+def _start_hooks(own: Own, request: StartRequest, spec: Spec) -> None:
+    if spec.hooks is not None and spec.hooks.start_container:
+        state = own.state_of(request, spec, "created")
+        hooks.run("startContainer", spec.hooks.start_container, state)
+
+
+def _make_cwd(path: str) -> None:
+    """The working directory, when it is missing, while the root can be written to."""
+    if not path.startswith("/") or os.path.isdir(path):
+        return
+    try:
+        os.makedirs(path, 0o755, exist_ok=True)
+    except (NotADirectoryError, FileExistsError) as err:
+        raise SystemFailure(f"Cannot mkdir: {path} is not a directory") from err
 
 
 def _enter_user_namespace(
@@ -140,7 +173,7 @@ def _enter_user_namespace(
     usernamespace.check(spec)
     user = spec.namespace("user")
     assert user is not None
-    _oom_score(spec.process)
+    set_oom_score(spec.process)
     usernamespace.raise_limits(spec)
     prepared = usernamespace.Prepared(
         rootfs.mount(request.rootfs, private=False), mounts.open_shared(spec.mounts, True)
@@ -182,10 +215,16 @@ def _enter_namespaces(spec: Spec, netns: int) -> None:
     kernel.unshare(new)
 
 
-def _oom_score(process: Process) -> None:
-    if process.oom_score_adj is not None:
+def set_oom_score(process: Process) -> None:
+    if process.oom_score_adj is None:
+        return
+    try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write(str(process.oom_score_adj))
+    except OSError as err:
+        raise SystemFailure(
+            f"cannot set oom_score_adj to {process.oom_score_adj}: {(err.strerror or '').lower()}"
+        ) from err
 
 
 def _names(spec: Spec) -> None:
@@ -197,12 +236,12 @@ def _names(spec: Spec) -> None:
 
 def open_terminal(own: Own, process: Process, console: bool) -> None:
     """A terminal of the container's own devpts; its leading side goes to the monitor."""
-    leader, follower, path = terminal.open_pair()
+    leader, follower = terminal.open_pair()
     size = process.console_size
     if size is not None:
         terminal.set_size(leader, size.height, size.width)
     if console:
-        terminal.bind_console(path)
+        terminal.bind_console(follower)
     own.give_terminal(leader)
     own.streams = (follower, follower, follower)
 
@@ -219,14 +258,17 @@ def finish(
     _chdir(process.cwd or "/", who, make=make_cwd)
     _connect_streams(own, who)
     path = command.find(process.args, env, who)
+    scheduling.apply(process)
     identity.set_limits(process.rlimits)
     if own.keyring:
         kernel.join_session_keyring()
     if own.hold < 0:
         own.report(Outcome(uid=who.uid, gid=who.gid))
+    heard = identity.drop(process, who, _last_capability, seccomp, request.seccomp_flags)
+    if heard >= 0:
+        own.give_listener(heard)
     if init:
-        reaper.become(own.tell, process.args)
-    identity.drop(process, who, _last_capability, seccomp, request.seccomp_flags)
+        reaper.become(own.tell, process.args, own.profile, process.apparmor_profile)
     if own.hold >= 0:
         own.report(Outcome(uid=who.uid, gid=who.gid))
         _wait_for_start(own)
@@ -234,15 +276,23 @@ def finish(
 
 
 def _wait_for_start(own: Own) -> None:
-    """Stand still, created, until ``start`` writes to the FIFO; errors go to our stderr then."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Stand still, created, until ``start`` writes to the FIFO.
+
+    ``start`` then waits for the lock on :attr:`Own.result`, which execve(2) or our end gives
+    free, and reads there what went wrong. A first process ignores signals without a handler.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, lambda got, _: os._exit(128 + got))
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     own.tell.close()
     os.read(own.hold, 1)
+    own.at_start()
 
 
 def _chdir(path: str, who: identity.Who, *, make: bool) -> None:
     """Go to the working directory; a container's is made when missing, an exec's is not."""
+    if not path.startswith("/") and not make:
+        raise command.CommandError("Cwd must be an absolute path", "system")
     if not path.startswith("/"):
         raise InvalidParameter(
             f"the working directory {path!r} is invalid, it needs to be an absolute path"
@@ -288,7 +338,8 @@ def _connect_streams(own: Own, who: identity.Who) -> None:
         with suppress(OSError):
             if os.fstat(fd).st_rdev != os.makedev(1, 3):
                 os.fchown(fd, who.uid, -1)
-    kernel.close_all_but([keep, *preserved, *([own.hold] if own.hold >= 0 else [])])
+    more = [fd for fd in (own.hold, own.result, own.profile) if fd >= 0]
+    kernel.close_all_but([keep, *preserved, *more])
 
 
 def _execute(own: Own, path: str, args: tuple[str, ...], env: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from portside.kernel import apparmor, selinux
 from portside.kernel import process as kernel
-from portside.runtime import command, container, usernamespace
+from portside.runtime import command, container, scheduling, usernamespace
 from portside.runtime.child import Own
 from portside.runtime.messages import Exec, StartRequest
 
@@ -40,8 +40,14 @@ def run_exec(
     """
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     os.setsid()
+    container.set_oom_score(request.process)
+    affinity = request.process.exec_cpu_affinity
+    if affinity is not None:
+        scheduling.run_on(affinity.initial)
     own.steps.enter("control group")
     own.wait_for_go()
+    if affinity is not None:
+        scheduling.run_on(affinity.final)
     apparmor.enter_at_exec(request.process.apparmor_profile)
     selinux.enter_at_exec(request.process.selinux_label)
     own.steps.enter("namespaces")

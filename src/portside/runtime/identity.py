@@ -19,7 +19,8 @@ from portside.model.ociruntime import Capabilities, Process, Rlimit, User
 from portside.runtime.messages import Identity
 
 _MAX_FILE = 16 << 20
-_MAX_ID = (1 << 32) - 2
+_MAX_ID = (1 << 31) - 1
+"""As other runtimes have it; the kernel would take twice as many."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -42,10 +43,10 @@ def _entries(path: str) -> list[list[str]]:
 
 
 def _number(text: str) -> int | None:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
         return None
     value = int(text) if len(text) < 20 else _MAX_ID + 1
-    if value > _MAX_ID:
+    if not 0 <= value <= _MAX_ID:
         raise SystemFailure(f"uids and gids must be in range 0-{_MAX_ID}")
     return value
 
@@ -82,6 +83,8 @@ def resolve(user: User, wanted: Identity) -> Who:
 
 
 def _known(user: User) -> Who:
+    if not all(0 <= number <= _MAX_ID for number in (user.uid, user.gid, *user.additional_gids)):
+        raise InvalidParameter(f"uids and gids must be in range 0-{_MAX_ID}")
     home = next((e[5] for e in _passwd() if int(e[2]) == user.uid), "/")
     return Who(user.uid, user.gid, user.additional_gids, home)
 
@@ -114,8 +117,13 @@ def environment(pairs: tuple[str, ...], who: Who) -> dict[str, str]:
     env = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if equals:
-            env[name] = value
+        if not equals:
+            raise InvalidParameter(f'invalid environment variable: "{pair}"')
+        if not name:
+            raise InvalidParameter(f'invalid environment variable: "{pair}": empty name')
+        if "\0" in pair:
+            raise InvalidParameter(f'invalid environment variable: "{name}": a null byte in it')
+        env[name] = value
     if not env.get("HOME"):
         env["HOME"] = who.home
     return env
@@ -140,22 +148,23 @@ def set_limits(limits: tuple[Rlimit, ...]) -> None:
 
 def drop(
     process: Process, who: Who, last_capability: int, seccomp: bytes, seccomp_flags: int
-) -> None:
-    """Become the user, with no more than the capabilities that were given.
+) -> int:
+    """Become the user, with no more than the capabilities that were given: none, when nothing
+    is said of them. Returns what :func:`seccomp.install` does.
 
     The filter is installed while we may (seccomp(2) asks for CAP_SYS_ADMIN or
     no-new-privileges): before capabilities go, or as the last step.
     """
+    listener = -1
     sets = process.capabilities or Capabilities()
     held = kernel.bounding_set()
     bits = {
         name: kernel.capability_bits(getattr(sets, name)) & held
         for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
     }
-    if process.capabilities is not None:
-        kernel.drop_bounding(bits["bounding"], last_capability)
+    kernel.drop_bounding(bits["bounding"], last_capability)
     if seccomp and not process.no_new_privileges:
-        filters.install(seccomp, seccomp_flags)
+        listener = filters.install(seccomp, seccomp_flags)
     kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
     kernel.setgroups(who.groups)
     os.setresgid(who.gid, who.gid, who.gid)
@@ -165,11 +174,14 @@ def drop(
         os.umask(process.user.umask)
     else:
         os.umask(0o022)
-    if process.capabilities is not None:
-        # root gets its permitted set back at execve; others keep only what is ambient
+    # root gets its permitted set back at execve; others keep only what is ambient
+    try:
         kernel.capset(bits["effective"], bits["permitted"], bits["inheritable"])
-        kernel.raise_ambient(bits["ambient"] & bits["permitted"] & bits["inheritable"])
+    except OSError as err:
+        raise SystemFailure(f"unable to apply caps: {(err.strerror or '').lower()}") from err
+    kernel.raise_ambient(bits["ambient"] & bits["permitted"] & bits["inheritable"])
     if process.no_new_privileges:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         if seccomp:
-            filters.install(seccomp, seccomp_flags)
+            listener = filters.install(seccomp, seccomp_flags)
+    return listener

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from portside.kernel import fsopen
 from portside.kernel import mount as kernel
@@ -27,7 +27,7 @@ from portside.kernel.overlay import prepare as prepare_overlay
 from portside.kernel.process import CLONE_NEWNS, setns
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Device, Mount, Spec
-from portside.runtime import idmap
+from portside.runtime import copyup, idmap, procfs
 
 _ATTRIBUTES = {
     "ro": (kernel.MOUNT_ATTR_RDONLY, 0),
@@ -53,13 +53,16 @@ _PROPAGATION = {
     "unbindable": kernel.MS_UNBINDABLE,
 }
 _IGNORED = frozenset(
-    "bind rbind defaults async sync remount tmpcopyup z Z nocopy copy idmap ridmap norro".split()
+    "bind rbind defaults async remount tmpcopyup z Z nocopy copy idmap ridmap norro nomand "
+    "loud silent iversion noiversion".split()
 )
 """Options that say what other fields say already, or nothing here."""
 _WRONG_KIND = (
     "not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if "
     "the specified host path exists and is the expected type"
 )
+_OF_SUPERBLOCK = frozenset("sync dirsync mand lazytime nolazytime".split())
+"""Options of a file system, not of a mount of it: they mean nothing to a bind mount."""
 MAX_LINKS = 40
 """Links followed on the way to a mount's destination, as many as the kernel would
 (path_resolution(7))."""
@@ -85,7 +88,9 @@ _LINKS = (
 def known_options() -> list[str]:
     """Mount options that are not the file system's own."""
     recursive = [f"r{option}" for option in (*_ATTRIBUTES, *_PROPAGATION)]
-    return sorted({"bind", "rbind", *_ATTRIBUTES, *_PROPAGATION, *recursive, *_IGNORED})
+    return sorted(
+        {"bind", "rbind", *_ATTRIBUTES, *_PROPAGATION, *recursive, *_IGNORED, *_OF_SUPERBLOCK}
+    )
 
 
 def prepare() -> None:
@@ -104,6 +109,7 @@ class Parsed:
         self.recursive = "rbind" in mount.options
         self.bind = self.recursive or "bind" in mount.options or mount.type == "bind"
         self.data: list[str] = []
+        self.copy_up = "tmpcopyup" in mount.options
         for option in mount.options:
             self._take(option)
 
@@ -164,8 +170,33 @@ def _mount(root: int, mount: Mount, opened: int) -> None:
     if options.bind:
         _bind(root, mount, options, opened)
     else:
-        tree = filesystem(mount.type, mount.source, options.data, options.set)
-        _attach(root, tree, mount.destination, directory=True, options=options)
+        _new(root, mount, options)
+
+
+def _new(root: int, mount: Mount, options: Parsed) -> None:
+    """Mount a file system of its own, read-only as a whole if it is to be read-only."""
+    data = options.data
+    if options.set & kernel.MOUNT_ATTR_RDONLY and mount.type != "tmpfs":
+        data = [*data, "ro"]
+    tree = filesystem(mount.type, mount.source, data, options.set & ~kernel.MOUNT_ATTR_RDONLY)
+    if options.copy_up and mount.type == "tmpfs":
+        try:
+            _copy_up(root, mount.destination, tree)
+        except BaseException:
+            os.close(tree)
+            raise
+    _attach(root, tree, mount.destination, directory=True, options=options, kind=mount.type)
+
+
+def _copy_up(root: int, destination: str, tree: int) -> None:
+    target = resolve(root, destination, True)
+    with ExitStack() as stack:
+        stack.callback(os.close, target)
+        places = []
+        for directory in (target, tree):
+            places.append(openat2(directory, ".", os.O_RDONLY | os.O_DIRECTORY))
+            stack.callback(os.close, places[-1])
+        copyup.copy(*places)
 
 
 def filesystem(kind: str, source: str, data: list[str], attributes: int) -> int:
@@ -232,8 +263,11 @@ def _bind(root: int, mount: Mount, options: Parsed, opened: int) -> None:
     _attach(root, tree, mount.destination, directory=directory, options=options)
 
 
-def _attach(root: int, tree: int, destination: str, *, directory: bool, options: Parsed) -> None:
-    """Set a detached mount's attributes and attach it; the descriptor is closed."""
+def _attach(
+    root: int, tree: int, destination: str, *, directory: bool, options: Parsed, kind: str = ""
+) -> None:
+    """Set a detached mount's attributes and attach it; the descriptor is closed. ``kind``: of a
+    new file system."""
     try:
         if options.set or options.clear:
             kernel.mount_setattr(tree, set=options.set, clear=options.clear, about=destination)
@@ -249,6 +283,7 @@ def _attach(root: int, tree: int, destination: str, *, directory: bool, options:
         try:
             if stat.S_ISDIR(os.fstat(target).st_mode) != directory:
                 raise NotADirectoryError(errno.ENOTDIR, _WRONG_KIND)
+            procfs.check_place(root, target, tree, kind, destination)
             kernel.move_mount(tree, target, destination)
         finally:
             os.close(target)
@@ -386,6 +421,17 @@ def _bound(directory: str) -> int:
     return kernel.open_tree(kernel.AT_FDCWD, directory, kernel.OPEN_TREE_CLONE)
 
 
+def link_mtab(root: int) -> None:
+    """``/etc/mtab``, where old programs look for mounts; an image that has one keeps it."""
+    with suppress(OSError):  # no /etc, or a file
+        etc = openat2(root, "etc", os.O_PATH | os.O_DIRECTORY, resolve=IN_ROOT)
+        try:
+            with _unchanged_times(etc):
+                os.symlink("/proc/mounts", "mtab", dir_fd=etc)
+        finally:
+            os.close(etc)
+
+
 def make_devices(root: int, spec: Spec) -> None:
     """Device nodes and the links beside them, in the container's own /dev."""
     assert spec.linux is not None
@@ -393,8 +439,10 @@ def make_devices(root: int, spec: Spec) -> None:
     try:
         if not any(m.destination.rstrip("/") == "/dev" and Parsed(m).bind for m in spec.mounts):
             before = os.umask(0)
+            given = {device.path for device in spec.linux.devices}
             for device in DEFAULT_DEVICES:
-                _mknod(root, device)
+                if device.path not in given:
+                    _mknod(root, device)
             for target, name in _LINKS:
                 if name == "core" and not os.path.exists(target):
                     continue  # a kernel without it
@@ -447,11 +495,16 @@ def _bind_node(root: int, device: Device) -> None:
         os.close(tree)
 
 
+_SEPARATORS = str.maketrans("./", "/.")
+
+
 def write_sysctls(spec: Spec) -> None:
     """Kernel parameters of the container's namespaces (sysctl(8) names)."""
     assert spec.linux is not None
     for name, value in spec.linux.sysctl.items():
-        path = "/proc/sys/" + name.replace(".", "/")
+        # sysctl(8): the first separator decides what the other one means in a name
+        slashes = "/" in name and name.find("/") < (name.find(".") % (len(name) + 1))
+        path = "/proc/sys/" + (name if slashes else name.translate(_SEPARATORS))
         if ".." in path:
             raise InvalidParameter(f"invalid sysctl {name!r}")
         try:

@@ -56,7 +56,8 @@ def _mask(root: int, paths: tuple[str, ...]) -> None:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if stat.S_ISDIR(os.fstat(target).st_mode):
-                cover = filesystem("tmpfs", "tmpfs", ["nr_inodes=1"], kernel.MOUNT_ATTR_RDONLY)
+                data = ["ro", "nr_inodes=1"]
+                cover = filesystem("tmpfs", "tmpfs", data, kernel.MOUNT_ATTR_RDONLY)
             else:
                 null = null if null >= 0 else _true_null(root)
                 cover = kernel.open_tree(null, "", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH)

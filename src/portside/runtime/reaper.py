@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
+from portside.kernel import apparmor
 from portside.kernel import process as kernel
 
 _OWN = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGFPE, signal.SIGILL,
@@ -16,8 +17,16 @@ _OWN = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGFPE, signal.SI
 """Signals that are not for the child: they cannot be caught, or concern this process."""
 
 
-def become(tell: socket.socket, command: Sequence[str]) -> None:
+NAME = "docker-init"
+"""What programs that look at PID 1 know."""
+
+
+def become(tell: socket.socket, arguments: Sequence[str], profile: int, name: str) -> None:
     """Fork: the child returns and goes on to execve; this process stays as PID 1.
+
+    Call it when all rights are given up: whoever is allowed to trace processes inside gets
+    what this one has. ``profile``: for AppArmor's profile ``name``, which the child enters
+    at execve(2), or -1.
 
     The child leads a process group of its own, in the terminal's foreground, so that job
     control works in it as if it were first.
@@ -33,22 +42,20 @@ def become(tell: socket.socket, command: Sequence[str]) -> None:
             os.tcsetpgrp(0, os.getpgrp())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, waited | {signal.SIGCHLD})
         return
-    _rename(command)
     tell.close()  # execve is the child's to tell; the monitor sees the pipe close with it
     for fd in (0, 1, 2):
         null = os.open("/dev/null", os.O_RDWR)
         os.dup2(null, fd)
         if null > 2:
             os.close(null)
-    os._exit(_serve(child, waited | {signal.SIGCHLD}))
-
-
-def _rename(command: Sequence[str]) -> None:
-    """Be told by ps as Docker's init is, not by what this process was forked from."""
+    if os.geteuid():
+        kernel.capset(0, 0, 0)  # as execve(2) does it to a user other than root
+    apparmor.enter_now(profile, name)
+    kernel.set_name(NAME)
     with suppress(OSError):
-        kernel.set_name("docker-init")
-        words = ("/sbin/docker-init", "--", *command)
-        kernel.set_command_line(b"".join(os.fsencode(word) + b"\0" for word in words))
+        kernel.set_command_line((f"/sbin/{NAME}", "--", *arguments))
+    kernel.close_range(3)
+    os._exit(_serve(child, waited | {signal.SIGCHLD}))
 
 
 def _serve(child: int, waited: set[int]) -> int:

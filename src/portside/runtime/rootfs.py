@@ -45,8 +45,8 @@ def attach(rootfs: Rootfs, state_dir: str, propagation: str, opened: int = -1) -
         kernel.move_mount(root, target, state_dir)
     finally:
         os.close(target)
-    inner = kernel.MS_PRIVATE if not propagation else flags
-    kernel.mount_setattr(root, propagation=inner, about=state_dir)
+    # what the root's own mount is to be, pivot_root(2) must not find shared yet
+    kernel.mount_setattr(root, propagation=kernel.MS_PRIVATE, about=state_dir)
     return root
 
 
@@ -135,7 +135,7 @@ def overlay(rootfs: Rootfs, private: bool = True) -> int:
         raise SystemFailure(f"cannot mount the container's root: {err.strerror}") from err
 
 
-def pivot(root: int, namespace: int) -> None:
+def pivot(root: int, namespace: int, propagation: str) -> None:
     """Make the mount of ``root`` the root of this mount namespace, and forget all others.
 
     Joining our own namespace once more first brings us to its real root: in a chroot,
@@ -154,4 +154,6 @@ def pivot(root: int, namespace: int) -> None:
     # the old root lies on top of the new one
     kernel.umount2(".", kernel.MNT_DETACH)
     os.chdir("/")
+    if propagation:  # of the root alone: the mounts below have what was asked for them
+        kernel.mount_setattr(root, propagation=_PROPAGATION[propagation], about="/")
     os.close(root)

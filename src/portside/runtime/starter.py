@@ -21,10 +21,11 @@ import msgspec
 
 from portside.kernel import process as kernel
 from portside.kernel.cgroup import Cgroup, detect, warm_up
+from portside.kernel.seccomp import NEW_LISTENER
 from portside.model.errors import PortsideError
 from portside.model.ociruntime import SPEC_VERSION, Spec, State
-from portside.runtime import container, execute, hooks, messages, usernamespace
-from portside.runtime.child import Child, Steps
+from portside.runtime import container, execute, hooks, listener, messages, usernamespace
+from portside.runtime.child import Child, Steps, explain_kill
 from portside.runtime.external import External
 from portside.runtime.files import complain, start_ticks, write_whole
 from portside.runtime.messages import (
@@ -114,6 +115,7 @@ class Start:
                 stdin=request.open_stdin,
                 into=group if joins else None,
             )
+            self._listen(spec, child)
             if not joins:
                 child.settle(spec)
                 group.add(child.pid)
@@ -137,11 +139,14 @@ class Start:
                 )
             placed = Placed(started, child.leader >= 0, bool(oom), _has_poststop(spec))
             messages.send(monitor, placed, [*child.descriptors(), *oom])
-        except BaseException:
+        except BaseException as err:
             if child is not None:
                 child.kill()
-            with suppress(PortsideError, OSError):
-                group.delete()
+            try:
+                explain_kill(err, group)
+            finally:
+                with suppress(PortsideError, OSError):
+                    group.delete()
             raise
 
     def run_external(self, monitor: socket.socket) -> None:
@@ -168,6 +173,14 @@ class Start:
             with suppress(PortsideError, OSError):
                 Cgroup(request.cgroup).delete()
             raise
+
+    def _listen(self, spec: Spec, child: Child) -> None:
+        assert spec.linux is not None
+        profile = spec.linux.seccomp
+        if profile is not None and profile.listener_path:
+            child.notified = lambda fd: listener.hand_over(
+                profile, fd, child.pid, self._state(spec, child.pid, "creating")
+            )
 
     def _hooks(self, spec: Spec, pid: int) -> None:
         assert spec.hooks is not None
@@ -227,6 +240,8 @@ def _exec(
         into=Cgroup(start.cgroup),
         beside=pid,
     )
+    if start.seccomp_flags & NEW_LISTENER:
+        _listen_for_exec(start, child, pid)
     try:
         told = child.outcome()
         started = Started(child.pid, time.time_ns(), told.timings, told.uid, told.gid)
@@ -234,6 +249,17 @@ def _exec(
     except BaseException:
         child.kill()
         raise
+
+
+def _listen_for_exec(start: StartRequest, child: Child, pid: int) -> None:
+    """The agent of the container's seccomp profile decides for an exec as well."""
+    with open(f"{start.state_dir}/config.json", "rb") as file:
+        spec = msgspec.json.decode(file.read(), type=Spec)
+    profile = spec.linux.seccomp if spec.linux is not None else None
+    if profile is not None:
+        directory = start.bundle or start.state_dir
+        state = State(SPEC_VERSION, start.id, "running", directory, pid, spec.annotations)
+        child.notified = lambda fd: listener.hand_over(profile, fd, child.pid, state)
 
 
 def _pid_of(pidfd: int) -> int:

@@ -28,7 +28,10 @@ PLACEHOLDERS = frozenset(("/.dockerenv", "/etc/hostname", "/etc/hosts", "/etc/re
 
 
 def _is_ours(path: str, found: os.stat_result) -> bool:
-    """Whether a file is no change of the container's but a placeholder of the engine's."""
+    """Whether a file is no change of the container's but a placeholder of the engine's, or the
+    link for programs that look for mounts in /etc/mtab."""
+    if path == "/etc/mtab":
+        return stat.S_ISLNK(found.st_mode) and found.st_size == len("/proc/mounts")
     return path in PLACEHOLDERS and stat.S_ISREG(found.st_mode) and not found.st_size
 
 

@@ -17,7 +17,15 @@ from portside.kernel.cgroup.layout import Layout
 from portside.model.errors import InvalidParameter, SystemFailure
 
 if TYPE_CHECKING:
-    from portside.model.ociruntime import CPU, BlockIO, HugepageLimit, Memory, Resources
+    from portside.model.ociruntime import (
+        CPU,
+        BlockIO,
+        HugepageLimit,
+        Memory,
+        NetworkResources,
+        Rdma,
+        Resources,
+    )
 
 PERIOD_DEFAULT = 100_000
 """Microseconds of a CPU bandwidth period when only the quota is given."""
@@ -59,6 +67,10 @@ def plan(layout: Layout, resources: Resources) -> list[Write]:
         writes += _either(layout, "blkio", list(_block_io(layout, resources.block_io)))
     if resources.hugepage_limits:
         writes += _either(layout, "hugetlb", list(_hugetlb(layout, resources.hugepage_limits)))
+    if resources.network is not None:
+        writes += list(_network(layout, resources.network))
+    if resources.rdma:
+        writes += _either(layout, "rdma", list(_rdma(layout, resources.rdma)))
     if resources.unified:
         writes += _unified(layout, resources.unified)
     return writes
@@ -251,6 +263,40 @@ def _hugetlb(layout: Layout, limits: Iterable[HugepageLimit]) -> Iterator[Write]
         yield Write(side, f"{prefix}.{end}", str(limit.limit))
         # Reservations count as well, else mmap succeeds and the first touch is a SIGBUS.
         yield Write(side, f"{prefix}.rsvd.{end}", str(limit.limit), optional=True)
+
+
+def _network(layout: Layout, network: NetworkResources) -> Iterator[Write]:
+    """Classes and priorities of packets, which only version 1 has."""
+    if network.class_id:
+        write = Write("net_cls", "net_cls.classid", str(network.class_id))
+        yield from _only_v1(layout, "net_cls", [write])
+    yield from _only_v1(
+        layout,
+        "net_prio",
+        [Write("net_prio", "net_prio.ifpriomap", f"{each.name} {each.priority}")
+         for each in network.priorities],
+    )  # fmt: skip
+
+
+def _only_v1(layout: Layout, controller: str, writes: list[Write]) -> list[Write]:
+    if writes and not layout.v1(controller):
+        raise SystemFailure(
+            f"cannot set {writes[0].file}: the {controller} controller is not mounted here, and "
+            "cgroup v2 has none like it"
+        )
+    return writes
+
+
+def _rdma(layout: Layout, devices: dict[str, Rdma]) -> Iterator[Write]:
+    for name, limit in devices.items():
+        if not name or " " in name or "\n" in name:
+            raise InvalidParameter(f"invalid RDMA device {name!r}")
+        words = [name]
+        if limit.hca_handles is not None:
+            words.append(f"hca_handle={limit.hca_handles}")
+        if limit.hca_objects is not None:
+            words.append(f"hca_object={limit.hca_objects}")
+        yield Write(_side(layout, "rdma"), "rdma.max", " ".join(words))
 
 
 def _unified(layout: Layout, files: dict[str, str]) -> Iterator[Write]:

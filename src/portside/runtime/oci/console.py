@@ -18,13 +18,28 @@ from portside.runtime import terminal
 
 def hand_over(path: str, leader: int) -> None:
     """Send the leading side to a console socket (runc's ``--console-socket``)."""
+    try:
+        _send(path, b"/dev/ptmx", leader, "console socket")
+    finally:
+        os.close(leader)
+
+
+def hand_over_pidfd(path: str, pid: int) -> None:
+    """Send a process's descriptor to a socket (runc's ``--pidfd-socket``)."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        _send(path, b"pidfd", pidfd, "pidfd socket")
+    finally:
+        os.close(pidfd)
+
+
+def _send(path: str, name: bytes, fd: int, what: str) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         try:
             sock.connect(path)
-            socket.send_fds(sock, [b"/dev/ptmx"], [leader])
+            socket.send_fds(sock, [name], [fd])
         except OSError as err:
-            raise SystemFailure(f"console socket {path}: {err.strerror}") from err
-    os.close(leader)
+            raise SystemFailure(f"{what} {path}: {err.strerror}") from err
 
 
 @contextmanager

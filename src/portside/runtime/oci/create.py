@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
@@ -12,14 +13,14 @@ import msgspec
 from portside.kernel import seccomp
 from portside.kernel.cgroup import Cgroup
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
-from portside.model.ociruntime import Spec
+from portside.model.ociruntime import DeviceCgroup, Linux, Resources, Spec
 from portside.model.rootfs import Rootfs
 from portside.runtime import container as steps
-from portside.runtime import hooks, usernamespace
-from portside.runtime.child import Child, Own
+from portside.runtime import hooks, listener, usernamespace
+from portside.runtime.child import Child, Own, explain_kill
 from portside.runtime.files import start_ticks, write_whole
 from portside.runtime.messages import StartRequest
-from portside.runtime.oci import console
+from portside.runtime.oci import console, validate
 from portside.runtime.oci.state import Container, Saved, read_spec
 
 NEEDS_SOCKET = "cannot allocate tty if runtime will detach without setting console socket"
@@ -35,7 +36,10 @@ class Wanted(msgspec.Struct):
     bundle: str
     pid_file: str = ""
     console_socket: str = ""
+    pidfd_socket: str = ""
     preserve_fds: int = 0
+    listen_fds: int = 0
+    """How many of them are sockets that systemd listens on for the container."""
     detach: bool = True
     keyring: bool = True
     systemd: bool = False
@@ -43,24 +47,28 @@ class Wanted(msgspec.Struct):
 
 def load(bundle: str) -> Spec:
     """A bundle's configuration, with paths made absolute. Raises InvalidParameter, NotFound."""
-    spec = read_spec(f"{bundle}/config.json")
-    if spec.process is None or not spec.process.args:
-        raise InvalidParameter("config.json: process.args must not be empty")
-    if spec.root is None:
-        raise InvalidParameter("config.json: root is missing")
-    if spec.linux is None:
-        raise InvalidParameter("config.json: linux is missing: it is no Linux container")
-    if not spec.process.cwd.startswith("/"):
-        raise InvalidParameter(f"config.json: Cwd must be an absolute path: {spec.process.cwd!r}")
+    spec = read_spec(f"{bundle}/config.json", bundle=True)
+    for warning in validate.check(spec):
+        os.write(2, f"{warning}\n".encode())
+    assert spec.root is not None and spec.linux is not None
+    _deny_devices(spec.linux)
     spec.root.path = os.path.realpath(os.path.join(bundle, spec.root.path))
     for mount in spec.mounts:
         bind = mount.type == "bind" or {"bind", "rbind"}.intersection(mount.options)
         if bind and not mount.source.startswith("/"):
             mount.source = os.path.join(bundle, mount.source)
-        if not mount.destination.startswith("/"):  # deprecated, but accepted
-            mount.destination = f"/{mount.destination}"
-    usernamespace.check(spec)
+        # relative is deprecated, but accepted; ".." leads no further than the root
+        mount.destination = os.path.normpath("/" + mount.destination.lstrip("/"))
+    if not os.path.isdir(spec.root.path):
+        raise InvalidParameter(f"invalid rootfs: {spec.root.path} is not a directory")
     return spec
+
+
+def _deny_devices(linux: Linux) -> None:
+    """What no rule allows is denied, also when there are none."""
+    limits = linux.resources or Resources()
+    limits.devices = (DeviceCgroup(False, access="rwm"), *limits.devices)
+    linux.resources = limits
 
 
 def cgroup_path(spec: Spec, id: str, systemd: bool) -> str:
@@ -68,7 +76,7 @@ def cgroup_path(spec: Spec, id: str, systemd: bool) -> str:
     assert spec.linux is not None
     given = spec.linux.cgroups_path
     if not systemd:
-        return os.path.normpath(f"/{given}") if given else f"/{id}"
+        return os.path.normpath("/" + given.lstrip("/")) if given else f"/{id}"
     parts = given.split(":") if given else ["", "portside", id]
     if len(parts) != 3:
         raise InvalidParameter(
@@ -94,6 +102,9 @@ def create(wanted: Wanted) -> Child:
     spec = load(bundle)
     assert spec.process is not None and spec.linux is not None
     _check_terminal(wanted, spec.process.terminal)
+    if wanted.listen_fds:
+        told = (f"LISTEN_FDS={wanted.listen_fds}", "LISTEN_PID=1")
+        spec.process.env = (*spec.process.env, *told)
     filter = b""
     if spec.linux.seccomp is not None:
         filter = seccomp.compile_filter(spec.linux.seccomp)
@@ -145,36 +156,52 @@ class _Creation:
         if not usernamespace.wanted(spec):
             steps.choose_child_namespaces(spec)
         hold = os.open(self.box.fifo, os.O_RDWR | os.O_CLOEXEC)
+        result = os.open(
+            self.box.result, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+        )
+        fcntl.flock(result, fcntl.LOCK_EX)
         child = Child.fork(
-            lambda own: self._become(own, hold),
+            lambda own: self._become(own, hold, result),
             terminal=spec.process.terminal,
             stdin=False,
             inherit=True,
         )
         os.close(hold)
+        os.close(result)
+        child.notified = lambda fd: self._notified(fd, child.pid)
         group: Cgroup | None = None
         try:
             group = Cgroup.create(request.cgroup, spec.linux.resources)
             child.settle(spec)
             group.add(child.pid)
+            self.box.save(self._saved(child.pid))  # so that "delete" finds it if we are killed
             steps.keep_children_here(spec)
             if child.await_hooks(spec.hooks):
                 self._hooks(child.pid)
             child.go()
             child.outcome()
             self._done(child)
-        except BaseException:
+        except BaseException as err:
             child.kill()
             if group is not None:
-                with suppress(PortsideError, OSError):
-                    group.delete()
+                try:
+                    explain_kill(err, group)
+                finally:
+                    with suppress(PortsideError, OSError):
+                        group.delete()
+                    self._poststop()
             raise
         return child
 
-    def _become(self, own: Own, hold: int) -> None:
-        own.hold, own.preserve = hold, self.wanted.preserve_fds
+    def _become(self, own: Own, hold: int, result: int) -> None:
+        own.hold, own.result, own.preserve = hold, result, self.wanted.preserve_fds
         own.keyring = self.wanted.keyring
         steps.run_init(self.request, self.spec, own, -1, self.filter)
+
+    def _notified(self, fd: int, pid: int) -> None:
+        assert self.spec.linux is not None and self.spec.linux.seccomp is not None
+        state = self.box.state(self._saved(pid), self.spec, "creating")
+        listener.hand_over(self.spec.linux.seccomp, fd, pid, state)
 
     def _hooks(self, pid: int) -> None:
         assert self.spec.hooks is not None
@@ -182,25 +209,35 @@ class _Creation:
         hooks.run("prestart", self.spec.hooks.prestart, state)
         hooks.run("createRuntime", self.spec.hooks.create_runtime, state)
 
-    def _saved(self, pid: int) -> Saved:
+    def _poststop(self) -> None:
+        """The container is over before it was created; hooks may have something to undo."""
+        if self.spec.hooks is not None:
+            state = self.box.state(self._saved(0), self.spec, "stopped")
+            for text in hooks.run_all("poststop", self.spec.hooks.poststop, state):
+                os.write(2, f"{text}\n".encode())
+
+    def _saved(self, pid: int, created: bool = False) -> Saved:
         assert self.spec.root is not None
         return Saved(
             id=self.box.id,
             pid=pid,
-            pid_started=start_ticks(pid),
+            pid_started=start_ticks(pid) if pid else 0,
             bundle=self.request.bundle,
             rootfs=self.spec.root.path,
             cgroup=self.request.cgroup,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            creating=not created,
         )
 
     def _done(self, child: Child) -> None:
         if child.leader >= 0 and self.wanted.console_socket:
             console.hand_over(self.wanted.console_socket, child.leader)
             child.leader = -1
-        self.box.save(self._saved(child.pid))
+        if self.wanted.pidfd_socket:
+            console.hand_over_pidfd(self.wanted.pidfd_socket, child.pid)
         if self.wanted.pid_file:
             write_whole(self.wanted.pid_file, str(child.pid).encode(), sync=False)
+        self.box.save(self._saved(child.pid, created=True))
 
 
 def start(root: str, id: str) -> None:
@@ -209,16 +246,26 @@ def start(root: str, id: str) -> None:
     saved = box.load()
     status = box.status(saved)
     if status == "stopped":
-        raise SystemFailure("cannot start a container that has stopped")
+        killed = Cgroup(saved.cgroup).oom_kills()
+        why = ": it was OOM-killed (memory limit too low?)" if killed else ""
+        raise SystemFailure(f"cannot start a container that has stopped{why}")
+    if status == "paused":
+        raise SystemFailure("cannot start a container in the paused state")
+    if status == "creating":
+        raise SystemFailure("cannot start a container that is still being created")
     if status != "created":
-        raise SystemFailure(f"cannot start an already running container (it is {status})")
+        raise SystemFailure("cannot start an already running container")
     try:
         fifo = os.open(box.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as err:
         raise SystemFailure("cannot start a container that has stopped") from err
-    os.unlink(box.fifo)
-    os.write(fifo, b"s")
-    os.close(fifo)
+    with open(box.result) as result:
+        os.unlink(box.fifo)
+        os.write(fifo, b"s")
+        os.close(fifo)
+        fcntl.flock(result, fcntl.LOCK_SH)
+        if told := result.read():
+            raise SystemFailure(told)
     spec = box.spec()
     if spec.hooks is not None and spec.hooks.poststart:
         for text in hooks.run_all(

@@ -131,7 +131,7 @@ def _features() -> dict[str, Any]:
                 "v2": bool(layout.unified),
                 "systemd": False,
                 "systemdUser": False,
-                "rdma": False,
+                "rdma": layout.has("rdma"),
             },
             "seccomp": {
                 "enabled": seccomp.supported(),
@@ -139,9 +139,12 @@ def _features() -> dict[str, Any]:
                 "operators": seccomp.operators(),
                 "archs": seccomp.architectures(),
                 "knownFlags": sorted(seccomp.FLAGS),
+                "supportedFlags": sorted(seccomp.FLAGS),
             },
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
+            "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": True}},
         },
+        "annotations": {"org.portside.version": portside.__version__},
     }  # fmt: skip

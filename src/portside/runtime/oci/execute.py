@@ -13,11 +13,11 @@ from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Capabilities, Process, Spec, User
 from portside.model.rootfs import Rootfs
 from portside.runtime import container as steps
-from portside.runtime import execute
+from portside.runtime import execute, listener, scheduling
 from portside.runtime.child import Child, Own
 from portside.runtime.files import write_whole
 from portside.runtime.messages import Exec, StartRequest
-from portside.runtime.oci import console
+from portside.runtime.oci import console, validate
 from portside.runtime.oci.arguments import Options
 from portside.runtime.oci.attend import attend, pass_signals
 from portside.runtime.oci.state import Container
@@ -44,6 +44,8 @@ def run(root: str, options: Options) -> int:
     if child.leader >= 0 and socket_path:
         console.hand_over(socket_path, child.leader)
         child.leader = -1
+    if options.get("pidfd-socket"):
+        console.hand_over_pidfd(options.get("pidfd-socket"), child.pid)
     if options.get("pid-file"):
         write_whole(options.get("pid-file"), str(child.pid).encode(), sync=False)
     if detach:
@@ -77,14 +79,30 @@ def _start(
         execute.run_exec(request, own, pidfd, filter, start, further)
 
     child = Child.fork(become, terminal=process.terminal, stdin=False, inherit=True)
+    profile = spec.linux.seccomp
+    if profile is not None and profile.listener_path:
+        child.notified = lambda fd: listener.hand_over(
+            profile, fd, child.pid, box.state(box.load(), spec)
+        )
     try:
-        Cgroup(cgroup).add(child.pid, beside=pid)
+        if below := options.get("cgroup"):
+            _group_below(cgroup, below).add(child.pid)
+        else:
+            Cgroup(cgroup).add(child.pid, beside=pid)
         child.go()
         child.outcome()
     except BaseException:
         child.kill()
         raise
     return child
+
+
+def _group_below(cgroup: str, below: str) -> Cgroup:
+    """A group that the container has made of its own (``--cgroup``). Raises InvalidParameter."""
+    path = os.path.normpath(f"{cgroup}/{below}")
+    if not path.startswith(f"{cgroup.rstrip('/')}/") or not Cgroup(path).exists():
+        raise InvalidParameter(f"{below} is not a sub cgroup path of the container")
+    return Cgroup(path)
 
 
 def _process(options: Options, spec: Spec) -> Process:
@@ -100,10 +118,15 @@ def _process(options: Options, spec: Spec) -> Process:
             raise InvalidParameter(f"{path}: {err}") from err
     else:
         process = _changed(options, spec)
+    if process.oom_score_adj is None and spec.process is not None:
+        process.oom_score_adj = spec.process.oom_score_adj
     if options.has("tty"):
         process.terminal = True
     if not process.args:
-        raise InvalidParameter("exec args cannot be empty")
+        raise InvalidParameter("process args cannot be empty")
+    for warning in validate.check_process(process):
+        os.write(2, f"{warning}\n".encode())
+    scheduling.check(process, None)
     return process
 
 

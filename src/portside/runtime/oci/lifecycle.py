@@ -18,18 +18,19 @@ def _wanted(context: Context, options: Options, detach: bool) -> creating.Wanted
         bundle=options.get("bundle") or os.getcwd(),
         pid_file=options.get("pid-file"),
         console_socket=options.get("console-socket"),
-        preserve_fds=_preserved(options),
+        pidfd_socket=options.get("pidfd-socket"),
+        preserve_fds=(options.number("preserve-fds") or 0) + listening(),
+        listen_fds=listening(),
         detach=detach,
         keyring=not options.has("no-new-keyring"),
         systemd=context.systemd,
     )
 
 
-def _preserved(options: Options) -> int:
-    """``--preserve-fds``, and what systemd's socket activation handed over (sd_listen_fds(3))."""
-    given = options.number("preserve-fds") or 0
+def listening() -> int:
+    """How many sockets systemd's activation handed over to us (sd_listen_fds(3))."""
     listen = os.environ.get("LISTEN_FDS", "")
-    return given + (int(listen) if listen.isdigit() else 0)
+    return int(listen) if listen.isdigit() else 0
 
 
 def create(context: Context, options: Options) -> int:

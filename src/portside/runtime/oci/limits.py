@@ -119,6 +119,15 @@ def _seconds(text: str) -> float:
     raise InvalidParameter(f"duration interval must be greater than 0: {text!r}")
 
 
+def _numbers(text: str) -> list[int]:
+    """``0-2,4`` one by one (cpuset(7), "List format")."""
+    found: list[int] = []
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
 def figures(stats: CgroupStats) -> dict[str, Any]:
     """The shape that ``runc events`` gives them."""
     memory, cpu = stats.memory, stats.cpu
@@ -145,7 +154,7 @@ def figures(stats: CgroupStats) -> dict[str, Any]:
                 "throttledTime": cpu.throttled,
             },
         },
-        "cpuset": {"cpus": stats.cpuset_cpus, "mems": stats.cpuset_mems},
+        "cpuset": {"cpus": _numbers(stats.cpuset_cpus), "mems": _numbers(stats.cpuset_mems)},
         "memory": {
             "usage": use(memory.usage, memory.max_usage, memory.limit, memory.failcnt),
             "swap": use(memory.swap_usage, 0, memory.swap_limit, 0),

@@ -44,6 +44,8 @@ def state(context: Context, options: Options) -> int:
 
 
 def list_(context: Context, options: Options) -> int:
+    if options.get("format", "table") not in ("table", "json"):
+        raise InvalidParameter("invalid format option")
     boxes = everyone(context.root)
     if options.has("quiet"):
         print("".join(f"{box.id}\n" for box in boxes), end="")
@@ -86,8 +88,8 @@ def ps(context: Context, options: Options) -> int:
 
 def number_of(text: str) -> int:
     """A signal by number or name. Raises InvalidParameter."""
-    if text.isascii() and text.isdigit() and 0 < int(text) < signal.NSIG:
-        return int(text)
+    if text.isascii() and text.isdigit() and 0 <= int(text) < signal.NSIG:
+        return int(text)  # 0 only asks whether it may be sent
     name = text.upper().removeprefix("SIG")
     found = getattr(signal, f"SIG{name}", None)
     if not isinstance(found, signal.Signals):
@@ -113,10 +115,15 @@ def kill(context: Context, options: Options) -> int:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
         return 0
-    if box.status(saved) == "stopped":
-        raise SystemFailure("container not running")
     try:
-        os.kill(saved.pid, number)
+        pidfd = os.pidfd_open(saved.pid)
+        try:
+            # now that the process is held, see whether the number still stood for it
+            if box.status(saved) == "stopped":
+                raise SystemFailure("container not running")
+            signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
     except ProcessLookupError:
         raise SystemFailure("container not running") from None
     return 0
@@ -127,7 +134,7 @@ def pause(context: Context, options: Options) -> int:
     saved = box.load()
     status = box.status(saved)
     if status not in ("running", "created"):
-        raise SystemFailure(f"container not running or created: {status}")
+        raise SystemFailure(f"container not running: it is {status}")
     Cgroup(saved.cgroup).freeze()
     return 0
 

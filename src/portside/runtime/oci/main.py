@@ -19,6 +19,12 @@ _LIMITS = ("resources memory memory-reservation memory-swap kernel-memory kernel
            "cpu-period cpu-quota cpu-burst cpu-share cpu-rt-period cpu-rt-runtime cpuset-cpus "
            "cpuset-mems pids-limit blkio-weight cpu-idle")  # fmt: skip
 
+_OPERANDS: dict[str, tuple[int, int | None]] = {
+    "list": (0, 0), "spec": (0, 0), "features": (0, 0), "exec": (1, None), "ps": (1, None),
+    "kill": (1, 2), "checkpoint": (0, None), "restore": (0, None),
+}  # fmt: skip
+"""How many operands a verb takes at least and at most; one, when it is not here."""
+
 Verb = Callable[["Context", Options], int]
 
 
@@ -79,9 +85,11 @@ def main(arguments: list[str]) -> int:
             from portside.runtime.oci.describing import usage
 
             return usage(sorted(_verbs()))
+        if context.format not in ("text", "json"):
+            raise InvalidParameter(f"invalid log-format: {context.format}")
         return _dispatch(context, name, options.operands[1:])
     except PortsideError as err:
-        return _fail(context, name, str(err))
+        return _fail(context, name, str(err), err)
     except OSError as err:
         where = f"{err.filename}: " if err.filename else ""
         return _fail(context, name, f"{where}{err.strerror or err}")
@@ -93,6 +101,13 @@ def _dispatch(context: Context, name: str, arguments: list[str]) -> int:
         raise InvalidParameter(f"no such command: {name}; see --help")
     flags, values, short, place = verbs[name]
     options = parse(arguments, flags, values, short)
+    least, most = _OPERANDS.get(name, (1, 1))
+    given = len(options.operands)
+    if given < least or (most is not None and given > most):
+        wanted = f"exactly {least}" if least == most else f"a minimum of {least}"
+        if least != most and given > least:
+            wanted = f"a maximum of {most}"
+        raise UsageError(f'"{name}" requires {wanted} argument(s)')
     module, _, function = place.partition(":")
     import importlib
 
@@ -100,8 +115,15 @@ def _dispatch(context: Context, name: str, arguments: list[str]) -> int:
     return verb(context, options)
 
 
-def _fail(context: Context, name: str, message: str) -> int:
+class UsageError(InvalidParameter):
+    """A command line that nobody can mean."""
+
+
+def _fail(context: Context, name: str, message: str, error: BaseException | None = None) -> int:
     """Tell an error where the caller looks for it: its log file, and our standard error."""
+    if error is not None and isinstance(error, UsageError):
+        os.write(2, f"portside-runtime: {message}\n".encode())
+        return 1
     message = message.removeprefix("OCI runtime create failed: ").removeprefix(
         "OCI runtime exec failed: exec failed: "
     )

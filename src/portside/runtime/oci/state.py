@@ -2,10 +2,11 @@
 
 ::
 
-    ROOT/ID/state.json      what is known of it      (gone: still being created)
+    ROOT/ID/state.json      what is known of it      (missing: it has no process yet)
            /config.json     the bundle's, as it was at create
            /seccomp.bpf     the compiled filter, for exec
            /exec.fifo       while it waits for "start"
+           /exec.result     locked by it until execve(2); then what went wrong since "start"
            /rootfs          where its root is mounted, in its own mount namespace only
 """
 
@@ -38,6 +39,8 @@ class Saved(msgspec.Struct, frozen=True):
     created: str
     """RFC 3339."""
     owner: str = ""
+    creating: bool = False
+    """``create`` has not come to its end, or never will."""
 
 
 class Container:
@@ -84,16 +87,20 @@ class Container:
     def fifo(self) -> str:
         return f"{self.directory}/exec.fifo"
 
+    @property
+    def result(self) -> str:
+        return f"{self.directory}/exec.result"
+
     def status(self, saved: Saved) -> str:
-        """created, running, paused or stopped."""
+        """creating, created, running, paused or stopped."""
         if not lives(saved.pid, saved.pid_started):
             return "stopped"
-        if os.path.exists(self.fifo):
-            return "created"
+        if saved.creating:
+            return "creating"
         with suppress(PortsideError, OSError):
             if Cgroup(saved.cgroup).frozen():
                 return "paused"
-        return "running"
+        return "created" if os.path.exists(self.fifo) else "running"
 
     def state(self, saved: Saved, spec: Spec, status: str = "") -> State:
         """What hooks are told."""
@@ -102,7 +109,7 @@ class Container:
         return State(SPEC_VERSION, self.id, status, saved.bundle, pid, spec.annotations)
 
     def remove(self) -> None:
-        for name in ("state.json", "config.json", "seccomp.bpf", "exec.fifo"):
+        for name in ("state.json", "config.json", "seccomp.bpf", "exec.fifo", "exec.result"):
             with suppress(FileNotFoundError):
                 os.unlink(f"{self.directory}/{name}")
         for directory in (f"{self.directory}/rootfs", self.directory):
@@ -121,11 +128,15 @@ def lives(pid: int, started: int) -> bool:
         return False
 
 
-def read_spec(path: str) -> Spec:
-    """A ``config.json``. Raises NotFound or InvalidParameter."""
+def read_spec(path: str, bundle: bool = False) -> Spec:
+    """A ``config.json``, our own or a ``bundle``'s. Raises NotFound or InvalidParameter."""
     try:
         with open(path, "rb") as file:
-            return msgspec.json.decode(file.read(), type=Spec)
+            data = file.read()
+        spec = msgspec.json.decode(data, type=Spec)
+        if bundle and "ociVersion" not in msgspec.json.decode(data):
+            raise InvalidParameter(f"{path}: the required property ociVersion is missing")
+        return spec
     except FileNotFoundError:
         raise NotFound(f"JSON specification file {path} not found") from None
     except msgspec.MsgspecError as err:

@@ -1,0 +1,153 @@
+"""What a ``config.json`` must keep to before anything is made from it (runtime-spec, config.md)."""
+
+from __future__ import annotations
+
+import re
+import resource
+
+from portside.kernel import apparmor, process, selinux
+from portside.model.errors import InvalidParameter, NotImplementedHere
+from portside.model.ociruntime import Hooks, Process, Spec
+from portside.runtime import identity, scheduling, usernamespace
+
+_SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)([-+][0-9A-Za-z.+-]+)?")
+_MAX_ID = (1 << 31) - 1
+_IPC_SYSCTLS = frozenset(
+    f"kernel.{name}"
+    for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split()
+)
+
+
+def check(spec: Spec) -> list[str]:
+    """Raise InvalidParameter or NotImplementedHere; returns what is only worth a warning."""
+    _version(spec.oci_version)
+    warnings = check_process(spec.process)
+    if spec.root is None:
+        raise InvalidParameter("config.json: root is missing: root must be specified")
+    if spec.linux is None:
+        raise InvalidParameter("config.json: linux is missing: it is no Linux container")
+    _namespaces(spec)
+    _sysctls(spec)
+    _refused(spec)
+    if spec.hooks is not None:
+        _hooks(spec.hooks)
+    if spec.process is not None:
+        scheduling.check(spec.process, spec.linux.personality)
+    usernamespace.check(spec)
+    return warnings
+
+
+def _version(text: str) -> None:
+    found = _SEMVER.fullmatch(text)
+    if not found:
+        raise InvalidParameter(
+            f"config.json: ociVersion {text!r} is not a semantic version such as 1.2.0"
+        )
+    if int(found[1]) > 1:
+        raise InvalidParameter(f"config.json: unknown version specified: ociVersion {text}")
+
+
+def check_process(process: Process | None) -> list[str]:
+    """The same for a process that is to be executed."""
+    if process is None:
+        raise InvalidParameter("config.json: process property must not be empty")
+    if not process.cwd:
+        raise InvalidParameter("config.json: Cwd property must not be empty")
+    if not process.cwd.startswith("/"):
+        raise InvalidParameter(f"config.json: Cwd must be an absolute path: {process.cwd!r}")
+    if not process.args:
+        raise InvalidParameter("config.json: process.args must not be empty")
+    user = process.user
+    if not all(0 <= number <= _MAX_ID for number in (user.uid, user.gid, *user.additional_gids)):
+        raise InvalidParameter(f"uids and gids must be in range 0-{_MAX_ID}")
+    seen = set()
+    for limit in process.rlimits:
+        if not limit.type.startswith("RLIMIT_") or not hasattr(resource, limit.type):
+            raise InvalidParameter(f"wrong rlimit value: {limit.type}")
+        if limit.type in seen:
+            raise InvalidParameter(f"rlimits has {limit.type} twice")
+        seen.add(limit.type)
+    identity.environment(process.env, identity.Who(0, 0, (), "/"))
+    if process.apparmor_profile and not apparmor.enabled():
+        raise InvalidParameter("apparmor: config provided but apparmor not supported")
+    if process.selinux_label and not selinux.enabled():
+        raise InvalidParameter("selinux label is specified in config, but selinux is disabled")
+    return _unknown_capabilities(process)
+
+
+def _unknown_capabilities(wanted: Process) -> list[str]:
+    sets = wanted.capabilities
+    if sets is None:
+        return []
+    every = (sets.bounding, sets.effective, sets.permitted, sets.inheritable, sets.ambient)
+    known = {f"CAP_{name}" for name in process.CAPABILITIES[: process.last_capability() + 1]}
+    unknown = sorted({name for names in every for name in names} - known)
+    if not unknown:
+        return []
+    return [f"ignoring unknown or unavailable capabilities: [{' '.join(unknown)}]"]
+
+
+def _namespaces(spec: Spec) -> None:
+    assert spec.linux is not None
+    seen = set()
+    for wanted in spec.linux.namespaces:
+        if wanted.type not in process.NAMESPACES:
+            raise InvalidParameter(f"unknown namespace type {wanted.type!r} does not exist")
+        if wanted.type in seen:
+            raise InvalidParameter(f"malformed spec file: duplicated ns {wanted.type!r}")
+        seen.add(wanted.type)
+    if "mount" not in seen:
+        raise InvalidParameter("a container needs a mount namespace")
+    for value, name in ((spec.hostname, "hostname"), (spec.domainname, "domainname")):
+        if value and "uts" not in seen:
+            raise InvalidParameter(f"unable to set {name} without a private UTS namespace")
+    if spec.linux.time_offsets and "time" not in seen:
+        raise InvalidParameter("time namespace offsets need a time namespace")
+
+
+def _sysctls(spec: Spec) -> None:
+    """Only what belongs to a namespace of the container's own can be set for it alone."""
+    assert spec.linux is not None
+    for name in spec.linux.sysctl:
+        dotted = name.replace("/", ".")
+        if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
+            needed = "ipc"
+        elif dotted.startswith("net."):
+            needed = "network"
+        elif dotted == "kernel.domainname":
+            needed = "uts"
+        elif dotted == "kernel.hostname":
+            raise InvalidParameter(
+                f'sysctl "{name}" is not allowed as it conflicts with the OCI "hostname" field'
+            )
+        else:
+            raise InvalidParameter(f'sysctl "{name}" is not in a separate kernel namespace')
+        if spec.namespace(needed) is None:
+            raise InvalidParameter(f'sysctl "{name}" is not allowed in the host {needed} namespace')
+
+
+def _refused(spec: Spec) -> None:
+    assert spec.linux is not None
+    if spec.linux.intel_rdt is not None:
+        raise NotImplementedHere(
+            "intelRdt is specified in config, but Intel RDT is not supported here"
+        )
+    if spec.linux.net_devices:
+        raise NotImplementedHere("netDevices is specified in config, but is not supported here")
+    for device in spec.linux.devices:
+        if device.type not in ("b", "c", "u", "p"):
+            raise InvalidParameter(f"device {device.path}: unknown type {device.type!r}")
+        if not device.path.startswith("/") or device.path.endswith("/"):
+            raise InvalidParameter(f"device {device.path!r}: the path must be absolute")
+    if spec.linux.mount_label and not selinux.enabled():
+        raise InvalidParameter("selinux label is specified in config, but selinux is disabled")
+
+
+def _hooks(hooks: Hooks) -> None:
+    every = (hooks.prestart, hooks.create_runtime, hooks.create_container, hooks.start_container,
+             hooks.poststart, hooks.poststop)  # fmt: skip
+    for hook in (hook for kind in every for hook in kind):
+        if not hook.path.startswith("/"):
+            raise InvalidParameter(f"hook path must be absolute: {hook.path!r}")
+        if hook.timeout is not None and hook.timeout <= 0:
+            raise InvalidParameter(f"hook timeout must be greater than zero: {hook.timeout}")
