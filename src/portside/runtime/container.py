@@ -24,6 +24,7 @@ from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.ociruntime import Process, Spec
 from portside.runtime import (
     command,
+    devices,
     hooks,
     identity,
     mounts,
@@ -118,7 +119,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, netns: int) -> None:
     )
     steps.enter("mounts")
     mounts.mount_all(root, [m for m in spec.mounts if m.type != "cgroup"], prepared.sources)
-    mounts.make_devices(root, spec)
+    devices.make_devices(root, spec)
     if not request.bundle:
         mounts.link_mtab(root)
     steps.enter("control group")
@@ -346,8 +347,8 @@ def _execute(own: Own, path: str, args: tuple[str, ...], env: dict[str, str]) ->
     for fd in range(3, 3 + own.preserve):
         with suppress(OSError):
             os.set_inheritable(fd, True)
-    for number in range(1, signal.NSIG):
-        with suppress(OSError, ValueError):
+    for number in range(1, signal.NSIG):  # execve(2) itself resets those that are caught
+        if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:

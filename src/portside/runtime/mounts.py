@@ -1,4 +1,4 @@
-"""The runtime-spec's mounts and devices.
+"""The runtime-spec's mounts.
 
 Every destination is resolved beneath the container's root by openat2(2) and mounted on by
 descriptor: a link in the image, or one swapped while we look, leads nowhere else
@@ -26,7 +26,7 @@ from portside.kernel.overlay import overlay
 from portside.kernel.overlay import prepare as prepare_overlay
 from portside.kernel.process import CLONE_NEWNS, setns
 from portside.model.errors import InvalidParameter, SystemFailure
-from portside.model.ociruntime import Device, Mount, Spec
+from portside.model.ociruntime import Mount, Spec
 from portside.runtime import copyup, idmap, procfs
 
 _ATTRIBUTES = {
@@ -66,23 +66,6 @@ _OF_SUPERBLOCK = frozenset("sync dirsync mand lazytime nolazytime".split())
 MAX_LINKS = 40
 """Links followed on the way to a mount's destination, as many as the kernel would
 (path_resolution(7))."""
-DEFAULT_DEVICES = (
-    Device("/dev/null", "c", 1, 3),
-    Device("/dev/zero", "c", 1, 5),
-    Device("/dev/full", "c", 1, 7),
-    Device("/dev/tty", "c", 5, 0),
-    Device("/dev/random", "c", 1, 8),
-    Device("/dev/urandom", "c", 1, 9),
-)
-"""Nodes every container has (config-linux.md, "Default Devices"); ptmx is a link."""
-_LINKS = (
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("/proc/kcore", "core"),
-    ("pts/ptmx", "ptmx"),
-)
 
 
 def known_options() -> list[str]:
@@ -430,69 +413,6 @@ def link_mtab(root: int) -> None:
                 os.symlink("/proc/mounts", "mtab", dir_fd=etc)
         finally:
             os.close(etc)
-
-
-def make_devices(root: int, spec: Spec) -> None:
-    """Device nodes and the links beside them, in the container's own /dev."""
-    assert spec.linux is not None
-    dev = resolve(root, "/dev", True)
-    try:
-        if not any(m.destination.rstrip("/") == "/dev" and Parsed(m).bind for m in spec.mounts):
-            before = os.umask(0)
-            given = {device.path for device in spec.linux.devices}
-            for device in DEFAULT_DEVICES:
-                if device.path not in given:
-                    _mknod(root, device)
-            for target, name in _LINKS:
-                if name == "core" and not os.path.exists(target):
-                    continue  # a kernel without it
-                with suppress(FileExistsError):
-                    os.symlink(target, name, dir_fd=dev)
-            os.umask(before)
-    finally:
-        os.close(dev)
-    before = os.umask(0)
-    for device in spec.linux.devices:
-        _mknod(root, device)
-    os.umask(before)
-
-
-def _mknod(root: int, device: Device) -> None:
-    kinds = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
-    if device.type not in kinds:
-        raise InvalidParameter(f"device {device.path}: unknown type {device.type!r}")
-    directory, _, name = device.path.rpartition("/")
-    parent = resolve(root, directory or "/", True)
-    mode = kinds[device.type] | (0o666 if device.file_mode is None else device.file_mode & 0o777)
-    try:
-        os.mknod(name, mode, os.makedev(device.major, device.minor), dir_fd=parent)
-        if device.uid or device.gid:
-            os.chown(name, device.uid or 0, device.gid or 0, dir_fd=parent, follow_symlinks=False)
-    except FileExistsError:
-        pass
-    except PermissionError:  # in a user namespace nodes cannot be made: the host's is shown
-        _bind_node(root, device)
-    finally:
-        os.close(parent)
-
-
-def _bind_node(root: int, device: Device) -> None:
-    """Show the host's node of the same name, if it is the same device."""
-    tree = kernel.open_tree(kernel.AT_FDCWD, device.path, kernel.OPEN_TREE_CLONE)
-    try:
-        found = os.fstat(tree)
-        if device.type != "p" and found.st_rdev != os.makedev(device.major, device.minor):
-            raise SystemFailure(
-                f"device {device.path}: the host has another device there, and a user "
-                "namespace cannot make nodes"
-            )
-        target = resolve(root, device.path, False)
-        try:
-            kernel.move_mount(tree, target, device.path)
-        finally:
-            os.close(target)
-    finally:
-        os.close(tree)
 
 
 _SEPARATORS = str.maketrans("./", "/.")
