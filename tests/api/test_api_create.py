@@ -204,8 +204,8 @@ def test_a_working_directory_that_is_a_file_is_told_at_the_start(
     status, name = create(engine, made, WorkingDir="/etc/passwd")
     assert status == 201
     status, _, data = engine.request("POST", f"/containers/{name}/start")
-    assert status == 400
-    assert 'chdir to cwd ("/etc/passwd") set in config.json failed' in json.loads(data)["message"]
+    assert status == 500
+    assert "Cannot mkdir: /etc/passwd is not a directory" in json.loads(data)["message"]
 
 
 def test_only_a_signal_that_is_meant_to_end_it_resumes_a_paused_container(

@@ -76,7 +76,7 @@ async def test_names_and_numbers(
         ("bob:nobody", (), "unable to find group nobody: no matching entries in group file"),
         ("bob", ("moon",), "unable to find group moon: no matching entries in group file"),
         ("4294967295", (), "uids and gids must be in range"),
-        ("-1", (), "unable to find user -1"),
+        ("-1", (), "uids and gids must be in range 0-2147483647"),
     ],
 )
 async def test_who_is_not_there(made: Bench, user: str, groups: tuple[str, ...], said: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -185,15 +185,9 @@ def decode(data: bytes, cls: type[_T]) -> _T:
         pass
     except (msgspec.DecodeError, UnicodeDecodeError) as err:
         raise InvalidParameter(f"invalid JSON: {why_not_json(err, data)}") from None
+    from portside.model import golike  # seldom needed, and slow to import
+
     try:
-        return msgspec.convert(_without_nulls(msgspec.json.decode(data)), type=cls)
+        return msgspec.convert(golike.settled(msgspec.json.decode(data), cls), type=cls)
     except (msgspec.ValidationError, RecursionError) as err:
         raise InvalidParameter(f"invalid JSON: {err}") from None
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return value
