@@ -16,7 +16,7 @@ from portside.kernel.usage import SystemUse, system_use
 from portside.model.stats import StatsResponse
 
 _PERIOD = 1.0
-_SHORT = 0.2
+_SHORT = 0.1
 """Seconds between the two samples of ``stats --no-stream``: enough for a percentage."""
 _last_look: tuple[float, SystemUse] | None = None
 
