@@ -103,16 +103,18 @@ class RemoveTrees(Job, kw_only=True):
 
 
 class Measure(Job, kw_only=True):
-    """Bytes of the files beneath ``path``, a file with several links counted once."""
+    """Bytes of the files beneath ``path``, a file with several links counted once, and a
+    symbolic link at ``without`` not at all."""
 
     result: ClassVar[type] = int
     heavy: ClassVar[bool] = False
     path: str
+    without: str = ""
 
     def run(self, fds: list[int], progress: Progress) -> int:
         from portside.store.trees import measure
 
-        return measure(self.path)
+        return measure(self.path, self.without)
 
 
 class FindChanges(Job, kw_only=True):

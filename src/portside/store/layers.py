@@ -332,7 +332,8 @@ class LayerStore:
 
     async def size_rw(self, container_id: str) -> int:
         """Bytes the container has written (Docker's SizeRw)."""
-        job = jobs.Measure(path=self._written(container_id))
+        written = self._written(container_id)
+        job = jobs.Measure(path=written, without=f"{written}/etc/mtab")  # the runtime's own link
         size: int = await self._workers.run(job)
         if self._required(container_id)[1] == "vfs":
             size -= self.size_rootfs(self._required(container_id)[0])

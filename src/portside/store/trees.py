@@ -107,8 +107,11 @@ def empty_directory(path: str) -> int:
     return count
 
 
-def measure(path: str) -> int:
-    """Bytes of the regular files and links beneath ``path``; 0 when it is gone. Each file once."""
+def measure(path: str, without: str = "") -> int:
+    """Bytes of the regular files and links beneath ``path``; 0 when it is gone. Each file once.
+
+    A symbolic link at ``without`` does not count.
+    """
     total = 0
     seen: set[tuple[int, int]] = set()
     stack = [path]
@@ -131,7 +134,7 @@ def measure(path: str) -> int:
                             continue
                         seen.add((found.st_dev, found.st_ino))
                     total += found.st_size
-                elif stat.S_ISLNK(found.st_mode):
+                elif stat.S_ISLNK(found.st_mode) and entry.path != without:
                     total += found.st_size  # as Docker counts
     return total
 
