@@ -36,7 +36,7 @@ RUNS = r"""
     run --rm -a stderr portside/base sh -c "echo out; echo err >&2"
     run --rm -it portside/base true
     run --rm -t portside/base tty
-    run --rm -e A=1 -e B= -e NOTSET portside/base env
+    run --rm -e A=1 -e B= -e NOTSET portside/base sh -c "env | sort"
     run --rm -u 1:2 -w /tmp portside/base sh -c "id; pwd"
     run --rm -u nobodyhere portside/base true
     run --rm -h inside --domainname example portside/base hostname
