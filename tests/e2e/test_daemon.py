@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from enginekit import ROOT, RunningEngine, docker_runner
 
-from portside.model.instance import DEFAULT_SOCKET
+from portside.model.instance import DEFAULT_SOCKET, Instance
 
 
 def daemon(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
@@ -500,3 +500,22 @@ def test_the_units_are_sound(tmp_path: Path) -> None:
     assert "KillMode=process" in service, "containers outlast the engine"
     socket_unit = (units / "portside.socket").read_text()
     assert f"ListenStream={DEFAULT_SOCKET}" in socket_unit
+
+
+def test_a_start_that_fails_leaves_no_control_group(tmp_path: Path) -> None:
+    """The launcher prepares the group while the engine still opens its sockets."""
+    root = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
+    group = Instance.of(root / "d", root / "x").cgroup
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            host = f"tcp://127.0.0.1:{busy.getsockname()[1]}"
+            done = daemon("--data-root", f"{root}/d", "--exec-root", f"{root}/x", "-H", host)
+        assert done.returncode == 1, done.stderr
+        deadline = time.monotonic() + 20  # what it had started knows the group by name
+        while subprocess.run(["pgrep", "-f", group], capture_output=True).stdout:
+            assert time.monotonic() < deadline, "processes are left"
+            time.sleep(0.05)
+        assert not list(Path("/sys/fs/cgroup").glob(f"*{group}"))
+        assert not Path(f"/sys/fs/cgroup{group}").exists()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,8 +91,12 @@ class Daemon:
         pidfile = PidFile(self.options.effective_pidfile)
         try:
             launcher = self._spawn_launcher()
-            _raise_descriptor_limit()
-            self._serve(launcher)
+            try:
+                _raise_descriptor_limit()
+                self._serve(launcher)
+            except BaseException:
+                self._abandon(launcher)
+                raise
         finally:
             for listener in self._listeners:
                 listener.remove()
@@ -111,6 +116,20 @@ class Daemon:
         from portside.runtime.launcher import Launcher
 
         return Launcher.spawn(self.options.cgroup_parent or self.instance.cgroup)
+
+    def _abandon(self, launcher: Launcher) -> None:
+        """A start has failed: take back the control group that the launcher has prepared.
+
+        Directories in which somebody lives stay; another engine of this root makes its own anew.
+        """
+        from portside.kernel.cgroup import Cgroup
+
+        launcher.close()
+        with suppress(ChildProcessError):
+            os.waitpid(launcher.pid, 0)
+        for directory in Cgroup(self.options.cgroup_parent or self.instance.cgroup).directories():
+            with suppress(OSError):
+                os.rmdir(directory)  # noqa: PTH106 - a str, and rmdir(2) is meant
 
     def _serve(self, launcher: Launcher) -> None:
         import asyncio
