@@ -127,9 +127,7 @@ class Daemon:
         launcher.close()
         with suppress(ChildProcessError):
             os.waitpid(launcher.pid, 0)
-        for directory in Cgroup(self.options.cgroup_parent or self.instance.cgroup).directories():
-            with suppress(OSError):
-                os.rmdir(directory)  # noqa: PTH106 - a str, and rmdir(2) is meant
+        Cgroup(self.options.cgroup_parent or self.instance.cgroup).remove_empty()
 
     def _serve(self, launcher: Launcher) -> None:
         import asyncio

@@ -6,9 +6,7 @@ Services never import one another; what one needs of another it receives here.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -81,13 +79,7 @@ class Engine:
 
         group = Cgroup(self.options.cgroup_parent or self.instance.cgroup)
         for _ in range(_PATIENCE):
-            left = False
-            for directory in group.directories():
-                try:
-                    os.rmdir(directory)  # noqa: PTH106 - a str, and rmdir(2) is meant
-                except OSError as err:
-                    left = left or err.errno in (errno.EBUSY, errno.ENOTEMPTY)
-            if not left:
+            if group.remove_empty():
                 break
             await asyncio.sleep(0.05)
 

@@ -398,6 +398,16 @@ class Cgroup:
                     raise SystemFailure(f"control group {directory} is busy and cannot be removed")
                 time.sleep(0.001)
 
+    def remove_empty(self) -> bool:
+        """Remove the directories in which nobody lives; whether all of them are gone."""
+        gone = True
+        for directory in self.directories():
+            try:
+                os.rmdir(directory)
+            except OSError as error:
+                gone = gone and error.errno not in (errno.EBUSY, errno.ENOTEMPTY)
+        return gone
+
     def _mkdirs(self, parent: str) -> None:
         made: list[str] = []
         cpuset = self.layout.v1("cpuset")
