@@ -350,3 +350,40 @@ async def test_deletes_are_off_unless_enabled(serve: Serve) -> None:
     status, _, body = await registry.ask("DELETE", f"/v2/app/manifests/{digest}")
     assert (status, code(body)) == (405, "UNSUPPORTED")
     assert (await registry.ask("GET", "/v2/app/manifests/v1"))[0] == 200
+
+
+async def test_schema_2_for_clients_that_accept_nothing_else(serve: Serve) -> None:
+    registry = await serve()
+    gzip = "application/vnd.oci.image.layer.v1.tar+gzip"
+    digest = await registry.push_image("app", "oci")
+    _, _, data = await registry.ask("GET", "/v2/app/manifests/oci")
+    image = json.loads(data)
+    image["layers"][0]["mediaType"] = gzip
+    body = json.dumps(image)
+    headers = {"Content-Type": OCI_MANIFEST}
+    _, answer, _ = await registry.ask("PUT", "/v2/app/manifests/v1", data=body, headers=headers)
+    digest = answer["Docker-Content-Digest"]
+    platform = {"os": "linux", "architecture": "amd64"}
+    child = {"mediaType": OCI_MANIFEST, "digest": digest, "size": len(body), "platform": platform}
+    kind = "application/vnd.oci.image.index.v1+json"
+    index = {"schemaVersion": 2, "mediaType": kind, "manifests": [child]}
+    _, answer, _ = await registry.ask(
+        "PUT", "/v2/app/manifests/all", json=index, headers={"Content-Type": kind}
+    )
+    schema2 = "application/vnd.docker.distribution.manifest.v2+json"
+    old = {"Accept": f"{schema2}, application/vnd.docker.distribution.manifest.v1+prettyjws"}
+    for tag in ("v1", "all"):
+        status, got, data = await registry.ask("GET", f"/v2/app/manifests/{tag}", headers=old)
+        assert (status, got["Content-Type"]) == (200, schema2)
+        assert got["Docker-Content-Digest"] == str(Digest.of(data))
+        document = json.loads(data)
+        assert document["mediaType"] == schema2
+        assert document["layers"][0]["mediaType"].endswith(".rootfs.diff.tar.gzip")
+        assert document["layers"][0]["digest"] == image["layers"][0]["digest"]
+    # an uncompressed layer has no name in schema 2; a digest means its own bytes
+    assert (await registry.ask("GET", "/v2/app/manifests/oci", headers=old))[0] == 404
+    _, got, _ = await registry.ask("GET", f"/v2/app/manifests/{digest}", headers=old)
+    assert got["Docker-Content-Digest"] == digest
+    for accept in ({}, {"Accept": "*/*"}, {"Accept": f"{schema2}, {OCI_MANIFEST}"}):
+        _, got, _ = await registry.ask("GET", "/v2/app/manifests/v1", headers=accept)
+        assert got["Docker-Content-Digest"] == digest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -76,8 +77,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    import os
-
     environ = dict(os.environ)
     if getattr(options, "addr", None):
         environ["REGISTRY_HTTP_ADDR"] = options.addr
@@ -133,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.insert(0, "serve")  # as the entry points of other registries' images take it
     options = _parser().parse_args(given)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    os.umask(0o077)  # the data is the registry's alone
     try:
         settings = _settings(options)
         if options.verb == "serve":

@@ -14,14 +14,16 @@ from aiohttp import web
 
 from portside.registry.server import handlers_blobs, handlers_manifests, page
 from portside.registry.server.audit import Audit
-from portside.registry.server.auth import Authority, Identity
+from portside.registry.server.auth import ANONYMOUS, Authority, Identity
 from portside.registry.server.config import Retention, Settings, seconds
 from portside.registry.server.content import Content
 from portside.registry.server.context import IDENTITY, REGISTRY, Registry, own_url, registry_of
+from portside.registry.server.crosssite import refuse_cross_site
 from portside.registry.server.errors import RegistryError
+from portside.registry.server.forwarded import check_host
 from portside.registry.server.gc import Collector
 from portside.registry.server.metrics import Metrics
-from portside.registry.server.storage import FilesystemStorage, Storage
+from portside.registry.server.storage import Claim, FilesystemStorage, Storage, in_thread
 from portside.registry.server.uploads import Uploads
 from portside.registry.server.webhooks import Webhooks
 
@@ -33,6 +35,9 @@ def make_app(settings: Settings) -> web.Application:
     """The whole registry; ready to serve, alone or mounted under another application."""
     root = Path(settings.storage.filesystem.rootdirectory)
     state = root / "portside"
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(PermissionError):  # somebody else's, who lets us write
+        state.chmod(0o700)  # keys and tokens lie there
     storage: Storage
     if settings.storage.s3 is not None:
         from portside.registry.server.s3 import S3Storage
@@ -70,29 +75,46 @@ def make_app(settings: Settings) -> web.Application:
 
 
 async def _metrics(request: web.Request) -> web.Response:
+    """For those who may pull from every repository, when authentication is on."""
+    authority = registry_of(request).authority
+    if not authority.may_watch(identity := request[IDENTITY]):
+        if identity.user != ANONYMOUS and not identity.is_bearer:
+            raise RegistryError("DENIED")
+        raise RegistryError("UNAUTHORIZED", headers=authority.password_challenge())
+    return _exposition(request)
+
+
+def _exposition(request: web.Request) -> web.Response:
     text = registry_of(request).metrics.text()
     return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
 def watching_app(registry: Registry) -> web.Application:
-    """What ``http.debug.addr`` serves beside the registry: its metrics and its health."""
+    """What ``http.debug.addr`` serves beside the registry: its metrics and its health.
+
+    It asks for no password, as in the distribution registry: the address decides who reaches it.
+    """
 
     async def healthy(_request: web.Request) -> web.Response:
         return web.json_response({})
+
+    async def counters(request: web.Request) -> web.Response:
+        return _exposition(request)
 
     app = web.Application()
     app[REGISTRY] = registry
     app.router.add_get("/debug/health", healthy)
     if registry.settings.http.debug.prometheus.enabled:
-        app.router.add_get(registry.settings.http.debug.prometheus.path, _metrics)
+        app.router.add_get(registry.settings.http.debug.prometheus.path, counters)
     return app
 
 
 async def _running(app: web.Application) -> AsyncIterator[None]:
     """What lives as long as the application: webhooks, collection, upstream's connections."""
     registry = app[REGISTRY]
+    claim = Claim(Path(registry.settings.storage.filesystem.rootdirectory))
     await registry.webhooks.start()
-    tasks = [asyncio.create_task(_housekeeping(registry))]
+    tasks = [asyncio.create_task(_housekeeping(registry, claim))]
     try:
         yield
     finally:
@@ -103,14 +125,17 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
         if registry.upstream is not None:
             await registry.upstream.close()
         registry.audit.close()
+        claim.close()
 
 
-async def _housekeeping(registry: Registry) -> None:
-    """Purge stale uploads at start and daily; collect as often as the settings say."""
+async def _housekeeping(registry: Registry, claim: Claim) -> None:
+    """Remove what killed servers left; purge stale uploads daily; collect as the settings say."""
     ours, purging = registry.settings.portside, registry.settings.storage.maintenance.uploadpurging
     interval = seconds(ours.gc_interval) if ours.gc_interval else 0.0
     if registry.upstream is not None and seconds(registry.settings.proxy.ttl):
         interval = interval or 86400.0  # what was not asked for within proxy.ttl goes
+    if swept := await in_thread(claim.sweep):
+        _LOG.info("removed %d temporary files of servers that were killed", swept)
     while True:
         if purging.enabled:
             registry.uploads.purge(seconds(purging.age))
@@ -154,6 +179,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     registry = registry_of(request)
     try:
+        check_host(request.host)
+        refuse_cross_site(request)
         request[IDENTITY] = await _identify(request, registry)
         response = await handler(request)
     except RegistryError as err:

@@ -1,9 +1,12 @@
 """Who somebody is and what they may do: htpasswd, robot tokens, bearer tokens, rights.
 
 A request is taken as one of: nobody (``anonymous``), a user of the htpasswd file, a robot
-(``robot$NAME`` with a token of its own), or the holder of a bearer token, which carries
-its rights with it (RFC 6750; the token endpoint follows distribution's "Token
-Authentication Specification").
+(``robot$NAME`` with a token of its own), or the holder of a bearer token (RFC 6750; the
+token endpoint follows distribution's "Token Authentication Specification").
+
+A bearer token is issued for credentials, never for another token. It narrows the rights of
+its owner and never extends them: with each use the owner must still exist with the same
+password, and still have the rights.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +27,14 @@ import msgspec
 
 from portside.registry.server.config import Bearer, Right, Settings
 from portside.registry.server.errors import RegistryError
+from portside.registry.server.htpasswd import Htpasswd
 from portside.registry.server.names import fits, is_name
-from portside.registry.server.storage import in_thread
 
 ANONYMOUS = "anonymous"
 ROBOT = "robot$"
 ACTIONS = ("pull", "push", "delete")
+_KEY_LENGTH = 64
+"""Characters of a signing key."""
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -79,7 +86,7 @@ class Robots:
         return self._robots
 
     def _save(self, robots: list[Robot]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self._path.with_name(f".tmp-{os.getpid()}-{self._path.name}")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "wb") as file:
@@ -112,54 +119,14 @@ class Robots:
 
     def verify(self, name: str, token: str) -> Robot | None:
         robot = self.find(name)
-        if robot is None or not hmac.compare_digest(robot.hash, _fingerprint(token)):
+        given = _fingerprint(token)
+        if not hmac.compare_digest(robot.hash if robot is not None else "-" * 64, given):
             return None
         return robot
 
 
 def _fingerprint(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()  # 256 random bits need no slow hash
-
-
-class Htpasswd:
-    """An htpasswd file with bcrypt entries, read again when it changes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp = -1
-        self._users: dict[str, bytes] = {}
-        self._passed: dict[str, str] = {}
-        self._salt = secrets.token_bytes(16)
-
-    def _load(self) -> dict[str, bytes]:
-        stamp = self._path.stat().st_mtime_ns
-        if stamp != self._stamp:
-            users = {}
-            for line in self._path.read_text().splitlines():
-                name, colon, entry = line.strip().partition(":")
-                if colon and not name.startswith("#"):
-                    users[name] = entry.encode()
-            self._users, self._stamp = users, stamp
-            self._passed.clear()
-        return self._users
-
-    async def verify(self, user: str, password: str) -> bool:
-        """Whether the password is the user's; other hashes than bcrypt are refused."""
-        import bcrypt
-
-        entry = self._load().get(user)
-        if entry is None or not entry.startswith((b"$2a$", b"$2b$", b"$2y$")):
-            return False
-        # bcrypt is slow on purpose and clients send the password with every request:
-        # remember, in memory only, what passed
-        seen = hashlib.sha256(self._salt + password.encode()).hexdigest()
-        if hmac.compare_digest(self._passed.get(user, ""), seen):
-            return True
-        secret = password.encode()[:72]  # bcrypt takes no more
-        if not await in_thread(lambda: bcrypt.checkpw(secret, entry)):
-            return False
-        self._passed[user] = seen
-        return True
 
 
 class Authority:
@@ -178,7 +145,7 @@ class Authority:
         self._issues_tokens = self._bearer.enabled or any(
             right.user == ANONYMOUS for right in self._rights
         )
-        self._secret = _secret(state / "token.key") if self._issues_tokens else ""
+        self._secret = _secret(state / "token.key") if self._issues_tokens else b""
 
     @property
     def enabled(self) -> bool:
@@ -213,12 +180,35 @@ class Authority:
 
         try:
             claims = jwt.decode(
-                token, self._secret, algorithms=["HS256"], audience=self._bearer.service
+                token,
+                self._secret,
+                algorithms=["HS256"],
+                audience=self._bearer.service,
+                options={"require": ["exp", "aud", "sub", "cred"]},
             )
             grants = msgspec.convert(claims.get("access", []), tuple[Grant, ...])
         except (jwt.InvalidTokenError, msgspec.ValidationError) as err:
             raise RegistryError("UNAUTHORIZED", str(err)) from err
-        return Identity(claims.get("sub") or ANONYMOUS, grants, is_bearer=True)
+        user = str(claims["sub"]) or ANONYMOUS
+        if not hmac.compare_digest(str(claims["cred"]), self._credential(user)):
+            raise RegistryError("UNAUTHORIZED", "the token's user was removed or changed")
+        return Identity(user, grants, is_bearer=True)
+
+    def _credential(self, user: str) -> str:
+        """A fingerprint of what a user proves to be themselves with, as it is now.
+
+        Empty for nobody; a random value, which equals nothing, when there is no such user.
+        """
+        if user == ANONYMOUS:
+            return ""
+        if user.startswith(ROBOT):
+            robot = self.robots.find(user.removeprefix(ROBOT))
+            kept = robot.hash.encode() if robot is not None else None
+        else:
+            kept = self._htpasswd.entry(user) if self._htpasswd is not None else None
+        if kept is None:
+            return secrets.token_hex(16)
+        return hmac.digest(self._secret, user.encode() + b"\0" + kept, "sha256").hex()[:32]
 
     def behind(self, identity: Identity) -> Identity:
         """Whoever a bearer token was issued to, with all the rights they have."""
@@ -232,13 +222,15 @@ class Authority:
         """The actions somebody has in a repository (``catalog`` is ``pull`` on ``*``)."""
         if not self.enabled:
             return set(ACTIONS)
-        if identity.grants is not None:
-            granted: set[str] = set()
-            for grant in identity.grants:
-                if grant.type == "repository" and fits(grant.name, repository):
-                    granted.update(ACTIONS if "*" in grant.actions else grant.actions)
-            return granted
-        return self._by_rules(identity.user, repository)
+        if identity.grants is None:
+            return self._by_rules(identity.user, repository)
+        granted: set[str] = set()
+        for grant in identity.grants:
+            if grant.type == "repository" and fits(grant.name, repository):
+                granted.update(ACTIONS if "*" in grant.actions else grant.actions)
+        if identity.is_bearer:  # what its owner lost meanwhile, the token lost too
+            granted &= self.allowed(self.behind(identity), repository)
+        return granted
 
     def _by_rules(self, user: str, repository: str) -> set[str]:
         if not self._rights:
@@ -259,6 +251,26 @@ class Authority:
             return True
         return any(right.user == ANONYMOUS for right in self._rights)
 
+    def may_watch(self, identity: Identity) -> bool:
+        """Whether somebody may read the metrics: who may pull from all repositories."""
+        return not identity.is_bearer and "pull" in self._everywhere(identity)
+
+    def _everywhere(self, identity: Identity) -> set[str]:
+        """The actions somebody has in every repository, whatever its name."""
+        if not self.enabled or (identity.grants is None and not self._rights):
+            return self.allowed(identity, "any")
+        if identity.grants is not None:
+            rules = [grant.actions for grant in identity.grants if grant.name == "**"]
+            return {action for actions in rules for action in actions}
+        allowed = set(ACTIONS)
+        for right in self._rights:
+            known = right.user == "*" and identity.user != ANONYMOUS
+            if known or right.user == identity.user:
+                allowed &= set(right.actions)
+                if right.repository == "**":
+                    return allowed
+        return set()
+
     def challenge(
         self, own_url: str, scope: str = "", *, is_narrow: bool = False
     ) -> dict[str, str]:
@@ -278,16 +290,24 @@ class Authority:
         return {"WWW-Authenticate": f'Basic realm="{self._realm}"'}
 
     def issue(self, identity: Identity, scopes: list[str]) -> dict[str, Any]:
-        """A bearer token with as much of the scopes as somebody has; UNSUPPORTED when off."""
+        """A bearer token with as much of the scopes as somebody has; UNSUPPORTED when off.
+
+        UNAUTHORIZED for the holder of a token: it must not renew itself.
+        """
         import jwt
 
         if not self._issues_tokens:
             raise RegistryError("UNSUPPORTED", message="this registry issues no tokens")
+        if identity.is_bearer:
+            message = "a token is issued for a user name and a password, not for a token"
+            headers = self.password_challenge()
+            raise RegistryError("UNAUTHORIZED", message=message, headers=headers)
         now = int(time.time())
         access = [grant for scope in scopes if (grant := self._grant(identity, scope))]
         claims = {
             "iss": self._bearer.service,
             "sub": "" if identity.user == ANONYMOUS else identity.user,
+            "cred": self._credential(identity.user),
             "aud": self._bearer.service,
             "iat": now,
             "nbf": now - 5,  # clocks differ
@@ -317,13 +337,26 @@ class Authority:
         return Grant(name, actions) if actions else None
 
 
-def _secret(path: Path) -> str:
-    """The signing key, made on first use and kept so that tokens outlive a restart."""
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(secret := secrets.token_hex(32))
-        return secret
+def _secret(path: Path) -> bytes:
+    """The signing key, made on first use and kept so that tokens outlive a restart.
+
+    One that a crash or a full disk cut short is made anew: an empty key signs for anybody.
+    """
+    for _ in range(2):
+        with suppress(FileNotFoundError):
+            kept = path.read_bytes()
+            if len(kept) >= _KEY_LENGTH:
+                return kept
+            path.unlink()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(secrets.token_hex(32).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):  # another process was first: its key counts
+                path.hardlink_to(temporary)
+        finally:
+            Path(temporary).unlink()
+    return path.read_bytes()

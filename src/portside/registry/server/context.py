@@ -12,6 +12,7 @@ from portside.registry.server.auth import ANONYMOUS, Authority, Identity
 from portside.registry.server.config import Quota, Settings
 from portside.registry.server.content import Content, Repository
 from portside.registry.server.errors import RegistryError
+from portside.registry.server.forwarded import forwarded
 from portside.registry.server.names import check_name, fits
 from portside.registry.server.uploads import Uploads
 
@@ -64,8 +65,8 @@ def own_url(request: web.Request) -> str:
     host = registry_of(request).settings.http.host
     if host:
         return host.rstrip("/")
-    scheme = request.headers.get("X-Forwarded-Proto", request.scheme)
-    return f"{scheme}://{request.headers.get('X-Forwarded-Host', request.host)}"
+    told = forwarded(request.headers)
+    return f"{told.scheme or request.scheme}://{told.host or request.host}"
 
 
 def location(request: web.Request, path: str) -> str:

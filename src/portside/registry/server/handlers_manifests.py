@@ -8,7 +8,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from portside.model.digest import Digest
-from portside.registry.server import manifests
+from portside.registry.server import manifests, schema2
 from portside.registry.server.auth import ANONYMOUS
 from portside.registry.server.context import (
     IDENTITY,
@@ -54,10 +54,14 @@ async def get_manifest(request: web.Request) -> web.Response:
     if registry.upstream is not None:
         await registry.upstream.manifest(repository, reference)
     parsed = await repository.manifest(reference)
+    types = schema2.accepted(request.headers.getall("Accept", []))
+    if not isinstance(reference, Digest) and schema2.takes_schema2_alone(types):
+        parsed = await schema2.as_schema2(repository, parsed)
     headers = {
         "Content-Type": parsed.media_type,
         "Docker-Content-Digest": parsed.digest,
         "ETag": f'"{parsed.digest}"',
+        "Vary": "Accept",
     }
     if not_modified(request, parsed.digest):
         return unchanged(headers)

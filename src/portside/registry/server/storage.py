@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -89,7 +90,7 @@ class FilesystemStorage:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._flushed: set[str] = set()
         """Keys that are known to be on the disk."""
 
@@ -168,6 +169,43 @@ class FilesystemStorage:
 
     def local(self, key: str) -> Path | None:
         return self._path(key)
+
+
+class Claim:
+    """A lock on the root that all its servers share, held until :meth:`close`.
+
+    Whoever gets it alone is the first of them: temporary files of before are then nobody's.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._fd = os.open(root / "portside" / "serving.lock", flags, 0o600)
+        self._before = 0.0
+        with suppress(OSError):  # held by others, or a file system without locks
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.utime(self._fd)  # by the clock of the file system, which the files' times are of
+            self._before = os.fstat(self._fd).st_ctime
+        with suppress(OSError):
+            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def sweep(self) -> int:
+        """Remove temporary files that killed servers left; how many is returned."""
+        removed = 0
+        if not self._before:
+            return removed
+        for directory, _, names in os.walk(self._root):
+            for name in names:
+                if name.startswith(".tmp-"):
+                    path = Path(directory, name)
+                    with suppress(FileNotFoundError):
+                        if path.lstat().st_ctime < self._before:
+                            path.unlink()
+                            removed += 1
+        return removed
+
+    def close(self) -> None:
+        os.close(self._fd)
 
 
 def _names(path: Path) -> list[str]:

@@ -4,12 +4,14 @@ Scalars stay the text they were written as until the type of their place is know
 a password of digits is still a password. Keys nobody knows are dropped with a warning, as
 other registries do: their files have more keys than matter here, and Kubernetes and Docker
 put variables such as ``REGISTRY_PORT`` into the environment of a service of that name. Where
-ignoring a key would open what was meant to be closed, the type itself forbids it.
+ignoring a key would open what was meant to be closed, the type itself forbids it, and a key
+or variable that reads like authentication is refused wherever it stands.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -25,6 +27,20 @@ _LOG = logging.getLogger("portside.registry")
 _LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _TRUE = frozenset(("true", "yes", "on", "y", "t", "1"))
 _FALSE = frozenset(("false", "no", "off", "n", "f", "0"))
+_SERVICE = re.compile(
+    r"REGISTRY_ENV_.*|REGISTRY_(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|NAME|"
+    r"PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?)?)"
+)
+"""What Kubernetes and links put into the environment for a service."""
+_GUARDS = frozenset(
+    ("auth", "authn", "authz", "authentication", "authorization", "htpasswd", "passwd",
+     "password", "passwords", "token", "tokens", "bearer", "basic", "basicauth", "login",
+     "credential", "credentials", "user", "users", "username", "secret", "right", "rights",
+     "acl", "acls", "access", "permission", "permissions", "policy", "realm", "robot", "robots",
+     "oauth", "oauth2", "oidc", "ldap", "tls", "ssl", "cert", "certificate", "clientca",
+     "clientcas", "mtls", "readonly", "private", "anonymous")
+)  # fmt: skip
+"""Words of settings that close something."""
 
 
 def read(path: str) -> dict[str, Any]:
@@ -50,9 +66,16 @@ def override(tree: dict[str, Any], environ: Mapping[str, str]) -> None:
         if not name.startswith("REGISTRY_"):
             continue
         parts = name.removeprefix("REGISTRY_").lower().split("_")
+        if _SERVICE.fullmatch(name) and not _is_setting(parts):
+            continue
         if parts[0] == "portside" and len(parts) > 1:
             parts = ["portside", "_".join(parts[1:])]
         _put(tree, parts, environ[name])
+
+
+def _is_setting(parts: list[str]) -> bool:
+    """Whether a variable that could be a service's is one of the few settings of that form."""
+    return parts[:2] == ["notifications", "endpoints"]  # …_0_NAME
 
 
 def _put(tree: dict[str, Any], parts: list[str], value: str) -> None:
@@ -113,10 +136,29 @@ def _fit_struct(value: Any, kind: type[msgspec.Struct], where: str) -> Any:
         if field is None:
             if kind.__struct_config__.forbid_unknown_fields:
                 raise InvalidParameter(f"{place}: not supported")
+            if _reads_like_a_guard(str(key), item):
+                variable = f"REGISTRY_{place.upper().replace('.', '_')}"
+                reason = "no such setting, and it reads as if it restricted access"
+                raise InvalidParameter(f"{place} ({variable}): {reason}")
             _LOG.warning("ignored setting that has no meaning here: %s", place)
         elif item != "" or field.type is str:  # a key with nothing after it: the default
             fitted[key] = fit(item, field.type, place)
     return fitted
+
+
+def _reads_like_a_guard(key: str, value: Any) -> bool:
+    """Whether somebody may believe that an unknown key closes something: one of its words,
+    or of the keys within, is or nearly is a word of such settings."""
+    import difflib
+
+    words = re.split(r"[^a-z0-9]+", key.lower())
+    if any(
+        word in _GUARDS or (len(word) > 3 and difflib.get_close_matches(word, _GUARDS, 1, 0.75))
+        for word in words
+    ):
+        return True
+    within = value.items() if isinstance(value, dict) else ()
+    return any(_reads_like_a_guard(str(inner), item) for inner, item in within)
 
 
 def _parsed(value: Any, empty: Any) -> Any:

@@ -121,12 +121,12 @@ class Uploads:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._open: dict[str, Upload] = {}
 
     def start(self, repository: str) -> Upload:
         directory = self._directory / str(uuid.uuid4())
-        directory.mkdir()
+        directory.mkdir(mode=0o700)
         (directory / "repository").write_text(repository)
         (directory / "startedat").write_text(str(time.time()))
         (directory / "data").touch()
