@@ -191,12 +191,12 @@ def name_conflict(name: str, holder: str) -> str:
     )
 
 
-def make_directory(path: Path, mode: int = 0o710) -> None:
+def make_directory(path: Path, mode: int = 0o700) -> None:
     """A directory of ours; parents are made, an existing one is kept."""
     try:
         path.mkdir(mode)
     except FileExistsError:
         pass
     except FileNotFoundError:
-        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.mkdir(mode=mode, exist_ok=True)

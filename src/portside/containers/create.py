@@ -118,7 +118,9 @@ def _mark(rootfs: Rootfs) -> None:
     """``/.dockerenv``, by which programs know that they are in a container."""
     flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with suppress(OSError):  # the image has one
-        os.close(os.open(f"{rootfs.upper}/.dockerenv", flags, 0o755))
+        fd = os.open(f"{rootfs.upper}/.dockerenv", flags, 0o700)
+        os.fchmod(fd, 0o755)  # the mode Docker gives it, whatever the umask is
+        os.close(fd)
 
 
 def _undo(core: Core, container: Container) -> None:

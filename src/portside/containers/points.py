@@ -17,6 +17,7 @@ import msgspec
 
 from portside.containers import idmaps, imagemounts
 from portside.containers.record import Point, Record
+from portside.kernel.directories import make_public
 from portside.kernel.mountinfo import mount_of
 from portside.model import ociruntime as oci
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
@@ -77,7 +78,7 @@ async def _give_back(core: Core, point: Point, container_id: str) -> None:
 def _make_source(path: str) -> None:
     """``-v`` makes a missing source directory, as Docker does."""
     try:
-        Path(path).mkdir(0o755, parents=True, exist_ok=True)
+        make_public(Path(path))
     except FileExistsError:
         pass  # a file, a socket or a device
     except OSError as err:

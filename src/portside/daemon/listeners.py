@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from portside.daemon.notify import listen_fds
 from portside.engine.options import DaemonOptions
+from portside.kernel.directories import make_public
 from portside.model.errors import Conflict, InvalidParameter, SystemFailure
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _check_unix(path: Path) -> None:
 
 def _unix(path: Path, options: DaemonOptions) -> Listener:
     _check_unix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_public(path.parent)
     if _answers(path):
         raise Conflict(f"can't create unix socket {path}: address already in use")
     path.unlink(missing_ok=True)
@@ -260,6 +261,6 @@ def link_docker_sock(target: Path, link: Path = Path("/var/run/docker.sock")) ->
     if link.exists() and not link.is_symlink():
         return None
     link.unlink(missing_ok=True)
-    link.parent.mkdir(parents=True, exist_ok=True)
+    make_public(link.parent)
     link.symlink_to(target)
     return link

@@ -20,6 +20,7 @@ from portside.daemon.logs import set_up_logging
 from portside.daemon.notify import notify
 from portside.daemon.pidfile import PidFile
 from portside.engine.options import DaemonOptions
+from portside.kernel.directories import make_public
 from portside.model.errors import PortsideError, SystemFailure
 from portside.model.instance import Instance
 
@@ -105,10 +106,16 @@ class Daemon:
             pidfile.remove()
 
     def _make_directories(self) -> None:
-        os.umask(0o022)
-        for path in (self.instance.data_root, self.instance.exec_root):
-            path.mkdir(mode=0o711, parents=True, exist_ok=True)
-            path.chmod(0o711)
+        """The two roots. Nobody else enters the data root; the exec root holds the socket.
+
+        The umask holds for the life of this process: what is made for others says so.
+        """
+        os.umask(0o077)
+        roots = ((self.instance.data_root, 0o700), (self.instance.exec_root, 0o711))
+        for path, mode in roots:
+            make_public(path.parent)
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(mode)
         if self.options.oom_score_adjust:
             Path("/proc/self/oom_score_adj").write_text(str(self.options.oom_score_adjust))
 

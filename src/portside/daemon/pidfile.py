@@ -6,6 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from portside.kernel.directories import make_public
 from portside.model.errors import Conflict
 
 
@@ -18,8 +19,9 @@ class PidFile:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_public(self.path.parent)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.fchmod(self._fd, 0o644)  # service managers and users may read it
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

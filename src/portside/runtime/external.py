@@ -48,6 +48,7 @@ class Streams:
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
             self.listener = socket.socket(socket.AF_UNIX)
+            os.fchmod(self.listener.fileno(), 0o600)  # the mode that bind(2) gives the file
             self.listener.bind(self.path)
             self.listener.listen(1)
 

@@ -30,8 +30,11 @@ def start_ticks(pid: int) -> int:
 
 def complain(state_dir: str, text: str) -> None:
     """Leave a word where whoever looks into a broken container will find it."""
-    with suppress(OSError), open(f"{state_dir}/monitor.err", "a") as file:
-        file.write(text + "\n")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    with suppress(OSError):
+        fd = os.open(f"{state_dir}/monitor.err", flags, 0o600)
+        with os.fdopen(fd, "wb", buffering=0) as file:
+            file.write(text.encode(errors="surrogateescape") + b"\n")
 
 
 def place_of(state_dir: str) -> str:

@@ -148,6 +148,7 @@ class Monitor:
         try:
             with suppress(FileNotFoundError):
                 os.unlink("monitor.sock", dir_fd=directory)
+            os.fchmod(listener.fileno(), 0o600)  # the mode that bind(2) gives the file
             listener.bind(f"/proc/self/fd/{directory}/monitor.sock")
         finally:
             os.close(directory)

@@ -37,6 +37,7 @@ def main(fd: int, parent: str, files: int) -> None:
     limit of open files that they get: the engine has raised its own.
     """
     os.set_inheritable(fd, False)
+    os.umask(0o022)  # monitors and starters have it, too: mount points and control groups are 0755
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     )

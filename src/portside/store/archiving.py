@@ -26,6 +26,7 @@ MAX_LINKS = 255
 
 def open_view(view: View) -> int:
     """The root of a container as a directory descriptor to walk from."""
+    os.umask(0)  # what is made in a container has the mode that is asked for
     root = open_root(view.pid or view.rootfs or 0)
     if view.mounts and view.rootfs is not None:
         _mount_into(root, view)
@@ -218,7 +219,6 @@ def get_archive(view: View, path: str, out: int, answer: int) -> int:
 def put_archive(job: PutArchive, source: int) -> int:
     """Unpack into a directory; the whole path is followed, inside the root."""
     root = open_view(job.view)
-    os.umask(0)
     path = os.path.normpath("/" + job.path)
     try:
         target = open_beneath(root, path, os.O_PATH | os.O_CLOEXEC)

@@ -17,11 +17,12 @@ microseconds); never ``await`` inside a transaction.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -336,6 +337,7 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         self._depth = 0
+        _make_private(path)
         try:
             self._sql = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, cached_statements=256
@@ -345,7 +347,6 @@ class Database:
             self._migrate()
         except sqlite3.Error as err:
             raise SystemFailure(f"cannot open the metadata in {path}: {err}") from err
-        path.chmod(0o600)
         self.refs = References(self)
 
     def _migrate(self) -> None:
@@ -444,3 +445,12 @@ class Database:
     def close(self) -> None:
         with self._lock:
             self._sql.close()
+
+
+def _make_private(path: Path) -> None:
+    """Make the file, so that sqlite finds it with its mode: the log and the index beside it get
+    the mode of the file (sqlite.org/tempfiles.html). Those of an earlier engine are narrowed."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").chmod(0o600)

@@ -85,6 +85,7 @@ class CopyTree(Job, kw_only=True):
     def run(self, fds: list[int], progress: Progress) -> int:
         from portside.store.trees import copy_tree
 
+        os.umask(0)
         return copy_tree(self.source, self.target)
 
 

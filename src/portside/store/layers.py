@@ -83,10 +83,10 @@ class LayerStore:
         self.layers_dir, self.links_dir = root / "layers", root / "l"
         self.containers_dir = root / "containers"
         for directory in (self.layers_dir, self.links_dir, self.links_dir / "empty"):
-            directory.mkdir(mode=0o711, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
         trees.spread(self.layers_dir)
         (self.links_dir / "empty").chmod(0o755)
-        self.containers_dir.mkdir(mode=0o710, exist_ok=True)
+        self.containers_dir.mkdir(mode=0o700, exist_ok=True)
         self._unpacking: dict[Digest, asyncio.Task[None]] = {}
         self._waiting: dict[Digest, int] = {}
 
@@ -169,7 +169,7 @@ class LayerStore:
             return ""
         parent, diff_id, blob, media_type = row
         temporary = self.layers_dir / f"tmp-{new_id()}"
-        temporary.mkdir(mode=0o711)
+        temporary.mkdir(mode=0o700)
         above = Digest(parent) if parent else None
         job = self._unpacking_job(above, Digest(diff_id), Digest(blob), media_type, temporary)
         try:
@@ -231,12 +231,12 @@ class LayerStore:
             )
             if chain is not None:
                 self._db.refs.add(Ref.container(container_id), Ref.layer(chain))
-            directory.mkdir(mode=0o710, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
             upper, work = directory / "upper", directory / "work"
             for leftover in (upper, work):
                 if leftover.exists():
                     self._trash.discard(leftover)
-                leftover.mkdir(mode=0o755)
+                leftover.mkdir(mode=0o700)
             if lower:
                 top = os.stat(lower[0])
                 os.chown(upper, top.st_uid, top.st_gid)
@@ -254,7 +254,7 @@ class LayerStore:
             if chain is not None:
                 self._db.refs.add(Ref.container(container_id), Ref.layer(chain))
         directory = self.containers_dir / container_id
-        directory.mkdir(mode=0o710, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
         self._trash.discard(directory / "root")
         source = self.layers_dir / chain.hex / "diff" if chain else self.links_dir / "empty"
         try:
@@ -378,7 +378,7 @@ class LayerStore:
             await self._wait_for(parent)
         self._blobs.info(blob)
         temporary = self.layers_dir / f"tmp-{new_id()}"
-        temporary.mkdir(mode=0o711)
+        temporary.mkdir(mode=0o700)
         job = self._unpacking_job(parent, diff_id, blob, media_type, temporary)
         try:
             size: int = await self._workers.run(job, progress=progress)

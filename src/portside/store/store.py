@@ -58,7 +58,7 @@ class Store:
         """
         from portside.store import repair
 
-        data_root.mkdir(mode=0o710, parents=True, exist_ok=True)
+        data_root.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_fd = _lock(data_root)
         try:
             chosen = repair.choose_driver(data_root, driver)

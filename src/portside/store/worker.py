@@ -27,7 +27,7 @@ def main(control_fd: int) -> None:
     control = socket.socket(fileno=control_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the jobs
-    os.umask(0)
+    os.umask(0o077)  # jobs whose files have modes of their own clear it
     gc.collect()
     gc.freeze()
     while True:

@@ -51,7 +51,7 @@ class Records:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.root = store.root / "volumes"
-        self.root.mkdir(mode=0o711, exist_ok=True)
+        self.root.mkdir(mode=0o700, exist_ok=True)
         self._all = store.db.collection("volume", Record)
 
     def get(self, name: str) -> Record:
@@ -90,10 +90,10 @@ class Records:
         record = Record(name, int(time.time()), labels=labels, options=options, project=project)
         new = self.root / f".new-{new_id()}"
         try:
-            new.mkdir(mode=0o701)
+            new.mkdir(mode=0o700)
             if size:
                 limits.limit(new, name, project, size)
-            (new / "_data").mkdir(mode=0o755)
+            (new / "_data").mkdir(mode=0o700)
             os.chmod(new / "_data", 0o755)
             (new / "volume.json").write_bytes(msgspec.json.encode(record))
             with self._store.db.transaction():
@@ -159,7 +159,8 @@ class Records:
         fills = sorted(path.glob("fill-*"))
         if not data.exists():
             # the crash came between the two renames of a swap, or never was
-            data.mkdir(mode=0o755)
+            data.mkdir(mode=0o700)
+            data.chmod(0o755)
         for leftover in fills:
             self._store.trash.discard(leftover)
 

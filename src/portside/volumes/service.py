@@ -310,7 +310,7 @@ class VolumeService:
 
     def _fill_directory(self, name: str) -> Path:
         fill = self._records.directory(name) / f"fill-{new_id()}"
-        fill.mkdir(mode=0o755)
+        fill.mkdir(mode=0o700)
         os.chmod(fill, 0o755)
         return fill
 

@@ -131,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given and given[0].endswith((".yml", ".yaml")):
         given.insert(0, "serve")  # as the entry points of other registries' images take it
     options = _parser().parse_args(given)
+    os.umask(0o077)  # blobs, keys and logs are for this user alone
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     os.umask(0o077)  # the data is the registry's alone
     try:

@@ -71,6 +71,7 @@ def _verbs() -> dict[str, tuple[str, str, str, str]]:
 
 def main(arguments: list[str]) -> int:
     """Run one command; its exit status."""
+    os.umask(0o022)  # whatever the caller's is: mount points and control groups are 0755
     context = Context(Options())
     name = ""
     try:
