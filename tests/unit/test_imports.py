@@ -22,7 +22,17 @@ ALLOWED = {
     "networks": {"store", "kernel", "model"},
     "images": {"registry.client", "store", "kernel", "model"},
     "containers": {"runtime", "store", "kernel", "model"},
+    "builder": {
+        "containers",
+        "images",
+        "registry.client",
+        "runtime",
+        "store",
+        "kernel",
+        "model",
+    },
     "engine": {
+        "builder",
         "containers",
         "images",
         "networks",
@@ -34,7 +44,7 @@ ALLOWED = {
         "model",
     },
     # The API names the filters and stream types of the service that it calls.
-    "api": {"engine", "containers", "model"},
+    "api": {"engine", "builder", "containers", "model"},
     "daemon": {"api", "engine", "runtime", "kernel", "model"},
     "client": {"model"},
     "compose": {"client", "model"},

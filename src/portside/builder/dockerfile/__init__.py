@@ -1,0 +1,1 @@
+"""Dockerfiles: logical lines, instructions as typed values, expansion, checks, ignore rules."""
