@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 
 import pytest
 from netkit import OUTSIDE_WAN, Container, Host, Machine, private_host, until
 
+from portside.kernel import netns
 from portside.model.network import EndpointSettings, NetworkCreate
 from portside.networks import dns, dnswire
+from portside.networks.resolver import Upstream
+from portside.networks.shares import Shares
 
 pytest.importorskip("dnslib")
 
@@ -232,6 +236,9 @@ async def test_a_lost_question_is_asked_again(host: Host) -> None:
             await loop.sock_sendto(server, query.answer([]), peer)
 
         serving = asyncio.create_task(serve())
-        reply = await dns.Forwarder().ask(data, query, ["127.0.0.9"], tcp=False)
+        space = netns.open_own()
+        forwarder = dns.Forwarder(space, Shares(1))
+        reply = await forwarder.ask(data, query, [Upstream("127.0.0.9")], tcp=False)
+        os.close(space)
         assert reply == query.answer([])
         await serving

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 
 CLONE_NEWNET = 0x40000000
 
@@ -39,3 +40,19 @@ def open_of(pid: int) -> int:
     """A descriptor of a process's network namespace; ProcessLookupError or
     FileNotFoundError when it is gone."""
     return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def socket_in(fd: int, family: int, kind: int) -> socket.socket:
+    """A non-blocking socket that belongs to the network namespace of ``fd``.
+
+    The calling thread is in that namespace for the three system calls this takes.
+    """
+    home = open_own()
+    try:
+        setns_net(fd)
+        try:
+            return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        finally:
+            setns_net(home)
+    finally:
+        os.close(home)

@@ -5,9 +5,15 @@ served by the engine's event loop, so that an answer depends on who asks. They l
 port of their own; a few stateless rules in the container's namespace lead 127.0.0.11:53
 there, which leaves port 53 free for name servers that run in containers.
 
-Names nobody here has are passed on to the host's servers (or the container's ``--dns``).
+Names nobody here has are passed on to the host's servers (or the container's ``--dns``), from
+the container's own network: what its firewall rules and routes forbid stays forbidden, and the
+server sees the address that the container's other packets have. Only servers that the host alone
+can reach, such as one on its loopback, are asked from the host's network (``Upstream.on_host``).
 The server that answered last is asked first; the others are asked as well when it takes
 longer than HEDGE, and the first good answer wins.
+
+Each container has a share of its own of the queries under way (``QUERIES``) and of the TCP
+connections (``CONNECTIONS``): one that asks without end is refused, the others are not.
 """
 
 from __future__ import annotations
@@ -17,13 +23,16 @@ import contextlib
 import random
 import socket
 import struct
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
 
+from portside.kernel import netns
 from portside.kernel.nftables import Nft
 from portside.model.network import IPAddress
 from portside.networks import dnswire
 from portside.networks.files import EMBEDDED_SERVER
+from portside.networks.resolver import Upstream
+from portside.networks.shares import Shares
 
 PORT = 53
 HEDGE = 0.03
@@ -32,8 +41,10 @@ RESEND = 1.0
 """Seconds after which a datagram may count as lost and is sent again."""
 TIMEOUT = 4.0
 """Seconds until a forwarded query is given up; resolvers ask again after five."""
-MAX_FORWARDED = 1024
-"""Queries under way at once; more are refused, as a loop of resolvers would make."""
+MAX_FORWARDED = 256
+"""Queries of one container under way at once; more are refused."""
+MAX_CONNECTIONS = 32
+"""TCP connections of one container; more wait in the socket's queue."""
 MAX_MESSAGE = 65535
 TCP_IDLE = 10.0
 BATCH = 64
@@ -61,7 +72,7 @@ class Names(Protocol):
     def name_of(self, address: IPAddress) -> str | None:
         """The name of an address on the container's networks."""
 
-    def servers(self) -> Sequence[str]:
+    def servers(self) -> Sequence[Upstream]:
         """Where other names are asked for; empty when they are not (internal networks)."""
 
 
@@ -110,24 +121,30 @@ def redirect(port: int) -> None:
 class NameServer:
     """Serves one container until ``close``."""
 
-    def __init__(self, sockets: DnsSockets, names: Names, forwarder: Forwarder) -> None:
-        self._sockets, self._names, self._forwarder = sockets, names, forwarder
+    def __init__(self, sockets: DnsSockets, names: Names, space: int, queries: Shares) -> None:
+        """``space``: descriptor of the container's network namespace, open until ``close``;
+        ``queries``: shared by all containers."""
+        self._sockets, self._names = sockets, names
+        self._forwarder = Forwarder(space, queries)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connections = 0
         self._loop.add_reader(sockets.udp.fileno(), self._readable)
         self._loop.add_reader(sockets.tcp.fileno(), self._incoming)
 
     def close(self) -> None:
         self._loop.remove_reader(self._sockets.udp.fileno())
         self._loop.remove_reader(self._sockets.tcp.fileno())
+        self._forwarder.close()
         for task in self._tasks:
             task.cancel()
         self._sockets.close()
 
-    def _spawn(self, work: Callable[[], asyncio.Task[None]]) -> None:
-        task = work()
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _readable(self) -> None:
         for _ in range(BATCH):
@@ -140,15 +157,15 @@ class NameServer:
             reply, query = self._local(data, udp=True)
             if reply is not None:
                 self._send(reply, peer)
-            elif query is not None:
-                self._forward_udp(data, query, peer)
+            elif query is None:
+                continue
+            elif self._forwarder.busy():
+                self._send(query.answer(code=dnswire.REFUSED), peer)
+            else:
+                self._spawn(self._forward_udp(data, query, peer))
 
-    def _forward_udp(self, data: bytes, query: dnswire.Query, peer: tuple[str, int]) -> None:
-        async def forward() -> None:
-            reply = await self._forwarder.ask(data, query, self._names.servers(), tcp=False)
-            self._send(reply, peer)
-
-        self._spawn(lambda: self._loop.create_task(forward()))
+    async def _forward_udp(self, data: bytes, query: dnswire.Query, peer: tuple[str, int]) -> None:
+        self._send(await self._forwarder.ask(data, query, self._names.servers(), tcp=False), peer)
 
     def _send(self, reply: bytes, peer: tuple[str, int]) -> None:
         with contextlib.suppress(OSError):  # the asker went away, or its buffer is full
@@ -160,7 +177,15 @@ class NameServer:
         except OSError:
             return
         connection.setblocking(False)
-        self._spawn(lambda: self._loop.create_task(self._serve(connection)))
+        self._connections += 1
+        if self._connections >= MAX_CONNECTIONS:
+            self._loop.remove_reader(self._sockets.tcp.fileno())
+        self._spawn(self._serve(connection)).add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        self._connections -= 1
+        if self._sockets.tcp.fileno() >= 0:
+            self._loop.add_reader(self._sockets.tcp.fileno(), self._incoming)
 
     async def _serve(self, connection: socket.socket) -> None:
         try:
@@ -179,7 +204,8 @@ class NameServer:
                 if reply is None:
                     return
                 writer.write(struct.pack("!H", len(reply)) + reply)
-                await writer.drain()
+                async with asyncio.timeout(TCP_IDLE):
+                    await writer.drain()
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             pass
         finally:
@@ -214,36 +240,47 @@ class NameServer:
 
 
 class Forwarder:
-    """Passes queries on to other servers, from the host's namespace."""
+    """Passes one container's queries on to other servers."""
 
-    def __init__(self) -> None:
-        self._best: dict[tuple[str, ...], str] = {}
-        self._under_way = 0
+    def __init__(self, space: int, queries: Shares) -> None:
+        self._space, self._queries = space, queries
+        self._best: Upstream | None = None
+        """The server that answered last."""
+        self._closed = False
+
+    def close(self) -> None:
+        """Ask nobody any more: the namespace's descriptor may be closed."""
+        self._closed = True
+
+    def busy(self) -> bool:
+        """Whether the container's share of queries is used up."""
+        return not self._queries.available(self)
 
     async def ask(
-        self, data: bytes, query: dnswire.Query, servers: Sequence[str], *, tcp: bool
+        self, data: bytes, query: dnswire.Query, servers: Sequence[Upstream], *, tcp: bool
     ) -> bytes:
-        """The first good answer; SERVFAIL when there is none, REFUSED when overloaded."""
+        """The first good answer; SERVFAIL when there is none, REFUSED beyond the share."""
         if not servers:
             return query.answer(code=dnswire.SERVFAIL)
-        if self._under_way >= MAX_FORWARDED:
+        if not self._queries.take(self):
             return query.answer(code=dnswire.REFUSED)
-        self._under_way += 1
         try:
             async with asyncio.timeout(TIMEOUT):
                 reply = await self._race(data, tuple(servers), tcp)
         except TimeoutError:
             reply = None
         finally:
-            self._under_way -= 1
+            self._queries.give(self)
         return reply if reply is not None else query.answer(code=dnswire.SERVFAIL)
 
-    async def _race(self, data: bytes, servers: tuple[str, ...], tcp: bool) -> bytes | None:
-        best = self._best.get(servers, servers[0])
+    async def _race(self, data: bytes, servers: tuple[Upstream, ...], tcp: bool) -> bytes | None:
+        best = self._best if self._best in servers else servers[0]
         order = [best, *(server for server in servers if server != best)]
         ask = self._ask_tcp if tcp else self._ask_udp
         loop = asyncio.get_running_loop()
-        pending: dict[asyncio.Task[bytes], str] = {loop.create_task(ask(data, order[0])): order[0]}
+        pending: dict[asyncio.Task[bytes], Upstream] = {
+            loop.create_task(ask(data, order[0])): order[0]
+        }
         waiting = order[1:]
         poor: bytes | None = None
         try:
@@ -259,7 +296,7 @@ class Forwarder:
                         continue
                     reply = task.result()
                     if reply[3] & 15 in (dnswire.NOERROR, dnswire.NXDOMAIN):
-                        self._best[servers] = server
+                        self._best = server
                         return reply
                     poor = reply
                 for server in waiting:
@@ -270,12 +307,11 @@ class Forwarder:
             for task in pending:
                 task.cancel()
 
-    @staticmethod
-    async def _ask_udp(data: bytes, server: str) -> bytes:
+    async def _ask_udp(self, data: bytes, server: Upstream) -> bytes:
         """Over a socket of its own, whose random port guards against forged answers."""
         loop = asyncio.get_running_loop()
-        sock = _connected(server, socket.SOCK_DGRAM)
-        try:
+        with self._socket(server, socket.SOCK_DGRAM) as sock:
+            sock.connect(_target(server.address, socket.SOCK_DGRAM))
             while True:
                 await loop.sock_sendall(sock, data)
                 with contextlib.suppress(TimeoutError):
@@ -284,41 +320,41 @@ class Forwarder:
                             reply = await loop.sock_recv(sock, MAX_MESSAGE)
                             if len(reply) >= 12 and reply[:2] == data[:2] and reply[2] & 0x80:
                                 return reply
-        finally:
-            sock.close()
 
-    @staticmethod
-    async def _ask_tcp(data: bytes, server: str) -> bytes:
-        address, family, port = _target(server)
-        reader, writer = await asyncio.open_connection(address, port, family=family)
+    async def _ask_tcp(self, data: bytes, server: Upstream) -> bytes:
+        sock = self._socket(server, socket.SOCK_STREAM)
+        try:
+            target = _target(server.address, socket.SOCK_STREAM)
+            await asyncio.get_running_loop().sock_connect(sock, target)
+            reader, writer = await asyncio.open_connection(sock=sock)
+        except BaseException:
+            sock.close()
+            raise
         try:
             writer.write(struct.pack("!H", len(data)) + data)
             await writer.drain()
             (length,) = struct.unpack("!H", await reader.readexactly(2))
             reply = await reader.readexactly(length)
-            if len(reply) < 12:
-                raise OSError("short answer")
-            return reply
         except asyncio.IncompleteReadError as err:
             raise OSError("the server hung up") from err
         finally:
             writer.close()
+        if len(reply) < 12:
+            raise OSError("short answer")
+        return reply
+
+    def _socket(self, server: Upstream, kind: socket.SocketKind) -> socket.socket:
+        """A socket in the network from which the server is asked."""
+        if self._closed:
+            raise OSError("the container has ended")
+        family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
+        if server.on_host:
+            return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        return netns.socket_in(self._space, family, kind)
 
 
-def _target(server: str) -> tuple[str, socket.AddressFamily, int]:
-    family = socket.AF_INET6 if ":" in server else socket.AF_INET
-    return server, family, PORT
-
-
-def _connected(server: str, kind: socket.SocketKind) -> socket.socket:
-    address, family, port = _target(server)
-    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        if "%" in address:
-            sock.connect(socket.getaddrinfo(address, port, type=kind)[0][4])
-        else:
-            sock.connect((address, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
+def _target(server: str, kind: socket.SocketKind) -> Any:
+    """The socket address of a server, whose IPv6 address may name an interface."""
+    if "%" in server:
+        return socket.getaddrinfo(server, PORT, type=kind)[0][4]
+    return server, PORT

@@ -16,7 +16,7 @@ from portside.networks import files
 from portside.networks.catalogue import Catalogue
 from portside.networks.ports import parse_port
 from portside.networks.records import EndpointRecord, SandboxRecord
-from portside.networks.resolver import HostResolver, ResolvConf
+from portside.networks.resolver import HostResolver, ResolvConf, Upstream, is_loopback
 
 MAX_FILE = 1 << 20
 """Bytes of a container's own hosts or resolv.conf that are read back."""
@@ -51,9 +51,13 @@ class HostFiles:
         configs = (bridge.resource.ipam.config or ()) if bridge is not None else ()
         return [ipaddress.ip_address(config.gateway) for config in configs if config.gateway]
 
-    def upstream(self, record: SandboxRecord) -> Sequence[str]:
+    def upstream(self, record: SandboxRecord) -> Sequence[Upstream]:
         """Servers asked for names nobody here has: none for a container that is on internal
-        networks only, whose questions must not leave (CVE-2024-29018)."""
+        networks only, whose questions must not leave (CVE-2024-29018).
+
+        Of the host's own servers, the host itself asks those on its loopback and, for a
+        container without IPv6, those with an IPv6 address.
+        """
         outside = any(
             (network := self._catalogue.find(endpoint.network_id)) is not None
             and not network.resource.internal
@@ -61,7 +65,14 @@ class HostFiles:
         )
         if not outside:
             return ()
-        return record.request.dns or self._options.dns or self._resolver.upstream
+        chosen = record.request.dns or self._options.dns
+        if chosen:
+            return [Upstream(server) for server in chosen]
+        ipv6 = any(endpoint.ipv6 for endpoint in record.endpoints)
+        return [
+            Upstream(server, is_loopback(server) or (":" in server and not ipv6))
+            for server in self._resolver.upstream
+        ]
 
     def _embedded(self, record: SandboxRecord) -> bool:
         found = (self._catalogue.find(endpoint.network_id) for endpoint in record.endpoints)

@@ -95,8 +95,9 @@ def parse_mac(text: str) -> bytes:
 class Links:
     """The interfaces this engine owns in the host's namespace."""
 
-    def __init__(self, instance: Instance) -> None:
-        self._instance = instance
+    def __init__(self, instance: Instance, firewall: bool = True) -> None:
+        """``firewall``: our table guards the host's loopback."""
+        self._instance, self._firewall = instance, firewall
         self._rtnl = Rtnl()
         self._indexes: dict[str, int] = {}
 
@@ -153,7 +154,9 @@ class Links:
 
     def _bridge_sysctls(self, record: NetworkRecord) -> None:
         name = record.link
-        write_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
+        # for ports published on the loopback; without our rules, containers would reach what
+        # listens there (CVE-2020-8558)
+        write_sysctl(f"ipv4/conf/{name}/route_localnet", "1" if self._firewall else "0")
         if not record.flag(records.BRIDGE_ICC, True):
             # ports are isolated: what links allow passes through the host, which answers for
             # the neighbours (ip-sysctl, proxy_arp_pvlan)

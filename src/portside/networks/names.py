@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from portside.model.network import IPAddress
 from portside.networks.records import EndpointRecord, SandboxRecord
+from portside.networks.resolver import Upstream
 
 HOST_NAMES = ("host.docker.internal", "gateway.docker.internal")
 """Names of the host as containers see it."""
@@ -58,7 +59,7 @@ class ContainerNames:
         directory: Directory,
         named: Callable[[EndpointRecord], bool],
         host: Callable[[], Sequence[IPAddress]],
-        servers: Callable[[SandboxRecord], Sequence[str]],
+        servers: Callable[[SandboxRecord], Sequence[Upstream]],
     ) -> None:
         self._record, self._directory, self._named = record, directory, named
         self._host, self._servers = host, servers
@@ -72,9 +73,9 @@ class ContainerNames:
             wanted = self._linked(endpoint, name)
             found = self._directory.lookup(endpoint.network_id, wanted)
             if found is None:
-                inner, dot, network = wanted.rpartition(".")
-                if dot and network == endpoint.network.lower():
-                    found = self._directory.lookup(endpoint.network_id, inner)
+                suffix = f".{endpoint.network.lower()}"  # whose name may have dots itself
+                if wanted.endswith(suffix):
+                    found = self._directory.lookup(endpoint.network_id, wanted.removesuffix(suffix))
             if found is not None:
                 return found
         return list(self._host()) if name in HOST_NAMES else None
@@ -94,5 +95,5 @@ class ContainerNames:
                 return found
         return None
 
-    def servers(self) -> Sequence[str]:
+    def servers(self) -> Sequence[Upstream]:
         return self._servers(self._record())

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from portside.model.network import IPAddress
 from portside.networks.catalogue import Catalogue
-from portside.networks.dns import DnsSockets, Forwarder, NameServer
+from portside.networks.dns import MAX_FORWARDED, DnsSockets, NameServer
 from portside.networks.hostfiles import HostFiles
 from portside.networks.names import ContainerNames, Directory
 from portside.networks.pool import NamespaceWorker
 from portside.networks.records import EndpointRecord
 from portside.networks.sandbox import Sandbox
+from portside.networks.shares import Shares
 
 
 class Naming:
@@ -19,7 +20,7 @@ class Naming:
 
     def __init__(self, catalogue: Catalogue, files: HostFiles, worker: NamespaceWorker) -> None:
         self._catalogue, self._files, self._worker = catalogue, files, worker
-        self._forwarder = Forwarder()
+        self._queries = Shares(MAX_FORWARDED)
         self.directory = Directory()
 
     def named(self, endpoint: EndpointRecord) -> bool:
@@ -41,7 +42,7 @@ class Naming:
             self._host_addresses,
             self._files.upstream,
         )
-        sandbox.server = NameServer(space.names, names, self._forwarder)
+        sandbox.server = NameServer(space.names, names, space.fd, self._queries)
         space.names = None  # the server owns them now
 
     async def prepare(self, sandbox: Sandbox) -> None:

@@ -15,12 +15,13 @@ import socket
 
 from portside.networks.datagrams import Datagrams
 from portside.networks.ports import Publication
+from portside.networks.shares import Shares
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 18
 """Bytes passed on at a time."""
 MAX_CONNECTIONS = 1024
-"""Open at once for the whole engine; more wait in the sockets' queues."""
+"""Open at once at one port; more wait in the socket's queue."""
 
 
 class Relays:
@@ -36,6 +37,7 @@ class Relays:
         self._listening: dict[Publication, socket.socket] = {}
         self._connections: set[asyncio.Task[None]] = set()
         self._datagrams: dict[Publication, Datagrams] = {}
+        self._shares = Shares(MAX_CONNECTIONS)
 
     def open(self, publication: Publication, listener: socket.socket) -> None:
         """Serve a port on its listening socket."""
@@ -63,7 +65,7 @@ class Relays:
 
     def _watch(self, publication: Publication) -> None:
         listener = self._listening.get(publication)
-        if listener is not None and len(self._connections) < MAX_CONNECTIONS:
+        if listener is not None and self._shares.available(publication):
             self._loop.add_reader(listener.fileno(), self._accept, publication)
 
     def _accept(self, publication: Publication) -> None:
@@ -79,19 +81,28 @@ class Relays:
             self._loop.call_later(0.1, self._watch, publication)
             return
         connection.setblocking(False)
+        self._shares.take(publication)
         task = self._loop.create_task(self._serve(connection, publication))
         self._connections.add(task)
-        task.add_done_callback(self._ended)
-        if len(self._connections) >= MAX_CONNECTIONS:
-            for waiting in self._listening.values():
-                self._loop.remove_reader(waiting.fileno())
+        task.add_done_callback(lambda task: self._ended(task, publication))
+        for other in self._stopped(publication):
+            self._loop.remove_reader(self._listening[other].fileno())
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        full = len(self._connections) >= MAX_CONNECTIONS
+    def _stopped(self, publication: Publication) -> list[Publication]:
+        """Ports that accept nobody now; only ``publication`` can be one while there is room."""
+        some = list(self._listening) if self._shares.full else [publication]
+        return [
+            other
+            for other in some
+            if other in self._listening and not self._shares.available(other)
+        ]
+
+    def _ended(self, task: asyncio.Task[None], publication: Publication) -> None:
         self._connections.discard(task)
-        if full:
-            for publication in self._listening:
-                self._watch(publication)
+        stopped = self._stopped(publication)
+        self._shares.give(publication)
+        for other in stopped:
+            self._watch(other)
         if not task.cancelled() and task.exception() is not None:
             log.debug("a relayed connection failed: %s", task.exception())
 

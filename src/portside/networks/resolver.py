@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from portside.kernel.inotify import (
     IN_CLOSE_WRITE,
@@ -22,6 +23,14 @@ SYSTEMD_RESOLV_CONF = "/run/systemd/resolve/resolv.conf"
 FALLBACK_SERVERS = ("8.8.8.8", "8.8.4.4")
 """What Docker gives a container when the host names no server it could reach."""
 MAX_BYTES = 65536
+
+
+class Upstream(NamedTuple):
+    """A name server that is asked on a container's behalf."""
+
+    address: str
+    on_host: bool = False
+    """Asked from the host's network, since the container's does not reach it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class NetworkService:
     ) -> None:
         self._instance, self._options, self._publish = instance, options, publish
         self._catalogue = Catalogue(db, instance, options)
-        self._links = Links(instance)
+        self._links = Links(instance, options.firewall)
         self._firewall = Firewall(instance.table, options.firewall, options.publish_policy)
         self._worker = NamespaceWorker()
         self._pool = NamespacePool(self._worker, instance)
