@@ -64,6 +64,10 @@ class BuiltImage:
         return digest(self.config)
 
     @property
+    def config_digest(self) -> str:
+        return digest(self.config)
+
+    @property
     def digest(self) -> str:
         return digest(self.manifest)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from portside.images.meter import Meter
 from portside.model.digest import Digest
 from portside.model.image import Descriptor
-from portside.registry.client.errors import BadContent, Unreachable
+from portside.registry.client.errors import BadContent, BadRedirect, Unreachable
 from portside.registry.client.repository import Repository
 from portside.registry.client.transport import pause, wait_before_retry
 from portside.store.blobs import DigestMismatch, Ingest, SizeMismatch
 from portside.store.db import Ref
 from portside.store.store import Store
+
+_PROGRESS = 1 << 18
+"""Bytes that a broken-off attempt must have brought for the count of attempts to start anew."""
 
 
 async def fetch_blob(
@@ -55,7 +58,9 @@ async def _fetch(
                     f"blob {descriptor.digest} is longer than the {err.expected} bytes its "
                     "manifest promises"
                 ) from err
-            attempt = 0 if ingest.offset > begun else attempt
+            if isinstance(err, BadRedirect):
+                raise
+            attempt = 0 if ingest.offset - begun >= _PROGRESS else attempt
             delay = wait_before_retry(attempt, None, options.retry_delay)
             attempt += 1
             if delay is None or attempt >= options.max_download_attempts:

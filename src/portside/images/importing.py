@@ -25,6 +25,7 @@ from portside.model.reference import Reference
 from portside.registry.client.client import RegistryClient
 from portside.registry.client.endpoints import Endpoint
 from portside.registry.client.errors import RegistryError
+from portside.registry.client.transport import paced_chunks
 
 
 async def import_image(
@@ -84,7 +85,7 @@ async def _download(registries: RegistryClient, url: str, report: Report) -> Asy
         report(Progress(status=f"Downloading from {url}"))
         total = response.content_length or 0
         done = 0
-        async for chunk in response.content.iter_any():
+        async for chunk in paced_chunks(response):
             yield chunk
             done += len(chunk)
             if done // (4 << 20) != (done - len(chunk)) // (4 << 20):

@@ -23,7 +23,7 @@ from portside.registry.client.errors import (
     RegistryError,
     from_response,
 )
-from portside.registry.client.transport import Transport
+from portside.registry.client.transport import Transport, paced_chunks
 
 if TYPE_CHECKING:
     import aiohttp
@@ -196,7 +196,7 @@ def _refused(status: int, body: bytes) -> RegistryError:
 async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The whole body; raises RegistryError when it is longer than ``limit`` bytes."""
     body = bytearray()
-    async for chunk in response.content.iter_any():
+    async for chunk in paced_chunks(response):
         body += chunk
         if len(body) > limit:
             raise RegistryError(

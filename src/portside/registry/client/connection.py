@@ -11,6 +11,7 @@ from portside.registry.client.auth import Authorizer
 from portside.registry.client.endpoints import Endpoint
 from portside.registry.client.errors import (
     MAX_ERROR_BODY,
+    BadRedirect,
     NoCredentials,
     RegistryError,
     Unreachable,
@@ -94,6 +95,8 @@ class Connection:
                     response = await self._authorized(
                         stack, method, url, dict(headers or {}), query, body, scopes
                     )
+                except BadRedirect:
+                    raise
                 except Unreachable as err:
                     failure = err
                 else:
@@ -142,7 +145,7 @@ class Connection:
         before = headers.get("Authorization")
         if not self.authorizer.learn(response):
             return response
-        await response.read()
+        await response.content.read(MAX_ERROR_BODY)  # a short one leaves the connection usable
         await self._authorize(method, url, headers, wanted, own, fresh=True)
         if headers.get("Authorization") == before and before and before.startswith("Basic"):
             return response

@@ -63,6 +63,15 @@ class Unreachable(SystemFailure):
         super().__init__(message)
 
 
+class BadRedirect(Unreachable):
+    """A redirect that is not followed: a loop, another scheme, no address. Trying again does
+    not help."""
+
+
+class TooSlow(Unreachable):
+    """A peer that sends, but less than the lower bound on progress."""
+
+
 class BadContent(SystemFailure):
     """What arrived is not what its digest or size says."""
 

@@ -29,6 +29,7 @@ from portside.model.image import (
 from portside.registry.client.auth import read_bounded
 from portside.registry.client.connection import Connection
 from portside.registry.client.errors import BadContent, RegistryError
+from portside.registry.client.transport import paced_chunks
 
 if TYPE_CHECKING:
     import aiohttp
@@ -153,7 +154,7 @@ class Repository:
         ) as response:
             start = _first_byte(response, offset)
             if start is not None:
-                yield start, response.content.iter_any()
+                yield start, paced_chunks(response)
                 return
         async with self.open_blob(digest, 0, tell, url) as whole:
             yield whole
@@ -213,7 +214,11 @@ class Repository:
 async def listing(connection: Connection, path: str, pages: int = 10_000) -> AsyncIterator[bytes]:
     """The pages of a list, following ``Link: <…>; rel="next"`` (RFC 8288)."""
     where, query = path, {"n": "1000"}
+    seen = set[str]()
     for _ in range(pages):
+        if where in seen:
+            raise BadContent(f"the registry's list {path} leads back to its page {where}")
+        seen.add(where)
         async with connection.request("GET", where, query=query) as response:
             body = await read_bounded(response, MAX_LISTING)
             link = _NEXT.search(response.headers.get("Link", ""))

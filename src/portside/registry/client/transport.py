@@ -14,14 +14,14 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.registry.client.endpoints import Endpoint
-from portside.registry.client.errors import from_network
+from portside.registry.client.errors import BadRedirect, TooSlow, from_network
 from portside.registry.client.options import RegistryOptions
 
 if TYPE_CHECKING:
@@ -31,6 +31,15 @@ USER_AGENT = "portside/0.1"
 CONNECT_TIMEOUT = 30.0
 READ_TIMEOUT = 60.0
 """Seconds without a byte before a peer is given up."""
+WINDOW = 60.0
+"""Seconds of waiting over which a transfer's progress is judged."""
+SLOWEST = 1024
+"""Bytes a second that a peer must manage within each window."""
+ANSWER_TIMEOUT = 120.0
+"""Seconds from the end of a request to the end of its answer's headers."""
+PIECE_TIMEOUT = 600.0
+"""Seconds within which a peer must take a piece of a request's body (at most 1 MiB)."""
+MAX_REDIRECTS = 10
 LONGEST_WAIT = 60.0
 """Seconds of ``Retry-After`` that are honoured; a longer wish is an error at once."""
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
@@ -60,26 +69,67 @@ class Transport:
         body: Any = None,
         query: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request, no retry; redirects are followed without credentials to other hosts.
+        """One request, no retry. GET and HEAD follow redirects, each hop with the TLS settings
+        and proxy of its own host; credentials and client certificates stay with the first host.
 
-        Raises Unreachable when no answer comes, also while the body is being read.
+        Raises Unreachable when no answer comes, also while the body is being read, and
+        BadRedirect.
         """
         import aiohttp
 
-        target = _with_query(url, query)
+        target = str(_with_query(url, query))
         try:
-            async with self._client().request(
-                method,
-                target,
-                headers=headers,
-                data=body,
-                ssl=self._tls(endpoint, url),
-                proxy=self.proxy_for(url),
-                allow_redirects=method in ("GET", "HEAD"),
-            ) as response:
+            async with AsyncExitStack() as stack:
+                given = dict(headers or {})
+                for _ in range(MAX_REDIRECTS + 1):
+                    hop = await stack.enter_async_context(AsyncExitStack())
+                    response = await self._once(hop, method, target, endpoint, given, body)
+                    where = response.headers.get("Location", "")
+                    if method not in ("GET", "HEAD") or response.status not in _REDIRECTS:
+                        break
+                    following = next_hop(method, url, target, where)
+                    if not keeps_credentials(target, following):
+                        given = {k: v for k, v in given.items() if k.lower() != "authorization"}
+                    target = following
+                    await hop.aclose()
+                else:
+                    raise BadRedirect(
+                        f'{method.capitalize()} "{url}": stopped after {MAX_REDIRECTS} redirects'
+                    )
                 yield response
         except (aiohttp.ClientError, TimeoutError) as err:
             raise from_network(method, url, err) from err
+
+    async def _once(
+        self,
+        stack: AsyncExitStack,
+        method: str,
+        url: str,
+        endpoint: Endpoint,
+        headers: Mapping[str, str],
+        body: Any,
+    ) -> aiohttp.ClientResponse:
+        """One exchange up to the answer's headers, in bounded time."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(CONNECT_TIMEOUT + ANSWER_TIMEOUT) as limit:
+
+            async def paced(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+                async for piece in pieces:
+                    limit.reschedule(loop.time() + PIECE_TIMEOUT)
+                    yield piece
+                limit.reschedule(loop.time() + ANSWER_TIMEOUT)
+
+            return await stack.enter_async_context(
+                self._client().request(
+                    method,
+                    _with_query(url, None),
+                    headers=headers,
+                    data=paced(body) if isinstance(body, AsyncIterator) else body,
+                    ssl=self._tls(endpoint, url),
+                    proxy=self.proxy_for(url),
+                    allow_redirects=False,
+                )
+            )
 
     def _client(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -137,6 +187,63 @@ class Transport:
         if chosen and "://" not in chosen:
             chosen = f"http://{chosen}"
         return chosen or None
+
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+def next_hop(method: str, url: str, current: str, location: str) -> str:
+    """Where a redirect of ``current`` leads; ``url`` is the request's own, for messages.
+    BadRedirect unless it is http or https."""
+    prefix = f'{method.capitalize()} "{url}": '
+    if not location:
+        raise BadRedirect(f"{prefix}the answer is a redirect without a Location header")
+    try:
+        target = urljoin(current, location)
+        parts = urlsplit(target)
+        host = parts.hostname
+        _ = parts.port  # raises for what is no port
+    except ValueError as err:
+        raise BadRedirect(f"{prefix}redirect to an invalid address: {err}") from err
+    if parts.scheme not in ("http", "https"):
+        raise BadRedirect(f'{prefix}redirect to an unsupported protocol scheme "{parts.scheme}"')
+    if not host or not target.isascii() or not target.isprintable() or " " in target:
+        raise BadRedirect(f"{prefix}redirect to an invalid address")
+    if "@" in parts.netloc:  # credentials that the server chose: never sent
+        target = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return target
+
+
+def keeps_credentials(current: str, target: str) -> bool:
+    """Whether a redirect stays at the host, port and scheme, or only turns http into https."""
+    old, new = urlsplit(current), urlsplit(target)
+    if (old.scheme, old.netloc) == (new.scheme, new.netloc):
+        return True
+    is_upgrade = (old.scheme, new.scheme) == ("http", "https")
+    return is_upgrade and old.hostname == new.hostname and old.port is None and new.port is None
+
+
+async def paced_chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """A body's bytes as they arrive; TooSlow below :data:`SLOWEST` bytes a second.
+
+    Only the time spent waiting for the peer counts.
+    """
+    waited, received = 0.0, 0
+    while True:
+        begun = time.monotonic()
+        chunk = await response.content.readany()
+        waited += time.monotonic() - begun
+        if not chunk:
+            return
+        received += len(chunk)
+        if waited >= WINDOW:
+            if received < waited * SLOWEST:
+                raise TooSlow(
+                    f'{response.method.capitalize()} "{response.url}": only {received} bytes in '
+                    f"{waited:.0f} seconds"
+                )
+            waited, received = 0.0, 0
+        yield chunk
 
 
 def _state(directory: Path) -> tuple[tuple[str, int], ...]:

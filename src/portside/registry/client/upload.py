@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
 
-from portside.registry.client.errors import RegistryError, Unreachable
+from portside.registry.client.errors import BadRedirect, RegistryError, Unreachable
 from portside.registry.client.repository import Repository, pull_scope, push_scope, upload_path
 from portside.registry.client.transport import pause, wait_before_retry
 
@@ -95,6 +95,8 @@ async def _send(repository: Repository, digest: str, size: int, source: Source, 
             await _finish(repository, location, digest)
             return
         except (RegistryError, Unreachable) as err:
+            if isinstance(err, BadRedirect):
+                raise
             if (
                 isinstance(err, RegistryError)
                 and err.status not in (404, 408, 416, 429)
