@@ -35,9 +35,9 @@ from portside.model.network import (
 from portside.model.platform import Platform
 from portside.model.rootfs import Rootfs
 from portside.model.volume import ANONYMOUS, Volume, VolumeCreate, VolumeMount
-from portside.runtime.client import MonitorClient
-from portside.runtime.launcher import Launcher
+from portside.runtime.launcher_client import Launcher
 from portside.runtime.messages import Exec, Exited, Started, StartRequest, Streams
+from portside.runtime.monitor_client import MonitorClient
 from portside.store.db import Database, Ref, References
 from portside.store.store import Store
 

@@ -33,9 +33,9 @@ from portside.model.ociruntime import (
     Spec,
 )
 from portside.model.rootfs import Rootfs
-from portside.runtime.client import MonitorClient
-from portside.runtime.launcher import Launcher
+from portside.runtime.launcher_client import Launcher
 from portside.runtime.messages import Exec, Exited, Identity, LogConfig, StartRequest, Streams
+from portside.runtime.monitor_client import MonitorClient
 
 CAPABILITIES = tuple(
     f"CAP_{name}"

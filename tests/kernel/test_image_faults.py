@@ -17,8 +17,8 @@ from peerkit import publish
 from portside.images.service import ImageService
 from portside.model.errors import NotFound, PortsideError
 from portside.registry.client.options import RegistryOptions
-from portside.store.check import check
 from portside.store.store import Store
+from portside.store.store_check import check
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes overlay layers"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from imagekit import layer_tar
 
-from portside.images.make import chains_of
+from portside.images.manifest_builder import chains_of
 from portside.images.service import ImageService
 from portside.model.digest import Digest
 from portside.model.errors import Conflict, InvalidParameter, NotFound

@@ -15,7 +15,7 @@ from netkit import HOST_WAN, OUTSIDE_WAN, Container, Host, Machine, private_host
 from portside.kernel.netlink import Rtnl
 from portside.kernel.nftables import Nft
 from portside.model.network import EndpointSettings, NetworkCreate, PortBinding
-from portside.networks import files
+from portside.networks import etc_files
 from portside.networks.endpoints import lease_names
 from portside.networks.service import NetworkService
 from portside.store.db import Collection, Database
@@ -27,7 +27,7 @@ STEPS = (
     (Collection, "insert"),
     (Collection, "delete"),
     (Database, "_commit"),
-    (files, "write"),
+    (etc_files, "write"),
 )
 """Everything that changes the kernel, the metadata or a file."""
 Operation = Callable[[NetworkService], Awaitable[object]]

@@ -15,8 +15,8 @@ from runtimekit import Bench, bench, is_root, process
 
 from portside.kernel.cgroup import Cgroup, detect
 from portside.model.errors import CommandNotFound, SystemFailure
-from portside.runtime.files import place_of
 from portside.runtime.messages import Identity
+from portside.runtime.state_files import place_of
 
 pytestmark = [
     pytest.mark.skipif(not is_root(), reason="containers need root here"),

@@ -15,7 +15,7 @@ from runtimekit import Bench, Box, bench, is_root, private
 
 from portside.kernel.cgroup import Cgroup
 from portside.model.errors import SystemFailure, Unavailable
-from portside.runtime.client import MonitorClient
+from portside.runtime.monitor_client import MonitorClient
 
 pytestmark = [
     pytest.mark.skipif(not is_root(), reason="containers need root here"),

@@ -16,7 +16,7 @@ from runtimekit import Bench, Box, bench, is_root
 from portside.model.errors import PortsideError
 from portside.runtime.logs import JsonFile
 from portside.runtime.messages import LogConfig, Streams
-from portside.runtime.remote import Journald
+from portside.runtime.remote_logs import Journald
 from portside.runtime.streams import Poller
 from portside.runtime.syslog import Syslog
 
@@ -184,7 +184,7 @@ async def test_journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(tmp_path / "journal"))
         server.settimeout(10)
-        monkeypatch.setattr("portside.runtime.remote.JOURNAL", str(tmp_path / "journal"))
+        monkeypatch.setattr("portside.runtime.remote_logs.JOURNAL", str(tmp_path / "journal"))
         log = Journald(LogConfig("journald", names=NAMES, attributes={"my.label": "v"}))
         log.write("stderr", b"line one\n")
         log.finish()

@@ -22,10 +22,10 @@ from portside.model.errors import Conflict, NotFound, PortsideError
 from portside.model.image import OCI_LAYER
 from portside.registry.client.options import RegistryOptions
 from portside.store import gc
-from portside.store.check import check
 from portside.store.db import Lease, Ref
 from portside.store.roots import open_root
 from portside.store.store import Store
+from portside.store.store_check import check
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes overlay layers")
 

@@ -10,8 +10,8 @@ import pytest
 
 from portside.model.volume import VolumeCreate
 from portside.store.store import Store
-from portside.volumes.records import Record
 from portside.volumes.service import VolumeService
+from portside.volumes.volume_records import Record
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: volumes have owners")
 

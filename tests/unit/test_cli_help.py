@@ -9,7 +9,7 @@ import pytest
 from clikit import PORTSIDE, call
 
 from portside.cli import commands, help, main
-from portside.cli.options import HelpWanted, UsageError
+from portside.cli.flag_table import HelpWanted, UsageError
 
 NAMES = sorted(commands.MODULES)
 NOWHERE = "unix:///nonexistent"

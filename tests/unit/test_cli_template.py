@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from portside.cli import format as formatting
-from portside.cli import looking, shapes
+from portside.cli import inspect, shapes
 from portside.cli.session import Failed
 from portside.cli.template import ExecError, ParseError, Row, Template
 from portside.model.errors import InvalidParameter
@@ -368,7 +368,7 @@ RUN_ERRORS = [
 
 
 def printed(text: str) -> str:
-    return looking._rendered(looking._parsed(text), CONTAINER)
+    return inspect._rendered(inspect._parsed(text), CONTAINER)
 
 
 @pytest.mark.parametrize(("text", "wanted"), PRINTED, ids=[text for text, _ in PRINTED])
@@ -379,7 +379,7 @@ def test_prints_as_docker(text: str, wanted: str) -> None:
 @pytest.mark.parametrize(("text", "wanted"), PARSE_ERRORS, ids=[text for text, _ in PARSE_ERRORS])
 def test_malformed_templates_are_told_with_their_line(text: str, wanted: str) -> None:
     with pytest.raises(Failed) as caught:
-        looking._parsed(text)
+        inspect._parsed(text)
     assert (str(caught.value), caught.value.status) == (f"template parsing error: {wanted}", 64)
 
 

@@ -7,12 +7,22 @@ from typing import Any
 
 import pytest
 
-from portside.cli import mounts, options, ports, references, table, terminal, times, units, values
+from portside.cli import (
+    caller_terminal,
+    flag_table,
+    flag_values,
+    mount_flags,
+    port_flags,
+    references,
+    table,
+    times,
+    units,
+)
 from portside.client import jsontext
 from portside.client.endpoint import Endpoint
 from portside.model.errors import InvalidParameter, SystemFailure
 
-FLAGS = options.read_table("""
+FLAGS = flag_table.read_table("""
   -a, --all             Everything,
                         on two lines
       --cpus decimal    A number
@@ -25,8 +35,8 @@ FLAGS = options.read_table("""
 """)
 
 
-def parse(*words: str, **options_: Any) -> tuple[options.Options, list[str]]:
-    return options.parse(FLAGS, words, **options_)
+def parse(*words: str, **options_: Any) -> tuple[flag_table.Options, list[str]]:
+    return flag_table.parse(FLAGS, words, **options_)
 
 
 def test_a_table_is_read() -> None:
@@ -94,14 +104,14 @@ def test_several_values() -> None:
     ],
 )  # fmt: skip
 def test_wrong_flags(words: list[str], wanted: str) -> None:
-    with pytest.raises(options.UsageError) as caught:
+    with pytest.raises(flag_table.UsageError) as caught:
         parse(*words)
     assert (str(caught.value), caught.value.status) == (wanted, 125)
 
 
 def test_help_is_asked_for() -> None:
     for words, letter in ((["--help"], False), (["-h"], True), (["x", "--help"], False)):
-        with pytest.raises(options.HelpWanted) as caught:
+        with pytest.raises(flag_table.HelpWanted) as caught:
             parse(*words)
         assert caught.value.letter == letter
 
@@ -126,7 +136,7 @@ def test_help_is_asked_for() -> None:
     ],
 )  # fmt: skip
 def test_values(kind: str, text: str, wanted: object) -> None:
-    assert values.convert(kind, text) == wanted
+    assert flag_values.convert(kind, text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -142,20 +152,20 @@ def test_values(kind: str, text: str, wanted: object) -> None:
 )  # fmt: skip
 def test_wrong_values(kind: str, text: str) -> None:
     with pytest.raises(ValueError):
-        values.convert(kind, text)
+        flag_values.convert(kind, text)
 
 
 def test_mounts_and_ports() -> None:
-    mount = mounts.parse_mount('type=bind,"src=/with,comma",dst=/d,ro')
+    mount = mount_flags.parse_mount('type=bind,"src=/with,comma",dst=/d,ro')
     assert (mount["Source"], mount["Target"], mount["ReadOnly"]) == ("/with,comma", "/d", True)
-    assert mounts.volumes(["/a:/b:ro", "/anonymous"]) == (["/a:/b:ro"], {"/anonymous": {}})
-    found = ports.published(["8080-8081:80-81", "127.0.0.1::53/udp"])
+    assert mount_flags.volumes(["/a:/b:ro", "/anonymous"]) == (["/a:/b:ro"], {"/anonymous": {}})
+    found = port_flags.published(["8080-8081:80-81", "127.0.0.1::53/udp"])
     assert found["80/tcp"] == [{"HostIp": "", "HostPort": "8080"}]
     assert found["81/tcp"][0]["HostPort"] == "8081"
     assert found["53/udp"] == [{"HostIp": "127.0.0.1", "HostPort": ""}]
     for wrong in ("x", "80:x", "99999:80", "1-2:3-5", "1.2.3:80:80"):
         with pytest.raises(InvalidParameter):
-            ports.published([wrong])
+            port_flags.published([wrong])
 
 
 # -- tables, sizes, times ----------------------------------------------------------------------
@@ -241,12 +251,12 @@ def test_names(name: str, familiar: str, canonical: str) -> None:
 
 
 def test_keys() -> None:
-    assert terminal.keys("ctrl-p,ctrl-q") == b"\x10\x11"
-    assert terminal.keys("a,ctrl-@,ctrl-[") == b"a\x00\x1b"
+    assert caller_terminal.keys("ctrl-p,ctrl-q") == b"\x10\x11"
+    assert caller_terminal.keys("a,ctrl-@,ctrl-[") == b"a\x00\x1b"
     for wrong in ("ctrl-", "ctrl-é", "bogus", ""):
         with pytest.raises(InvalidParameter):
-            terminal.keys(wrong)
-    watch = terminal.KeyWatch(b"\x10\x11")
+            caller_terminal.keys(wrong)
+    watch = caller_terminal.KeyWatch(b"\x10\x11")
     assert (watch.feed(b"ab\x10"), watch.found) == (b"ab", False)
     assert (watch.feed(b"c"), watch.found) == (b"\x10c", False)
     assert (watch.feed(b"\x10"), watch.feed(b"\x11x"), watch.found) == (b"", b"", True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from containerkit import KILL, TERM, Kit, kit
 
-from portside.containers import policy
+from portside.containers import restart_policy
 from portside.model.container import ReshapeRequest, RestartPolicy, UpdateRequest
 from portside.model.errors import (
     CommandNotFound,
@@ -193,7 +193,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             delay = 0
         await sleep(delay)
 
-    monkeypatch.setattr(policy.asyncio, "sleep", note)
+    monkeypatch.setattr(restart_policy.asyncio, "sleep", note)
     return noted
 
 

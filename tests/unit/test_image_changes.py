@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portside.images import clock
-from portside.images.changes import apply_changes
+from portside.images.config_changes import apply_changes
 from portside.images.filters import boolean, check, labels_match, moment, reference_matches
-from portside.images.jobs import member_name
+from portside.images.image_jobs import member_name
 from portside.model.errors import InvalidParameter
 from portside.model.image import Healthcheck, RunConfig
 from portside.model.reference import Reference

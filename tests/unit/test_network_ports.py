@@ -9,7 +9,7 @@ import pytest
 from portside.model.errors import InvalidParameter
 from portside.model.network import PortBinding
 from portside.networks.hostfirewall import HostFirewall
-from portside.networks.ports import Publication, Wanted, parse_port, parse_range, parse_wanted
+from portside.networks.portmapper import Publication, Wanted, parse_port, parse_range, parse_wanted
 from portside.networks.ruleset import elements
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 
-from portside.networks.ports import Publication
+from portside.networks.portmapper import Publication
 from portside.networks.relay import Relays
 from portside.runtime.streams import READ, Poller
 

@@ -7,24 +7,29 @@ import pytest
 from portside.kernel import mount as mnt
 from portside.model.errors import InvalidParameter
 from portside.model.volume import Volume
-from portside.volumes import filters, options
+from portside.volumes import filters, local_driver_options
 
 
 def volume(name: str = "data", labels: dict[str, str] | None = None) -> Volume:
     return Volume(
-        name=name, driver="local", mountpoint="/x", labels=labels, options=None, created_at=""
+        name=name,
+        driver="local",
+        mountpoint="/x",
+        labels=labels,
+        options=None,
+        created_at="",
     )
 
 
 def test_general_flags_are_told_from_the_file_systems_own() -> None:
-    wanted = options.parse(
+    wanted = local_driver_options.parse(
         "v", {"type": "ext4", "device": "/dev/x", "o": "ro,noatime,data=journal"}
     )
     assert wanted is not None
     assert wanted.flags == mnt.MS_RDONLY | 0x400 and wanted.data == "data=journal"
-    bind = options.parse("v", {"type": "none", "device": "/d", "o": "bind,defaults"})
+    bind = local_driver_options.parse("v", {"type": "none", "device": "/d", "o": "bind,defaults"})
     assert bind is not None and bind.is_bind and bind.data == ""
-    assert options.parse("v", {}) is None
+    assert local_driver_options.parse("v", {}) is None
 
 
 @pytest.mark.parametrize(
@@ -39,19 +44,19 @@ def test_general_flags_are_told_from_the_file_systems_own() -> None:
 )
 def test_refused_options(given: dict[str, str], words: str) -> None:
     with pytest.raises(InvalidParameter, match=words):
-        options.parse("v", given)
+        local_driver_options.parse("v", given)
 
 
 @pytest.mark.parametrize("name", ["a", "a/b", "../x", ".hidden", "-x", "ü", "x" * 256, ""])
 def test_refused_names(name: str) -> None:
     with pytest.raises(InvalidParameter):
-        options.check_name(name)
+        local_driver_options.check_name(name)
 
 
 def test_sizes() -> None:
-    assert options.parse_size("v", "10M") == 10 << 20
-    assert options.parse_size("v", "1GiB") == 1 << 30
-    assert options.parse_size("v", "512") == 512
+    assert local_driver_options.parse_size("v", "10M") == 10 << 20
+    assert local_driver_options.parse_size("v", "1GiB") == 1 << 30
+    assert local_driver_options.parse_size("v", "512") == 512
 
 
 def test_filters() -> None:

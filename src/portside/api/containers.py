@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from portside.api import params, reply, versions
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
-from portside.containers.looking import FILTERS
+from portside.containers.inspect import FILTERS
 from portside.model.container import decode_create
 from portside.model.errors import InvalidParameter
 from portside.model.platform import Platform

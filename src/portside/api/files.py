@@ -10,7 +10,7 @@ import msgspec
 from portside.api import params, reply
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
-from portside.containers.files import CommitWish
+from portside.containers.container_files import CommitWish
 from portside.model.container import ContainerConfig, UpdateRequest, decode_as
 from portside.model.containerstate import Updated
 from portside.model.errors import InvalidParameter

@@ -9,8 +9,8 @@ from portside.api import params, reply
 from portside.api.http.hijack import replay
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
-from portside.containers.logs import LogsOptions
-from portside.containers.streams import AttachOptions, Take
+from portside.containers.attach_exec import AttachOptions, Take
+from portside.containers.log_reader import LogsOptions
 from portside.model.container import ExecConfig, ExecStart, decode_as
 from portside.model.errors import InvalidParameter, PortsideError
 

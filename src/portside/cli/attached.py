@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from portside.cli import terminal
-from portside.cli.pump import Pump
+from portside.cli import caller_terminal
 from portside.cli.session import Failed
-from portside.cli.signals import PROXIED, SIGWINCH, Signals, numbers
+from portside.cli.signal_fd import PROXIED, SIGWINCH, Signals, numbers
+from portside.cli.stream_pump import Pump
 from portside.client.client import path_of
 from portside.client.errors import Refused
 from portside.model.errors import PortsideError
@@ -31,13 +31,13 @@ def check_terminal(tty: bool, stdin: bool) -> None:
 
 def detach_keys(session: Session, given: str) -> tuple[str, bytes]:
     """Text and bytes of the keys, by flag, configuration file or default."""
-    text = given or session.config.text("detachKeys") or terminal.DETACH_KEYS
-    return text, terminal.keys(text)
+    text = given or session.config.text("detachKeys") or caller_terminal.DETACH_KEYS
+    return text, caller_terminal.keys(text)
 
 
 def resize(client: Client, path: str) -> None:
     """Tell the terminal's size; a container that has ended meanwhile is no error."""
-    rows, columns = terminal.size()
+    rows, columns = caller_terminal.size()
     if rows and columns:
         try:
             client.post(path, {"h": rows, "w": columns})
@@ -76,7 +76,7 @@ def stream(
     with Signals(wanted) as signals:
         if begin is not None:
             begin()
-        with terminal.RawMode(0 if tty and stdin else -1):
+        with caller_terminal.RawMode(0 if tty and stdin else -1):
             if tty:
                 resize(client, f"{target}/resize")
             pump = Pump(

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 _FAMILIES = {
     "run": "run, create, container run, container create",
-    "life": "start, stop, restart, kill, pause, unpause, wait, rm, rename, "
+    "lifecycle": "start, stop, restart, kill, pause, unpause, wait, rm, rename, "
     "container start, container stop, container restart, container kill, container pause, "
     "container unpause, container wait, container rm, container remove, container rename",
-    "streams": "attach, exec, logs, container attach, container exec, container logs",
-    "listing": "ps, container ls, container list, container ps",
-    "looking": "inspect, port, top, diff, container inspect, container port, container top, "
+    "attach_exec_logs": "attach, exec, logs, container attach, container exec, container logs",
+    "ps": "ps, container ls, container list, container ps",
+    "inspect": "inspect, port, top, diff, container inspect, container port, container top, "
     "container diff, image inspect, network inspect, volume inspect",
     "stats": "stats, container stats",
-    "updating": "update, container update",
-    "copying": "cp, export, import, commit, container cp, container export, container commit, "
+    "update": "update, container update",
+    "cp": "cp, export, import, commit, container cp, container export, container commit, "
     "image import",
-    "explaining": "explain, container explain",
+    "explain": "explain, container explain",
     "images": "images, rmi, tag, history, save, load, image ls, image list, image rm, "
     "image remove, image tag, image history, image save, image load",
-    "transfer": "pull, push, search, image pull, image push",
-    "registries": "login, logout",
-    "manifests": "manifest annotate, manifest create, manifest inspect, manifest push, manifest rm",
+    "pull_push": "pull, push, search, image pull, image push",
+    "login": "login, logout",
+    "manifest": "manifest annotate, manifest create, manifest inspect, manifest push, manifest rm",
     "imagetools": "buildx imagetools inspect",
     "networks": "network create, network ls, network list, network rm, network remove, "
     "network connect, network disconnect",
@@ -30,7 +30,7 @@ _FAMILIES = {
     "daemon stop",
     "prune": "container prune, image prune, network prune, volume prune, system prune, "
     "builder prune",
-    "contexts": "context ls, context list, context inspect, context show, context use, "
+    "context": "context ls, context list, context inspect, context show, context use, "
     "context create, context update, context rm, context remove",
     "contextfiles": "context export, context import",
     "complete": "completion, __complete",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from portside.cli import commands
-from portside.cli.options import parse, read_table
+from portside.cli.flag_table import parse, read_table
 from portside.cli.session import Failed, Session
 from portside.cli.verb import verb
 from portside.client.client import filters_text
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
-    from portside.cli.options import Flag, Options
+    from portside.cli.flag_table import Flag, Options
     from portside.cli.verb import Verb
 
     Pair = tuple[str, str]
@@ -63,14 +63,14 @@ _WORDS = {
 }
 """Values of flags that are known without asking."""
 _FILTERS = {
-    "listing": "ancestor before exited expose health id is-task label name network publish since "
+    "ps": "ancestor before exited expose health id is-task label name network publish since "
     "status volume",
     "images": "before dangling label reference since until",
     "networks": "dangling driver id label name scope type",
     "volumes": "dangling driver label name",
     "system": "container daemon event image label network scope type volume",
     "prune": "label label! until all",
-    "transfer": "is-official stars",
+    "pull_push": "is-official stars",
 }
 """Names of filters by module of the verb."""
 _OBJECTS = {
@@ -260,7 +260,7 @@ class _Line:
         options, _ = parse(read_table(_global_table()), self._globals)
         session = _session(self.program, options)
         if kind == "context":
-            from portside.cli.contexts import _all, _description
+            from portside.cli.context import _all, _description
 
             return [(meta["Name"], _description(meta)) for meta in _all(session)]
         function = _LOOKUPS.get(kind)

@@ -5,8 +5,8 @@ Only what was asked for is sent: what is absent has the engine's default.
 
 from __future__ import annotations
 
-from portside.cli import devices, endpoints, envfile, mounts, ports
-from portside.cli.options import invalid
+from portside.cli import device_flags, envfile, mount_flags, network_flags, port_flags
+from portside.cli.flag_table import invalid
 from portside.client import jsontext
 from portside.model.errors import InvalidParameter, SystemFailure
 
@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from portside.cli.options import Options
+    from portside.cli.flag_table import Options
 
     Document = dict[str, Any]
 
@@ -27,11 +27,11 @@ _SYSCTLS = frozenset(
 
 def build(options: Options, image: str, command: list[str], proxies: dict[str, str]) -> Document:
     """The body of the request. Raises UsageError, InvalidParameter."""
-    networks = endpoints.attachments(options)
-    binds, anonymous = mounts.volumes(options.many("volume"))
-    published = ports.published(options.many("publish"))
+    networks = network_flags.attachments(options)
+    binds, anonymous = mount_flags.volumes(options.many("volume"))
+    published = port_flags.published(options.many("publish"))
     config = _config(options, image, command, proxies)
-    if found := {**ports.exposed(options.many("expose")), **{port: {} for port in published}}:
+    if found := {**port_flags.exposed(options.many("expose")), **{port: {} for port in published}}:
         config["ExposedPorts"] = found
     if anonymous:
         config["Volumes"] = anonymous
@@ -42,7 +42,7 @@ def build(options: Options, image: str, command: list[str], proxies: dict[str, s
     if binds:
         host["Binds"] = binds
     config["HostConfig"] = host
-    settings = {wish["target"]: endpoints.endpoint(wish) for wish in networks}
+    settings = {wish["target"]: network_flags.endpoint(wish) for wish in networks}
     if len(networks) > 1 or any(settings.values()):
         config["NetworkingConfig"] = {"EndpointsConfig": settings}
     return config
@@ -197,18 +197,18 @@ def _host_config(options: Options) -> Document:
             host[name] = options.flag(flag)
     for flag, name in _THROTTLES.items():
         if options.many(flag):
-            host[name] = devices.throttles(flag, options.many(flag))
+            host[name] = device_flags.throttles(flag, options.many(flag))
     if options.many("blkio-weight-device"):
-        host["BlkioWeightDevice"] = devices.weights(options.many("blkio-weight-device"))
+        host["BlkioWeightDevice"] = device_flags.weights(options.many("blkio-weight-device"))
     if options.many("tmpfs"):
-        host["Tmpfs"] = mounts.tmpfs(options.many("tmpfs"))
+        host["Tmpfs"] = mount_flags.tmpfs(options.many("tmpfs"))
     added, dropped = _capabilities(options.many("cap-add"), options.many("cap-drop"))
     if added:
         host["CapAdd"] = added
     if dropped:
         host["CapDrop"] = dropped
     for text in options.many("dns"):
-        if not ports._is_address(text):
+        if not port_flags._is_address(text):
             raise invalid("--dns", text, f"IP address is not correctly formatted: {text}")
     _put_maps(host, options)
     _put_devices(host, options)
@@ -250,10 +250,10 @@ def _put_maps(host: Document, options: Options) -> None:
 def _put_devices(host: Document, options: Options) -> None:
     for text in options.many("device-cgroup-rule"):
         try:
-            devices.check_rule(text)
+            device_flags.check_rule(text)
         except ValueError as err:
             raise invalid("--device-cgroup-rule", text, str(err)) from None
-    mappings, cdi = devices.devices(options.many("device"))
+    mappings, cdi = device_flags.devices(options.many("device"))
     if mappings:
         host["Devices"] = mappings
     requests = options.many("gpus")
@@ -302,7 +302,7 @@ def _extra_host(text: str) -> str:
         raise invalid("--add-host", text, f'bad format for add-host: "{text}"')
     if address[:1] == "[" and address[-1:] == "]":
         address = address[1:-1]
-    if address != "host-gateway" and not ports._is_address(address):
+    if address != "host-gateway" and not port_flags._is_address(address):
         raise invalid("--add-host", text, f'invalid IP address in add-host: "{address}"')
     return f"{name}:{address}"
 

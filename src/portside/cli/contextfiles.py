@@ -11,7 +11,7 @@ import sys
 import tarfile
 import zipfile
 
-from portside.cli.contexts import _meta_directory, _read, _tls_directory, check_new
+from portside.cli.context import _meta_directory, _read, _tls_directory, check_new
 from portside.cli.verb import verb
 from portside.client import jsontext
 from portside.client.endpoint import DEFAULT_CONTEXT
@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from portside.cli.options import Options
+    from portside.cli.flag_table import Options
     from portside.cli.session import Session
 
 _META = "meta.json"

@@ -6,8 +6,8 @@ import os
 from textwrap import wrap
 
 from portside.cli import commands
+from portside.cli.flag_table import Flag, read_table
 from portside.cli.main import GLOBAL, load
-from portside.cli.options import Flag, read_table
 from portside.cli.verb import Verb
 
 _NARROW = 80

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from portside.cli import table, units
-from portside.cli.listing import ellipsis, short_id
+from portside.cli.ps import ellipsis, short_id
 from portside.cli.session import Failed
 from portside.cli.verb import verb
 from portside.client.client import filters_text, path_of
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, BinaryIO
 
+    from portside.cli.flag_table import Options
     from portside.cli.format import Columns
-    from portside.cli.options import Options
     from portside.cli.session import Session
 
     Item = dict[str, Any]
@@ -199,7 +199,7 @@ def tag(session: Session, options: Options, arguments: list[str]) -> None:
       --platform strings   Only this platform of an image of several (OS[/ARCH[/VARIANT]])
 """)  # fmt: skip
 def rmi(session: Session, options: Options, arguments: list[str]) -> int:
-    from portside.cli.transfer import _platform_json
+    from portside.cli.pull_push import _platform_json
 
     client = session.client
     query = {
@@ -265,7 +265,7 @@ _HISTORY: Columns = {
 """)  # fmt: skip
 def history(session: Session, options: Options, arguments: list[str]) -> None:
     from portside.cli.format import print_rows
-    from portside.cli.transfer import _platform_json
+    from portside.cli.pull_push import _platform_json
 
     query = {"platform": _platform_json(options.text("platform"))}
     found = session.client.get(path_of("images", arguments[0], "history"), query)
@@ -286,7 +286,7 @@ def history(session: Session, options: Options, arguments: list[str]) -> None:
 
 def to_file(session: Session, output: str, path: str, query: Any, verb_: str) -> None:
     """Write a stream of the engine to a file, whole or not at all, or to standard output."""
-    from portside.cli.pump import write_all
+    from portside.cli.stream_pump import write_all
 
     if not output and os.isatty(1):
         what = "cowardly refusing to save to a terminal"
@@ -329,7 +329,7 @@ def pieces_of(file: BinaryIO) -> Iterator[bytes]:
       --platform string   Only this platform of images of several (OS[/ARCH[/VARIANT]])
 """)  # fmt: skip
 def save(session: Session, options: Options, arguments: list[str]) -> None:
-    from portside.cli.transfer import _platform_json
+    from portside.cli.pull_push import _platform_json
 
     query = {"names": arguments, "platform": _platform_json(options.text("platform"))}
     to_file(session, options.text("output"), "/images/get", query, "save image")
@@ -342,7 +342,7 @@ def save(session: Session, options: Options, arguments: list[str]) -> None:
 """)  # fmt: skip
 def load(session: Session, options: Options, arguments: list[str]) -> None:
     from portside.cli import progress
-    from portside.cli.transfer import _platform_json
+    from portside.cli.pull_push import _platform_json
 
     path = options.text("input")
     if not path and os.isatty(0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 
-from portside.cli import manifests, references
+from portside.cli import manifest, references
 from portside.cli.format import execute, parse
 from portside.cli.session import Failed
 from portside.cli.template.values import GoMap, GoStruct
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from portside.cli.options import Options
+    from portside.cli.flag_table import Options
     from portside.cli.session import Session
 
     Item = dict[str, Any]
@@ -55,7 +55,7 @@ def inspect(session: Session, options: Options, arguments: list[str]) -> None:
 
 def _fetch(session: Session, name: str) -> Item:
     try:
-        return manifests.fetch(session, name)
+        return manifest.fetch(session, name)
     except Refused as err:
         if err.is_not_found:
             raise Failed(1, f"ERROR: {name}: not found") from None

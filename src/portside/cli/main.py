@@ -6,7 +6,7 @@ import os
 import sys
 
 from portside.cli import commands
-from portside.cli.options import HelpWanted, UsageError, parse, read_table
+from portside.cli.flag_table import HelpWanted, UsageError, parse, read_table
 from portside.cli.session import DOCKER, Failed, Session, describe
 from portside.cli.verb import VERBS
 from portside.model.errors import PortsideError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
-    from portside.cli.options import Options
+    from portside.cli.flag_table import Options
     from portside.cli.verb import Verb
     from portside.client.endpoint import TlsFiles
 

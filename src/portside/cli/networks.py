@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from portside.cli import table
-from portside.cli.listing import labels_text
+from portside.cli.ps import labels_text
 from portside.cli.verb import verb
 from portside.client.client import filters_text, path_of
 from portside.model.errors import InvalidParameter
@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from portside.cli.options import Options
+    from portside.cli.flag_table import Options
     from portside.cli.session import Session
 
     Item = dict[str, Any]
@@ -218,7 +218,7 @@ def rm(session: Session, options: Options, arguments: list[str]) -> int:
       --mac-address string      MAC address on the network
 """)  # fmt: skip
 def connect(session: Session, options: Options, arguments: list[str]) -> None:
-    from portside.cli.endpoints import endpoint
+    from portside.cli.network_flags import endpoint
 
     for text in options.many("driver-opt"):
         if "=" not in text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from portside.cli.pump import write_all
+from portside.cli.stream_pump import write_all
 from portside.cli.units import human_size
 from portside.model.errors import PortsideError
 

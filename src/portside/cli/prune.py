@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from portside.cli.options import Options
+    from portside.cli.flag_table import Options
     from portside.cli.session import Session
 
 _FORCE = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from portside.cli import attached, container_config, references, run_flags
-from portside.cli.options import UsageError
+from portside.cli.flag_table import UsageError
 from portside.cli.session import Failed, describe
 from portside.cli.verb import verb
 from portside.client.client import path_of
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from portside.cli.options import Options
+    from portside.cli.flag_table import Options
     from portside.cli.session import Session
 
 _PULLS = ("always", "missing", "never")
@@ -99,9 +99,9 @@ def _create(session: Session, options: Options, arguments: list[str]) -> str:
     proxies = session.config.proxies(session.endpoint.text)
     body = container_config.build(options, image, command, proxies)
     if options.flag("tty"):
-        from portside.cli import terminal
+        from portside.cli import caller_terminal
 
-        body["HostConfig"]["ConsoleSize"] = list(terminal.size())
+        body["HostConfig"]["ConsoleSize"] = list(caller_terminal.size())
     cidfile = _open_cidfile(options.text("cidfile"))
     try:
         created = _ask(session, options, image, body)
@@ -156,7 +156,7 @@ def _lacks_image(message: str) -> bool:
 
 
 def _pull(session: Session, options: Options, image: str) -> None:
-    from portside.cli.transfer import pull_image
+    from portside.cli.pull_push import pull_image
 
     pull_image(session, image, platform=options.text("platform"), quiet=options.flag("quiet"), fd=2)
 

@@ -84,9 +84,9 @@ class Session:
                         f"Cannot connect to the Docker daemon at {self.endpoint.text}. "
                         "Is the docker daemon running?"
                     ) from None
-                from portside.cli import starting
+                from portside.cli import engine_start
 
-                starting.start_engine(self.endpoint)
+                engine_start.start_engine(self.endpoint)
                 client.connect()
             self._client = client
         return self._client

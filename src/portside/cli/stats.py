@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from portside.cli import table, units
-from portside.cli.listing import ellipsis
+from portside.cli.ps import ellipsis
 from portside.cli.verb import verb
 from portside.client import jsontext
 from portside.client.client import filters_text, path_of
@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from portside.cli.flag_table import Options
     from portside.cli.format import Columns
-    from portside.cli.options import Options
     from portside.cli.session import Session
     from portside.client.client import Client
 

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from portside.cli.options import Options
+    from portside.cli.flag_table import Options
     from portside.cli.session import Session
 
 FORMAT = """
@@ -100,9 +100,9 @@ def _version_text(client: dict[str, Any], server: dict[str, Any] | None) -> str:
 @verb("info", "system info", usage="[OPTIONS]", about="Show what the engine is and has",
       flags=FORMAT)  # fmt: skip
 def info(session: Session, options: Options, arguments: list[str]) -> int:
-    from portside.cli import information
+    from portside.cli import info_text
 
-    return information.show(session, options.text("format"))
+    return info_text.show(session, options.text("format"))
 
 
 # -- events ----------------------------------------------------------------------------------
@@ -174,9 +174,9 @@ def _event_text(event: dict[str, Any]) -> str:
   -v, --verbose         Show each image, container and volume
 """)  # fmt: skip
 def df(session: Session, options: Options, arguments: list[str]) -> None:
-    from portside.cli import diskusage
+    from portside.cli import disk_usage
 
-    diskusage.show(session, options.text("format"), options.flag("verbose"))
+    disk_usage.show(session, options.text("format"), options.flag("verbose"))
 
 
 # -- check and stop --------------------------------------------------------------------------

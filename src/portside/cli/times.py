@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from portside.cli import values
+from portside.cli import flag_values
 from portside.model.errors import InvalidParameter
 
 _FORMS = (
@@ -20,7 +20,7 @@ def engine_time(text: str, flag: str = "") -> str | None:
     if not text:
         return None
     try:
-        ago = values.duration(text)
+        ago = flag_values.duration(text)
     except ValueError:
         pass
     else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from portside.cli.options import UsageError, parse, read_table
+from portside.cli.flag_table import UsageError, parse, read_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from portside.cli.options import Flag, Options
+    from portside.cli.flag_table import Flag, Options
     from portside.cli.session import Session
 
     Handler = Callable[[Session, Options, list[str]], int | None]

@@ -15,7 +15,7 @@ from portside.runtime.messages import Streams
 if TYPE_CHECKING:
     from portside.containers.health import HealthMonitor
     from portside.containers.record import Record
-    from portside.runtime.client import MonitorClient
+    from portside.runtime.monitor_client import MonitorClient
 
 
 @dataclass(slots=True)

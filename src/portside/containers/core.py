@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from portside.containers.container import Container, ExecInstance
-from portside.containers.ports import Images, Networks, Volumes
+from portside.containers.interfaces import Images, Networks, Volumes
 from portside.containers.record import Record
 from portside.containers.spec import Defaults
 from portside.model.container import Ulimit
@@ -21,7 +21,7 @@ from portside.store.db import NameTaken
 from portside.store.store import Store
 
 if TYPE_CHECKING:
-    from portside.runtime.launcher import Launcher
+    from portside.runtime.launcher_client import Launcher
     from portside.runtime.messages import Exited
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Core:
             log.error("container work failed: %s", err, exc_info=err)
 
     def exec_ended(self, exit: Exited) -> None:
-        from portside.containers.streams import exec_ended
+        from portside.containers.attach_exec import exec_ended
 
         exec_ended(self, exit)
 

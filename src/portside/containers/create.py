@@ -15,16 +15,16 @@ from typing import Any
 
 import msgspec
 
-from portside.containers import names, spec
-from portside.containers.checks import check, check_request
+from portside.containers import container_names, spec
 from portside.containers.container import Container
 from portside.containers.core import Core, make_directory
-from portside.containers.limits import check_limits
 from portside.containers.merge import merge
-from portside.containers.pointparser import PointParser
-from portside.containers.points import Points
+from portside.containers.mount_parser import PointParser
+from portside.containers.mounts import Points
+from portside.containers.network_request import network_request
 from portside.containers.record import Record
-from portside.containers.request import network_request
+from portside.containers.resource_checks import check_limits
+from portside.containers.validation import check, check_request
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig, LogConfig
 from portside.model.containerstate import Created
 from portside.model.digest import chain_id
@@ -35,7 +35,7 @@ from portside.model.network import EndpointSettings
 from portside.model.ociruntime import User
 from portside.model.platform import Platform
 from portside.model.rootfs import Rootfs
-from portside.store.points import reach
+from portside.store.failpoints import reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ async def create(core: Core, wish: Wish) -> Created:
     endpoints = _endpoints(host, wish.request)
     record = Record(
         id=identifier,
-        name=names.check(wish.name) if wish.name else _free_name(core),
+        name=container_names.check(wish.name) if wish.name else _free_name(core),
         created_ns=time.time_ns(),
         image=config.image,
         image_id=image.id,
@@ -143,7 +143,7 @@ def _platform_warning(image: Image, wanted: Platform | None) -> list[str]:
 
 def _free_name(core: Core) -> str:
     for attempt in range(64):
-        name = names.generate(attempt // 8)
+        name = container_names.generate(attempt // 8)
         if name not in core.by_name:
             return name
     return new_id()[:12]

@@ -21,7 +21,7 @@ from portside.runtime.messages import Exec, Exited, Identity, Streams
 if TYPE_CHECKING:
     from portside.containers.container import Container
     from portside.containers.core import Core
-    from portside.runtime.client import MonitorClient
+    from portside.runtime.monitor_client import MonitorClient
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class HealthMonitor:
 
     async def _probe(self) -> tuple[int, str]:
         """Exit status (-1: it took too long, or could not run) and output."""
-        from portside.containers.streams import shown
+        from portside.containers.attach_exec import shown
 
         core, container = self._core, self._container
         monitor = container.monitor
@@ -132,7 +132,7 @@ class HealthMonitor:
         return code, output
 
     def _request(self) -> Exec:
-        from portside.containers.streams import process_of
+        from portside.containers.attach_exec import process_of
 
         record = self._container.record
         config = ExecConfig(cmd=self._command(), attach_stdout=True, attach_stderr=True)
@@ -191,7 +191,7 @@ class HealthMonitor:
 async def _end(core: Core, container: Container) -> None:
     """``on-unhealthy``: end it, so that its policy starts it again."""
     from portside.containers import lifecycle
-    from portside.containers.signals import parse
+    from portside.containers.signal_names import parse
 
     log.info("container %s is unhealthy: restarting it", container.id)
     stop = parse(container.record.config.stop_signal or "TERM")

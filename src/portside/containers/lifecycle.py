@@ -21,10 +21,11 @@ from contextlib import suppress
 
 from msgspec import MsgspecError
 
-from portside.containers import points, policy, starting
+from portside.containers import mounts, restart_policy
 from portside.containers.container import Container, Waiter
 from portside.containers.core import Core
-from portside.containers.signals import parse
+from portside.containers.signal_names import parse
+from portside.containers.start import bring_up, check_startable, give_back
 from portside.kernel.cgroup import Cgroup
 from portside.model.containerstate import Waited, WaitError
 from portside.model.errors import (
@@ -35,9 +36,9 @@ from portside.model.errors import (
     SystemFailure,
     Unavailable,
 )
-from portside.runtime.files import start_ticks
 from portside.runtime.messages import Exited, StateFile
-from portside.store.points import reach
+from portside.runtime.state_files import start_ticks
+from portside.store.failpoints import reach
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,9 @@ MONITOR_KILLED = "the container's monitor was killed, so the container was ended
 
 async def start(core: Core, container: Container) -> None:
     """Start a container. Raises NotModified, Conflict, CommandNotFound and their kin."""
-    policy.cancel(container)
+    restart_policy.cancel(container)
     async with container.lock:
-        starting.check_startable(container)
+        check_startable(container)
         container.record.restart_count = 0
         try:
             await launch(core, container)
@@ -70,7 +71,7 @@ async def start(core: Core, container: Container) -> None:
 
 async def launch(core: Core, container: Container) -> None:
     """Bring it up, watch its end, tell the world; the lock is held."""
-    await starting.bring_up(core, container)
+    await bring_up(core, container)
     watch(core, container)
     core.event(container, "start")
     if container.record.config.healthcheck is not None:
@@ -146,7 +147,7 @@ async def handle_exit(core: Core, container: Container, exit: Exited) -> None:
             container.monitor = None
         reach("container.exit:told")
         lived = max(0, exit.at_ns - record.started_ns)
-        again = policy.wants_restart(container, exit, lived)
+        again = restart_policy.wants_restart(container, exit, lived)
         _record_exit(core, container, exit)
         record.restarting = again
         if probed:
@@ -156,13 +157,13 @@ async def handle_exit(core: Core, container: Container, exit: Exited) -> None:
         core.event(container, "die", {"exitCode": str(exit.code), "execDuration": seconds})
         reach("container.exit:recorded")
         try:
-            await starting.give_back(core, container)
+            await give_back(core, container)
         except PortsideError as err:
             log.warning("after the end of container %s: %s", record.id, err)
         container.exited.set()
         container.wake(exit.code, exit.error)
         if again:
-            policy.schedule(core, container, lived)
+            restart_policy.schedule(core, container, lived)
         elif record.host.auto_remove and not container.kept:
             await _remove_locked(core, container, volumes=True)
 
@@ -258,7 +259,7 @@ async def stop(
 
 def _give_up_restart(core: Core, container: Container) -> None:
     """The policy's next start will not come; the lock is held."""
-    policy.cancel(container)
+    restart_policy.cancel(container)
     container.record.restarting = False
     container.record.stopped_by_user = True
     core.save(container)
@@ -433,7 +434,7 @@ async def remove(
             else f"container is {state}: stop the container before removing or force remove"
         )
         raise Conflict(f'cannot remove container "/{record.name}": {advice}')
-    policy.cancel(container)
+    restart_policy.cancel(container)
     if record.running:
         record.stopped_by_user = True
         await end_now(core, container)
@@ -451,7 +452,7 @@ async def _remove_locked(core: Core, container: Container, *, volumes: bool) -> 
         if record.mounts:
             core.save(container)
             reach("container.remove:marked")
-            await points.release(core, record, remove_anonymous=volumes)
+            await mounts.release(core, record, remove_anonymous=volumes)
         core.forget(container)  # with its layer, in one step; files without a record are nobody's
         reach("container.remove:forgotten")
         core.store.trash.discard(core.directory(record.id))

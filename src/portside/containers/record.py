@@ -10,7 +10,7 @@ from portside.model.network import EndpointSettings
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One mount of a container as it was asked for; see ``portside.containers.points``."""
+    """One mount of a container as it was asked for; see ``portside.containers.mounts``."""
 
     type: str
     """bind, volume, tmpfs or image."""

@@ -11,12 +11,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from portside.containers import changing, create, files, lifecycle, looking, streams
+from portside.containers import attach_exec, container_files, create, inspect, lifecycle, update
+from portside.containers.attach_exec import AttachOptions, Take
 from portside.containers.container import Container, ExecInstance
+from portside.containers.container_files import CommitWish
 from portside.containers.core import ContainerOptions, Core
-from portside.containers.files import CommitWish
-from portside.containers.ports import Images, Networks, Volumes
-from portside.containers.streams import AttachOptions, Take
+from portside.containers.interfaces import Images, Networks, Volumes
 from portside.model.container import (
     CreateRequest,
     ExecConfig,
@@ -40,13 +40,13 @@ from portside.model.instance import Instance
 from portside.model.network import EndpointSettings
 from portside.model.platform import Platform
 from portside.model.stats import StatsResponse
-from portside.store.archive import PathStat
-from portside.store.jobs import Change
+from portside.store.container_archive import PathStat
 from portside.store.store import Store
+from portside.store.store_jobs import Change
 
 if TYPE_CHECKING:
-    from portside.containers.logs import LogsOptions
-    from portside.runtime.launcher import Launcher
+    from portside.containers.log_reader import LogsOptions
+    from portside.runtime.launcher_client import Launcher
 
 Filters = Mapping[str, Sequence[str]]
 
@@ -91,9 +91,9 @@ class ContainerService:
     async def start(self) -> None:
         """Read the records, find running containers again, undo what was half done, and start
         what its restart policy wants running. Networks and volumes must be started."""
-        from portside.containers import restoring
+        from portside.containers import restore
 
-        await restoring.restore(self.core)
+        await restore.restore(self.core)
 
     async def close(self) -> None:
         """Let go of the containers; they run on."""
@@ -162,9 +162,9 @@ class ContainerService:
 
     async def remove_link(self, name: str) -> None:
         """``PARENT/ALIAS``. Raises NotFound."""
-        from portside.containers import links
+        from portside.containers import legacy_links
 
-        await links.remove(self.core, name)
+        await legacy_links.remove(self.core, name)
 
     def wait(self, name: str, condition: str = "") -> asyncio.Future[tuple[int, str]]:
         """Registers at once; see :func:`lifecycle.wait` and :meth:`waited`."""
@@ -177,38 +177,38 @@ class ContainerService:
     # -- streams -----------------------------------------------------------------------------
 
     async def attach(self, name: str, options: AttachOptions, take: Take) -> None:
-        await streams.attach(self.core, self.core.find(name), options, take)
+        await attach_exec.attach(self.core, self.core.find(name), options, take)
 
     def exec_create(self, name: str, config: ExecConfig) -> str:
         """The new exec's ID."""
-        return streams.create_exec(self.core, self.core.find(name), config).id
+        return attach_exec.create_exec(self.core, self.core.find(name), config).id
 
     async def exec_start(self, exec_id: str, start: ExecStart, take: Take | None) -> None:
-        await streams.start_exec(self.core, self.core.find_exec(exec_id), start, take)
+        await attach_exec.start_exec(self.core, self.core.find_exec(exec_id), start, take)
 
     def exec_config(self, exec_id: str) -> ExecConfig:
         return self.core.find_exec(exec_id).config
 
     def exec_inspect(self, exec_id: str) -> ExecInspect:
-        return streams.inspect_exec(self.core.find_exec(exec_id))
+        return attach_exec.inspect_exec(self.core.find_exec(exec_id))
 
     async def resize(self, name: str, height: int, width: int) -> None:
         container = self.core.find(name)
-        await streams.resize(container, height, width)
+        await attach_exec.resize(container, height, width)
         size = {"height": str(height), "width": str(width)}
         self.core.event(container, "resize", size)
 
     async def exec_resize(self, exec_id: str, height: int, width: int) -> None:
         instance: ExecInstance = self.core.find_exec(exec_id)
-        await streams.resize(instance.container, height, width, exec_id)
+        await attach_exec.resize(instance.container, height, width, exec_id)
 
     def logs(self, name: str, options: LogsOptions) -> tuple[bool, AsyncIterator[bytes]]:
         """Whether there is a terminal, and the log in its framing."""
-        from portside.containers import logs
+        from portside.containers import log_reader
 
         container = self.core.find(name)
-        logs.check(container, options)
-        return container.record.config.tty, logs.read_logs(self.core, container, options)
+        log_reader.check(container, options)
+        return container.record.config.tty, log_reader.read_logs(self.core, container, options)
 
     # -- looking -----------------------------------------------------------------------------
 
@@ -226,12 +226,12 @@ class ContainerService:
         return Counts(len(states), running, paused, len(states) - running - paused)
 
     async def inspect(self, name: str, *, size: bool = False) -> ContainerInspect:
-        return await looking.inspect(self.core, self.core.find(name), size)
+        return await inspect.inspect(self.core, self.core.find(name), size)
 
     async def list(
         self, filters: Filters, *, all: bool = False, limit: int = 0, size: bool = False
     ) -> list[ContainerSummary]:
-        return await looking.summaries(self.core, filters, all=all, limit=limit, size=size)
+        return await inspect.summaries(self.core, filters, all=all, limit=limit, size=size)
 
     async def top(self, name: str, arguments: str) -> Top:
         """The processes. Raises Conflict when it does not run."""
@@ -252,17 +252,19 @@ class ContainerService:
 
     def stats(self, name: str, *, stream: bool, one_shot: bool) -> AsyncIterator[StatsResponse]:
         """Samples once a second (two for a single complete one). Raises NotFound now."""
-        from portside.containers import sampling
+        from portside.containers import stats_sampler
 
-        return sampling.samples(self.core, self.core.find(name), stream=stream, one_shot=one_shot)
+        return stats_sampler.samples(
+            self.core, self.core.find(name), stream=stream, one_shot=one_shot
+        )
 
     # -- files ---------------------------------------------------------------------------------
 
     async def archive_stat(self, name: str, path: str) -> PathStat:
-        return await files.archive_stat(self.core, self.core.find(name), path)
+        return await container_files.archive_stat(self.core, self.core.find(name), path)
 
     async def archive_get(self, name: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]:
-        return await files.archive_get(self.core, self.core.find(name), path)
+        return await container_files.archive_get(self.core, self.core.find(name), path)
 
     async def archive_put(
         self,
@@ -273,37 +275,37 @@ class ContainerService:
         keep_kind: bool = False,
         copy_owner: bool = False,
     ) -> None:
-        await files.archive_put(
+        await container_files.archive_put(
             self.core, self.core.find(name), path, data, keep_kind=keep_kind,
             copy_owner=copy_owner)  # fmt: skip
 
     def export(self, name: str) -> AsyncIterator[bytes]:
-        return files.export(self.core, self.core.find(name))
+        return container_files.export(self.core, self.core.find(name))
 
     async def changes(self, name: str) -> Sequence[Change]:
-        return await files.changes(self.core, self.core.find(name))
+        return await container_files.changes(self.core, self.core.find(name))
 
     async def commit(self, name: str, wish: CommitWish) -> str:
-        return await files.commit(self.core, self.core.find(name), wish)
+        return await container_files.commit(self.core, self.core.find(name), wish)
 
     # -- changing ------------------------------------------------------------------------------
 
     async def rename(self, name: str, new: str) -> None:
-        await changing.rename(self.core, self.core.find(name), new)
+        await update.rename(self.core, self.core.find(name), new)
 
     async def update(self, name: str, wish: UpdateRequest) -> Sequence[str]:
-        return await changing.update(self.core, self.core.find(name), wish)
+        return await update.update(self.core, self.core.find(name), wish)
 
     async def reshape(self, name: str, wish: ReshapeRequest) -> Reshaped:
         """Beyond Docker: ports and labels live, environment and mounts by starting again."""
-        from portside.containers import reshaping
+        from portside.containers import reconfigure
 
-        return await reshaping.reshape(self.core, self.core.find(name), wish)
+        return await reconfigure.reshape(self.core, self.core.find(name), wish)
 
     async def network_connect(
         self, name: str, network: str, config: EndpointSettings | None
     ) -> None:
-        await changing.network_connect(self.core, self.core.find(name), network, config)
+        await update.network_connect(self.core, self.core.find(name), network, config)
 
     async def network_disconnect(self, name: str, network: str, force: bool = False) -> None:
         try:
@@ -313,7 +315,7 @@ class ContainerService:
                 raise
             self.core.networks.inspect(network)
             raise NotFound(f"endpoint {name} not found") from err
-        await changing.network_disconnect(self.core, container, network, force)
+        await update.network_disconnect(self.core, container, network, force)
 
     def oci(self, name: str) -> bytes:
         """The runtime-spec configuration of the last start. Raises NotFound."""
@@ -336,7 +338,7 @@ class ContainerService:
         """Remove every container that does not run and matches."""
         removed: list[str] = []
         freed = 0
-        for container in looking.choose(self.core, _prune_filters(filters), all=True, limit=0):
+        for container in inspect.choose(self.core, _prune_filters(filters), all=True, limit=0):
             record = container.record
             if record.status not in ("created", "exited", "dead") or not _old(record.created_ns,
                                                                               filters):  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from portside.engine.checks import check
+from portside.engine.option_checks import check
 from portside.engine.options import (
     DEFAULT_CONFIG_FILE,
     DaemonOptions,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from portside.api.http.server import Server
     from portside.daemon.listeners import Listener
     from portside.engine.engine import Engine
-    from portside.runtime.launcher import Launcher
+    from portside.runtime.launcher_client import Launcher
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Daemon:
             Path("/proc/self/oom_score_adj").write_text(str(self.options.oom_score_adjust))
 
     def _spawn_launcher(self) -> Launcher:
-        from portside.runtime.launcher import Launcher
+        from portside.runtime.launcher_client import Launcher
 
         return Launcher.spawn(self.options.cgroup_parent or self.instance.cgroup)
 

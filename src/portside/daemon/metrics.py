@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import portside
 from portside.api.http.messages import Request, Response
-from portside.engine import host
+from portside.engine import machine_info
 
 if TYPE_CHECKING:
     from portside.engine.engine import Engine
@@ -102,8 +102,18 @@ class Metrics:
         yield from _family("engine_daemon_engine_info", "gauge", "What the engine is.")
         yield _line("engine_daemon_engine_info", 1, _identity(engine))
         for name, kind, text, value in (
-            ("engine_daemon_engine_cpus_cpus", "gauge", "CPUs the engine may use.", host.cpus()),
-            ("engine_daemon_engine_memory_bytes", "gauge", "Memory of the host.", host.memory()),
+            (
+                "engine_daemon_engine_cpus_cpus",
+                "gauge",
+                "CPUs the engine may use.",
+                machine_info.cpus(),
+            ),
+            (
+                "engine_daemon_engine_memory_bytes",
+                "gauge",
+                "Memory of the host.",
+                machine_info.memory(),
+            ),
             ("engine_daemon_events_total", "counter", "Events published.", engine.events.total),
             ("engine_daemon_events_subscribers_total", "gauge", "Clients that follow events.",
              engine.events.listeners),
@@ -130,12 +140,12 @@ class Metrics:
 
 def _identity(engine: Engine) -> Labels:
     return (
-        ("architecture", host.machine()),
+        ("architecture", machine_info.machine()),
         ("commit", ""),
         ("daemon_id", engine.identity),
         ("graphdriver", engine.storage_driver),
-        ("kernel", host.kernel()),
-        ("os", host.operating_system()),
+        ("kernel", machine_info.kernel()),
+        ("os", machine_info.operating_system()),
         ("os_type", "linux"),
         ("version", portside.__version__),
     )
@@ -148,7 +158,7 @@ def _process(started: float) -> Iterator[str]:
     for name, kind, text, value in (
         ("process_cpu_seconds_total", "counter", "CPU time used.", times.user + times.system),
         ("process_resident_memory_bytes", "gauge", "Memory in use.", float(resident)),
-        ("process_open_fds", "gauge", "Open descriptors.", float(host.descriptors())),
+        ("process_open_fds", "gauge", "Open descriptors.", float(machine_info.descriptors())),
         ("process_start_time_seconds", "gauge", "Start, in seconds since the epoch.", started),
     ):
         yield from _family(name, kind, text)

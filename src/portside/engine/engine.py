@@ -23,8 +23,8 @@ from portside.volumes.service import VolumeService
 
 if TYPE_CHECKING:
     from portside.model.explain import Explanation
-    from portside.runtime.launcher import Launcher
-    from portside.store.check import Report
+    from portside.runtime.launcher_client import Launcher
+    from portside.store.store_check import Report
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Engine:
 
     async def check(self, *, repair: bool) -> Report:
         """Verify what is stored, and mend it when asked."""
-        from portside.store.check import check
+        from portside.store.store_check import check
 
         return await check(self.store, repair)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import portside
-from portside.containers.checks import OWN_RUNTIMES
-from portside.engine import apparmor, host
+from portside.containers.validation import OWN_RUNTIMES
+from portside.engine import apparmor, machine_info
 from portside.engine.options import DaemonOptions
 from portside.kernel.cgroup.machine import machine
 from portside.model.ids import new_id
@@ -39,12 +39,12 @@ def version() -> Version:
     python = f"python{platform.python_version()}"
     details = {
         "ApiVersion": api_text(API_VERSION),
-        "Arch": host.architecture(),
+        "Arch": machine_info.architecture(),
         "BuildTime": "",
         "Experimental": "false",
         "GitCommit": "",
         "GoVersion": python,
-        "KernelVersion": host.kernel(),
+        "KernelVersion": machine_info.kernel(),
         "MinAPIVersion": api_text(MIN_API_VERSION),
         "Os": "linux",
     }
@@ -53,8 +53,8 @@ def version() -> Version:
         components=(Component("Engine", portside.__version__, details),),
         version=portside.__version__,
         go_version=python,
-        arch=host.architecture(),
-        kernel_version=host.kernel(),
+        arch=machine_info.architecture(),
+        kernel_version=machine_info.kernel(),
     )
 
 
@@ -96,21 +96,21 @@ async def gather(engine: Engine) -> Info:
         cpu_set=limits.cpuset,
         pids_limit=limits.pids_limit,
         oom_kill_disable=limits.oom_kill_disable,
-        ipv4_forwarding=host.sysctl("net/ipv4/ip_forward") == "1",
+        ipv4_forwarding=machine_info.sysctl("net/ipv4/ip_forward") == "1",
         debug=options.debug,
-        n_fd=host.descriptors(),
+        n_fd=machine_info.descriptors(),
         n_goroutines=len(asyncio.all_tasks()),
         system_time=now(),
         logging_driver=options.log_driver,
         cgroup_version=str(limits.cgroup_version),
         n_events_listener=engine.events.listeners,
-        kernel_version=host.kernel(),
-        operating_system=host.operating_system(),
-        os_version=host.os_release().get("VERSION_ID", ""),
-        architecture=host.machine(),
+        kernel_version=machine_info.kernel(),
+        operating_system=machine_info.operating_system(),
+        os_version=machine_info.os_release().get("VERSION_ID", ""),
+        architecture=machine_info.machine(),
         registry_config=_registries(options),
-        n_cpu=host.cpus(),
-        mem_total=host.memory(),
+        n_cpu=machine_info.cpus(),
+        mem_total=machine_info.memory(),
         docker_root_dir=str(engine.instance.data_root),
         http_proxy=_proxy(options.http_proxy, options.proxies.get("http-proxy"), "HTTP_PROXY"),
         https_proxy=_proxy(options.https_proxy, options.proxies.get("https-proxy"), "HTTPS_PROXY"),
@@ -173,7 +173,7 @@ def _registries(options: DaemonOptions) -> RegistryConfig:
 
 def _warnings(engine: Engine) -> tuple[str, ...]:
     found = []
-    if host.sysctl("net/ipv4/ip_forward") != "1":
+    if machine_info.sysctl("net/ipv4/ip_forward") != "1":
         found.append("WARNING: IPv4 forwarding is disabled")
     found += machine().warnings()
     if engine.options.insecure_tcp:

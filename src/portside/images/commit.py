@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portside.images import clock
-from portside.images.catalogue import Catalogue
-from portside.images.changes import apply_changes
 from portside.images.compress import Packer
-from portside.images.jobs import Packed
-from portside.images.make import record_image
+from portside.images.config_changes import apply_changes
+from portside.images.image_jobs import Packed
+from portside.images.image_store import Catalogue
+from portside.images.manifest_builder import record_image
 from portside.model.digest import Digest
 from portside.model.errors import NotFound
 from portside.model.events import Publisher
@@ -26,7 +26,7 @@ from portside.model.image import (
 )
 from portside.model.platform import Platform
 from portside.model.reference import Reference
-from portside.store.jobs import PackChanges
+from portside.store.store_jobs import PackChanges
 
 
 @dataclass(frozen=True, slots=True)

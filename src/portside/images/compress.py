@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.images.catalogue import Catalogue, ImageRecord
-from portside.images.feed import run_fed
-from portside.images.jobs import Packed, PackLayer
+from portside.images.image_jobs import Packed, PackLayer
+from portside.images.image_store import Catalogue, ImageRecord
+from portside.images.stream_feed import run_fed
 from portside.model.digest import Digest
 from portside.model.ids import new_id
 from portside.model.image import (
@@ -26,8 +26,8 @@ from portside.model.image import (
     encode,
 )
 from portside.store.db import Ref
-from portside.store.jobs import Limits
-from portside.store.workers import Job
+from portside.store.store_jobs import Limits
+from portside.store.worker_pool import Job
 
 if TYPE_CHECKING:
     from portside.store.store import Store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from portside.images.meter import Meter
+from portside.images.progress_meter import Meter
 from portside.model.digest import Digest
 from portside.model.image import Descriptor
 from portside.registry.client.errors import BadContent, BadRedirect, Unreachable

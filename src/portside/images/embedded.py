@@ -11,9 +11,9 @@ import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from portside.images.catalogue import Catalogue
 from portside.images.compress import Packer
-from portside.images.make import record_image
+from portside.images.image_store import Catalogue
+from portside.images.manifest_builder import record_image
 from portside.model.ids import new_id
 from portside.model.image import DOCKER_LAYER_GZIP, Descriptor, History, ImageConfig, RootFS
 from portside.model.progress import Progress, Report
@@ -56,7 +56,7 @@ async def _base(catalogue: Catalogue, lease: Lease) -> str:
 
 async def _base_parts(catalogue: Catalogue, lease: Lease) -> tuple[ImageConfig, list[Descriptor]]:
     """Configuration and layers of the base image, whose blobs the lease owns."""
-    from portside.store.base import base_image
+    from portside.store.busybox_image import base_image
 
     base = await asyncio.to_thread(base_image)
     return base.config, [await _put_layer(catalogue, lease, base.layer)]
@@ -94,7 +94,7 @@ async def _registry(catalogue: Catalogue, lease: Lease) -> str:
 
 def _write_root(path: Path) -> str:
     """Write the layer's tar; the directories its libraries must be looked for in."""
-    from portside.images.pythonroot import library_path, write_layer
+    from portside.images.registry_image import library_path, write_layer
 
     with path.open("xb") as out:
         write_layer(out)
@@ -111,7 +111,7 @@ async def _read(path: Path) -> AsyncIterator[bytes]:
 def _registry_config(base: ImageConfig, environment: tuple[str, ...], diff_id: str) -> ImageConfig:
     import msgspec
 
-    from portside.images.pythonroot import CONFIG
+    from portside.images.registry_image import CONFIG
 
     run = msgspec.structs.replace(
         base.run,

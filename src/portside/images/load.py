@@ -15,12 +15,12 @@ from pathlib import Path
 
 import msgspec
 
-from portside.images.catalogue import Catalogue, ImageRecord
-from portside.images.choose import check_layers, check_system
 from portside.images.compress import make_manifest
-from portside.images.feed import run_fed
-from portside.images.jobs import Member, SpoolArchive
-from portside.images.unpack import unpack_layers
+from portside.images.image_jobs import Member, SpoolArchive
+from portside.images.image_store import Catalogue, ImageRecord
+from portside.images.platform_select import check_layers, check_system
+from portside.images.pull_layers import unpack_layers
+from portside.images.stream_feed import run_fed
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.events import Publisher

@@ -10,11 +10,11 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from portside.images.catalogue import Catalogue, ImageRecord
-from portside.images.choose import Chosen, choose
 from portside.images.download import fetch_blob
-from portside.images.meter import Meter
-from portside.images.unpack import unpack_layers
+from portside.images.image_store import Catalogue, ImageRecord
+from portside.images.platform_select import Chosen, choose
+from portside.images.progress_meter import Meter
+from portside.images.pull_layers import unpack_layers
 from portside.model.digest import Digest
 from portside.model.errors import Cancelled, NotFound, PortsideError
 from portside.model.image import MAX_MANIFEST, Descriptor, Manifest, decode

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from portside.images.catalogue import Catalogue, ImageRecord, check_platform, parse_stored
 from portside.images.compress import pushable
-from portside.images.meter import Meter
-from portside.images.unpack import all_or_first_error
+from portside.images.image_store import Catalogue, ImageRecord, check_platform, parse_stored
+from portside.images.progress_meter import Meter
+from portside.images.pull_layers import all_or_first_error
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.image import MAX_MANIFEST, Descriptor, Manifest, decode

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from portside.images import clock
-from portside.images.catalogue import Catalogue
 from portside.images.filters import Filters, boolean, check, labels_match, single_moment
+from portside.images.image_store import Catalogue
 from portside.model.digest import chain_id
 from portside.model.errors import Conflict, InvalidParameter, NotFound
 from portside.model.events import Publisher

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from portside.images.catalogue import Catalogue, ImageRecord, check_platform
+from portside.images.image_store import Catalogue, ImageRecord, check_platform
 from portside.images.pull import owned_by_manifest
 from portside.images.push import read_blob
 from portside.model.digest import Digest
@@ -34,7 +34,7 @@ from portside.model.image import (
 )
 from portside.model.platform import Platform
 from portside.model.reference import Reference
-from portside.store import tarformat as tar
+from portside.store import tar_format as tar
 
 
 @dataclass(slots=True)

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, M
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from portside.images.catalogue import Catalogue, check_platform, require_name
 from portside.images.filters import Filters
-from portside.images.joint import Joint
+from portside.images.image_store import Catalogue, check_platform, require_name
+from portside.images.singleflight import Joint
 from portside.model.errors import PortsideError
 from portside.model.events import Publisher
 from portside.model.image import Image, RunConfig
@@ -91,7 +91,7 @@ class ImageService:
         Everything that is not yet an image belongs to a lease of the store, which the store
         itself ends; what remains is an image whose documents were lost (power cut).
         """
-        from portside.images.repair import drop_broken
+        from portside.images.image_repair import drop_broken
 
         drop_broken(self.catalogue)
 
@@ -237,7 +237,7 @@ class ImageService:
         progress: Report = quiet,
     ) -> str:
         """Make an image of one layer from a root file system's tar, or from a URL. Its ID."""
-        from portside.images.importing import import_image
+        from portside.images.import_image import import_image
 
         name = require_name(ref) if ref else None
         async with self._tidy():
@@ -301,7 +301,7 @@ class ImageService:
         containers: bool = False,
     ) -> Sequence[ImageSummary]:
         """Newest first. ``all`` shows intermediate images too."""
-        from portside.images.listing import Lister, ListOptions
+        from portside.images.image_list import Lister, ListOptions
 
         options = ListOptions(all, shared_size, manifests, containers)
         return Lister(self.catalogue, filters or {}, options).summaries()
@@ -310,7 +310,7 @@ class ImageService:
         self, name_or_id: str, *, manifests: bool = False, platform: Platform | None = None
     ) -> ImageInspect:
         """Raises NotFound, also when it is the image of another platform."""
-        from portside.images.listing import inspect
+        from portside.images.image_list import inspect
 
         identifier = self.get(name_or_id, platform).id
         return inspect(self.catalogue, identifier, manifests=manifests)
@@ -319,7 +319,7 @@ class ImageService:
         self, name_or_id: str, platform: Platform | None = None
     ) -> Sequence[HistoryItem]:
         """Newest first. Raises NotFound, also when it is the image of another platform."""
-        from portside.images.listing import history
+        from portside.images.image_list import history
 
         return history(self.catalogue, self.get(name_or_id, platform).id)
 
@@ -420,7 +420,7 @@ class ImageService:
         self, ref: str, auth: AuthConfig | None = None
     ) -> DistributionInspect:
         """What a registry has under a reference, without pulling it."""
-        from portside.images.remote import distribution_inspect, with_its_status
+        from portside.images.remote_manifests import distribution_inspect, with_its_status
 
         reference = Reference.parse(ref)
         with with_its_status():
@@ -433,7 +433,7 @@ class ImageService:
 
     async def remote_manifest(self, ref: str, auth: AuthConfig | None = None) -> RemoteManifest:
         """A manifest or manifest list as a registry has it, byte by byte."""
-        from portside.images.remote import remote_manifest
+        from portside.images.remote_manifests import remote_manifest
 
         reference = Reference.parse(ref)
         return await self._at(
@@ -444,7 +444,7 @@ class ImageService:
         self, ref: str, parts: Sequence[ListPart], auth: AuthConfig | None = None
     ) -> str:
         """Push a manifest list under ``ref``; its digest."""
-        from portside.images.remote import push_parts
+        from portside.images.remote_manifests import push_parts
 
         return await push_parts(self.registries, Reference.parse(ref), parts, auth)
 

@@ -15,16 +15,16 @@ from portside.model.errors import Conflict, Forbidden, InvalidParameter, NotFoun
 from portside.model.ids import new_id
 from portside.model.instance import Instance
 from portside.model.network import EndpointSettings, NetworkRequest
-from portside.networks import links as kernel_links
-from portside.networks.catalogue import Catalogue
+from portside.networks import host_links as kernel_links
+from portside.networks.container_interfaces import Plumbing
+from portside.networks.endpoint_options import check_settings
 from portside.networks.endpoints import Endpoints, choose_interface
 from portside.networks.hostfiles import HostFiles
 from portside.networks.naming import Naming
-from portside.networks.plumbing import Plumbing
+from portside.networks.network_records import EndpointRecord, NetworkRecord, SandboxRecord
+from portside.networks.network_store import Catalogue
 from portside.networks.publish import Publisher
-from portside.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from portside.networks.sandbox import Book, Sandbox
-from portside.networks.wishes import check_settings
 
 HOST_CONFLICT = "container cannot be disconnected from host network or connected to host network"
 NONE_CONFLICT = (

@@ -30,7 +30,7 @@ from portside.kernel import netns
 from portside.kernel.nftables import Nft
 from portside.model.network import IPAddress
 from portside.networks import dnswire
-from portside.networks.files import EMBEDDED_SERVER
+from portside.networks.etc_files import EMBEDDED_SERVER
 from portside.networks.resolver import Upstream
 from portside.networks.shares import Shares
 

@@ -16,10 +16,10 @@ from portside.model.network import (
     NetworkSettings,
     PortBinding,
 )
-from portside.networks import links, records
-from portside.networks.catalogue import Catalogue
-from portside.networks.ports import Publication, parse_port
-from portside.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
+from portside.networks import host_links, network_records
+from portside.networks.network_records import EndpointRecord, NetworkRecord, SandboxRecord
+from portside.networks.network_store import Catalogue
+from portside.networks.portmapper import Publication, parse_port
 
 
 def dns_names(request: NetworkRequest, wanted: EndpointSettings) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ class Endpoints:
         except BaseException:
             self._give_back(network, 4, ipv4)
             raise
-        mac = wanted.mac_address.lower().replace("-", ":") or links.mac_of(ipv4)
+        mac = wanted.mac_address.lower().replace("-", ":") or host_links.mac_of(ipv4)
         gateways = {version: self._gateway(network, version) for version in (4, 6)}
         endpoint = EndpointRecord(
             network_id=network.id,
@@ -111,7 +111,7 @@ class Endpoints:
         self, network: NetworkRecord, version: int, wanted: EndpointSettings
     ) -> IPAddress | None:
         subnet = self._catalogue.subnet(network, version)
-        ranges = wanted.ipam_config or records.NO_IPAM
+        ranges = wanted.ipam_config or network_records.NO_IPAM
         text = ranges.ipv4_address if version == 4 else ranges.ipv6_address
         if subnet is None:
             if text:
@@ -143,7 +143,7 @@ class Endpoints:
             return ""
         if network.driver == "ipvlan" and network.option("ipvlan_mode", "l2") != "l2":
             return ""
-        mode = records.BRIDGE_MODE4 if version == 4 else records.BRIDGE_MODE6
+        mode = network_records.BRIDGE_MODE4 if version == 4 else network_records.BRIDGE_MODE6
         return "" if network.option(mode) == "isolated" else config.gateway
 
 
@@ -176,9 +176,9 @@ def choose_interface(
     if network.driver == "null":
         return ""
     taken = [endpoint.interface for endpoint in others]
-    chosen = (wanted.driver_opts or {}).get(records.ENDPOINT_NAME, "")
+    chosen = (wanted.driver_opts or {}).get(network_records.ENDPOINT_NAME, "")
     if not chosen:
-        return interface_name(network.option(records.PREFIX) or "eth", taken)
+        return interface_name(network.option(network_records.PREFIX) or "eth", taken)
     if chosen in taken or chosen == "lo" or "/" in chosen or not 0 < len(chosen) < 16:
         raise InvalidParameter(f"invalid or used interface name: {chosen!r}")
     return chosen

@@ -12,10 +12,10 @@ from pathlib import Path
 from portside.model.errors import Conflict
 from portside.model.ids import short
 from portside.model.network import IPAddress, NetworkOptions
-from portside.networks import files
-from portside.networks.catalogue import Catalogue
-from portside.networks.ports import parse_port
-from portside.networks.records import EndpointRecord, SandboxRecord
+from portside.networks import etc_files
+from portside.networks.network_records import EndpointRecord, SandboxRecord
+from portside.networks.network_store import Catalogue
+from portside.networks.portmapper import parse_port
 from portside.networks.resolver import HostResolver, ResolvConf, Upstream, is_loopback
 
 MAX_FILE = 1 << 20
@@ -80,7 +80,7 @@ class HostFiles:
 
     def _resolv_conf(self, record: SandboxRecord, host: ResolvConf) -> str:
         request = record.request
-        return files.resolv_conf(
+        return etc_files.resolv_conf(
             host,
             request.dns or self._options.dns,
             request.dns_search or self._options.dns_search,
@@ -91,7 +91,7 @@ class HostFiles:
 
     def extra_hosts(self, record: SandboxRecord) -> list[tuple[str, str]]:
         gateways = [str(address) for address in self.host_gateways()]
-        return files.parse_extra_hosts(record.request.extra_hosts, gateways)
+        return etc_files.parse_extra_hosts(record.request.extra_hosts, gateways)
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -103,15 +103,15 @@ class HostFiles:
             return environment
         extra = self.extra_hosts(record)
         if record.kind == "host":
-            hosts = files.host_hosts(extra)
+            hosts = etc_files.host_hosts(extra)
         else:
-            names = files.own_names(request.hostname, request.domainname)
-            hosts = files.hosts(_own_addresses(record.endpoints), names, extra, linked)
-        files.write(request.directory, "hosts", hosts)
+            names = etc_files.own_names(request.hostname, request.domainname)
+            hosts = etc_files.hosts(_own_addresses(record.endpoints), names, extra, linked)
+        etc_files.write(request.directory, "hosts", hosts)
         hostname = request.hostname or (socket.gethostname() if record.kind == "host" else "")
-        files.write(request.directory, "hostname", f"{hostname}\n" if hostname else "")
+        etc_files.write(request.directory, "hostname", f"{hostname}\n" if hostname else "")
         conf = self._resolv_conf(record, self._resolver.conf)
-        files.write(request.directory, "resolv.conf", conf)
+        etc_files.write(request.directory, "resolv.conf", conf)
         return environment
 
     def update(self, record: SandboxRecord, before: SandboxRecord) -> None:
@@ -121,12 +121,12 @@ class HostFiles:
         if not request.directory:
             return
         old, new = _own_addresses(before.endpoints), _own_addresses(record.endpoints)
-        names = " ".join(files.own_names(request.hostname, request.domainname))
+        names = " ".join(etc_files.own_names(request.hostname, request.domainname))
         gone = {f"{address}\t{names}" for address in old if address not in new}
         text = _read(request.directory, "hosts")
         lines = [line for line in text.splitlines() if line not in gone]
         lines += [f"{address}\t{names}" for address in new if address not in old]
-        files.write(request.directory, "hosts", "\n".join(lines) + "\n")
+        etc_files.write(request.directory, "hosts", "\n".join(lines) + "\n")
         self._refresh(record, before, self._resolver.conf, self._resolver.conf)
 
     def _refresh(
@@ -136,7 +136,7 @@ class HostFiles:
         expected, wanted = self._resolv_conf(before, old), self._resolv_conf(record, new)
         directory = record.request.directory
         if expected != wanted and _read(directory, "resolv.conf") == expected:
-            files.write(directory, "resolv.conf", wanted)
+            etc_files.write(directory, "resolv.conf", wanted)
 
     def _resolver_changed(self) -> None:
         old, self._previous = self._previous, self._resolver.conf

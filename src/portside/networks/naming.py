@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from portside.model.network import IPAddress
-from portside.networks.catalogue import Catalogue
 from portside.networks.dns import MAX_FORWARDED, DnsSockets, NameServer
 from portside.networks.hostfiles import HostFiles
-from portside.networks.names import ContainerNames, Directory
-from portside.networks.pool import NamespaceWorker
-from portside.networks.records import EndpointRecord
+from portside.networks.name_table import ContainerNames, Directory
+from portside.networks.netns_pool import NamespaceWorker
+from portside.networks.network_records import EndpointRecord
+from portside.networks.network_store import Catalogue
 from portside.networks.sandbox import Sandbox
 from portside.networks.shares import Shares
 

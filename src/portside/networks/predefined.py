@@ -11,9 +11,9 @@ from portside.model.errors import InvalidParameter
 from portside.model.ids import new_id
 from portside.model.instance import Instance
 from portside.model.network import IPAM, IPAMConfig, NetworkOptions, NetworkResource
-from portside.networks import ipam, records
-from portside.networks.catalogue import Catalogue, now
-from portside.networks.records import NetworkRecord
+from portside.networks import ipam, network_records
+from portside.networks.network_records import NetworkRecord
+from portside.networks.network_store import Catalogue, now
 
 
 def ensure(
@@ -73,12 +73,12 @@ def _default_bridge(
 
 def _options(options: NetworkOptions, link: str) -> dict[str, str]:
     return {
-        records.BRIDGE_DEFAULT: "true",
-        records.BRIDGE_ICC: str(options.icc).lower(),
-        records.BRIDGE_MASQUERADE: str(options.ip_masq).lower(),
-        records.BRIDGE_BINDING: options.default_binding_ip or "0.0.0.0",
-        records.BRIDGE_NAME: link,
-        records.MTU: str(options.mtu or 1500),
+        network_records.BRIDGE_DEFAULT: "true",
+        network_records.BRIDGE_ICC: str(options.icc).lower(),
+        network_records.BRIDGE_MASQUERADE: str(options.ip_masq).lower(),
+        network_records.BRIDGE_BINDING: options.default_binding_ip or "0.0.0.0",
+        network_records.BRIDGE_NAME: link,
+        network_records.MTU: str(options.mtu or 1500),
     }
 
 

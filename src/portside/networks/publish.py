@@ -9,16 +9,16 @@ import msgspec
 
 from portside.model.errors import SystemFailure
 from portside.model.network import IPAddress, NetworkOptions, NetworkRequest
-from portside.networks import records
-from portside.networks.catalogue import Catalogue
+from portside.networks import network_records
 from portside.networks.endpoints import gateway_endpoint
 from portside.networks.firewall import Firewall
-from portside.networks.ports import HostPorts, Publication, Wanted, parse_wanted
-from portside.networks.records import EndpointRecord, SandboxRecord
+from portside.networks.network_records import EndpointRecord, SandboxRecord
+from portside.networks.network_store import Catalogue
+from portside.networks.portmapper import HostPorts, Publication, Wanted, parse_wanted
 from portside.networks.relay import Relays
 from portside.networks.ruleset import LinkRule, Member, elements
 
-MODES = {4: records.BRIDGE_MODE4, 6: records.BRIDGE_MODE6}
+MODES = {4: network_records.BRIDGE_MODE4, 6: network_records.BRIDGE_MODE6}
 
 
 class Publisher:
@@ -91,7 +91,7 @@ class Publisher:
         dual: bool,
     ) -> list[Publication]:
         network = self._catalogue.get(endpoint.network_id)
-        binding = network.option(records.BRIDGE_BINDING) or self._options.default_binding_ip
+        binding = network.option(network_records.BRIDGE_BINDING) or self._options.default_binding_ip
         if binding == "0.0.0.0":
             binding = ""  # as an option it means every address, also the other version's
         wanted = parse_wanted(

@@ -1,7 +1,7 @@
 """IPv6 clients of containers that have IPv4 only.
 
 The kernel cannot translate between the two, so the engine accepts these TCP connections on the
-socket that keeps the port and passes the bytes on, and datagrams likewise (``datagrams.py``).
+socket that keeps the port and passes the bytes on, and datagrams likewise (``udp_relay.py``).
 Everything else published goes through the firewall, without a copy; what passes here shows the
 engine's address to the container, and is cut off when the engine stops.
 """
@@ -13,9 +13,9 @@ import contextlib
 import logging
 import socket
 
-from portside.networks.datagrams import Datagrams
-from portside.networks.ports import Publication
+from portside.networks.portmapper import Publication
 from portside.networks.shares import Shares
+from portside.networks.udp_relay import Datagrams
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 18

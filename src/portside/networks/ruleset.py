@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from portside.model.network import IPNetwork
-from portside.networks.ports import Publication
+from portside.networks.portmapper import Publication
 
 ADMITTED = "10m"
 """How long a client the host's input chains let in is remembered after its last connection."""

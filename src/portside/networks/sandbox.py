@@ -14,8 +14,8 @@ import msgspec
 from portside.model.errors import Forbidden
 from portside.networks.dns import NameServer
 from portside.networks.endpoints import lease_names
-from portside.networks.pool import Namespace
-from portside.networks.records import EndpointRecord, SandboxRecord
+from portside.networks.netns_pool import Namespace
+from portside.networks.network_records import EndpointRecord, SandboxRecord
 from portside.store.db import Database, NameTaken
 
 

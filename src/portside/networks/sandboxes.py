@@ -36,22 +36,22 @@ from portside.model.network import (
     NetworkRequest,
     RunningContainer,
 )
-from portside.networks import records
-from portside.networks.catalogue import Catalogue
+from portside.networks import network_records
 from portside.networks.connecting import Connections
+from portside.networks.container_interfaces import Plumbing
+from portside.networks.endpoint_options import check_settings
 from portside.networks.endpoints import Endpoints, choose_interface, network_settings
 from portside.networks.firewall import Firewall
+from portside.networks.host_links import Links
 from portside.networks.hostfiles import HostFiles
-from portside.networks.links import Links
 from portside.networks.naming import Naming
-from portside.networks.plumbing import Plumbing
-from portside.networks.pool import Namespace, NamespacePool, NamespaceWorker, inside_setup
-from portside.networks.ports import parse_port
+from portside.networks.netns_pool import Namespace, NamespacePool, NamespaceWorker, inside_setup
+from portside.networks.network_records import EndpointRecord, NetworkRecord, SandboxRecord
+from portside.networks.network_store import Catalogue
+from portside.networks.portmapper import parse_port
 from portside.networks.publish import Publisher as PortPublisher
-from portside.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 from portside.networks.ruleset import LinkRule
 from portside.networks.sandbox import Book, Sandbox
-from portside.networks.wishes import check_settings
 from portside.store.db import Database
 
 
@@ -211,7 +211,7 @@ class Sandboxes:
         bridge = next((e for e in record.endpoints if e.network == "bridge"), None)
         if bridge is None or not record.request.links:
             return []
-        if self._catalogue.get(bridge.network_id).flag(records.BRIDGE_ICC, True):
+        if self._catalogue.get(bridge.network_id).flag(network_records.BRIDGE_ICC, True):
             return []
         return [
             LinkRule(bridge.ipv4, endpoint.ipv4, protocol, port)

@@ -27,18 +27,18 @@ from portside.model.network import (
     PathStep,
     RunningContainer,
 )
-from portside.networks import catalogue as catalogue_module
-from portside.networks import explain, files, predefined
-from portside.networks.catalogue import Catalogue
+from portside.networks import etc_files, explain, predefined
+from portside.networks import network_store as catalogue_module
+from portside.networks.endpoint_options import check_settings
 from portside.networks.endpoints import network_settings
 from portside.networks.firewall import Firewall
-from portside.networks.links import Links, enable_forwarding, parse_mac
-from portside.networks.pool import NamespacePool, NamespaceWorker
-from portside.networks.ports import parse_port, parse_wanted
-from portside.networks.records import NetworkRecord
+from portside.networks.host_links import Links, enable_forwarding, parse_mac
+from portside.networks.netns_pool import NamespacePool, NamespaceWorker
+from portside.networks.network_records import NetworkRecord
+from portside.networks.network_store import Catalogue
+from portside.networks.portmapper import parse_port, parse_wanted
 from portside.networks.rules import network_rules
 from portside.networks.sandboxes import Sandboxes
-from portside.networks.wishes import check_settings
 from portside.store.db import Database
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class NetworkService:
             parse_port(port)
         if request.mac_address:
             parse_mac(request.mac_address)
-        files.parse_extra_hosts(request.extra_hosts, ["192.0.2.1"])
+        etc_files.parse_extra_hosts(request.extra_hosts, ["192.0.2.1"])
         for server in request.dns:
             try:
                 ipaddress.ip_address(server.partition("%")[0])

@@ -31,7 +31,7 @@ def main() -> int:
 
 def _execute_sealed(arguments: list[str]) -> None:
     """Execute the same command from the sealed interpreter; does not return."""
-    from portside.kernel.executable import sealed
+    from portside.kernel.sealed_executable import sealed
 
     executable = sealed()
     paths = [os.path.realpath(path) for path in sys.path if path and os.path.isdir(path)]

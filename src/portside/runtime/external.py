@@ -24,10 +24,10 @@ from portside.kernel import mount as mounts
 from portside.kernel import process as kernel
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.ociruntime import Process, Spec, User, complete
-from portside.runtime import identity, rootfs
-from portside.runtime.child import START_TIMEOUT, StartError, pipes
-from portside.runtime.files import clean, place_of
+from portside.runtime import privileges, rootfs
+from portside.runtime.init_channel import START_TIMEOUT, StartError, pipes
 from portside.runtime.messages import Exec, Identity, StartRequest
+from portside.runtime.state_files import clean, place_of
 
 _VERSION = "1.0.2"
 """Of the runtime-spec: what everybody reads (crun before 1.9 refuses later ones)."""
@@ -241,7 +241,7 @@ def resolved(root: str, user: User, wanted: Identity) -> User:
         try:
             os.chroot(root)
             os.chdir("/")
-            who = identity.resolve(user, wanted)
+            who = privileges.resolve(user, wanted)
             theirs.send(b"u" + msgspec.json.encode([who.uid, who.gid, list(who.groups)]))
         except (PortsideError, OSError) as err:
             theirs.send(b"e" + str(err).encode())

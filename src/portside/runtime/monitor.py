@@ -26,7 +26,6 @@ from portside.kernel import process as kernel
 from portside.kernel.cgroup import Cgroup
 from portside.model.errors import PortsideError
 from portside.runtime import messages, starter, terminal
-from portside.runtime.files import complain, write_whole
 from portside.runtime.logs import LogWriter, open_log, register
 from portside.runtime.messages import (
     Answer,
@@ -43,7 +42,8 @@ from portside.runtime.messages import (
     Started,
     StartRequest,
 )
-from portside.runtime.remote import Journald, with_cache
+from portside.runtime.remote_logs import Journald, with_cache
+from portside.runtime.state_files import complain, write_whole
 from portside.runtime.streams import READ, WRITE, Channel, Poller
 from portside.runtime.syslog import Syslog
 

@@ -27,7 +27,7 @@ from portside.kernel.overlay import prepare as prepare_overlay
 from portside.kernel.process import CLONE_NEWNS, setns
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Mount, Spec
-from portside.runtime import copyup, idmap, procfs
+from portside.runtime import idmap, procfs, tmpcopyup
 
 _ATTRIBUTES = {
     "ro": (kernel.MOUNT_ATTR_RDONLY, 0),
@@ -179,7 +179,7 @@ def _copy_up(root: int, destination: str, tree: int) -> None:
         for directory in (target, tree):
             places.append(openat2(directory, ".", os.O_RDONLY | os.O_DIRECTORY))
             stack.callback(os.close, places[-1])
-        copyup.copy(*places)
+        tmpcopyup.copy(*places)
 
 
 def filesystem(kind: str, source: str, data: list[str], attributes: int) -> int:

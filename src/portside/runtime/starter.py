@@ -24,10 +24,9 @@ from portside.kernel.cgroup import Cgroup, detect, warm_up
 from portside.kernel.seccomp import NEW_LISTENER
 from portside.model.errors import PortsideError
 from portside.model.ociruntime import SPEC_VERSION, Spec, State
-from portside.runtime import container, execute, hooks, listener, messages, usernamespace
-from portside.runtime.child import Child, Steps, explain_kill
+from portside.runtime import exec_init, hooks, init, messages, seccomp_listener, userns
 from portside.runtime.external import External
-from portside.runtime.files import complain, start_ticks, write_whole
+from portside.runtime.init_channel import Child, Steps, explain_kill
 from portside.runtime.messages import (
     Call,
     Exec,
@@ -37,6 +36,7 @@ from portside.runtime.messages import (
     StartRequest,
     StateFile,
 )
+from portside.runtime.state_files import complain, start_ticks, write_whole
 
 Step = Callable[[], tuple[Placed, list[int]]]
 
@@ -44,7 +44,7 @@ Step = Callable[[], tuple[Placed, list[int]]]
 def prepare() -> None:
     """Done once in the launcher, so that no fork has to: caches that forks share."""
     detect()
-    container.prepare()
+    init.prepare()
     import portside.kernel.cgroup.oom  # noqa: F401 - else each start imports it
 
     # A type's decoder is made at its first use: here, not in every fork.
@@ -99,8 +99,8 @@ class Start:
         with open(f"{request.state_dir}/config.json", "rb") as file:
             spec = msgspec.json.decode(file.read(), type=Spec)
         assert spec.linux is not None and spec.process is not None
-        if not usernamespace.wanted(spec):
-            container.choose_child_namespaces(spec)
+        if not userns.wanted(spec):
+            init.choose_child_namespaces(spec)
         joins = _joins_itself(spec)
         if not joins:
             warm_up()
@@ -110,7 +110,7 @@ class Start:
         try:
             self._clock.enter("fork")
             child = Child.fork(
-                lambda own: container.run_init(request, spec, own, self.netns, self.seccomp),
+                lambda own: init.run_init(request, spec, own, self.netns, self.seccomp),
                 terminal=spec.process.terminal,
                 stdin=request.open_stdin,
                 into=group if joins else None,
@@ -123,7 +123,7 @@ class Start:
             oom = _watch_oom(group)
             state = _state_of(request, child.pid)
             self._clock.enter("wait")
-            container.keep_children_here(spec)
+            init.keep_children_here(spec)
             if child.await_hooks(spec.hooks):
                 self._hooks(spec, child.pid)
             child.go()
@@ -178,7 +178,7 @@ class Start:
         assert spec.linux is not None
         profile = spec.linux.seccomp
         if profile is not None and profile.listener_path:
-            child.notified = lambda fd: listener.hand_over(
+            child.notified = lambda fd: seccomp_listener.hand_over(
                 profile, fd, child.pid, self._state(spec, child.pid, "creating")
             )
 
@@ -200,7 +200,7 @@ def _joins_itself(spec: Spec) -> bool:
     """
     hooks = spec.hooks
     early = hooks is not None and bool(hooks.prestart or hooks.create_runtime)
-    return not early and not usernamespace.wanted(spec)
+    return not early and not userns.wanted(spec)
 
 
 def _has_poststop(spec: Spec) -> bool:
@@ -232,9 +232,9 @@ def _exec(
         messages.send(monitor, Placed(started, streams.terminal), streams.descriptors(number))
         return
     kernel.setns(init_pidfd, kernel.CLONE_NEWPID, "the container's PID namespace")
-    further = execute.further_namespaces(pid)
+    further = exec_init.further_namespaces(pid)
     child = Child.fork(
-        lambda own: execute.run_exec(request, own, init_pidfd, seccomp, start, further),
+        lambda own: exec_init.run_exec(request, own, init_pidfd, seccomp, start, further),
         terminal=request.process.terminal,
         stdin=request.open_stdin,
         into=Cgroup(start.cgroup),
@@ -259,7 +259,7 @@ def _listen_for_exec(start: StartRequest, child: Child, pid: int) -> None:
     if profile is not None:
         directory = start.bundle or start.state_dir
         state = State(SPEC_VERSION, start.id, "running", directory, pid, spec.annotations)
-        child.notified = lambda fd: listener.hand_over(profile, fd, child.pid, state)
+        child.notified = lambda fd: seccomp_listener.hand_over(profile, fd, child.pid, state)
 
 
 def _pid_of(pidfd: int) -> int:

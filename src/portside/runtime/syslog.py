@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from portside.model.errors import InvalidParameter
 from portside.runtime.messages import LogConfig
-from portside.runtime.remote import Remote
+from portside.runtime.remote_logs import Remote
 
 _FACILITIES = {
     name: number

@@ -9,7 +9,7 @@ On disk, beneath the data root::
 An ingest is renamed into ``blobs/`` only after its digest and size were verified, and is
 recorded in the database together with its owner. Data is written behind: rows carry the
 boot they were written in until :meth:`Store.settle` has synced the file system, and after
-a power cut the rows of another boot are verified again (see ``store/check.py``).
+a power cut the rows of another boot are verified again (see ``store/store_check.py``).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound, SystemFailure, TooLarge
 from portside.model.ids import new_id
 from portside.store.db import Database, Ref
-from portside.store.points import reach
-from portside.store.settle import Settler
+from portside.store.durability import Settler
+from portside.store.failpoints import reach
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -28,17 +28,17 @@ from portside.model.errors import Conflict, NotFound
 from portside.model.ids import new_id
 from portside.model.image import COMPRESSIONS
 from portside.model.rootfs import Rootfs
-from portside.store import jobs, trees
+from portside.store import store_jobs, trees
 from portside.store.blobs import BlobStore
 from portside.store.db import Database, Ref
-from portside.store.jobs import Change, Limits
-from portside.store.points import reach
-from portside.store.settle import Settler
+from portside.store.durability import Settler
+from portside.store.failpoints import reach
+from portside.store.store_jobs import Change, Limits
 from portside.store.trash import Trash
-from portside.store.workers import Workers
+from portside.store.worker_pool import Workers
 
 if TYPE_CHECKING:
-    from portside.store.streams import JobStream
+    from portside.store.job_streams import JobStream
 
 OVERLAY_OPTIONS = ("index=off", "redirect_dir=off", "metacopy=off")
 """What is in ``upper`` must be the whole truth about the changes: no redirected renames, no
@@ -176,7 +176,7 @@ class LayerStore:
             await self._workers.run(job)
             own = str(self.layers_dir / chain.hex / "diff")
             found: str = await self._workers.run(
-                jobs.CompareTrees(one=own, other=str(temporary / "diff"))
+                store_jobs.CompareTrees(one=own, other=str(temporary / "diff"))
             )
             return found
         finally:
@@ -258,7 +258,9 @@ class LayerStore:
         self._trash.discard(directory / "root")
         source = self.layers_dir / chain.hex / "diff" if chain else self.links_dir / "empty"
         try:
-            await self._workers.run(jobs.CopyTree(source=str(source), target=f"{directory}/root"))
+            await self._workers.run(
+                store_jobs.CopyTree(source=str(source), target=f"{directory}/root")
+            )
         except BaseException:
             self.remove_writable(container_id)
             raise
@@ -311,29 +313,31 @@ class LayerStore:
     async def changes(self, container_id: str) -> list[Change]:
         """What the container added, changed and deleted, by path, as ``docker diff`` tells."""
         found: list[Change] = await self._workers.run(
-            jobs.FindChanges(rootfs=self.rootfs(container_id), base=self.base(container_id))
+            store_jobs.FindChanges(rootfs=self.rootfs(container_id), base=self.base(container_id))
         )
         return found
 
     async def diff_tar(self, container_id: str) -> JobStream:
         """The container's changes as a layer tar: same changes, same bytes."""
-        from portside.store.streams import JobStream
+        from portside.store.job_streams import JobStream
 
-        job = jobs.PackChanges(rootfs=self.rootfs(container_id), base=self.base(container_id))
+        job = store_jobs.PackChanges(rootfs=self.rootfs(container_id), base=self.base(container_id))
         return await JobStream.start(self._workers, job)
 
     async def export_tar(self, source: str, pid: int = 0) -> JobStream:
         """The whole root of a container (of a running one with its ``pid``: its overlay must
         not be mounted twice), or of a chain, as a tar; nothing of what is mounted in it."""
-        from portside.store.streams import JobStream
+        from portside.store.job_streams import JobStream
 
-        job = jobs.PackRoot(rootfs=self.rootfs(source), pid=pid)
+        job = store_jobs.PackRoot(rootfs=self.rootfs(source), pid=pid)
         return await JobStream.start(self._workers, job)
 
     async def size_rw(self, container_id: str) -> int:
         """Bytes the container has written (Docker's SizeRw)."""
         written = self._written(container_id)
-        job = jobs.Measure(path=written, without=f"{written}/etc/mtab")  # the runtime's own link
+        job = store_jobs.Measure(
+            path=written, without=f"{written}/etc/mtab"
+        )  # the runtime's own link
         size: int = await self._workers.run(job)
         if self._required(container_id)[1] == "vfs":
             size -= self.size_rootfs(self._required(container_id)[0])
@@ -389,11 +393,11 @@ class LayerStore:
 
     def _unpacking_job(
         self, parent: Digest | None, diff_id: Digest, blob: Digest, media_type: str, into: Path
-    ) -> jobs.UnpackLayer:
+    ) -> store_jobs.UnpackLayer:
         base = None
         if self.driver == "vfs" and parent is not None:
             base = self.layers_dir / parent.hex / "diff"
-        return jobs.UnpackLayer(
+        return store_jobs.UnpackLayer(
             blob=str(self._blobs.path(blob)),
             compression=COMPRESSIONS.get(media_type, "auto"),
             diff_id=str(diff_id),

@@ -8,14 +8,14 @@ import os
 from pathlib import Path
 
 from portside.model.errors import Conflict
-from portside.store.archive import Archives
 from portside.store.blobs import BlobStore
+from portside.store.container_archive import Archives
 from portside.store.db import Database, Lease
-from portside.store.jobs import Limits
+from portside.store.durability import Settler
 from portside.store.layers import LayerStore
-from portside.store.settle import Settler
+from portside.store.store_jobs import Limits
 from portside.store.trash import Trash
-from portside.store.workers import Workers
+from portside.store.worker_pool import Workers
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +56,14 @@ class Store:
         the file system can be its upper directory. Conflict when another engine holds the
         data root.
         """
-        from portside.store import repair
+        from portside.store import crash_repair
 
         data_root.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_fd = _lock(data_root)
         try:
-            chosen = repair.choose_driver(data_root, driver)
+            chosen = crash_repair.choose_driver(data_root, driver)
             store = cls(data_root, lock_fd, chosen, limits or Limits())
-            repair.at_start(store)
+            crash_repair.at_start(store)
         except BaseException:
             os.close(lock_fd)
             raise
@@ -80,9 +80,9 @@ class Store:
     async def recover(self) -> None:
         """Finish what :meth:`open` began, before containers are looked at: layers that a power
         cut has damaged are unpacked again from their blobs."""
-        from portside.store import repair
+        from portside.store import crash_repair
 
-        await repair.recover(self)
+        await crash_repair.recover(self)
         self.trash.empty_soon()
 
     async def collect(self) -> int:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from portside.model.errors import PortsideError
 from portside.model.ids import new_id
-from portside.store import jobs
-from portside.store.workers import Workers
+from portside.store import store_jobs
+from portside.store.worker_pool import Workers
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Trash:
             self._again = False
             if os.listdir(self.path):
                 try:
-                    await self._workers.run(jobs.RemoveTrees(path=str(self.path)))
+                    await self._workers.run(store_jobs.RemoveTrees(path=str(self.path)))
                 except PortsideError as err:
                     log.warning("emptying %s: %s", self.path, err)
 

@@ -28,17 +28,17 @@ from portside.model.volume import (
     VolumeMount,
     VolumePrune,
 )
-from portside.store import jobs
-from portside.store.archive import feed
+from portside.store import store_jobs
+from portside.store.container_archive import feed
 from portside.store.db import Ref
+from portside.store.job_streams import JobStream
 from portside.store.store import Store
-from portside.store.streams import JobStream
 from portside.volumes import filters as matching
-from portside.volumes import options
+from portside.volumes import local_driver_options
 from portside.volumes.filters import Filters
-from portside.volumes.jobs import CopyUp, PackVolume, UnpackVolume
-from portside.volumes.mounts import Mounts, mounted
-from portside.volumes.records import Record, Records
+from portside.volumes.volume_jobs import CopyUp, PackVolume, UnpackVolume
+from portside.volumes.volume_mounts import Mounts, mounted
+from portside.volumes.volume_records import Record, Records
 
 Names = list[str]
 Volumes = list[Volume]
@@ -77,15 +77,15 @@ class VolumeService:
                 f"create {name}: error looking up volume plugin {request.driver}: "
                 f'plugin "{request.driver}" not found'
             )
-        options.check_name(name)
+        local_driver_options.check_name(name)
         existing = self._records.find(name)
         if existing is not None:
             return self._records.volume(existing)
         wanted = dict(request.driver_opts) if request.driver_opts is not None else None
-        options.parse(name, wanted or {})
+        local_driver_options.parse(name, wanted or {})
         size = 0
         if wanted and "size" in wanted and "device" not in wanted:
-            size = options.parse_size(name, wanted["size"])
+            size = local_driver_options.parse_size(name, wanted["size"])
         record = self._records.add(name, labels, wanted, size)
         self._publish("volume", "create", name, {"driver": record.driver})
         return self._records.volume(record)
@@ -191,7 +191,7 @@ class VolumeService:
         already, or its files are elsewhere (``device``).
         """
         record = self._records.get(name)
-        wanted = options.parse(name, record.options or {})
+        wanted = local_driver_options.parse(name, record.options or {})
         if wanted is not None:
             return not subpath and await self._fill_device(record, wanted, rootfs, path)
         async with self._locked(name):
@@ -214,7 +214,7 @@ class VolumeService:
             return True
 
     async def _fill_device(
-        self, record: Record, wanted: options.MountOptions, rootfs: Rootfs, path: str
+        self, record: Record, wanted: local_driver_options.MountOptions, rootfs: Rootfs, path: str
     ) -> bool:
         """Fill an empty directory or file system of the user's. A tmpfs would forget it, and
         what is not there is told at the start."""
@@ -248,7 +248,9 @@ class VolumeService:
         if record.options and "device" in record.options:
             return volume
         try:
-            await self._fill(target, jobs.CopyTree(source=self._mounts.root(record), target=""))
+            await self._fill(
+                target, store_jobs.CopyTree(source=self._mounts.root(record), target="")
+            )
         except BaseException:
             await self.remove(target, force=True)
             raise
@@ -258,7 +260,7 @@ class VolumeService:
         """Give an unused volume another name. Conflict when it is used or ``new`` is taken."""
         async with self._locked(name):
             record = self._records.get(name)
-            options.check_name(new)
+            local_driver_options.check_name(new)
             self._must_be_free(new)
             users = self.users(name)
             if users:
@@ -314,7 +316,7 @@ class VolumeService:
         os.chmod(fill, 0o755)
         return fill
 
-    async def _fill(self, name: str, job: jobs.CopyTree) -> None:
+    async def _fill(self, name: str, job: store_jobs.CopyTree) -> None:
         """Copy a tree into a volume that was just made."""
         fill = self._records.directory(name) / f"fill-{new_id()}"
         try:
@@ -348,7 +350,7 @@ class VolumeService:
             raise Conflict(f"a volume named {name} exists: choose another name")
 
     def _is_file_system(self, record: Record) -> bool:
-        wanted = options.parse(record.name, record.options or {})
+        wanted = local_driver_options.parse(record.name, record.options or {})
         return wanted is not None and not wanted.is_bind
 
     async def _with_usage(self, record: Record) -> Volume:
@@ -360,7 +362,7 @@ class VolumeService:
             return -1
         try:
             path = str(self._records.data(record.name))
-            size: int = await self._store.workers.run(jobs.Measure(path=path))
+            size: int = await self._store.workers.run(store_jobs.Measure(path=path))
             return size
         except PortsideError:
             return -1

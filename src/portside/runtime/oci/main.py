@@ -47,25 +47,26 @@ def _verbs() -> dict[str, tuple[str, str, str, str]]:
     run_short = f"{short} d=detach"
     exec_short = "d=detach t=tty u=user e=env p=process g=additional-gids c=cap"
     return {
-        "create": (flags, values, short, "lifecycle:create"),
-        "run": (f"{flags} detach keep no-subreaper", values, run_short, "lifecycle:run"),
-        "start": ("", "", "", "lifecycle:start"),
-        "delete": ("force", "", "f=force", "lifecycle:delete"),
+        "create": (flags, values, short, "lifecycle_verbs:create"),
+        "run": (f"{flags} detach keep no-subreaper", values, run_short, "lifecycle_verbs:run"),
+        "start": ("", "", "", "lifecycle_verbs:start"),
+        "delete": ("force", "", "f=force", "lifecycle_verbs:delete"),
         "exec": ("tty detach no-new-privs ignore-paused",
                  "console-socket cwd env user additional-gids process pid-file process-label "
-                 "apparmor cap preserve-fds cgroup pidfd-socket", exec_short, "lifecycle:exec_"),
-        "kill": ("all", "", "a=all", "looking:kill"),
-        "state": ("", "", "", "looking:state"),
-        "list": ("quiet", "format", "q=quiet f=format", "looking:list_"),
-        "ps": ("", "format", "f=format", "looking:ps"),
-        "pause": ("", "", "", "looking:pause"),
-        "resume": ("", "", "", "looking:resume"),
-        "update": ("", _LIMITS, "r=resources", "limits:update"),
-        "events": ("stats", "interval", "", "limits:events"),
-        "spec": ("rootless", "bundle", "b=bundle", "describing:spec"),
-        "features": ("", "", "", "describing:features"),
-        "checkpoint": ("leave-running", "image-path work-path", "", "describing:unbuilt"),
-        "restore": ("detach", "image-path work-path bundle pid-file", "", "describing:unbuilt"),
+                 "apparmor cap preserve-fds cgroup pidfd-socket",
+                 exec_short, "lifecycle_verbs:exec_"),
+        "kill": ("all", "", "a=all", "process_verbs:kill"),
+        "state": ("", "", "", "process_verbs:state"),
+        "list": ("quiet", "format", "q=quiet f=format", "process_verbs:list_"),
+        "ps": ("", "format", "f=format", "process_verbs:ps"),
+        "pause": ("", "", "", "process_verbs:pause"),
+        "resume": ("", "", "", "process_verbs:resume"),
+        "update": ("", _LIMITS, "r=resources", "update_events:update"),
+        "events": ("stats", "interval", "", "update_events:events"),
+        "spec": ("rootless", "bundle", "b=bundle", "features:spec"),
+        "features": ("", "", "", "features:features"),
+        "checkpoint": ("leave-running", "image-path work-path", "", "features:unbuilt"),
+        "restore": ("detach", "image-path work-path bundle pid-file", "", "features:unbuilt"),
     }  # fmt: skip
 
 
@@ -78,12 +79,12 @@ def main(arguments: list[str]) -> int:
         options = parse(arguments, _GLOBAL_FLAGS, _GLOBAL_VALUES, "v=version h=help")
         context = Context(options)
         if options.has("version"):
-            from portside.runtime.oci.describing import version
+            from portside.runtime.oci.features import version
 
             return version()
         name = options.operands[0] if options.operands else "help"
         if options.has("help") or name in ("help", "h"):
-            from portside.runtime.oci.describing import usage
+            from portside.runtime.oci.features import usage
 
             return usage(sorted(_verbs()))
         if context.format not in ("text", "json"):

@@ -8,7 +8,7 @@ import resource
 from portside.kernel import apparmor, process, selinux
 from portside.model.errors import InvalidParameter, NotImplementedHere
 from portside.model.ociruntime import Hooks, Process, Spec
-from portside.runtime import identity, scheduling, usernamespace
+from portside.runtime import privileges, scheduling, userns
 
 _SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)([-+][0-9A-Za-z.+-]+)?")
 _MAX_ID = (1 << 31) - 1
@@ -33,7 +33,7 @@ def check(spec: Spec) -> list[str]:
         _hooks(spec.hooks)
     if spec.process is not None:
         scheduling.check(spec.process, spec.linux.personality)
-    usernamespace.check(spec)
+    userns.check(spec)
     return warnings
 
 
@@ -67,7 +67,7 @@ def check_process(process: Process | None) -> list[str]:
         if limit.type in seen:
             raise InvalidParameter(f"rlimits has {limit.type} twice")
         seen.add(limit.type)
-    identity.environment(process.env, identity.Who(0, 0, (), "/"))
+    privileges.environment(process.env, privileges.Who(0, 0, (), "/"))
     if process.apparmor_profile and not apparmor.enabled():
         raise InvalidParameter("apparmor: config provided but apparmor not supported")
     if process.selinux_label and not selinux.enabled():

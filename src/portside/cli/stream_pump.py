@@ -1,0 +1,182 @@
+"""Moves bytes between the caller and a container until the stream ends.
+
+One ``poll`` over the stream, standard input and signals. Output goes out as it comes;
+input is read only when the last piece has been sent, so that neither side can block the
+other: a container that does not read its input still has its output shown.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from portside.cli.caller_terminal import KeyWatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from portside.cli.signal_fd import Signals
+    from portside.client.client import Hijacked
+
+_PIECE = 1 << 17
+_HEAD = 8
+_STDERR = 2
+_SHUT_WR = 1
+_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write everything, also to a descriptor that somebody made non-blocking."""
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            waiter = select.poll()
+            waiter.register(fd, select.POLLOUT)
+            waiter.poll()
+
+
+class Frames:
+    """Splits Docker's frames: one byte of stream, three zeros, four of length, the data."""
+
+    def __init__(self, write: Callable[[int, memoryview], None] = write_all) -> None:
+        self._write = write
+        self._head = b""
+        self._left = 0
+        self._fd = 1
+
+    def feed(self, data: bytes) -> None:
+        """Write the frames' contents to standard output and error."""
+        view = memoryview(data)
+        while view:
+            if self._left:
+                piece = view[: self._left]
+                self._write(self._fd, piece)
+                self._left -= len(piece)
+                view = view[len(piece) :]
+                continue
+            wanted = _HEAD - len(self._head)
+            self._head += bytes(view[:wanted])
+            view = view[wanted:]
+            if len(self._head) == _HEAD:
+                self._fd = _STDERR if self._head[0] == _STDERR else 1
+                self._left = int.from_bytes(self._head[4:], "big")
+                self._head = b""
+
+
+class Pump:
+    """One attached stream."""
+
+    def __init__(
+        self,
+        stream: Hijacked,
+        *,
+        framed: bool,
+        stdin: bool = False,
+        detach_keys: bytes = b"",
+        signals: Signals | None = None,
+        on_signal: Callable[[int], None] | None = None,
+    ) -> None:
+        self._sock = stream.sock
+        self._frames = Frames() if framed else None
+        self._rest = stream.rest
+        self._stdin = stdin
+        self._keys = KeyWatch(detach_keys)
+        self._signals, self._on_signal = signals, on_signal
+        self._pending = b""
+        self.detached = False
+        """The keys were typed: the container goes on without us."""
+
+    def run(self) -> None:
+        """Until the stream ends or the caller detaches."""
+        self._output(self._rest)
+        poll = select.poll()
+        stream = self._sock.fileno()
+        poll.register(stream, select.POLLIN)
+        if self._signals is not None:
+            poll.register(self._signals.fd, select.POLLIN)
+        if self._stdin:
+            poll.register(0, select.POLLIN)
+        while not self.detached:
+            for fd, events in poll.poll():
+                if fd == stream:
+                    if events & select.POLLOUT:
+                        self._send()
+                    if events & _READABLE and not self._receive():
+                        return
+                elif fd == 0:
+                    self._input()
+                elif self._signals is not None:
+                    self._caught()
+            self._watch(poll, stream)
+
+    def _watch(self, poll: select.poll, stream: int) -> None:
+        """Read input only when nothing is waiting to be sent."""
+        poll.modify(stream, select.POLLIN | (select.POLLOUT if self._pending else 0))
+        if self._stdin and not self._pending:
+            poll.register(0, select.POLLIN)
+        else:
+            try:
+                poll.unregister(0)
+            except KeyError:
+                pass
+
+    def _output(self, data: bytes) -> None:
+        if self._frames is not None:
+            self._frames.feed(data)
+        else:
+            write_all(1, data)
+
+    def _receive(self) -> bool:
+        """Show what came; False at the end."""
+        pending = getattr(self._sock, "pending", None)  # TLS may hold more than poll tells
+        while True:
+            try:
+                data = self._sock.recv(_PIECE)
+            except ConnectionResetError:
+                return False
+            self._output(data)
+            if not data or pending is None or not pending():
+                return bool(data)
+
+    def _input(self) -> None:
+        try:
+            data = os.read(0, _PIECE)
+        except BlockingIOError:
+            return
+        except OSError:  # the terminal is gone
+            data = b""
+        if not data:
+            self._stdin = False
+            self._end_input()
+            return
+        self._pending = self._keys.feed(data)
+        self.detached = self._keys.found
+        self._send()
+
+    def _send(self) -> None:
+        if not self._pending:
+            return
+        self._sock.setblocking(False)
+        try:
+            self._pending = self._pending[self._sock.send(self._pending) :]
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):  # the container has closed its input
+            self._pending = b""
+            self._stdin = False
+        finally:
+            self._sock.setblocking(True)
+
+    def _end_input(self) -> None:
+        try:
+            self._sock.shutdown(_SHUT_WR)
+        except OSError:
+            pass
+
+    def _caught(self) -> None:
+        if self._signals is None or self._on_signal is None:
+            return
+        for number in self._signals.take():
+            self._on_signal(number)

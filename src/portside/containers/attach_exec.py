@@ -1,0 +1,315 @@
+"""Attaching to a container and executing in it: who gets which socket.
+
+A client's socket goes straight to the container's monitor, which speaks Docker's framing on
+it; the engine copies nothing. ``take`` is called once all checks are done: it sends the
+answer's head and hands the socket over, which is closed here once the monitor has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from portside.containers import spec_process
+from portside.containers.container import Container, ExecInstance
+from portside.containers.core import Core
+from portside.model import capabilities
+from portside.model import ociruntime as oci
+from portside.model.container import ExecConfig, ExecStart
+from portside.model.containerstate import ExecInspect, ExecProcess
+from portside.model.errors import (
+    CommandNotFound,
+    Conflict,
+    InvalidParameter,
+    NotFound,
+    PortsideError,
+    Unavailable,
+)
+from portside.model.ids import new_id
+from portside.runtime.messages import Exec, Exited, Identity, Streams
+from portside.store.failpoints import reach
+
+Take = Callable[[bool], socket.socket]
+"""Called with whether there is a terminal; answers the client's socket, blocking and owned."""
+
+DEFAULT_KEYS = "ctrl-p,ctrl-q"
+_KEPT_EXECS = 300.0
+"""Seconds for which an ended exec can still be inspected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachOptions:
+    """Query of ``POST /containers/{id}/attach``."""
+
+    stream: bool = False
+    logs: bool = False
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+    detach_keys: str = ""
+    raw: bool = False
+    """Without frame headers also when there is no terminal (websockets)."""
+
+
+def parse_keys(text: str) -> bytes:
+    """The bytes of a detach sequence such as ``ctrl-p,ctrl-q`` or ``a,ctrl-x``."""
+    found = bytearray()
+    for word in text.split(","):
+        if len(word) == 1:
+            found.append(ord(word))
+            continue
+        prefix, _, key = word.partition("-")
+        code = ord(key.upper()) - 64 if len(key) == 1 else -1
+        if prefix != "ctrl" or not 0 <= code < 32:
+            raise InvalidParameter(
+                f"invalid escape keys ({text}) provided: unknown character: '{word}'"
+            )
+        found.append(code)
+    return bytes(found)
+
+
+# -- attach ----------------------------------------------------------------------------------
+
+
+async def attach(core: Core, container: Container, options: AttachOptions, take: Take) -> None:
+    """Connect a client to a container's streams, now or at its next start.
+
+    Raises Conflict for one that is paused or restarting, before ``take``.
+    """
+    record = container.record
+    keys = parse_keys(options.detach_keys or DEFAULT_KEYS)
+    if record.paused:
+        raise Conflict(f"container {record.id} is paused, unpause the container before attach")
+    if record.restarting:
+        raise Conflict(f"container {record.id} is restarting, wait until the container is running")
+    terminal = record.config.tty
+    sock = take(terminal)
+    streams = Streams(
+        stdin=options.stdin and record.config.open_stdin,
+        stdout=options.stdout,
+        stderr=options.stderr,
+        raw=terminal or options.raw,
+        detach_keys=keys if options.stdin and terminal else b"",
+    )
+    core.event(container, "attach")
+    try:
+        if options.logs:
+            await _send_logs(core, container, options, sock)
+        if not options.stream:
+            return
+        if container.monitor is None:
+            container.add_pending(streams, sock.dup())
+        else:
+            with suppress(Unavailable):  # it has just ended: the client reads the end
+                await container.monitor.attach(sock, streams)
+    finally:
+        sock.close()
+
+
+async def _send_logs(
+    core: Core, container: Container, options: AttachOptions, sock: socket.socket
+) -> None:
+    """What the container has said so far, in the framing of the stream."""
+    from portside.containers.log_reader import LogsOptions, read_logs
+
+    wanted = LogsOptions(stdout=options.stdout, stderr=options.stderr)
+    loop = asyncio.get_running_loop()
+    sock.setblocking(False)
+    with suppress(OSError):
+        async for piece in read_logs(core, container, wanted):
+            await loop.sock_sendall(sock, piece)
+    sock.setblocking(True)
+
+
+# -- exec ------------------------------------------------------------------------------------
+
+
+def create_exec(core: Core, container: Container, config: ExecConfig) -> ExecInstance:
+    """Prepare an exec. Raises Conflict, InvalidParameter."""
+    if not config.cmd:
+        raise InvalidParameter("No exec command specified")
+    _check_runs(container)
+    parse_keys(config.detach_keys or DEFAULT_KEYS)
+    instance = ExecInstance(new_id(), container, config)
+    container.execs[instance.id] = instance
+    core.execs[instance.id] = instance
+    core.event(container, f"exec_create: {shown(config.cmd)}", {"execID": instance.id})
+    return instance
+
+
+def shown(command: Sequence[str]) -> str:
+    """A command as events tell it: its words, with a blank after a lonely one as Docker has it."""
+    return f"{command[0]} {' '.join(command[1:])}" if command else ""
+
+
+def _check_runs(container: Container) -> None:
+    record = container.record
+    if record.paused:
+        raise Conflict(f"Container {record.id} is paused, unpause the container before exec")
+    if record.restarting:
+        raise Conflict(f"Container {record.id} is restarting, wait until the container is running")
+    if not record.running or container.monitor is None:
+        raise Conflict(f"container {record.id} is not running")
+
+
+async def start_exec(
+    core: Core, instance: ExecInstance, start: ExecStart, take: Take | None
+) -> None:
+    """Run it. With ``take`` the client gets its streams; errors then go there as text."""
+    container, config = instance.container, instance.config
+    if instance.started:
+        if instance.running:
+            raise Conflict(f"exec {instance.id} is already running")
+        raise Conflict(f"exec {instance.id} has already run")
+    _check_runs(container)
+    instance.started = True
+    sock = take(config.tty) if take is not None else None
+    request = _exec_request(core, instance, start, attached=sock is not None)
+    core.event(container, f"exec_start: {shown(config.cmd or ())}", {"execID": instance.id})
+    monitor = container.monitor
+    assert monitor is not None
+    try:
+        instance.running = True
+        instance.pid = await monitor.exec(request, [sock] if sock is not None else [])
+        reach("container.exec:started")
+    except PortsideError as err:
+        instance.running = False
+        instance.exit_code = _exit_code(err)
+        _forget_later(core, instance)
+        if sock is None:
+            raise
+        _tell(sock, f"{err}\r\n", config.tty)
+    finally:
+        if sock is not None:
+            sock.close()
+
+
+def _exit_code(err: PortsideError) -> int:
+    return 127 if isinstance(err, CommandNotFound) else 126
+
+
+def _tell(sock: socket.socket, text: str, terminal: bool) -> None:
+    """Write an error where the client reads its output; never waits."""
+    data = text.encode()
+    if not terminal:
+        data = struct.pack(">BxxxL", 1, len(data)) + data
+    with suppress(OSError):
+        sock.send(data, socket.MSG_DONTWAIT)
+
+
+def _exec_request(core: Core, instance: ExecInstance, start: ExecStart, attached: bool) -> Exec:
+    container, config = instance.container, instance.config
+    streams: tuple[Streams, ...] = ()
+    if attached:
+        streams = (
+            Streams(
+                stdin=config.attach_stdin,
+                stdout=config.attach_stdout,
+                stderr=config.attach_stderr,
+                raw=config.tty,
+                detach_keys=parse_keys(config.detach_keys or DEFAULT_KEYS)
+                if config.attach_stdin and config.tty else b"",
+            ),
+        )  # fmt: skip
+    return Exec(
+        exec_id=instance.id,
+        process=process_of(core, container, config, start),
+        identity=Identity(config.user or container.record.config.user or "0",
+                          container.record.host.group_add or ()),
+        open_stdin=config.attach_stdin and attached,
+        attachments=streams,
+        privileged=config.privileged,
+    )  # fmt: skip
+
+
+def process_of(
+    core: Core, container: Container, config: ExecConfig, start: ExecStart
+) -> oci.Process:
+    """The container's own process settings with the exec's laid over them."""
+    from portside.containers import security
+    from portside.containers.spec import apparmor_of
+
+    record = container.record
+    host, defaults = record.host, core.defaults()
+    options = security.parse(host.security_opt, defaults.no_new_privileges)
+    privileged = host.privileged or config.privileged
+    caps = capabilities.tweak(host.cap_add or (), host.cap_drop or (), privileged)
+    environment = spec_process.environment(record.config, record.config.hostname, ())
+    if config.tty:
+        environment = spec_process.merge(environment, ("TERM=xterm",))
+    size = start.console_size or config.console_size
+    return oci.Process(
+        terminal=config.tty,
+        console_size=oci.Box(height=size[0], width=size[1]) if size and config.tty else None,
+        user=oci.User(0, 0),
+        args=tuple(config.cmd or ()),
+        env=spec_process.merge(environment, config.env or ()),
+        cwd=config.working_dir or record.config.working_dir or "/",
+        capabilities=spec_process.capabilities(caps),
+        rlimits=spec_process.rlimits(host.ulimits, defaults.ulimits),
+        no_new_privileges=options.no_new_privileges,
+        apparmor_profile=apparmor_of(options, privileged, defaults),
+        oom_score_adj=host.oom_score_adj,
+    )
+
+
+def exec_ended(core: Core, exit: Exited) -> None:
+    """A monitor tells that an exec is over."""
+    probe = core.probes.get(exit.exec_id)
+    if probe is not None and not probe.done():
+        probe.set_result(exit)
+    instance = core.execs.get(exit.exec_id)
+    if instance is None:
+        return
+    instance.running, instance.exit_code = False, exit.code
+    core.event(instance.container, "exec_die", {"execID": instance.id, "exitCode": str(exit.code)})
+    _forget_later(core, instance)
+
+
+def _forget_later(core: Core, instance: ExecInstance) -> None:
+    def forget() -> None:
+        core.execs.pop(instance.id, None)
+        instance.container.execs.pop(instance.id, None)
+
+    asyncio.get_running_loop().call_later(_KEPT_EXECS, forget)
+
+
+def inspect_exec(instance: ExecInstance) -> ExecInspect:
+    config = instance.config
+    if instance.running and instance.container.monitor is not None:
+        instance.container.monitor.take_all()
+        if instance.container.monitor.gone:  # who watched it was killed, and all with it
+            instance.running, instance.exit_code = False, 137
+    command = config.cmd or ("",)
+    return ExecInspect(
+        id=instance.id,
+        running=instance.running,
+        exit_code=instance.exit_code,
+        process_config=ExecProcess(
+            tty=config.tty,
+            entrypoint=command[0],
+            arguments=command[1:],
+            privileged=config.privileged,
+            user=config.user or instance.container.record.config.user,
+        ),
+        open_stdin=config.attach_stdin,
+        open_stderr=config.attach_stderr,
+        open_stdout=config.attach_stdout,
+        container_id=instance.container.id,
+        detach_keys=parse_keys(config.detach_keys) if config.detach_keys else b"",
+        pid=instance.pid,
+    )
+
+
+async def resize(container: Container, height: int, width: int, exec_id: str = "") -> None:
+    """Change the terminal's size. Raises Conflict when it does not run."""
+    if container.monitor is None:
+        raise Conflict(f"container {container.id} is not running")
+    try:
+        await container.monitor.resize(height, width, exec_id)
+    except NotFound:
+        raise Conflict(f"exec {exec_id} is not running") from None

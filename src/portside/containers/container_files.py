@@ -1,0 +1,185 @@
+"""A container's files: ``cp`` both ways, ``export``, ``diff``, ``commit``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from portside.containers import lifecycle, merge
+from portside.containers.container import Container
+from portside.containers.core import Core
+from portside.containers.mount_parser import clean
+from portside.model.container import ContainerConfig
+from portside.model.errors import Conflict, Forbidden, InvalidParameter
+from portside.model.reference import Reference
+from portside.store.container_archive import PathStat, View, ViewMount
+from portside.store.failpoints import reach
+from portside.store.store_jobs import Change
+
+
+def view(core: Core, container: Container) -> View:
+    """The files as the container sees them, running or not."""
+    record = container.record
+    if record.running:
+        return View(record.name, pid=record.pid)
+    mounts = [
+        ViewMount(point.source, point.destination, read_only=not point.rw)
+        for point in record.mounts
+        if point.type in ("bind", "volume")
+    ]
+    return View(
+        record.name,
+        rootfs=core.store.layers.rootfs(record.id),
+        mounts=tuple(mounts),
+        working_dir="" if record.started_ns else record.config.working_dir.strip("/"),
+    )
+
+
+async def archive_stat(core: Core, container: Container, path: str) -> PathStat:
+    return await core.store.archives.stat(view(core, container), _required(path))
+
+
+async def archive_get(
+    core: Core, container: Container, path: str
+) -> tuple[PathStat, AsyncIterator[bytes]]:
+    """What ``docker cp`` reads: the path's stat and its tar."""
+    stat, stream = await core.store.archives.get(view(core, container), _required(path))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        async with stream:
+            async for piece in stream:
+                yield piece
+
+    core.event(container, "archive-path")
+    return stat, pieces()
+
+
+async def archive_put(
+    core: Core,
+    container: Container,
+    path: str,
+    data: AsyncIterable[bytes],
+    *,
+    keep_kind: bool = False,
+    copy_owner: bool = False,
+) -> None:
+    """What ``docker cp`` writes; ``copy_owner`` gives it to the container's user."""
+    _check_writable(container, _required(path))
+    chown = None
+    if copy_owner:
+        chown = await asyncio.to_thread(_owner, core, container)
+    await core.store.archives.put(
+        view(core, container),
+        _required(path),
+        data,
+        no_overwrite_dir_non_dir=keep_kind,
+        chown=chown,
+    )
+    core.event(container, "extract-to-dir")
+
+
+def _check_writable(container: Container, path: str) -> None:
+    """Refuse what the container itself could not write. Raises Forbidden in Docker's words."""
+    record = container.record
+    place = clean(path)
+    holders = [p for p in record.mounts if f"{place}/".startswith(f"{p.destination}/")]
+    if holders:
+        if not max(holders, key=lambda point: len(point.destination)).rw:
+            raise Forbidden("mounted volume is marked read-only")
+    elif record.host.readonly_rootfs:
+        raise Forbidden("container rootfs is marked read-only")
+
+
+def _required(path: str) -> str:
+    if not path:
+        raise InvalidParameter("bad parameter: path cannot be empty")
+    return path
+
+
+def _owner(core: Core, container: Container) -> tuple[int, int] | None:
+    """The numbers of the container's user, None when it was given none (the archive's owners
+    stay); only numeric users are known from outside."""
+    user, _, group = container.record.config.user.partition(":")
+    if not user:
+        return None
+    if not user.isdigit() or (group and not group.isdigit()):
+        if container.record.running:
+            from pathlib import Path
+
+            found = Path(f"/proc/{container.record.pid}").stat()
+            return found.st_uid, found.st_gid
+        raise InvalidParameter(
+            f"the user {user} is a name that only the running container knows: start it, or copy "
+            "without --archive"
+        )
+    return int(user), int(group or user)
+
+
+async def export(core: Core, container: Container) -> AsyncIterator[bytes]:
+    """The whole root as a tar."""
+    stream = await core.store.layers.export_tar(container.id)
+    core.event(container, "export")
+    async with stream:
+        async for piece in stream:
+            yield piece
+
+
+async def changes(core: Core, container: Container) -> Sequence[Change]:
+    return await core.store.layers.changes(container.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitWish:
+    """Query and body of ``POST /commit``."""
+
+    ref: str = ""
+    author: str = ""
+    comment: str = ""
+    pause: bool = True
+    changes: tuple[str, ...] = ()
+    config: ContainerConfig | None = None
+
+
+async def commit(core: Core, container: Container, wish: CommitWish) -> str:
+    """Make an image of it; the new image's ID."""
+    record = container.record
+    if record.removing or record.dead:
+        raise Conflict(f"You cannot commit container {record.id} which is being removed")
+    config = record.config if wish.config is None else _over(record.config, wish.config)
+    async with _quiet(core, container, wish.pause):
+        image = await core.images.commit(
+            record.id,
+            record.image_id,
+            ref=wish.ref,
+            author=wish.author,
+            comment=wish.comment,
+            config=merge.config_of(config),
+            changes=wish.changes,
+        )
+    reach("container.commit:made")
+    name = Reference.parse(wish.ref).tagged().familiar if wish.ref else ""
+    core.event(container, "commit", {"comment": wish.comment, "imageID": image,
+                                     "imageRef": name})  # fmt: skip
+    return image
+
+
+def _over(own: ContainerConfig, over: ContainerConfig) -> ContainerConfig:
+    """The container's configuration with the request's fields laid over it."""
+    return merge.merge(over, merge.config_of(own))
+
+
+@asynccontextmanager
+async def _quiet(core: Core, container: Container, pause: bool) -> AsyncIterator[None]:
+    """Nothing writes meanwhile: a running container is paused, and resumed whatever happens."""
+    if not pause or not container.record.running or container.record.paused:
+        yield
+        return
+    await lifecycle.pause(core, container, quiet=True)
+    reach("container.commit:quiet")
+    try:
+        yield
+    finally:
+        if container.record.paused:
+            await lifecycle.unpause(core, container)

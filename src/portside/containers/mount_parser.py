@@ -1,0 +1,293 @@
+"""Reading ``-v``, ``--mount``, ``--volumes-from``, ``--tmpfs`` and ``VOLUME``, with Docker's rules
+and texts."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from portside.containers import bind_idmaps
+from portside.containers.mounts import Points
+from portside.containers.record import Point
+from portside.containers.spec_mounts import tmpfs_options
+from portside.model.container import ContainerConfig, HostConfig, MountRequest
+from portside.model.errors import InvalidParameter, NotFound
+from portside.model.volume import VolumeCreate
+
+if TYPE_CHECKING:
+    from portside.containers.core import Core
+
+_PROPAGATIONS = frozenset(("private", "rprivate", "slave", "rslave", "shared", "rshared"))
+_SUBJECTS = {
+    **dict.fromkeys(("ro", "rw", "rro"), "access"),
+    **dict.fromkeys(_PROPAGATIONS, "propagation"),
+    **dict.fromkeys(("z", "Z"), "label"),
+    **dict.fromkeys(("consistent", "cached", "delegated", "default"), "consistency"),
+    "nocopy": "copy",
+    "idmap": "owners",
+}
+"""What a word of ``-v``'s third part is about; there is one on each subject at most."""
+
+_FOREIGN = {
+    "bind": ("volume_options", "image_options"),
+    "volume": ("bind_options", "image_options"),
+    "tmpfs": ("bind_options", "image_options"),
+    "image": ("bind_options", "volume_options"),
+}
+"""Options of other kinds of mounts, which a kind refuses."""
+
+
+class PointParser:
+    """Reads a container's wishes for mounts."""
+
+    def __init__(self, core: Core, config: ContainerConfig, host: HostConfig) -> None:
+        self._core, self._config, self._host = core, config, host
+        self._points: dict[str, Point] = {}
+        self._requests: dict[str, VolumeCreate] = {}
+
+    def parse(self) -> Points:
+        """All mounts; raises InvalidParameter, NotFound."""
+        own: set[str] = set()
+        for inherited in self._host.volumes_from or ():
+            self._inherit(inherited)
+        for text in self._host.binds or ():
+            self._add(self._bind(text), own)
+        for request in self._host.mounts or ():
+            self._add(self._mount(request), own)
+        for target in self._host.tmpfs or {}:
+            if clean(target) in own:
+                raise InvalidParameter(f"Duplicate mount point: {target}")
+            self._points.pop(clean(target), None)
+        for target in self._config.volumes or {}:
+            self._image_volume(target)
+        return Points(self._core, list(self._points.values()), self._requests)
+
+    def _add(self, point: Point, own: set[str]) -> None:
+        if point.destination in own:
+            raise InvalidParameter(f"Duplicate mount point: {point.destination}")
+        own.add(point.destination)
+        self._points[point.destination] = point
+
+    def _inherit(self, text: str) -> None:
+        """``--volumes-from CONTAINER[:ro|:rw]``."""
+        name, _, mode = text.partition(":")
+        if not text:
+            raise InvalidParameter("volumes-from specification cannot be an empty string")
+        if mode and any(word not in ("ro", "rw", "z", "Z") for word in mode.split(",")):
+            raise InvalidParameter(f"invalid mode: {mode}")
+        read_only = "ro" in mode.split(",")
+        try:
+            other = self._core.find(name)
+        except NotFound as err:  # 404 would tell the client that the image is missing
+            raise InvalidParameter(str(err)) from err
+        for point in other.record.mounts:
+            if point.type == "tmpfs":
+                continue
+            copy = msgspec.structs.replace(
+                point, rw=point.rw and not read_only, no_copy=True, mode=""
+            )
+            self._points[point.destination] = copy
+            if point.type == "volume":
+                self._requests[point.destination] = VolumeCreate(name=point.name)
+
+    def _image_volume(self, target: str) -> None:
+        """``VOLUME`` of the image, or ``-v /path``: an anonymous volume."""
+        destination = clean(target)  # a relative one is beneath the root
+        if destination in self._points or destination in map(clean, self._host.tmpfs or {}):
+            return
+        _check_destination(destination, target)
+        self._points[destination] = self._volume(
+            Point(type="volume", destination=destination, anonymous=True),
+            VolumeCreate(name="", driver=self._host.volume_driver or "local"),
+        )
+
+    # -- -v ------------------------------------------------------------------------------
+
+    def _bind(self, text: str) -> Point:
+        parts = text.split(":")
+        if len(parts) > 3 or not all(parts[:2]):
+            raise InvalidParameter(f"invalid volume specification: '{text}'")
+        if len(parts) == 1:
+            parts = ["", *parts]
+        source, destination, mode = (*parts, "")[:3]
+        if not destination.startswith("/"):
+            raise InvalidParameter(
+                f"invalid volume specification: '{text}': invalid mount config for type "
+                f'"{"bind" if source.startswith("/") else "volume"}": invalid mount path: '
+                f"'{destination}' mount path must be absolute"
+            )
+        destination = clean(destination)
+        _check_destination(destination, text)
+        point = _with_mode(Point(type="bind", destination=destination, mode=mode), mode)
+        if source.startswith("/"):
+            if point.no_copy:
+                raise InvalidParameter(_extra(text, "bind", "VolumeOptions"))
+            return msgspec.structs.replace(
+                point, source=clean(source), create_source=True,
+                propagation=point.propagation or "rprivate")  # fmt: skip
+        if source.startswith((".", "~")) or "/" in source:
+            raise InvalidParameter(
+                f'create {source}: "{source}" includes invalid characters for a local volume '
+                'name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a '
+                "host directory, use absolute path"
+            )
+        if point.propagation:
+            raise InvalidParameter(_extra(text, "volume", "BindOptions"))
+        request = VolumeCreate(name=source, driver=self._host.volume_driver or "local")
+        if not mode:
+            point = msgspec.structs.replace(point, mode="z")
+        return self._volume(
+            msgspec.structs.replace(point, type="volume", anonymous=not source), request
+        )
+
+    def _volume(self, point: Point, request: VolumeCreate) -> Point:
+        self._requests[point.destination] = request
+        return point
+
+    # -- --mount -------------------------------------------------------------------------
+
+    def _mount(self, wish: MountRequest) -> Point:
+        prefix = f'invalid mount config for type "{wish.type}": '
+        if not wish.target:
+            raise InvalidParameter(f"{prefix}field Target must not be empty")
+        if not wish.target.startswith("/"):
+            raise InvalidParameter(
+                f"{prefix}invalid mount path: '{wish.target}' mount path must be absolute"
+            )
+        destination = clean(wish.target)
+        if destination == "/":
+            raise InvalidParameter(f"{prefix}invalid specification: destination can't be '/'")
+        if wish.type not in _FOREIGN:
+            raise InvalidParameter(f"{prefix}mount type unknown")
+        for name in _FOREIGN[wish.type]:
+            if getattr(wish, name) is not None:
+                field = "".join(word.title() for word in name.split("_"))
+                raise InvalidParameter(f"{prefix}field {field} must not be specified")
+        point = Point(type=wish.type, destination=destination, rw=not wish.read_only)
+        make = {"bind": self._mount_bind, "volume": self._mount_volume,
+                "tmpfs": self._mount_tmpfs, "image": self._mount_image}  # fmt: skip
+        return make[wish.type](wish, point, prefix)
+
+    def _mount_bind(self, wish: MountRequest, point: Point, prefix: str) -> Point:
+        if not wish.source:
+            raise InvalidParameter(f"{prefix}field Source must not be empty")
+        if not wish.source.startswith("/"):
+            raise InvalidParameter(
+                f"{prefix}invalid mount path: '{wish.source}' mount path must be absolute"
+            )
+        options = wish.bind_options
+        create = bool(options and options.create_mountpoint)
+        if not create and not os.path.lexists(wish.source):
+            raise InvalidParameter(f"{prefix}bind source path does not exist: {wish.source}")
+        propagation = options.propagation if options else ""
+        if propagation and propagation not in _PROPAGATIONS:
+            raise InvalidParameter(f"{prefix}invalid propagation mode: {propagation}")
+        return msgspec.structs.replace(
+            point,
+            source=clean(wish.source),
+            create_source=create,
+            propagation=propagation or "rprivate",
+            non_recursive=bool(options and options.non_recursive),
+            read_only_non_recursive=bool(options and options.read_only_non_recursive),
+            read_only_force_recursive=bool(options and options.read_only_force_recursive),
+            idmap=bind_idmaps.checked(options.idmap) if options else "",
+        )
+
+    def _mount_volume(self, wish: MountRequest, point: Point, prefix: str) -> Point:
+        options = wish.volume_options
+        driver = options.driver_config if options else None
+        if not wish.source and options and options.subpath:
+            raise InvalidParameter(f"{prefix}must not set Subpath when using anonymous volumes")
+        if not wish.source and wish.read_only:
+            raise InvalidParameter(
+                f"{prefix}must not set ReadOnly mode when using anonymous volumes"
+            )
+        if options:
+            _check_subpath(options.subpath, prefix)
+        request = VolumeCreate(
+            name=wish.source,
+            driver=(driver.name if driver else "") or "local",
+            driver_opts=driver.options if driver else None,
+            labels=options.labels if options else None,
+        )
+        point = msgspec.structs.replace(
+            point, mode="z", anonymous=not wish.source,
+            no_copy=bool(options and options.no_copy),
+            subpath=options.subpath if options else "")  # fmt: skip
+        return self._volume(point, request)
+
+    def _mount_tmpfs(self, wish: MountRequest, point: Point, prefix: str) -> Point:
+        if wish.source:
+            raise InvalidParameter(f"{prefix}field Source must not be specified")
+        words = []
+        if wish.tmpfs_options is not None:
+            if wish.tmpfs_options.size_bytes:
+                words.append(f"size={wish.tmpfs_options.size_bytes}")
+            if wish.tmpfs_options.mode:
+                words.append(f"mode={wish.tmpfs_options.mode:o}")
+            words += ["=".join(pair) for pair in wish.tmpfs_options.options or ()]
+        if not point.rw:
+            words.append("ro")
+        return msgspec.structs.replace(point, tmpfs=tmpfs_options(",".join(words)))
+
+    def _mount_image(self, wish: MountRequest, point: Point, prefix: str) -> Point:
+        if not wish.source:
+            raise InvalidParameter(f"{prefix}field Source must not be empty")
+        subpath = wish.image_options.subpath if wish.image_options else ""
+        _check_subpath(subpath, prefix)
+        try:
+            image = self._core.images.get(wish.source)
+        except NotFound as err:
+            raise InvalidParameter(f"{prefix}{err}") from err
+        return msgspec.structs.replace(
+            point, source=image.id, name=wish.source, rw=False, subpath=subpath
+        )
+
+
+def clean(path: str) -> str:
+    """A normal absolute path."""
+    return posixpath.normpath("/" + path.lstrip("/"))
+
+
+def _check_destination(destination: str, text: str) -> None:
+    if destination == "/":
+        raise InvalidParameter(
+            f"invalid volume specification: '{text}': invalid mount config for type "
+            "\"bind\": invalid specification: destination can't be '/'"
+        )
+
+
+def _extra(text: str, kind: str, field: str) -> str:
+    return (
+        f"invalid volume specification: '{text}': invalid mount config for type \"{kind}\": "
+        f"field {field} must not be specified"
+    )
+
+
+def _check_subpath(subpath: str, prefix: str) -> None:
+    """Docker's ``filepath.IsLocal``: relative, and never above where it begins."""
+    if subpath.startswith("/") or posixpath.normpath(subpath or ".").split("/")[0] == "..":
+        raise InvalidParameter(f"{prefix}subpath must be a relative path within the volume")
+
+
+def _with_mode(point: Point, mode: str) -> Point:
+    """The third part of ``-v``: comma-separated words."""
+    seen: set[str] = set()
+    for word in mode.split(",") if mode else ():
+        subject = _SUBJECTS.get(word.partition("=")[0] if word.startswith("idmap=") else word)
+        if subject is None or subject in seen:
+            raise InvalidParameter(f"invalid mode: {mode}")
+        seen.add(subject)
+        if subject == "access":
+            point = msgspec.structs.replace(point, rw=word == "rw")
+        elif subject == "propagation":
+            point = msgspec.structs.replace(point, propagation=word)
+        elif subject == "copy":
+            point = msgspec.structs.replace(point, no_copy=True)
+        elif subject == "owners":
+            idmap = bind_idmaps.checked(word.partition("=")[2] or "auto")
+            point = msgspec.structs.replace(point, idmap=idmap)
+    return point

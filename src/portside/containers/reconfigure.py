@@ -1,0 +1,213 @@
+"""Changing what Docker fixes at creation: published ports, labels, environment, mounts.
+
+Ports and labels change live. Environment and mounts are what the kernel was told at the
+start, so they take effect at the next one: with ``restart`` a running container is stopped and
+started again, with the same ID, name, addresses asked for, and writable layer.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from portside.containers import lifecycle, mounts, spec, spec_process
+from portside.containers.container import Container
+from portside.containers.core import Core
+from portside.containers.mount_parser import PointParser, clean
+from portside.containers.network_request import network_request
+from portside.containers.record import Point, Record
+from portside.model.container import (
+    ContainerConfig,
+    HostConfig,
+    MountRequest,
+    ReshapeRequest,
+)
+from portside.model.containerstate import Reshaped
+from portside.model.errors import Conflict, InvalidParameter, NotFound
+from portside.model.network import PortBinding
+
+Bindings = dict[str, tuple[PortBinding, ...] | None]
+
+
+async def reshape(core: Core, container: Container, wish: ReshapeRequest) -> Reshaped:
+    """Make the changes. Raises InvalidParameter, Conflict; each kind of change is made whole
+    or not at all."""
+    live = tuple(
+        name
+        for name, wanted in (
+            ("ports", wish.port_bindings is not None or wish.publish_all_ports is not None),
+            ("labels", wish.labels is not None),
+        )
+        if wanted
+    )
+    deep = tuple(
+        name
+        for name, wanted in (
+            ("environment", wish.env is not None),
+            ("mounts", bool(wish.binds or wish.mounts or wish.unmount)),
+        )
+        if wanted
+    )
+    async with container.lock:
+        _check(container.record, deep, wish.restart)
+        running = container.record.running
+        if deep and not running:
+            await _change_deep(core, container, wish)
+        warnings = await _change_live(core, container, wish)
+    if deep and running:
+        await _again(core, container, wish)
+    core.event(container, "update")
+    return Reshaped(
+        live=live, recreated=deep, restarted=bool(deep and running), warnings=tuple(warnings)
+    )
+
+
+def _check(record: Record, deep: tuple[str, ...], restart: bool) -> None:
+    if record.removing or record.dead:
+        raise Conflict(f'Container {record.id} is marked for removal and cannot be "update".')
+    if deep and record.alive and not restart:
+        raise Conflict(
+            f"the {' and '.join(deep)} of container {record.name} can only change by stopping it "
+            "and starting it again (its files, ID and name stay): say so with --restart-now, "
+            "or stop it first"
+        )
+
+
+# -- ports and labels --------------------------------------------------------------------------
+
+
+async def _change_live(core: Core, container: Container, wish: ReshapeRequest) -> list[str]:
+    record = container.record
+    host, config, warnings = record.host, record.config, list[str]()
+    if wish.labels is not None:
+        labels = {**(config.labels or {}), **wish.labels}
+        kept = {key: value for key, value in labels.items() if value is not None}
+        config = msgspec.structs.replace(config, labels=kept)
+    if wish.port_bindings is not None or wish.publish_all_ports is not None:
+        host, config = _with_ports(host, config, wish)
+        changed = msgspec.structs.replace(record, host=host, config=config)
+        request = network_request(core, changed)
+        warnings = core.networks.validate(request)
+        if record.running:
+            await core.networks.republish(request)
+    record.host, record.config = host, config
+    core.save(container)
+    return warnings
+
+
+def _with_ports(
+    host: HostConfig, config: ContainerConfig, wish: ReshapeRequest
+) -> tuple[HostConfig, ContainerConfig]:
+    if host.network_mode == "host" or host.network_mode.startswith("container:"):
+        raise Conflict(f"a container with network mode {host.network_mode} publishes no ports")
+    given = {_port(name): items for name, items in (wish.port_bindings or {}).items()}
+    bindings: Bindings = {**(host.port_bindings or {}), **given}
+    everything = host.publish_all_ports
+    if wish.publish_all_ports is not None:
+        everything = wish.publish_all_ports
+    exposed: dict[str, dict[str, str]] = {name: {} for name, items in given.items() if items}
+    return (
+        msgspec.structs.replace(
+            host,
+            port_bindings={name: items for name, items in bindings.items() if items},
+            publish_all_ports=everything,
+        ),
+        msgspec.structs.replace(config, exposed_ports={**(config.exposed_ports or {}), **exposed}),
+    )
+
+
+def _port(text: str) -> str:
+    """With its protocol."""
+    return text if "/" in text else f"{text}/tcp"
+
+
+# -- environment and mounts ----------------------------------------------------------------------
+
+
+async def _again(core: Core, container: Container, wish: ReshapeRequest) -> None:
+    """Stop it, change it, start it."""
+    container.kept = True
+    try:
+        await lifecycle.stop(core, container)
+        async with container.lock:
+            await _change_deep(core, container, wish)
+        await lifecycle.start(core, container)
+    finally:
+        container.kept = False
+
+
+async def _change_deep(core: Core, container: Container, wish: ReshapeRequest) -> None:
+    record = container.record
+    config = record.config
+    if wish.env is not None:
+        config = msgspec.structs.replace(
+            config, env=spec_process.merge(config.env or (), _checked(wish.env))
+        )
+    gone = {clean(target) for target in wish.unmount or ()}
+    _check_mounted(record, gone)
+    wanted = HostConfig(binds=wish.binds, mounts=wish.mounts)
+    found = PointParser(core, ContainerConfig(), wanted).parse()
+    fresh = await found.acquire(record.id) if found else ()
+    replaced = gone | {point.destination for point in fresh}
+    kept = tuple(point for point in record.mounts if point.destination not in replaced)
+    host = _with_mounts(record.host, wish, replaced)
+    try:
+        _try(core, record, config, host)
+    except BaseException:
+        _release(core, record, fresh, record.mounts)
+        raise
+    dropped = [point for point in record.mounts if point.destination in replaced]
+    record.config, record.host, record.mounts = config, host, (*kept, *fresh)
+    core.save(container)
+    _release(core, record, dropped, record.mounts)
+
+
+def _checked(env: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in env:
+        if not entry or entry.startswith("=") or "\0" in entry:
+            raise InvalidParameter(f"invalid environment variable: {entry!r}")
+    return env
+
+
+def _check_mounted(record: Record, gone: set[str]) -> None:
+    missing = gone - {point.destination for point in record.mounts} - set(record.host.tmpfs or {})
+    if missing:
+        raise NotFound(f"nothing is mounted at {sorted(missing)[0]} in container {record.name}")
+
+
+def _with_mounts(host: HostConfig, wish: ReshapeRequest, replaced: set[str]) -> HostConfig:
+    """The wishes as ``inspect`` shows them, with the old ones for the same places gone."""
+    binds = [text for text in host.binds or () if _bind_target(text) not in replaced]
+    mounts = [item for item in host.mounts or () if clean(item.target) not in replaced]
+    tmpfs = {path: text for path, text in (host.tmpfs or {}).items() if clean(path) not in replaced}
+    more: tuple[MountRequest, ...] = wish.mounts or ()
+    return msgspec.structs.replace(
+        host,
+        binds=(*binds, *(wish.binds or ())) or None,
+        mounts=(*mounts, *more) or None,
+        tmpfs=tmpfs or None,
+    )
+
+
+def _bind_target(text: str) -> str:
+    parts = text.split(":")
+    return clean(parts[1] if len(parts) > 1 else parts[0])
+
+
+def _try(core: Core, record: Record, config: ContainerConfig, host: HostConfig) -> None:
+    """Whatever a start would refuse for its form is refused now."""
+    spec.build(
+        spec.SpecInputs(
+            id=record.id, config=config, host=host, directory="", defaults=core.defaults()
+        )
+    )
+
+
+def _release(
+    core: Core, record: Record, dropped: list[Point] | tuple[Point, ...],
+    used: tuple[Point, ...],
+) -> None:  # fmt: skip
+    """Give back volumes that no mount of the container names any more."""
+    names = set(mounts.volume_names(used))
+    for name in mounts.volume_names(dropped):
+        if name not in names:
+            core.volumes.release(name, record.id)

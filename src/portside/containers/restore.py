@@ -1,0 +1,186 @@
+"""After an engine's start: what runs is taken over, what ended is told, the rest repaired."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from portside.containers import lifecycle, mounts, restart_policy, start
+from portside.containers.container import Container
+from portside.containers.core import Core
+from portside.containers.network_request import network_request
+from portside.containers.record import Record
+from portside.model.errors import NotFound, PortsideError, Unavailable
+from portside.model.network import RunningContainer
+from portside.runtime.messages import Exited
+from portside.runtime.monitor_client import MonitorClient
+
+log = logging.getLogger(__name__)
+
+
+async def restore(core: Core) -> None:
+    """Read all records and make them true again."""
+    ended: list[tuple[Container, Exited]] = []
+    for identifier, record in core.store.db.collection("container", Record).items():
+        container = Container(record)
+        core.containers[identifier] = container
+        core.by_name[record.name] = identifier
+        if not record.running and not _was_started(core, container):
+            container.exited.set()
+            continue
+        exit = _reconnect(core, container)
+        if exit is not None:
+            ended.append((container, exit))
+    running = [item for item in core.containers.values() if item.monitor is not None]
+    await core.networks.restore(
+        [RunningContainer(network_request(core, item.record), item.record.pid)
+         for item in running]
+    )  # fmt: skip
+    await core.volumes.restore(item.id for item in running)
+    for container in running:
+        container.networked = True
+        lifecycle.watch(core, container)
+        _settle_freezer(core, container)
+        _resume_health(core, container)
+    for container, exit in ended:
+        container.networked = True
+        await lifecycle.handle_exit(core, container, exit)
+    await _repair(core)
+    _start_what_should_run(core, {item.id for item, _ in ended})
+
+
+def _was_started(core: Core, container: Container) -> bool:
+    """Whether it runs, or ran, without the record knowing: the engine was killed while it
+    waited for the start. Then the record is made to know; what is half up is ended."""
+    record, directory = container.record, core.state_dir(container.id)
+    if record.removing or not directory.exists():
+        return False
+    exit = lifecycle.read_exit(core, container)
+    if exit is not None and exit.at_ns > max(record.finished_ns, record.started_ns):
+        record.running, record.started_ns = True, record.started_ns or exit.at_ns
+        return True
+    if exit is not None:
+        return False
+    try:
+        container.monitor = MonitorClient.connect(directory)
+    except Unavailable:
+        _end_group(core, container)
+        return False
+    record.running, record.pid = True, container.monitor.pid
+    record.started_ns = container.monitor.started_ns
+    core.save(container)
+    return True
+
+
+def _reconnect(core: Core, container: Container) -> Exited | None:
+    """Find the monitor again; else how the container ended."""
+    if container.monitor is not None:
+        return None
+    try:
+        container.monitor = MonitorClient.connect(core.state_dir(container.id))
+        container.record.pid = container.monitor.pid
+        return None
+    except Unavailable:
+        pass
+    found = lifecycle.read_exit(core, container)
+    if found is not None:
+        return found
+    if _end_group(core, container):
+        return Exited(137, time.time_ns(), error=lifecycle.MONITOR_KILLED)
+    return Exited(lifecycle.MONITOR_LOST, time.time_ns())
+
+
+def _end_group(core: Core, container: Container) -> bool:
+    """Kill what is left of a container without a monitor; whether there was anything."""
+    group = lifecycle.cgroup_of(core, container)
+    try:
+        if group.exists():
+            left = bool(group.pids())
+            group.kill()
+            group.delete()
+            return left
+    except (PortsideError, OSError) as err:
+        log.warning("what is left of container %s: %s", container.id, err)
+    return False
+
+
+def _settle_freezer(core: Core, container: Container) -> None:
+    """Whether it is paused is the kernel's word; what only a commit had paused goes on."""
+    record = container.record
+    group = lifecycle.cgroup_of(core, container)
+    try:
+        frozen = group.frozen()
+        if frozen and record.quieted:
+            group.thaw()
+            frozen = False
+    except (PortsideError, OSError) as err:
+        log.warning("the freezer of container %s: %s", record.id, err)
+        return
+    if frozen != record.paused or record.quieted:
+        record.paused, record.quieted = frozen, False
+        core.save(container)
+
+
+def _resume_health(core: Core, container: Container) -> None:
+    if container.record.config.healthcheck is not None:
+        from portside.containers.health import HealthMonitor
+
+        container.health = HealthMonitor.begin(core, container, resumed=True)
+
+
+async def _repair(core: Core) -> None:
+    """Finish removals, undo creations that have no root, drop what nobody owns."""
+    for container in list(core.containers.values()):
+        record = container.record
+        if record.removing:
+            record.removing = False
+            await _remove(core, container, record.remove_volumes)
+        elif record.host.auto_remove and record.finished_ns and not record.alive:
+            await _remove(core, container, volumes=True)
+        elif record.making or not _has_root(core, record.id):
+            log.info("container %s was never finished: removing it", record.id)
+            await mounts.release_unfinished(core, record)
+            await _remove(core, container, volumes=True)
+    await asyncio.to_thread(_drop_unknown, core)
+    core.store.trash.empty_soon()
+
+
+def _has_root(core: Core, identifier: str) -> bool:
+    try:
+        core.store.layers.rootfs(identifier)
+    except NotFound:
+        return False
+    return True
+
+
+async def _remove(core: Core, container: Container, volumes: bool) -> None:
+    try:
+        await lifecycle.remove(core, container, force=True, volumes=volumes)
+    except PortsideError as err:
+        log.warning("container %s could not be removed: %s", container.id, err)
+
+
+def _drop_unknown(core: Core) -> None:
+    """Directories without a container; in a runtime's one a monitor may still run."""
+    directory = core.instance.exec_root / "containers"
+    if directory.is_dir():
+        for entry in directory.iterdir():
+            if entry.name not in core.containers:
+                start.drop_leftover(core, entry)
+    for entry in core.store.layers.containers_dir.iterdir():
+        if entry.name not in core.containers and not _has_root(core, entry.name):
+            core.store.trash.discard(entry)
+
+
+def _start_what_should_run(core: Core, ended: set[str]) -> None:
+    """Containers whose policy wants them running, and that were not stopped by hand."""
+    for container in core.containers.values():
+        record = container.record
+        if record.running or container.restart is not None:
+            continue
+        name = record.host.restart_policy.name
+        wanted = name == "always" or (name == "unless-stopped" and not record.stopped_by_user)
+        if record.restarting or (wanted and record.started_ns and record.id not in ended):
+            record.restarting = True
+            restart_policy.schedule(core, container, 10**11)

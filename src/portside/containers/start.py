@@ -1,0 +1,288 @@
+"""Bringing a container up: network, mounts, specification, launcher, in that order.
+
+Everything acquired on the way is given back when a later step fails; after a crash in the
+middle the next start of the engine finds a container that is not running and cleans up
+(:mod:`portside.containers.restoring`).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from portside.containers import mounts
+from portside.containers.container import Container, PendingAttachment
+from portside.containers.core import Core, make_directory
+from portside.containers.logconfig import monitor_log
+from portside.containers.network_request import network_request
+from portside.containers.record import Record
+from portside.containers.spec import SpecInputs, build
+from portside.model.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    Conflict,
+    NotModified,
+)
+from portside.model.network import NetworkAttachment
+from portside.model.ociruntime import Mount, Spec, User
+from portside.runtime.messages import Identity, StartRequest
+from portside.runtime.state_files import clean
+from portside.store.failpoints import reach
+
+if TYPE_CHECKING:
+    from portside.runtime.monitor_client import MonitorClient
+
+
+def check_startable(container: Container) -> None:
+    """Raise what Docker answers when a container cannot be started as it is."""
+    record = container.record
+    if record.running:
+        if record.paused:
+            raise Conflict("cannot start a paused container, try unpause instead")
+        raise NotModified(f"container {record.id} is already running")
+    if record.removing or record.dead or container.removed:
+        raise Conflict("container is marked for removal and cannot be started")
+
+
+async def bring_up(core: Core, container: Container) -> None:
+    """Start a container; its lock is held. The caller watches its end afterwards."""
+    record = container.record
+    clock = _Clock()
+    pending = container.take_pending()
+    try:
+        shared = joined(core, record)
+        attachment = await core.networks.attach(network_request(core, record))
+        container.networked = True
+        clock.mark("network")
+        reach("container.start:networked")
+        runtime_mounts = await mounts.runtime_mounts(core, record)
+        spec = _specification(core, record, attachment, runtime_mounts, shared)
+        groups = _devices(core, record, spec)
+        directory = _write(core, record, spec)
+        clock.mark("specification")
+        client = await core.launcher.start(
+            _request(core, record, spec, attachment, directory, pending, groups),
+            netns_fd=attachment.netns_fd,
+            seccomp=_filter(core, spec),
+            sockets=tuple(item.sock for item in pending),
+        )
+        clock.mark("runtime")
+        reach("container.start:launched")
+    except BaseException as err:
+        await _failed(core, container, err)
+        raise
+    finally:
+        for item in pending:
+            item.sock.close()
+    _running(core, container, client)
+    core.launcher.refill()
+    container.timings = clock.steps | {
+        f"init {name}": value for name, value in client.started.result().timings.items()
+    }
+
+
+class _Clock:
+    """Milliseconds of each step (``run --timings``)."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self.steps: dict[str, float] = {}
+
+    def mark(self, step: str) -> None:
+        now = time.perf_counter()
+        self.steps[step] = round((now - self._last) * 1000, 3)
+        self._last = now
+
+
+def _specification(
+    core: Core,
+    record: Record,
+    attachment: NetworkAttachment,
+    mounts: tuple[Mount, ...],
+    shared: dict[str, Container],
+) -> Spec:
+    config = record.config
+    if donor := shared.get("network"):  # they are one machine to the world
+        names = donor.record.config
+        config = msgspec.structs.replace(
+            config, hostname=names.hostname, domainname=names.domainname
+        )
+    return build(
+        SpecInputs(
+            id=record.id,
+            config=config,
+            host=record.host,
+            directory=attachment.directory or str(core.directory(record.id)),
+            user=User(0, 0),  # resolved inside the root by the runtime (Identity)
+            mounts=mounts,
+            links=attachment.environment,
+            joined={kind: other.record.pid for kind, other in shared.items()},
+            defaults=core.defaults(),
+        )
+    )
+
+
+def _devices(core: Core, record: Record, spec: Spec) -> tuple[str, ...]:
+    """Lay requested devices (``--gpus``) over the specification; groups they ask for."""
+    if not record.host.device_requests:
+        return ()
+    from portside.containers import cdi
+
+    edits = cdi.resolve(record.host.device_requests, core.options.cdi_spec_dirs)
+    return tuple(cdi.inject(spec, edits))
+
+
+_SPOKEN = {"network": "network", "pid": "PID", "ipc": "IPC"}
+
+
+def joined(core: Core, record: Record) -> dict[str, Container]:
+    """The containers whose namespaces are shared, by type. Raises Conflict, NotFound."""
+    found: dict[str, Container] = {}
+    host = record.host
+    for kind, mode in (
+        ("network", host.network_mode), ("pid", host.pid_mode), ("ipc", host.ipc_mode)
+    ):  # fmt: skip
+        if not mode.startswith("container:"):
+            continue
+        other = core.find(mode.partition(":")[2])
+        if other.record.restarting:
+            raise Conflict(
+                f"Container {other.id} is restarting, wait until the container is running"
+            )
+        if not other.record.running:
+            raise Conflict(f"cannot join {_SPOKEN[kind]} of a non running container: {other.id}")
+        if kind == "ipc" and other.record.host.ipc_mode not in ("shareable", "host"):
+            raise Conflict(
+                f"cannot join IPC namespace of container {other.id}: non-shareable IPC "
+                "(hint: use IpcMode:shareable for the donor container)"
+            )
+        found[kind] = other
+    return found
+
+
+def _write(core: Core, record: Record, spec: Spec) -> str:
+    """The runtime's directory with config.json and nothing of an earlier run."""
+    directory = core.state_dir(record.id)
+    make_directory(directory, 0o700)
+    for name in ("exit.json", "state.json", "monitor.sock", "monitor.err"):
+        (directory / name).unlink(missing_ok=True)
+    with open(directory / "config.json", "wb") as file:
+        file.write(msgspec.json.encode(spec))
+    return str(directory)
+
+
+def _request(
+    core: Core,
+    record: Record,
+    spec: Spec,
+    attachment: NetworkAttachment,
+    directory: str,
+    pending: list[PendingAttachment],
+    groups: tuple[str, ...],
+) -> StartRequest:
+    linux = spec.linux
+    assert linux is not None
+    host = record.host
+    return StartRequest(
+        id=record.id,
+        state_dir=directory,
+        rootfs=core.store.layers.rootfs(record.id),
+        cgroup=linux.cgroups_path,
+        log=monitor_log(record, core.log_path(record.id)),
+        identity=Identity(record.config.user or "0", (*(host.group_add or ()), *groups)),
+        open_stdin=record.config.open_stdin,
+        stdin_once=record.config.stdin_once,
+        init=core.options.init if host.init is None else host.init,
+        has_netns=attachment.netns_fd is not None,
+        has_seccomp=linux.seccomp is not None,
+        seccomp_flags=_flags(spec),
+        attachments=tuple(item.streams for item in pending),
+        runtime=core.options.runtimes.get(host.runtime, ""),
+    )
+
+
+def _flags(spec: Spec) -> int:
+    if spec.linux is None or spec.linux.seccomp is None:
+        return 0
+    from portside.kernel.seccomp import flags_of
+
+    return flags_of(spec.linux.seccomp)
+
+
+def _filter(core: Core, spec: Spec) -> bytes:
+    """The compiled seccomp program of a specification."""
+    if spec.linux is None or spec.linux.seccomp is None:
+        return b""
+    from portside.kernel.seccomp import cached
+
+    return cached(spec.linux.seccomp, str(core.instance.data_root / "seccomp"))
+
+
+def _running(core: Core, container: Container, client: MonitorClient) -> None:
+    record = container.record
+    container.monitor = client
+    container.exited.clear()
+    container.stopping = False
+    record.running, record.paused, record.restarting = True, False, False
+    record.pid, record.started_ns = client.pid, client.started_ns or time.time_ns()
+    record.exit_code, record.error, record.oom_killed = 0, "", False
+    record.stopped_by_user = False
+    core.save(container)
+
+
+async def _failed(core: Core, container: Container, err: BaseException) -> None:
+    """A start that did not work: give everything back and note why."""
+    record = container.record
+    await give_back(core, container)
+    record.running = record.restarting = record.paused = False
+    record.pid = 0
+    record.error = str(err) or type(err).__name__
+    record.exit_code = exit_code_of(err)
+    core.save(container)
+
+
+def exit_code_of(err: BaseException) -> int:
+    """The exit status that a failed start counts as."""
+    if isinstance(err, CommandNotFound):
+        return 127
+    if isinstance(err, CommandNotExecutable):
+        return 126
+    return 128
+
+
+async def give_back(core: Core, container: Container) -> None:
+    """Network, volumes and the runtime's directory, after an exit or a failed start."""
+    if container.networked:
+        container.networked = False
+        await core.networks.detach(container.id)
+    if container.record.mounts:
+        await mounts.unmount(core, container.record)
+    directory = core.state_dir(container.id)
+    clean(str(directory))
+    for name in ("monitor.sock", "state.json"):
+        (directory / name).unlink(missing_ok=True)
+
+
+def drop_leftover(core: Core, directory: Path) -> None:
+    """A runtime directory whose container is unknown: end what runs there and delete it."""
+    from contextlib import suppress
+
+    from portside.kernel.cgroup import Cgroup
+    from portside.model.errors import PortsideError
+    from portside.runtime.messages import StateFile
+
+    group = Cgroup(f"{core.defaults().cgroup_parent}/{directory.name}")
+    with suppress(OSError, msgspec.MsgspecError):
+        group = Cgroup(StateFile.read(directory).cgroup)
+    with suppress(PortsideError, OSError):
+        if group.exists():
+            group.kill()
+            group.delete()
+    clean(str(directory))
+    with suppress(OSError):
+        for entry in directory.iterdir():
+            entry.unlink()
+        directory.rmdir()

@@ -1,0 +1,415 @@
+"""The host's side: bridges, the containers' links into them, and the kernel's settings.
+
+All calls are short netlink exchanges (tens of microseconds each) made from the event loop;
+what is slow in the kernel (deleting a link takes 30 ms) is left to the worker thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import re
+from pathlib import Path
+
+from portside.kernel import netlink
+from portside.kernel.netlink import Message, Rtnl
+from portside.model.errors import Conflict, InvalidParameter, NotFound, SystemFailure
+from portside.model.instance import Instance
+from portside.model.network import IPAddress
+from portside.networks import network_records
+from portside.networks.netns_pool import Namespace
+from portside.networks.network_records import EndpointRecord, NetworkRecord
+
+SYS_NET = Path("/proc/sys/net")
+
+
+def write_sysctl(name: str, value: str) -> None:
+    """Set a network sysctl given as a path below /proc/sys/net, if it differs; a setting this
+    kernel does not have (IPv6 switched off at boot) is passed over."""
+    path = SYS_NET / name
+    try:
+        if path.read_text().strip() != value:
+            path.write_text(value)
+    except FileNotFoundError:
+        return
+    except OSError as err:
+        raise SystemFailure(
+            f"cannot set the kernel's {name.replace('/', '.')} to {value}: {err}; set it on the "
+            "host, or start the engine where /proc/sys is writable"
+        ) from err
+
+
+def enable_forwarding(ipv6: bool) -> None:
+    """Let the kernel route. IPv6 routers ignore router advertisements unless told otherwise
+    (ip-sysctl, accept_ra), so interfaces that live on them are told."""
+    write_sysctl("ipv4/ip_forward", "1")
+    if not ipv6:
+        return
+    path = SYS_NET / "ipv6/conf/all/forwarding"
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_text().strip() == "1":
+            return
+        for entry in (SYS_NET / "ipv6/conf").iterdir():
+            setting = entry / "accept_ra"
+            if entry.name not in ("all", "default", "lo") and setting.read_text().strip() == "1":
+                setting.write_text("2")
+        write_sysctl("ipv6/conf/all/forwarding", "1")
+
+
+def bridged_packets_are_translated() -> bool:
+    """Whether br_netfilter hands bridged packets to the IP firewall.
+
+    Then a container's packet to its own published port gets its new destination while it is
+    still on the bridge, which must send it back through the port it came from.
+    """
+    try:
+        return any(
+            (SYS_NET / "bridge" / f"bridge-nf-call-{name}").read_bytes() != b"0\n"
+            for name in ("iptables", "ip6tables")
+        )
+    except FileNotFoundError:
+        return False
+
+
+def mac_of(address: IPAddress | None) -> str:
+    """A locally administered hardware address. It follows from an IPv4 address, so that
+    neighbours' caches stay true when an address passes to another container."""
+    tail = address.packed if address is not None and address.version == 4 else os.urandom(4)
+    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + tail)
+
+
+def parse_mac(text: str) -> bytes:
+    """Six bytes; InvalidParameter for anything else or a group address."""
+    parts = re.split("[:-]", text)
+    try:
+        raw = bytes(int(part, 16) for part in parts)
+    except ValueError as err:
+        raise InvalidParameter(f"invalid MAC address: {text}") from err
+    if len(raw) != 6 or raw[0] & 1 or not all(1 <= len(part) <= 2 for part in parts):
+        raise InvalidParameter(f"invalid MAC address: {text}")
+    return raw
+
+
+class Links:
+    """The interfaces this engine owns in the host's namespace."""
+
+    def __init__(self, instance: Instance, firewall: bool = True) -> None:
+        """``firewall``: our table guards the host's loopback."""
+        self._instance, self._firewall = instance, firewall
+        self._rtnl = Rtnl()
+        self._indexes: dict[str, int] = {}
+
+    def close(self) -> None:
+        self._rtnl.close()
+
+    @property
+    def rtnl(self) -> Rtnl:
+        return self._rtnl
+
+    # -- networks --------------------------------------------------------------------------
+
+    def ensure(self, record: NetworkRecord) -> NetworkRecord:
+        """Make the network's interface, or repair what is missing of it. The record tells
+        whether the engine made it."""
+        if record.driver == "bridge":
+            return self._ensure_bridge(record)
+        if record.driver in ("macvlan", "ipvlan"):
+            return self._ensure_parent(record)
+        return record
+
+    def remove(self, record: NetworkRecord) -> None:
+        """Delete a network's interface if the engine made it; slow, for the worker."""
+        self._indexes.pop(record.link, None)
+        if record.link and record.own_link:
+            self.delete([record.link])
+
+    def _ensure_bridge(self, record: NetworkRecord) -> NetworkRecord:
+        name, own = record.link, record.own_link
+        link = self._rtnl.link(name)
+        if link is None:
+            mac = netlink.attribute(netlink.IFLA_ADDRESS, parse_mac(mac_of(None)))
+            try:
+                self._rtnl.run(netlink.new_link_message(name, "bridge", b"", mac))
+            except OSError as err:
+                raise SystemFailure(f"cannot create bridge {name}: {err}") from err
+            link, own = self._rtnl.link(name), True
+            assert link is not None
+        elif link.kind != "bridge":
+            kind = link.kind or "physical"
+            raise Conflict(f"{name} is a {kind} interface of the host, not a bridge")
+        self._bridge_sysctls(record)
+        messages: list[Message] = []
+        mtu = int(record.option(network_records.MTU, "0"))
+        if mtu and link.mtu != mtu and own:
+            messages.append(netlink.link_message(link.index, netlink.number(netlink.IFLA_MTU, mtu)))
+        if own:
+            messages += self._bridge_addresses(record, link.index)
+        if not link.up:
+            messages.append(netlink.link_message(link.index, up=True))
+        self._rtnl.run(*messages)
+        self._indexes[name] = link.index
+        return record if own == record.own_link else _with_own_link(record)
+
+    def _bridge_sysctls(self, record: NetworkRecord) -> None:
+        name = record.link
+        # for ports published on the loopback; without our rules, containers would reach what
+        # listens there (CVE-2020-8558)
+        write_sysctl(f"ipv4/conf/{name}/route_localnet", "1" if self._firewall else "0")
+        if not record.flag(network_records.BRIDGE_ICC, True):
+            # ports are isolated: what links allow passes through the host, which answers for
+            # the neighbours (ip-sysctl, proxy_arp_pvlan)
+            write_sysctl(f"ipv4/conf/{name}/proxy_arp_pvlan", "1")
+            write_sysctl(f"ipv4/conf/{name}/send_redirects", "0")
+        write_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+        ipv6 = record.config(6) is not None
+        write_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if ipv6 else "1")
+
+    def _bridge_addresses(self, record: NetworkRecord, index: int) -> list[Message]:
+        """Give the bridge exactly its gateways' addresses."""
+        wanted: set[tuple[IPAddress, int]] = set()
+        for version, mode in ((4, network_records.BRIDGE_MODE4), (6, network_records.BRIDGE_MODE6)):
+            config = record.config(version)
+            if config is None or not config.gateway or record.option(mode) == "isolated":
+                continue
+            if version == 4 and record.flag(network_records.BRIDGE_INHIBIT4, False):
+                continue
+            prefix = ipaddress.ip_network(config.subnet).prefixlen
+            wanted.add((ipaddress.ip_address(config.gateway), prefix))
+        present = {
+            (item.address, item.prefix)
+            for item in self._rtnl.addresses(index)
+            if not item.address.is_link_local
+        }
+        stale = [netlink.del_address_message(index, *item) for item in present - wanted]
+        return stale + [netlink.address_message(index, *item) for item in wanted - present]
+
+    def _ensure_parent(self, record: NetworkRecord) -> NetworkRecord:
+        """The host interface a macvlan or ipvlan network hangs on: as named, a VLAN made when
+        the name is ``parent.id``, or a dummy when the network has no parent."""
+        parent = self._rtnl.link(record.link)
+        own = record.own_link
+        if parent is None:
+            base, dot, tag = record.link.rpartition(".")
+            if dot and tag.isdigit():
+                self._make_vlan(record.link, base, int(tag))
+            elif record.option("parent"):
+                raise NotFound(f"the host has no interface {record.link} (option parent)")
+            else:
+                self._make_dummy(record.link)
+            parent, own = self._rtnl.link(record.link), True
+            assert parent is not None
+        self._indexes[record.link] = parent.index
+        return record if own == record.own_link else _with_own_link(record)
+
+    def _make_vlan(self, name: str, base: str, tag: int) -> None:
+        under = self._rtnl.link(base)
+        if under is None:
+            raise NotFound(f"the host has no interface {base} (option parent)")
+        if not 1 <= tag <= 4094:
+            raise InvalidParameter(f"invalid VLAN {tag}: it must lie between 1 and 4094")
+        data = netlink.attribute(netlink.IFLA_VLAN_ID, tag.to_bytes(2, "little"))
+        self._create(
+            netlink.new_link_message(
+                name, "vlan", data, netlink.number(netlink.IFLA_LINK, under.index), up=True
+            ),
+            "vlan",
+        )
+
+    def _make_dummy(self, name: str) -> None:
+        self._create(netlink.new_link_message(name, "dummy", up=True), "dummy")
+
+    def _create(self, message: Message, kind: str) -> None:
+        try:
+            self._rtnl.run(message)
+        except OSError as err:
+            raise _unsupported(err, kind) from err
+
+    # -- endpoints -------------------------------------------------------------------------
+
+    def plug(self, network: NetworkRecord, endpoint: EndpointRecord, space: Namespace) -> int:
+        """Connect a namespace to a network; the interface's index inside. Its pair is the
+        prepared one when ``endpoint.link`` names it, else a new one is made."""
+        if network.driver != "bridge":
+            return self._plug_vlan(network, endpoint, space)
+        if endpoint.link == space.link:
+            index, inner = space.link_index, space.eth0_index
+            if endpoint.interface != "eth0":
+                name = netlink.text(netlink.IFLA_IFNAME, endpoint.interface)
+                space.inside.run(
+                    netlink.link_message(inner, up=False),
+                    netlink.link_message(inner, name),
+                    netlink.link_message(inner, up=True),
+                )
+        else:
+            index, inner = self._new_pair(endpoint, space)
+        self._enslave(network, index)
+        mtu = int(network.option(network_records.MTU, "0"))
+        if mtu:
+            size = netlink.number(netlink.IFLA_MTU, mtu)
+            self._rtnl.run(netlink.link_message(index, size))
+            space.inside.run(netlink.link_message(inner, size))
+        return inner
+
+    def _new_pair(self, endpoint: EndpointRecord, space: Namespace) -> tuple[int, int]:
+        if self._rtnl.link(endpoint.link) is None:
+            self._rtnl.run(netlink.veth_message(endpoint.link, endpoint.interface, space.fd))
+        link, inner = self._rtnl.link(endpoint.link), space.inside.link(endpoint.interface)
+        if link is None or inner is None:
+            raise SystemFailure(f"the link of {endpoint.interface} vanished while it was made")
+        quiet = netlink.no_link_local()
+        self._rtnl.run(
+            netlink.link_message(link.index, quiet), netlink.link_message(link.index, up=True)
+        )
+        space.inside.run(netlink.link_message(inner.index, up=True))
+        return link.index, inner.index
+
+    def _enslave(self, network: NetworkRecord, index: int) -> None:
+        bridge = self._indexes.get(network.link)
+        if bridge is None:
+            raise SystemFailure(f"bridge {network.link} of network {network.name} is missing")
+        master = netlink.link_message(index, netlink.number(netlink.IFLA_MASTER, bridge))
+        try:
+            self._rtnl.run(master)
+        except OSError as err:
+            if err.errno not in (errno.ENODEV, errno.EINVAL):
+                raise
+            # somebody deleted the bridge by hand: make it again
+            self._ensure_bridge(network)
+            bridge = self._indexes[network.link]
+            self._rtnl.run(netlink.link_message(index, netlink.number(netlink.IFLA_MASTER, bridge)))
+        hairpin = bridged_packets_are_translated()
+        isolated = not network.flag(network_records.BRIDGE_ICC, True)
+        if hairpin or isolated:
+            port = netlink.bridge_port_message(index, isolated=isolated, hairpin=hairpin)
+            self._rtnl.run(port)
+
+    def _plug_vlan(self, network: NetworkRecord, endpoint: EndpointRecord, space: Namespace) -> int:
+        parent = self._indexes.get(network.link)
+        if parent is None:
+            raise SystemFailure(f"parent {network.link} of network {network.name} is missing")
+        if network.driver == "macvlan":
+            mode = netlink.MACVLAN_MODES[network.option("macvlan_mode", "bridge")]
+            data = netlink.number(netlink.IFLA_MACVLAN_MODE, mode)
+        else:
+            mode = netlink.IPVLAN_MODES[network.option("ipvlan_mode", "l2")]
+            flag = netlink.IPVLAN_FLAGS[network.option("ipvlan_flag", "bridge")]
+            data = netlink.attribute(netlink.IFLA_IPVLAN_MODE, mode.to_bytes(2, "little"))
+            data += netlink.attribute(netlink.IFLA_IPVLAN_FLAGS, flag.to_bytes(2, "little"))
+        attributes = [
+            netlink.number(netlink.IFLA_LINK, parent),
+            netlink.number(netlink.IFLA_NET_NS_FD, space.fd),
+        ]
+        self._create(
+            netlink.new_link_message(endpoint.interface, network.driver, data, *attributes),
+            network.driver,
+        )
+        inner = space.inside.link(endpoint.interface)
+        if inner is None:
+            raise SystemFailure(f"{endpoint.interface} vanished while it was made")
+        return inner.index
+
+    def unplug(self, endpoint: EndpointRecord) -> None:
+        """Delete an endpoint's pair from the host's side; slow (30 ms), for the worker."""
+        if not endpoint.link:
+            return
+        rtnl = Rtnl()
+        try:
+            link = rtnl.link(endpoint.link)
+            if link is not None:
+                rtnl.run(netlink.del_link_message(link.index))
+        finally:
+            rtnl.close()
+
+    def intact(self, network: NetworkRecord, endpoint: EndpointRecord, space: Namespace) -> bool:
+        """Whether an endpoint's interface is up inside with its addresses, and its pair on its
+        bridge."""
+        inner = space.inside.link(endpoint.interface)
+        if inner is None or not inner.up:
+            return False
+        present = {item.address for item in space.inside.addresses(inner.index)}
+        wanted = (endpoint.address(version) for version in (4, 6))
+        if any(address is not None and address not in present for address in wanted):
+            return False
+        if network.driver != "bridge":
+            return True
+        outer = self._rtnl.link(endpoint.link)
+        return outer is not None and outer.up and outer.master == self._indexes.get(network.link)
+
+    def stale(self, known: set[str]) -> list[str]:
+        """Interfaces with this engine's naming pattern that nothing known accounts for."""
+        suffix = self._instance.suffix
+        pattern = re.compile(f"ps{suffix[:4]}[0-9a-f]{{9}}" if suffix else "ps[0-9a-f]{11}")
+        return [
+            link.name
+            for link in self._rtnl.links()
+            if pattern.fullmatch(link.name)
+            and link.kind in ("veth", "bridge", "dummy")
+            and link.name not in known
+        ]
+
+    def delete(self, names: list[str]) -> None:
+        """Delete links by name; for the worker."""
+        rtnl = Rtnl()
+        try:
+            for name in names:
+                link = rtnl.link(name)
+                if link is not None and link.kind in ("veth", "bridge", "vlan", "dummy"):
+                    rtnl.run(netlink.del_link_message(link.index))
+        finally:
+            rtnl.close()
+
+
+def configure(endpoint: EndpointRecord, index: int, space: Namespace, ipvlan: bool = False) -> None:
+    """Addresses and hardware address of one interface inside a namespace, in one send."""
+    changes: list[bytes] = []
+    if endpoint.mac and not ipvlan:
+        changes.append(netlink.attribute(netlink.IFLA_ADDRESS, parse_mac(endpoint.mac)))
+    messages = [netlink.link_message(index, *changes, up=True)]
+    for version, prefix in ((4, endpoint.prefix4), (6, endpoint.prefix6)):
+        address = endpoint.address(version)
+        if address is not None:
+            messages.append(netlink.address_message(index, address, prefix))
+    for text in (endpoint.settings.ipam_config or network_records.NO_IPAM).link_local_ips:
+        address = ipaddress.ip_address(text)
+        messages.append(netlink.address_message(index, address, 16 if address.version == 4 else 64))
+    space.inside.run(*messages)
+
+
+def prepare_ipv6(endpoint: EndpointRecord, index: int, space: Namespace) -> None:
+    """Set the hardware address and have a link-local address made once IPv6 is let in."""
+    changes = [netlink.link_local()]
+    if endpoint.mac:
+        changes.append(netlink.attribute(netlink.IFLA_ADDRESS, parse_mac(endpoint.mac)))
+    space.inside.run(netlink.link_message(index, *changes))
+
+
+def set_gateway(space: Namespace, index: int, gateway: str, version: int) -> None:
+    """The default route of one IP version; over the link itself when there is no gateway."""
+    target = ipaddress.ip_address(gateway) if gateway else None
+    space.inside.run(netlink.route_message(index, target, None, version))
+
+
+def drop_addresses(endpoint: EndpointRecord, space: Namespace) -> None:
+    """Take the addresses off, so that they can be given to another container at once."""
+    index = space.interface(endpoint.interface)
+    messages = []
+    for version, prefix in ((4, endpoint.prefix4), (6, endpoint.prefix6)):
+        address = endpoint.address(version)
+        if address is not None:
+            messages.append(netlink.del_address_message(index, address, prefix))
+    space.inside.run(*messages)
+
+
+def _with_own_link(record: NetworkRecord) -> NetworkRecord:
+    return NetworkRecord(resource=record.resource, link=record.link, own_link=True)
+
+
+def _unsupported(err: OSError, kind: str) -> SystemFailure:
+    if err.errno in (errno.EOPNOTSUPP, errno.ENODEV):
+        return SystemFailure(
+            f"this kernel has no {kind} interfaces (CONFIG_{kind.upper()}; "
+            f"try `modprobe {kind}`): {err.strerror}"
+        )
+    return SystemFailure(f"cannot make a {kind} interface: {err}")

@@ -1,0 +1,132 @@
+"""What the metadata keeps about networks and the containers on them.
+
+::
+
+    network   <id>            NetworkRecord; unique name = the network's name
+    sandbox   <container id>  SandboxRecord: a container that runs (or is being started or
+                              stopped): written before the kernel is touched, deleted last
+    address   name <network id>/<address> -> <container id>: no address twice
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+import msgspec
+
+from portside.model.network import (
+    EndpointIPAMConfig,
+    EndpointSettings,
+    IPAddress,
+    IPAMConfig,
+    NetworkRequest,
+    NetworkResource,
+)
+from portside.networks.portmapper import Publication
+
+OPTION = "com.docker.network."
+BRIDGE_NAME = OPTION + "bridge.name"
+BRIDGE_DEFAULT = OPTION + "bridge.default_bridge"
+BRIDGE_MASQUERADE = OPTION + "bridge.enable_ip_masquerade"
+BRIDGE_ICC = OPTION + "bridge.enable_icc"
+BRIDGE_BINDING = OPTION + "bridge.host_binding_ipv4"
+BRIDGE_INHIBIT4 = OPTION + "bridge.inhibit_ipv4"
+BRIDGE_MODE4 = OPTION + "bridge.gateway_mode_ipv4"
+BRIDGE_MODE6 = OPTION + "bridge.gateway_mode_ipv6"
+BRIDGE_TRUSTED = OPTION + "bridge.trusted_host_interfaces"
+MTU = OPTION + "driver.mtu"
+HOST_IPV4 = OPTION + "host_ipv4"
+HOST_IPV6 = OPTION + "host_ipv6"
+PREFIX = OPTION + "container_iface_prefix"
+ENDPOINT_NAME = OPTION + "endpoint.ifname"
+ENDPOINT_SYSCTLS = OPTION + "endpoint.sysctls"
+
+NO_IPAM = EndpointIPAMConfig()
+_TRUE = frozenset({"1", "t", "true"})
+_FALSE = frozenset({"0", "f", "false"})
+BOOLEAN_WORDS = _TRUE | _FALSE
+
+
+class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A network as it was made; its containers are found in the sandboxes."""
+
+    resource: NetworkResource
+    link: str = ""
+    """The host's bridge or, for macvlan and ipvlan, the parent interface."""
+    own_link: bool = False
+    """The engine made that interface and removes it with the network."""
+
+    @property
+    def id(self) -> str:
+        return self.resource.id
+
+    @property
+    def name(self) -> str:
+        return self.resource.name
+
+    @property
+    def driver(self) -> str:
+        return self.resource.driver
+
+    def option(self, name: str, default: str = "") -> str:
+        return self.resource.options.get(name, default)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A boolean option as Go's strconv.ParseBool reads it; checked when created."""
+        text = self.option(name).lower()
+        return text in _TRUE if text in BOOLEAN_WORDS else default
+
+    def config(self, version: int) -> IPAMConfig | None:
+        """The network's range of one IP version."""
+        for config in self.resource.ipam.config or ():
+            if config.subnet and ipaddress.ip_network(config.subnet).version == version:
+                return config
+        return None
+
+    @property
+    def is_default_bridge(self) -> bool:
+        return self.driver == "bridge" and self.name == "bridge"
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the engine's name server answers here (all but Docker's old default)."""
+        return self.driver not in ("host", "null") and not self.is_default_bridge
+
+
+class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One interface of a running container."""
+
+    network_id: str
+    network: str
+    """Name of the network."""
+    endpoint_id: str
+    interface: str
+    """Inside, such as eth0."""
+    link: str = ""
+    """The host's end of the pair; empty for macvlan and ipvlan."""
+    mac: str = ""
+    ipv4: str = ""
+    """Address without a prefix length; empty for none."""
+    ipv6: str = ""
+    prefix4: int = 0
+    prefix6: int = 0
+    gateway4: str = ""
+    gateway6: str = ""
+    settings: EndpointSettings
+
+    def address(self, version: int) -> IPAddress | None:
+        text = self.ipv4 if version == 4 else self.ipv6
+        return ipaddress.ip_address(text) if text else None
+
+
+class SandboxRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The network side of a running container."""
+
+    request: NetworkRequest
+    kind: str
+    """``own`` (a namespace of its own), ``host`` or ``shared`` (another container's)."""
+    sandbox_id: str
+    endpoints: tuple[EndpointRecord, ...] = ()
+    ports: tuple[Publication, ...] = ()
+    owner: str = ""
+    """The container whose namespace is shared."""

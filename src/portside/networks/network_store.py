@@ -1,0 +1,467 @@
+"""The networks there are: found by name, checked and created with Docker's rules."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from portside.kernel.netlink import IPVLAN_FLAGS, IPVLAN_MODES, MACVLAN_MODES, Route, Rtnl
+from portside.model.errors import (
+    Conflict,
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    NotImplementedHere,
+    Unavailable,
+)
+from portside.model.ids import new_id
+from portside.model.instance import Instance
+from portside.model.network import (
+    IPAM,
+    PREDEFINED,
+    ConfigReference,
+    IPAddress,
+    IPAMConfig,
+    IPNetwork,
+    NetworkCreate,
+    NetworkOptions,
+    NetworkResource,
+)
+from portside.networks import ipam, network_records
+from portside.networks.network_records import NetworkRecord
+from portside.store.db import Database, NameTaken
+
+MAX_NAME = 255
+DRIVERS = ("bridge", "macvlan", "ipvlan")
+GATEWAY_MODES = ("", "nat", "nat-unprotected", "routed", "isolated")
+BOOLEANS = (
+    network_records.BRIDGE_MASQUERADE,
+    network_records.BRIDGE_ICC,
+    network_records.BRIDGE_INHIBIT4,
+    network_records.BRIDGE_DEFAULT,
+)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class Catalogue:
+    """Network documents with their address ranges; all are kept in memory as well."""
+
+    def __init__(self, db: Database, instance: Instance, options: NetworkOptions) -> None:
+        self._db, self._instance, self._options = db, instance, options
+        self._documents = db.collection("network", NetworkRecord)
+        self._records = dict(self._documents.items())
+        self._subnets: dict[tuple[str, int], ipam.Subnet] = {}
+        pools = options.default_address_pools or ipam.DEFAULT_POOLS
+        self._pools = ipam.parse_pools(pools)
+        if not any(base.version == 6 for base, _ in self._pools):
+            local = ipam.unique_local_pool(str(instance.data_root))
+            self._pools += ipam.parse_pools([local])
+
+    # -- finding ---------------------------------------------------------------------------
+
+    def all(self) -> list[NetworkRecord]:
+        return list(self._records.values())
+
+    def get(self, identifier: str) -> NetworkRecord:
+        found = self._records.get(identifier)
+        if found is None:
+            raise NotFound(f"network {identifier} not found")
+        return found
+
+    def find(self, identifier: str) -> NetworkRecord | None:
+        return self._records.get(identifier)
+
+    def resolve(self, name: str) -> NetworkRecord:
+        """By full id, name, or unique beginning of the id, in this order; NotFound."""
+        if name in self._records:
+            return self._records[name]
+        matches = [record for record in self._records.values() if record.name == name]
+        if not matches and name:
+            matches = [r for key, r in self._records.items() if key.startswith(name)]
+        if len(matches) > 1:
+            raise InvalidParameter(
+                f"network {name} is ambiguous ({len(matches)} matches found on ID prefix)"
+            )
+        if not matches:
+            raise NotFound(f"network {name} not found")
+        return matches[0]
+
+    def subnet(self, record: NetworkRecord, version: int) -> ipam.Subnet | None:
+        """The allocator of a network's range; None when it has none of that version."""
+        key = (record.id, version)
+        if key not in self._subnets:
+            config = record.config(version)
+            if config is None:
+                return None
+            self._subnets[key] = ipam.Subnet.of(config)
+        return self._subnets[key]
+
+    # -- changing --------------------------------------------------------------------------
+
+    def insert(self, record: NetworkRecord) -> None:
+        try:
+            self._documents.insert(record.id, record, record.name)
+        except NameTaken as err:
+            raise Conflict(f"network with name {record.name} already exists") from err
+        self._records[record.id] = record
+
+    def put(self, record: NetworkRecord) -> None:
+        self._documents.put(record.id, record)
+        self._records[record.id] = record
+
+    def hide(self, record: NetworkRecord) -> None:
+        """Nobody finds it any more while it is being removed; ``put`` takes that back."""
+        self._records.pop(record.id, None)
+
+    def delete(self, record: NetworkRecord) -> None:
+        self._documents.delete(record.id)
+        self._records.pop(record.id, None)
+        self.forget_ranges(record)
+
+    def forget_ranges(self, record: NetworkRecord) -> None:
+        """The ranges of a network changed: the allocators are made anew."""
+        for version in (4, 6):
+            self._subnets.pop((record.id, version), None)
+
+    def plan(self, request: NetworkCreate, rtnl: Rtnl) -> NetworkRecord:
+        """A new network as it shall be, checked; nothing is written. Its addresses are chosen
+        against the host's live routes."""
+        _check_name(request.name)
+        if any(record.name == request.name for record in self.all()):
+            raise Conflict(f"network with name {request.name} already exists")
+        request = self._with_template(request)
+        _check_driver(request)
+        options = dict(request.options or {})
+        _check_options(request.driver, options)
+        self._check_bridge(options.get(network_records.BRIDGE_NAME, ""))
+        identifier = new_id()
+        ipv6 = request.enable_ipv6
+        if ipv6 is None:
+            ipv6 = self._options.default_network_ipv6 and request.driver == "bridge"
+        ipv4 = request.enable_ipv4 is not False
+        ranges = request.ipam or IPAM()
+        if ranges.driver not in ("", "default", "null"):
+            raise NotFound(f"could not find plugin {ranges.driver} in v1 plugin registry: "
+                           "plugin not found")  # fmt: skip
+        config: tuple[IPAMConfig, ...] = ()
+        if ranges.driver == "null":
+            if request.driver == "bridge":
+                raise InvalidParameter("ipv4 pool is empty")
+            ipv4 = ipv6 = False
+        if not request.config_only:
+            config = self._ranges(ranges.config or (), ipv4, ipv6, request.driver, rtnl)
+        elif ranges.config:
+            config = tuple(ranges.config)
+        resource = NetworkResource(
+            name=request.name,
+            id=identifier,
+            created=now(),
+            scope=request.scope or "local",
+            driver="null" if request.config_only else request.driver,
+            enable_ipv4=ipv4,
+            enable_ipv6=ipv6,
+            ipam=IPAM(ranges.driver or "default", ranges.options or {}, config),
+            internal=request.internal,
+            attachable=request.attachable,
+            config_only=request.config_only,
+            config_from=request.config_from or ConfigReference(),
+            options=options,
+            labels=request.labels or {},
+        )
+        return NetworkRecord(resource=resource, link=self._link(resource))
+
+    def _check_bridge(self, link: str) -> None:
+        for record in self.all():
+            if link and record.link == link and record.driver == "bridge":
+                raise Forbidden(
+                    f"cannot create network ({link}): conflicts with network {record.id} ({link}): "
+                    "networks have same bridge name"
+                )
+
+    def _link(self, resource: NetworkResource) -> str:
+        if resource.driver == "bridge":
+            return resource.options.get(network_records.BRIDGE_NAME) or self._instance.link(
+                resource.id
+            )
+        if resource.driver in ("macvlan", "ipvlan"):
+            return resource.options.get("parent") or self._instance.link(resource.id)
+        return ""
+
+    def _with_template(self, request: NetworkCreate) -> NetworkCreate:
+        """The request with the settings of the configuration-only network it names."""
+        if request.config_from is None or not request.config_from.network:
+            return request
+        if request.config_only:
+            raise Forbidden(
+                "a configuration network cannot depend on another configuration network"
+            )
+        if request.ipam is not None and request.ipam.config:
+            raise InvalidParameter("user specified configurations are not supported if the "
+                                   "network depends on a configuration network")  # fmt: skip
+        wanted = request.config_from.network
+        template = next((r.resource for r in self.all() if r.name == wanted), None)
+        if template is None or not template.config_only:
+            raise NotFound(f'configuration network "{wanted}" does not exist')
+        return msgspec.structs.replace(
+            request,
+            ipam=template.ipam,
+            options={**template.options, **(request.options or {})},
+            labels={**template.labels, **(request.labels or {})},
+            enable_ipv6=template.enable_ipv6,
+            enable_ipv4=template.enable_ipv4,
+            internal=template.internal or request.internal,
+            attachable=template.attachable or request.attachable,
+        )
+
+    def _ranges(
+        self, wanted: Sequence[IPAMConfig], ipv4: bool, ipv6: bool, driver: str, rtnl: Rtnl
+    ) -> tuple[IPAMConfig, ...]:
+        """The network's ranges: those asked for, checked, and chosen ones for the rest."""
+        enabled = {4: ipv4, 6: ipv6}
+        ipam.check(config for config in wanted if config.subnet)
+        given = [ipam.checked(config) for config in wanted if config.subnet]
+        # those of a version the network does not have are of no account, as in Docker
+        given = [config for config in given if enabled[_version(config)]]
+        for number, config in enumerate(given):
+            self.check_free(ipaddress.ip_network(config.subnet), driver, rtnl)
+            for other in given[:number]:
+                _check_pair(other, config, driver)
+        ranges = [ipam.with_gateway(config) for config in given]
+        bare = [config for config in wanted if not config.subnet]
+        for version in (4, 6):
+            if enabled[version] and version not in map(_version, ranges):
+                ranges.append(self._choose(version, bare, rtnl))
+        return tuple(sorted(ranges, key=_version))
+
+    def _choose(self, version: int, bare: list[IPAMConfig], rtnl: Rtnl) -> IPAMConfig:
+        subnet = self.free_subnet(version, rtnl)
+        extra = bare[0] if bare and version == 4 else IPAMConfig()
+        if extra.ip_range or extra.gateway:
+            raise InvalidParameter(
+                "invalid IPAM configuration: a gateway or ip-range needs a --subnet"
+            )
+        return ipam.with_gateway(IPAMConfig(str(subnet), "", "", extra.aux_addresses))
+
+    def free_subnet(self, version: int, rtnl: Rtnl, first: bool = False) -> IPNetwork:
+        """A free subnet of the pools; the default bridge takes the first pool's."""
+        pools = self._pools
+        if not first and len(pools) > 1 and pools == self._default_pools():
+            pools = pools[1:] + pools[:1]
+        routes, names = self.routes(rtnl)
+        return ipam.choose_subnet(pools, version, self.taken(), routes, names)
+
+    def _default_pools(self) -> list[tuple[IPNetwork, int]]:
+        return [] if self._options.default_address_pools else self._pools
+
+    def taken(self) -> list[IPNetwork]:
+        """Subnets of all networks there are."""
+        return [
+            ipaddress.ip_network(config.subnet)
+            for record in self.all()
+            if not record.resource.config_only  # a template, which takes no addresses
+            for config in record.resource.ipam.config or ()
+            if config.subnet
+        ]
+
+    def routes(self, rtnl: Rtnl) -> tuple[list[Route], dict[int, str]]:
+        """The host's routes that are not over our own bridges, and interface names."""
+        links = {link.index: link.name for link in rtnl.links()}
+        ours = {record.link for record in self.all() if record.driver == "bridge"}
+        return [r for r in rtnl.routes() if links.get(r.oif) not in ours], links
+
+    def check_free(self, subnet: IPNetwork, driver: str, rtnl: Rtnl) -> None:
+        """Forbidden when a subnet asked for overlaps another network's or, for bridges, a
+        live route of the host (a macvlan network is on the host's own by nature)."""
+        for record in self.all():
+            if record.resource.config_only:
+                continue
+            for config in record.resource.ipam.config or ():
+                if config.subnet and ipam.overlap(subnet, ipaddress.ip_network(config.subnet)):
+                    raise Forbidden(
+                        "invalid pool request: Pool overlaps with other one on this address "
+                        f"space: {subnet} overlaps {config.subnet} of network {record.name}"
+                    )
+        if driver != "bridge":
+            return
+        routes, names = self.routes(rtnl)
+        route = ipam.shadowed(subnet, routes)
+        if route is not None:
+            raise Forbidden(
+                f"invalid pool request: subnet {subnet} overlaps the host's route "
+                f"{ipam.describe(route, names)}: choose another subnet"
+            )
+
+
+def _check_name(name: str) -> None:
+    if not name.strip():
+        raise InvalidParameter("invalid network name: name is empty")
+    if name in (*PREDEFINED, "default"):
+        raise Forbidden(f"operation is not permitted on predefined {name} network")
+    if name.startswith("container:") or len(name) > MAX_NAME or not name.isprintable():
+        raise InvalidParameter(
+            f'invalid name: "{name}": at most {MAX_NAME} printable characters, and not '
+            "container:, which means the network of a container"
+        )
+
+
+def _version(config: IPAMConfig) -> int:
+    return ipaddress.ip_network(config.subnet).version
+
+
+def _check_pair(one: IPAMConfig, two: IPAMConfig, driver: str) -> None:
+    """Two ranges of one network."""
+    if ipam.overlap(ipaddress.ip_network(one.subnet), ipaddress.ip_network(two.subnet)):
+        raise Forbidden(
+            "invalid pool request: Pool overlaps with other one on this address space: "
+            f"{two.subnet} overlaps {one.subnet} of the same network"
+        )
+    if _version(one) == _version(two):
+        if driver == "bridge":
+            raise Forbidden("bridge driver doesn't support multiple subnets")
+        raise NotImplementedHere(
+            f"a network has one subnet of each IP version here: {one.subnet}, {two.subnet}"
+        )
+
+
+def _check_driver(request: NetworkCreate) -> None:
+    if request.ingress:
+        raise Forbidden("Ingress network can only be global scope network")
+    if request.scope == "swarm":
+        raise Forbidden("cannot create a swarm scoped network when swarm is not active")
+    if request.driver == "overlay":
+        raise Unavailable(
+            'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
+            "connect this node to swarm and try again."
+        )
+    if request.driver in ("host", "null", "none"):
+        kind = "host" if request.driver == "host" else "null"
+        raise Forbidden(f'only one instance of "{kind}" network is allowed')
+    if request.driver not in DRIVERS:
+        raise NotFound(
+            f"could not find plugin {request.driver} in v1 plugin registry: "
+            f'plugin "{request.driver}" not found'
+        )
+    if request.scope not in ("", "local"):
+        raise InvalidParameter(f"invalid network scope {request.scope}")
+
+
+def _check_options(driver: str, options: Mapping[str, str]) -> None:
+    """InvalidParameter for values the driver could not use."""
+    mtu = options.get(network_records.MTU, "")
+    if mtu and not (mtu.isdigit() and 68 <= int(mtu) <= 65535):
+        raise InvalidParameter(f"invalid value for {network_records.MTU}: {mtu!r} (68 to 65535)")
+    for name in BOOLEANS:
+        if options.get(name, "true").lower() not in network_records.BOOLEAN_WORDS:
+            raise InvalidParameter(f"invalid boolean for {name}: {options[name]!r}")
+    for name in (network_records.BRIDGE_MODE4, network_records.BRIDGE_MODE6):
+        if options.get(name, "") not in GATEWAY_MODES:
+            raise InvalidParameter(f"unknown gateway mode {options[name]!r} for {name}")
+    for name in (
+        network_records.BRIDGE_BINDING,
+        network_records.HOST_IPV4,
+        network_records.HOST_IPV6,
+    ):
+        if options.get(name):
+            _check_address(name, options[name])
+    for name in (network_records.BRIDGE_NAME, "parent"):
+        value = options.get(name, "x")
+        if not re.fullmatch(r"[^\s/:\"\\{};]{1,15}", value) or value in (".", ".."):
+            raise InvalidParameter(f"invalid interface name for {name}: {value!r}")
+    for name in options.get(network_records.BRIDGE_TRUSTED, "").split(":"):
+        if name and not re.fullmatch(r"[^\s/:\"\\{};]{1,15}", name):
+            raise InvalidParameter(
+                f"invalid interface name for {network_records.BRIDGE_TRUSTED}: {name!r}"
+            )
+    choices = {
+        "macvlan": {"macvlan_mode": MACVLAN_MODES},
+        "ipvlan": {"ipvlan_mode": IPVLAN_MODES, "ipvlan_flag": IPVLAN_FLAGS},
+    }.get(driver, {})
+    for name, allowed in choices.items():
+        if name in options and options[name] not in allowed:
+            raise InvalidParameter(
+                f"unknown {name} {options[name]!r}: it is one of {', '.join(allowed)}"
+            )
+
+
+def _check_address(name: str, text: str) -> IPAddress:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError as err:
+        raise InvalidParameter(f"invalid address for {name}: {text!r}") from err
+
+
+def older(created: str, until: str) -> bool:
+    """Whether a network was made before ``until``: a Unix time, an RFC 3339 date, or a
+    duration before now such as 24h or 1h30m."""
+    moment = datetime.fromisoformat(created.replace("Z", "+00:00"))
+    return moment < _moment(until)
+
+
+def _moment(text: str) -> datetime:
+    units = {"h": 3600, "m": 60, "s": 1}
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        seconds = sum(float(number) * units[unit] for number, unit in parts)
+        return datetime.fromtimestamp(datetime.now(UTC).timestamp() - seconds, UTC)
+    try:
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            return datetime.fromtimestamp(float(text), UTC)
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as err:
+        raise InvalidParameter(f"invalid filter 'until={text}'") from err
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def matches(resource: NetworkResource, filters: Mapping[str, Iterable[str]], used: bool) -> bool:
+    """Docker's filters of ``network ls``: any value of a key, all keys; every label."""
+    tests: dict[str, Callable[[str], bool]] = {
+        "driver": lambda value: resource.driver == value,
+        "id": lambda value: resource.id.startswith(value),
+        "name": lambda value: _name_matches(resource.name, value),
+        "scope": lambda value: resource.scope == value,
+        "type": lambda value: (resource.name in PREDEFINED) == _builtin(value),
+        "dangling": lambda value: (resource.name not in PREDEFINED and not used) == _bool(value),
+    }
+    for key, values in filters.items():
+        if key in ("label", "label!"):
+            has = [label_matches(resource.labels, value) for value in values]
+            if not all(has) if key == "label" else any(has):
+                return False
+        elif key in tests:
+            if values and not any(tests[key](value) for value in values):
+                return False
+        else:
+            raise InvalidParameter(f"invalid filter '{key}'")
+    return True
+
+
+def label_matches(labels: Mapping[str, str], wanted: str) -> bool:
+    """``key`` or ``key=value``."""
+    key, equals, value = wanted.partition("=")
+    return key in labels and (not equals or labels[key] == value)
+
+
+def _name_matches(name: str, pattern: str) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except re.error:
+        return pattern in name
+
+
+def _builtin(value: str) -> bool:
+    if value not in ("custom", "builtin"):
+        raise InvalidParameter(f"invalid filter: 'type'='{value}'")
+    return value == "builtin"
+
+
+def _bool(value: str) -> bool:
+    if value.lower() not in network_records.BOOLEAN_WORDS:
+        raise InvalidParameter(f"invalid filter 'dangling=[{value}]'")
+    return value.lower() in ("1", "t", "true")

@@ -1,0 +1,73 @@
+"""A further process in a running container (``exec``)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from portside.kernel import apparmor, selinux
+from portside.kernel import process as kernel
+from portside.runtime import executable, init, scheduling, userns
+from portside.runtime.init_channel import Own
+from portside.runtime.messages import Exec, StartRequest
+
+_ALL = (
+    kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWCGROUP
+)
+
+
+def further_namespaces(pid: int) -> int:
+    """Flags of the user and time namespace of a process, as far as they are not ours."""
+    found = 0
+    for flag, name in ((kernel.CLONE_NEWUSER, "user"), (kernel.CLONE_NEWTIME, "time")):
+        with suppress(OSError):  # a kernel without time namespaces
+            if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
+                found |= flag
+    return found
+
+
+def run_exec(
+    request: Exec, own: Own, pidfd: int, seccomp: bytes, start: StartRequest, further: int
+) -> None:
+    """Join the namespaces of the container's first process and execute; returns by raising.
+
+    The PID namespace was chosen by the monitor for all its children. Joining the mount
+    namespace moves us to its root, which is the container's since pivot_root(2) made it so.
+    """
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    os.setsid()
+    init.set_oom_score(request.process)
+    affinity = request.process.exec_cpu_affinity
+    if affinity is not None:
+        scheduling.run_on(affinity.initial)
+    own.steps.enter("control group")
+    own.wait_for_go()
+    if affinity is not None:
+        scheduling.run_on(affinity.final)
+    apparmor.enter_at_exec(request.process.apparmor_profile)
+    selinux.enter_at_exec(request.process.selinux_label)
+    own.steps.enter("namespaces")
+    joined = _ALL | further
+    kernel.setns(pidfd, joined, "the container's namespaces")
+    if joined & kernel.CLONE_NEWUSER:
+        userns.take_root()
+    os.close(pidfd)
+    process = request.process
+    if process.terminal:
+        init.open_terminal(own, process, console=False)
+    plain = StartRequest(
+        id=start.id,
+        state_dir=start.state_dir,
+        rootfs=start.rootfs,
+        cgroup=start.cgroup,
+        identity=request.identity,
+        seccomp_flags=start.seccomp_flags,
+    )
+    try:
+        init.finish(own, process, plain, seccomp, init=False, make_cwd=False)
+    except executable.CommandError as err:
+        raise executable.CommandError(err.words, err.kind, executable.EXEC) from err

@@ -1,0 +1,161 @@
+"""Finding the command inside the root, and saying well why it cannot be executed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+
+from portside.model.errors import PortsideError, SystemFailure
+from portside.runtime.privileges import DEFAULT_PATH, Who
+
+_MACHINES = {0x03: "386", 0x28: "arm", 0x3E: "amd64", 0xB7: "arm64", 0xF3: "riscv64",
+             0x15: "ppc64le", 0x16: "s390x"}  # fmt: skip
+"""``e_machine`` of elf(5) in image-spec's names."""
+_OWN = {"x86_64": ("amd64", "386"), "aarch64": ("arm64", "arm"), "riscv64": ("riscv64",)}
+CREATE = "OCI runtime create failed: unable to start container process: "
+INIT = CREATE + "error during container init: "
+EXEC = "OCI runtime exec failed: exec failed: unable to start container process: "
+
+
+class CommandError(SystemFailure):
+    """A command that cannot be executed; ``kind`` as in ``messages.Failed``."""
+
+    def __init__(self, message: str, kind: str, prefix: str = CREATE) -> None:
+        super().__init__(prefix + message)
+        self.words, self.kind = message, kind
+
+
+def find(args: tuple[str, ...], env: dict[str, str], who: Who) -> str:
+    """Path of the command, looked up in the container's PATH as a shell does.
+
+    Raises CommandError of kind not-found (127) or not-executable (126).
+    """
+    if not args:
+        raise CommandError("no command specified", "not-found")
+    name = args[0]
+    if not name:
+        raise CommandError('exec: "": executable file not found in $PATH', "not-found")
+    if "/" in name:
+        return _checked(name, name)
+    denied = ""
+    # an empty name is found nowhere, though each directory itself is there
+    for directory in env.get("PATH", DEFAULT_PATH).split(":"):
+        path = f"{directory or '.'}/{name}"
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue
+        if stat.S_ISREG(found.st_mode):
+            if found.st_mode & 0o111:
+                return path
+            denied = denied or path
+    if denied:
+        raise CommandError(f'exec: "{name}": permission denied', "not-executable")
+    raise CommandError(f'exec: "{name}": executable file not found in $PATH', "not-found")
+
+
+def _checked(path: str, name: str) -> str:
+    try:
+        found = os.stat(path)
+    except OSError as err:
+        kind = "not-executable" if err.errno == errno.EACCES else "not-found"
+        reason = (os.strerror(err.errno or 0)).lower()
+        raise CommandError(f'exec: "{name}": stat {name}: {reason}', kind) from err
+    if stat.S_ISDIR(found.st_mode):
+        raise CommandError(f'exec: "{name}": is a directory: permission denied', "not-executable")
+    if not found.st_mode & 0o111:
+        raise CommandError(f'exec: "{name}": permission denied', "not-executable")
+    return path
+
+
+def explain(path: str, name: str, err: OSError) -> PortsideError:
+    """What a failed execve(2) of a file that is there means."""
+    start = f'exec: "{name}": '
+    head = _head(path)
+    if err.errno == errno.ENOENT:
+        return CommandError(start + _missing(path, head), "not-found")
+    if err.errno == errno.ENOEXEC:
+        return CommandError(start + f"exec format error: {_format(head)}", "not-executable")
+    if err.errno == errno.EACCES:
+        return CommandError(f"{start}permission denied", "not-executable")
+    text = os.strerror(err.errno or 0).lower()
+    return CommandError(start + text, "not-executable")
+
+
+def _head(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)
+
+
+def _missing(path: str, head: bytes) -> str:
+    """The file exists, so what is missing is what it names: interpreter or loader."""
+    if head.startswith(b"#!"):
+        line = head[2:].split(b"\n", 1)[0]
+        words = line.strip(b" \t").split()
+        interpreter = words[0].decode(errors="replace") if words else ""
+        if line.endswith(b"\r"):
+            return (
+                f"no such file or directory: the script has CRLF line ends, so its interpreter is "
+                f"read as {interpreter!r} with a carriage return; convert it to LF line ends"
+            )
+        return f"no such file or directory: its interpreter {interpreter} is not in the container"
+    loader = _loader(head)
+    if loader:
+        machine = _machine(head)
+        if machine and machine not in _OWN.get(os.uname().machine, (machine,)):
+            return f"exec format error: it is made for {machine}, this machine is {_own_name()}"
+        return f"no such file or directory: its loader {loader} is not in the container"
+    return "no such file or directory"
+
+
+def _own_name() -> str:
+    return _OWN.get(os.uname().machine, (os.uname().machine,))[0]
+
+
+def _machine(head: bytes) -> str:
+    if not head.startswith(b"\x7fELF") or len(head) < 20:
+        return ""
+    number = struct.unpack_from("<H" if head[5] == 1 else ">H", head, 18)[0]
+    return _MACHINES.get(number, f"machine {number}")
+
+
+def _format(head: bytes) -> str:
+    machine = _machine(head)
+    if machine and machine not in _OWN.get(os.uname().machine, (machine,)):
+        return f"it is made for {machine}, this machine is {_own_name()}"
+    if machine:
+        return "the ELF file is damaged"
+    if not head:
+        return "the file is empty"
+    if not head.startswith(b"#!"):
+        return "it is neither an ELF file nor a script with a #! line"
+    return "its #! line cannot be used"
+
+
+def _loader(head: bytes) -> str:
+    """PT_INTERP of an ELF file (elf(5)), if it is within what was read."""
+    if not head.startswith(b"\x7fELF") or len(head) < 64:
+        return ""
+    wide, order = head[4] == 2, "<" if head[5] == 1 else ">"
+    offset = struct.unpack_from(order + ("Q" if wide else "I"), head, 32 if wide else 28)[0]
+    size, count = struct.unpack_from(order + "HH", head, 54 if wide else 42)
+    for index in range(min(count, 64)):
+        at = offset + index * size
+        if at + size > len(head):
+            break
+        if struct.unpack_from(order + "I", head, at)[0] != 3:  # PT_INTERP
+            continue
+        if wide:
+            begin, _, _, length = struct.unpack_from(order + "QQQQ", head, at + 8)
+        else:
+            begin, _, _, length = struct.unpack_from(order + "IIII", head, at + 4)
+        return head[begin : begin + min(length, 4096)].rstrip(b"\0").decode(errors="replace")
+    return ""

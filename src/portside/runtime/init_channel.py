@@ -1,0 +1,309 @@
+"""A child on its way to execve, seen from both sides: what it tells, and who waits for that.
+
+::
+
+    Child (the monitor's or the command line's side)      Own (the child's side)
+      fork ───────────────────────────────────────────►  body(own)
+      settle, await_hooks, go   ◄── one SOCK_SEQPACKET ──►  wait_for_hooks, wait_for_go
+      outcome                   ◄──────────────────────   report, or the end of the socket: execve
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from portside.kernel import process as kernel
+from portside.kernel.cgroup import Cgroup
+from portside.model.errors import PortsideError, SystemFailure
+from portside.model.ociruntime import SPEC_VERSION, Hooks, Spec, State
+from portside.runtime import messages, userns
+from portside.runtime.messages import StartRequest
+
+START_TIMEOUT = 120.0
+"""Seconds a start may take before it is given up (a dead network file system, say)."""
+
+
+class Outcome(msgspec.Struct):
+    """What a child tells before its execve closes the pipe, or instead of it."""
+
+    error: str = ""
+    kind: str = ""
+    uid: int = 0
+    gid: int = 0
+    timings: dict[str, float] = {}
+
+
+class StartError(SystemFailure):
+    """A start that failed in the child; ``kind`` as in ``messages.Failed``."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Steps:
+    """Names and times of what has been done."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self.current = "start"
+        self.timings: dict[str, float] = {}
+
+    def enter(self, name: str) -> None:
+        """The step before is done, this one begins."""
+        now = time.monotonic()
+        self.timings[self.current] = round((now - self._begin) * 1000, 3)
+        self._begin, self.current = now, name
+
+    def done(self) -> dict[str, float]:
+        """The last step is done: milliseconds of each."""
+        self.enter("")
+        return self.timings
+
+
+class Own:
+    """The child's side: where its streams are and whom it tells."""
+
+    def __init__(self, tell: socket.socket, streams: tuple[int, int, int], terminal: bool) -> None:
+        self.tell = tell
+        self.streams = streams
+        self.terminal = terminal
+        self.steps = Steps()
+        self.joins(None, False)
+        self.hold = -1
+        """A FIFO to read from before execve: the command line's ``create`` stops there."""
+        self.result = -1
+        """A file, locked by us, for what goes wrong after that."""
+        self.at_start: Callable[[], None] = lambda: None
+        """What is left to be done then, before execve."""
+        self.preserve = 0
+        """How many descriptors after the three streams the command inherits."""
+        self.keyring = True
+        self.profile = -1
+        """Where a first process of our own enters its AppArmor profile."""
+
+    def joins(self, group: Cgroup | None, cloned: bool, beside: int = 0) -> Own:
+        """We join ``group`` ourselves, or its version 1 part if we were cloned into it."""
+        self.group, self.cloned, self.beside = group, cloned, beside
+        return self
+
+    def wait_for_hooks(self, found: Hooks | None) -> None:
+        """Have the other side run the hooks that come once the namespaces are there."""
+        if found is not None and (found.prestart or found.create_runtime):
+            self.tell.send(b"h")
+
+    def state_of(self, request: StartRequest, spec: Spec, status: str = "creating") -> State:
+        """What a hook is told; the PID as the hook's own PID namespace sees it."""
+        return State(
+            oci_version=SPEC_VERSION,
+            id=request.id,
+            status=status,
+            bundle=request.bundle or request.state_dir,
+            pid=os.getpid(),
+            annotations=spec.annotations,
+        )
+
+    def wait_for_go(self) -> None:
+        """Join the control group, or wait until the other side has put us there."""
+        if self.group is not None:
+            self.group.join(self.beside, skip_unified=self.cloned)
+            return
+        if not self.tell.recv(1):
+            os._exit(1)
+
+    def give_terminal(self, leader: int) -> None:
+        """Hand the leading side of our terminal to the monitor."""
+        socket.send_fds(self.tell, [b"t"], [leader])
+        os.close(leader)
+
+    def give_listener(self, fd: int) -> None:
+        """Hand what hears of seccomp notifications to the other side, which knows the agent."""
+        socket.send_fds(self.tell, [b"s"], [fd])
+        os.close(fd)
+
+    def report(self, outcome: Outcome) -> None:
+        outcome.timings = self.steps.timings
+        self.tell.send(b"o" + msgspec.json.encode(outcome))
+
+
+def _fork(into: Cgroup | None) -> tuple[int, bool]:
+    """Fork, into a version 2 control group where that can be; whether it was done so."""
+    if into is not None and into.layout.unified:
+        with suppress(OSError):
+            directory = into.open_dir()
+            try:
+                return kernel.fork_into(directory), True
+            finally:
+                os.close(directory)
+    return os.fork(), False
+
+
+class Child:
+    """The monitor's side of a child that is on its way to execve."""
+
+    def __init__(self, pid: int, tell: socket.socket, streams: tuple[int, int, int]) -> None:
+        self.pid = pid
+        self._tell = tell
+        self.stdin, self.stdout, self.stderr = streams
+        self.leader = -1
+        self.notified: Callable[[int], None] = os.close
+        """Gets the descriptor of seccomp notifications, when the profile has any."""
+
+    @classmethod
+    def fork(
+        cls, body: Callable[[Own], None], *, terminal: bool, stdin: bool, inherit: bool = False,
+        into: Cgroup | None = None, beside: int = 0,
+    ) -> Child:  # fmt: skip
+        """Fork a child that runs ``body``, which never returns but by failing.
+
+        ``inherit``: without a terminal its streams are ours. ``into``: a control group that it
+        joins itself, or the one that process ``beside`` is in below it.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        inner, outer = pipes(stdin and not terminal, not terminal and not inherit)
+        pid, cloned = _fork(into)
+        if pid == 0:
+            ours.close()
+            for fd in outer:
+                if fd >= 0:
+                    os.close(fd)
+            own = Own(theirs, (0, 1, 2) if inherit else inner, terminal)
+            _run(body, own.joins(into, cloned, beside))
+        theirs.close()
+        for fd in inner:
+            if fd >= 0:
+                os.close(fd)
+        return cls(pid, ours, outer)
+
+    def settle(self, spec: Spec) -> None:
+        """Help a child through a user namespace; afterwards ``pid`` is the container's init."""
+        while userns.wanted(spec):
+            data = self._hear()
+            if data == b"u":
+                assert spec.linux is not None
+                userns.write_mappings(self.pid, spec.linux)
+                self._tell.send(b"m")
+            elif data[:1] == b"p":
+                os.waitpid(self.pid, 0)
+                self.pid = int(data[1:])
+                return
+            else:
+                raise self._premature(data)
+
+    def await_hooks(self, found: Hooks | None) -> bool:
+        """Until the child has its namespaces, if hooks wait for that."""
+        if found is None or not (found.prestart or found.create_runtime):
+            return False
+        data = self._hear()
+        if data != b"h":
+            raise self._premature(data)
+        return True
+
+    def _hear(self) -> bytes:
+        if not select.select([self._tell], [], [], START_TIMEOUT)[0]:
+            raise StartError(f"the start was not done within {START_TIMEOUT:g} s", "system")
+        return messages.receive(self._tell)[0]
+
+    def _premature(self, data: bytes) -> StartError:
+        """What a child told instead of what was expected."""
+        if data[:1] == b"o":
+            told = msgspec.json.decode(data[1:], type=Outcome)
+            return StartError(told.error, told.kind or "system")
+        return StartError("the container's process was killed while it was started", "system")
+
+    def go(self) -> None:
+        """Let the child go on: it is in its control group."""
+        with suppress(OSError):
+            self._tell.send(b"g")
+
+    def outcome(self) -> Outcome:
+        """Wait for execve or failure; raises StartError."""
+        told = Outcome()
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._tell], [], [], left)[0]:
+                raise StartError(f"the start was not done within {START_TIMEOUT:g} s", "system")
+            data, fds = messages.receive(self._tell)
+            if data == b"t":
+                self.leader = fds[0]
+                os.set_inheritable(self.leader, False)
+            elif data == b"s":
+                self.notified(fds[0])
+            elif data[:1] == b"o":
+                told = msgspec.json.decode(data[1:], type=Outcome)
+                if told.error:
+                    raise StartError(told.error, told.kind or "system")
+            else:
+                break
+        self._tell.close()
+        # killed before it could tell: the pipe closes as at execve, but nobody lives
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) and not told.timings:
+            raise StartError("the container's process was killed while it was started", "system")
+        return told
+
+    def descriptors(self) -> list[int]:
+        """Its pidfd and its streams, in the order of ``messages.Placed``."""
+        pidfd = os.pidfd_open(self.pid)
+        if self.leader >= 0:
+            return [pidfd, self.leader]
+        return [pidfd, self.stdout, self.stderr, *([self.stdin] if self.stdin >= 0 else [])]
+
+    def kill(self) -> None:
+        """End a child whose start failed, and everything that was made for it."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+        self._tell.close()
+        for fd in (self.stdin, self.stdout, self.stderr, self.leader):
+            if fd >= 0:
+                os.close(fd)
+
+
+def explain_kill(err: BaseException, group: Cgroup) -> None:
+    """Raise a better error when it was the kernel, for want of memory, that ended a child."""
+    if isinstance(err, StartError) and group.oom_kills():
+        raise StartError("container init was OOM-killed (memory limit too low?)", err.kind) from err
+
+
+def pipes(stdin: bool, outputs: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """The child's and the monitor's ends of its three streams; -1 where there is none."""
+    child_in, our_in = os.pipe() if stdin else (-1, -1)
+    our_out, child_out = os.pipe() if outputs else (-1, -1)
+    our_err, child_err = os.pipe() if outputs else (-1, -1)
+    return (child_in, child_out, child_err), (our_in, our_out, our_err)
+
+
+def explain(own: Own, err: BaseException) -> str:
+    """What went wrong in a child, and at which step when the error does not say."""
+    if isinstance(err, OSError):
+        where = f"{err.filename}: " if err.filename else ""
+        return f"{own.steps.current}: {where}{(err.strerror or str(err)).lower()}"
+    if isinstance(err, PortsideError):
+        return str(err)
+    return f"{own.steps.current}: {err!r}"
+
+
+def _run(body: Callable[[Own], None], own: Own) -> None:
+    """The child's whole life before execve; it never gets back into the monitor's code."""
+    code = 1
+    try:
+        body(own)
+    except BaseException as err:
+        text, kind = explain(own, err), getattr(err, "kind", "system")
+        if own.tell.fileno() >= 0:
+            own.report(Outcome(text, kind))
+        else:  # ``create`` has gone; ``start`` reads this
+            code = {"not-found": 127, "not-executable": 126}.get(kind, 1)
+            os.write(own.result if own.result >= 0 else 2, text.encode())
+    finally:
+        os._exit(code)

@@ -1,0 +1,170 @@
+"""The engine's end of the launcher, the small process that forks a monitor for each container.
+
+The launcher is executed afresh rather than forked from the engine: it holds none of the
+engine's memory or descriptors, which containers must never come near, and its executable
+cannot be written to (:mod:`portside.kernel.executable`). What it does is in
+:mod:`portside.runtime.spawner`. When it dies, the next start brings up another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import select
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from portside.kernel.sealed_executable import sealed
+from portside.model.errors import SystemFailure, Unavailable
+from portside.runtime import messages
+from portside.runtime.messages import StartRequest
+from portside.runtime.monitor_client import MonitorClient
+
+# msgspec takes typing_extensions when it is there, which takes inspect: 2 MB for nothing.
+_CODE = (
+    "import sys; sys.modules['typing_extensions'] = None; sys.path[:0] = sys.argv[4:];"
+    "from portside.runtime.launcher import main;"
+    "main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
+)
+
+
+_PATIENCE = 180.0
+"""Seconds a start may take; a start that hangs gives up by itself before."""
+
+
+class Launcher:
+    """The engine's handle on its launcher."""
+
+    def __init__(self, parent: str = "") -> None:
+        self._parent = parent
+        self._files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._sock, self.pid = _spawn(parent, self._files)
+
+    @classmethod
+    def spawn(cls, parent: str = "") -> Launcher:
+        """Start the launcher; it gets ready while the caller goes on.
+
+        ``parent`` is the control group that containers are made in, prepared ahead.
+        Containers get the limit of open files that holds now, whatever the engine's becomes.
+        """
+        return cls(parent)
+
+    async def start(
+        self,
+        request: StartRequest,
+        *,
+        netns_fd: int | None = None,
+        seccomp: bytes = b"",
+        sockets: tuple[socket.socket, ...] = (),
+    ) -> MonitorClient:
+        """Start a container; returns once its command has been executed.
+
+        ``sockets`` belong to ``request.attachments``, one each; the caller keeps and closes
+        its copies. Raises CommandNotFound, CommandNotExecutable, SystemFailure.
+        """
+        for attempt in (1, 2):
+            client = self._ask(request, netns_fd, seccomp, sockets)
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await asyncio.shield(client.started)
+                break
+            except TimeoutError as err:
+                client.close()
+                raise SystemFailure(
+                    f"the launcher (process {self.pid}) did not answer within {_PATIENCE:g} s"
+                ) from err
+            except Unavailable as err:
+                client.close()
+                # A launcher killed with the request in its hands: nobody has seen it.
+                if attempt == 2 or not self._gone():
+                    raise SystemFailure(
+                        "the container's monitor died before the start was done"
+                    ) from err
+            except BaseException:
+                client.close()
+                raise
+        return client
+
+    def _ask(
+        self,
+        request: StartRequest,
+        netns_fd: int | None,
+        seccomp: bytes,
+        sockets: tuple[socket.socket, ...],
+    ) -> MonitorClient:
+        """Hand a request to the launcher; the conversation with the monitor it will have."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        program = -1
+        try:
+            fds = [theirs.fileno()]
+            if netns_fd is not None:
+                fds.append(netns_fd)
+            if seccomp:
+                program = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+                os.write(program, seccomp)
+                fds.append(program)
+            fds += [sock.fileno() for sock in sockets]
+            self._send(request, fds)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            if program >= 0:
+                os.close(program)
+        return MonitorClient(ours)
+
+    def refill(self) -> None:
+        """A start is done: let the launcher fork what the next one will need."""
+        with suppress(OSError):
+            self._sock.send(messages.REFILL, socket.MSG_DONTWAIT)
+
+    def _gone(self) -> bool:
+        """Whether the launcher is no more (it never speaks: readable is the end)."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        return bool(poller.poll(0))
+
+    def _send(self, request: StartRequest, fds: list[int]) -> None:
+        try:
+            messages.send(self._sock, request, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            self._sock.close()
+            with suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)  # its socket is gone, so it has ended
+            self._sock, self.pid = _spawn(self._parent, self._files)
+            messages.send(self._sock, request, fds)
+
+    def close(self) -> None:
+        """End the launcher; monitors and containers live on."""
+        self._sock.close()
+
+
+def _spawn(parent: str, files: int) -> tuple[socket.socket, int]:
+    """Execute a launcher on a socket of its own."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    package = Path(__file__).resolve().parents[2]
+    libraries = Path(msgspec.__file__).resolve().parents[1]
+    paths = (str(package), str(libraries))
+    options = ["-I", "-S", "-c", _CODE, str(theirs.fileno()), parent, str(files), *paths]
+    executable = sealed()
+    try:
+        theirs.set_inheritable(True)
+        pid = os.posix_spawn(
+            f"/proc/self/fd/{executable}", [sys.executable, *options], _environment()
+        )
+    finally:
+        os.close(executable)
+        theirs.close()
+    return ours, pid
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what systemd told us alone: runtimes would think they are spoken to."""
+    own = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC")
+    return {name: value for name, value in os.environ.items() if name not in own}

@@ -1,0 +1,303 @@
+"""``create``, ``start``, ``run`` and ``delete``: a bundle's life."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from contextlib import suppress
+
+import msgspec
+
+from portside.kernel import seccomp
+from portside.kernel.cgroup import Cgroup
+from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
+from portside.model.ociruntime import DeviceCgroup, Linux, Resources, Spec
+from portside.model.rootfs import Rootfs
+from portside.runtime import hooks, seccomp_listener, userns
+from portside.runtime import init as steps
+from portside.runtime.init_channel import Child, Own, explain_kill
+from portside.runtime.messages import StartRequest
+from portside.runtime.oci import console, validate
+from portside.runtime.oci.state_store import Container, Saved, read_spec
+from portside.runtime.state_files import start_ticks, write_whole
+
+NEEDS_SOCKET = "cannot allocate tty if runtime will detach without setting console socket"
+_KILL_WAIT = 10.0
+"""Seconds a killed container may take to be gone."""
+
+
+class Wanted(msgspec.Struct):
+    """Options of ``create`` and ``run``."""
+
+    root: str
+    id: str
+    bundle: str
+    pid_file: str = ""
+    console_socket: str = ""
+    pidfd_socket: str = ""
+    preserve_fds: int = 0
+    listen_fds: int = 0
+    """How many of them are sockets that systemd listens on for the container."""
+    detach: bool = True
+    keyring: bool = True
+    systemd: bool = False
+
+
+def load(bundle: str) -> Spec:
+    """A bundle's configuration, with paths made absolute. Raises InvalidParameter, NotFound."""
+    spec = read_spec(f"{bundle}/config.json", bundle=True)
+    for warning in validate.check(spec):
+        os.write(2, f"{warning}\n".encode())
+    assert spec.root is not None and spec.linux is not None
+    _deny_devices(spec.linux)
+    spec.root.path = os.path.realpath(os.path.join(bundle, spec.root.path))
+    for mount in spec.mounts:
+        bind = mount.type == "bind" or {"bind", "rbind"}.intersection(mount.options)
+        if bind and not mount.source.startswith("/"):
+            mount.source = os.path.join(bundle, mount.source)
+        # relative is deprecated, but accepted; ".." leads no further than the root
+        mount.destination = os.path.normpath("/" + mount.destination.lstrip("/"))
+    if not os.path.isdir(spec.root.path):
+        raise InvalidParameter(f"invalid rootfs: {spec.root.path} is not a directory")
+    return spec
+
+
+def _deny_devices(linux: Linux) -> None:
+    """What no rule allows is denied, also when there are none."""
+    limits = linux.resources or Resources()
+    limits.devices = (DeviceCgroup(False, access="rwm"), *limits.devices)
+    linux.resources = limits
+
+
+def cgroup_path(spec: Spec, id: str, systemd: bool) -> str:
+    """Where its control group is; systemd's ``slice:prefix:name`` is the path of that scope."""
+    assert spec.linux is not None
+    given = spec.linux.cgroups_path
+    if not systemd:
+        return os.path.normpath("/" + given.lstrip("/")) if given else f"/{id}"
+    parts = given.split(":") if given else ["", "portside", id]
+    if len(parts) != 3:
+        raise InvalidParameter(
+            f'expected cgroupsPath to be of format "slice:prefix:name" for systemd cgroups, '
+            f"got {given!r} instead"
+        )
+    scope = f"{parts[1]}-{parts[2]}.scope" if not parts[2].endswith(".slice") else parts[2]
+    return f"{_slice(parts[0] or 'system.slice')}/{scope}"
+
+
+def _slice(name: str) -> str:
+    """``a-b.slice`` lies in ``a.slice`` (systemd.slice(5))."""
+    if name == "-.slice":
+        return ""
+    words = name.removesuffix(".slice").split("-")
+    return "".join(f"/{'-'.join(words[: n + 1])}.slice" for n in range(len(words)))
+
+
+def create(wanted: Wanted) -> Child:
+    """Make a container that waits for ``start``; nothing is left of it on failure."""
+    box = Container(wanted.root, wanted.id)
+    bundle = os.path.realpath(wanted.bundle)
+    spec = load(bundle)
+    assert spec.process is not None and spec.linux is not None
+    _check_terminal(wanted, spec.process.terminal)
+    if wanted.listen_fds:
+        told = (f"LISTEN_FDS={wanted.listen_fds}", "LISTEN_PID=1")
+        spec.process.env = (*spec.process.env, *told)
+    filter = b""
+    if spec.linux.seccomp is not None:
+        filter = seccomp.compile_filter(spec.linux.seccomp)
+    box.make()
+    try:
+        os.mkfifo(box.fifo, 0o600)
+        write_whole(f"{box.directory}/config.json", msgspec.json.encode(spec), sync=False)
+        if filter:
+            write_whole(f"{box.directory}/seccomp.bpf", filter, sync=False)
+        return _Creation(wanted, box, spec, bundle, filter).run()
+    except BaseException:
+        box.remove()
+        raise
+
+
+def _check_terminal(wanted: Wanted, terminal: bool) -> None:
+    if wanted.detach and terminal and not wanted.console_socket:
+        raise InvalidParameter(
+            "cannot allocate tty if runtime will detach without setting console socket"
+        )
+    if wanted.console_socket and not (wanted.detach and terminal):
+        raise InvalidParameter(
+            "cannot use console socket if runtime will not detach or allocate tty"
+        )
+
+
+class _Creation:
+    """One ``create`` under way."""
+
+    def __init__(
+        self, wanted: Wanted, box: Container, spec: Spec, bundle: str, filter: bytes
+    ) -> None:
+        assert spec.linux is not None and spec.root is not None
+        self.wanted, self.box, self.spec, self.filter = wanted, box, spec, filter
+        flags = seccomp.flags_of(spec.linux.seccomp) if spec.linux.seccomp is not None else 0
+        self.request = StartRequest(
+            id=wanted.id,
+            state_dir=f"{box.directory}/rootfs",
+            rootfs=Rootfs("bind", upper=spec.root.path),
+            cgroup=cgroup_path(spec, wanted.id, wanted.systemd),
+            seccomp_flags=flags,
+            bundle=bundle,
+        )
+
+    def run(self) -> Child:
+        spec, request = self.spec, self.request
+        assert spec.process is not None and spec.linux is not None
+        steps.prepare()
+        if not userns.wanted(spec):
+            steps.choose_child_namespaces(spec)
+        hold = os.open(self.box.fifo, os.O_RDWR | os.O_CLOEXEC)
+        result = os.open(
+            self.box.result, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+        )
+        fcntl.flock(result, fcntl.LOCK_EX)
+        child = Child.fork(
+            lambda own: self._become(own, hold, result),
+            terminal=spec.process.terminal,
+            stdin=False,
+            inherit=True,
+        )
+        os.close(hold)
+        os.close(result)
+        child.notified = lambda fd: self._notified(fd, child.pid)
+        group: Cgroup | None = None
+        try:
+            group = Cgroup.create(request.cgroup, spec.linux.resources)
+            child.settle(spec)
+            group.add(child.pid)
+            self.box.save(self._saved(child.pid))  # so that "delete" finds it if we are killed
+            steps.keep_children_here(spec)
+            if child.await_hooks(spec.hooks):
+                self._hooks(child.pid)
+            child.go()
+            child.outcome()
+            self._done(child)
+        except BaseException as err:
+            child.kill()
+            if group is not None:
+                try:
+                    explain_kill(err, group)
+                finally:
+                    with suppress(PortsideError, OSError):
+                        group.delete()
+                    self._poststop()
+            raise
+        return child
+
+    def _become(self, own: Own, hold: int, result: int) -> None:
+        own.hold, own.result, own.preserve = hold, result, self.wanted.preserve_fds
+        own.keyring = self.wanted.keyring
+        steps.run_init(self.request, self.spec, own, -1, self.filter)
+
+    def _notified(self, fd: int, pid: int) -> None:
+        assert self.spec.linux is not None and self.spec.linux.seccomp is not None
+        state = self.box.state(self._saved(pid), self.spec, "creating")
+        seccomp_listener.hand_over(self.spec.linux.seccomp, fd, pid, state)
+
+    def _hooks(self, pid: int) -> None:
+        assert self.spec.hooks is not None
+        state = self.box.state(self._saved(pid), self.spec, "creating")
+        hooks.run("prestart", self.spec.hooks.prestart, state)
+        hooks.run("createRuntime", self.spec.hooks.create_runtime, state)
+
+    def _poststop(self) -> None:
+        """The container is over before it was created; hooks may have something to undo."""
+        if self.spec.hooks is not None:
+            state = self.box.state(self._saved(0), self.spec, "stopped")
+            for text in hooks.run_all("poststop", self.spec.hooks.poststop, state):
+                os.write(2, f"{text}\n".encode())
+
+    def _saved(self, pid: int, created: bool = False) -> Saved:
+        assert self.spec.root is not None
+        return Saved(
+            id=self.box.id,
+            pid=pid,
+            pid_started=start_ticks(pid) if pid else 0,
+            bundle=self.request.bundle,
+            rootfs=self.spec.root.path,
+            cgroup=self.request.cgroup,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            creating=not created,
+        )
+
+    def _done(self, child: Child) -> None:
+        if child.leader >= 0 and self.wanted.console_socket:
+            console.hand_over(self.wanted.console_socket, child.leader)
+            child.leader = -1
+        if self.wanted.pidfd_socket:
+            console.hand_over_pidfd(self.wanted.pidfd_socket, child.pid)
+        if self.wanted.pid_file:
+            write_whole(self.wanted.pid_file, str(child.pid).encode(), sync=False)
+        self.box.save(self._saved(child.pid, created=True))
+
+
+def start(root: str, id: str) -> None:
+    """Let a created container execute its command."""
+    box = Container(root, id)
+    saved = box.load()
+    status = box.status(saved)
+    if status == "stopped":
+        killed = Cgroup(saved.cgroup).oom_kills()
+        why = ": it was OOM-killed (memory limit too low?)" if killed else ""
+        raise SystemFailure(f"cannot start a container that has stopped{why}")
+    if status == "paused":
+        raise SystemFailure("cannot start a container in the paused state")
+    if status == "creating":
+        raise SystemFailure("cannot start a container that is still being created")
+    if status != "created":
+        raise SystemFailure("cannot start an already running container")
+    try:
+        fifo = os.open(box.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as err:
+        raise SystemFailure("cannot start a container that has stopped") from err
+    with open(box.result) as result:
+        os.unlink(box.fifo)
+        os.write(fifo, b"s")
+        os.close(fifo)
+        fcntl.flock(result, fcntl.LOCK_SH)
+        if told := result.read():
+            raise SystemFailure(told)
+    spec = box.spec()
+    if spec.hooks is not None and spec.hooks.poststart:
+        for text in hooks.run_all(
+            "poststart", spec.hooks.poststart, box.state(saved, spec, "running")
+        ):
+            os.write(2, f"{text}\n".encode())
+
+
+def delete(root: str, id: str, force: bool) -> None:
+    """Remove what a container leaves; ``force`` kills it first."""
+    box = Container(root, id)
+    if force and not os.path.exists(f"{box.directory}/state.json"):
+        box.remove()
+        return
+    saved = box.load()
+    status = box.status(saved)
+    group = Cgroup(saved.cgroup)
+    if status not in ("stopped", "created") and not force:
+        raise SystemFailure(f"cannot delete container {id} that is not stopped: {status}")
+    if status != "stopped":
+        with suppress(ProcessLookupError):
+            os.kill(saved.pid, signal.SIGKILL)
+    with suppress(PortsideError, OSError):
+        if group.exists():
+            if status == "paused":
+                group.thaw()
+            group.kill(_KILL_WAIT)
+    group.delete()
+    spec = box.spec()
+    if spec.hooks is not None and spec.hooks.poststop:
+        for text in hooks.run_all(
+            "poststop", spec.hooks.poststop, box.state(saved, spec, "stopped")
+        ):
+            os.write(2, f"{text}\n".encode())
+    box.remove()

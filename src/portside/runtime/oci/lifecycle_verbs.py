@@ -1,0 +1,72 @@
+"""``create``, ``start``, ``run``, ``exec``, ``delete`` as the command line says them."""
+
+from __future__ import annotations
+
+import os
+
+from portside.runtime.oci import bundle as creating
+from portside.runtime.oci import exec_process
+from portside.runtime.oci.arguments import Options
+from portside.runtime.oci.foreground import attend, pass_signals
+from portside.runtime.oci.main import Context
+
+
+def _wanted(context: Context, options: Options, detach: bool) -> creating.Wanted:
+    return creating.Wanted(
+        root=context.root,
+        id=options.operand(),
+        bundle=options.get("bundle") or os.getcwd(),
+        pid_file=options.get("pid-file"),
+        console_socket=options.get("console-socket"),
+        pidfd_socket=options.get("pidfd-socket"),
+        preserve_fds=(options.number("preserve-fds") or 0) + listening(),
+        listen_fds=listening(),
+        detach=detach,
+        keyring=not options.has("no-new-keyring"),
+        systemd=context.systemd,
+    )
+
+
+def listening() -> int:
+    """How many sockets systemd's activation handed over to us (sd_listen_fds(3))."""
+    listen = os.environ.get("LISTEN_FDS", "")
+    return int(listen) if listen.isdigit() else 0
+
+
+def create(context: Context, options: Options) -> int:
+    creating.create(_wanted(context, options, detach=True))
+    return 0
+
+
+def start(context: Context, options: Options) -> int:
+    creating.start(context.root, options.operand())
+    return 0
+
+
+def run(context: Context, options: Options) -> int:
+    """Create and start; in the foreground also wait and delete."""
+    detach = options.has("detach")
+    wanted = _wanted(context, options, detach)
+    child = creating.create(wanted)
+    try:
+        if not detach:
+            pass_signals(child)
+        creating.start(context.root, wanted.id)
+        if detach:
+            return 0
+        code = attend(child)
+    except BaseException:
+        creating.delete(context.root, wanted.id, force=True)
+        raise
+    if not options.has("keep"):
+        creating.delete(context.root, wanted.id, force=True)
+    return code
+
+
+def exec_(context: Context, options: Options) -> int:
+    return exec_process.run(context.root, options)
+
+
+def delete(context: Context, options: Options) -> int:
+    creating.delete(context.root, options.operand(), options.has("force"))
+    return 0

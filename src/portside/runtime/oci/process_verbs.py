@@ -1,0 +1,149 @@
+"""``state``, ``list``, ``ps``, ``kill``, ``pause``, ``resume``."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Any
+
+from portside.kernel.cgroup import Cgroup
+from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.ociruntime import SPEC_VERSION
+from portside.runtime.oci.arguments import Options
+from portside.runtime.oci.main import Context
+from portside.runtime.oci.state_store import Container, Saved, everyone
+
+
+def describe(box: Container, saved: Saved) -> dict[str, Any]:
+    """What ``state`` and ``list`` print."""
+    status = box.status(saved)
+    found: dict[str, Any] = {
+        "ociVersion": SPEC_VERSION,
+        "id": box.id,
+        "pid": 0 if status == "stopped" else saved.pid,
+        "status": status,
+        "bundle": saved.bundle,
+        "rootfs": saved.rootfs,
+        "created": saved.created,
+    }
+    if annotations := box.spec().annotations:
+        found["annotations"] = annotations
+    found["owner"] = saved.owner
+    return found
+
+
+def state(context: Context, options: Options) -> int:
+    box = Container(context.root, options.operand())
+    print(json.dumps(describe(box, box.load()), indent=2))
+    return 0
+
+
+def list_(context: Context, options: Options) -> int:
+    if options.get("format", "table") not in ("table", "json"):
+        raise InvalidParameter("invalid format option")
+    boxes = everyone(context.root)
+    if options.has("quiet"):
+        print("".join(f"{box.id}\n" for box in boxes), end="")
+        return 0
+    found = [describe(box, box.load()) for box in boxes]
+    if options.get("format", "table") == "json":
+        print(json.dumps(found))
+        return 0
+    owner = pwd.getpwuid(os.geteuid()).pw_name
+    rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
+    rows += [(d["id"], str(d["pid"]), d["status"], d["bundle"], d["created"], owner) for d in found]
+    widths = [max(12, *(len(row[n]) + 4 for row in rows)) for n in range(5)]
+    for row in rows:
+        cells = zip(row, [*widths, 0], strict=True)
+        print("".join(cell.ljust(width) for cell, width in cells).rstrip())
+    return 0
+
+
+def ps(context: Context, options: Options) -> int:
+    """The processes, as numbers or as ps(1) shows them."""
+    saved = Container(context.root, options.operand()).load()
+    pids = sorted(Cgroup(saved.cgroup).pids())
+    if options.get("format", "table") == "json":
+        print(json.dumps(pids))
+        return 0
+    words = options.operands[1:] or ["-ef"]
+    lines = subprocess.run(
+        ["ps", *words], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    head = lines[0].split()
+    if "PID" not in head:
+        raise InvalidParameter("couldn't find PID field in ps output")
+    column, wanted = head.index("PID"), {str(pid) for pid in pids}
+    print(lines[0])
+    for line in lines[1:]:
+        if line.split()[column] in wanted:
+            print(line)
+    return 0
+
+
+def number_of(text: str) -> int:
+    """A signal by number or name. Raises InvalidParameter."""
+    if text.isascii() and text.isdigit() and 0 <= int(text) < signal.NSIG:
+        return int(text)  # 0 only asks whether it may be sent
+    name = text.upper().removeprefix("SIG")
+    found = getattr(signal, f"SIG{name}", None)
+    if not isinstance(found, signal.Signals):
+        if name.startswith("RTMIN+") and name[6:].isdigit():
+            return signal.SIGRTMIN + int(name[6:])
+        raise InvalidParameter(f"unknown signal {text!r}")
+    return int(found)
+
+
+def kill(context: Context, options: Options) -> int:
+    """Signal the first process; all of them with ``--all``, or when the host's PIDs are shared."""
+    box = Container(context.root, options.operand())
+    saved = box.load()
+    number = number_of(options.operands[1] if len(options.operands) > 1 else "SIGTERM")
+    shared = box.spec().namespace("pid") is None
+    if options.has("all") or (shared and number == signal.SIGKILL):
+        group = Cgroup(saved.cgroup)
+        if number == signal.SIGKILL:
+            if group.exists():
+                group.kill()
+        else:
+            for pid in group.pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        return 0
+    try:
+        pidfd = os.pidfd_open(saved.pid)
+        try:
+            # now that the process is held, see whether the number still stood for it
+            if box.status(saved) == "stopped":
+                raise SystemFailure("container not running")
+            signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
+    except ProcessLookupError:
+        raise SystemFailure("container not running") from None
+    return 0
+
+
+def pause(context: Context, options: Options) -> int:
+    box = Container(context.root, options.operand())
+    saved = box.load()
+    status = box.status(saved)
+    if status not in ("running", "created"):
+        raise SystemFailure(f"container not running: it is {status}")
+    Cgroup(saved.cgroup).freeze()
+    return 0
+
+
+def resume(context: Context, options: Options) -> int:
+    box = Container(context.root, options.operand())
+    saved = box.load()
+    if not Cgroup(saved.cgroup).frozen():
+        raise SystemFailure("container not paused")
+    Cgroup(saved.cgroup).thaw()
+    sys.stdout.flush()
+    return 0

@@ -1,0 +1,173 @@
+"""``update`` and ``events``: a container's control group, changed and looked at."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import msgspec
+
+from portside.kernel.cgroup import Cgroup
+from portside.kernel.cgroup.stats import UNLIMITED, BlkioEntry, CgroupStats, collect_all
+from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.ociruntime import CPU, BlockIO, Memory, Pids, Resources
+from portside.runtime.oci.arguments import Options
+from portside.runtime.oci.main import Context
+from portside.runtime.oci.state_store import Container
+
+_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def update(context: Context, options: Options) -> int:
+    """Change limits: from a file or ``-`` (JSON), or by options."""
+    box = Container(context.root, options.operand())
+    saved = box.load()
+    if box.status(saved) == "stopped":
+        raise SystemFailure("container not running")
+    path = options.get("resources")
+    resources = _read(path) if path else _given(options)
+    Cgroup(saved.cgroup).update(resources)
+    return 0
+
+
+def _read(path: str) -> Resources:
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read()
+        else:
+            with open(path, "rb") as file:
+                data = file.read()
+        return msgspec.json.decode(data, type=Resources)
+    except OSError as err:
+        raise InvalidParameter(f"{path}: {err.strerror}") from err
+    except msgspec.MsgspecError as err:
+        raise InvalidParameter(f"resources: {err}") from err
+
+
+def _bytes(options: Options, name: str) -> int | None:
+    text = options.get(name).lower().removesuffix("ib") or None
+    if text is None:
+        return None
+    number, unit = (text, "b") if text[-1:].isdigit() else (text[:-1], text[-1:])
+    try:
+        return int(number) * _UNITS[unit]
+    except (ValueError, KeyError):
+        raise InvalidParameter(f"invalid value for {name}: {text!r}") from None
+
+
+def _given(options: Options) -> Resources:
+    number = options.number
+    resources = Resources(
+        memory=Memory(
+            limit=_bytes(options, "memory"),
+            reservation=_bytes(options, "memory-reservation"),
+            swap=_bytes(options, "memory-swap"),
+        ),
+        cpu=CPU(
+            shares=number("cpu-share"),
+            quota=number("cpu-quota"),
+            burst=number("cpu-burst"),
+            period=number("cpu-period"),
+            realtime_period=number("cpu-rt-period"),
+            realtime_runtime=number("cpu-rt-runtime"),
+            cpus=options.get("cpuset-cpus") or None,
+            mems=options.get("cpuset-mems") or None,
+            idle=number("cpu-idle"),
+        ),
+    )
+    if (limit := number("pids-limit")) is not None:
+        resources.pids = Pids(limit)
+    if (weight := number("blkio-weight")) is not None:
+        resources.block_io = BlockIO(weight=weight)
+    return resources
+
+
+def events(context: Context, options: Options) -> int:
+    """Statistics: once with ``--stats``, else every ``--interval`` until the container ends."""
+    box = Container(context.root, options.operand())
+    saved = box.load()
+    if box.status(saved) == "stopped":
+        raise SystemFailure(f"container with id {box.id} is not running")
+    interval = _seconds(options.get("interval", "5s"))
+    kills = 0
+    while True:
+        group = Cgroup(saved.cgroup)
+        print(json.dumps({"type": "stats", "id": box.id, "data": figures(collect_all(group))}))
+        sys.stdout.flush()
+        if options.has("stats"):
+            return 0
+        time.sleep(interval)
+        if box.status(saved) == "stopped":
+            return 0
+        if (now := group.oom_kills()) > kills:
+            kills = now
+            print(json.dumps({"type": "oom", "id": box.id}))
+
+
+def _seconds(text: str) -> float:
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    for unit in ("ms", "s", "m", "h"):
+        if text.endswith(unit):
+            try:
+                value = float(text.removesuffix(unit)) * units[unit]
+            except ValueError:
+                break
+            if value > 0:
+                return value
+    raise InvalidParameter(f"duration interval must be greater than 0: {text!r}")
+
+
+def _numbers(text: str) -> list[int]:
+    """``0-2,4`` one by one (cpuset(7), "List format")."""
+    found: list[int] = []
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def figures(stats: CgroupStats) -> dict[str, Any]:
+    """The shape that ``runc events`` gives them."""
+    memory, cpu = stats.memory, stats.cpu
+
+    def entries(found: list[BlkioEntry]) -> list[dict[str, Any]]:
+        return [{"major": e.major, "minor": e.minor, "op": e.op, "value": e.value} for e in found]
+
+    def use(usage: int, highest: int, limit: int, failures: int) -> dict[str, int]:
+        unlimited = (1 << 64) - 1
+        return {"limit": limit if limit >= 0 else unlimited, "usage": usage, "max": highest,
+                "failcnt": failures}  # fmt: skip
+
+    return {
+        "cpu": {
+            "usage": {
+                "total": cpu.total,
+                "percpu": cpu.percpu,
+                "kernel": cpu.kernel,
+                "user": cpu.user,
+            },
+            "throttling": {
+                "periods": cpu.periods,
+                "throttledPeriods": cpu.throttled_periods,
+                "throttledTime": cpu.throttled,
+            },
+        },
+        "cpuset": {"cpus": _numbers(stats.cpuset_cpus), "mems": _numbers(stats.cpuset_mems)},
+        "memory": {
+            "usage": use(memory.usage, memory.max_usage, memory.limit, memory.failcnt),
+            "swap": use(memory.swap_usage, 0, memory.swap_limit, 0),
+            "kernel": use(memory.kernel_usage, 0, UNLIMITED, 0),
+            "raw": memory.stat,
+        },
+        "pids": {"current": stats.pids.current, "limit": max(stats.pids.limit, 0)},
+        "blkio": {
+            "ioServiceBytesRecursive": entries(stats.io_bytes),
+            "ioServicedRecursive": entries(stats.io_operations),
+        },
+        "hugetlb": {
+            size: {"usage": found[0], "max": found[1], "failcnt": found[2]}
+            for size, found in stats.hugetlb.items()
+        },
+    }

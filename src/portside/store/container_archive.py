@@ -1,0 +1,215 @@
+"""``docker cp``: stat, tar out and tar in of a path in a container, running or stopped.
+
+Everything happens in a worker process beneath the container's root (see ``store/roots.py``);
+links are resolved inside it only, however they change meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterable, Callable
+from typing import ClassVar
+
+import msgspec
+
+from portside.model.rootfs import Rootfs
+from portside.store.job_streams import JobStream
+from portside.store.store_jobs import Limits
+from portside.store.worker_pool import Job, Workers
+
+
+class PathStat(msgspec.Struct, frozen=True):
+    """``X-Docker-Container-Path-Stat`` (as JSON, in base64)."""
+
+    name: str
+    size: int
+    mode: int
+    """Go's os.FileMode."""
+    mtime: str
+    """RFC 3339 with nanoseconds."""
+    link_target: str = msgspec.field(name="linkTarget")
+    """For a link: where it leads, inside the container."""
+
+
+class ViewMount(msgspec.Struct, frozen=True):
+    """Something mounted into a container, for looking at it while it is stopped."""
+
+    source: str
+    """Directory or file on the host."""
+    destination: str
+    """Path in the container."""
+    read_only: bool = False
+
+
+class View(msgspec.Struct, frozen=True):
+    """A container's files: of the running process ``pid``, or of a stopped one's ``rootfs``
+    with what will be mounted in it. ``name`` is for messages."""
+
+    name: str
+    pid: int = 0
+    rootfs: Rootfs | None = None
+    mounts: tuple[ViewMount, ...] = ()
+    working_dir: str = ""
+    """Made when it is missing: the first start would, and files are put there before it."""
+
+
+class StatPath(Job, kw_only=True):
+    """Stat ``path``; the last component is not followed unless ``path`` ends in / or /."""
+
+    result: ClassVar[type] = PathStat
+    heavy: ClassVar[bool] = False
+    view: View
+    path: str
+
+    def run(self, fds: list[int], progress: Callable[[int], None]) -> PathStat:
+        from portside.store.archive_worker import stat_path
+
+        return stat_path(self.view, self.path)
+
+
+class GetArchive(Job, kw_only=True):
+    """Write ``path`` as a tar to the first descriptor; the stat goes to the second before."""
+
+    result: ClassVar[type] = int
+    heavy: ClassVar[bool] = False
+    view: View
+    path: str
+
+    def run(self, fds: list[int], progress: Callable[[int], None]) -> int:
+        from portside.store.archive_worker import get_archive
+
+        return get_archive(self.view, self.path, fds[0], fds[1])
+
+
+class PutArchive(Job, kw_only=True):
+    """Unpack the tar read from the first descriptor into the directory ``path``."""
+
+    result: ClassVar[type] = int
+    heavy: ClassVar[bool] = False
+    view: View
+    path: str
+    keep_kind: bool
+    chown: tuple[int, int] | None
+    limits: Limits
+
+    def run(self, fds: list[int], progress: Callable[[int], None]) -> int:
+        from portside.store.archive_worker import put_archive
+
+        return put_archive(self, fds[0])
+
+
+class Archives:
+    """The engine's side."""
+
+    def __init__(self, workers: Workers, limits: Limits) -> None:
+        self._workers, self._limits = workers, limits
+
+    async def stat(self, view: View, path: str) -> PathStat:
+        """NotFound with Docker's words when there is no such path."""
+        found: PathStat = await self._workers.run(StatPath(view=view, path=path))
+        return found
+
+    async def get(self, view: View, path: str) -> tuple[PathStat, JobStream]:
+        """The stat and the tar of ``path``; a directory's entries start with its name, or with
+        ``./`` when ``path`` ends in ``/.``."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with ours:
+            with theirs:
+                job = GetArchive(view=view, path=path)
+                stream = await JobStream.start(self._workers, job, theirs.fileno())
+            try:
+                loop = asyncio.get_running_loop()
+                data = b""
+                while piece := await loop.sock_recv(ours, 1 << 16):
+                    data += piece
+                if not data:  # it failed before: say why
+                    await stream.read()
+                return msgspec.json.decode(data, type=PathStat), stream
+            except BaseException:
+                await stream.close()
+                raise
+
+    async def put(
+        self,
+        view: View,
+        path: str,
+        data: AsyncIterable[bytes],
+        *,
+        no_overwrite_dir_non_dir: bool = False,
+        chown: tuple[int, int] | None = None,
+    ) -> None:
+        """Unpack a tar (plain or compressed) into the directory ``path``.
+
+        ``chown`` gives everything to one user and group. NotFound; InvalidParameter when
+        ``path`` is no directory or the archive is hostile or malformed.
+        """
+        job = PutArchive(
+            view=view,
+            path=path,
+            keep_kind=no_overwrite_dir_non_dir,
+            chown=chown,
+            limits=self._limits,
+        )
+        await feed(self._workers, job, data)
+
+
+async def feed(workers: Workers, job: Job, data: AsyncIterable[bytes]) -> object:
+    """Run a job whose first descriptor is a stream of ``data``; its result.
+
+    A job that ends early ends the feeding, too.
+    """
+    ours, theirs = socket.socketpair()
+    _, writer = await asyncio.open_unix_connection(sock=ours)
+    task = asyncio.create_task(workers.run(job, (theirs.detach(),), steal=True))
+    feeding = asyncio.create_task(_feed(writer, data))
+    try:
+        await asyncio.wait((task, feeding), return_when=asyncio.FIRST_COMPLETED)
+        if feeding.done():
+            # a broken upload must not look like the end of a whole one
+            if (err := feeding.exception()) is not None and not isinstance(err, OSError):
+                raise err
+            writer.close()
+        return await task
+    finally:
+        for each in (feeding, task):
+            each.cancel()
+        await asyncio.gather(feeding, task, return_exceptions=True)
+        writer.close()
+
+
+async def _feed(writer: asyncio.StreamWriter, data: AsyncIterable[bytes]) -> None:
+    async for piece in data:
+        writer.write(piece)
+        await writer.drain()
+
+
+def go_mode(mode: int) -> int:
+    """A st_mode as Go's os.FileMode."""
+    import stat
+
+    kinds = {
+        stat.S_IFDIR: 1 << 31,
+        stat.S_IFLNK: 1 << 27,
+        stat.S_IFBLK: 1 << 26,
+        stat.S_IFCHR: 1 << 26 | 1 << 21,
+        stat.S_IFIFO: 1 << 25,
+        stat.S_IFSOCK: 1 << 24,
+    }
+    bits = ((stat.S_ISUID, 1 << 23), (stat.S_ISGID, 1 << 22), (stat.S_ISVTX, 1 << 20))
+    result = mode & 0o777 | kinds.get(stat.S_IFMT(mode), 0)
+    for theirs, ours in bits:
+        if mode & theirs:
+            result |= ours
+    return result
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """Nanoseconds since the epoch as Go prints them: UTC, no trailing zeros."""
+    import time
+
+    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    tail = f".{fraction:09d}".rstrip("0") if fraction else ""
+    return f"{text}{tail}Z"

@@ -1,0 +1,209 @@
+"""What a start undoes of a killed engine's half-done work, and how data reaches the disk.
+
+At a start, before anything else looks at the store:
+
+- ``ingest/tmp-*``, ``layers/tmp-*`` and everything in ``trash/`` go;
+- files beneath ``blobs/`` and directories beneath ``layers/`` that no record names go (a crash
+  came between a rename and its record, or between a record's deletion and the file's);
+- records whose file is gone go;
+- writable layers without a record go to the trash (a killed create or remove);
+- after a power cut, which another boot id betrays, blobs and layers that were not settled are
+  verified again: bad blobs are dropped, layers are dropped or marked for unpacking again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from portside.model.digest import Digest
+from portside.model.errors import InvalidParameter, PortsideError
+from portside.store.db import Ref
+from portside.store.durability import settle
+
+if TYPE_CHECKING:
+    from portside.store.store import Store
+
+log = logging.getLogger(__name__)
+
+DRIVERS = ("overlay", "vfs")
+LOST = "layers-to-unpack-again"
+
+
+class Lost(msgspec.Struct):
+    """A layer that was dropped at a start; its blob makes it again."""
+
+    chain: str
+    parent: str
+    diff_id: str
+    blob: str
+    media_type: str
+
+
+def choose_driver(root: Path, wanted: str) -> str:
+    """The storage driver of this data root: what it was made with, once it has layers.
+
+    InvalidParameter for an unknown driver, or one that differs from the data root's.
+    """
+    if wanted == "overlay2":
+        wanted = "overlay"  # Docker's name for it
+    if wanted and wanted not in DRIVERS:
+        raise InvalidParameter(f"storage driver {wanted!r} is not known: use overlay or vfs")
+    mark = root / "storage-driver"
+    kept = mark.read_text().strip() if mark.exists() else ""
+    if kept and wanted and kept != wanted:
+        raise InvalidParameter(
+            f"{root} was made with storage driver {kept}: start with that one, or choose "
+            "another --data-root"
+        )
+    chosen = kept or wanted or ("overlay" if _can_overlay(root) else "vfs")
+    if not kept:
+        temporary = root / "storage-driver.tmp"
+        temporary.write_text(chosen + "\n")
+        temporary.rename(mark)
+    return chosen
+
+
+def _can_overlay(root: Path) -> bool:
+    """Whether whiteouts and overlay's attributes can be made here: we are privileged and the
+    file system is fit for an upper directory (overlay itself is not, nor is NFS)."""
+    probe = root / f"probe-{os.getpid()}"
+    try:
+        probe.mkdir(mode=0o700)
+        os.setxattr(probe, "trusted.overlay.opaque", b"y")
+        os.mknod(probe / "whiteout", stat.S_IFCHR, 0)
+        return "overlay" in Path("/proc/filesystems").read_text() and _not_overlay(root)
+    except OSError as err:
+        log.warning("overlay cannot be used in %s (%s): falling back to vfs", root, err)
+        return False
+    finally:
+        (probe / "whiteout").unlink(missing_ok=True)
+        if probe.exists():
+            probe.rmdir()
+
+
+def _not_overlay(root: Path) -> bool:
+    """An overlay file system refuses to be another's upper directory (overlayfs.rst)."""
+    device = root.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == wanted and fields[fields.index("-") + 1] == "overlay":
+            return False
+    return True
+
+
+def at_start(store: Store) -> None:
+    """Bring the disk and the records together; see the module's docstring."""
+    for directory in (store.blobs.ingest_dir, store.layers.layers_dir):
+        for path in directory.glob("tmp-*"):
+            store.trash.discard(path)
+    _blobs(store)
+    _layers(store)
+    _writables(store)
+    _unsettled(store)
+
+
+def _blobs(store: Store) -> None:
+    known = {info.digest for info in store.blobs.all()}
+    for algorithm in ("sha256", "sha512"):
+        found = set(os.listdir(store.blobs.root / algorithm))
+        for name in found:
+            if f"{algorithm}:{name}" not in known:
+                (store.blobs.root / algorithm / name).unlink(missing_ok=True)
+        for digest in known:
+            if digest.algorithm == algorithm and digest.hex not in found:
+                log.warning("blob %s is recorded but its file is gone", digest)
+                store.blobs.delete(digest)
+
+
+def _layers(store: Store) -> None:
+    from portside.store.layers import base36
+
+    layers = store.layers
+    rows = store.db.query("SELECT seq, chain FROM layers")
+    known = {Digest(chain).hex: (seq, chain) for seq, chain in rows}
+    found = set(os.listdir(layers.layers_dir))
+    for name in found - set(known):
+        store.trash.discard(layers.layers_dir / name)
+    for name in set(known) - found:
+        log.warning("layer %s is recorded but its files are gone", known[name][1])
+        _drop_layer(store, known[name][1])
+    links = {base36(known[name][0]): name for name in set(known) & found}
+    present = set(os.listdir(layers.links_dir)) - {"empty"}
+    for link in present - set(links):
+        (layers.links_dir / link).unlink()
+    for link in set(links) - present:
+        (layers.links_dir / link).symlink_to(f"../layers/{links[link]}/diff")
+
+
+def _drop_layer(store: Store, chain: str) -> None:
+    """Drop a layer that is damaged, and note that it is to be unpacked again."""
+    row = store.db.row("SELECT parent, diff_id, blob, media_type FROM layers WHERE chain=?", chain)
+    if row is not None:
+        with store.db.transaction():
+            lost = msgspec.json.decode(store.db.get_meta(LOST) or "[]", type=list[Lost])
+            store.db.set_meta(LOST, msgspec.json.encode([*lost, Lost(chain, *row)]).decode())
+    store.layers.delete(Digest(chain))
+
+
+async def recover(store: Store) -> None:
+    """Unpack again what a power cut has damaged and something still needs."""
+    lost = msgspec.json.decode(store.db.get_meta(LOST) or "[]", type=list[Lost])
+    for layer in lost:
+        if not store.db.refs.users(Ref.layer(layer.chain)):
+            continue
+        parent = Digest(layer.parent) if layer.parent else None
+        with store.lease("recover") as lease:
+            try:
+                await store.layers.ensure(
+                    parent, Digest(layer.diff_id), Digest(layer.blob), layer.media_type,
+                    owner=lease.ref,
+                )  # fmt: skip
+                log.warning("layer %s was unpacked again", layer.chain)
+            except PortsideError as err:
+                log.error("layer %s is lost: %s: pull its image again", layer.chain, err)
+    store.db.set_meta(LOST, "[]")
+
+
+def _writables(store: Store) -> None:
+    """Writable layers nobody recorded; the other files of a container are not ours."""
+    known = {row[0] for row in store.db.query("SELECT container FROM writables")}
+    for directory in store.layers.containers_dir.iterdir():
+        if directory.name not in known:
+            for name in ("upper", "work", "root"):
+                store.trash.discard(directory / name)
+
+
+def _unsettled(store: Store) -> None:
+    """After another boot: verify what may not have reached the disk."""
+    for (digest,) in store.db.query(
+        "SELECT digest FROM blobs WHERE boot NOT IN ('', ?)", store.boot
+    ):
+        if not verify_blob(store, Digest(digest)):
+            log.warning("blob %s was damaged by a power cut and is dropped", digest)
+            store.blobs.delete(Digest(digest))
+    for (chain,) in store.db.query(
+        "SELECT chain FROM layers WHERE boot NOT IN ('', ?)", store.boot
+    ):
+        # its files cannot be told good from bad cheaply; it is made again from its blob
+        log.warning("layer %s may be incomplete after a power cut and is dropped", chain)
+        _drop_layer(store, chain)
+    settle(store.root, store.db)
+
+
+def verify_blob(store: Store, digest: Digest) -> bool:
+    """Whether the blob's bytes are what its digest says."""
+    hasher = digest.hasher()
+    try:
+        with store.blobs.path(digest).open("rb") as file:
+            while piece := file.read(1 << 20):
+                hasher.update(piece)
+    except OSError:
+        return False
+    return hasher.hexdigest() == digest.hex

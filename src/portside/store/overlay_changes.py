@@ -1,0 +1,230 @@
+"""What a container changed, from its overlay's upper directory or, with vfs, by comparison.
+
+In an upper directory a character device 0:0 stands for a deleted name and the attribute
+``trusted.overlay.opaque`` = ``y`` for a directory that hides what lies below (overlayfs.rst,
+"whiteouts and opaque directories"). In a layer these are the empty files ``.wh.NAME`` and
+``.wh..wh..opq`` (image-spec, layer.md).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from portside.kernel.openat2 import openat2
+from portside.model.rootfs import Rootfs
+from portside.store import tar_format as tar
+from portside.store.roots import OPEN_DIR, open_root
+from portside.store.store_jobs import Change
+from portside.store.tar_format import Entry
+from portside.store.tar_pack import TarWriter
+from portside.store.tar_unpack import OPAQUE, OVERLAY_OPAQUE, WHITEOUT, is_whiteout
+from portside.store.trees import BELOW
+
+CHANGED, ADDED, DELETED = 0, 1, 2
+PLACEHOLDERS = frozenset(("/.dockerenv", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"))
+"""Empty files the engine puts into a container: one as a mark, the others to mount over."""
+
+
+def _is_ours(path: str, found: os.stat_result) -> bool:
+    """Whether a file is no change of the container's but a placeholder of the engine's, or the
+    link for programs that look for mounts in /etc/mtab."""
+    if path == "/etc/mtab":
+        return stat.S_ISLNK(found.st_mode) and found.st_size == len("/proc/mounts")
+    return path in PLACEHOLDERS and stat.S_ISREG(found.st_mode) and not found.st_size
+
+
+def is_opaque(fd: int) -> bool:
+    """Whether a directory of an upper layer hides everything below it."""
+    try:
+        return os.getxattr(fd, OVERLAY_OPAQUE) == b"y"
+    except OSError as err:
+        if err.errno in (errno.ENODATA, errno.ENOTSUP):
+            return False
+        raise
+
+
+def find_changes(rootfs: Rootfs, base: str) -> list[Change]:
+    """Changes by path, sorted as ``docker diff`` sorts them."""
+    found: list[Change] = []
+    if rootfs.driver == "overlay":
+        lower = open_root(_below(rootfs))
+        upper_fd = os.open(rootfs.upper, OPEN_DIR)
+        top = os.open(".", OPEN_DIR, dir_fd=lower)
+        _overlay_changes(upper_fd, top, "", found)
+    else:
+        _compare(os.open(rootfs.upper, OPEN_DIR), os.open(base, OPEN_DIR), "", found)
+    return sorted(found)
+
+
+def _below(rootfs: Rootfs) -> Rootfs:
+    """The same root without its writable layer."""
+    lower = rootfs.lower
+    if len(lower) < 2:
+        empty = os.path.join(os.path.dirname(lower[0]), "empty")
+        lower = (*lower, empty)
+    return Rootfs("overlay", lower=lower, options=rootfs.options)
+
+
+def _lstat(name: str, dir_fd: int) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _overlay_changes(upper: int, lower: int, path: str, found: list[Change]) -> None:
+    """Changes of one directory; ``lower`` is -1 where there was none."""
+    for name in os.listdir(upper):
+        new = _lstat(name, upper)
+        old = _lstat(name, lower) if lower >= 0 else None
+        where = f"{path}/{name}"
+        if new is None or (old is None and _is_ours(where, new)):
+            continue
+        if is_whiteout(new):
+            if old is not None:
+                found.append(Change(where, DELETED))
+        elif stat.S_ISDIR(new.st_mode):
+            _directory_changes(name, upper, lower, new, old, where, found)
+        else:
+            found.append(Change(where, CHANGED if old is not None else ADDED))
+
+
+def _directory_changes(
+    name: str, upper: int, lower: int, new: os.stat_result, old: os.stat_result | None,
+    where: str, found: list[Change],
+) -> None:  # fmt: skip
+    """A directory is changed when its attributes or anything in it are."""
+    child = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=upper)
+    below = -1
+    try:
+        if old is not None and stat.S_ISDIR(old.st_mode):
+            below = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=lower)
+        before = len(found)
+        _overlay_changes(child, below, where, found)
+        if below >= 0 and is_opaque(child):
+            present = set(os.listdir(child))
+            found += [
+                Change(f"{where}/{gone}", DELETED)
+                for gone in os.listdir(below)
+                if gone not in present
+            ]
+        if old is None:
+            found.append(Change(where, ADDED))
+        elif below < 0 or len(found) > before or _differ(new, old):
+            found.append(Change(where, CHANGED))
+    finally:
+        os.close(child)
+        if below >= 0:
+            os.close(below)
+
+
+def _differ(new: os.stat_result, old: os.stat_result) -> bool:
+    same = (
+        new.st_mode == old.st_mode
+        and new.st_uid == old.st_uid
+        and new.st_gid == old.st_gid
+        and new.st_rdev == old.st_rdev
+        and new.st_mtime_ns == old.st_mtime_ns
+    )
+    return not same or (not stat.S_ISDIR(new.st_mode) and new.st_size != old.st_size)
+
+
+def _compare(new_fd: int, old_fd: int, path: str, found: list[Change]) -> None:
+    """vfs: the tree against the one it was copied from."""
+    try:
+        new_names = set(os.listdir(new_fd))
+        old_names = set(os.listdir(old_fd)) if old_fd >= 0 else set()
+        found += [Change(f"{path}/{name}", DELETED) for name in old_names - new_names]
+        for name in new_names:
+            new = _lstat(name, new_fd)
+            old = _lstat(name, old_fd) if name in old_names else None
+            where = f"{path}/{name}"
+            if new is None or (old is None and _is_ours(where, new)):
+                continue
+            before = len(found)
+            if stat.S_ISDIR(new.st_mode):
+                below = -1
+                if old is not None and stat.S_ISDIR(old.st_mode):
+                    below = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=old_fd)
+                child = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=new_fd)
+                _compare(child, below, where, found)
+            if old is None:
+                found.append(Change(where, ADDED))
+            elif len(found) > before or _differ(new, old):
+                found.append(Change(where, CHANGED))
+    finally:
+        os.close(new_fd)
+        if old_fd >= 0:
+            os.close(old_fd)
+
+
+# -- as a layer --------------------------------------------------------------------------------
+
+
+def pack_changes(rootfs: Rootfs, base: str, out: int) -> int:
+    """Write a container's changes as a layer."""
+    writer = TarWriter(out)
+    if rootfs.driver == "overlay":
+        upper = os.open(rootfs.upper, OPEN_DIR)
+        _root_entry(writer, upper, os.stat(rootfs.lower[0]))
+        _pack_upper(writer, upper, b"")
+    else:
+        root = os.open(rootfs.upper, OPEN_DIR)
+        _root_entry(writer, root, os.stat(base))
+        for change in find_changes(rootfs, base):
+            _pack_change(writer, root, change)
+    writer.close()
+    return 0
+
+
+def _root_entry(writer: TarWriter, fd: int, old: os.stat_result) -> None:
+    """The root directory itself, when its owner or mode were changed."""
+    new = os.fstat(fd)
+    if (new.st_mode, new.st_uid, new.st_gid) != (old.st_mode, old.st_uid, old.st_gid):
+        writer.directory(fd, b".")
+
+
+def _pack_upper(writer: TarWriter, fd: int, path: bytes) -> None:
+    prefix = path + b"/" if path else b""
+    for text in sorted(os.listdir(fd), key=os.fsencode):
+        name = os.fsencode(text)
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if _is_ours(f"/{os.fsdecode(prefix)}{text}", found):
+            continue
+        if is_whiteout(found):
+            writer.entry(_mark(prefix + WHITEOUT + name))
+            continue
+        child = writer.node(fd, name, prefix + name)
+        if child < 0:
+            continue
+        try:
+            if is_opaque(child):
+                writer.entry(_mark(prefix + name + b"/" + OPAQUE))
+            _pack_upper(writer, child, prefix + name)
+        finally:
+            os.close(child)
+
+
+def _mark(path: bytes) -> Entry:
+    """A whiteout; its time would tell when the container ran, and is left out so that the same
+    deletions give the same layer."""
+    return Entry(path, tar.REGTYPE, 0o600, 0, 0)
+
+
+def _pack_change(writer: TarWriter, root: int, change: Change) -> None:
+    """vfs: one change; parents come before their children in the sorted list."""
+    path = os.fsencode(change.path).lstrip(b"/")
+    parent, _, name = path.rpartition(b"/")
+    if change.kind == DELETED:
+        where = parent + b"/" if parent else b""
+        writer.entry(Entry(where + WHITEOUT + name, tar.REGTYPE, 0o600))
+        return
+    dir_fd = openat2(root, parent or b".", OPEN_DIR, resolve=BELOW)
+    try:
+        child = writer.node(dir_fd, name, path)
+        if child >= 0:
+            os.close(child)
+    finally:
+        os.close(dir_fd)

@@ -1,0 +1,223 @@
+"""``system check [--repair]``: is what is on the disk what the metadata says?
+
+Checked: every blob's bytes against its digest; every layer's chain, parent and short link, and
+its files against its blob; every reference's target; and what nobody owns: unneeded blobs and
+layers, files without a record, directories of containers that are gone, half-done ingests. A
+repair drops
+damaged blobs, unpacks layers again from good ones, and deletes what nobody owns; what it cannot
+mend it names, with what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from portside.model.digest import Digest
+from portside.model.errors import PortsideError
+from portside.store import gc
+from portside.store.layers import base36, chain_of
+from portside.store.worker_pool import Job
+
+if TYPE_CHECKING:
+    from portside.store.store import Store
+
+
+_YOUNG = 60.0
+"""Seconds within which a file may be without a record: it is about to get one."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing that is wrong; ``repaired`` when this check has mended it."""
+
+    kind: str
+    """blob, layer, reference, orphan, leftover."""
+    subject: str
+    """A digest, a chain ID or a path."""
+    text: str
+    repaired: bool = False
+    size: int = 0
+    """Bytes concerned, of orphans and leftovers."""
+
+
+class Report(msgspec.Struct):
+    """What a check found."""
+
+    blobs: int = 0
+    layers: int = 0
+    bytes: int = 0
+    """Of blobs read."""
+    problems: list[Problem] = msgspec.field(default_factory=list)
+
+
+class VerifyBlobs(Job, kw_only=True):
+    """Hash files; those whose bytes are not their digest's, or that cannot be read."""
+
+    result: ClassVar[object] = list[str]
+    files: list[tuple[str, str]]
+    """(digest, path)"""
+
+    def run(self, fds: list[int], progress: Callable[[int], None]) -> list[str]:
+        bad = []
+        for text, path in self.files:
+            digest = Digest(text)
+            hasher = digest.hasher()
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    while piece := file.read(1 << 20):
+                        hasher.update(piece)
+            except OSError:
+                bad.append(text)
+                continue
+            if hasher.hexdigest() != digest.hex:
+                bad.append(text)
+        return bad
+
+
+async def check(store: Store, repair: bool = False) -> Report:
+    """Look at everything; with ``repair`` mend what can be mended."""
+    run = _Check(store, repair)
+    await run.blobs()
+    await run.layers()
+    run.references()
+    await run.orphans()
+    run.unrecorded()
+    run.leftovers()
+    return run.report
+
+
+class _Check:
+    def __init__(self, store: Store, repair: bool) -> None:
+        self.store, self.repair = store, repair
+        self.report = Report()
+        self._damaged: set[str] = set()
+        """Blobs that are no measure for a layer's files."""
+
+    def _add(self, kind: str, subject: str, text: str, repaired: bool, size: int = 0) -> None:
+        self.report.problems.append(Problem(kind, subject, text, repaired, size))
+
+    async def blobs(self) -> None:
+        known = list(self.store.blobs.all())
+        files = [(str(info.digest), str(self.store.blobs.path(info.digest))) for info in known]
+        self.report.blobs = len(known)
+        self.report.bytes = sum(info.size for info in known)
+        # a share for each processor: hashing is all there is to do
+        halves = [files[start::2] for start in (0, 1) if files[start::2]]
+        for half in halves:
+            for digest in await self.store.workers.run(VerifyBlobs(files=half)):
+                self._damaged.add(digest)
+                self._add(
+                    "blob",
+                    digest,
+                    "its bytes are not what its digest says, or it is gone"
+                    + (": dropped; pull or load its image again" if self.repair else ""),
+                    self.repair,
+                )
+                if self.repair:
+                    self.store.blobs.delete(Digest(digest))
+
+    async def layers(self) -> None:
+        layers = self.store.layers
+        rows = self.store.db.query("SELECT seq, chain, parent, diff_id, blob FROM layers")
+        self.report.layers = len(rows)
+        for seq, chain, parent, diff_id, blob in rows:
+            above = Digest(parent) if parent else None
+            directory = layers.layers_dir / Digest(chain).hex / "diff"
+            link = layers.links_dir / base36(seq)
+            if chain_of(above, Digest(diff_id)) != chain:
+                self._add("layer", chain, "its chain ID is not that of its contents", False)
+            elif above is not None and layers.driver == "vfs" and not layers.has(above):
+                self._add("layer", chain, f"its parent {above} is missing", False)
+            elif not directory.is_dir():
+                await self._unpack_again(chain)
+            elif (
+                not link.is_symlink()
+                or os.readlink(link) != f"../layers/{directory.parts[-2]}/diff"
+            ):
+                if self.repair:
+                    link.unlink(missing_ok=True)
+                    link.symlink_to(f"../layers/{directory.parts[-2]}/diff")
+                self._add("layer", chain, "its short link is missing or wrong", self.repair)
+            elif blob not in self._damaged:
+                await self._files(Digest(chain))
+
+    async def _files(self, chain: Digest) -> None:
+        try:
+            difference = await self.store.layers.difference(chain)
+        except (PortsideError, OSError) as err:
+            self._add("layer", chain, f"its files cannot be compared with its blob: {err}", False)
+            return
+        if difference:
+            await self._unpack_again(chain, f"its files are not its blob's: {difference}")
+
+    async def _unpack_again(self, chain: str, text: str = "its files are gone") -> None:
+        done = False
+        if self.repair:
+            try:
+                await self.store.layers.unpack_again(Digest(chain))
+                text, done = f"{text}: unpacked again", True
+            except PortsideError as err:
+                text = f"{text} and it cannot be unpacked again ({err}): pull its image again"
+        self._add("layer", chain, text, done)
+
+    def references(self) -> None:
+        """Owners of things that are not there. Leases do not count, nor does what only they
+        hold: a pull that was broken off may have a layer whose parent never came."""
+        for kind, column in (("blob", "digest"), ("layer", "chain")):
+            rows = self.store.db.query(
+                gc.REACHED.replace("('blob', 'layer')", "('blob', 'layer', 'lease')", 1)
+                + f"SELECT owner_kind, owner_id, target_id FROM refs WHERE target_kind='{kind}' "
+                f"AND target_id NOT IN (SELECT {column} FROM {kind}s) AND owner_kind != 'lease' "
+                "AND (owner_kind NOT IN ('blob', 'layer') "
+                "OR (owner_kind, owner_id) IN (SELECT kind, id FROM reached))"
+            )
+            for owner_kind, owner, target in rows:
+                text = f"{owner_kind} {owner} needs it and it is missing: pull its image again"
+                self._add("reference", target, text, False)
+
+    async def orphans(self) -> None:
+        blobs, layers = gc.unreachable(self.store)
+        for what, found in (("blob", blobs), ("layer", layers)):
+            for digest, size in found:
+                self._add("orphan", digest, f"{what} that nothing needs", self.repair, size)
+        if self.repair:
+            await self.store.collect()
+
+    def unrecorded(self) -> None:
+        """Files of blobs and layers that no record tells of. Young ones may be on their way."""
+        store = self.store
+        roots = [store.blobs.root / name for name in ("sha256", "sha512")]
+        roots.append(store.layers.layers_dir)
+        known = {str(store.blobs.path(info.digest)) for info in store.blobs.all()}
+        known |= {str(store.layers.layers_dir / info.chain.hex) for info in store.layers.all()}
+        for path in (path for root in roots for path in root.iterdir()):
+            is_old = time.time() - path.lstat().st_mtime > _YOUNG
+            if str(path) not in known and is_old and not path.name.startswith("tmp-"):
+                self._leftover(str(path), "of no blob or layer that is known")
+
+    def leftovers(self) -> None:
+        store = self.store
+        documents = set(store.db.collection("container", msgspec.Raw).ids())
+        writables = {row[0] for row in store.db.query("SELECT container FROM writables")}
+        for path in store.layers.containers_dir.iterdir():
+            if path.name not in documents | writables:
+                self._leftover(str(path), "directory of a container that is gone")
+        for name in writables - documents:
+            self._add("leftover", name, "writable layer of a container that is gone", self.repair)
+            if self.repair:
+                store.layers.remove_writable(name)
+        for path in store.blobs.ingest_dir.iterdir():
+            size = path.stat().st_size
+            text = "part of a download; the next pull goes on with it"
+            self._add("leftover", str(path), text, False, size)
+
+    def _leftover(self, path: str, text: str) -> None:
+        if self.repair:
+            from pathlib import Path
+
+            self.store.trash.discard(Path(path))
+        self._add("leftover", path, text, self.repair)

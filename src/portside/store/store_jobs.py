@@ -1,0 +1,158 @@
+"""The store's jobs: what the engine asks of a worker process, as values.
+
+Only ``run`` imports the code that does the work; it happens in the worker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import ClassVar
+
+import msgspec
+
+from portside.model.rootfs import Rootfs
+from portside.store.worker_pool import Job
+
+Progress = Callable[[int], None]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds on one archive, against bombs. Sizes in bytes."""
+
+    total: int = 256 << 30
+    """Data written."""
+    logical: int = 16 << 40
+    """Sum of the apparent sizes, holes of sparse files included."""
+    entries: int = 8_000_000
+    name: int = 4095
+    """Of a path or link target (PATH_MAX - 1)."""
+    header: int = 1 << 20
+    """Of one extended (PAX) header."""
+    stream: int = 512 << 30
+    """Of the uncompressed archive, padding after its end included."""
+
+
+class Change(msgspec.Struct, frozen=True, order=True):
+    """One line of ``docker diff``; ``kind`` is 0 changed, 1 added, 2 deleted."""
+
+    path: str = msgspec.field(name="Path")
+    kind: int = msgspec.field(name="Kind")
+
+
+class UnpackLayer(Job, kw_only=True):
+    """Unpack a blob into the new directory ``target``; the bytes of its files.
+
+    ``base`` (vfs only) is a tree to copy first. With ``overlay`` whiteouts become overlay's
+    marks, else they delete.
+    """
+
+    result: ClassVar[type] = int
+    blob: str
+    compression: str
+    diff_id: str
+    target: str
+    base: str
+    overlay: bool
+    limits: Limits
+
+    def run(self, fds: list[int], progress: Progress) -> int:
+        from portside.store.tar_unpack import unpack_layer
+
+        return unpack_layer(self, progress)
+
+
+class CompareTrees(Job, kw_only=True):
+    """What differs first between two trees; empty when nothing does."""
+
+    result: ClassVar[type] = str
+    one: str
+    other: str
+
+    def run(self, fds: list[int], progress: Progress) -> str:
+        from portside.store.compare import first_difference
+
+        return first_difference(self.one, self.other)
+
+
+class CopyTree(Job, kw_only=True):
+    """Copy a tree exactly into the new directory ``target``, sharing extents if possible."""
+
+    result: ClassVar[type] = int
+    source: str
+    target: str
+
+    def run(self, fds: list[int], progress: Progress) -> int:
+        from portside.store.trees import copy_tree
+
+        os.umask(0)
+        return copy_tree(self.source, self.target)
+
+
+class RemoveTrees(Job, kw_only=True):
+    """Delete everything in the directory ``path``."""
+
+    result: ClassVar[type] = int
+    heavy: ClassVar[bool] = False
+    path: str
+
+    def run(self, fds: list[int], progress: Progress) -> int:
+        from portside.store.trees import empty_directory
+
+        os.nice(10)
+        return empty_directory(self.path)
+
+
+class Measure(Job, kw_only=True):
+    """Bytes of the files beneath ``path``, a file with several links counted once, and a
+    symbolic link at ``without`` not at all."""
+
+    result: ClassVar[type] = int
+    heavy: ClassVar[bool] = False
+    path: str
+    without: str = ""
+
+    def run(self, fds: list[int], progress: Progress) -> int:
+        from portside.store.trees import measure
+
+        return measure(self.path, self.without)
+
+
+class FindChanges(Job, kw_only=True):
+    """What was changed in ``rootfs``; ``base`` is vfs's original tree."""
+
+    result: ClassVar[object] = list[Change]
+    rootfs: Rootfs
+    base: str
+
+    def run(self, fds: list[int], progress: Progress) -> list[Change]:
+        from portside.store.overlay_changes import find_changes
+
+        return find_changes(self.rootfs, self.base)
+
+
+class PackChanges(Job, kw_only=True):
+    """Write the changes of ``rootfs`` as a layer tar to the first descriptor."""
+
+    result: ClassVar[type] = int
+    rootfs: Rootfs
+    base: str
+
+    def run(self, fds: list[int], progress: Progress) -> int:
+        from portside.store.overlay_changes import pack_changes
+
+        return pack_changes(self.rootfs, self.base, fds[0])
+
+
+class PackRoot(Job, kw_only=True):
+    """Write the whole of ``rootfs``, mounted privately, or the root of the process ``pid``, as a
+    tar to the first descriptor."""
+
+    result: ClassVar[type] = int
+    rootfs: Rootfs
+    pid: int
+
+    def run(self, fds: list[int], progress: Progress) -> int:
+        from portside.store.tar_pack import pack_root
+
+        return pack_root(self.pid or self.rootfs, fds[0])

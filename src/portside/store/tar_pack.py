@@ -1,0 +1,240 @@
+"""Packing trees into tars: the same tree gives the same bytes.
+
+Names are sorted, headers are ustar with PAX records only where something does not fit, and
+everything is kept: owners, modes, times to the nanosecond, extended attributes (and with them
+capabilities and ACLs), hard links, devices, FIFOs, holes. Sockets are left out, as in Docker.
+The tree may change meanwhile (a running container's): types are checked after opening, and a
+file that shrinks is filled up with zeros so that the archive stays whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from portside.model.errors import NotFound, SystemFailure
+from portside.model.rootfs import Rootfs
+from portside.store import tar_format as tar
+from portside.store.roots import OPEN_DIR, open_bare_root, open_root
+from portside.store.tar_format import Entry
+from portside.store.trees import OPEN_FILE, data_ranges
+
+BUFFER = 1 << 18
+SMALL = 1 << 16
+"""Files up to this many bytes go through the buffer; larger ones by sendfile(2)."""
+HOLES = 1 << 20
+"""A file with at least this many bytes of holes is written as a sparse one."""
+KINDS = {
+    stat.S_IFREG: tar.REGTYPE,
+    stat.S_IFDIR: tar.DIRTYPE,
+    stat.S_IFLNK: tar.SYMTYPE,
+    stat.S_IFCHR: tar.CHRTYPE,
+    stat.S_IFBLK: tar.BLKTYPE,
+    stat.S_IFIFO: tar.FIFOTYPE,
+}
+
+
+class TarWriter:
+    """Write entries to a descriptor; :meth:`close` ends the archive."""
+
+    def __init__(self, out: int) -> None:
+        self._out = out
+        self._buffer = bytearray()
+        self._links: dict[tuple[int, int], bytes] = {}
+
+    def entry(self, entry: Entry, data: bytes = b"") -> None:
+        """An entry whose content, if any, is at hand."""
+        self._put(tar.build(entry) + data + bytes(tar.padding(len(data))))
+
+    def node(self, dir_fd: int, name: bytes, path: bytes) -> int:
+        """Add what ``name`` in ``dir_fd`` is, called ``path`` in the archive.
+
+        A directory's descriptor is returned, to go on with; -1 for everything else.
+        FileNotFoundError when it has vanished.
+        """
+        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        kind = stat.S_IFMT(found.st_mode)
+        if kind == stat.S_IFSOCK:
+            return -1
+        if kind == stat.S_IFDIR:
+            fd = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=dir_fd)
+            self.directory(fd, path)
+            return fd
+        if self._hard_link(found, path):
+            return -1
+        if kind == stat.S_IFREG:
+            fd = os.open(name, OPEN_FILE, dir_fd=dir_fd)
+            try:
+                self.file(fd, path)
+            finally:
+                os.close(fd)
+            return -1
+        entry = describe(found, path, KINDS[kind])
+        if kind == stat.S_IFLNK:
+            entry.linkname = os.readlink(name, dir_fd=dir_fd)
+        entry.xattrs = read_xattrs(b"/proc/self/fd/%d/%s" % (dir_fd, name))
+        self.entry(entry)
+        return -1
+
+    def directory(self, fd: int, path: bytes) -> None:
+        entry = describe(os.fstat(fd), path + b"/", tar.DIRTYPE)
+        entry.xattrs = read_xattrs(fd)
+        self.entry(entry)
+
+    def file(self, fd: int, path: bytes) -> None:
+        """Add an open file; OSError ESTALE when it is not a regular one (any more)."""
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.ESTALE, "changed while it was read", os.fsdecode(path))
+        entry = describe(found, path, tar.REGTYPE)
+        entry.xattrs = read_xattrs(fd)
+        entry.size = found.st_size
+        if entry.size - found.st_blocks * 512 >= HOLES:
+            ranges = data_ranges(fd, entry.size)
+            if entry.size - sum(end - start for start, end in ranges) >= HOLES:
+                self._sparse(entry, fd, ranges)
+                return
+        self._put(tar.build(entry))
+        self._data(fd, 0, entry.size)
+        self._put(bytes(tar.padding(entry.size)))
+
+    def tree(self, fd: int, path: bytes, prefix: bytes | None = None) -> None:
+        """Everything in the directory ``fd`` (not itself), beneath ``path``, sorted."""
+        if prefix is None:
+            prefix = path + b"/" if path else b""
+        for name in sorted(os.fsencode(text) for text in os.listdir(fd)):
+            try:
+                child = self.node(fd, name, prefix + name)
+            except FileNotFoundError:
+                continue  # removed while we look
+            if child >= 0:
+                try:
+                    self.tree(child, prefix + name)
+                finally:
+                    os.close(child)
+
+    def close(self) -> None:
+        self._put(bytes(2 * tar.BLOCK))
+        self._flush()
+
+    # -- inside --------------------------------------------------------------------------
+
+    def _hard_link(self, found: os.stat_result, path: bytes) -> bool:
+        if found.st_nlink < 2:
+            return False
+        key = (found.st_dev, found.st_ino)
+        first = self._links.setdefault(key, path)
+        if first == path:
+            return False
+        entry = describe(found, path, tar.LNKTYPE)
+        entry.linkname = first
+        self.entry(entry)
+        return True
+
+    def _sparse(self, entry: Entry, fd: int, ranges: list[tuple[int, int]]) -> None:
+        """GNU tar's PAX format 1.0: the real name and size in records, the map first in the
+        data. The last range ends at the file's end, be it empty."""
+        if not ranges or ranges[-1][1] != entry.size:
+            ranges = [*ranges, (entry.size, entry.size)]
+        numbers = [len(ranges)] + [n for start, end in ranges for n in (start, end - start)]
+        table = b"".join(b"%d\n" % number for number in numbers)
+        table += bytes(tar.padding(len(table)))
+        stored = len(table) + sum(end - start for start, end in ranges)
+        records = {
+            b"GNU.sparse.major": b"1",
+            b"GNU.sparse.minor": b"0",
+            b"GNU.sparse.name": entry.name,
+            b"GNU.sparse.realsize": b"%d" % entry.size,
+        }
+        entry.stored = stored
+        head, _, last = entry.name.rpartition(b"/")
+        entry.name = (head + b"/" if head else b"") + b"GNUSparseFile.0/" + last
+        self._put(tar.build(entry, records) + table)
+        for start, end in ranges:
+            self._data(fd, start, end - start)
+        self._put(bytes(tar.padding(stored)))
+
+    def _data(self, fd: int, offset: int, size: int) -> None:
+        if size <= SMALL:
+            data = os.pread(fd, size, offset)
+            while 0 < len(data) < size and (
+                more := os.pread(fd, size - len(data), offset + len(data))
+            ):
+                data += more
+            self._put(data + bytes(size - len(data)))
+            return
+        self._flush()
+        while size:
+            try:
+                done = os.sendfile(self._out, fd, offset, min(size, 1 << 30))
+            except OSError as err:
+                if err.errno not in (errno.EINVAL, errno.ENOSYS):
+                    raise
+                done = os.write(self._out, os.pread(fd, min(size, BUFFER), offset))
+            if not done:
+                break
+            offset, size = offset + done, size - done
+        while size:  # it has shrunk
+            self._put(bytes(min(size, BUFFER)))
+            size -= min(size, BUFFER)
+
+    def _put(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) >= BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        view = memoryview(self._buffer)
+        while view:
+            view = view[os.write(self._out, view) :]
+        self._buffer = bytearray()
+
+
+def describe(found: os.stat_result, path: bytes, kind: bytes) -> Entry:
+    """An entry with a file's owner, mode, time and device number."""
+    entry = Entry(
+        path, kind, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid,
+        mtime=found.st_mtime_ns,
+    )  # fmt: skip
+    if kind in (tar.CHRTYPE, tar.BLKTYPE):
+        entry.major, entry.minor = os.major(found.st_rdev), os.minor(found.st_rdev)
+    return entry
+
+
+def read_xattrs(target: int | bytes) -> dict[bytes, bytes]:
+    """Extended attributes, without overlay's own and SELinux's (which is the host's label)."""
+    follow = isinstance(target, int)
+    try:
+        keys = os.listxattr(target, follow_symlinks=follow)
+    except OSError as err:
+        if err.errno == errno.ENOTSUP:
+            return {}
+        raise
+    found = {}
+    for key in keys:
+        if key.startswith("trusted.overlay.") or key == "security.selinux":
+            continue
+        try:
+            found[os.fsencode(key)] = os.getxattr(target, key, follow_symlinks=follow)
+        except OSError as err:
+            if err.errno not in (errno.ENODATA, errno.ENOTSUP):
+                raise
+    return found
+
+
+def pack_root(source: Rootfs | int, out: int) -> int:
+    """Write a whole root as a tar (``docker export``), of a process without what is mounted
+    in it."""
+    root_fd = open_bare_root(source) if isinstance(source, int) else open_root(source)
+    try:
+        top = os.open(".", OPEN_DIR, dir_fd=root_fd)
+    except FileNotFoundError as err:
+        raise NotFound(f"the root is gone: {err}") from err
+    writer = TarWriter(out)
+    try:
+        writer.tree(top, b"")
+    except OSError as err:
+        raise SystemFailure(f"cannot pack {err.filename}: {err.strerror}") from err
+    writer.close()
+    return 0
