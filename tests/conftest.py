@@ -18,6 +18,12 @@ import pytest
 from enginekit import RunningEngine, docker_runner
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rounds", type=int, default=0, help="rounds of the stress tests (0: the short form)"
+    )
+
+
 def _needs_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: an engine is started")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from portside.containers import spec_process
 from portside.containers.container import Container, ExecInstance
 from portside.containers.core import Core
+from portside.containers.ended import not_running, unless_ended
 from portside.model import capabilities
 from portside.model import ociruntime as oci
 from portside.model.container import ExecConfig, ExecStart
@@ -26,7 +27,9 @@ from portside.model.errors import (
     Conflict,
     InvalidParameter,
     NotFound,
+    NotRunning,
     PortsideError,
+    SystemFailure,
     Unavailable,
 )
 from portside.model.ids import new_id
@@ -39,6 +42,8 @@ Take = Callable[[bool], socket.socket]
 DEFAULT_KEYS = "ctrl-p,ctrl-q"
 _KEPT_EXECS = 300.0
 """Seconds for which an ended exec can still be inspected."""
+_STARTS_WITHIN = 10.0
+"""Seconds that a change of its terminal's size waits for an exec to be started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,7 @@ async def attach(core: Core, container: Container, options: AttachOptions, take:
     if record.restarting:
         raise Conflict(f"container {record.id} is restarting, wait until the container is running")
     terminal = record.config.tty
+    monitor = container.monitor
     sock = take(terminal)
     streams = Streams(
         stdin=options.stdin and record.config.open_stdin,
@@ -101,11 +107,14 @@ async def attach(core: Core, container: Container, options: AttachOptions, take:
             await _send_logs(core, container, options, sock)
         if not options.stream:
             return
-        if container.monitor is None:
-            container.add_pending(streams, sock.dup())
-        else:
+        if monitor is not None:
             with suppress(Unavailable):  # it has just ended: the client reads the end
+                await monitor.attach(sock, streams)
+        elif container.monitor is not None:  # started while the log was sent
+            with suppress(Unavailable):
                 await container.monitor.attach(sock, streams)
+        elif not container.removed:
+            container.add_pending(streams, sock.dup())
     finally:
         sock.close()
 
@@ -153,7 +162,7 @@ def _check_runs(container: Container) -> None:
     if record.restarting:
         raise Conflict(f"Container {record.id} is restarting, wait until the container is running")
     if not record.running or container.monitor is None:
-        raise Conflict(f"container {record.id} is not running")
+        raise not_running(container)
 
 
 async def start_exec(
@@ -174,7 +183,8 @@ async def start_exec(
     assert monitor is not None
     try:
         instance.running = True
-        instance.pid = await monitor.exec(request, [sock] if sock is not None else [])
+        with unless_ended(container):
+            instance.pid = await monitor.exec(request, [sock] if sock is not None else [])
         reach("container.exec:started")
     except PortsideError as err:
         instance.running = False
@@ -184,6 +194,7 @@ async def start_exec(
             raise
         _tell(sock, f"{err}\r\n", config.tty)
     finally:
+        instance.begun.set()
         if sock is not None:
             sock.close()
 
@@ -305,11 +316,45 @@ def inspect_exec(instance: ExecInstance) -> ExecInspect:
     )
 
 
-async def resize(container: Container, height: int, width: int, exec_id: str = "") -> None:
-    """Change the terminal's size. Raises Conflict when it does not run."""
+async def resize(container: Container, height: int, width: int) -> None:
+    """Change the terminal's size. Raises NotRunning."""
     if container.monitor is None:
-        raise Conflict(f"container {container.id} is not running")
+        raise not_running(container)
+    with unless_ended(container):
+        await container.monitor.resize(height, width)
+
+
+async def resize_exec(instance: ExecInstance, height: int, width: int) -> None:
+    """Change the size of an exec's terminal, which clients ask for beside its start.
+
+    Raises NotRunning when it is over, InvalidParameter when it could not be started,
+    SystemFailure when it is not started within ten seconds (as dockerd has it).
+    """
+    container = instance.container
+    if not instance.begun.is_set():
+        await _begun_or_ended(instance)
+    if container.monitor is None:
+        raise not_running(container)
+    if not instance.begun.is_set():
+        raise SystemFailure("timeout waiting for exec session ready")
+    if not instance.pid:
+        raise InvalidParameter("exec process is not started")
+    if not instance.running:
+        raise NotRunning(f"exec {instance.id} is not running")
     try:
-        await container.monitor.resize(height, width, exec_id)
+        with unless_ended(container):
+            await container.monitor.resize(height, width, instance.id)
     except NotFound:
-        raise Conflict(f"exec {exec_id} is not running") from None
+        raise NotRunning(f"exec {instance.id} is not running") from None
+
+
+async def _begun_or_ended(instance: ExecInstance) -> None:
+    """Until the exec is started, its container has ended, or it has taken too long."""
+    loop = asyncio.get_running_loop()
+    events = (instance.begun, instance.container.exited)
+    waits = [loop.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=_STARTS_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waits:
+            task.cancel()

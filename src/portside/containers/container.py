@@ -29,6 +29,8 @@ class ExecInstance:
     started: bool = False
     exit_code: int | None = None
     pid: int = 0
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once its start has succeeded or failed."""
 
 
 @dataclass(slots=True)

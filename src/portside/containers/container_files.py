@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from portside.containers import lifecycle, merge
 from portside.containers.container import Container
 from portside.containers.core import Core
+from portside.containers.ended import unless_removed
 from portside.containers.mount_parser import clean
 from portside.model.container import ContainerConfig
 from portside.model.errors import Conflict, Forbidden, InvalidParameter
@@ -22,8 +23,6 @@ from portside.store.store_jobs import Change
 def view(core: Core, container: Container) -> View:
     """The files as the container sees them, running or not."""
     record = container.record
-    if record.running:
-        return View(record.name, pid=record.pid)
     mounts = [
         ViewMount(point.source, point.destination, read_only=not point.rw)
         for point in record.mounts
@@ -31,6 +30,7 @@ def view(core: Core, container: Container) -> View:
     ]
     return View(
         record.name,
+        pid=record.pid if record.running else 0,
         rootfs=core.store.layers.rootfs(record.id),
         mounts=tuple(mounts),
         working_dir="" if record.started_ns else record.config.working_dir.strip("/"),
@@ -38,14 +38,16 @@ def view(core: Core, container: Container) -> View:
 
 
 async def archive_stat(core: Core, container: Container, path: str) -> PathStat:
-    return await core.store.archives.stat(view(core, container), _required(path))
+    with unless_removed(container):
+        return await core.store.archives.stat(view(core, container), _required(path))
 
 
 async def archive_get(
     core: Core, container: Container, path: str
 ) -> tuple[PathStat, AsyncIterator[bytes]]:
     """What ``docker cp`` reads: the path's stat and its tar."""
-    stat, stream = await core.store.archives.get(view(core, container), _required(path))
+    with unless_removed(container):
+        stat, stream = await core.store.archives.get(view(core, container), _required(path))
 
     async def pieces() -> AsyncIterator[bytes]:
         async with stream:
@@ -70,13 +72,14 @@ async def archive_put(
     chown = None
     if copy_owner:
         chown = await asyncio.to_thread(_owner, core, container)
-    await core.store.archives.put(
-        view(core, container),
-        _required(path),
-        data,
-        no_overwrite_dir_non_dir=keep_kind,
-        chown=chown,
-    )
+    with unless_removed(container):
+        await core.store.archives.put(
+            view(core, container),
+            _required(path),
+            data,
+            no_overwrite_dir_non_dir=keep_kind,
+            chown=chown,
+        )
     core.event(container, "extract-to-dir")
 
 
@@ -108,8 +111,9 @@ def _owner(core: Core, container: Container) -> tuple[int, int] | None:
         if container.record.running:
             from pathlib import Path
 
-            found = Path(f"/proc/{container.record.pid}").stat()
-            return found.st_uid, found.st_gid
+            with suppress(FileNotFoundError):  # it has just ended
+                found = Path(f"/proc/{container.record.pid}").stat()
+                return found.st_uid, found.st_gid
         raise InvalidParameter(
             f"the user {user} is a name that only the running container knows: start it, or copy "
             "without --archive"
@@ -119,15 +123,17 @@ def _owner(core: Core, container: Container) -> tuple[int, int] | None:
 
 async def export(core: Core, container: Container) -> AsyncIterator[bytes]:
     """The whole root as a tar."""
-    stream = await core.store.layers.export_tar(container.id)
-    core.event(container, "export")
-    async with stream:
-        async for piece in stream:
-            yield piece
+    pid = container.record.pid if container.record.running else 0
+    with unless_removed(container):
+        async with await core.store.layers.export_tar(container.id, pid) as stream:
+            core.event(container, "export")
+            async for piece in stream:
+                yield piece
 
 
 async def changes(core: Core, container: Container) -> Sequence[Change]:
-    return await core.store.layers.changes(container.id)
+    with unless_removed(container):
+        return await core.store.layers.changes(container.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,15 +155,16 @@ async def commit(core: Core, container: Container, wish: CommitWish) -> str:
         raise Conflict(f"You cannot commit container {record.id} which is being removed")
     config = record.config if wish.config is None else _over(record.config, wish.config)
     async with _quiet(core, container, wish.pause):
-        image = await core.images.commit(
-            record.id,
-            record.image_id,
-            ref=wish.ref,
-            author=wish.author,
-            comment=wish.comment,
-            config=merge.config_of(config),
-            changes=wish.changes,
-        )
+        with unless_removed(container):
+            image = await core.images.commit(
+                record.id,
+                record.image_id,
+                ref=wish.ref,
+                author=wish.author,
+                comment=wish.comment,
+                config=merge.config_of(config),
+                changes=wish.changes,
+            )
     reach("container.commit:made")
     name = Reference.parse(wish.ref).tagged().familiar if wish.ref else ""
     core.event(container, "commit", {"comment": wish.comment, "imageID": image,
@@ -176,10 +183,12 @@ async def _quiet(core: Core, container: Container, pause: bool) -> AsyncIterator
     if not pause or not container.record.running or container.record.paused:
         yield
         return
-    await lifecycle.pause(core, container, quiet=True)
+    with suppress(Conflict):  # it has just ended, or somebody has paused it: it is quiet
+        await lifecycle.pause(core, container, quiet=True)
     reach("container.commit:quiet")
     try:
         yield
     finally:
-        if container.record.paused:
-            await lifecycle.unpause(core, container)
+        if container.record.quieted:
+            with suppress(Conflict):
+                await lifecycle.unpause(core, container)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from portside.containers import legacy_links, security, stamps
 from portside.containers.container import Container
 from portside.containers.core import Core
+from portside.containers.ended import unless_removed
 from portside.containers.record import Record
 from portside.model.container import HostConfig
 from portside.model.containerstate import (
@@ -67,8 +69,9 @@ async def inspect(core: Core, container: Container, size: bool = False) -> Conta
         network_settings=_networks(core, record),
     )
     if size:
-        found.size_rw = await core.store.layers.size_rw(record.id)
-        found.size_root_fs = found.size_rw + root_size(core, record.id)
+        with unless_removed(container):
+            found.size_rw = await core.store.layers.size_rw(record.id)
+            found.size_root_fs = found.size_rw + root_size(core, record.id)
     return found
 
 
@@ -388,13 +391,14 @@ async def summaries(
     """``ps``: in one go, without asking any monitor, so nothing stuck can block it."""
     now = time.time()
     images: dict[str, str] = {}
-    found = [summary(core, container, now, images)
-             for container in choose(core, filters, all=all, limit=limit)]  # fmt: skip
+    chosen = choose(core, filters, all=all, limit=limit)
+    found = [summary(core, container, now, images) for container in chosen]
     aliases = legacy_links.names(core)
     for item in found if aliases else ():
         item.names = (*aliases.get(item.id, ()), *item.names)
     if size:
-        for item in found:
-            item.size_rw = await core.store.layers.size_rw(item.id)
-            item.size_root_fs = item.size_rw + root_size(core, item.id)
+        for container, item in zip(chosen, found, strict=True):
+            with suppress(NotFound), unless_removed(container):
+                item.size_rw = await core.store.layers.size_rw(item.id)
+                item.size_root_fs = item.size_rw + root_size(core, item.id)
     return found

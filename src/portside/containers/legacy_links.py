@@ -8,6 +8,7 @@ import msgspec
 
 from portside.containers.container import Container
 from portside.containers.core import Core
+from portside.containers.ended import held
 from portside.containers.network_request import network_request
 from portside.containers.record import Record
 from portside.model.errors import Conflict, NotFound
@@ -47,7 +48,7 @@ async def remove(core: Core, name: str) -> None:
     container = core.find(parent)
     if not alias:
         raise Conflict("conflict, cannot remove the default link name of the container")
-    async with container.lock:
+    async with held(core, container):
         record = container.record
         gone = next((text for text, known, _ in of(core, record) if known == alias), None)
         if gone is None:

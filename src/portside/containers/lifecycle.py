@@ -24,6 +24,8 @@ from msgspec import MsgspecError
 from portside.containers import mounts, restart_policy
 from portside.containers.container import Container, Waiter
 from portside.containers.core import Core
+from portside.containers.ended import held, not_running, unless_ended
+from portside.containers.record import Record
 from portside.containers.signal_names import parse
 from portside.containers.start import bring_up, check_startable, give_back
 from portside.kernel.cgroup import Cgroup
@@ -60,7 +62,7 @@ async def start(core: Core, container: Container) -> None:
     restart_policy.cancel(container)
     async with container.lock:
         check_startable(container)
-        container.record.restart_count = 0
+        container.record.restart_count, container.restart_delay = 0, 0.0
         try:
             await launch(core, container)
         except PortsideError:
@@ -293,7 +295,8 @@ async def send_signal(
         delivered = False
     core.event(container, "kill", {"signal": str(number)})
     if container.record.paused and resume:
-        await unpause(core, container)
+        with suppress(Conflict):  # it has ended, or somebody else was quicker
+            await unpause(core, container)
     return delivered
 
 
@@ -375,20 +378,25 @@ async def pause(core: Core, container: Container, *, quiet: bool = False) -> Non
 
     Raises Conflict.
     """
-    async with container.lock:
+    async with held(core, container):
         record = container.record
         if record.restarting:
             raise Conflict(
                 f"Container {record.id} is restarting, wait until the container is running"
             )
         if not record.running:
-            raise Conflict(f"container {record.id} is not running")
+            raise not_running(container)
         if record.paused:
             raise Conflict(f"Container {record.id} is already paused")
         record.quieted = quiet
         if quiet:
             core.save(container)  # before the deed: a crash must not leave it frozen
-        await asyncio.to_thread(cgroup_of(core, container).freeze)
+        try:
+            with unless_ended(container):
+                await asyncio.to_thread(cgroup_of(core, container).freeze)
+        except PortsideError:
+            record.quieted = False
+            raise
         reach("container.pause:frozen")
         record.paused = True
         core.save(container)
@@ -397,11 +405,12 @@ async def pause(core: Core, container: Container, *, quiet: bool = False) -> Non
 
 async def unpause(core: Core, container: Container) -> None:
     """Let it go on. Raises Conflict."""
-    async with container.lock:
+    async with held(core, container):
         record = container.record
         if not record.running or not record.paused:
             raise Conflict(f"Container {record.id} is not paused")
-        cgroup_of(core, container).thaw()
+        with unless_ended(container):
+            cgroup_of(core, container).thaw()
         record.paused = record.quieted = False
         core.save(container)
         core.event(container, "unpause")
@@ -426,21 +435,32 @@ async def remove(
         return
     if record.removing:
         raise Conflict(f"removal of container {record.id} is already in progress")
-    if record.alive and not force:
-        state = record.status
-        advice = (
-            "container is paused and must be unpaused first"
-            if state == "paused"
-            else f"container is {state}: stop the container before removing or force remove"
-        )
-        raise Conflict(f'cannot remove container "/{record.name}": {advice}')
-    restart_policy.cancel(container)
-    if record.running:
-        record.stopped_by_user = True
-        await end_now(core, container)
-    async with container.lock:
-        if not container.removed:
-            await _remove_locked(core, container, volumes=volumes)
+    while not container.removed:
+        _check_removable(record, force)
+        restart_policy.cancel(container)
+        if record.running:
+            record.stopped_by_user = record.removing = True  # nobody starts it again meanwhile
+            try:
+                await end_now(core, container)
+            except BaseException:
+                record.removing = False
+                raise
+        async with container.lock:
+            if not container.removed and not record.running:
+                await _remove_locked(core, container, volumes=volumes)
+        # when it runs, a start was under way: look again
+
+
+def _check_removable(record: Record, force: bool) -> None:
+    if not record.alive or force:
+        return
+    state = record.status
+    advice = (
+        "container is paused and must be unpaused first"
+        if state == "paused"
+        else f"container is {state}: stop the container before removing or force remove"
+    )
+    raise Conflict(f'cannot remove container "/{record.name}": {advice}')
 
 
 async def _remove_locked(core: Core, container: Container, *, volumes: bool) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from portside.containers import lifecycle, mounts, spec, spec_process
 from portside.containers.container import Container
 from portside.containers.core import Core
+from portside.containers.ended import held
 from portside.containers.mount_parser import PointParser, clean
 from portside.containers.network_request import network_request
 from portside.containers.record import Point, Record
@@ -47,7 +48,7 @@ async def reshape(core: Core, container: Container, wish: ReshapeRequest) -> Res
         )
         if wanted
     )
-    async with container.lock:
+    async with held(core, container):
         _check(container.record, deep, wish.restart)
         running = container.record.running
         if deep and not running:
@@ -128,7 +129,7 @@ async def _again(core: Core, container: Container, wish: ReshapeRequest) -> None
     container.kept = True
     try:
         await lifecycle.stop(core, container)
-        async with container.lock:
+        async with held(core, container):
             await _change_deep(core, container, wish)
         await lifecycle.start(core, container)
     finally:

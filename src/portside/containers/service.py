@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from portside.containers import attach_exec, container_files, create, inspect, lifecycle, update
 from portside.containers.attach_exec import AttachOptions, Take
-from portside.containers.container import Container, ExecInstance
+from portside.containers.container import Container
 from portside.containers.container_files import CommitWish
 from portside.containers.core import ContainerOptions, Core
+from portside.containers.ended import unless_removed
 from portside.containers.interfaces import Images, Networks, Volumes
 from portside.model.container import (
     CreateRequest,
@@ -199,8 +200,7 @@ class ContainerService:
         self.core.event(container, "resize", size)
 
     async def exec_resize(self, exec_id: str, height: int, width: int) -> None:
-        instance: ExecInstance = self.core.find_exec(exec_id)
-        await attach_exec.resize(instance.container, height, width, exec_id)
+        await attach_exec.resize_exec(self.core.find_exec(exec_id), height, width)
 
     def logs(self, name: str, options: LogsOptions) -> tuple[bool, AsyncIterator[bytes]]:
         """Whether there is a terminal, and the log in its framing."""
@@ -344,7 +344,8 @@ class ContainerService:
                                                                               filters):  # fmt: skip
                 continue
             try:
-                size = await self.core.store.layers.size_rw(record.id)
+                with unless_removed(container):
+                    size = await self.core.store.layers.size_rw(record.id)
                 await lifecycle.remove(self.core, container)
             except PortsideError:
                 continue

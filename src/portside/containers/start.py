@@ -25,6 +25,7 @@ from portside.model.errors import (
     CommandNotFound,
     Conflict,
     NotModified,
+    SystemFailure,
 )
 from portside.model.network import NetworkAttachment
 from portside.model.ociruntime import Mount, Spec, User
@@ -73,6 +74,8 @@ async def bring_up(core: Core, container: Container) -> None:
         reach("container.start:launched")
     except BaseException as err:
         await _failed(core, container, err)
+        if isinstance(err, SystemFailure):
+            joined(core, record)  # says so when the other has ended meanwhile
         raise
     finally:
         for item in pending:

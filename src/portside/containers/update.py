@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 
 from portside.containers import container_names, lifecycle, spec_resources
 from portside.containers.container import Container
 from portside.containers.core import Core, name_conflict
+from portside.containers.ended import held, unless_ended
 from portside.containers.record import Record
 from portside.containers.resource_checks import check_limits
 from portside.containers.validation import check_policy
 from portside.model.container import Resources, UpdateRequest
-from portside.model.errors import Conflict, Forbidden, InvalidParameter, NotFound
+from portside.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, NotRunning
 from portside.model.network import EndpointSettings
 from portside.store.db import NameTaken
 from portside.store.failpoints import reach
@@ -30,7 +32,7 @@ async def rename(core: Core, container: Container, new: str) -> None:
         name = container_names.check(f"/{new.removeprefix('/')}")
     except InvalidParameter as err:
         raise InvalidParameter(f"Error when allocating new name: {err}") from None
-    async with container.lock:
+    async with held(core, container):
         record = container.record
         old = record.name
         if name == old:
@@ -63,7 +65,7 @@ async def rename(core: Core, container: Container, new: str) -> None:
 
 async def update(core: Core, container: Container, wish: UpdateRequest) -> list[str]:
     """Change limits and restart policy, live where it runs; warnings."""
-    async with container.lock:
+    async with held(core, container):
         record = container.record
         if record.removing or record.dead:
             raise Conflict(f'Container {record.id} is marked for removal and cannot be "update".')
@@ -86,7 +88,8 @@ async def update(core: Core, container: Container, wish: UpdateRequest) -> list[
         if record.running:
             group = lifecycle.cgroup_of(core, container)
             limits = spec_resources.update_resources(host)
-            await asyncio.to_thread(group.update, limits)
+            with suppress(NotRunning), unless_ended(container):  # the next start has them
+                await asyncio.to_thread(group.update, limits)
             reach("container.update:applied")
         record.host = host
         core.save(container)
@@ -137,7 +140,7 @@ async def network_connect(
     core: Core, container: Container, network: str, config: EndpointSettings | None
 ) -> None:
     """Connect to a network, at once when it runs. Raises Forbidden, Conflict, NotFound."""
-    async with container.lock:
+    async with held(core, container):
         record = container.record
         mode = record.host.network_mode
         if record.removing or record.dead:
@@ -159,7 +162,7 @@ async def network_connect(
 
 async def network_disconnect(core: Core, container: Container, network: str, force: bool) -> None:
     """Disconnect from a network. Raises Forbidden, NotFound in Docker's words."""
-    async with container.lock:
+    async with held(core, container):
         record = container.record
         mode = record.host.network_mode
         if mode == "host" or mode.startswith("container:"):

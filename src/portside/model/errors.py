@@ -9,7 +9,8 @@
     ├── NotFound                  no such object                                  (404)
     ├── NotAcceptable             the object cannot be given in that form         (406)
     ├── Conflict                  the object's state or name forbids it           (409)
-    │   └── NotModified           already in the wanted state                     (304)
+    │   ├── NotModified           already in the wanted state                     (304)
+    │   └── NotRunning            the container or process has ended              (409)
     ├── TooLarge                  the request exceeds a stated bound              (413)
     ├── NotImplementedHere        a Docker feature that is not built              (501)
     ├── Unavailable               the engine or a peer cannot answer now          (503)
@@ -63,6 +64,10 @@ class Conflict(PortsideError):
 
 class NotModified(Conflict):
     """The object is already in the wanted state (Docker answers 304)."""
+
+
+class NotRunning(Conflict):
+    """The operation needs a running container or process, and it has ended."""
 
 
 class TooLarge(PortsideError):

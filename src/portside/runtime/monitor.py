@@ -235,7 +235,7 @@ class Monitor:
         elif isinstance(request, Resize):
             if running.channel.terminal >= 0:
                 terminal.set_size(running.channel.terminal, request.height, request.width)
-        elif isinstance(request, Signal):
+        elif running.pidfd >= 0:  # else it is over, and its end is being written down
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(running.pidfd, request.number)
         return Done()
@@ -254,7 +254,7 @@ class Monitor:
     ) -> messages.Reply | None:
         init = self.init
         if init is None or self.ended:
-            return Failed("the container is not running")
+            return Failed("the container is not running", "not-running")
         if request.exec_id in self.execs:
             return Failed(f"exec {request.exec_id} is running already")
         if len(fds) != len(request.attachments):

@@ -16,6 +16,7 @@ from portside.model.errors import (
     CommandNotExecutable,
     CommandNotFound,
     NotFound,
+    NotRunning,
     PortsideError,
     SystemFailure,
     Unavailable,
@@ -40,6 +41,7 @@ _KINDS: dict[str, type[PortsideError]] = {
     "not-found": CommandNotFound,
     "not-executable": CommandNotExecutable,
     "no-exec": NotFound,
+    "not-running": NotRunning,
 }
 
 _PATIENCE = 5.0

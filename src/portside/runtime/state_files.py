@@ -28,6 +28,15 @@ def start_ticks(pid: int) -> int:
         return int(file.read().rpartition(")")[2].split()[19])
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie (proc_pid_stat(5), field 3)."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def complain(state_dir: str, text: str) -> None:
     """Leave a word where whoever looks into a broken container will find it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -221,7 +221,7 @@ class Channel:
         self._typed = bytearray()
         self._ends_after_typed = False
         self.attached: list[Attached] = []
-        self._paused = False
+        self._paused = self._finished = False
 
     def use_pipes(self, stdin: int, stdout: int, stderr: int) -> None:
         """The monitor's ends of three pipes; -1 for none."""
@@ -303,7 +303,10 @@ class Channel:
     # input
 
     def attach(self, sock: socket.socket, streams: Streams) -> None:
-        self.attached.append(Attached(sock, streams, self))
+        attached = Attached(sock, streams, self)
+        self.attached.append(attached)
+        if self._finished:  # it came too late: it reads the end at once
+            attached.finish()
 
     def typed(self, data: bytes) -> None:
         """Input from an attached socket."""
@@ -367,6 +370,7 @@ class Channel:
 
     def finish(self) -> None:
         """Take what is left, then end every attached socket."""
+        self._finished = True
         self.drain()
         self.close_stdin()
         if self.terminal >= 0:

@@ -12,7 +12,7 @@ import msgspec
 
 from portside.kernel import mount as mnt
 from portside.kernel.process import CLONE_NEWNS, unshare
-from portside.model.errors import InvalidParameter, NotFound, SystemFailure
+from portside.model.errors import InvalidParameter, NotFound, NotRunning, SystemFailure
 from portside.store.container_archive import PathStat, PutArchive, View, go_mode, rfc3339
 from portside.store.decompress import plain
 from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
@@ -27,8 +27,16 @@ MAX_LINKS = 255
 def open_view(view: View) -> int:
     """The root of a container as a directory descriptor to walk from."""
     os.umask(0)  # what is made in a container has the mode that is asked for
-    root = open_root(view.pid or view.rootfs or 0)
-    if view.mounts and view.rootfs is not None:
+    try:
+        if view.pid:
+            return open_root(view.pid)
+    except NotRunning:
+        if view.rootfs is None:
+            raise
+    if view.rootfs is None:
+        raise NotFound(f"container {view.name} has no root file system")
+    root = open_root(view.rootfs)
+    if view.mounts:
         _mount_into(root, view)
     if view.working_dir:
         _make_directories(root, view.working_dir)

@@ -43,8 +43,9 @@ class ViewMount(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True):
-    """A container's files: of the running process ``pid``, or of a stopped one's ``rootfs``
-    with what will be mounted in it. ``name`` is for messages."""
+    """A container's files: of the running process ``pid`` (0: none), else of ``rootfs`` with
+    what will be mounted in it. A process that has ended meanwhile counts as none. ``name`` is
+    for messages."""
 
     name: str
     pid: int = 0

@@ -10,13 +10,14 @@ of the host is ever involved. Used in worker processes only.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 
 from portside.kernel import mount as mnt
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.kernel.overlay import overlay
 from portside.kernel.process import CLONE_NEWNS, setns
-from portside.model.errors import Conflict, SystemFailure
+from portside.model.errors import NotRunning, SystemFailure
 from portside.model.rootfs import Rootfs
 
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -25,16 +26,25 @@ OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 def open_root(source: Rootfs | int) -> int:
     """A descriptor of the root of a :class:`Rootfs` or of a running process, to walk from.
 
-    Conflict when the process is gone, SystemFailure when the overlay cannot be mounted.
+    NotRunning when the process is gone, SystemFailure when the overlay cannot be mounted.
     """
     if isinstance(source, int):
         try:
             return os.open(f"/proc/{source}/root", OPEN_DIR)
         except (FileNotFoundError, ProcessLookupError):
-            raise Conflict(f"process {source} has ended: try again") from None
+            raise NotRunning(f"process {source} has ended") from None
     if source.driver == "bind":
         return os.open(source.upper, OPEN_DIR)
+    if source.upper:
+        _await_others(source.upper)
     return mount_overlay(source)
+
+
+def _await_others(upper: str) -> None:
+    """Until no other job has this overlay mounted: two mounts of one upper directory disturb one
+    another (a mount empties the work directory in which the other makes its files). The
+    descriptor stays open: the lock lasts as long as this process."""
+    fcntl.flock(os.open(upper, OPEN_DIR), fcntl.LOCK_EX)
 
 
 def open_bare_root(pid: int) -> int:
@@ -48,7 +58,7 @@ def open_bare_root(pid: int) -> int:
         tree = mnt.open_tree(mnt.AT_FDCWD, "/", mnt.OPEN_TREE_CLONE)
         setns(own, CLONE_NEWNS, "setns(/proc/self/ns/mnt)")
     except (FileNotFoundError, ProcessLookupError):
-        raise Conflict(f"process {pid} has ended: try again") from None
+        raise NotRunning(f"process {pid} has ended") from None
     finally:
         os.close(own)
     return tree

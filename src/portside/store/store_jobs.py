@@ -155,4 +155,4 @@ class PackRoot(Job, kw_only=True):
     def run(self, fds: list[int], progress: Progress) -> int:
         from portside.store.tar_pack import pack_root
 
-        return pack_root(self.pid or self.rootfs, fds[0])
+        return pack_root(self.rootfs, self.pid, fds[0])

@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 
-from portside.model.errors import NotFound, SystemFailure
+from portside.model.errors import NotFound, NotRunning, SystemFailure
 from portside.model.rootfs import Rootfs
 from portside.store import tar_format as tar
 from portside.store.roots import OPEN_DIR, open_bare_root, open_root
@@ -223,10 +223,13 @@ def read_xattrs(target: int | bytes) -> dict[bytes, bytes]:
     return found
 
 
-def pack_root(source: Rootfs | int, out: int) -> int:
-    """Write a whole root as a tar (``docker export``), of a process without what is mounted
-    in it."""
-    root_fd = open_bare_root(source) if isinstance(source, int) else open_root(source)
+def pack_root(rootfs: Rootfs, pid: int, out: int) -> int:
+    """Write a whole root as a tar (``docker export``), through the process ``pid`` while that
+    runs (0: none), without what is mounted in it."""
+    try:
+        root_fd = open_bare_root(pid) if pid else open_root(rootfs)
+    except NotRunning:  # it has just ended: then its overlay is mounted nowhere any more
+        root_fd = open_root(rootfs)
     try:
         top = os.open(".", OPEN_DIR, dir_fd=root_fd)
     except FileNotFoundError as err:
