@@ -15,6 +15,7 @@ STATUS: dict[type[errors.PortsideError], int] = {
     errors.NotAcceptable: 406,
     errors.Conflict: 409,
     errors.NotModified: 304,
+    errors.NotRunning: 409,
     errors.TooLarge: 413,
     errors.NotImplementedHere: 501,
     errors.Unavailable: 503,
