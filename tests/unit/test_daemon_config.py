@@ -113,7 +113,7 @@ def test_the_file_has_the_same_keys(write: Any) -> None:
         ({"default-address-pools": [{"base": "x", "size": 24}]}, "default-address-pools"),
         ({"default-address-pools": [{"base": "10.0.0.0/8", "size": 4}]}, "default-address-pools"),
         ({"default-address-pools": {}}, '"default-address-pools" must be a list of objects'),
-        ({"default-shm-size": "64x"}, '"default-shm-size": invalid size'),
+        ({"default-shm-size": "64x"}, '"default-shm-size": invalid suffix'),
         ({"default-ulimits": {"core": {"Hard": 1, "Soft": 2}}}, "default-ulimits.core"),
         ({"storage-driver": "btrfs"}, "storage-driver: 'btrfs' is not built"),
         ({"storage-opts": ["size=1"]}, "storage-opts: unknown option 'size=1'"),

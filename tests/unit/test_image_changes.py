@@ -1,16 +1,13 @@
-"""Instructions of ``commit -c`` and ``import -c``, and the filters of image lists."""
+"""Instructions of ``commit -c`` and ``import -c``, and the filter ``reference``."""
 
 from __future__ import annotations
-
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portside.images import clock
 from portside.images.config_changes import apply_changes
-from portside.images.filters import boolean, check, labels_match, moment, reference_matches
+from portside.images.filters import reference_matches
 from portside.images.image_jobs import member_name
 from portside.model.errors import InvalidParameter
 from portside.model.image import Healthcheck, RunConfig
@@ -110,35 +107,6 @@ def test_any_instruction_is_taken_or_refused(word: str, rest: str) -> None:
 )
 def test_reference_filter(pattern: str, name: str, fits: bool) -> None:
     assert reference_matches(pattern, Reference.parse(name)) is fits
-
-
-def test_other_filters() -> None:
-    assert boolean({"dangling": ["true"]}, "dangling") is True
-    assert boolean({"dangling": ["0"]}, "dangling") is False
-    assert boolean({}, "dangling") is None
-    with pytest.raises(InvalidParameter, match="dangling"):
-        boolean({"dangling": ["maybe"]}, "dangling")
-    with pytest.raises(InvalidParameter, match="invalid filter 'foo'"):
-        check({"foo": ["x"]}, {"bar"})
-    labels = {"a": "1", "b": ""}
-    assert labels_match({"label": ["a", "b="]}, labels)
-    assert not labels_match({"label": ["a=2"]}, labels)
-    assert not labels_match({"label!": ["a"]}, labels)
-
-
-def test_moments() -> None:
-    assert moment("1700000000") == 1_700_000_000 * 10**9
-    assert moment("2024-01-02") == clock.parse("2024-01-02T00:00:00Z")
-    assert moment("2024-01-02T03:04:05.5+01:00") == clock.parse("2024-01-02T02:04:05.5Z")
-    assert abs(time.time_ns() - 90 * 60 * 10**9 - moment("1h30m")) < 5 * 10**9
-    for bad in ("", "yesterday", "2024-13-01"):
-        with pytest.raises(InvalidParameter):
-            moment(bad)
-
-
-@given(st.integers(0, 4 * 10**18))
-def test_clock_reads_what_it_writes(nanoseconds: int) -> None:
-    assert clock.parse(clock.text(nanoseconds)) == nanoseconds
 
 
 def test_archive_names_stay_inside() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
+from portside.model.golang.sizes import human_size
 from portside.model.image import (
     DOCKER_MANIFEST,
     OCI_INDEX,
@@ -24,7 +25,7 @@ from portside.model.image import (
     is_index,
 )
 from portside.model.imageapi import GraphDriver, ImageInspect, ImageSummary, InspectRootFS
-from portside.model.progress import Progress, bar, size
+from portside.model.progress import Progress, bar
 from portside.model.registryauth import AuthConfig
 
 D = "sha256:" + "0" * 64
@@ -118,7 +119,11 @@ def test_progress_messages(progress: Progress, message: dict[str, object]) -> No
 
 
 def test_progress_bar_is_dockers() -> None:
-    assert size(999) == "999B" and size(1_234_567) == "1.235MB" and size(1000) == "1kB"
+    assert (
+        human_size(999) == "999B"
+        and human_size(1_234_567) == "1.235MB"
+        and human_size(1000) == "1kB"
+    )
     assert bar(50, 100).startswith("[" + "=" * 25 + ">" + " " * 25 + "]")
     assert bar(100, 100).startswith("[" + "=" * 50 + ">]")
     assert bar(5, 0) == "      5B"

@@ -57,6 +57,9 @@ def test_sizes() -> None:
     assert local_driver_options.parse_size("v", "10M") == 10 << 20
     assert local_driver_options.parse_size("v", "1GiB") == 1 << 30
     assert local_driver_options.parse_size("v", "512") == 512
+    assert local_driver_options.parse_size("v", "1.5g") == 3 << 29
+    with pytest.raises(InvalidParameter, match="create v: invalid size: 'abc'"):
+        local_driver_options.parse_size("v", "abc")
 
 
 def test_filters() -> None:

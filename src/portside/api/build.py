@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from portside.api import params, reply
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
+from portside.model import filters as filtering
 from portside.model.errors import InvalidParameter, NotImplementedHere
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ for _method, _path in (("POST", "/build"), ("POST", "/session"), ("POST", "/grpc
 @router.add("POST", "/build/prune", since=(1, 31))
 async def prune(api: Api, request: Request, _: str) -> Answer:
     """There is no build cache, so there is nothing to free."""
-    params.accept_filters(params.filters(request), _FILTERS)
+    filtering.check(params.filters(request), _FILTERS)
     api.engine.events("builder", "prune", "", {"reclaimed": "0"})
     return reply.json({"CachesDeleted": None, "SpaceReclaimed": 0})
 

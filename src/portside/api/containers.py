@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from portside.api import params, reply, versions
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
-from portside.containers.inspect import FILTERS
 from portside.model.container import decode_create
 from portside.model.errors import InvalidParameter
 from portside.model.platform import Platform
@@ -25,7 +24,6 @@ _EMPTY_BODY = 7
 @router.add("GET", "/containers/json", cancellable=True)
 async def list_containers(api: Api, request: Request, _: str) -> Answer:
     filters = params.filters(request)
-    params.accept_filters(filters, FILTERS)
     for old in ("before", "since"):  # parameters of their own until API 1.23, still sent
         if value := params.text(request, old):
             filters.setdefault(old, []).append(value)

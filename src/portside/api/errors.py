@@ -9,6 +9,7 @@ from portside.model import errors
 
 STATUS: dict[type[errors.PortsideError], int] = {
     errors.InvalidParameter: 400,
+    errors.InvalidText: 400,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 router = Router()
 
-_LIST_FILTERS = frozenset(("dangling", "label", "label!", "before", "since", "reference", "until"))
-_PRUNE_FILTERS = frozenset(("dangling", "label", "label!", "until"))
-_SEARCH_FILTERS = frozenset(("is-automated", "is-official", "stars"))
 _FULL_ID = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 
@@ -66,7 +63,6 @@ async def list_images(api: Api, request: Request, _: str) -> Answer:
     name = params.text(request, "filter")
     if name and request.version < (1, 41):
         filters.setdefault("reference", []).append(name)
-    params.accept_filters(filters, _LIST_FILTERS)
     found = await api.engine.images.list(
         all=params.boolean(request, "all"),
         filters=filters,
@@ -143,7 +139,6 @@ async def load(api: Api, request: Request, _: str) -> Answer:
 @router.add("GET", "/images/search", cancellable=True)
 async def search(api: Api, request: Request, _: str) -> Answer:
     filters = params.filters(request)
-    params.accept_filters(filters, _SEARCH_FILTERS)
     limit = params.number(request, "limit", 25) or 25
     found = await api.engine.images.search(
         params.text(request, "term"), limit=limit, filters=filters, auth=_auth(request)
@@ -213,9 +208,7 @@ async def remove(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/images/prune", since=(1, 25))
 async def prune(api: Api, request: Request, _: str) -> Answer:
-    filters = params.filters(request)
-    params.accept_filters(filters, _PRUNE_FILTERS)
-    return reply.json(await api.engine.images.prune(filters))
+    return reply.json(await api.engine.images.prune(params.filters(request)))
 
 
 @router.add("GET", "/distribution/{name}/json", cancellable=True, since=(1, 30))

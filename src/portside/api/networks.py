@@ -9,7 +9,8 @@ import msgspec
 from portside.api import params, reply
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, InvalidText
+from portside.model.golang.booleans import parse_bool
 from portside.model.network import (
     NetworkConnect,
     NetworkCreate,
@@ -22,18 +23,10 @@ if TYPE_CHECKING:
 
 router = Router()
 
-_LIST_FILTERS = frozenset(
-    ("dangling", "driver", "id", "label", "label!", "name", "scope", "type", "idOrName")
-)
-_BOOLEANS = ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False")
-_PRUNE_FILTERS = frozenset(("label", "label!", "until"))
-
 
 @router.add("GET", "/networks")
 async def list_networks(api: Api, request: Request, _: str) -> Answer:
-    filters = params.filters(request)
-    params.accept_filters(filters, _LIST_FILTERS)
-    found = api.engine.networks.list(filters)
+    found = api.engine.networks.list(params.filters(request))
     detailed = request.version < (1, 28)
     return reply.json([network.wire(request.version, containers=detailed) for network in found])
 
@@ -47,11 +40,10 @@ async def list_networks_slash(api: Api, request: Request, _: str) -> Answer:
 async def inspect(api: Api, request: Request, name: str) -> Answer:
     scope = params.text(request, "scope")
     verbose = params.text(request, "verbose")
-    if verbose and verbose not in _BOOLEANS:
-        raise InvalidParameter(
-            f'invalid value for verbose: {verbose}: strconv.ParseBool: parsing "{verbose}": '
-            "invalid syntax"
-        )
+    try:
+        parse_bool(verbose or "false")
+    except InvalidText as err:
+        raise InvalidParameter(f"invalid value for verbose: {verbose}: {err}") from None
     network = api.engine.networks.inspect(name)
     if scope and scope != network.scope:
         from portside.model.errors import NotFound
@@ -90,8 +82,6 @@ async def disconnect(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/networks/prune", since=(1, 25))
 async def prune(api: Api, request: Request, _: str) -> Answer:
-    filters = params.filters(request)
-    params.accept_filters(filters, _PRUNE_FILTERS)
-    names = await api.engine.networks.prune(filters)
+    names = await api.engine.networks.prune(params.filters(request))
     api.engine.events("network", "prune", "", {"reclaimed": "0"})
     return reply.json(NetworksPruned(tuple(names) or None))

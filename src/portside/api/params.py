@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from datetime import datetime
 from typing import TypeVar
 
-import msgspec
-
 from portside.api.http.messages import MAX_JSON, Request
-from portside.model.decoding import why_not_json
-from portside.model.errors import InvalidParameter
+from portside.model import filters as filtering
+from portside.model.errors import InvalidParameter, InvalidText
+from portside.model.golang import json_reading
+from portside.model.golang.numbers import atoi
+from portside.model.golang.timestamps import parse_moment, parse_unix
 from portside.model.reference import Reference
 
 _T = TypeVar("_T")
 _FALSE = frozenset(("", "0", "no", "false", "none"))
 _MEDIA_TYPE = re.compile(r"\s*([^\s/;]+/[^\s;]+)\s*(?:;.*)?", re.S)
-_STAMP = re.compile(r"(-?[0-9]+)(?:\.([0-9]{1,9}))?")
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(h|ms|m|s|us|µs|ns)")
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
 
 def text(request: Request, name: str, default: str = "") -> str:
@@ -63,82 +59,28 @@ def number(request: Request, name: str, default: int | None = None) -> int | Non
     value = text(request, name)
     if not value:
         return default
-    try:
-        return int(value, 10)
-    except ValueError:
-        raise InvalidParameter(f'strconv.Atoi: parsing "{value}": invalid syntax') from None
+    return atoi(value)
 
 
 def filters(request: Request, name: str = "filters") -> dict[str, list[str]]:
     """Filters in both of Docker's JSON forms: a map of maps and the older map of lists."""
     value = text(request, name)
-    return parse_filters(value) if value else {}
+    return filtering.parse(value) if value else {}
 
 
-def parse_filters(value: str) -> dict[str, list[str]]:
-    try:
-        found = msgspec.json.decode(value.encode())
-    except (msgspec.MsgspecError, UnicodeEncodeError):
-        found = None
-    if found is None and value.strip() == "null":
-        return {}
-    if not isinstance(found, dict):
-        raise InvalidParameter("invalid filter")
-    parsed: dict[str, list[str]] = {}
-    for key, values in found.items():
-        if isinstance(values, dict) and all(isinstance(v, bool) for v in values.values()):
-            parsed[key] = list(values)
-        elif isinstance(values, list) and all(isinstance(v, str) for v in values):
-            parsed[key] = values
-        elif values is None:
-            parsed[key] = []
-        else:
-            raise InvalidParameter("invalid filter")
-    return parsed
-
-
-def accept_filters(filters: Mapping[str, object], allowed: frozenset[str]) -> None:
-    """Raise InvalidParameter for the first filter that the endpoint does not know."""
-    for key in filters:
-        if key not in allowed:
-            raise InvalidParameter(f"invalid filter '{key}'")
-
-
-def timestamp(value: str, name: str = "timestamp") -> int | None:
-    """Nanoseconds since the epoch of ``SECONDS[.NANOS]``, RFC 3339 or a duration ago.
-
-    None when it is empty.
+def timestamp(value: str) -> int | None:
+    """Nanoseconds since the epoch of ``SECONDS[.NANOS]``, which is what Docker's clients send,
+    of RFC 3339 or of a duration ago. None when it is empty. Raises InvalidParameter.
     """
     if not value:
         return None
-    match = _STAMP.fullmatch(value)
-    if match:
-        return int(match[1]) * 10**9 + int((match[2] or "").ljust(9, "0"))
-    if _DURATION.match(value):
-        import time
-
-        return time.time_ns() - int(duration(value) * 1e9)
     try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        raise InvalidParameter(f'invalid {name}: "{value}"') from None
-    if moment.tzinfo is None:
-        moment = moment.astimezone()
-    fraction = re.search(r"\.([0-9]+)", value)
-    nanos = int(fraction[1][:9].ljust(9, "0")) if fraction else 0
-    return int(moment.replace(microsecond=0).timestamp()) * 10**9 + nanos
-
-
-def duration(value: str) -> float:
-    """Seconds of a Go duration such as ``1h30m`` or ``250ms``; raises InvalidParameter."""
-    position, total = 0, 0.0
-    while position < len(value):
-        match = _DURATION.match(value, position)
-        if match is None:
-            raise InvalidParameter(f'time: invalid duration "{value}"')
-        total += float(match[1]) * _UNITS[match[2]]
-        position = match.end()
-    return total
+        return parse_unix(value)
+    except InvalidText as unix:
+        try:
+            return parse_moment(value)
+        except InvalidText:
+            raise unix from None
 
 
 async def json_bytes(request: Request, *, limit: int = MAX_JSON) -> bytes:
@@ -180,14 +122,6 @@ async def required(request: Request, cls: type[_T]) -> _T:
 def decode(data: bytes, cls: type[_T]) -> _T:
     """Decode a body; ``null`` counts as absent, as it does for clients written in Go."""
     try:
-        return msgspec.json.decode(data, type=cls)
-    except (msgspec.ValidationError, RecursionError):
-        pass
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
-        raise InvalidParameter(f"invalid JSON: {why_not_json(err, data)}") from None
-    from portside.model import golike  # seldom needed, and slow to import
-
-    try:
-        return msgspec.convert(golike.settled(msgspec.json.decode(data), cls), type=cls)
-    except (msgspec.ValidationError, RecursionError) as err:
+        return json_reading.decode(data, cls)
+    except InvalidParameter as err:
         raise InvalidParameter(f"invalid JSON: {err}") from None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from portside.api import params, reply
 from portside.api.http.messages import Request
 from portside.api.router import Answer, Handler, Router
+from portside.model import filters as filtering
 from portside.model.errors import NotFound, NotImplementedHere, Unavailable
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ _register(
 
 @router.add("GET", "/plugins")
 async def plugins(api: Api, request: Request, _: str) -> Answer:
-    params.accept_filters(params.filters(request), frozenset(("enabled", "capability")))
+    filtering.check(params.filters(request), frozenset(("enabled", "capability")))
     return reply.json([])
 
 

@@ -12,6 +12,7 @@ from portside.cli.verb import verb
 from portside.client import jsontext
 from portside.client.endpoint import DEFAULT_CONTEXT, Endpoint
 from portside.model.errors import Conflict, InvalidParameter, NotFound, SystemFailure
+from portside.model.golang.booleans import parse_bool
 from portside.model.paths import DEFAULT_SOCKET
 
 TYPE_CHECKING = False
@@ -212,7 +213,7 @@ def _write(session: Session, name: str, meta: Meta, values: dict[str, str]) -> N
         Endpoint(values["host"])  # raises InvalidParameter
         docker["Host"] = values["host"]
     if "skip-tls-verify" in values:
-        docker["SkipTLSVerify"] = values["skip-tls-verify"].lower() == "true"
+        docker["SkipTLSVerify"] = parse_bool(values["skip-tls-verify"])
     docker.setdefault("Host", f"unix://{DEFAULT_SOCKET}")
     docker.setdefault("SkipTLSVerify", False)
     directory = _meta_directory(session, name)

@@ -12,11 +12,11 @@ import os
 import stat
 
 from portside.cli.session import Failed
-from portside.cli.units import human_size
 from portside.client import jsontext
 from portside.client.client import path_of
 from portside.client.errors import Refused
 from portside.model.errors import InvalidParameter
+from portside.model.golang.sizes import human_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from portside.cli.flag_table import invalid
-from portside.cli.flag_values import csv, size
+from portside.cli.flag_values import csv
 from portside.model.errors import InvalidParameter
+from portside.model.golang.sizes import ram_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def throttles(flag: str, given: Iterable[str]) -> list[dict[str, Any]]:
     for text in given:
         path, number = _split(text, f"--{flag}")
         try:
-            rate = size(number) if counts_bytes else int(number)
+            rate = ram_bytes(number) if counts_bytes else int(number)
             if rate < 0:
                 raise ValueError
         except ValueError:

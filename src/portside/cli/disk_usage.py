@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from portside.cli import images, ps, table, units
+from portside.cli import images, ps, table, times
+from portside.model.golang import sizes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ COLUMNS = {
     "Type": ("TYPE", lambda line, _: line["Type"]),
     "TotalCount": ("TOTAL", lambda line, _: str(line["Total"])),
     "Active": ("ACTIVE", lambda line, _: str(line["Active"])),
-    "Size": ("SIZE", lambda line, _: units.human_size(line["Size"])),
+    "Size": ("SIZE", lambda line, _: sizes.human_size(line["Size"])),
     "Reclaimable": ("RECLAIMABLE", lambda line, _: _reclaimable(line)),
 }
 SHOWN = ("Type", "TotalCount", "Active", "Size", "Reclaimable")
@@ -40,7 +41,7 @@ def show(session: Session, format: str, verbose: bool) -> None:
 
 
 def _reclaimable(line: Item) -> str:
-    size = units.human_size(line["Reclaimable"])
+    size = sizes.human_size(line["Reclaimable"])
     if line["Size"] > 0 and line["Type"] != "Build Cache":
         return f"{size} ({line['Reclaimable'] * 100 // line['Size']}%)"
     return size
@@ -94,8 +95,8 @@ def _verbose(usage: Item) -> list[str]:
             shared = max(0, image.get("SharedSize", 0))
             rows.append([
                 line.repository, line.tag, ps.short_id(image["Id"]),
-                units.ago(image["Created"]), units.human_size(image["Size"], 3),
-                units.human_size(shared), units.human_size(image["Size"] - shared),
+                times.ago(image["Created"]), sizes.human_size(image["Size"], 3),
+                sizes.human_size(shared), sizes.human_size(image["Size"] - shared),
                 str(image.get("Containers", 0)),
             ])  # fmt: skip
     header = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "SHARED SIZE", "UNIQUE SIZE",
@@ -106,7 +107,7 @@ def _verbose(usage: Item) -> list[str]:
     rows = []
     for item in usage.get("Containers") or ():
         row = [str(ps.COLUMNS[name][1](item, view)) for name in names]
-        row[4] = units.human_size(item.get("SizeRw") or 0, 3)
+        row[4] = sizes.human_size(item.get("SizeRw") or 0, 3)
         rows.append(row)
     lines += [table.table([ps.COLUMNS[name][0] for name in names], rows), "",
               "Local Volumes space usage:", ""]  # fmt: skip
@@ -114,9 +115,9 @@ def _verbose(usage: Item) -> list[str]:
     for item in usage.get("Volumes") or ():
         used = item.get("UsageData") or {}
         rows.append([item["Name"], str(used.get("RefCount", 0)),
-                     units.human_size(max(0, used.get("Size", 0)))])  # fmt: skip
+                     sizes.human_size(max(0, used.get("Size", 0)))])  # fmt: skip
     lines += [table.table(["VOLUME NAME", "LINKS", "SIZE"], rows), ""]
-    lines += [f"Build cache usage: {units.human_size(_cache(usage)['Size'])}", ""]
+    lines += [f"Build cache usage: {sizes.human_size(_cache(usage)['Size'])}", ""]
     return [*lines, table.table(
         ["CACHE ID", "CACHE TYPE", "SIZE", "CREATED", "LAST USED", "USAGE", "SHARED"],
         [_cache_row(item) for item in usage.get("BuildCache") or ()])]  # fmt: skip
@@ -125,8 +126,8 @@ def _verbose(usage: Item) -> list[str]:
 def _cache_row(item: Item) -> list[str]:
     used = item.get("LastUsedAt")
     return [
-        item["ID"][:12], item["Type"], units.human_size(item["Size"], 3),
-        units.ago(units.parse_rfc3339(item["CreatedAt"])),
-        units.ago(units.parse_rfc3339(used)) if used else "",
+        item["ID"][:12], item["Type"], sizes.human_size(item["Size"], 3),
+        times.ago(times.seconds_of(item["CreatedAt"])),
+        times.ago(times.seconds_of(used)) if used else "",
         str(item.get("UsageCount", 0)), "true" if item.get("Shared") else "false",
     ]  # fmt: skip

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from portside.cli.units import binary_size
 from portside.cli.verb import verb
 from portside.client import jsontext
 from portside.client.client import path_of
+from portside.model.golang.sizes import binary_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

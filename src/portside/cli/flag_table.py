@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 MANY = frozenset(("list", "strings", "map", "filter", "mount", "network", "ulimit", "gpu-request"))
 """Kinds that may be given several times."""
 _PLAIN = frozenset(("string", "list"))
-_TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
-_FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 
 
 class UsageError(PortsideError):
@@ -134,9 +132,9 @@ def _convert(kind: str, text: str) -> Any:
     if kind in _PLAIN:
         return text
     if kind == "":
-        if text in _TRUE or text in _FALSE:
-            return text in _TRUE
-        raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+        from portside.model.golang.booleans import parse_bool
+
+        return parse_bool(text)
     from portside.cli import flag_values
 
     return flag_values.convert(kind, text)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from portside.model.golang.durations import parse_duration
+from portside.model.golang.numbers import parse_int, parse_uint
+from portside.model.golang.sizes import ram_bytes
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_SIZES = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_NANOSECONDS = {
-    "ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9,
-    "m": 60 * 10**9, "h": 3600 * 10**9,
-}  # fmt: skip
 ULIMITS = frozenset(
     ("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile",
      "nproc", "rss", "rtprio", "rttime", "sigpending", "stack")
@@ -24,71 +23,8 @@ def convert(kind: str, text: str) -> Any:
     return text if function is None else function(text)
 
 
-def integer(text: str, least: int = -(2**63), most: int = 2**63 - 1, what: str = "Int") -> int:
-    """As Go's strconv reads it with base 0, within bounds."""
-    digits = text[1:] if text[:1] in "+-" and what == "Int" else text
-    base = {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2].lower(), 10)
-    if base == 10 and digits[:1] == "0" and len(digits) > 1:
-        digits, base = "0o" + digits[1:], 8
-    try:
-        if not digits[:1].isdigit():
-            raise ValueError
-        number = int(digits, base) * (-1 if text[0] == "-" else 1)
-    except ValueError:
-        raise ValueError(f'strconv.Parse{what}: parsing "{text}": invalid syntax') from None
-    if not least <= number <= most:
-        raise ValueError(f'strconv.Parse{what}: parsing "{text}": value out of range')
-    return number
-
-
-def size(text: str) -> int:
-    """Bytes of ``512m``, ``1.5g``, ``64MiB``, ``-1``: units are powers of 1024."""
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-    unit = text[len(number) :].strip().lower()
-    if unit not in ("", "b"):
-        unit = unit.removesuffix("ib") if unit.endswith("ib") else unit.removesuffix("b")
-    try:
-        value = float(number)
-    except ValueError:
-        raise ValueError(f"invalid size: '{text}'") from None
-    if value < 0:
-        raise ValueError(f"invalid size: '{text}'")
-    if unit not in _SIZES or value != value or "_" in number:
-        raise ValueError(f"invalid suffix: '{text[len(number) :].strip().lower()}'")
-    return int(value * 1024 ** _SIZES[unit])
-
-
 def memory_swap(text: str) -> int:
-    return -1 if text == "-1" else size(text)
-
-
-def duration(text: str) -> int:
-    """Nanoseconds of Go's ``1h2m3.5s``."""
-    rest = text.lstrip("+-") if text[:1] in ("+", "-") else text
-    if rest == "0":
-        return 0
-    total = 0.0
-    if not rest:
-        raise ValueError(f'time: invalid duration "{text}"')
-    while rest:
-        number = rest[: len(rest) - len(rest.lstrip("0123456789."))]
-        rest = rest[len(number) :]
-        if not number or number == "." or number.count(".") > 1:
-            raise ValueError(f'time: invalid duration "{text}"')
-        unit = rest[: len(rest) - len(rest.lstrip("nuµμmsh"))]
-        for known in sorted(_NANOSECONDS, key=len, reverse=True):
-            if unit.startswith(known):
-                unit = known
-                break
-        if not unit:
-            if rest:
-                raise ValueError(f'time: unknown unit "{rest}" in duration "{text}"')
-            raise ValueError(f'time: missing unit in duration "{text}"')
-        if unit not in _NANOSECONDS:
-            raise ValueError(f'time: unknown unit "{unit}" in duration "{text}"')
-        total += float(number) * _NANOSECONDS[unit]
-        rest = rest[len(unit) :]
-    return round(-total if text[0] == "-" else total)
+    return -1 if text == "-1" else ram_bytes(text)
 
 
 def decimal(text: str) -> int:
@@ -155,8 +91,8 @@ def ulimit(text: str) -> dict[str, Any]:
     if name not in ULIMITS:
         raise ValueError(f"invalid ulimit type: {name}")
     soft_text, colon, hard_text = limits.partition(":")
-    soft = integer(soft_text)
-    hard = integer(hard_text) if colon else soft
+    soft = parse_int(soft_text)
+    hard = parse_int(hard_text) if colon else soft
     if hard != -1 and (soft == -1 or soft > hard):
         raise ValueError(f"ulimit soft limit must be less than or equal to hard limit: "
                          f"{soft} > {hard}")  # fmt: skip
@@ -182,12 +118,12 @@ def _gpus(text: str) -> dict[str, Any]:
 
 
 _KINDS: dict[str, Callable[[str], Any]] = {
-    "int": integer,
-    "uint": lambda text: integer(text, 0, 2**64 - 1, "Uint"),
-    "uint16": lambda text: integer(text, 0, 2**16 - 1, "Uint"),
-    "bytes": size,
+    "int": lambda text: parse_int(text, 0),
+    "uint": lambda text: parse_uint(text, 0),
+    "uint16": lambda text: parse_uint(text, 0, 16),
+    "bytes": ram_bytes,
     "swap": memory_swap,
-    "duration": duration,
+    "duration": parse_duration,
     "decimal": decimal,
     "filter": filter_pair,
     "map": pair,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 
-from portside.cli import table, units
+from portside.cli import table, times
 from portside.cli.ps import ellipsis, short_id
 from portside.cli.session import Failed
 from portside.cli.verb import verb
 from portside.client.client import filters_text, path_of
 from portside.model.errors import InvalidParameter
+from portside.model.golang import sizes, timestamps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,12 +72,12 @@ def _number(value: int) -> str:
 
 
 def _optional_size(value: int) -> str:
-    return "N/A" if value < 0 else units.human_size(value)
+    return "N/A" if value < 0 else sizes.human_size(value)
 
 
 def _unique(line: _Line, full: bool) -> str:
     shared = line.image.get("SharedSize", -1)
-    return "N/A" if shared < 0 else units.human_size(line.image["Size"] - shared)
+    return "N/A" if shared < 0 else sizes.human_size(line.image["Size"] - shared)
 
 
 COLUMNS: Columns = {
@@ -85,12 +86,12 @@ COLUMNS: Columns = {
     "Repository": ("REPOSITORY", lambda line, full: line.repository),
     "Tag": ("TAG", lambda line, full: line.tag),
     "Digest": ("DIGEST", lambda line, full: line.digest),
-    "CreatedSince": ("CREATED", lambda line, full: units.ago(line.image["Created"])),
-    "CreatedAt": ("CREATED AT", lambda line, full: units.local_time(line.image["Created"])),
-    "Size": ("SIZE", lambda line, full: units.human_size(line.image["Size"], 3)),
+    "CreatedSince": ("CREATED", lambda line, full: times.ago(line.image["Created"])),
+    "CreatedAt": ("CREATED AT", lambda line, full: timestamps.local_time(line.image["Created"])),
+    "Size": ("SIZE", lambda line, full: sizes.human_size(line.image["Size"], 3)),
     "Containers": ("CONTAINERS", lambda line, full: _number(
         line.image.get("Containers", -1))),
-    "VirtualSize": ("SIZE", lambda line, full: units.human_size(line.image["Size"])),
+    "VirtualSize": ("SIZE", lambda line, full: sizes.human_size(line.image["Size"])),
     "SharedSize": ("SHARED SIZE", lambda line, full: _optional_size(
         line.image.get("SharedSize", -1))),
     "UniqueSize": ("UNIQUE SIZE", _unique),
@@ -157,16 +158,16 @@ def _print_tree(session: Session, options: Options, found: list[Item]) -> None:
         content = sum(item["Size"]["Content"] for item in manifests)
         used = "U" if image.get("Containers", 0) > 0 else ""
         rows.append([tags[-1] if tags else NONE, short_id(image["Id"]),
-                     units.human_size(image["Size"], 3),
-                     units.human_size(content, 3) if manifests else "", used])  # fmt: skip
+                     sizes.human_size(image["Size"], 3),
+                     sizes.human_size(content, 3) if manifests else "", used])  # fmt: skip
         for number, item in enumerate(manifests):
             platform = (item.get("ImageData") or {}).get("Platform") or {}
             name = "/".join(filter(None, (platform.get(key, "") for key in
                                           ("os", "architecture", "variant"))))  # fmt: skip
             branch = "└─" if number == len(manifests) - 1 else "├─"
             rows.append([f"{branch} {name}", short_id(item["ID"]),
-                         units.human_size(item["Size"]["Total"], 3),
-                         units.human_size(item["Size"]["Content"], 3),
+                         sizes.human_size(item["Size"]["Total"], 3),
+                         sizes.human_size(item["Size"]["Content"], 3),
                          "U" if (item.get("ImageData") or {}).get("Containers")
                          else ""])  # fmt: skip
     session.out(table.table(["IMAGE", "ID", "DISK USAGE", "CONTENT SIZE", "USED"], rows))
@@ -241,7 +242,7 @@ def _iso(item: Item) -> str:
 
 
 def _since(item: Item) -> str:
-    return units.ago(item["Created"]) if item["Created"] > 0 else "N/A"
+    return times.ago(item["Created"]) if item["Created"] > 0 else "N/A"
 
 
 _HISTORY: Columns = {
@@ -249,7 +250,7 @@ _HISTORY: Columns = {
     "CreatedSince": ("CREATED", lambda item, view: _since(item) if view.human else _iso(item)),
     "CreatedAt": ("CREATED AT", lambda item, view: _iso(item)),
     "CreatedBy": ("CREATED BY", _history_command),
-    "Size": ("SIZE", lambda item, view: units.human_size(item["Size"], 3) if view.human
+    "Size": ("SIZE", lambda item, view: sizes.human_size(item["Size"], 3) if view.human
              else str(item["Size"])),
     "Comment": ("COMMENT", lambda item, view: item.get("Comment", "")),
 }  # fmt: skip

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from portside.cli.session import describe
-from portside.cli.units import binary_size
 from portside.model.errors import PortsideError
+from portside.model.golang.sizes import binary_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

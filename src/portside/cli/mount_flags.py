@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
-from portside.cli.flag_values import csv, size
+from portside.cli.flag_values import csv
 from portside.model.errors import InvalidParameter
+from portside.model.golang.booleans import parse_bool
+from portside.model.golang.sizes import ram_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +18,6 @@ _KINDS = ("bind", "cluster", "image", "npipe", "tmpfs", "volume")
 _PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 _SECTION = {"bind": "BindOptions", "volume": "VolumeOptions", "tmpfs": "TmpfsOptions",
             "image": "ImageOptions"}  # fmt: skip
-_TRUE = ("1", "true")
-_FALSE = ("0", "false")
 
 
 def volumes(given: Iterable[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
@@ -110,11 +110,10 @@ def _put(
 
 
 def _switch(name: str, value: str) -> bool:
-    if value.lower() in _TRUE:
-        return True
-    if value.lower() in _FALSE:
-        return False
-    raise ValueError(f"invalid value for {name}: {value}")
+    try:
+        return parse_bool(value)
+    except ValueError:
+        raise ValueError(f"invalid value for {name}: {value}") from None
 
 
 def _recursive(bind: dict[str, Any], value: str) -> None:
@@ -133,7 +132,7 @@ def _recursive(bind: dict[str, Any], value: str) -> None:
 
 def _sized(name: str, value: str) -> int:
     try:
-        return size(value)
+        return ram_bytes(value)
     except ValueError:
         raise ValueError(f"invalid value for {name}: {value}") from None
 

@@ -126,12 +126,13 @@ def _containing(found: list[tuple[Any, Item]], inside: Any, problem: str) -> Ite
 
 def _created(item: Item, _: Any) -> str:
     """Go's text of the time, with its fraction."""
-    from portside.cli import units
+    from portside.cli import times
+    from portside.model.golang import timestamps
 
     text = str(item.get("Created", ""))
     fraction = text.partition(".")[2]
     digits = fraction[: len(fraction) - len(fraction.lstrip("0123456789"))].rstrip("0")
-    shown = units.local_time(units.parse_rfc3339(text))
+    shown = timestamps.local_time(times.seconds_of(text))
     return shown[:19] + (f".{digits}" if digits else "") + shown[19:]
 
 

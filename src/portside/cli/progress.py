@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from portside.cli.stream_pump import write_all
-from portside.cli.units import human_size
 from portside.model.errors import PortsideError
+from portside.model.golang.sizes import human_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

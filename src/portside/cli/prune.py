@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-from portside.cli import table, units
+from portside.cli import table
 from portside.cli.session import Failed
 from portside.cli.verb import verb
 from portside.client.client import filters_text
 from portside.client.errors import Refused
 from portside.model.errors import InvalidParameter
+from portside.model.golang import sizes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def wanted(session: Session, options: Options) -> dict[str, list[str]]:
 
 
 def reclaimed(session: Session, size: int) -> None:
-    session.out(f"Total reclaimed space: {units.human_size(size)}")
+    session.out(f"Total reclaimed space: {sizes.human_size(size)}")
 
 
 def tell(session: Session, title: str, lines: Iterable[str]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from portside.cli import table, units
+from portside.cli import table, times
 from portside.cli.verb import verb
 from portside.client.client import filters_text
+from portside.model.golang import sizes, timestamps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def _command(item: Item, view: _View) -> str:
 
 
 def _size(item: Item, view: _View) -> str:
-    size = units.human_size(item.get("SizeRw") or 0, 3)
+    size = sizes.human_size(item.get("SizeRw") or 0, 3)
     virtual = item.get("SizeRootFs") or 0
-    return f"{size} (virtual {units.human_size(virtual, 3)})" if virtual > 0 else size
+    return f"{size} (virtual {sizes.human_size(virtual, 3)})" if virtual > 0 else size
 
 
 def _mounts(item: Item, view: _View) -> str:
@@ -133,8 +134,8 @@ COLUMNS = {
     "Names": ("NAMES", _names),
     "Image": ("IMAGE", _image),
     "Command": ("COMMAND", _command),
-    "CreatedAt": ("CREATED AT", lambda item, view: units.local_time(item["Created"])),
-    "RunningFor": ("CREATED", lambda item, view: units.ago(item["Created"])),
+    "CreatedAt": ("CREATED AT", lambda item, view: timestamps.local_time(item["Created"])),
+    "RunningFor": ("CREATED", lambda item, view: times.ago(item["Created"])),
     "Ports": ("PORTS", lambda item, view: ports_text(item.get("Ports") or [])),
     "State": ("STATE", lambda item, view: item.get("State", "")),
     "Status": ("STATUS", lambda item, view: item.get("Status", "")),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from portside.cli import table, units
+from portside.cli import table
 from portside.cli.ps import ellipsis
 from portside.cli.verb import verb
 from portside.client import jsontext
 from portside.client.client import filters_text, path_of
 from portside.client.errors import Refused
 from portside.model.errors import PortsideError
+from portside.model.golang import sizes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _memory(entry: Entry, _: Any) -> str:
     if entry.is_idle or entry.sample is None:
         return f"{_UNKNOWN} / {_UNKNOWN}"
     used, limit = memory_used(entry.sample), _limit(entry.sample)
-    return f"{units.binary_size(used)} / {units.binary_size(limit)}"
+    return f"{sizes.binary_size(used)} / {sizes.binary_size(limit)}"
 
 
 def _memory_share(entry: Entry, _: Any) -> str:
@@ -84,7 +85,7 @@ def _network(entry: Entry, _: Any) -> str:
         return _UNKNOWN
     links = (entry.sample.get("networks") or {}).values()
     received, sent = (sum(link[name] for link in links) for name in ("rx_bytes", "tx_bytes"))
-    return f"{units.human_size(received, 3)} / {units.human_size(sent, 3)}"
+    return f"{sizes.human_size(received, 3)} / {sizes.human_size(sent, 3)}"
 
 
 def _block(entry: Entry, _: Any) -> str:
@@ -96,7 +97,7 @@ def _block(entry: Entry, _: Any) -> str:
         sum(item["value"] for item in entries if item["op"][:1].lower() == letter)
         for letter in "rw"
     )
-    return f"{units.human_size(read, 3)} / {units.human_size(written, 3)}"
+    return f"{sizes.human_size(read, 3)} / {sizes.human_size(written, 3)}"
 
 
 def _pids(entry: Entry, _: Any) -> str:

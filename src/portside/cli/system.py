@@ -186,7 +186,7 @@ def df(session: Session, options: Options, arguments: list[str]) -> None:
       --repair   Mend what can be mended: fetch, rebuild or drop it
 """)  # fmt: skip
 def check(session: Session, options: Options, arguments: list[str]) -> int:
-    from portside.cli.units import human_size
+    from portside.model.golang.sizes import human_size
 
     repair = options.flag("repair")
     report = session.client.post("/portside/check", {"repair": repair or None})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from portside.cli import table, units
+from portside.cli import table
 from portside.cli.ps import labels_text
 from portside.cli.verb import verb
 from portside.client.client import filters_text, path_of
 from portside.model.errors import InvalidParameter
+from portside.model.golang import sizes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _links(item: Item, _: Any) -> str:
 
 def _size(item: Item, _: Any) -> str:
     size = _usage(item, "Size")
-    return "N/A" if size < 0 else units.human_size(size)
+    return "N/A" if size < 0 else sizes.human_size(size)
 
 
 COLUMNS = {

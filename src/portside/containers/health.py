@@ -10,10 +10,10 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from portside.containers import stamps
 from portside.model.container import ExecConfig, ExecStart
 from portside.model.containerstate import HealthResult
 from portside.model.errors import PortsideError
+from portside.model.golang.timestamps import rfc3339_or_never
 from portside.model.ids import new_id
 from portside.model.image import Healthcheck
 from portside.runtime.messages import Exec, Exited, Identity, Streams
@@ -167,8 +167,8 @@ class HealthMonitor:
         if not record.running:
             return
         result = HealthResult(
-            start=stamps.rfc3339(started),
-            end=stamps.rfc3339(time.time_ns()),
+            start=rfc3339_or_never(started),
+            end=rfc3339_or_never(time.time_ns()),
             exit_code=code,
             output=output,
         )

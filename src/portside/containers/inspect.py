@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
 
-from portside.containers import legacy_links, security, stamps
+from portside.containers import legacy_links, security
 from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.containers.ended import unless_removed
 from portside.containers.record import Record
+from portside.model import filters as matching
 from portside.model.container import HostConfig
 from portside.model.containerstate import (
     ContainerInspect,
@@ -26,14 +25,16 @@ from portside.model.containerstate import (
     SummaryNetworks,
 )
 from portside.model.errors import InvalidParameter, NotFound
+from portside.model.filters import Filters
+from portside.model.golang.durations import human_duration
+from portside.model.golang.timestamps import rfc3339_or_never
 from portside.model.network import EndpointSettings, NetworkSettings
-
-Filters = Mapping[str, Sequence[str]]
 
 FILTERS = frozenset(
     ("ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label",
      "label!", "name", "network", "publish", "since", "status", "volume")
 )  # fmt: skip
+PRUNE_FILTERS = frozenset(("label", "label!", "until"))
 _STATES = frozenset(("created", "running", "paused", "restarting", "removing", "exited", "dead"))
 
 
@@ -46,7 +47,7 @@ async def inspect(core: Core, container: Container, size: bool = False) -> Conta
     command = _command(record)
     found = ContainerInspect(
         id=record.id,
-        created=stamps.rfc3339(record.created_ns),
+        created=rfc3339_or_never(record.created_ns),
         path=command[0] if command else "",
         args=command[1:],
         state=state_of(container),
@@ -134,8 +135,8 @@ def state_of(container: Container) -> State:
         pid=record.pid,
         exit_code=record.exit_code,
         error=record.error,
-        started_at=stamps.rfc3339(record.started_ns),
-        finished_at=stamps.rfc3339(record.finished_ns),
+        started_at=rfc3339_or_never(record.started_ns),
+        finished_at=rfc3339_or_never(record.finished_ns),
         health=health,
     )
 
@@ -168,7 +169,7 @@ def status_text(record: Record, now: float) -> str:
     """``Up 2 hours (healthy)``, ``Exited (0) 3 days ago``."""
     state = record.status
     if state in ("running", "paused"):
-        up = f"Up {stamps.human(now - record.started_ns / 1e9)}"
+        up = f"Up {human_duration(now - record.started_ns / 1e9)}"
         if state == "paused":
             return f"{up} (Paused)"
         if record.health_status in ("starting", "healthy", "unhealthy"):
@@ -181,7 +182,7 @@ def status_text(record: Record, now: float) -> str:
         return "Removal In Progress"
     if state == "dead":
         return "Dead"
-    ago = stamps.human(now - record.finished_ns / 1e9) if record.finished_ns else "some time"
+    ago = human_duration(now - record.finished_ns / 1e9) if record.finished_ns else "some time"
     word = "Restarting" if state == "restarting" else "Exited"
     return f"{word} ({record.exit_code}) {ago} ago"
 
@@ -264,9 +265,9 @@ def choose(core: Core, filters: Filters, *, all: bool, limit: int) -> list[Conta
 
 
 def check_filters(filters: Filters) -> None:
+    matching.check(filters, FILTERS)
+    matching.boolean(filters, "is-task")
     for key, values in filters.items():
-        if key not in FILTERS:
-            raise InvalidParameter(f"invalid filter '{key}'")
         for value in values:
             if key == "status" and value not in _STATES:
                 raise InvalidParameter(
@@ -275,8 +276,6 @@ def check_filters(filters: Filters) -> None:
                 )
             if key == "exited" and not value.lstrip("-").isdigit():
                 raise InvalidParameter(f"invalid filter 'exited=[{value}]'")
-            if key == "is-task" and value.lower() not in ("true", "false", "1", "0"):
-                raise InvalidParameter(f"invalid filter 'is-task=[{value}]'")
             if key == "health" and value not in ("none", "starting", "healthy", "unhealthy"):
                 raise InvalidParameter(f"invalid filter 'health={value}'")
 
@@ -310,22 +309,19 @@ class _Chooser:
             return False
         if self._since is not None and record.created_ns <= self._since:
             return False
+        if not matching.labels_match(self._filters, record.config.labels):
+            return False
         return all(self._matches(record, key, values) for key, values in self._filters.items())
 
     def _matches(self, record: Record, key: str, values: list[str]) -> bool:
-        labels = record.config.labels or {}
         match key:
             case "id":
-                return any(re.match(value, record.id) for value in values)
+                return matching.has_pattern(self._filters, key, record.id)
             case "name":
                 names = (record.name, f"/{record.name}")
-                return any(_search(value, name) for value in values for name in names)
+                return matching.has_pattern(self._filters, key, *names)
             case "status":
                 return record.status in values
-            case "label":
-                return all(_labelled(labels, value) for value in values)
-            case "label!":
-                return not any(_labelled(labels, value) for value in values)
             case "exited":
                 return record.status == "exited" and str(record.exit_code) in values
             case "health":
@@ -340,7 +336,7 @@ class _Chooser:
             case "publish" | "expose":
                 return self._has_port(record, key, values)
             case "is-task":
-                return not any(value in ("true", "1") for value in values)
+                return matching.boolean(self._filters, key) is False
         return True
 
     def _on_network(self, record: Record, values: list[str]) -> bool:
@@ -371,18 +367,6 @@ class _Chooser:
                 if wanted & set(record.config.exposed_ports or ()):
                     return True
         return False
-
-
-def _search(pattern: str, text: str) -> bool:
-    try:
-        return re.search(pattern, text) is not None
-    except re.error:
-        return pattern in text
-
-
-def _labelled(labels: Mapping[str, str], wanted: str) -> bool:
-    key, equals, value = wanted.partition("=")
-    return key in labels and (not equals or labels[key] == value)
 
 
 async def summaries(

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from portside.containers import stamps
 from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.containers.log_files import PIECE, Generation, open_generations
 from portside.kernel.inotify import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Inotify
-from portside.model.errors import InvalidParameter, NotImplementedHere
+from portside.model.errors import NotImplementedHere
+from portside.model.golang.timestamps import rfc3339_or_zero
 
 _NUMBERS = {"stdout": 1, "stderr": 2}
 
@@ -141,7 +141,7 @@ class _Reader:
         """Without those that ended before ``since``: the next one began before it too."""
         for index, generation in enumerate(generations):
             first = next(self._entries([generation.first]), None)
-            if first is not None and nanoseconds(first.time) < self._options.since_ns:
+            if first is not None and rfc3339_or_zero(first.time) < self._options.since_ns:
                 for old in generations[index + 1 :]:
                     old.close()
                 return generations[: index + 1]
@@ -261,7 +261,7 @@ class _Reader:
             if not (options.stdout if entry.stream == "stdout" else options.stderr):
                 continue
             if options.since_ns or options.until_ns:
-                at = nanoseconds(entry.time)
+                at = rfc3339_or_zero(entry.time)
                 if at < options.since_ns:
                     continue
                 if options.until_ns and at > options.until_ns:
@@ -277,14 +277,6 @@ class _Reader:
                 found.append(struct.pack(">BxxxL", _NUMBERS.get(entry.stream, 1), len(data)))
             found.append(data)
         return b"".join(found)
-
-
-def nanoseconds(stamp: str) -> int:
-    """Of a record's time."""
-    with suppress(InvalidParameter, ValueError):
-        whole, _, fraction = stamp.rstrip("Z").partition(".")
-        return stamps.moment(whole + "+00:00") + int((fraction or "0")[:9].ljust(9, "0"))
-    return 0
 
 
 def _padded(stamp: str) -> str:

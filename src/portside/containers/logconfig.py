@@ -5,7 +5,10 @@ from __future__ import annotations
 from portside.containers.record import Record
 from portside.model.container import LogConfig
 from portside.model.errors import InvalidParameter, NotImplementedHere
+from portside.model.golang.booleans import parse_bool
+from portside.model.golang.sizes import ram_bytes
 from portside.runtime import messages
+from portside.runtime.logs import log_size
 
 BUILT = frozenset(("json-file", "local", "none", "syslog", "journald"))
 _KNOWN = frozenset(("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "logentries", "splunk"))
@@ -63,16 +66,14 @@ def check_log_config(config: LogConfig) -> None:
 
 
 def _check_numbers(options: dict[str, str]) -> None:
-    from portside.runtime.logs import size
-
-    for name in ("max-size", "max-buffer-size"):
-        if name in options:
-            size(options[name], name)
+    if "max-size" in options:
+        log_size(options["max-size"])
+    if "max-buffer-size" in options:
+        ram_bytes(options["max-buffer-size"])
     files = options.get("max-file", "1")
     if not files.isdigit() or int(files) < 1:
         raise InvalidParameter("max-file cannot be less than 1")
-    if options.get("compress", "false") not in ("true", "false"):
-        raise InvalidParameter("invalid value for log option compress: it is true or false")
+    parse_bool(options.get("compress", "false"))
 
 
 def monitor_log(record: Record, path: str) -> messages.LogConfig:

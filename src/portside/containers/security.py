@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, InvalidText
+from portside.model.golang.booleans import parse_bool
 
 UNCONFINED = "unconfined"
 BUILTIN = "builtin"
@@ -72,8 +73,7 @@ def _split(option: str) -> tuple[str, str]:
 
 def _boolean(option: str, value: str) -> bool:
     """As Go's ParseBool reads it."""
-    if value in ("1", "t", "T", "TRUE", "true", "True"):
-        return True
-    if value in ("0", "f", "F", "FALSE", "false", "False"):
-        return False
-    raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
+    try:
+        return parse_bool(value)
+    except InvalidText:
+        raise InvalidParameter(f'invalid --security-opt 2: "{option}"') from None

@@ -17,7 +17,9 @@ from portside.containers.container import Container
 from portside.containers.container_files import CommitWish
 from portside.containers.core import ContainerOptions, Core
 from portside.containers.ended import unless_removed
+from portside.containers.inspect import PRUNE_FILTERS
 from portside.containers.interfaces import Images, Networks, Volumes
+from portside.model import filters as matching
 from portside.model.container import (
     CreateRequest,
     ExecConfig,
@@ -35,8 +37,9 @@ from portside.model.containerstate import (
     Top,
     Waited,
 )
-from portside.model.errors import Conflict, InvalidParameter, NotFound, PortsideError
+from portside.model.errors import Conflict, NotFound, PortsideError
 from portside.model.events import Publisher
+from portside.model.filters import Filters
 from portside.model.instance import Instance
 from portside.model.network import EndpointSettings
 from portside.model.platform import Platform
@@ -48,8 +51,6 @@ from portside.store.store_jobs import Change
 if TYPE_CHECKING:
     from portside.containers.log_reader import LogsOptions
     from portside.runtime.launcher_client import Launcher
-
-Filters = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,12 +337,16 @@ class ContainerService:
 
     async def prune(self, filters: Filters) -> ContainersPruned:
         """Remove every container that does not run and matches."""
+        matching.check(filters, PRUNE_FILTERS)
+        until = matching.until(filters)
+        labels = {name: values for name, values in filters.items() if name != "until"}
         removed: list[str] = []
         freed = 0
-        for container in inspect.choose(self.core, _prune_filters(filters), all=True, limit=0):
+        for container in inspect.choose(self.core, labels, all=True, limit=0):
             record = container.record
-            if record.status not in ("created", "exited", "dead") or not _old(record.created_ns,
-                                                                              filters):  # fmt: skip
+            if record.status not in ("created", "exited", "dead"):
+                continue
+            if until is not None and record.created_ns >= until:
                 continue
             try:
                 with unless_removed(container):
@@ -352,16 +357,3 @@ class ContainerService:
             removed.append(record.id)
             freed += size
         return ContainersPruned(containers_deleted=tuple(removed) or None, space_reclaimed=freed)
-
-
-def _prune_filters(filters: Filters) -> Filters:
-    for key in filters:
-        if key not in ("label", "label!", "until"):
-            raise InvalidParameter(f"invalid filter '{key}'")
-    return {key: values for key, values in filters.items() if key != "until"}
-
-
-def _old(created_ns: int, filters: Filters) -> bool:
-    from portside.containers.stamps import moment
-
-    return all(created_ns < moment(value) for value in filters.get("until", ()))

@@ -17,14 +17,13 @@ from portside.engine.options import (
     Spec,
     Ulimit,
     parse_pool,
-    parse_size,
     parse_ulimit,
     specs,
 )
 from portside.model.errors import InvalidParameter
-
-_TRUE = frozenset(("1", "t", "true", "T", "TRUE", "True"))
-_FALSE = frozenset(("0", "f", "false", "F", "FALSE", "False"))
+from portside.model.golang.booleans import parse_bool
+from portside.model.golang.numbers import parse_int
+from portside.model.golang.sizes import ram_bytes
 
 
 class HelpWanted(Exception):
@@ -137,30 +136,15 @@ def _from_text(spec: Spec, value: str) -> Any:
     readers: dict[str, Callable[[str], Any]] = {
         "str": str,
         "list": str,
-        "bool": _boolean,
-        "int": _integer,
-        "size": parse_size,
+        "bool": parse_bool,
+        "int": lambda text: parse_int(text, 0),
+        "size": ram_bytes,
         "pools": parse_pool,
         "map": _pair,
         "ulimits": _ulimit_pair,
         "runtimes": _runtime_pair,
     }
     return readers[spec.kind](value)
-
-
-def _boolean(text: str) -> bool:
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise InvalidParameter("must be true or false")
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise InvalidParameter("must be an integer") from None
 
 
 def _pair(text: str) -> dict[str, str]:
@@ -228,7 +212,7 @@ def _from_json(spec: Spec, key: str, value: Any) -> Any:
 
 def _size(key: str, value: str) -> int:
     try:
-        return parse_size(value)
+        return ram_bytes(value)
     except InvalidParameter as err:
         raise InvalidParameter(f'"{key}": {err}') from None
 

@@ -8,14 +8,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from portside.model import filters as matching
 from portside.model.events import Actor, Event
+from portside.model.filters import Filters
 
 KEPT = 1024
 """Events kept for ``since``."""
 _BACKLOG = 8192
 """Events a listener may fall behind before it is cut off."""
-
-Filters = Mapping[str, Sequence[str]]
 
 
 class EventBus:
@@ -101,7 +101,9 @@ def matches(event: Event, filters: Filters) -> bool:
     """Docker's event filters: values of one key are alternatives, all keys must match."""
     if not filters:
         return True
-    return all(_matches_key(event, key, values) for key, values in filters.items() if values)
+    return matching.labels_match(filters, event.actor.attributes) and all(
+        _matches_key(event, key, values) for key, values in filters.items() if values
+    )
 
 
 def _matches_key(event: Event, key: str, values: Sequence[str]) -> bool:
@@ -113,8 +115,6 @@ def _matches_key(event: Event, key: str, values: Sequence[str]) -> bool:
             return "local" in values
         case "event":
             return _matches_action(event.action, values)
-        case "label":
-            return all(_matches_label(attributes, value) for value in values)
         case "image":
             name = attributes.get("name" if event.type == "image" else "image", "")
             names = {event.actor.id, name, _without_tag(event.actor.id), _without_tag(name)}
@@ -133,11 +133,6 @@ def _matches_action(action: str, values: Sequence[str]) -> bool:
     if loose:
         return any(action.startswith(value) for value in values)
     return action in values
-
-
-def _matches_label(attributes: Mapping[str, str], wanted: str) -> bool:
-    key, equals, value = wanted.partition("=")
-    return key in attributes and (not equals or attributes[key] == value)
 
 
 def _without_tag(name: str) -> str:

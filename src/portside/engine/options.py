@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, InvalidText
+from portside.model.golang.numbers import atoi
 from portside.model.instance import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, DEFAULT_SOCKET
 
 DEFAULT_CONFIG_FILE = "/etc/portside/daemon.json"
@@ -274,28 +275,14 @@ def specs() -> dict[str, Spec]:
     return {item.name: item.metadata["spec"] for item in fields(DaemonOptions)}
 
 
-SIZE_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-
-def parse_size(text: str) -> int:
-    """Bytes of ``64m``, ``1g``, ``512``; binary units as dockerd takes them."""
-    lower = text.strip().lower().removesuffix("ib").removesuffix("b")
-    digits = lower.rstrip("kmgt")
-    unit = lower[len(digits) :]
-    try:
-        return int(float(digits) * SIZE_UNITS[unit])
-    except (ValueError, KeyError):
-        raise InvalidParameter(f"invalid size: '{text}'") from None
-
-
 def parse_ulimit(text: str) -> Ulimit:
     """``nofile=1024:2048``, or one number for both."""
     name, equals, value = text.partition("=")
     soft, _, hard = value.partition(":")
     try:
-        low = int(soft)
-        high = int(hard) if hard else low
-    except ValueError:
+        low = atoi(soft)
+        high = atoi(hard) if hard else low
+    except InvalidText:
         raise InvalidParameter(f"invalid ulimit argument: {text}") from None
     if not equals or not name:
         raise InvalidParameter(f"invalid ulimit argument: {text}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from portside.images import clock
 from portside.images.compress import Packer
 from portside.images.config_changes import apply_changes
 from portside.images.image_jobs import Packed
@@ -14,6 +13,7 @@ from portside.images.manifest_builder import record_image
 from portside.model.digest import Digest
 from portside.model.errors import NotFound
 from portside.model.events import Publisher
+from portside.model.golang.timestamps import now_rfc3339
 from portside.model.image import (
     COMPRESSIONS,
     DOCKER_LAYER_GZIP,
@@ -104,7 +104,7 @@ def _docker_form(layer: Descriptor) -> Descriptor:
 
 
 def _config(base: ImageConfig, request: Commit, config: RunConfig, packed: Packed) -> ImageConfig:
-    moment = clock.now()
+    moment = now_rfc3339()
     is_empty = packed.diff_id in EMPTY_TARS
     diff_ids = base.rootfs.diff_ids if is_empty else (*base.rootfs.diff_ids, packed.diff_id)
     created_by = " ".join(request.config.cmd or ()) if request.config else ""

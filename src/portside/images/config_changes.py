@@ -9,14 +9,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from portside.model.errors import InvalidParameter
+from portside.model.golang.durations import MILLISECOND, parse_duration
 from portside.model.image import Healthcheck, RunConfig
 
 _VARIABLE = re.compile(
     r"\\(.)|\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?::([-+?])([^}]*))?\})"
 )
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9}
-_UNITS |= {"m": 60 * 10**9, "h": 3600 * 10**9}
 _EXPANDED = frozenset({"env", "expose", "label", "stopsignal", "user", "volume", "workdir"})
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?")
 
@@ -269,11 +267,8 @@ def _duration(options: dict[str, str], name: str) -> int:
     text = options.get(name)
     if text is None:
         return 0
-    parts = _DURATION.findall(text)
-    if "".join(number + unit for number, unit in parts) != text:
-        raise InvalidParameter(f'time: invalid duration "{text}"')
-    total = int(sum(float(number) * _UNITS[unit] for number, unit in parts))
-    if 0 < total < 10**6:
+    total = parse_duration(text)
+    if 0 < total < MILLISECOND:
         raise InvalidParameter(f'Interval "{name}" cannot be less than 1ms')
     return total
 

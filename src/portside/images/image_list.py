@@ -6,19 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from portside.images import clock
-from portside.images.filters import (
-    Filters,
-    boolean,
-    check,
-    labels_match,
-    reference_matches,
-    single_moment,
-)
+from portside.images.filters import reference_matches
 from portside.images.image_store import Catalogue, ImageRecord, shown
 from portside.images.local_manifests import manifest_summaries
 from portside.model.digest import chain_id
 from portside.model.errors import SystemFailure
+from portside.model.filters import Filters, boolean, check, earliest_until, labels_match
+from portside.model.golang.timestamps import SECOND, rfc3339_or_zero
 from portside.model.image import Descriptor, RunConfig
 from portside.model.imageapi import (
     NO_TIME,
@@ -53,7 +47,7 @@ class Lister:
         self._filters = filters
         self._options = options
         self._dangling = boolean(filters, "dangling")
-        self._until = single_moment(filters, "until")
+        self._until = earliest_until(filters)
         self._before = self._created_of("before")
         self._since = self._created_of("since")
 
@@ -62,7 +56,7 @@ class Lister:
         found = None
         for value in self._filters.get(name, ()):
             identifier = self._catalogue.resolve(value)
-            found = clock.parse(self._catalogue.config(identifier).created) or 0
+            found = rfc3339_or_zero(self._catalogue.config(identifier).created)
         return found
 
     def summaries(self) -> list[ImageSummary]:
@@ -79,14 +73,14 @@ class Lister:
         return sorted(found, key=self._age, reverse=True)
 
     def _age(self, summary: ImageSummary) -> int:
-        return clock.parse(self._catalogue.config(summary.id).created) or 0
+        return rfc3339_or_zero(self._catalogue.config(summary.id).created)
 
     def _one(
         self, identifier: str, record: ImageRecord, names: list[Reference], parents: set[str]
     ) -> ImageSummary | None:
         config = self._catalogue.config(identifier)
         labels = config.run.labels
-        if not self._in_time(clock.parse(config.created) or 0):
+        if not self._in_time(rfc3339_or_zero(config.created)):
             return None
         if not labels_match(self._filters, labels or {}):
             return None
@@ -102,7 +96,7 @@ class Lister:
             parent_id=record.parent,
             repo_tags=tags,
             repo_digests=digests,
-            created=clock.seconds(config.created),
+            created=rfc3339_or_zero(config.created) // SECOND,
             size=record.size,
             labels=labels,
             containers=len(users) if self._options.containers else -1,
@@ -239,7 +233,7 @@ def _lines(catalogue: Catalogue, identifier: str) -> list[HistoryItem]:
             used += 1
         lines.append(
             HistoryItem(
-                created=clock.seconds(entry.created),
+                created=rfc3339_or_zero(entry.created) // SECOND,
                 created_by=entry.created_by,
                 size=size,
                 comment=entry.comment,

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.images.clock import now
 from portside.model.digest import Digest, chain_id
 from portside.model.errors import InvalidParameter, NotFound
+from portside.model.golang.timestamps import now_rfc3339
 from portside.model.image import (
     MAX_CONFIG,
     MAX_MANIFEST,
@@ -205,7 +205,7 @@ class Catalogue:
     def touch(self, identifier: str) -> None:
         """Remember that the image was tagged now."""
         record = self.record(identifier)
-        self.records.put(identifier, msgspec.structs.replace(record, last_tagged=now()))
+        self.records.put(identifier, msgspec.structs.replace(record, last_tagged=now_rfc3339()))
 
     def untag(self, name: Reference) -> bool:
         return self.records.release(str(name))
@@ -250,7 +250,7 @@ def _merged(old: ImageRecord | None, new: ImageRecord) -> ImageRecord:
     """What is known from before, completed: a known image keeps its parent and first manifest
     unless the new one came from a registry with an index of its own."""
     if old is None:
-        return msgspec.structs.replace(new, stored_at=new.stored_at or now())
+        return msgspec.structs.replace(new, stored_at=new.stored_at or now_rfc3339())
     keep_manifest = bool(old.index) and not new.index
     base = old if keep_manifest else new
     return msgspec.structs.replace(

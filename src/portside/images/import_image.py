@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
-from portside.images import clock
 from portside.images.compress import Packer
 from portside.images.config_changes import apply_changes
 from portside.images.image_store import Catalogue
 from portside.images.manifest_builder import record_image
 from portside.model.errors import InvalidParameter
 from portside.model.events import Publisher
+from portside.model.golang.timestamps import now_rfc3339
 from portside.model.image import (
     DOCKER_LAYER_GZIP,
     Descriptor,
@@ -49,7 +49,7 @@ async def import_image(
         archive = _download(registries, archive, report)
     with catalogue.store.lease("import") as lease:
         packed = await Packer(catalogue.store, lease.ref).from_stream(archive)
-        moment = clock.now()
+        moment = now_rfc3339()
         made = ImageConfig(
             architecture=target.architecture,
             comment=message,

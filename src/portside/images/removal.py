@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from portside.images import clock
-from portside.images.filters import Filters, boolean, check, labels_match, single_moment
 from portside.images.image_store import Catalogue
 from portside.model.digest import chain_id
 from portside.model.errors import Conflict, InvalidParameter, NotFound
 from portside.model.events import Publisher
+from portside.model.filters import Filters, boolean, check, labels_match
+from portside.model.filters import until as until_of
+from portside.model.golang.timestamps import rfc3339_or_zero
 from portside.model.ids import short
 from portside.model.imageapi import DeleteItem, PruneReport
 from portside.model.reference import Reference
@@ -193,13 +194,13 @@ async def prune(
     """Delete images without a tag, or with ``dangling=false`` all that no container uses."""
     check(filters, _PRUNE_FILTERS)
     dangling_only = boolean(filters, "dangling") is not False
-    until = single_moment(filters, "until")
+    until = until_of(filters)
     remover = Remover(catalogue, is_running, publish)
     for identifier in catalogue.records.ids():
         if identifier not in catalogue.records:
             continue  # a parent that went with its last child
         config = catalogue.config(identifier)
-        if until is not None and not (clock.parse(config.created) or 0) < until:
+        if until is not None and not rfc3339_or_zero(config.created) < until:
             continue
         if not labels_match(filters, config.run.labels or {}):
             continue

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from portside.images.filters import Filters, boolean, check
 from portside.model.errors import InvalidParameter
+from portside.model.filters import Filters, boolean, check
 from portside.model.imageapi import SearchResult
 from portside.model.reference import DEFAULT_DOMAIN
 from portside.model.registryauth import AuthConfig

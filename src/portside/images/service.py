@@ -7,11 +7,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, M
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from portside.images.filters import Filters
 from portside.images.image_store import Catalogue, check_platform, require_name
 from portside.images.singleflight import Joint
 from portside.model.errors import PortsideError
 from portside.model.events import Publisher
+from portside.model.filters import Filters
 from portside.model.image import Image, RunConfig
 from portside.model.imageapi import (
     DeleteItem,

@@ -7,13 +7,12 @@ Go's nil; numbers are 0 when they were not given, except where null has its own 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from portside.model.decoding import why_not_json
 from portside.model.errors import InvalidParameter
+from portside.model.golang import json_reading
 from portside.model.image import Healthcheck
 from portside.model.network import EndpointSettings, PortBinding
 
@@ -353,62 +352,18 @@ class ExecStart(Named):
 
 
 def decode_create(body: bytes) -> CreateRequest:
-    """The body of a create request, read as leniently as Go reads it.
-
-    Names match whatever their case, null is the same as absent, and ``Cmd`` and
-    ``Entrypoint`` may be one string. Raises InvalidParameter.
-    """
-    raw = _object(body)
-    request = _fields(raw, CreateRequest)
-    if isinstance(request.get("HostConfig"), dict):
-        host = request["HostConfig"] = _fields(request["HostConfig"], HostConfig)
-        for name, kind in (("LogConfig", LogConfig), ("RestartPolicy", RestartPolicy)):
-            if isinstance(host.get(name), dict):
-                host[name] = _fields(host[name], kind)
-    if isinstance(request.get("Healthcheck"), dict):
-        request["Healthcheck"] = _fields(request["Healthcheck"], Healthcheck)
-    if isinstance(request.get("NetworkingConfig"), dict):
-        request["NetworkingConfig"] = _fields(request["NetworkingConfig"], NetworkingConfig)
-    return _convert(request, CreateRequest)
+    """The body of a create request. Raises InvalidParameter."""
+    return decode_as(body, CreateRequest)
 
 
 def decode_as(body: bytes, kind: type[_T]) -> _T:
-    """Another request's body (UpdateRequest, ExecConfig, …), as leniently."""
-    return _convert(_fields(_object(body), kind), kind)
+    """A request's body (CreateRequest, ExecConfig, …), read as leniently as Go reads it.
 
-
-def _object(body: bytes) -> dict[str, Any]:
+    Raises InvalidParameter.
+    """
     if not body.strip():
         raise InvalidParameter("invalid JSON: got EOF while reading request body")
     try:
-        raw = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidParameter(f"invalid JSON: {why_not_json(error, body)}") from error
-    if not isinstance(raw, dict):
-        raise InvalidParameter("invalid JSON: the request body must be an object")
-    return raw
-
-
-def _fields(raw: Mapping[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Without nulls and with exact names; a single string where a list of words may be."""
-    exact = {name.lower(): name for name in kind.__struct_encode_fields__}
-    found: dict[str, Any] = {}
-    for name, value in raw.items():
-        if value is None:
-            continue
-        name = exact.get(name.lower(), name)
-        if name in ("Cmd", "Entrypoint", "Shell") and isinstance(value, str):
-            value = [value]
-        found[name] = value
-    return found
-
-
-def _convert(raw: dict[str, Any], kind: type[_T]) -> _T:
-    try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError:
-        from portside.model import golike  # seldom needed, and slow to import
-    try:
-        return msgspec.convert(golike.settled(raw, kind), kind)
-    except msgspec.ValidationError as error:
-        raise InvalidParameter(f"invalid JSON: {error}") from error
+        return json_reading.decode(body, kind)
+    except InvalidParameter as err:
+        raise InvalidParameter(f"invalid JSON: {err}") from None

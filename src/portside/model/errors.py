@@ -4,6 +4,7 @@
 
     PortsideError                 anything this package raises on purpose
     ├── InvalidParameter          the request is malformed or out of range        (400)
+    │   └── InvalidText           a number, size, time … that cannot be read      (400)
     ├── Unauthorized              credentials are missing or wrong                (401)
     ├── Forbidden                 understood, and refused                         (403)
     ├── NotFound                  no such object                                  (404)
@@ -40,6 +41,10 @@ class PortsideError(Exception):
 
 class InvalidParameter(PortsideError):
     """A request, option or file is malformed or out of range; the message names the field."""
+
+
+class InvalidText(InvalidParameter, ValueError):
+    """A text is not the number, size, duration or time it should be; Go's words say why."""
 
 
 class Unauthorized(PortsideError):

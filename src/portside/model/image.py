@@ -12,6 +12,7 @@ import msgspec
 
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
+from portside.model.golang import json_reading
 from portside.model.platform import Platform
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -231,8 +232,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 def decode(data: bytes, kind: type[_T], what: str) -> _T:
     """A document from its bytes; InvalidParameter names ``what`` when it is malformed."""
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
+        return json_reading.decode(data, kind)
+    except InvalidParameter as err:
         raise InvalidParameter(f"{what} is malformed: {err}") from err
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from portside.model.golang.sizes import human_size
+
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """One message. Either ``stream`` text, or a ``status`` (of the item ``id``), or ``aux``."""
@@ -58,16 +60,6 @@ def quiet(_: Progress) -> None:
 def bar(current: int, total: int) -> str:
     """``[=====>     ]  1.2MB/3.4MB`` as older clients print it."""
     if total <= 0 or current > total:
-        return f"{size(current):>8}"
+        return f"{human_size(current):>8}"
     done = current * 100 // total // 2
-    return f"[{'=' * done}>{' ' * (50 - done)}] {size(current):>8}/{size(total)}"
-
-
-def size(count: int) -> str:
-    """Bytes in decimal units with four significant digits, as Docker writes them."""
-    value, units = float(count), ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
-    unit = 0
-    while value >= 1000 and unit < len(units) - 1:
-        value /= 1000
-        unit += 1
-    return f"{value:.4g}{units[unit]}"
+    return f"[{'=' * done}>{' ' * (50 - done)}] {human_size(current):>8}/{human_size(total)}"

@@ -14,6 +14,8 @@ import ipaddress
 
 import msgspec
 
+from portside.model.errors import InvalidText
+from portside.model.golang.booleans import parse_bool
 from portside.model.network import (
     EndpointIPAMConfig,
     EndpointSettings,
@@ -42,9 +44,6 @@ ENDPOINT_NAME = OPTION + "endpoint.ifname"
 ENDPOINT_SYSCTLS = OPTION + "endpoint.sysctls"
 
 NO_IPAM = EndpointIPAMConfig()
-_TRUE = frozenset({"1", "t", "true"})
-_FALSE = frozenset({"0", "f", "false"})
-BOOLEAN_WORDS = _TRUE | _FALSE
 
 
 class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,8 +72,10 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     def flag(self, name: str, default: bool) -> bool:
         """A boolean option as Go's strconv.ParseBool reads it; checked when created."""
-        text = self.option(name).lower()
-        return text in _TRUE if text in BOOLEAN_WORDS else default
+        try:
+            return parse_bool(self.option(name))
+        except InvalidText:
+            return default
 
     def config(self, version: int) -> IPAMConfig | None:
         """The network's range of one IP version."""

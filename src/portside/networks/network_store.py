@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from portside.kernel.netlink import IPVLAN_FLAGS, IPVLAN_MODES, MACVLAN_MODES, Route, Rtnl
+from portside.model import filters as matching
 from portside.model.errors import (
     Conflict,
     Forbidden,
     InvalidParameter,
+    InvalidText,
     NotFound,
     NotImplementedHere,
     Unavailable,
 )
+from portside.model.filters import Filters
+from portside.model.golang.booleans import parse_bool
+from portside.model.golang.timestamps import now_rfc3339
 from portside.model.ids import new_id
 from portside.model.instance import Instance
 from portside.model.network import (
@@ -36,6 +40,10 @@ from portside.networks.network_records import NetworkRecord
 from portside.store.db import Database, NameTaken
 
 MAX_NAME = 255
+LIST_FILTERS = frozenset(
+    ("dangling", "driver", "id", "idOrName", "label", "label!", "name", "scope", "type")
+)
+PRUNE_FILTERS = frozenset(("label", "label!", "until"))
 DRIVERS = ("bridge", "macvlan", "ipvlan")
 GATEWAY_MODES = ("", "nat", "nat-unprotected", "routed", "isolated")
 BOOLEANS = (
@@ -47,7 +55,7 @@ BOOLEANS = (
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return now_rfc3339()
 
 
 class Catalogue:
@@ -358,8 +366,12 @@ def _check_options(driver: str, options: Mapping[str, str]) -> None:
     if mtu and not (mtu.isdigit() and 68 <= int(mtu) <= 65535):
         raise InvalidParameter(f"invalid value for {network_records.MTU}: {mtu!r} (68 to 65535)")
     for name in BOOLEANS:
-        if options.get(name, "true").lower() not in network_records.BOOLEAN_WORDS:
-            raise InvalidParameter(f"invalid boolean for {name}: {options[name]!r}")
+        try:
+            parse_bool(options.get(name) or "true")
+        except InvalidText as err:
+            raise InvalidParameter(
+                f"failed to parse {name} value: {options[name]} ({err})"
+            ) from None
     for name in (network_records.BRIDGE_MODE4, network_records.BRIDGE_MODE6):
         if options.get(name, "") not in GATEWAY_MODES:
             raise InvalidParameter(f"unknown gateway mode {options[name]!r} for {name}")
@@ -397,71 +409,25 @@ def _check_address(name: str, text: str) -> IPAddress:
         raise InvalidParameter(f"invalid address for {name}: {text!r}") from err
 
 
-def older(created: str, until: str) -> bool:
-    """Whether a network was made before ``until``: a Unix time, an RFC 3339 date, or a
-    duration before now such as 24h or 1h30m."""
-    moment = datetime.fromisoformat(created.replace("Z", "+00:00"))
-    return moment < _moment(until)
-
-
-def _moment(text: str) -> datetime:
-    units = {"h": 3600, "m": 60, "s": 1}
-    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        seconds = sum(float(number) * units[unit] for number, unit in parts)
-        return datetime.fromtimestamp(datetime.now(UTC).timestamp() - seconds, UTC)
-    try:
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            return datetime.fromtimestamp(float(text), UTC)
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError as err:
-        raise InvalidParameter(f"invalid filter 'until={text}'") from err
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def matches(resource: NetworkResource, filters: Mapping[str, Iterable[str]], used: bool) -> bool:
+def matches(resource: NetworkResource, filters: Filters, used: bool) -> bool:
     """Docker's filters of ``network ls``: any value of a key, all keys; every label."""
-    tests: dict[str, Callable[[str], bool]] = {
-        "driver": lambda value: resource.driver == value,
-        "id": lambda value: resource.id.startswith(value),
-        "name": lambda value: _name_matches(resource.name, value),
-        "scope": lambda value: resource.scope == value,
-        "type": lambda value: (resource.name in PREDEFINED) == _builtin(value),
-        "dangling": lambda value: (resource.name not in PREDEFINED and not used) == _bool(value),
-    }
-    for key, values in filters.items():
-        if key in ("label", "label!"):
-            has = [label_matches(resource.labels, value) for value in values]
-            if not all(has) if key == "label" else any(has):
-                return False
-        elif key in tests:
-            if values and not any(tests[key](value) for value in values):
-                return False
-        else:
-            raise InvalidParameter(f"invalid filter '{key}'")
-    return True
+    dangling = matching.strict_boolean(filters, "dangling")
+    if dangling is not None and (resource.name not in PREDEFINED and not used) != dangling:
+        return False
+    kinds = [_is_builtin(value) for value in filters.get("type", ())]
+    if kinds and (resource.name in PREDEFINED) not in kinds:
+        return False
+    return (
+        matching.is_one(filters, "driver", resource.driver)
+        and matching.is_one(filters, "scope", resource.scope)
+        and matching.is_one(filters, "idOrName", resource.id, resource.name)
+        and matching.has_pattern(filters, "id", resource.id)
+        and matching.has_pattern(filters, "name", resource.name)
+        and matching.labels_match(filters, resource.labels)
+    )
 
 
-def label_matches(labels: Mapping[str, str], wanted: str) -> bool:
-    """``key`` or ``key=value``."""
-    key, equals, value = wanted.partition("=")
-    return key in labels and (not equals or labels[key] == value)
-
-
-def _name_matches(name: str, pattern: str) -> bool:
-    try:
-        return re.search(pattern, name) is not None
-    except re.error:
-        return pattern in name
-
-
-def _builtin(value: str) -> bool:
+def _is_builtin(value: str) -> bool:
     if value not in ("custom", "builtin"):
         raise InvalidParameter(f"invalid filter: 'type'='{value}'")
     return value == "builtin"
-
-
-def _bool(value: str) -> bool:
-    if value.lower() not in network_records.BOOLEAN_WORDS:
-        raise InvalidParameter(f"invalid filter 'dangling=[{value}]'")
-    return value.lower() in ("1", "t", "true")

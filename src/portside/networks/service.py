@@ -6,12 +6,15 @@ import builtins
 import contextlib
 import ipaddress
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
+from portside.model import filters as matching
 from portside.model.errors import Forbidden, InvalidParameter, NotFound, PortsideError
 from portside.model.events import Publisher
+from portside.model.filters import Filters
+from portside.model.golang.timestamps import rfc3339_or_zero
 from portside.model.instance import Instance
 from portside.model.network import (
     PREDEFINED,
@@ -35,7 +38,7 @@ from portside.networks.firewall import Firewall
 from portside.networks.host_links import Links, enable_forwarding, parse_mac
 from portside.networks.netns_pool import NamespacePool, NamespaceWorker
 from portside.networks.network_records import NetworkRecord
-from portside.networks.network_store import Catalogue
+from portside.networks.network_store import LIST_FILTERS, PRUNE_FILTERS, Catalogue
 from portside.networks.portmapper import parse_port, parse_wanted
 from portside.networks.rules import network_rules
 from portside.networks.sandboxes import Sandboxes
@@ -265,12 +268,10 @@ class NetworkService:
     def _announce(self, action: str, record: NetworkRecord) -> None:
         self._publish("network", action, record.id, {"name": record.name, "type": record.driver})
 
-    def list(
-        self, filters: Mapping[str, Iterable[str]] | None = None
-    ) -> builtins.list[NetworkResource]:
-        """All networks that match Docker's filters (driver, id, label, name, scope, type,
-        dangling)."""
-        wanted = {key: builtins.list(values) for key, values in (filters or {}).items()}
+    def list(self, filters: Filters | None = None) -> builtins.list[NetworkResource]:
+        """All networks that match Docker's filters."""
+        wanted = filters or {}
+        matching.check(wanted, LIST_FILTERS)
         return [
             self._resource(record)
             for record in self._catalogue.all()
@@ -343,23 +344,19 @@ class NetworkService:
             raise
         self._catalogue.delete(record)
 
-    async def prune(self, filters: Mapping[str, Iterable[str]] | None = None) -> builtins.list[str]:
+    async def prune(self, filters: Filters | None = None) -> builtins.list[str]:
         """Remove all user networks nobody uses; their names."""
-        wanted = {key: builtins.list(values) for key, values in (filters or {}).items()}
-        until = wanted.pop("until", [])
-        if len(until) > 1:
-            raise InvalidParameter("more than one until filter specified")
-        unknown = set(wanted) - {"label", "label!"}
-        if unknown:
-            raise InvalidParameter(f"invalid filter '{sorted(unknown)[0]}'")
+        wanted = filters or {}
+        matching.check(wanted, PRUNE_FILTERS)
+        until = matching.until(wanted)
         removed: builtins.list[str] = []
         for record in self._catalogue.all():
             used = bool(self._sandboxes.book.on_network(record.id))
             if record.name in PREDEFINED or used:
                 continue
-            if until and not catalogue_module.older(record.resource.created, until[0]):
+            if until is not None and rfc3339_or_zero(record.resource.created) >= until:
                 continue
-            if catalogue_module.matches(record.resource, wanted, used):
+            if matching.labels_match(wanted, record.resource.labels):
                 with contextlib.suppress(Forbidden, NotFound):
                     await self.remove(record.id)
                     removed.append(record.name)

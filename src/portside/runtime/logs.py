@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from portside.model.errors import InvalidParameter, NotImplementedHere
+from portside.model.golang.booleans import parse_bool
+from portside.model.golang.sizes import human_bytes
 from portside.runtime.messages import LogConfig
 
 if TYPE_CHECKING:
@@ -29,18 +31,18 @@ DEFAULT_MAX_FILE = 5
 _SLICE = 256 << 10
 """Bytes compressed at a time."""
 
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
+def log_size(text: str) -> int:
+    """Bytes of ``max-size``, such as ``10m`` in powers of 1000; -1 is no limit.
 
-def size(text: str, option: str = "max-size") -> int:
-    """Bytes of a size such as ``10m``; -1 is no limit. Raises InvalidParameter."""
-    lowered = text.strip().lower().removesuffix("b").removesuffix("i")
-    number, unit = (lowered, "") if lowered[-1:].isdigit() else (lowered[:-1], lowered[-1:])
-    if lowered == "-1":
+    Raises InvalidParameter.
+    """
+    if text == "-1":
         return -1
-    if not number.isdigit() or unit not in _UNITS:
-        raise InvalidParameter(f"invalid value for log option {option}: {text!r}")
-    return int(number) * _UNITS[unit]
+    size = human_bytes(text)
+    if size <= 0:
+        raise InvalidParameter("max-size must be a positive number")
+    return size
 
 
 class Stamp:
@@ -142,9 +144,10 @@ class JsonFile(LineWriter):
         self._attributes = config.attributes
         options = config.options
         given = options.get("max-size")
-        self._max_size = size(given) if given else DEFAULT_MAX_SIZE
+        self._max_size = log_size(given) if given else DEFAULT_MAX_SIZE
         self._max_file = int(options.get("max-file", DEFAULT_MAX_FILE))
-        self._compress = options.get("compress", str(compress).lower()) == "true"
+        given = options.get("compress")
+        self._compress = parse_bool(given) if given is not None else compress
         self._encode = msgspec.json.Encoder().encode
         self._compressing = 0
         self._open()

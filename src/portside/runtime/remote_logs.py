@@ -19,7 +19,8 @@ from collections import deque
 from contextlib import suppress
 
 from portside.model.errors import SystemFailure
-from portside.runtime.logs import JsonFile, LineWriter, LogWriter, size
+from portside.model.golang.sizes import ram_bytes
+from portside.runtime.logs import JsonFile, LineWriter, LogWriter
 from portside.runtime.messages import LogConfig
 from portside.runtime.streams import WRITE, Poller
 
@@ -40,7 +41,7 @@ class Remote(LineWriter):
         super().__init__()
         self._drops = config.options.get("mode") == "non-blocking"
         given = config.options.get("max-buffer-size")
-        self._limit = size(given, "max-buffer-size") if given and self._drops else BUFFER
+        self._limit = ram_bytes(given) if given and self._drops else BUFFER
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._failed = 0.0

@@ -13,7 +13,8 @@ import msgspec
 from portside.kernel import mount as mnt
 from portside.kernel.process import CLONE_NEWNS, unshare
 from portside.model.errors import InvalidParameter, NotFound, NotRunning, SystemFailure
-from portside.store.container_archive import PathStat, PutArchive, View, go_mode, rfc3339
+from portside.model.golang.timestamps import format_rfc3339
+from portside.store.container_archive import PathStat, PutArchive, View, go_mode
 from portside.store.decompress import plain
 from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
 from portside.store.tar_pack import TarWriter
@@ -154,7 +155,7 @@ class Place:
             base_name(self.path),
             self.found.st_size,
             go_mode(self.found.st_mode),
-            rfc3339(self.found.st_mtime_ns),
+            format_rfc3339(self.found.st_mtime_ns),
             target,
         )
 

@@ -204,13 +204,3 @@ def go_mode(mode: int) -> int:
         if mode & theirs:
             result |= ours
     return result
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """Nanoseconds since the epoch as Go prints them: UTC, no trailing zeros."""
-    import time
-
-    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    tail = f".{fraction:09d}".rstrip("0") if fraction else ""
-    return f"{text}{tail}Z"

@@ -11,7 +11,8 @@ import re
 import msgspec
 
 from portside.kernel import mount as mnt
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, InvalidText
+from portside.model.golang.sizes import ram_bytes
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 REQUIRED = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
@@ -93,9 +94,8 @@ def parse(name: str, options: dict[str, str]) -> MountOptions | None:
 
 
 def parse_size(name: str, text: str) -> int:
-    """``10G`` and the like in bytes (powers of 1024, as Docker reads them)."""
-    match = re.fullmatch(r"(\d+)(?:\.\d+)? ?([kKmMgGtTpP]?)(?:i?[bB])?", text.strip())
-    if match is None:
-        raise InvalidParameter(f'create {name}: invalid size: "{text}"')
-    power = " kmgtp".index(match[2].lower() or " ")
-    return int(match[1]) << (10 * power)
+    """Bytes of the option ``size``: ``10g``, ``1.5GiB``. Raises InvalidParameter."""
+    try:
+        return ram_bytes(text)
+    except InvalidText as err:
+        raise InvalidParameter(f"create {name}: {err}") from None

@@ -17,6 +17,7 @@ import msgspec
 
 from portside.model.errors import Conflict, NotFound, PortsideError
 from portside.model.events import Publisher
+from portside.model.filters import Filters, boolean
 from portside.model.ids import new_id
 from portside.model.rootfs import Rootfs
 from portside.model.volume import (
@@ -35,7 +36,6 @@ from portside.store.job_streams import JobStream
 from portside.store.store import Store
 from portside.volumes import filters as matching
 from portside.volumes import local_driver_options
-from portside.volumes.filters import Filters
 from portside.volumes.volume_jobs import CopyUp, PackVolume, UnpackVolume
 from portside.volumes.volume_mounts import Mounts, mounted
 from portside.volumes.volume_records import Record, Records
@@ -126,7 +126,7 @@ class VolumeService:
         """
         wanted = filters or {}
         matching.check(wanted, matching.PRUNE)
-        everything = matching.truth(wanted, "all") is True
+        everything = boolean(wanted, "all") is True
         deleted: list[str] = []
         reclaimed = 0
         for record in self._records.all():

@@ -22,9 +22,9 @@ from pathlib import Path
 import msgspec
 
 from portside.model.errors import NotFound, SystemFailure
+from portside.model.golang.timestamps import format_rfc3339
 from portside.model.ids import new_id
 from portside.model.volume import Volume
-from portside.store.container_archive import rfc3339
 from portside.store.store import Store
 from portside.volumes import volume_quota
 from portside.volumes.local_driver_options import NAME
@@ -130,7 +130,7 @@ class Records:
     def volume(self, record: Record) -> Volume:
         """As the API shows it."""
         return Volume(
-            created_at=rfc3339(record.created_at * 10**9),
+            created_at=format_rfc3339(record.created_at * 10**9),
             driver=record.driver,
             labels=record.labels,
             mountpoint=str(self.data(record.name)),

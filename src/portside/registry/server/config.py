@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from portside.model.errors import InvalidParameter
+from portside.model.golang.durations import parse_duration
 
 DEFAULT_ROOT = "/var/lib/registry"
 
@@ -240,12 +241,8 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def seconds(text: str) -> float:
-    """A Go duration such as ``1h30m`` or ``250ms`` in seconds; raises InvalidParameter."""
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|ns)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise InvalidParameter(f"invalid duration {text!r}: expected a form such as 1h30m")
-    return sum(float(number) * units[unit] for number, unit in parts)
+    """A Go duration such as ``1h30m`` or ``250ms`` in seconds. Raises InvalidParameter."""
+    return parse_duration(text) / 1e9
 
 
 def load(path: str | None, environ: Mapping[str, str] = os.environ) -> Settings:

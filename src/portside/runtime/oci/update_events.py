@@ -11,13 +11,14 @@ import msgspec
 
 from portside.kernel.cgroup import Cgroup
 from portside.kernel.cgroup.stats import UNLIMITED, BlkioEntry, CgroupStats, collect_all
-from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.errors import InvalidParameter, InvalidText, SystemFailure
+from portside.model.golang.durations import parse_duration
+from portside.model.golang.numbers import parse_int
+from portside.model.golang.sizes import ram_bytes
 from portside.model.ociruntime import CPU, BlockIO, Memory, Pids, Resources
 from portside.runtime.oci.arguments import Options
 from portside.runtime.oci.main import Context
 from portside.runtime.oci.state_store import Container
-
-_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def update(context: Context, options: Options) -> int:
@@ -47,14 +48,13 @@ def _read(path: str) -> Resources:
 
 
 def _bytes(options: Options, name: str) -> int | None:
-    text = options.get(name).lower().removesuffix("ib") or None
-    if text is None:
+    text = options.get(name)
+    if not text:
         return None
-    number, unit = (text, "b") if text[-1:].isdigit() else (text[:-1], text[-1:])
     try:
-        return int(number) * _UNITS[unit]
-    except (ValueError, KeyError):
-        raise InvalidParameter(f"invalid value for {name}: {text!r}") from None
+        return parse_int(text) if text.startswith("-") else ram_bytes(text)
+    except InvalidText as err:
+        raise InvalidParameter(f"invalid value for {name}: {err}") from None
 
 
 def _given(options: Options) -> Resources:
@@ -107,16 +107,10 @@ def events(context: Context, options: Options) -> int:
 
 
 def _seconds(text: str) -> float:
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    for unit in ("ms", "s", "m", "h"):
-        if text.endswith(unit):
-            try:
-                value = float(text.removesuffix(unit)) * units[unit]
-            except ValueError:
-                break
-            if value > 0:
-                return value
-    raise InvalidParameter(f"duration interval must be greater than 0: {text!r}")
+    nanoseconds = parse_duration(text)
+    if nanoseconds <= 0:
+        raise InvalidParameter(f"duration interval must be greater than 0: {text!r}")
+    return nanoseconds / 1e9
 
 
 def _numbers(text: str) -> list[int]:
