@@ -74,9 +74,19 @@ missing_for_tests() {
     fi
 }
 
+# Runs a command quietly: what it says goes to a file, of which the end is shown when it fails.
+quietly() { # command...
+    said=$(mktemp) || return 1
+    "$@" </dev/null >"$said" 2>&1
+    status=$?
+    [ $status -eq 0 ] || tail -n 20 "$said" >&2
+    rm -f "$said"
+    return $status
+}
+
 apt() {
     DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
-        -o Acquire::Retries=3 --no-install-recommends "$@" </dev/null >&2
+        -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 --no-install-recommends "$@"
 }
 
 # No service may start because its package came: others may use this machine.
@@ -104,9 +114,10 @@ install_packages() { # names...; returns 1 when it cannot
         fi
         return 1
     fi
-    say "Installing packages: $*"
-    without_services apt install "$@" || {
-        apt update && without_services apt install "$@"
+    say "portside: installing packages: $*"
+    quietly without_services apt install "$@" 2>/dev/null || {
+        say "portside: updating the list of packages"
+        quietly apt update && quietly without_services apt install "$@"
     }
 }
 
@@ -122,6 +133,7 @@ make_environment() { # extra, stamp
         # Another call may have done it while this one waited for the lock.
         if [ "$here/.venv/$2" -nt "$here/pyproject.toml" ]; then exit 0; fi
         find_python || { say "Python 3.11 or newer is needed."; exit 1; }
+        say "portside: installing Python packages in $here/.venv"
         "$here/.venv/bin/python" -m pip --version >/dev/null 2>&1 ||
             "$python" -m venv --clear "$here/.venv" || exit 1
         pip_install -e "$here$1" || exit 1
@@ -130,7 +142,7 @@ make_environment() { # extra, stamp
 }
 
 setup_portside() {
-    say "portside: preparing $here/.venv for the first call (about a minute)"
+    say "portside: preparing for the first call (about a minute)"
     # shellcheck disable=SC2046 # names of packages, one word each
     install_packages $(missing_for_portside) && make_environment "" ready || {
         say "portside: not ready: see the messages above, then call it again"
@@ -144,7 +156,7 @@ setup_tests() {
     fi
     # shellcheck disable=SC2046
     install_packages $(missing_for_tests) ||
-        say "Going on: tests that need a missing program say so and are skipped."
+        say "Tests that need a missing program say so and are skipped."
     [ "$here/.venv/ready-tests" -nt "$here/pyproject.toml" ] ||
         make_environment "[test]" ready-tests
 }

@@ -229,3 +229,34 @@ def test_skopeo_copies_in_and_out(
         done = subprocess.run(["skopeo", *command], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "layout" / "index.json").exists()
+
+
+def test_it_is_small_and_stops_while_it_starts(
+    docker: Docker, serve: Callable[..., Served]
+) -> None:
+    """No sources to compile at each start, no symbols; SIGTERM is handled before all imports."""
+    assert int(docker("inspect", "-f", "{{.Size}}", "portside/registry").stdout) < 60_000_000
+    files = docker(
+        "run",
+        "--rm",
+        "--entrypoint",
+        "find",
+        "portside/registry",
+        "/usr/local/lib",
+        "-name",
+        "*.py*",
+    ).stdout.splitlines()
+    assert len(files) > 300 and not [name for name in files if name.endswith(".py")]
+    name = docker("run", "-d", "portside/registry").stdout.strip()
+    try:
+        docker(
+            "exec",
+            name,
+            "sh",
+            "-c",
+            "until grep -q '^SigCgt:.*[4-7c-f]...$' /proc/1/status; do :; done",
+        )
+        docker("stop", "-t", "60", name)
+        assert docker("inspect", "-f", "{{.State.ExitCode}}", name).stdout.strip() == "0"
+    finally:
+        docker("rm", "-f", "-v", name)

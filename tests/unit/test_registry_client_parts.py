@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.registry.client.challenge import parse
 from portside.registry.client.client import registry_of
 from portside.registry.client.endpoints import endpoints
@@ -156,3 +156,39 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 )
 def test_registry_of_a_server_address(address: str, domain: str) -> None:
     assert registry_of(address) == domain
+
+
+async def test_a_registry_of_this_machine_may_be_starting() -> None:
+    """A refused connection to loopback is tried again for a moment, and not for ever."""
+    import asyncio
+    import socket
+
+    from portside.registry.client.endpoints import Endpoint
+
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    transport, refused = Transport(RegistryOptions()), Transport(RegistryOptions())
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async def ask(through: Transport) -> int:
+        async with through.send("GET", f"{url}/v2/", Endpoint(url, f"127.0.0.1:{port}")) as got:
+            return got.status
+
+    try:
+        with pytest.raises(PortsideError, match="refused"):
+            await ask(refused)
+        asking = asyncio.create_task(ask(transport))
+        while not transport._refused:
+            await asyncio.sleep(0.01)
+        server = await asyncio.start_server(answer, "127.0.0.1", port)
+        async with server:
+            assert await asking == 200
+    finally:
+        await transport.close()
+        await refused.close()

@@ -4,11 +4,15 @@ It is put together from the machine's own interpreter: its standard library, the
 distributions the registry needs and the shared libraries they load. Nothing is fetched.
 Paths inside are fixed (``/usr/local``), times are zero and entries sorted, so that the same
 interpreter and packages give the same digest.
+
+Python files are compiled beforehand and their sources left out: a new container would compile
+all that it imports at each start. Libraries lose their symbols and debugging sections.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import os
 import re
@@ -16,6 +20,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -36,13 +41,20 @@ http:
 _LIBRARY = HOME / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 PYTHON = str(HOME / "bin" / "python3")
 _LEFT_OUT = frozenset(
-    ("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages",
-     "dist-packages", "__pycache__", "pydoc_data", "config")
+    ("test", "tests", "unittest", "distutils", "idlelib", "tkinter", "turtledemo",
+     "ensurepip", "lib2to3", "site-packages",
+     "dist-packages", "__pycache__", "pydoc_data", "config", "sqlite3", "curses", "dbm", "xml",
+     "xmlrpc", "multiprocessing", "msilib", "venv", "turtle.py", "pydoc.py", "doctest.py",
+     "mailbox.py", "pdb.py", "_pydecimal.py", "imaplib.py", "nntplib.py", "tarfile.py",
+     "zipapp.py", "smtplib.py", "ftplib.py", "telnetlib.py", "this.py", "antigravity.py")
 )  # fmt: skip
+"""Parts of the standard library (and of packages) that a server has no use for."""
 _NEEDED = (
-    "aiohttp", "bcrypt", "cryptography", "msgspec", "prometheus-client", "PyJWT", "PyYAML",
+    "aiohttp", "bcrypt", "msgspec", "prometheus-client", "PyJWT", "PyYAML",
     "portside",
 )  # fmt: skip
+_OWN = frozenset(("registry", "flags", "model"))
+"""Folders of this package that the registry imports."""
 _PROBE = """
 import importlib, json, sys
 for name in sys.argv[1:]:
@@ -52,8 +64,24 @@ print(json.dumps(sorted({line.split(maxsplit=5)[5] for line in maps if ".so" in 
 """
 _MODULES = (
     "portside.registry.server.app", "portside.registry.server.proxy", "bcrypt", "jwt", "yaml",
-    "ssl", "hashlib", "socket", "sqlite3", "zlib", "bz2", "lzma", "ctypes", "uuid", "select",
+    "ssl", "hashlib", "socket", "zlib", "bz2", "lzma", "ctypes", "uuid", "select",
 )  # fmt: skip
+
+_SCRIPT = f"""\
+#!{PYTHON} -IS
+# The first process of a container dies of no signal it does not handle (pid_namespaces(7)),
+# so SIGTERM and SIGINT are handled before anything else is imported.
+import _signal
+import posix
+import sys
+
+for number in (_signal.SIGTERM, _signal.SIGINT):
+    _signal.signal(number, lambda *_: posix._exit(0))
+sys.path.append("{_LIBRARY}/site-packages")
+from portside.registry.server.__main__ import main
+
+sys.exit(main())
+"""
 
 Source = Path | bytes | PurePosixPath
 """A file of this machine, a file's content, or where a symbolic link points."""
@@ -63,7 +91,11 @@ def write_layer(out: BinaryIO) -> None:
     """Write the layer as an uncompressed tar; raises SystemFailure when something is missing."""
     files = dict(_everything())
     made: set[PurePosixPath] = set()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+    with (
+        tempfile.TemporaryDirectory(prefix="portside-registry-") as directory,
+        tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        files = _compiled(files, Path(directory))
         for target in sorted(files, key=str):
             for parent in reversed(target.parents):
                 if parent not in made and parent != PurePosixPath("/"):
@@ -84,15 +116,61 @@ def _add(archive: tarfile.TarFile, target: PurePosixPath, source: Source | None)
         info.type, info.linkname = tarfile.SYMTYPE, str(source)
         archive.addfile(info)
     elif isinstance(source, bytes):
-        import io
-
         info.size = len(source)
         archive.addfile(info, io.BytesIO(source))
     else:
         info.mode = 0o755 if os.access(source, os.X_OK) else 0o644
-        with source.open("rb") as file:
-            info.size = os.fstat(file.fileno()).st_size
-            archive.addfile(info, file)
+        data = _stripped(source.read_bytes())
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+
+
+def _compiled(files: dict[PurePosixPath, Source], directory: Path) -> dict[PurePosixPath, Source]:
+    """The files, with compiled ones in place of Python sources that can be compiled."""
+    found: dict[PurePosixPath, Source] = {}
+    lines: list[str] = []
+    for target in sorted(files, key=str):
+        source = files[target]
+        if target.suffix != ".py" or not isinstance(source, Path):
+            found[target] = source
+            continue
+        made = directory / str(len(lines))
+        lines.append(f"{source}\0{target}\0{made}")
+        found[target.with_suffix(".pyc")] = made
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-W", "ignore", str(Path(__file__).with_name("bytecode.py"))],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONHASHSEED": "0"},
+    )
+    if run.returncode:
+        raise SystemFailure(f"portside/registry cannot be made: {run.stderr.strip()[-500:]}")
+    return found
+
+
+def _stripped(data: bytes) -> bytes:
+    """An ELF file (64 bits, little-endian) without what only debuggers and linkers read.
+
+    That is what lies behind the last segment: symbols, debugging information, the table of
+    sections. The loader reads the segments only (elf(5)). Anything else is left as it is.
+    """
+    if data[:6] != b"\x7fELF\x02\x01":
+        return data
+    offset, size, count = (
+        int.from_bytes(data[start : start + width], "little")
+        for start, width in ((0x20, 8), (0x36, 2), (0x38, 2))
+    )
+    end = offset + size * count
+    for number in range(count):
+        entry = data[offset + number * size :][:size]
+        start, length = (int.from_bytes(entry[at : at + 8], "little") for at in (0x08, 0x20))
+        end = max(end, start + length)
+    if size < 0x38 or not count or end > len(data):
+        return data
+    # e_shoff, and e_shentsize, e_shnum and e_shstrndx: no sections
+    return data[:0x28] + bytes(8) + data[0x30:0x3A] + bytes(6) + data[0x40:end]
 
 
 def _everything() -> Iterator[tuple[PurePosixPath, Source]]:
@@ -108,11 +186,12 @@ def _everything() -> Iterator[tuple[PurePosixPath, Source]]:
             yield packages / relative, found
     own = Path(__file__).resolve().parents[1]
     for found in _walk(own):
-        yield packages / "portside" / found.relative_to(own), found
+        inside = found.relative_to(own)
+        if len(inside.parts) == 1 or inside.parts[0] in _OWN:
+            yield packages / "portside" / inside, found
     for library in _libraries():
         yield PurePosixPath(library), Path(library).resolve()
-    script = f"#!{PYTHON}\nimport sys\nfrom portside.registry.server.__main__ import main\n"
-    yield HOME / "bin" / "portside-registry", (script + "sys.exit(main())\n").encode()
+    yield HOME / "bin" / "portside-registry", _SCRIPT.encode()
     yield PurePosixPath("/bin/registry"), HOME / "bin" / "portside-registry"
     yield CONFIG, _SETTINGS
     yield PurePosixPath("/etc/distribution"), CONFIG.parent
@@ -125,7 +204,7 @@ def _walk(base: Path) -> Iterator[Path]:
         ]
         for name in files:
             path = Path(directory, name)
-            if path.is_file() and path.suffix not in (".pyc", ".a"):
+            if name not in _LEFT_OUT and path.is_file() and path.suffix not in (".pyc", ".a"):
                 yield path
 
 

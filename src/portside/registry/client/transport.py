@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import errno
 import fnmatch
 import ipaddress
 import os
@@ -42,6 +43,8 @@ PIECE_TIMEOUT = 600.0
 MAX_REDIRECTS = 10
 LONGEST_WAIT = 60.0
 """Seconds of ``Retry-After`` that are honoured; a longer wish is an error at once."""
+STARTING = 2.0
+"""Seconds a registry on this machine is given to listen."""
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -51,6 +54,8 @@ class Transport:
     def __init__(self, options: RegistryOptions) -> None:
         self.options = options
         self._session: aiohttp.ClientSession | None = None
+        self._refused: dict[str, float] = {}
+        """When a port of this machine began to refuse connections."""
         self._contexts: dict[tuple[str, bool], tuple[object, ssl.SSLContext]] = {}
 
     async def close(self) -> None:
@@ -83,7 +88,7 @@ class Transport:
                 given = dict(headers or {})
                 for _ in range(MAX_REDIRECTS + 1):
                     hop = await stack.enter_async_context(AsyncExitStack())
-                    response = await self._once(hop, method, target, endpoint, given, body)
+                    response = await self._patiently(hop, method, target, endpoint, given, body)
                     where = response.headers.get("Location", "")
                     if method not in ("GET", "HEAD") or response.status not in _REDIRECTS:
                         break
@@ -99,6 +104,25 @@ class Transport:
                 yield response
         except (aiohttp.ClientError, TimeoutError) as err:
             raise from_network(method, url, err) from err
+
+    async def _patiently(
+        self,
+        stack: AsyncExitStack,
+        method: str,
+        url: str,
+        endpoint: Endpoint,
+        headers: Mapping[str, str],
+        body: Any,
+    ) -> aiohttp.ClientResponse:
+        """As :meth:`_once`, while a registry on this machine may be about to listen."""
+        import aiohttp
+
+        while True:
+            try:
+                return await self._once(stack, method, url, endpoint, headers, body)
+            except aiohttp.ClientConnectorError as err:
+                if err.errno != errno.ECONNREFUSED or not await self._may_be_starting(url):
+                    raise
 
     async def _once(
         self,
@@ -130,6 +154,23 @@ class Transport:
                     allow_redirects=False,
                 )
             )
+
+    async def _may_be_starting(self, url: str) -> bool:
+        """Wait a moment for a registry on this machine, which may have been started just now.
+
+        False when it has had :data:`STARTING` seconds already.
+        """
+        parts = urlsplit(url)
+        host, now = parts.hostname or "", time.monotonic()
+        if host != "localhost" and not _is_loopback(host):
+            return False
+        first = self._refused.get(parts.netloc, 0.0)
+        if now - first > 10 * STARTING:
+            first = self._refused[parts.netloc] = now
+        if now - first > STARTING:
+            return False
+        await asyncio.sleep(0.05)
+        return True
 
     def _client(self) -> aiohttp.ClientSession:
         import aiohttp

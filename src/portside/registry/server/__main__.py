@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import sys
@@ -12,9 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from portside.model.errors import InvalidParameter, PortsideError
-from portside.registry.server.auth import ACTIONS, Robots
 from portside.registry.server.config import Settings, load, seconds
-from portside.registry.server.serve import serve, state_directory
 
 _SETTINGS = """\
 The settings are those of the distribution registry (registry:2), as variables such as
@@ -85,6 +82,21 @@ def _settings(options: argparse.Namespace) -> Settings:
     return load(options.config, environ)
 
 
+def _serve(settings: Settings) -> None:
+    """Listen first: clients that come while the rest is imported wait instead of being refused."""
+    from portside.registry.server.sockets import Listening
+
+    listening = Listening.of(settings)
+    try:
+        import asyncio
+
+        from portside.registry.server.serve import serve
+
+        asyncio.run(serve(settings, listening))
+    finally:
+        listening.close()
+
+
 async def _collect(settings: Settings, dry_run: bool, untagged: bool) -> None:
     from portside.registry.server.app import make_app
     from portside.registry.server.context import REGISTRY
@@ -105,7 +117,9 @@ async def _collect(settings: Settings, dry_run: bool, untagged: bool) -> None:
 
 
 def _token(settings: Settings, options: argparse.Namespace) -> None:
-    robots = Robots(state_directory(settings) / "robots.json")
+    from portside.registry.server.auth import ACTIONS, Robots
+
+    robots = Robots(settings.state / "robots.json")
     if options.action == "create":
         actions = tuple(options.actions.split(","))
         if unknown := set(actions) - set(ACTIONS):
@@ -137,8 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(options)
         if options.verb == "serve":
-            asyncio.run(serve(settings))
+            _serve(settings)
         elif options.verb == "garbage-collect":
+            import asyncio
+
             asyncio.run(_collect(settings, options.dry_run, options.delete_untagged))
         else:
             _token(settings, options)

@@ -34,7 +34,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def make_app(settings: Settings) -> web.Application:
     """The whole registry; ready to serve, alone or mounted under another application."""
     root = Path(settings.storage.filesystem.rootdirectory)
-    state = root / "portside"
+    state = settings.state
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(PermissionError):  # somebody else's, who lets us write
         state.chmod(0o700)  # keys and tokens lie there

@@ -239,6 +239,11 @@ class Settings(msgspec.Struct, frozen=True):
     reporting: dict[str, Any] = msgspec.field(default_factory=dict)
     portside: Portside = Portside()
 
+    @property
+    def state(self) -> Path:
+        """Where keys, robots and staged uploads are kept."""
+        return Path(self.storage.filesystem.rootdirectory) / "portside"
+
 
 def seconds(text: str) -> float:
     """A Go duration such as ``1h30m`` or ``250ms`` in seconds. Raises InvalidParameter."""

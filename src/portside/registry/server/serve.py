@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import ssl
-from pathlib import Path
 
 from aiohttp import web
 
@@ -14,6 +13,7 @@ from portside.model.errors import InvalidParameter
 from portside.registry.server.app import make_app, watching_app
 from portside.registry.server.config import Settings, Tls, seconds
 from portside.registry.server.context import REGISTRY
+from portside.registry.server.sockets import Listening
 
 _LEVELS = {"debug": logging.DEBUG, "warn": logging.WARNING, "error": logging.ERROR}
 
@@ -39,16 +39,8 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
     return context
 
 
-def address(text: str) -> tuple[str | None, int]:
-    """``HOST:PORT``, ``:PORT`` or ``[V6]:PORT``; raises InvalidParameter."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise InvalidParameter(f"http.addr: {text!r} is not of the form HOST:PORT")
-    return host.strip("[]") or None, int(port)
-
-
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; raises InvalidParameter or OSError (address in use)."""
+async def serve(settings: Settings, listening: Listening) -> None:
+    """Serve on sockets that listen already, until SIGTERM or SIGINT; raises InvalidParameter."""
     context = tls_context(settings.http.tls)
     log = logging.getLogger("portside.registry")
     log.setLevel(_LEVELS.get(settings.log.level.lower(), logging.INFO))
@@ -63,14 +55,12 @@ async def serve(settings: Settings) -> None:
     await runner.setup()
     watching = web.AppRunner(watching_app(app[REGISTRY]), access_log=None)
     try:
-        if settings.http.debug.addr:
+        if listening.watched:
             await watching.setup()
-            await web.TCPSite(watching, *address(settings.http.debug.addr)).start()
-        if settings.http.net == "unix":
-            await web.UnixSite(runner, settings.http.addr, ssl_context=context).start()
-        else:
-            host, port = address(settings.http.addr)
-            await web.TCPSite(runner, host, port, ssl_context=context).start()
+            for sock in listening.watched:
+                await web.SockSite(watching, sock).start()
+        for sock in listening.served:
+            await web.SockSite(runner, sock, ssl_context=context).start()
         log.info("listening on %s%s", settings.http.addr, ", tls" if context else "")
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -80,8 +70,3 @@ async def serve(settings: Settings) -> None:
     finally:
         await watching.cleanup()
         await runner.cleanup()
-
-
-def state_directory(settings: Settings) -> Path:
-    """Where robots and staged uploads are kept."""
-    return Path(settings.storage.filesystem.rootdirectory) / "portside"
