@@ -79,7 +79,7 @@ async def inspect(core: Core, container: Container, size: bool = False) -> Conta
 def _host(core: Core, record: Record) -> HostConfig:
     if record.host.links is None:
         return record.host
-    return msgspec.structs.replace(record.host, legacy_links=legacy_links.shown(core, record))
+    return msgspec.structs.replace(record.host, links=legacy_links.shown(core, record))
 
 
 def root_size(core: Core, identifier: str) -> int:
