@@ -43,7 +43,6 @@ missing_for_portside() {
     find_python || python_packages
     [ -x /bin/busybox ] || [ -x /usr/bin/busybox ] || echo busybox-static
     has_library libseccomp.so.2 || echo libseccomp2
-    has_library libnftables.so.1 || echo libnftables1
     ! grep -q Y /sys/module/apparmor/parameters/enabled 2>/dev/null ||
         has_command apparmor_parser || echo apparmor
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] ||

@@ -22,7 +22,7 @@ from portside.store.db import Collection, Database
 
 STEPS = (
     (Rtnl, "run"),
-    (Nft, "run"),
+    (Nft, "commit"),
     (Collection, "put"),
     (Collection, "insert"),
     (Collection, "delete"),

@@ -1,14 +1,11 @@
-"""What people write after -p, and what a host firewall says to it."""
+"""What people write after -p."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 
 from portside.model.errors import InvalidParameter
 from portside.model.network import PortBinding
-from portside.networks.hostfirewall import HostFirewall
 from portside.networks.portmapper import Publication, Wanted, parse_port, parse_range, parse_wanted
 from portside.networks.ruleset import elements
 
@@ -57,57 +54,3 @@ def test_elements() -> None:
         ("ask6", "::1 . udp . 53", ""),
     ]
     assert Publication("tcp", "::", 1, "10.0.0.1", 1).relayed and not everywhere.relayed
-
-
-def rule(*expressions: dict[str, Any], chain: str = "input") -> dict[str, Any]:
-    where = {"family": "inet", "table": "filter", "chain": chain}
-    return {"rule": {**where, "expr": list(expressions)}}
-
-
-def match(left: dict[str, Any], right: Any, op: str = "==") -> dict[str, Any]:
-    return {"match": {"op": op, "left": left, "right": right}}
-
-
-DPORT = {"payload": {"protocol": "tcp", "field": "dport"}}
-SOURCE = {"payload": {"protocol": "ip", "field": "saddr"}}
-BASE = {"family": "inet", "table": "filter", "name": "input", "type": "filter", "hook": "input"}
-
-
-def firewall(policy: str, *objects: dict[str, Any]) -> HostFirewall:
-    return HostFirewall([{"chain": {**BASE, "policy": policy}}, *objects], "portside")
-
-
-def test_host_firewall_is_read_as_the_kernel_would() -> None:
-    allowed = {"set": [22, {"range": [8000, 8010]}]}
-    found = firewall("drop", rule(match(DPORT, allowed), {"counter": None}, {"accept": None}))
-    assert [found.closes("tcp", port) for port in (22, 8005, 80)] == ["", "", "inet filter input"]
-    assert found.closes("udp", 22) == "inet filter input"
-    named = {"set": {"family": "inet", "table": "filter", "name": "ok", "elem": [80, 443]}}
-    found = firewall("drop", named, rule(match(DPORT, "@ok"), {"accept": None}))
-    assert found.closes("tcp", 443) == "" and found.closes("tcp", 81)
-    found = firewall("accept", rule(match(DPORT, 80), {"reject": None}))
-    assert found.closes("tcp", 80) and not found.closes("tcp", 81)
-
-
-def test_host_firewall_follows_jumps_and_doubts_what_it_cannot_know() -> None:
-    state = match({"ct": {"key": "state"}}, ["established", "related"])
-    found = firewall(
-        "drop",
-        rule(state, {"accept": None}),
-        rule(match(SOURCE, "10.0.0.0/8"), {"accept": None}),
-        rule({"jump": {"target": "more"}}),
-        rule(match(DPORT, 80), {"return": None}, chain="more"),
-        rule(match(DPORT, 79, "!="), {"accept": None}, chain="more"),
-    )
-    assert found.closes("tcp", 80) and found.closes("tcp", 79) and not found.closes("tcp", 90)
-    ours = {"chain": {**BASE, "table": "portside", "policy": "drop"}}
-    assert HostFirewall([ours], "portside").closes("tcp", 80) == ""
-    loop = firewall("drop", rule({"jump": {"target": "input"}}))
-    assert loop.closes("tcp", 80)
-
-
-def test_forward_chains_are_told_apart() -> None:
-    forward = {"chain": {**BASE, "name": "forward", "hook": "forward", "policy": "drop"}}
-    found = firewall("accept", forward)
-    assert found.closes("tcp", 443) == ""
-    assert found.closes("tcp", 443, "forward") == "inet filter forward"

@@ -27,7 +27,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from portside.kernel import netns
-from portside.kernel.nftables import Nft
+from portside.kernel.nftables import Chain, Nft, Table
 from portside.model.network import IPAddress
 from portside.networks import dnswire
 from portside.networks.etc_files import EMBEDDED_SERVER
@@ -50,17 +50,7 @@ TCP_IDLE = 10.0
 BATCH = 64
 """Queries read at a time before other work gets its turn."""
 
-RULES = """
-table ip portside_names {{
-  chain output {{
-    type filter hook output priority raw; policy accept;
-    ip daddr {server} udp dport 53 udp dport set {port}
-    ip daddr {server} tcp dport 53 tcp dport set {port}
-    ip saddr {server} udp sport {port} udp sport set 53
-    ip saddr {server} tcp sport {port} tcp sport set 53
-  }}
-}}
-"""
+TABLE = "portside_names"
 
 
 class Names(Protocol):
@@ -110,10 +100,18 @@ class DnsSockets:
 
 def redirect(port: int) -> None:
     """Lead 127.0.0.11:53 to ``port`` in the calling thread's namespace."""
+    rules = [
+        rule
+        for protocol in ("udp", "tcp")
+        for rule in (
+            f"ip daddr {EMBEDDED_SERVER} {protocol} dport 53 {protocol} dport set {port}",
+            f"ip saddr {EMBEDDED_SERVER} {protocol} sport {port} {protocol} sport set 53",
+        )
+    ]
+    table = Table("ip", TABLE, chains=[Chain("output", rules, "output", priority=-300)])
     nft = Nft()
     try:
-        rules = RULES.format(server=EMBEDDED_SERVER, port=port)
-        nft.run(f"add table ip portside_names\ndelete table ip portside_names\n{rules}")
+        nft.commit(table.replace())
     finally:
         nft.close()
 

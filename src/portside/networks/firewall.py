@@ -1,9 +1,9 @@
-"""The engine's firewall table: one table of our own, always written as a whole or not at all.
+"""The engine's firewall table: one table of our own, each change an atomic transaction.
 
 Publishing a port adds one element to a map, which costs 0.1 ms whatever the number of
 containers. Networks change rarely: then the whole table is replaced in one transaction,
-which is also how it comes back after somebody flushed it. Other tables are never touched;
-that also means that a drop in another table's forward chain stays a drop.
+which is also how it comes back after somebody flushed it. Other tables are never touched, nor
+read for any change; that also means that a drop in another table's forward chain stays a drop.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from portside.kernel.nftables import Monitor, Nft, NftError
+from portside.kernel import nftables
+from portside.kernel.nftables import Message, Monitor, Nft, NftError
 from portside.model.errors import SystemFailure
 from portside.networks.hostfirewall import HostFirewall
-from portside.networks.ruleset import LinkRule, Member, NetworkRules, render
+from portside.networks.ruleset import LinkRule, Member, NetworkRules, member_set, render
 
 
 class Firewall:
@@ -40,8 +41,8 @@ class Firewall:
             self._monitor = Monitor(self.table)
         except OSError as err:
             raise SystemFailure(
-                f"cannot use the kernel's firewall: {err}; install libnftables1 or start the "
-                "engine with --iptables=false (no published ports, no outbound NAT)"
+                f"cannot use the kernel's firewall: {err}; load the kernel's nf_tables module or "
+                "start the engine with --iptables=false (no published ports, no outbound NAT)"
             ) from err
 
     def follow(self) -> None:
@@ -61,7 +62,7 @@ class Firewall:
     def clean(self) -> None:
         """Remove the table."""
         if self._nft is not None:
-            self._nft.run(f"add table inet {self.table}\ndelete table inet {self.table}")
+            self._nft.commit(nftables.delete_table("inet", self.table))
             self._settle()
 
     # -- changes ---------------------------------------------------------------------------
@@ -102,12 +103,9 @@ class Firewall:
         """Publish: one transaction; SystemFailure and nothing changed when it is refused."""
         for name, key, value in members:
             self._members[name, key] = value
-        lines = [
-            f"add element inet {self.table} {name} {{ {key}{f' : {value}' if value else ''} }}"
-            for name, key, value in members
-        ]
+        messages = self._messages(nftables.NEWSETELEM, members)
         try:
-            self._change(lines)
+            self._change(messages)
         except BaseException:
             for name, key, _ in members:
                 self._members.pop((name, key), None)
@@ -115,11 +113,19 @@ class Firewall:
 
     def remove(self, members: Sequence[Member]) -> None:
         """Take published ports back."""
-        lines = []
-        for name, key, _ in members:
-            if self._members.pop((name, key), None) is not None:
-                lines.append(f"delete element inet {self.table} {name} {{ {key} }}")
-        self._change(lines)
+        gone = [member for member in members if self._members.pop(member[:2], None) is not None]
+        self._change(self._messages(nftables.DELSETELEM, gone))
+
+    def _messages(self, kind: int, members: Sequence[Member]) -> list[Message]:
+        """What adds members to their sets, or deletes them."""
+        by_set: dict[str, list[tuple[str, str]]] = {}
+        for name, key, value in members:
+            by_set.setdefault(name, []).append((key, value))
+        return [
+            message
+            for name, pairs in by_set.items()
+            for message in nftables.elements(kind, "inet", self.table, member_set(name), pairs)
+        ]
 
     def set_links(self, container_id: str, links: tuple[LinkRule, ...]) -> None:
         """A container's legacy links; replaces the table only when there are any."""
@@ -138,20 +144,20 @@ class Firewall:
         members = [(name, key, value) for (name, key), value in self._members.items()]
         links = [rule for rules in self._links.values() for rule in rules]
         networks = list(self._networks.values())
-        script = render(self.table, networks, members, links, self.asks_host)
+        table = render(self.table, networks, members, links, self.asks_host)
         try:
-            self._nft.run(script)
+            self._nft.commit(table.replace())
         except NftError as err:
             raise SystemFailure(f"cannot write the firewall table {self.table}: {err}") from err
         finally:
             self._settle()
 
-    def _change(self, lines: Sequence[str]) -> None:
+    def _change(self, messages: Sequence[Message]) -> None:
         """A small change; when the table is not as expected it is written anew."""
-        if not lines or self._nft is None:
+        if not messages or self._nft is None:
             return
         try:
-            self._nft.run("\n".join(lines))
+            self._nft.commit(messages)
         except NftError:
             self.apply()
         else:
@@ -176,8 +182,8 @@ class Firewall:
         if ours:
             self.apply()
         elif others and self.asks_host and self._nft is not None:
-            names = (f"flush set inet {self.table} admitted{version}" for version in (4, 6))
-            self._change(list(names))
+            names = ("admitted4", "admitted6")
+            self._change([nftables.flush_set("inet", self.table, name) for name in names])
 
     # -- what is there ---------------------------------------------------------------------
 
@@ -186,5 +192,5 @@ class Firewall:
         if self._nft is None:
             return ""
         if self._host is None:
-            self._host = HostFirewall(self._nft.list("ruleset"), self.table)
+            self._host = HostFirewall.read(self._nft, self.table)
         return self._host.closes(protocol, port, hook)
