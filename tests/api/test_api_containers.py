@@ -86,7 +86,8 @@ def test_states_and_their_refusals(containers: Containers) -> None:
     assert containers.post(name, "unpause")[0] == 204
     status, _, data = containers.engine.request("DELETE", f"/containers/{name}")
     assert "container is running: stop the container before removing" in data.decode()
-    assert containers.post(name, "kill?signal=NOPE") == (400, "Invalid signal: NOPE")
+    words = f"cannot kill container: {name}: invalid signal: NOPE"
+    assert containers.post(name, "kill?signal=NOPE") == (400, words)
     assert containers.post(name, "kill")[0] == 204
     found = containers.inspect(name)["State"]
     assert (found["Status"], found["ExitCode"], found["Pid"]) == ("exited", 137, 0)

@@ -11,6 +11,7 @@ from portside.api import params, routes
 from portside.api.router import Router
 from portside.model import filters
 from portside.model.errors import InvalidParameter
+from portside.model.golang import json_reading
 
 ROUTER = routes.build()
 
@@ -129,7 +130,7 @@ class Shape(msgspec.Struct):
     ],
 )
 def test_null_counts_as_absent(data: bytes, found: Shape) -> None:
-    assert params.decode(data, Shape) == found
+    assert json_reading.decode_body(data, Shape) == found
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_null_counts_as_absent(data: bytes, found: Shape) -> None:
 )
 def test_bad_json(data: bytes, words: str) -> None:
     with pytest.raises(InvalidParameter, match=words):
-        params.decode(data, Shape)
+        json_reading.decode_body(data, Shape)
 
 
 def test_every_error_has_a_status() -> None:

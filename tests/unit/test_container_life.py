@@ -173,7 +173,7 @@ async def test_kill_of_one_that_does_not_run(house: Kit) -> None:
         Conflict, match=f"cannot kill container: box: container {identifier} is not"
     ):
         await house.service.kill("box")
-    with pytest.raises(InvalidParameter, match="Invalid signal: NOPE"):
+    with pytest.raises(InvalidParameter, match="invalid signal: NOPE"):
         await house.service.kill("box", "NOPE")
 
 

@@ -39,7 +39,7 @@ async def list_containers(api: Api, request: Request, _: str) -> Answer:
 @router.add("POST", "/containers/create")
 async def create(api: Api, request: Request, _: str) -> Answer:
     body = await params.json_bytes(request)
-    if body.strip() in (b"", b"null", b"{}"):
+    if body.strip() in (b"null", b"{}"):
         raise InvalidParameter("config cannot be empty in order to create a container")
     wish = decode_create(body)
     endpoints = wish.networking_config.endpoints_config or {}

@@ -111,11 +111,9 @@ async def stats(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/containers/{name}/update")
 async def update(api: Api, request: Request, name: str) -> Answer:
-    api.engine.containers.find(name)
-    body = await params.json_bytes(request)
-    wish = decode_as(body, UpdateRequest) if body else UpdateRequest()
+    wish = await params.json(request, UpdateRequest)
     warnings = await api.engine.containers.update(name, wish)
-    return reply.json(Updated(warnings=tuple(warnings)))
+    return reply.json(Updated(warnings=tuple(warnings) or None))
 
 
 @router.add("POST", "/containers/{name}/rename")

@@ -54,7 +54,7 @@ async def inspect(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/networks/create")
 async def create(api: Api, request: Request, _: str) -> Answer:
-    body = await params.required(request, NetworkCreate)
+    body = await params.json(request, NetworkCreate)
     if not body.driver:
         body = msgspec.structs.replace(body, driver="bridge")
     return reply.json(await api.engine.networks.create(body), 201)
@@ -68,14 +68,14 @@ async def remove(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/networks/{name}/connect")
 async def connect(api: Api, request: Request, name: str) -> Answer:
-    body = await params.required(request, NetworkConnect)
+    body = await params.json(request, NetworkConnect)
     await api.engine.containers.network_connect(body.container, name, body.endpoint_config)
     return Response(200)
 
 
 @router.add("POST", "/networks/{name}/disconnect")
 async def disconnect(api: Api, request: Request, name: str) -> Answer:
-    body = await params.required(request, NetworkDisconnect)
+    body = await params.json(request, NetworkDisconnect)
     await api.engine.containers.network_disconnect(body.container, name, body.force)
     return Response(200)
 

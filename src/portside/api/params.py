@@ -105,23 +105,9 @@ async def json_bytes(request: Request, *, limit: int = MAX_JSON) -> bytes:
     return data
 
 
-async def json(request: Request, cls: type[_T], *, limit: int = MAX_JSON) -> _T | None:
-    """The JSON body as ``cls``; None when there is no body. Raises InvalidParameter."""
-    data = await json_bytes(request, limit=limit)
-    return decode(data, cls) if data else None
+async def json(request: Request, cls: type[_T], *, limit: int = MAX_JSON) -> _T:
+    """The JSON body as ``cls``; no body is an empty one, as it is for dockerd.
 
-
-async def required(request: Request, cls: type[_T]) -> _T:
-    """The JSON body as ``cls``; InvalidParameter when there is none."""
-    body = await json(request, cls)
-    if body is None:
-        raise InvalidParameter("invalid JSON: got EOF while reading request body")
-    return body
-
-
-def decode(data: bytes, cls: type[_T]) -> _T:
-    """Decode a body; ``null`` counts as absent, as it does for clients written in Go."""
-    try:
-        return json_reading.decode(data, cls)
-    except InvalidParameter as err:
-        raise InvalidParameter(f"invalid JSON: {err}") from None
+    Raises InvalidParameter.
+    """
+    return json_reading.decode_body(await json_bytes(request, limit=limit) or b"{}", cls)

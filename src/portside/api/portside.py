@@ -85,7 +85,7 @@ async def remote_manifest(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/portside/manifests/{name}/push", cancellable=True)
 async def push_manifest_list(api: Api, request: Request, name: str) -> Answer:
-    body = await params.json(request, _List) or _List()
+    body = await params.json(request, _List)
     digest = await api.engine.images.push_manifest_list(name, body.manifests, _auth(request))
     return reply.json({"Digest": digest})
 
@@ -116,7 +116,7 @@ class _Labels(msgspec.Struct):
 
 @router.add("POST", "/portside/volumes/{name}/update")
 async def update_volume(api: Api, request: Request, name: str) -> Answer:
-    body = await params.json(request, _Labels) or _Labels()
+    body = await params.json(request, _Labels)
     return reply.json(api.engine.volumes.update(name, body.labels))
 
 

@@ -12,7 +12,9 @@ from portside.api.router import Answer, Router
 from portside.containers.attach_exec import AttachOptions, Take
 from portside.containers.log_reader import LogsOptions
 from portside.model.container import ExecConfig, ExecStart, decode_as
-from portside.model.errors import InvalidParameter, PortsideError
+from portside.model.errors import InvalidParameter, InvalidText, PortsideError
+from portside.model.golang.numbers import parse_uint
+from portside.model.golang.quoting import quote
 
 if TYPE_CHECKING:
     from portside.api.app import Api
@@ -86,8 +88,9 @@ async def attach_websocket(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/containers/{name}/exec")
 async def exec_create(api: Api, request: Request, name: str) -> Answer:
-    api.engine.containers.find(name)
-    config = decode_as(await params.json_bytes(request), ExecConfig)
+    config = await params.json(request, ExecConfig)
+    if not config.cmd:
+        raise InvalidParameter("No exec command specified")
     return reply.json({"Id": api.engine.containers.exec_create(name, config)}, 201)
 
 
@@ -117,14 +120,13 @@ async def exec_inspect(api: Api, request: Request, exec_id: str) -> Answer:
 
 def _size(request: Request) -> tuple[int, int]:
     found = []
-    for name in ("h", "w"):
-        value = params.number(request, name)
-        if value is None or not 0 <= value < 65536:
-            raise InvalidParameter(
-                f'invalid resize {"height" if name == "h" else "width"} "'
-                f'{params.text(request, name)}": a number from 0 to 65535 is needed'
-            )
-        found.append(value)
+    for name, what in (("h", "height"), ("w", "width")):
+        value = params.text(request, name)
+        try:
+            found.append(parse_uint(value, bits=16 if value.isdigit() else 64))
+        except InvalidText as err:
+            why = "value out of range" if value[:1] == "-" else str(err).rpartition(": ")[2]
+            raise InvalidParameter(f"invalid resize {what} {quote(value)}: {why}") from None
     return found[0], found[1]
 
 

@@ -48,7 +48,7 @@ async def info(api: Api, request: Request, _: str) -> Answer:
 
 @router.add("POST", "/auth")
 async def auth(api: Api, request: Request, _: str) -> Answer:
-    credentials = await params.json(request, AuthConfig) or AuthConfig()
+    credentials = await params.json(request, AuthConfig)
     return reply.json(await api.engine.images.login(credentials.complete()))
 
 

@@ -23,7 +23,7 @@ async def list_volumes(api: Api, request: Request, _: str) -> Answer:
 
 @router.add("POST", "/volumes/create")
 async def create(api: Api, request: Request, _: str) -> Answer:
-    body = await params.required(request, VolumeCreate)
+    body = await params.json(request, VolumeCreate)
     if body.cluster_volume_spec is not None:
         raise _not_in_a_swarm()
     return reply.json(await api.engine.volumes.create(body), 201)

@@ -71,7 +71,7 @@ def parse_keys(text: str) -> bytes:
         code = ord(key.upper()) - 64 if len(key) == 1 else -1
         if prefix != "ctrl" or not 0 <= code < 32:
             raise InvalidParameter(
-                f"invalid escape keys ({text}) provided: unknown character: '{word}'"
+                f"Invalid escape keys ({text}) provided: unknown character: '{word}'"
             )
         found.append(code)
     return bytes(found)

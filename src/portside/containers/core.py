@@ -90,7 +90,7 @@ class Core:
     def find(self, name: str) -> Container:
         """By ID, name or unique beginning of an ID. Raises NotFound, InvalidParameter."""
         if not name:
-            raise InvalidParameter("No container name or ID supplied")
+            raise InvalidParameter('invalid name or ID supplied: ""')
         container = self.containers.get(name)
         if container is not None:
             return container

@@ -38,6 +38,7 @@ from portside.model.errors import (
     SystemFailure,
     Unavailable,
 )
+from portside.model.golang.quoting import quote
 from portside.runtime.messages import Exited, StateFile
 from portside.runtime.state_files import start_ticks
 from portside.store.failpoints import reach
@@ -193,10 +194,15 @@ def _end_execs(container: Container) -> None:
 # -- wait ------------------------------------------------------------------------------------
 
 
+def check_condition(condition: str) -> None:
+    """InvalidParameter for what nobody can wait for."""
+    if condition not in ("", "not-running", "next-exit", "removed"):
+        raise InvalidParameter(f"invalid condition: {quote(condition)}")
+
+
 def wait(container: Container, condition: str) -> asyncio.Future[tuple[int, str]]:
     """Register for ``not-running``, ``next-exit`` or ``removed``; cancel to give up."""
-    if condition not in ("", "not-running", "next-exit", "removed"):
-        raise InvalidParameter(f'invalid condition: "{condition}"')
+    check_condition(condition)
     future: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
     record = container.record
     if condition in ("", "not-running") and not record.running and not record.restarting:
@@ -230,7 +236,6 @@ async def stop(
     it does not run.
     """
     record = container.record
-    number = parse(signal or record.config.stop_signal or "TERM")
     if not record.running:
         async with container.lock:  # a start may be under way
             if not record.running:
@@ -242,6 +247,10 @@ async def stop(
         timeout = record.config.stop_timeout
     if timeout is None:
         timeout = STOP_TIMEOUT
+    try:
+        number = parse(signal or record.config.stop_signal or "TERM")
+    except InvalidParameter as err:
+        raise InvalidParameter(f"cannot stop container: {record.name}: {err}") from None
     container.stopping = record.stopped_by_user = True
     core.save(container)
     await send_signal(core, container, number)
@@ -318,9 +327,8 @@ async def end_now(core: Core, container: Container) -> None:
         )
 
 
-async def kill(core: Core, container: Container, signal: str) -> None:
-    """Send a signal (default SIGKILL). Raises Conflict when it does not run."""
-    number = parse(signal or "KILL")
+async def kill(core: Core, container: Container, number: int = signals.SIGKILL) -> None:
+    """Send a signal. Raises Conflict when it does not run."""
     record = container.record
     if record.restarting and not record.running:
         async with container.lock:

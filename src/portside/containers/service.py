@@ -19,6 +19,7 @@ from portside.containers.core import ContainerOptions, Core
 from portside.containers.ended import unless_removed
 from portside.containers.inspect import PRUNE_FILTERS
 from portside.containers.interfaces import Images, Networks, Volumes
+from portside.containers.signal_names import parse as parse_signal
 from portside.model import filters as matching
 from portside.model.container import (
     CreateRequest,
@@ -37,7 +38,7 @@ from portside.model.containerstate import (
     Top,
     Waited,
 )
-from portside.model.errors import Conflict, NotFound, PortsideError
+from portside.model.errors import Conflict, InvalidParameter, NotFound, PortsideError
 from portside.model.events import Publisher
 from portside.model.filters import Filters
 from portside.model.instance import Instance
@@ -146,11 +147,15 @@ class ContainerService:
         await lifecycle.restart(self.core, self.core.find(name), signal, timeout)
 
     async def kill(self, name: str, signal: str = "") -> None:
+        words = f"cannot kill container: {name}"
         try:
+            number = parse_signal(signal or "KILL")
             container = self.core.find(name)
+        except InvalidParameter as err:
+            raise InvalidParameter(f"{words}: {err}") from None
         except NotFound as err:
-            raise NotFound(f"cannot kill container: {name}: {err}") from None
-        await lifecycle.kill(self.core, container, signal)
+            raise NotFound(f"{words}: {err}") from None
+        await lifecycle.kill(self.core, container, number)
 
     async def pause(self, name: str) -> None:
         await lifecycle.pause(self.core, self.core.find(name))
@@ -170,6 +175,7 @@ class ContainerService:
 
     def wait(self, name: str, condition: str = "") -> asyncio.Future[tuple[int, str]]:
         """Registers at once; see :func:`lifecycle.wait` and :meth:`waited`."""
+        lifecycle.check_condition(condition)  # before the container is looked for, as dockerd
         return lifecycle.wait(self.core.find(name), condition)
 
     @staticmethod

@@ -9,11 +9,13 @@ from portside.model.errors import InvalidParameter
 
 def parse(text: str) -> int:
     """The number of ``TERM``, ``SIGTERM``, ``sigterm``, ``15``, ``RTMIN+3``."""
-    if text.lstrip("-").isdigit():
+    if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 20:
         number = int(text)
         if 0 < number <= signal.SIGRTMAX:
             return number
-        raise InvalidParameter(f"Invalid signal: {text}")
+        if number == 0:
+            raise InvalidParameter(f"invalid signal: {text}")
+        raise InvalidParameter(f"the linux daemon does not support signal {text}")
     name = text.upper()
     if not name.startswith("SIG"):
         name = f"SIG{name}"
@@ -27,4 +29,4 @@ def parse(text: str) -> int:
     try:
         return int(signal.Signals[name])
     except KeyError:
-        raise InvalidParameter(f"Invalid signal: {text}") from None
+        raise InvalidParameter(f"invalid signal: {text}") from None

@@ -363,7 +363,4 @@ def decode_as(body: bytes, kind: type[_T]) -> _T:
     """
     if not body.strip():
         raise InvalidParameter("invalid JSON: got EOF while reading request body")
-    try:
-        return json_reading.decode(body, kind)
-    except InvalidParameter as err:
-        raise InvalidParameter(f"invalid JSON: {err}") from None
+    return json_reading.decode_body(body, kind)

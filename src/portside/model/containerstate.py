@@ -213,7 +213,7 @@ class Created(Named):
 
 
 class Updated(Named):
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] | None = None
 
 
 class Reshaped(Named):

@@ -58,7 +58,7 @@ class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
         parts = text.split("/")
         if len(parts) > 3 or not all(_PART.fullmatch(part) for part in parts):
             raise InvalidParameter(
-                f'"{text}": invalid platform specifier: expected os[/arch[/variant]]'
+                f'"{text}": cannot parse platform specifier (os[/arch[/variant]]): invalid argument'
             )
         if len(parts) == 1:
             return _from_one(parts[0].lower(), text)

@@ -309,7 +309,7 @@ class Catalogue:
 
 def _check_name(name: str) -> None:
     if not name.strip():
-        raise InvalidParameter("invalid network name: name is empty")
+        raise InvalidParameter("invalid name: name is empty")
     if name in (*PREDEFINED, "default"):
         raise Forbidden(f"operation is not permitted on predefined {name} network")
     if name.startswith("container:") or len(name) > MAX_NAME or not name.isprintable():

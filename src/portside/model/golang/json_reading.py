@@ -31,9 +31,20 @@ _WHERE = {
     "expected ',' or '}'": "after object key:value pair",
     "expected ',' or ']'": "after array element",
 }
+_TRAILING = "unexpected content after JSON"
 _WORDS = frozenset(("Cmd", "Entrypoint", "Shell"))
 """Fields of Docker's type StrSlice: one string stands for a list of one."""
 _ZERO: dict[object, Any] = {str: "", int: 0, bool: False, float: 0.0, dict: {}, list: [], tuple: []}
+
+
+def decode_body(data: bytes, kind: type[_T]) -> _T:
+    """A request's body as ``kind``. Raises InvalidParameter in Docker's words."""
+    try:
+        return decode(data, kind)
+    except TrailingContent:
+        raise
+    except InvalidParameter as err:
+        raise InvalidParameter(f"invalid JSON: {err}") from None
 
 
 def decode(data: bytes | str, kind: type[_T]) -> _T:
@@ -45,6 +56,10 @@ def decode(data: bytes | str, kind: type[_T]) -> _T:
     return convert({} if raw is None else raw, kind)
 
 
+class TrailingContent(InvalidParameter):
+    """Something follows the document; Docker words it apart from other faults."""
+
+
 def parse(data: bytes | str) -> Any:
     """A document as plain values. Raises InvalidParameter in Go's words."""
     try:
@@ -52,7 +67,9 @@ def parse(data: bytes | str) -> Any:
     except RecursionError:
         raise InvalidParameter("exceeded max depth") from None
     except (msgspec.MsgspecError, UnicodeError) as err:
-        raise InvalidParameter(why_not_json(err, data)) from None
+        why = why_not_json(err, data)
+        kind = TrailingContent if why == _TRAILING else InvalidParameter
+        raise kind(why) from None
     escape = b"\\u0000" if isinstance(data, bytes) else "\\u0000"
     if escape in data and _has_nul(found):  # type: ignore[operator]
         raise InvalidParameter("a string holds a NUL byte, which no name or path can hold")
@@ -152,7 +169,7 @@ def why_not_json(error: Exception, data: bytes | str) -> str:
         return text
     reason, place = match[1], int(match[2])
     if reason.startswith("trailing characters"):
-        return "unexpected content after JSON"
+        return _TRAILING
     encoded = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
     found = encoded[place : place + 1].decode("latin-1")
     where = _WHERE.get(reason, "looking for beginning of value")
