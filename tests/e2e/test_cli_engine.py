@@ -191,7 +191,7 @@ def test_the_configuration_file(two: tuple[FakeEngine, FakeEngine], tmp_path: Pa
     [
         ("build .", "pull or load"),
         ("image build .", "pull or load"),
-        ("compose up", "docker compose"),
+        ("compose up", "docker-compose as a plugin"),
         ("swarm init", "works alone"),
         ("service ls", "works alone"),
         ("plugin ls", "built in"),

@@ -99,12 +99,17 @@ def store(config: ClientConfig, key: str, credentials: Credentials) -> None:
         _ask_helper(helper, "store", jsontext.dumps(entry))
         auths[key] = {}
     else:
-        packed = binascii.b2a_base64(f"{user}:{secret}".encode(), newline=False).decode()
-        auths[key] = {"auth": packed}
-        if token:
-            auths[key] = {"auth": binascii.b2a_base64(f"{user}:".encode(), newline=False).decode(),
-                          "identitytoken": token}  # fmt: skip
+        auths[key] = entry_of(credentials)
     config.save()
+
+
+def entry_of(credentials: Credentials) -> dict[str, str]:
+    """Credentials as an entry of ``auths``."""
+    user, secret = credentials.get("username", ""), credentials.get("password", "")
+    token = credentials.get("identitytoken", "")
+    pair = f"{user}:{'' if token else secret}".encode()
+    packed = binascii.b2a_base64(pair, newline=False).decode()
+    return {"auth": packed, "identitytoken": token} if token else {"auth": packed}
 
 
 def erase(config: ClientConfig, key: str) -> bool:

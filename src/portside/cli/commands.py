@@ -28,6 +28,7 @@ _FAMILIES = {
     "volume update, volume clone, volume rename, volume export, volume import",
     "system": "version, info, events, system info, system events, system df, system check, "
     "daemon stop",
+    "dial_stdio": "system dial-stdio",
     "prune": "container prune, image prune, network prune, volume prune, system prune, "
     "builder prune",
     "context": "context ls, context list, context inspect, context show, context use, "
@@ -63,12 +64,16 @@ _NO_SWARM = "an engine works alone here; Compose projects run on it through its 
 NOT_BUILT = {
     **dict.fromkeys(("build", "buildx", "image build", "builder build"), _NO_BUILDER),
     **dict.fromkeys(("swarm", "node", "service", "stack", "secret", "config"), _NO_SWARM),
-    "compose": "Docker's own works with this engine: DOCKER_HOST=ADDRESS docker compose ...",
     "plugin": "drivers of volumes, networks and logs are built in",
     "trust": "signatures are not checked; name an image by its digest instead",
     "checkpoint": "a container can be paused, not written to disk",
 }
 """Docker's commands that we do not have, and what to do about it."""
+
+PLUGINS = {
+    "compose": "install docker-compose as a plugin of docker: it is found and run on this engine",
+}
+"""Commands that an installed plugin of docker's does, and what to do when there is none."""
 
 MODULES = {name: module for module, names in _FAMILIES.items() for name in names.split(", ")}
 """Name of the module by full name of the verb."""

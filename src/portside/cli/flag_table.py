@@ -26,9 +26,9 @@ _PLAIN = frozenset(("string", "list"))
 class UsageError(PortsideError):
     """The command line is wrong: flags (exit status 125) or the number of arguments (1)."""
 
-    def __init__(self, message: str, status: int = 125) -> None:
+    def __init__(self, message: str, status: int = 125, unknown_flag: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.unknown_flag = status, unknown_flag
 
 
 _ALIAS = "hidden:alias "
@@ -176,7 +176,7 @@ def _long(flags: Sequence[Flag], options: Options, word: str, rest: list[str]) -
         if flag.name == name:
             break
     else:
-        raise UsageError(f"unknown flag: --{name}")
+        raise UsageError(f"unknown flag: --{name}", unknown_flag=name)
     if flag.help.startswith(_ALIAS):
         name = flag.help.removeprefix(_ALIAS)
         flag = next(known for known in flags if known.name == name)

@@ -71,6 +71,8 @@ def of_group(program: str, group: str) -> str:
     for name in commands.MODULES:
         if name.startswith(f"{group} "):
             verb = load(name)
+            if verb.about.startswith("hidden:"):
+                continue
             own = next(known for known in verb.names if known.startswith(f"{group} "))
             found[own.removeprefix(f"{group} ")] = verb.about.partition("\n")[0]
     return (

@@ -88,6 +88,8 @@ def _run(program: str, words: Sequence[str]) -> int:
             return 1
         words = [*words[1:], "--help"]
     found = _find(words)
+    if found is None and words[0] in commands.PLUGINS:
+        return _plugin(_session(program, options), words)
     if found is None:
         return _unknown(program, words)
     name, rest = found
@@ -99,6 +101,19 @@ def _run(program: str, words: Sequence[str]) -> int:
     session = _session(program, options)
     session.called = f"{program} {name}"
     return _call(session, verb, rest)
+
+
+def _plugin(session: Session, words: Sequence[str]) -> int:
+    """Run an installed plugin of docker's; there is another command of ours for none of them."""
+    from portside.cli import plugin
+
+    if not (path := plugin.find(session, words[0])):
+        return _not_built(session.program, words[0], commands.PLUGINS[words[0]])
+    try:
+        return plugin.execute(session, path, words)
+    except (PortsideError, OSError) as err:
+        sys.stderr.write(f"{session.program}: {err}\n")
+        return 1
 
 
 def _problem(options: Options) -> str:
@@ -170,7 +185,13 @@ def _call(session: Session, verb: Verb, words: Sequence[str]) -> int:
     except UsageError as err:
         sys.stdout.flush()
         prefix = f"{session.program}: " if err.status == 1 else ""
-        sys.stderr.write(f"{prefix}{err}\n\nUsage:  {verb.usage_of(session.program, called)}")
+        hint = ""
+        if err.unknown_flag and session.program != DOCKER:
+            from portside.cli import hints
+
+            hint = hints.similar(f"--{err.unknown_flag}", [f"--{f.name}" for f in verb.flags])
+        hint = f"\n{hint}" if hint else ""
+        sys.stderr.write(f"{prefix}{err}{hint}\n\nUsage:  {verb.usage_of(session.program, called)}")
         verb_of_hint = (
             "See"
             if str(err).endswith((" at least 1 argument", " arguments"))
@@ -213,8 +234,15 @@ def _group(program: str, name: str, rest: Sequence[str]) -> int:
     if rest and not rest[0].startswith("-"):
         if reason := commands.NOT_BUILT.get(f"{name} {rest[0]}"):
             return _not_built(program, f"{name} {rest[0]}", reason)
+        hint = ""
+        if program != DOCKER:
+            from portside.cli import hints
+
+            known = [found for found in commands.MODULES if found.startswith(f"{name} ")]
+            hint = hints.similar(rest[0], [found.removeprefix(f"{name} ") for found in known])
         sys.stderr.write(f"{program}: unknown command: {program} {name} {rest[0]}\n\n"
-                         f"Usage:  {program} {name}\n\n"
+                         + (f"{hint}\n\n" if hint else "")
+                         + f"Usage:  {program} {name}\n\n"
                          f"Run '{program} {name} --help' for more information\n")  # fmt: skip
         return 1
     (sys.stdout if rest else sys.stderr).write(help.of_group(program, name))
@@ -229,6 +257,13 @@ def _not_built(program: str, name: str, reason: str) -> int:
 def _unknown(program: str, words: Sequence[str]) -> int:
     if reason := commands.NOT_BUILT.get(words[0]):
         return _not_built(program, words[0], reason)
+    hint = ""
+    if program != DOCKER:
+        from portside.cli import hints
+
+        known = [*commands.MODULES, *commands.GROUPS, *commands.ELSEWHERE, *commands.PLUGINS]
+        hint = hints.similar(words[0], [name for name in known if " " not in name])
     sys.stderr.write(f"{program}: unknown command: {program} {words[0]}\n\n"
-                     f"Run '{program} --help' for more information\n")  # fmt: skip
+                     + (f"{hint}\n" if hint else "")
+                     + f"Run '{program} --help' for more information\n")  # fmt: skip
     return 1

@@ -6,7 +6,7 @@ import os
 
 from portside.cli import attached, container_config, references, run_flags
 from portside.cli.flag_table import UsageError
-from portside.cli.session import Failed, describe
+from portside.cli.session import DOCKER, Failed, describe
 from portside.cli.verb import verb
 from portside.client.client import path_of
 from portside.client.errors import Refused
@@ -53,7 +53,9 @@ def run(session: Session, options: Options, arguments: list[str]) -> int:
         if options.flag("detach"):
             return _run_detached(session, options, container, started)
         return _Foreground(session, options, container, started).run()
-    except (Failed, UsageError):
+    except Failed as err:
+        raise _with_hint(session, options, arguments, err) from err.__cause__
+    except UsageError:
         raise
     except PortsideError as err:
         asked = isinstance(err, (Refused, _NoFile))
@@ -84,6 +86,16 @@ def _failed(session: Session, error: PortsideError, status: int) -> Failed:
     )
 
 
+def _with_hint(session: Session, options: Options, arguments: list[str], failed: Failed) -> Failed:
+    """The failure, with what to do about it where that is known. docker's own words stay."""
+    if session.program == DOCKER or not isinstance(failed.__cause__, Refused):
+        return failed
+    from portside.cli import hints
+
+    hint = hints.failed_start(session, options, arguments, failed.__cause__)
+    return Failed(failed.status, f"{failed}\n\n{hint}") if hint else failed
+
+
 class _NoFile(InvalidParameter):
     """The file for the container's ID cannot be made."""
 
@@ -102,9 +114,15 @@ def _create(session: Session, options: Options, arguments: list[str]) -> str:
         from portside.cli import caller_terminal
 
         body["HostConfig"]["ConsoleSize"] = list(caller_terminal.size())
+    if options.flag("use-api-socket"):
+        from portside.cli import api_socket
+
+        api_socket.add(session, body)
     cidfile = _open_cidfile(options.text("cidfile"))
     try:
         created = _ask(session, options, image, body)
+        if options.flag("use-api-socket"):
+            api_socket.put_credentials(session, created["Id"])
     except PortsideError:
         if cidfile >= 0:
             os.unlink(options.text("cidfile"))

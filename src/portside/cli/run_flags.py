@@ -104,6 +104,8 @@ CREATE = """
   -t, --tty                              Give it a terminal
       --ulimit ulimit                    Limit of its processes (NAME=SOFT[:HARD])
   -u, --user string                      User, and group, to run as (NAME|UID[:GROUP|GID])
+      --use-api-socket                   Give it the engine's socket and the credentials of
+                                         registries
       --userns string                    User namespace: host
       --uts string                       UTS namespace: host
   -v, --volume list                      Mount a directory or a volume (SOURCE:PATH[:OPTIONS])

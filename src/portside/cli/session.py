@@ -8,7 +8,7 @@ import sys
 from portside.client.client import Client
 from portside.client.config import ClientConfig
 from portside.client.endpoint import choose
-from portside.client.errors import NotRunning, Refused
+from portside.client.errors import NotAllowed, NotRunning, Refused
 from portside.model.errors import InvalidParameter, NotFound, PortsideError
 
 TYPE_CHECKING = False
@@ -76,9 +76,17 @@ class Session:
             client = self.unconnected_client()
             try:
                 client.connect()
-            except NotRunning:
+            except NotAllowed as err:
+                from portside.cli import hints
+
+                raise NotAllowed(f"{err}: {hints.group_of(self.endpoint.path)}") from None
+            except NotRunning as err:
                 if not self.endpoint.is_default or os.geteuid() != 0:
                     if self.program != DOCKER:
+                        if self.endpoint.is_default:
+                            raise NotRunning(
+                                f"{err}\nStart it with: sudo portside daemon"
+                            ) from None
                         raise
                     raise NotRunning(  # in the words that scripts around docker look for
                         f"Cannot connect to the Docker daemon at {self.endpoint.text}. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from portside.client.errors import NotRunning
+from portside.client.errors import NotAllowed, NotRunning
 from portside.model.errors import InvalidParameter, NotFound, Unavailable
 from portside.model.paths import DEFAULT_SOCKET
 
@@ -69,11 +69,12 @@ class TlsFiles:
 class Endpoint:
     """An engine's address. ``is_default``: nobody chose one, so an engine may be started."""
 
-    __slots__ = ("host", "is_default", "path", "port", "text", "tls")
+    __slots__ = ("host", "is_default", "is_ssh", "path", "port", "text", "tls")
 
     def __init__(self, text: str, tls: TlsFiles | None = None, is_default: bool = False) -> None:
         self.text, self.tls, self.is_default = text, tls, is_default
         self.path, self.host, self.port = "", "", 0
+        self.is_ssh = False
         scheme, separator, rest = text.partition("://")
         if not separator:
             scheme, rest = ("unix", text) if text.startswith("/") else ("tcp", text)
@@ -86,11 +87,10 @@ class Endpoint:
                 self.tls = TlsFiles("", "", "", True)
             self.port = self.port or (2376 if self.tls else 2375)
         elif scheme == "ssh":
-            raise InvalidParameter(
-                f"{text}: ssh:// is not built; forward the socket yourself: "
-                f"ssh -N -L /tmp/engine.sock:{DEFAULT_SOCKET} HOST, "
-                "then DOCKER_HOST=unix:///tmp/engine.sock"
-            )
+            from portside.client import ssh
+
+            ssh.command(self.text)  # is the address one?
+            self.is_ssh = True
         else:
             raise InvalidParameter(
                 f"unable to resolve docker endpoint: invalid bind address format: {text}"
@@ -114,15 +114,19 @@ class Endpoint:
     def connect(self) -> socket:
         """A connected socket. Raises NotRunning, Unavailable."""
         try:
+            if self.is_ssh:
+                from portside.client import ssh
+
+                return ssh.connect(self.text)
             return self._connect_unix() if self.path else self._connect_tcp()
         except (FileNotFoundError, ConnectionRefusedError) as err:
             raise NotRunning(
                 f"Cannot connect to the Portside engine at {self.text}. Is the engine running?"
             ) from err
         except PermissionError as err:
-            raise Unavailable(
+            raise NotAllowed(
                 "permission denied while trying to connect to the Portside engine socket at "
-                f"{self.text}: call with sudo, or as a member of the socket's group"
+                f"{self.text}"
             ) from err
         except OSError as err:
             raise Unavailable(

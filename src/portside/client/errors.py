@@ -23,3 +23,7 @@ class Refused(PortsideError):
 
 class NotRunning(Unavailable):
     """Nobody listens at the engine's address."""
+
+
+class NotAllowed(Unavailable):
+    """The caller may not connect to the engine's socket."""

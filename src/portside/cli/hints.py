@@ -1,0 +1,124 @@
+"""What an error message adds so that the reader knows what to do next.
+
+Imported only when something has failed.
+"""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from portside.cli.flag_table import Options
+    from portside.cli.session import Session
+
+_LISTENING = "0A"
+"""State of a listening TCP socket in /proc/net/tcp, and (07) of an unconnected UDP one."""
+
+
+def similar(word: str, known: Iterable[str]) -> str:
+    """``Did you mean 'run'?``, or nothing."""
+    names = sorted(set(known))
+    found = get_close_matches(word, names, 1, 0.7) or [
+        name for name in names if sorted(name) == sorted(word)
+    ]
+    return f"Did you mean '{found[0]}'?" if found else ""
+
+
+def after_image(command: Sequence[str]) -> str:
+    """For a command that could not be run: an option that stands behind the image's name."""
+    if not command or not command[0].startswith("-"):
+        return ""
+    return (
+        f"'{command[0]}' follows the image's name, so it was taken as the command: "
+        "options go before the image"
+    )
+
+
+def holder_of_port(session: Session, options: Options, message: str) -> str:
+    """Who listens on a port that could not be published; nothing when that is not the case."""
+    if not options.many("publish") or not any(
+        words in message for words in ("address already in use", "already allocated")
+    ):
+        return ""
+    from portside.cli import port_flags
+
+    wanted = {
+        (binding["HostPort"], port.partition("/")[2] or "tcp")
+        for port, bindings in port_flags.published(options.many("publish")).items()
+        for binding in bindings
+        if str(binding["HostPort"]).isdigit()
+    }
+    found = [_holder(session, int(number), kind) for number, kind in sorted(wanted)]
+    return "\n".join(filter(None, found))
+
+
+def _holder(session: Session, number: int, kind: str) -> str:
+    for container in session.client.get("/containers/json"):
+        for port in container.get("Ports") or ():
+            if (port.get("PublicPort"), port.get("Type")) == (number, kind):
+                name = container["Names"][0].removeprefix("/")
+                return f"Port {number}/{kind} is published by the container {name}"
+    if not session.endpoint.path:
+        return ""  # the engine is on another machine
+    inodes = _inodes(number, kind)
+    process = _process_with(inodes) if inodes else ""
+    return f"Port {number}/{kind} is used by the process {process}" if process else ""
+
+
+def _inodes(number: int, kind: str) -> set[str]:
+    """Sockets that listen on a port, proc_pid_net(5)."""
+    found = set()
+    for name in (kind, f"{kind}6"):
+        try:
+            with open(f"/proc/net/{name}") as file:
+                rows = [line.split() for line in file][1:]
+        except OSError:
+            continue
+        state = _LISTENING if kind == "tcp" else "07"
+        for row in rows:
+            if int(row[1].rpartition(":")[2], 16) == number and row[3] == state:
+                found.add(f"socket:[{row[9]}]")
+    return found
+
+
+def _process_with(inodes: set[str]) -> str:
+    """The first process that has one of the sockets open, as far as the caller may look."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") in inodes:
+                    with open(f"/proc/{pid}/comm") as file:
+                        return f"{file.read().strip()} ({pid})"
+        except OSError:
+            continue
+    return ""
+
+
+def group_of(path: str) -> str:
+    """How to be let to a socket: the name of its group."""
+    import grp
+
+    try:
+        name = grp.getgrgid(os.stat(path).st_gid).gr_name
+    except (OSError, KeyError):
+        return "call with sudo, or as a member of the socket's group"
+    if name == "root":
+        return "call with sudo (the socket belongs to root alone)"
+    return (
+        f"call with sudo, or join the group {name} (sudo usermod -aG {name} $USER) and log in again"
+    )
+
+
+def failed_start(session: Session, options: Options, arguments: Sequence[str], error: Any) -> str:
+    """The hint for a failed run or create, as a line, or nothing."""
+    if getattr(error, "exit_status", 0) in (126, 127) or error.status == 400:
+        return after_image(arguments[1:])
+    try:
+        return holder_of_port(session, options, str(error))
+    except Exception:  # a hint must not hide the error
+        return ""
