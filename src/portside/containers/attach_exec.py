@@ -233,7 +233,6 @@ def _exec_request(core: Core, instance: ExecInstance, start: ExecStart, attached
                           container.record.host.group_add or ()),
         open_stdin=config.attach_stdin and attached,
         attachments=streams,
-        privileged=config.privileged,
     )  # fmt: skip
 
 

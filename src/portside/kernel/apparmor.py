@@ -62,24 +62,6 @@ def load(text: str) -> None:
         raise SystemFailure(f"apparmor_parser: {said or err}") from None
 
 
-def open_entry(profile: str) -> int:
-    """Where the calling process enters a profile at once, for :func:`enter_now`, or -1; to be
-    called while /proc is the host's."""
-    if not profile or profile == UNCONFINED or not enabled():
-        return -1
-    return os.open("/proc/thread-self/attr/apparmor/current", os.O_WRONLY | os.O_CLOEXEC)
-
-
-def enter_now(fd: int, profile: str) -> None:
-    """Enter a profile; the descriptor is closed. Raises OSError."""
-    if fd < 0:
-        return
-    try:
-        os.write(fd, f"changeprofile {profile}".encode())
-    finally:
-        os.close(fd)
-
-
 def enter_at_exec(profile: str) -> None:
     """Have the calling thread, and what it forks, enter a profile at the next execve(2).
 

@@ -11,11 +11,14 @@ libc.syscall.restype = ctypes.c_long
 # fmt: off
 _OTHERS = {
     "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "personality": 135,
-               "rt_sigaction": 13, "clone": 56, "sched_setattr": 314, "ioprio_set": 251},
+               "rt_sigaction": 13, "clone": 56, "sched_setattr": 314, "ioprio_set": 251,
+               "execveat": 322, "getcwd": 79},
     "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "personality": 92,
-                "rt_sigaction": 134, "clone": 220, "sched_setattr": 274, "ioprio_set": 30},
+                "rt_sigaction": 134, "clone": 220, "sched_setattr": 274, "ioprio_set": 30,
+                "execveat": 281, "getcwd": 17},
     "riscv64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "personality": 92,
-                "rt_sigaction": 134, "clone": 220, "sched_setattr": 274, "ioprio_set": 30},
+                "rt_sigaction": 134, "clone": 220, "sched_setattr": 274, "ioprio_set": 30,
+                "execveat": 281, "getcwd": 17},
 }
 # fmt: on
 _UNIFIED = {

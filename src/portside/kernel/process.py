@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from portside.kernel.libc import check, libc, number, syscall
 
@@ -36,6 +36,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_SET_NAME = 15
+PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
 SECBIT_NO_SETUID_FIXUP = 1 << 2
@@ -133,17 +134,15 @@ def set_name(name: str) -> None:
     check(libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0))
 
 
-def set_command_line(arguments: Iterable[str]) -> None:
-    """What /proc/PID/cmdline shows of this process, as far as there is room: the memory that
-    execve(2) put the arguments into (``arg_start`` of proc_pid_stat(5)) is written anew, since
-    prctl(2)'s PR_SET_MM needs CAP_SYS_RESOURCE. Raises OSError where /proc is not mounted."""
-    with open("/proc/self/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    start, end = int(fields[45]), int(fields[46])
-    text = b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
-    room = end - start
-    if start and room > 1:
-        ctypes.memmove(start, text[: room - 1].ljust(room, b"\0"), room)
+def execveat(directory: int, name: str, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+    """Execute a file below a descriptor's directory (execveat(2)); returns only by raising.
+
+    Unlike a path below /proc/self/fd this needs no /proc, and the process gets the file's name.
+    """
+    pairs = [os.fsencode(f"{key}={value}") for key, value in env.items()]
+    argv = (ctypes.c_char_p * (len(arguments) + 1))(*map(os.fsencode, arguments), None)
+    envp = (ctypes.c_char_p * (len(pairs) + 1))(*pairs, None)
+    syscall("execveat", directory, os.fsencode(name), argv, envp, 0, about=name)
 
 
 def default_internal_signals() -> None:
@@ -157,6 +156,17 @@ def default_internal_signals() -> None:
             syscall("rt_sigaction", internal, action, None, 8)
         except OSError:
             pass
+
+
+def getcwd() -> str:
+    """The working directory as the kernel names it: ``(unreachable)`` and a path for one outside
+    of the root (getcwd(2)). The C library hides that."""
+    buffer = ctypes.create_string_buffer(4096)
+    try:
+        syscall("getcwd", buffer, 4096)
+    except FileNotFoundError:  # a directory that was removed
+        return ""
+    return os.fsdecode(buffer.value)
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
@@ -226,13 +236,12 @@ def capability_bits(names: tuple[str, ...]) -> int:
     return bits
 
 
-def bounding_set() -> int:
-    """The bits of this process's bounding set."""
-    with open("/proc/self/status") as file:
-        for line in file:
-            if line.startswith("CapBnd:"):
-                return int(line.split()[1], 16)
-    return 0
+def bounding_set(last: int) -> int:
+    """The bits of this process's bounding set; ``last`` is the highest capability there is.
+
+    Not from /proc, which in a container may be anything.
+    """
+    return sum(prctl(PR_CAPBSET_READ, bit) << bit for bit in range(last + 1))
 
 
 def drop_bounding(keep: int, last: int) -> None:
@@ -250,6 +259,15 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
         words += [(s >> shift) & 0xFFFFFFFF for s in (effective, permitted, inheritable)]
     data = struct.pack("=6I", *words)
     check(libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(data)), "capset")
+
+
+def permitted() -> int:
+    """This thread's permitted capabilities (capget(2))."""
+    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(24)
+    check(libc.capget(ctypes.c_char_p(header), data), "capget")
+    words = struct.unpack("=6I", data.raw)
+    return int(words[1] | words[4] << 32)
 
 
 def raise_ambient(bits: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import termios
 from contextlib import suppress
 
 from portside.kernel import apparmor, selinux
@@ -12,7 +14,8 @@ from portside.runtime.init_channel import Own
 from portside.runtime.messages import Exec, StartRequest
 
 _ALL = (
-    kernel.CLONE_NEWNS
+    kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWNS
     | kernel.CLONE_NEWUTS
     | kernel.CLONE_NEWIPC
     | kernel.CLONE_NEWNET
@@ -35,11 +38,11 @@ def run_exec(
 ) -> None:
     """Join the namespaces of the container's first process and execute; returns by raising.
 
-    The PID namespace was chosen by the monitor for all its children. Joining the mount
-    namespace moves us to its root, which is the container's since pivot_root(2) made it so.
+    Joining the mount namespace moves us to its root, which is the container's since
+    pivot_root(2) made it so. The PID namespace is our children's only, and comes last: what
+    goes on there has the container's namespaces and root, and no descriptor of ours.
     """
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    os.setsid()
     init.set_oom_score(request.process)
     affinity = request.process.exec_cpu_affinity
     if affinity is not None:
@@ -55,10 +58,14 @@ def run_exec(
     kernel.setns(pidfd, joined, "the container's namespaces")
     if joined & kernel.CLONE_NEWUSER:
         userns.take_root()
-    os.close(pidfd)
     process = request.process
     if process.terminal:
         init.open_terminal(own, process, console=False)
+    init.connect_streams(own)
+    own.pass_on()
+    os.setsid()
+    if process.terminal:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     plain = StartRequest(
         id=start.id,
         state_dir=start.state_dir,
@@ -68,6 +75,6 @@ def run_exec(
         seccomp_flags=start.seccomp_flags,
     )
     try:
-        init.finish(own, process, plain, seccomp, init=False, make_cwd=False)
+        init.finish(own, process, plain, seccomp)
     except executable.CommandError as err:
         raise executable.CommandError(err.words, err.kind, executable.EXEC) from err

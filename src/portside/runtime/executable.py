@@ -8,7 +8,7 @@ import stat
 import struct
 
 from portside.model.errors import PortsideError, SystemFailure
-from portside.runtime.privileges import DEFAULT_PATH, Who
+from portside.runtime.privileges import DEFAULT_PATH
 
 _MACHINES = {0x03: "386", 0x28: "arm", 0x3E: "amd64", 0xB7: "arm64", 0xF3: "riscv64",
              0x15: "ppc64le", 0x16: "s390x"}  # fmt: skip
@@ -27,7 +27,7 @@ class CommandError(SystemFailure):
         self.words, self.kind = message, kind
 
 
-def find(args: tuple[str, ...], env: dict[str, str], who: Who) -> str:
+def find(args: tuple[str, ...], env: dict[str, str]) -> str:
     """Path of the command, looked up in the container's PATH as a shell does.
 
     Raises CommandError of kind not-found (127) or not-executable (126).
@@ -82,6 +82,12 @@ def explain(path: str, name: str, err: OSError) -> PortsideError:
         return CommandError(f"{start}permission denied", "not-executable")
     text = os.strerror(err.errno or 0).lower()
     return CommandError(start + text, "not-executable")
+
+
+def is_static(path: str) -> bool:
+    """Whether a program is an ELF file that needs no loader."""
+    head = _head(path)
+    return head.startswith(b"\x7fELF") and not _loader(head)
 
 
 def _head(path: str) -> bytes:

@@ -15,18 +15,22 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
+import stat
 import termios
+from collections.abc import Iterable
 from contextlib import suppress
 
 from portside.kernel import apparmor, selinux
 from portside.kernel import process as kernel
+from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
-from portside.model.ociruntime import Process, Spec
+from portside.model.ociruntime import Mount, Process, Spec
 from portside.runtime import (
     device_nodes,
     executable,
     hooks,
-    init_reaper,
+    init_program,
     masked_paths,
     mounts,
     privileges,
@@ -52,8 +56,8 @@ def choose_child_namespaces(spec: Spec) -> None:
     """Choose the namespaces that only children to come are in: PID and time."""
     for kind, flag in (("pid", kernel.CLONE_NEWPID), ("time", kernel.CLONE_NEWTIME)):
         found = spec.namespace(kind)
-        if found is None:
-            continue
+        if found is None or (kind == "pid" and found.path):
+            continue  # one that has processes is joined last (Own.pass_on)
         if found.path:
             with _opened(found.path) as fd:
                 kernel.setns(fd, flag, found.path)
@@ -63,12 +67,18 @@ def choose_child_namespaces(spec: Spec) -> None:
             userns.offset_clocks(spec)
 
 
+def joins_others(spec: Spec) -> bool:
+    """Whether the container comes into a PID namespace in which others can see it."""
+    found = spec.namespace("pid")
+    return found is not None and bool(found.path)
+
+
 def keep_children_here(spec: Spec) -> None:
     """After the fork: our further children (hooks) are in our own namespaces again."""
     if spec.hooks is None or userns.wanted(spec):
         return
     for kind, flag in (("pid", kernel.CLONE_NEWPID), ("time", kernel.CLONE_NEWTIME)):
-        if spec.namespace(kind) is not None:
+        if spec.namespace(kind) is not None and not (kind == "pid" and joins_others(spec)):
             with _opened(f"/proc/self/ns/{kind}") as fd:
                 kernel.setns(fd, flag, f"our own {kind} namespace")
 
@@ -76,14 +86,19 @@ def keep_children_here(spec: Spec) -> None:
 class _opened:
     """A namespace's descriptor, closed at the end."""
 
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, path: str, flags: int = os.O_RDONLY) -> None:
+        self._fd = os.open(path, flags | os.O_CLOEXEC)
 
     def __enter__(self) -> int:
         return self._fd
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def _root() -> _opened:
+    """Our root directory, which is the container's by now."""
+    return _opened("/", os.O_PATH | os.O_DIRECTORY)
 
 
 def run_init(request: StartRequest, spec: Spec, own: Own, netns: int, seccomp: bytes) -> None:
@@ -118,7 +133,9 @@ def _build(request: StartRequest, spec: Spec, own: Own, netns: int) -> None:
         request.rootfs, state_dir, spec.linux.rootfs_propagation, opened=prepared.root
     )
     steps.enter("mounts")
-    mounts.mount_all(root, [m for m in spec.mounts if m.type != "cgroup"], prepared.sources)
+    late = _of_proc(root, spec, prepared.sources) if joins_others(spec) else []
+    early = [m for m in spec.mounts if m.type != "cgroup" and m not in late]
+    mounts.mount_all(root, early, prepared.sources)
     device_nodes.make_devices(root, spec)
     if not request.bundle:
         mounts.link_mtab(root)
@@ -132,18 +149,27 @@ def _build(request: StartRequest, spec: Spec, own: Own, netns: int) -> None:
     steps.enter("pivot")
     apparmor.enter_at_exec(spec.process.apparmor_profile)
     selinux.enter_at_exec(spec.process.selinux_label)
-    if request.init:
-        own.profile = apparmor.open_entry(spec.process.apparmor_profile)
     mounts.write_sysctls(spec)
+    _make_cwd(root, spec.process.cwd)
+    join = _open_pid_namespace(spec)
     if spec.hooks is not None:
         hooks.run("createContainer", spec.hooks.create_container, own.state_of(request, spec))
     rootfs.pivot(root, self_ns, spec.linux.rootfs_propagation)
     steps.enter("paths")
-    _make_cwd(spec.process.cwd)
-    masked_paths.protect(spec)
     _names(spec)
     if own.terminal:
         open_terminal(own, spec.process, console=True)
+    connect_streams(own, [*prepared.sources.values(), join])
+    if join >= 0:
+        kernel.setns(join, kernel.CLONE_NEWPID, "the PID namespace")
+        os.close(join)
+        own.pass_on()
+        os.setsid()
+        with _root() as root:
+            mounts.mount_all(root, late, prepared.sources)
+    if own.terminal:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    masked_paths.protect(spec)
     scheduling.set_domain(spec.linux.personality)
     if own.hold < 0:
         _start_hooks(own, request, spec)
@@ -156,14 +182,42 @@ def _start_hooks(own: Own, request: StartRequest, spec: Spec) -> None:
         hooks.run("startContainer", spec.hooks.start_container, state)
 
 
-def _make_cwd(path: str) -> None:
-    """The working directory, when it is missing, while the root can be written to."""
-    if not path.startswith("/") or os.path.isdir(path):
+def _of_proc(root: int, spec: Spec, sources: dict[str, int]) -> list[Mount]:
+    """The mounts of proc and over it, for who is not in the PID namespace yet that proc shows;
+    their places and ``sources`` are prepared with what is only to be had now."""
+    found = []
+    for mount in spec.mounts:
+        place = os.path.normpath("/" + mount.destination.lstrip("/"))
+        if mount.type == "proc" or place.startswith("/proc/"):
+            found.append(mount)
+        if mount.type == "proc":
+            os.close(mounts.resolve(root, mount.destination, True))
+    missing = [m for m in found if m.destination not in sources]
+    sources.update(mounts.open_shared(missing, everything=True))
+    return found
+
+
+def _open_pid_namespace(spec: Spec) -> int:
+    """The PID namespace of others that the container joins, or -1."""
+    found = spec.namespace("pid")
+    return os.open(found.path, os.O_RDONLY | os.O_CLOEXEC) if found and found.path else -1
+
+
+def _make_cwd(root: int, path: str) -> None:
+    """The working directory, when it is missing, beneath the root while it can be written to."""
+    if not path.startswith("/"):
         return
     try:
-        os.makedirs(path, 0o755, exist_ok=True)
+        found = mounts.resolve(root, os.path.normpath(path), True)
     except (NotADirectoryError, FileExistsError) as err:
         raise SystemFailure(f"Cannot mkdir: {path} is not a directory") from err
+    except (PortsideError, OSError):
+        return  # chdir(2) says what is wrong, with the command's own rights
+    try:
+        if not stat.S_ISDIR(os.fstat(found).st_mode):
+            raise SystemFailure(f"Cannot mkdir: {path} is not a directory")
+    finally:
+        os.close(found)
 
 
 def _enter_user_namespace(
@@ -248,31 +302,39 @@ def open_terminal(own: Own, process: Process, console: bool) -> None:
 
 
 def finish(
-    own: Own, process: Process, request: StartRequest, seccomp: bytes, *, init: bool,
-    make_cwd: bool = True,
-) -> None:  # fmt: skip
+    own: Own, process: Process, request: StartRequest, seccomp: bytes, *, init: bool = False
+) -> None:
     """From inside the root to execve: who we are, what we may do, and the command."""
     steps = own.steps
     steps.enter("identity")
     who = privileges.resolve(process.user, request.identity)
     env = privileges.environment(process.env, who)
-    _chdir(process.cwd or "/", who, make=make_cwd)
-    _connect_streams(own, who)
-    path = executable.find(process.args, env, who)
+    arrived = _enter_cwd(process.cwd or "/")
+    _own_streams(who)
     scheduling.apply(process)
     privileges.set_limits(process.rlimits)
     if own.keyring:
         kernel.join_session_keyring()
     if own.hold < 0:
         own.report(Outcome(uid=who.uid, gid=who.gid))
-    heard = privileges.drop(process, who, _last_capability, seccomp, request.seccomp_flags)
+
+    def as_user() -> str:
+        if not arrived:
+            _chdir(process.cwd)
+        _verify_cwd()
+        return executable.find(process.args, env)
+
+    path, heard = privileges.drop(
+        process, who, _last_capability, seccomp, request.seccomp_flags, as_user
+    )
     if heard >= 0:
         own.give_listener(heard)
-    if init:
-        init_reaper.become(own.tell, process.args, own.profile, process.apparmor_profile)
     if own.hold >= 0:
         own.report(Outcome(uid=who.uid, gid=who.gid))
         _wait_for_start(own)
+    if init:
+        _reset_signals(own)
+        init_program.execute(own.init_program, process.args, env)
     _execute(own, path, process.args, env)
 
 
@@ -290,60 +352,71 @@ def _wait_for_start(own: Own) -> None:
     own.at_start()
 
 
-def _chdir(path: str, who: privileges.Who, *, make: bool) -> None:
-    """Go to the working directory; a container's is made when missing, an exec's is not."""
-    if not path.startswith("/") and not make:
-        raise executable.CommandError("Cwd must be an absolute path", "system")
+def _enter_cwd(path: str) -> bool:
+    """Go to the working directory with root's rights, as far as they are the container's own:
+    beneath the root, over no link of /proc. False when the user's rights have to decide."""
     if not path.startswith("/"):
-        raise InvalidParameter(
-            f"the working directory {path!r} is invalid, it needs to be an absolute path"
-        )
+        raise executable.CommandError("Cwd must be an absolute path", "system")
+    with suppress(OSError), _root() as root:
+        directory = openat2(root, path, os.O_PATH | os.O_DIRECTORY, resolve=IN_ROOT)
+        try:
+            os.fchdir(directory)
+            return True
+        finally:
+            os.close(directory)
+    return False
+
+
+def _chdir(path: str) -> None:
+    kinds = {FileNotFoundError: "not-found", NotADirectoryError: "not-executable"}
     try:
         os.chdir(path)
-    except FileNotFoundError:
-        if not make:
-            raise executable.CommandError(
-                f'chdir to cwd ("{path}") set in config.json failed: no such file or directory',
-                "not-found",
-            ) from None
-        os.makedirs(path, 0o755, exist_ok=True)
-        os.chdir(path)
-    except NotADirectoryError:
+    except OSError as err:
+        reason = os.strerror(err.errno or 0).lower()
         raise executable.CommandError(
-            f'chdir to cwd ("{path}") set in config.json failed: not a directory',
-            "not-executable",
+            f'chdir to cwd ("{path}") set in config.json failed: {reason}',
+            kinds.get(type(err), "not-executable"),
         ) from None
-    except PermissionError:
-        os.setegid(who.gid)
-        os.seteuid(who.uid)
-        os.chdir(path)
-        os.seteuid(0)
-        os.setegid(0)
-    if os.readlink("/proc/self/cwd").startswith("(unreachable)"):
-        raise SystemFailure("the working directory is outside of the container's root")
 
 
-def _connect_streams(own: Own, who: privileges.Who) -> None:
-    """Make our streams descriptors 0, 1 and 2, and close all that is not the container's."""
-    stdin, stdout, stderr = own.streams
-    ours = {fd for fd, stream in enumerate(own.streams) if stream >= 0}
-    if stdin < 0:
-        stdin = os.open("/dev/null", os.O_RDONLY)
-    keep = os.dup(own.tell.fileno()) if own.tell.fileno() <= 2 else own.tell.fileno()
-    preserved = range(3, 3 + own.preserve)
-    for source, target in ((stdin, 0), (stdout, 1), (stderr, 2)):
+def _verify_cwd() -> None:
+    """Refuse a directory outside of our root, whichever way it was reached (CVE-2024-21626)."""
+    if not kernel.getcwd().startswith("/"):
+        raise executable.CommandError(
+            "current working directory is outside of container mount namespace root -- "
+            "possible container breakout detected",
+            "not-executable",
+        )
+
+
+def connect_streams(own: Own, more: Iterable[int] = ()) -> None:
+    """Make our streams descriptors 0, 1 and 2, and close all that is not the container's, but
+    for ``more``."""
+    if own.tell.fileno() <= 2:
+        own.tell = socket.socket(fileno=fcntl.fcntl(own.tell.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+    for target, source in enumerate(own.streams):
         os.dup2(source, target, inheritable=True)
-    if own.terminal:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for fd in ours:  # not /dev/null, which may be the host's own
+    kernel.close_all_but([*own.descriptors(), *(fd for fd in more if fd >= 0)])
+
+
+def _own_streams(who: privileges.Who) -> None:
+    """Give the streams to the user, so that /dev/stdout can be opened by name."""
+    for fd in range(3):
         with suppress(OSError):
-            if os.fstat(fd).st_rdev != os.makedev(1, 3):
+            if os.fstat(fd).st_rdev != os.makedev(1, 3):  # it is the host's own
                 os.fchown(fd, who.uid, -1)
-    more = [fd for fd in (own.hold, own.result, own.profile) if fd >= 0]
-    kernel.close_all_but([keep, *preserved, *more])
 
 
 def _execute(own: Own, path: str, args: tuple[str, ...], env: dict[str, str]) -> None:
+    _reset_signals(own)
+    try:
+        os.execve(path, list(args), env)
+    except OSError as err:
+        raise executable.explain(path, args[0], err) from err
+
+
+def _reset_signals(own: Own) -> None:
+    """Signals as a program expects them, and the descriptors that it is to inherit."""
     for fd in range(3, 3 + own.preserve):
         with suppress(OSError):
             os.set_inheritable(fd, True)
@@ -351,7 +424,3 @@ def _execute(own: Own, path: str, args: tuple[str, ...], env: dict[str, str]) ->
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    try:
-        os.execve(path, list(args), env)
-    except OSError as err:
-        raise executable.explain(path, args[0], err) from err

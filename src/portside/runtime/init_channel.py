@@ -3,13 +3,14 @@
 ::
 
     Child (the monitor's or the command line's side)      Own (the child's side)
-      fork ───────────────────────────────────────────►  body(own)
+      fork ───────────────────────────────────────────►  body(own), may pass on to a sibling
       settle, await_hooks, go   ◄── one SOCK_SEQPACKET ──►  wait_for_hooks, wait_for_go
       outcome                   ◄──────────────────────   report, or the end of the socket: execve
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import signal
@@ -87,13 +88,35 @@ class Own:
         self.preserve = 0
         """How many descriptors after the three streams the command inherits."""
         self.keyring = True
-        self.profile = -1
-        """Where a first process of our own enters its AppArmor profile."""
+        self.init_program = -1
+        """Directory of the program that is PID 1 (``--init``), else -1."""
+        self.page: mmap.mmap | None = None
+        """Where :meth:`pass_on` leaves the sibling's PID."""
 
     def joins(self, group: Cgroup | None, cloned: bool, beside: int = 0) -> Own:
         """We join ``group`` ourselves, or its version 1 part if we were cloned into it."""
         self.group, self.cloned, self.beside = group, cloned, beside
         return self
+
+    def descriptors(self) -> list[int]:
+        """What a process inside may have open before execve(2) besides its streams."""
+        more = (self.tell.fileno(), self.hold, self.result, self.init_program)
+        return [fd for fd in (*more, *range(3, 3 + self.preserve)) if fd >= 0]
+
+    def pass_on(self) -> None:
+        """Go on as a child of our parent's, in the PID namespace chosen for our children.
+
+        Everything inside sees that process from its first moment, so nothing of the host may be
+        left in it: the caller has entered the container's other namespaces and root, and has
+        closed what is not the container's. The parent learns the PID from memory that the
+        sibling does not get: a message could be forged by who is allowed to trace it.
+        """
+        assert self.page is not None
+        self.page.madvise(mmap.MADV_DONTFORK)
+        pid = kernel.fork_sibling()
+        if pid:
+            self.page[:4] = pid.to_bytes(4, "little")
+            os._exit(0)
 
     def wait_for_hooks(self, found: Hooks | None) -> None:
         """Have the other side run the hooks that come once the namespaces are there."""
@@ -149,8 +172,15 @@ def _fork(into: Cgroup | None) -> tuple[int, bool]:
 class Child:
     """The monitor's side of a child that is on its way to execve."""
 
-    def __init__(self, pid: int, tell: socket.socket, streams: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        pid: int,
+        tell: socket.socket,
+        streams: tuple[int, int, int],
+        page: mmap.mmap | None = None,
+    ) -> None:
         self.pid = pid
+        self._page = page
         self._tell = tell
         self.stdin, self.stdout, self.stderr = streams
         self.leader = -1
@@ -160,15 +190,19 @@ class Child:
     @classmethod
     def fork(
         cls, body: Callable[[Own], None], *, terminal: bool, stdin: bool, inherit: bool = False,
-        into: Cgroup | None = None, beside: int = 0,
+        into: Cgroup | None = None, beside: int = 0, passes: bool = False,
     ) -> Child:  # fmt: skip
         """Fork a child that runs ``body``, which never returns but by failing.
 
         ``inherit``: without a terminal its streams are ours. ``into``: a control group that it
-        joins itself, or the one that process ``beside`` is in below it.
+        joins itself, or the one that process ``beside`` is in below it. ``passes``: it will
+        :meth:`Own.pass_on`.
         """
+        page = mmap.mmap(-1, mmap.PAGESIZE) if passes else None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         inner, outer = pipes(stdin and not terminal, not terminal and not inherit)
+        if inner[0] < 0:  # the container's own could be anything
+            inner = (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), *inner[1:])
         pid, cloned = _fork(into)
         if pid == 0:
             ours.close()
@@ -176,12 +210,21 @@ class Child:
                 if fd >= 0:
                     os.close(fd)
             own = Own(theirs, (0, 1, 2) if inherit else inner, terminal)
+            own.page = page
             _run(body, own.joins(into, cloned, beside))
         theirs.close()
         for fd in inner:
             if fd >= 0:
                 os.close(fd)
-        return cls(pid, ours, outer)
+        return cls(pid, ours, outer, page)
+
+    def arrive(self) -> None:
+        """Once a child that passes on has done so, :attr:`pid` is its sibling's; 0 when the
+        child has ended without one."""
+        if self._page is not None:
+            os.waitpid(self.pid, 0)
+            self.pid = int.from_bytes(self._page[:4], "little")
+            self._page = None
 
     def settle(self, spec: Spec) -> None:
         """Help a child through a user namespace; afterwards ``pid`` is the container's init."""
@@ -237,6 +280,7 @@ class Child:
                 self.leader = fds[0]
                 os.set_inheritable(self.leader, False)
             elif data == b"s":
+                self.arrive()
                 self.notified(fds[0])
             elif data[:1] == b"o":
                 told = msgspec.json.decode(data[1:], type=Outcome)
@@ -245,8 +289,10 @@ class Child:
             else:
                 break
         self._tell.close()
+        self.arrive()
         # killed before it could tell: the pipe closes as at execve, but nobody lives
-        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) and not told.timings:
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        if not self.pid or (os.waitid(os.P_PID, self.pid, flags) and not told.timings):
             raise StartError("the container's process was killed while it was started", "system")
         return told
 
@@ -259,10 +305,14 @@ class Child:
 
     def kill(self) -> None:
         """End a child whose start failed, and everything that was made for it."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+        if self._page is not None:
+            os.kill(self.pid, signal.SIGKILL)  # not waited for yet
+            self.arrive()
+        if self.pid:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
         self._tell.close()
         for fd in (self.stdin, self.stdout, self.stderr, self.leader):
             if fd >= 0:

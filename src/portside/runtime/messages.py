@@ -68,7 +68,9 @@ class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     open_stdin: bool = False
     stdin_once: bool = False
     init: bool = False
-    """Run a reaper as PID 1 (``--init``)."""
+    """PID 1 is a program that reaps and passes signals on (``--init``)."""
+    init_path: str = ""
+    """That program; empty for the system's."""
     has_netns: bool = False
     has_seccomp: bool = False
     seccomp_flags: int = 0
@@ -135,8 +137,6 @@ class Exec(msgspec.Struct, frozen=True, tag=True):
     identity: Identity = Identity()
     open_stdin: bool = False
     attachments: tuple[Streams, ...] = ()
-    privileged: bool = False
-    """No seccomp filter, as Docker does for ``exec --privileged``."""
 
 
 class Resize(msgspec.Struct, frozen=True, tag=True):

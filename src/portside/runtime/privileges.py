@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import os
 import resource
+import stat
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import msgspec
 
 from portside.kernel import process as kernel
 from portside.kernel import seccomp as filters
+from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Capabilities, Process, Rlimit, User
 from portside.runtime.messages import Identity
 
 _MAX_FILE = 16 << 20
+_MAX_LINE = 64 << 10
 _MAX_ID = (1 << 31) - 1
 """As other runtimes have it; the kernel would take twice as many."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+_T = TypeVar("_T")
 
 
 class Who(msgspec.Struct):
@@ -31,15 +39,34 @@ class Who(msgspec.Struct):
     home: str
 
 
-def _entries(path: str) -> list[list[str]]:
-    """Lines of passwd or group, split; empty when the image has no such file."""
+def _entries(path: str) -> Iterator[list[str]]:
+    """Lines of passwd or group, split; none when the image has no such file.
+
+    What is no regular file beneath the root is not opened: a device may act on that, a link of
+    /proc may lead out. A line cut off by a limit counts for nothing.
+    """
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        found = openat2(root, path, os.O_PATH, resolve=IN_ROOT)
+        regular = stat.S_ISREG(os.fstat(found).st_mode)
+        os.close(found)
+        if not regular:
+            return
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+        file = os.fdopen(openat2(root, path, flags, resolve=IN_ROOT), "rb")
     except OSError:
-        return []
-    with os.fdopen(fd, "rb") as file:
-        text = file.read(_MAX_FILE).decode(errors="replace")
-    return [line.split(":") for line in text.splitlines() if line and line[0] not in "#+-"]
+        return
+    finally:
+        os.close(root)
+    with file:
+        left = _MAX_FILE if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else 0
+        while left > 0 and (line := file.readline(_MAX_LINE)):
+            left -= len(line)
+            if len(line) == _MAX_LINE or left < 0:
+                return
+            text = line.decode(errors="replace").rstrip("\n")
+            if text and text[0] not in "#+-":
+                yield text.split(":")
 
 
 def _number(text: str) -> int | None:
@@ -90,11 +117,16 @@ def _known(user: User) -> Who:
 
 
 def _user(name: str, default: User, passwd: list[list[str]]) -> tuple[int, int, str, str]:
-    """Uid, gid, login name and home of a user by name or number."""
-    named = next((e for e in passwd if e[0] == name), None)
+    """Uid, gid, login name and home of a user by name or number.
+
+    A number is never a name: the image could have a user of that name who is root
+    (CVE-2016-3697).
+    """
     number = _number(name)
-    if named is None and number is not None:
+    if number is not None:
         named = next((e for e in passwd if int(e[2]) == number), None)
+    else:
+        named = next((e for e in passwd if e[0] == name), None)
     if named is not None:
         return int(named[2]), int(named[3]), named[0], named[5]
     if number is None:
@@ -103,13 +135,13 @@ def _user(name: str, default: User, passwd: list[list[str]]) -> tuple[int, int, 
 
 
 def _group(name: str, groups: list[list[str]]) -> int:
+    number = _number(name)
+    if number is not None:
+        return number
     for entry in groups:
         if entry[0] == name:
             return int(entry[2])
-    number = _number(name)
-    if number is None:
-        raise SystemFailure(f"unable to find group {name}: no matching entries in group file")
-    return number
+    raise SystemFailure(f"unable to find group {name}: no matching entries in group file")
 
 
 def environment(pairs: tuple[str, ...], who: Who) -> dict[str, str]:
@@ -147,41 +179,52 @@ def set_limits(limits: tuple[Rlimit, ...]) -> None:
 
 
 def drop(
-    process: Process, who: Who, last_capability: int, seccomp: bytes, seccomp_flags: int
-) -> int:
+    process: Process,
+    who: Who,
+    last_capability: int,
+    seccomp: bytes,
+    seccomp_flags: int,
+    as_user: Callable[[], _T],
+) -> tuple[_T, int]:
     """Become the user, with no more than the capabilities that were given: none, when nothing
-    is said of them. Returns what :func:`seccomp.install` does.
+    is said of them. Returns what ``as_user`` and :func:`seccomp.install` return.
 
-    The filter is installed while we may (seccomp(2) asks for CAP_SYS_ADMIN or
-    no-new-privileges): before capabilities go, or as the last step.
+    ``as_user`` is called with exactly the rights that the command will have to follow paths
+    (effective capabilities decide there, and over the links of /proc/PID), before the filter is
+    installed: seccomp(2) asks for CAP_SYS_ADMIN or no-new-privileges.
     """
-    listener = -1
     sets = process.capabilities or Capabilities()
-    held = kernel.bounding_set()
+    held = kernel.bounding_set(last_capability)
     bits = {
         name: kernel.capability_bits(getattr(sets, name)) & held
         for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
     }
+    ambient = bits["ambient"] & bits["permitted"] & bits["inheritable"]
     kernel.drop_bounding(bits["bounding"], last_capability)
-    if seccomp and not process.no_new_privileges:
-        listener = filters.install(seccomp, seccomp_flags)
     kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
     kernel.setgroups(who.groups)
     os.setresgid(who.gid, who.gid, who.gid)
     os.setresuid(who.uid, who.uid, who.uid)
     kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)
-    if process.user.umask is not None:
-        os.umask(process.user.umask)
-    else:
-        os.umask(0o022)
-    # root gets its permitted set back at execve; others keep only what is ambient
+    os.umask(0o022 if process.user.umask is None else process.user.umask)
+    permitted = kernel.permitted()
     try:
+        # root has its permitted set again after execve(2); others keep only what is ambient
+        usual = bits["permitted"] if who.uid == 0 else ambient
+        kernel.capset(usual & permitted, permitted, bits["inheritable"])
+        found = as_user()
+        listener = -1
+        if seccomp and not process.no_new_privileges:
+            kernel.capset(permitted, permitted, bits["inheritable"])
+            listener = filters.install(seccomp, seccomp_flags)
         kernel.capset(bits["effective"], bits["permitted"], bits["inheritable"])
     except OSError as err:
+        if err.filename != "capset":
+            raise
         raise SystemFailure(f"unable to apply caps: {(err.strerror or '').lower()}") from err
-    kernel.raise_ambient(bits["ambient"] & bits["permitted"] & bits["inheritable"])
+    kernel.raise_ambient(ambient)
     if process.no_new_privileges:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         if seccomp:
             listener = filters.install(seccomp, seccomp_flags)
-    return listener
+    return found, listener

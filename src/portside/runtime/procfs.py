@@ -25,7 +25,7 @@ def check_place(root: int, target: int, tree: int, kind: str, destination: str) 
 
     Raises InvalidParameter. ``kind``: the type of a new file system, empty for a bind mount.
     """
-    place = _beneath(root, target)
+    place = _beneath(root, target, tree if kind == "proc" else -1)
     if kind in ("proc", "sysfs") and place != os.path.normpath("/" + destination.lstrip("/")):
         raise InvalidParameter(
             f'error mounting "{kind}" to rootfs at "{destination}": filesystem "{kind}" must be '
@@ -42,6 +42,12 @@ def check_place(root: int, target: int, tree: int, kind: str, destination: str) 
     )
 
 
-def _beneath(root: int, target: int) -> str:
-    above, place = (os.readlink(f"/proc/self/fd/{fd}") for fd in (root, target))
+def _beneath(root: int, target: int, proc: int) -> str:
+    """Where a place is; ``proc``: a proc file system to be asked, for want of one on /proc."""
+    view = os.open("/proc", os.O_PATH | os.O_CLOEXEC) if proc < 0 else proc
+    try:
+        above, place = (os.readlink(f"self/fd/{fd}", dir_fd=view) for fd in (root, target))
+    finally:
+        if view != proc:
+            os.close(view)
     return place.removeprefix(above.rstrip("/")) or "/"

@@ -24,9 +24,17 @@ from portside.kernel.cgroup import Cgroup, detect, warm_up
 from portside.kernel.seccomp import NEW_LISTENER
 from portside.model.errors import PortsideError
 from portside.model.ociruntime import SPEC_VERSION, Spec, State
-from portside.runtime import exec_init, hooks, init, messages, seccomp_listener, userns
+from portside.runtime import (
+    exec_init,
+    hooks,
+    init,
+    init_program,
+    messages,
+    seccomp_listener,
+    userns,
+)
 from portside.runtime.external import External
-from portside.runtime.init_channel import Child, Steps, explain_kill
+from portside.runtime.init_channel import Child, Own, Steps, explain_kill
 from portside.runtime.messages import (
     Call,
     Exec,
@@ -71,7 +79,7 @@ def start_exec(
 ) -> None:
     """The life of a starter that executes a process beside the container's."""
     kernel.close_all_but([monitor.fileno(), init_pidfd, *([seccomp] if seccomp >= 0 else [])])
-    program = b"" if request.privileged or seccomp < 0 else read_all(seccomp)
+    program = read_all(seccomp) if seccomp >= 0 else b""
     _report(monitor, lambda: _exec(monitor, request, start, init_pidfd, program))
 
 
@@ -109,11 +117,18 @@ class Start:
         child: Child | None = None
         try:
             self._clock.enter("fork")
+            program = init_program.open_copy(request.init_path) if request.init else -1
+
+            def become(own: Own) -> None:
+                own.init_program = program
+                init.run_init(request, spec, own, self.netns, self.seccomp)
+
             child = Child.fork(
-                lambda own: init.run_init(request, spec, own, self.netns, self.seccomp),
+                become,
                 terminal=spec.process.terminal,
                 stdin=request.open_stdin,
                 into=group if joins else None,
+                passes=init.joins_others(spec),
             )
             self._listen(spec, child)
             if not joins:
@@ -121,7 +136,6 @@ class Start:
                 group.add(child.pid)
             # All this while the child makes its mounts, on another processor.
             oom = _watch_oom(group)
-            state = _state_of(request, child.pid)
             self._clock.enter("wait")
             init.keep_children_here(spec)
             if child.await_hooks(spec.hooks):
@@ -131,7 +145,9 @@ class Start:
             started = Started(
                 child.pid, time.time_ns(), self._clock.done() | told.timings, told.uid, told.gid
             )
-            state = msgspec.structs.replace(state, started_ns=started.started_ns)
+            state = msgspec.structs.replace(
+                _state_of(request, child.pid), started_ns=started.started_ns
+            )
             write_whole(f"{request.state_dir}/state.json", msgspec.json.encode(state), sync=False)
             if spec.hooks is not None and spec.hooks.poststart:
                 hooks.run_all(
@@ -231,7 +247,6 @@ def _exec(
         started = Started(number, time.time_ns(), began.done())
         messages.send(monitor, Placed(started, streams.terminal), streams.descriptors(number))
         return
-    kernel.setns(init_pidfd, kernel.CLONE_NEWPID, "the container's PID namespace")
     further = exec_init.further_namespaces(pid)
     child = Child.fork(
         lambda own: exec_init.run_exec(request, own, init_pidfd, seccomp, start, further),
@@ -239,6 +254,7 @@ def _exec(
         stdin=request.open_stdin,
         into=Cgroup(start.cgroup),
         beside=pid,
+        passes=True,
     )
     if start.seccomp_flags & NEW_LISTENER:
         _listen_for_exec(start, child, pid)

@@ -165,6 +165,7 @@ class _Creation:
             terminal=spec.process.terminal,
             stdin=False,
             inherit=True,
+            passes=steps.joins_others(spec),
         )
         os.close(hold)
         os.close(result)

@@ -6,7 +6,6 @@ import os
 
 import msgspec
 
-from portside.kernel import process as kernel
 from portside.kernel import seccomp
 from portside.kernel.cgroup import Cgroup
 from portside.model.errors import InvalidParameter, SystemFailure
@@ -72,13 +71,12 @@ def _start(
     )
     further = exec_init.further_namespaces(pid)
     preserve = options.number("preserve-fds") or 0
-    kernel.setns(pidfd, kernel.CLONE_NEWPID, "the container's PID namespace")
 
     def become(own: Own) -> None:
         own.preserve = preserve
         exec_init.run_exec(request, own, pidfd, filter, start, further)
 
-    child = Child.fork(become, terminal=process.terminal, stdin=False, inherit=True)
+    child = Child.fork(become, terminal=process.terminal, stdin=False, inherit=True, passes=True)
     profile = spec.linux.seccomp
     if profile is not None and profile.listener_path:
         child.notified = lambda fd: seccomp_listener.hand_over(
