@@ -42,6 +42,7 @@ python_packages() { # what Debian and Ubuntu call an interpreter of 3.11 or newe
 missing_for_portside() {
     find_python || python_packages
     [ -x /bin/busybox ] || [ -x /usr/bin/busybox ] || echo busybox-static
+    [ -x /usr/bin/docker-init ] || [ -x /usr/bin/tini-static ] || echo tini
     has_library libseccomp.so.2 || echo libseccomp2
     ! grep -q Y /sys/module/apparmor/parameters/enabled 2>/dev/null ||
         has_command apparmor_parser || echo apparmor

@@ -43,6 +43,7 @@ class ContainerOptions:
     """JSON text, ``unconfined`` or empty."""
     apparmor_profile: str = ""
     init: bool = False
+    init_path: str = ""
     default_runtime: str = "portside"
     runtimes: Mapping[str, str] = field(default_factory=dict)
     """Name to path of further OCI runtimes."""

@@ -20,6 +20,7 @@ from portside.containers.logconfig import monitor_log
 from portside.containers.network_request import network_request
 from portside.containers.record import Record
 from portside.containers.spec import SpecInputs, build
+from portside.model.container import HostConfig
 from portside.model.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -198,13 +199,20 @@ def _request(
         identity=Identity(record.config.user or "0", (*(host.group_add or ()), *groups)),
         open_stdin=record.config.open_stdin,
         stdin_once=record.config.stdin_once,
-        init=core.options.init if host.init is None else host.init,
+        init=_has_init(host, core.options.init),
+        init_path=core.options.init_path,
         has_netns=attachment.netns_fd is not None,
         has_seccomp=linux.seccomp is not None,
         seccomp_flags=_flags(spec),
         attachments=tuple(item.streams for item in pending),
         runtime=core.options.runtimes.get(host.runtime, ""),
     )
+
+
+def _has_init(host: HostConfig, default: bool) -> bool:
+    """A shared PID namespace has a first process already; Docker ignores the option there."""
+    wanted = default if host.init is None else host.init
+    return wanted and not host.pid_mode
 
 
 def _flags(spec: Spec) -> int:

@@ -209,7 +209,7 @@ class DaemonOptions:
     )
     cgroup_parent: str = _option("", "cgroup-parent", "Set parent cgroup for all containers")
     init: bool = _option(False, "init", "Run an init in the container to forward signals and reap")
-    init_path: str = _option("", "init-path", "Accepted: the init is built in")
+    init_path: str = _option("", "init-path", "Path to the docker-init binary (statically linked)")
     no_new_privileges: bool = _option(
         False, "no-new-privileges", "Set no-new-privileges by default for new containers"
     )

@@ -122,6 +122,7 @@ def container_options(options: DaemonOptions) -> ContainerOptions:
         seccomp_profile="" if profile == "builtin" else profile,
         apparmor_profile=default_profile(),
         init=options.init,
+        init_path=options.init_path,
         default_runtime=options.default_runtime,
         runtimes={
             name: shlex.join((item.path, *item.args)) for name, item in options.runtimes.items()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 
+from portside.kernel.libc import encoded
+
 # <linux/mount.h>
 FSOPEN_CLOEXEC = 1
 FSMOUNT_CLOEXEC = 1
@@ -38,7 +40,7 @@ def _call(number: int, what: str, *arguments: object) -> int:
 def fsopen(fstype: str, flags: int = FSOPEN_CLOEXEC) -> int:
     """A file system context for ``fstype``; OSError ENODEV when the kernel lacks it."""
     return _call(
-        SYS_fsopen, f"fsopen({fstype})", ctypes.c_char_p(fstype.encode()), ctypes.c_uint(flags)
+        SYS_fsopen, f"fsopen({fstype})", ctypes.c_char_p(encoded(fstype)), ctypes.c_uint(flags)
     )
 
 
@@ -53,8 +55,8 @@ def fsconfig(fd: int, cmd: int, key: str | None, value: str | None, aux: int = 0
             f"fsconfig({key})",
             ctypes.c_int(fd),
             ctypes.c_uint(cmd),
-            ctypes.c_char_p(None if key is None else key.encode()),
-            ctypes.c_char_p(None if value is None else os.fsencode(value)),
+            ctypes.c_char_p(None if key is None else encoded(key)),
+            ctypes.c_char_p(None if value is None else encoded(value)),
             ctypes.c_int(aux),
         )
     except OSError as err:

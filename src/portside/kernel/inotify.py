@@ -6,6 +6,8 @@ import ctypes
 import os
 import struct
 
+from portside.kernel.libc import encoded
+
 IN_MODIFY, IN_CLOSE_WRITE, IN_MOVED_TO = 0x2, 0x8, 0x80
 IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF = 0x100, 0x200, 0x400, 0x800
 IN_NONBLOCK, IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
@@ -30,7 +32,7 @@ class Inotify:
 
     def watch(self, path: str, mask: int) -> int:
         """Watch a file or directory; the watch's number."""
-        number: int = _libc.inotify_add_watch(self._fd, os.fsencode(path), mask)
+        number: int = _libc.inotify_add_watch(self._fd, encoded(path), mask)
         if number < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), path)

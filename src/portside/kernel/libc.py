@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -40,6 +41,15 @@ def number(name: str) -> int:
         return _OTHERS[os.uname().machine][name]
     except KeyError:
         raise OSError(38, f"no number known for {name}({os.uname().machine})") from None
+
+
+def encoded(text: str | bytes) -> bytes:
+    """A path or name as the kernel takes it. OSError EINVAL for one with a null byte in it: the
+    kernel would act on its beginning, which is not what was checked."""
+    data = os.fsencode(text)
+    if b"\0" in data:
+        raise OSError(errno.EINVAL, "a null byte in it", os.fsdecode(data))
+    return data
 
 
 def check(result: int, *names: str | bytes | None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from portside.kernel.libc import check, libc, syscall
+from portside.kernel.libc import check, encoded, libc, syscall
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC = 0x20, 0x1000, 0x2000, 0x4000
@@ -54,9 +54,9 @@ class mount_attr(ctypes.Structure):
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
     """Attach a file system, or change an attachment; OSError names the target."""
-    encoded = (os.fsencode(text) if text else None for text in (source, target, fstype))
-    first, second, third = encoded
-    check(libc.mount(first, second, third, flags, os.fsencode(data) or None), target)
+    names = (encoded(text) if text else None for text in (source, target, fstype))
+    first, second, third = names
+    check(libc.mount(first, second, third, flags, encoded(data) or None), target)
 
 
 def filesystem_of(fd: int) -> int:
@@ -68,19 +68,19 @@ def filesystem_of(fd: int) -> int:
 
 def umount2(target: str, flags: int = 0) -> None:
     """Detach a mount; OSError names it."""
-    check(libc.umount2(os.fsencode(target), flags), target)
+    check(libc.umount2(encoded(target), flags), target)
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
     """Make ``new_root`` the root of this mount namespace. EINVAL when the caller's root is
     not a mount point (a chroot)."""
-    syscall("pivot_root", os.fsencode(new_root), os.fsencode(put_old), about=new_root)
+    syscall("pivot_root", encoded(new_root), encoded(put_old), about=new_root)
 
 
 def open_tree(dir_fd: int, path: str, flags: int) -> int:
     """A descriptor of the mount at ``path``, or with OPEN_TREE_CLONE of a detached copy."""
     flags |= OPEN_TREE_CLOEXEC
-    return syscall("open_tree", dir_fd, os.fsencode(path), flags, about=path)
+    return syscall("open_tree", dir_fd, encoded(path), flags, about=path)
 
 
 def move_mount(mount_fd: int, target_fd: int, about: str = "") -> None:

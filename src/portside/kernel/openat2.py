@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 
+from portside.kernel.libc import encoded
+
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -48,7 +50,7 @@ def openat2(dir_fd: int, path: str | bytes, flags: int, *, mode: int = 0, resolv
     EAGAIN means that a rename or mount raced with a ``..`` under RESOLVE_BENEATH or
     RESOLVE_IN_ROOT: it is retried here, since the kernel asks for no more than that.
     """
-    name = os.fsencode(path)
+    name = encoded(path)
     how = open_how(flags | os.O_CLOEXEC, mode, resolve)
     for _ in range(128):
         fd = _syscall(SYS_openat2, dir_fd, name, ctypes.byref(how), ctypes.sizeof(how))

@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 
-from portside.kernel.libc import check, libc, number, syscall
+from portside.kernel.libc import check, encoded, libc, number, syscall
 
 CLONE_NEWTIME = 0x00000080
 CLONE_PARENT = 0x00008000
@@ -139,10 +139,10 @@ def execveat(directory: int, name: str, arguments: Sequence[str], env: Mapping[s
 
     Unlike a path below /proc/self/fd this needs no /proc, and the process gets the file's name.
     """
-    pairs = [os.fsencode(f"{key}={value}") for key, value in env.items()]
-    argv = (ctypes.c_char_p * (len(arguments) + 1))(*map(os.fsencode, arguments), None)
+    pairs = [encoded(f"{key}={value}") for key, value in env.items()]
+    argv = (ctypes.c_char_p * (len(arguments) + 1))(*map(encoded, arguments), None)
     envp = (ctypes.c_char_p * (len(pairs) + 1))(*pairs, None)
-    syscall("execveat", directory, os.fsencode(name), argv, envp, 0, about=name)
+    syscall("execveat", directory, encoded(name), argv, envp, 0, about=name)
 
 
 def default_internal_signals() -> None:

@@ -14,6 +14,7 @@ import struct
 from ctypes import c_char_p, c_int, c_long, c_uint, c_uint32, c_uint64, c_void_p
 from typing import TYPE_CHECKING
 
+from portside.kernel.libc import encoded
 from portside.model.errors import InvalidParameter, SystemFailure
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def _add_rule(lib: ctypes.CDLL, context: int, rule: SeccompSyscall, default: int
     if action == default:
         return  # libseccomp refuses rules that change nothing
     for name in rule.names:
-        number = lib.seccomp_syscall_resolve_name(name.encode())
+        number = lib.seccomp_syscall_resolve_name(encoded(name))
         if number == _NO_SYSCALL:
             continue
         for comparisons in _alternatives(rule.args):
@@ -322,7 +323,7 @@ def _newest_calls(lib: ctypes.CDLL, profile: Seccomp) -> dict[int, int]:
     for token in tokens:
         for rule in profile.syscalls:
             for name in rule.names:
-                number = lib.seccomp_syscall_resolve_name_arch(token, name.encode())
+                number = lib.seccomp_syscall_resolve_name_arch(token, encoded(name))
                 if number >= 0:
                     number &= ~_ARCH_BIT_X32
                     newest[token] = max(newest.get(token, 0), number)

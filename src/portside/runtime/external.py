@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 from contextlib import suppress
@@ -22,9 +23,9 @@ import msgspec
 
 from portside.kernel import mount as mounts
 from portside.kernel import process as kernel
-from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
-from portside.model.ociruntime import Process, Spec, User, complete
-from portside.runtime import privileges, rootfs
+from portside.model.errors import PortsideError, SystemFailure
+from portside.model.ociruntime import Mount, Process, Spec, User, complete
+from portside.runtime import init_program, privileges, rootfs
 from portside.runtime.init_channel import START_TIMEOUT, StartError, pipes
 from portside.runtime.messages import Exec, Identity, StartRequest
 from portside.runtime.state_files import clean, place_of
@@ -89,8 +90,6 @@ class External:
     def create(self, spec: Spec, netns: int) -> tuple[int, Streams]:
         """Create it; the first process's PID and its streams. Raises StartError."""
         assert spec.process is not None
-        if self.request.init:
-            raise InvalidParameter("--init is done by our own runtime, not by another one")
         os.makedirs(self.directory, 0o700, exist_ok=True)
         self._mount_root()
         bundle = f"{self.directory}/bundle"
@@ -157,8 +156,19 @@ class External:
             for found in spec.linux.namespaces:
                 if found.type == "network":
                     found.path = f"/proc/{os.getpid()}/fd/{netns}"
+        if self.request.init:
+            self._add_init(spec, spec.process)
         with open(f"{self.directory}/bundle/config.json", "wb") as file:
             file.write(complete(spec))
+
+    def _add_init(self, spec: Spec, process: Process) -> None:
+        """The program of ``--init``, as a read-only file of the container's own."""
+        program, path = f"{self.directory}/{init_program.NAME}", f"/sbin/{init_program.NAME}"
+        shutil.copyfile(init_program.find(self.request.init_path), program)
+        os.chmod(program, 0o555)
+        options = ("bind", "ro", "nosuid", "nodev")
+        spec.mounts = (*spec.mounts, Mount(path, "bind", program, options))
+        process.args = (path, "--", *process.args)
 
     def _call(self, arguments: list[str], streams: Streams | None) -> None:
         """Run the runtime and wait; raises StartError with what it logged."""

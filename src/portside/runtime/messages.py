@@ -8,13 +8,14 @@ Bodies that may be large (the runtime-spec) are files beside the container's sta
 from __future__ import annotations
 
 import array
+import re
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from portside.model.errors import TooLarge
-from portside.model.ociruntime import Process
+from portside.model.errors import InvalidParameter, TooLarge
+from portside.model.ociruntime import Process, Spec
 from portside.model.rootfs import Rootfs
 
 if TYPE_CHECKING:
@@ -211,12 +212,52 @@ class StateFile(msgspec.Struct, frozen=True):
         return msgspec.json.decode((state_dir / "state.json").read_bytes(), type=cls)
 
 
-_E = TypeVar("_E")
+_T = TypeVar("_T")
+_NULL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def decode(data: bytes, kind: type[_T]) -> _T:
+    """A specification that others wrote. Raises InvalidParameter, MsgspecError."""
+    refuse_null(data)
+    return msgspec.json.decode(data, type=kind)
+
+
+def refuse_null(data: bytes) -> None:
+    """Raise InvalidParameter for a document that has a null byte in a text: it would end there
+    for the kernel, and what was checked would not be what is used."""
+    if b"\\u0000" in data and _NULL.search(data):
+        place = _place_of_null(msgspec.json.decode(data), "")
+        raise InvalidParameter(f"invalid value: {place.lstrip('.')}: a null byte in it")
+
+
+def _place_of_null(value: object, place: str) -> str:
+    """Where in a document the first text with a null byte is."""
+    if isinstance(value, str):
+        return place if "\0" in value else ""
+    if isinstance(value, dict):
+        parts = [(f"{place}.{key}", each) for key, each in value.items()]
+        for inner, _ in parts:
+            if "\0" in inner:
+                return inner.replace("\0", "\\0")
+    elif isinstance(value, list):
+        parts = [(f"{place}[{number}]", each) for number, each in enumerate(value)]
+    else:
+        return ""
+    return next(filter(None, (_place_of_null(each, inner) for inner, each in parts)), "")
+
+
+def read_spec(state_dir: str) -> Spec:
+    """A container's ``config.json``."""
+    with open(f"{state_dir}/config.json", "rb") as file:
+        return decode(file.read(), Spec)
 
 
 def send(sock: socket.socket, message: msgspec.Struct, fds: list[int] | None = None) -> None:
-    """Send one message; raises TooLarge, and OSError when nobody reads."""
+    """Send one message; raises TooLarge, InvalidParameter for a request with a null byte, and
+    OSError when nobody reads."""
     data = msgspec.json.encode(message)
+    if isinstance(message, StartRequest | Call):
+        refuse_null(data)
     if len(data) > MAX_PACKET:
         raise TooLarge(f"a message of {len(data)} bytes exceeds the limit of {MAX_PACKET}")
     if fds:

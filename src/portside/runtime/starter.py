@@ -104,8 +104,7 @@ class Start:
 
     def run(self, monitor: socket.socket) -> None:
         request = self.request
-        with open(f"{request.state_dir}/config.json", "rb") as file:
-            spec = msgspec.json.decode(file.read(), type=Spec)
+        spec = messages.read_spec(request.state_dir)
         assert spec.linux is not None and spec.process is not None
         if not userns.wanted(spec):
             init.choose_child_namespaces(spec)
@@ -168,8 +167,7 @@ class Start:
     def run_external(self, monitor: socket.socket) -> None:
         """The same by another OCI runtime, which makes control group and hooks itself."""
         request = self.request
-        with open(f"{request.state_dir}/config.json", "rb") as file:
-            spec = msgspec.json.decode(file.read(), type=Spec)
+        spec = messages.read_spec(request.state_dir)
         other = External(request)
         try:
             self._clock.enter("runtime create")
@@ -228,8 +226,7 @@ def run_poststop(request: StartRequest) -> None:
     if request.runtime:
         External(request).delete()
         return
-    with open(f"{request.state_dir}/config.json", "rb") as file:
-        spec = msgspec.json.decode(file.read(), type=Spec)
+    spec = messages.read_spec(request.state_dir)
     if spec.hooks is not None:
         directory = request.bundle or request.state_dir
         state = State(SPEC_VERSION, request.id, "stopped", directory, 0, spec.annotations)
@@ -269,8 +266,7 @@ def _exec(
 
 def _listen_for_exec(start: StartRequest, child: Child, pid: int) -> None:
     """The agent of the container's seccomp profile decides for an exec as well."""
-    with open(f"{start.state_dir}/config.json", "rb") as file:
-        spec = msgspec.json.decode(file.read(), type=Spec)
+    spec = messages.read_spec(start.state_dir)
     profile = spec.linux.seccomp if spec.linux is not None else None
     if profile is not None:
         directory = start.bundle or start.state_dir

@@ -11,7 +11,7 @@ from portside.kernel.cgroup import Cgroup
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Capabilities, Process, Spec, User
 from portside.model.rootfs import Rootfs
-from portside.runtime import exec_init, scheduling, seccomp_listener
+from portside.runtime import exec_init, messages, scheduling, seccomp_listener
 from portside.runtime import init as steps
 from portside.runtime.init_channel import Child, Own
 from portside.runtime.messages import Exec, StartRequest
@@ -109,7 +109,7 @@ def _process(options: Options, spec: Spec) -> Process:
         path = options.get("process")
         try:
             with open(path, "rb") as file:
-                process = msgspec.json.decode(file.read(), type=Process)
+                process = messages.decode(file.read(), Process)
         except OSError as err:
             raise InvalidParameter(f"{path}: {err.strerror}") from err
         except msgspec.MsgspecError as err:

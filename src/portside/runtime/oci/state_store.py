@@ -21,6 +21,7 @@ import msgspec
 from portside.kernel.cgroup import Cgroup
 from portside.model.errors import Conflict, InvalidParameter, NotFound, PortsideError
 from portside.model.ociruntime import SPEC_VERSION, Spec, State
+from portside.runtime import messages
 from portside.runtime.state_files import start_ticks, write_whole
 
 _ID = re.compile(r"[\w+.-]{1,1024}")
@@ -133,7 +134,7 @@ def read_spec(path: str, bundle: bool = False) -> Spec:
     try:
         with open(path, "rb") as file:
             data = file.read()
-        spec = msgspec.json.decode(data, type=Spec)
+        spec = messages.decode(data, Spec)
         if bundle and "ociVersion" not in msgspec.json.decode(data):
             raise InvalidParameter(f"{path}: the required property ociVersion is missing")
         return spec

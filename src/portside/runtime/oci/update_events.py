@@ -16,6 +16,7 @@ from portside.model.golang.durations import parse_duration
 from portside.model.golang.numbers import parse_int
 from portside.model.golang.sizes import ram_bytes
 from portside.model.ociruntime import CPU, BlockIO, Memory, Pids, Resources
+from portside.runtime import messages
 from portside.runtime.oci.arguments import Options
 from portside.runtime.oci.main import Context
 from portside.runtime.oci.state_store import Container
@@ -40,7 +41,7 @@ def _read(path: str) -> Resources:
         else:
             with open(path, "rb") as file:
                 data = file.read()
-        return msgspec.json.decode(data, type=Resources)
+        return messages.decode(data, Resources)
     except OSError as err:
         raise InvalidParameter(f"{path}: {err.strerror}") from err
     except msgspec.MsgspecError as err:
