@@ -72,7 +72,36 @@ def test_timings(ours: Ours) -> None:
     done = ours("run", "--rm", "--timings", BASE, "echo", "hi")
     assert done.stdout == "hi\n"
     assert "asked the engine to" in done.stderr and "create" in done.stderr
-    assert "the engine, within start" in done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("      ")]
+    words = [line.strip().rsplit(maxsplit=1)[0] for line in lines]  # without what init does
+    steps = ["create", "attach", "start", "network", "runtime", "wait for its end", "removal"]
+    assert [word for word in words if word in steps] == steps
+    assert words[-1] == "total"
+    assert "asked the engine to" in ours("run", "--rm", "-d", "--timings", BASE, "true").stderr
+
+
+def test_explain_what_was_asked_for(ours: Ours, tmp_path: Path) -> None:
+    """Sources of mounts, limits in a reader's units, devices; 100 columns unless --all."""
+    name = "beyond-all"
+    ours(
+        "run", "-d", "--name", name, "-l", "beyond", "--pid", "host", "-v", f"{tmp_path}:/in it",
+        "-v", "beyond-v:/vol", "--cpus", "0.5", "--cpuset-cpus", "0", "--ulimit", "nofile=99:100",
+        "--device", "/dev/full:/dev/mine:r", BASE, "sleep", "100",
+    )  # fmt: skip
+    try:
+        text, full = ours("explain", name).stdout, ours("explain", "--all", name).stdout
+        facts = json.loads(ours("explain", "--format", "json", name).stdout)
+    finally:
+        ours("rm", "-fv", name)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "it sees the machine's processes" in text and "0.5 CPUs" in text
+    for words in (["open", "files", "99", "100"], ["/dev/mine", "/dev/full", "r"],
+                  ["processors", "0"]):  # fmt: skip
+        assert any(line.split() == words for line in text.splitlines()), words
+    sources = {item["target"]: item["source"] for item in facts["mounts"]}
+    assert sources["/in it"] == str(tmp_path)
+    assert sources["/vol"].endswith("/volumes/beyond-v/_data")
+    assert sources["/etc/hosts"].endswith("/hosts") and sources["/etc/hosts"] in full
 
 
 def test_a_change_of_ports_keeps_the_container(ours: Ours, running: str) -> None:

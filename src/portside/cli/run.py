@@ -48,7 +48,7 @@ def run(session: Session, options: Options, arguments: list[str]) -> int:
     started = _Clock()
     try:
         _check(options)
-        container = _create(session, options, arguments)
+        container = _create(session, options, arguments, started)
         started.mark("create")
         if options.flag("detach"):
             return _run_detached(session, options, container, started)
@@ -103,7 +103,9 @@ class _NoFile(InvalidParameter):
 # -- create ----------------------------------------------------------------------------------
 
 
-def _create(session: Session, options: Options, arguments: list[str]) -> str:
+def _create(
+    session: Session, options: Options, arguments: list[str], clock: _Clock | None = None
+) -> str:
     """Create the container, pulling its image as ``--pull`` says; its ID."""
     image, *command = arguments
     if not image.islower() or " " in image:  # the engine's checks are for those that may be right
@@ -120,7 +122,7 @@ def _create(session: Session, options: Options, arguments: list[str]) -> str:
         api_socket.add(session, body)
     cidfile = _open_cidfile(options.text("cidfile"))
     try:
-        created = _ask(session, options, image, body)
+        created = _ask(session, options, image, body, clock)
         if options.flag("use-api-socket"):
             api_socket.put_credentials(session, created["Id"])
     except PortsideError:
@@ -150,12 +152,14 @@ def _open_cidfile(path: str) -> int:
         ) from None
 
 
-def _ask(session: Session, options: Options, image: str, body: dict[str, Any]) -> dict[str, Any]:
+def _ask(
+    session: Session, options: Options, image: str, body: dict[str, Any], clock: _Clock | None
+) -> dict[str, Any]:
     policy = options.text("pull", "missing")
     query = {"name": options.text("name") or None, "platform": options.text("platform") or None}
     client = session.client
     if policy == "always":
-        _pull(session, options, image)
+        _pull(session, options, image, clock)
     try:
         created: dict[str, Any] = client.post("/containers/create", query, body)
     except Refused as err:
@@ -163,7 +167,7 @@ def _ask(session: Session, options: Options, image: str, body: dict[str, Any]) -
             raise
         if not options.flag("quiet"):
             session.warn(f"Unable to find image '{references.familiar(image)}' locally")
-        _pull(session, options, image)
+        _pull(session, options, image, clock)
         created = client.post("/containers/create", query, body)
     return created
 
@@ -173,10 +177,13 @@ def _lacks_image(message: str) -> bool:
     return "No such image" in message or "does not match the specified platform" in message
 
 
-def _pull(session: Session, options: Options, image: str) -> None:
+def _pull(session: Session, options: Options, image: str, clock: _Clock | None) -> None:
     from portside.cli.pull_push import pull_image
 
+    since = clock.now() if clock is not None else 0.0
     pull_image(session, image, platform=options.text("platform"), quiet=options.flag("quiet"), fd=2)
+    if clock is not None:
+        clock.within("create", "pull", since)
 
 
 # -- run -------------------------------------------------------------------------------------
@@ -191,7 +198,8 @@ def _run_detached(session: Session, options: Options, container: str, started: _
     started.mark("start")
     session.out(container)
     if options.flag("timings"):
-        started.tell(session, container)
+        started.learn(session, container)
+        started.tell(session)
     return 0
 
 
@@ -234,7 +242,17 @@ class _Foreground:
             proxy=self.options.flag("sig-proxy"),
             begin=begin,
         )
-        return waiting.status() if stays else 0
+        status = self._ended(waiting) if stays else 0
+        if self.options.flag("timings"):
+            self.started.tell(self.session)
+        return status
+
+    def _ended(self, waiting: attached.Waiting) -> int:
+        """The exit status; the last of its output has come."""
+        self.started.mark("wait for its end")
+        status = waiting.status()
+        self.started.mark("removal" if self.removes else "exit status")
+        return status
 
     def _key_text(self) -> str | None:
         """The engine looks for other keys than its own default only when told."""
@@ -249,32 +267,61 @@ class _Foreground:
             raise _failed(self.session, err, attached.status_of_failed_start(err)) from err
         self.started.mark("start")
         if self.options.flag("timings"):
-            self.started.tell(self.session, self.container)
+            self.started.learn(self.session, self.container)
+            self.started.mark("timings")
 
 
 class _Clock:
-    """Where the milliseconds of a run went, as ``--timings`` tells."""
+    """Where the milliseconds of a run went, as ``--timings`` tells: steps, and steps in them."""
 
     def __init__(self) -> None:
         from time import perf_counter
 
         self._now = perf_counter
-        self._last = perf_counter()
-        self._marks: list[tuple[str, float]] = []
+        self._first = self._last = perf_counter()
+        self._steps: list[tuple[str, float]] = []
+        self._within: dict[str, dict[str, float]] = {}
 
     def mark(self, name: str) -> None:
+        """A step has ended; the next begins."""
         now = self._now()
-        self._marks.append((name, (now - self._last) * 1000))
+        self._steps.append((name, (now - self._last) * 1000))
         self._last = now
 
-    def tell(self, session: Session, container: str) -> None:
-        lines = [f"{'asked the engine to':<28}ms"]
-        lines += [f"  {name:<26}{spent:.1f}" for name, spent in self._marks]
+    def within(self, step: str, name: str, since: float) -> None:
+        """Note a part of the step under way, such as the pull of ``create``."""
+        self._within.setdefault(step, {})[name] = (self._now() - since) * 1000
+
+    def now(self) -> float:
+        return self._now()
+
+    def learn(self, session: Session, container: str) -> None:
+        """Ask what the engine did within the start, while the container is there."""
         try:
             steps = session.client.get(path_of("portside", "containers", container, "timings"))
-        except Refused as err:
-            lines.append(f"the engine tells no timings: {err}")
+        except PortsideError as err:
+            session.warn(f"the engine tells no timings: {describe(err)}")
         else:
-            lines.append(f"{'the engine, within start':<28}ms")
-            lines += [f"  {name:<26}{spent:.1f}" for name, spent in steps.items()]
-        session.warn("\n".join(lines))
+            self._within["start"] = steps
+
+    def tell(self, session: Session) -> None:
+        rows = [("asked the engine to", "ms")]
+        for name, spent in self._steps:
+            rows.append((f"  {name}", f"{spent:.1f}"))
+            rows += _nested(self._within.get(name, {}))
+        rows.append(("total", f"{(self._last - self._first) * 1000:.1f}"))
+        width = max(len(name) for name, _ in rows)
+        session.warn("\n".join(f"{name:<{width}}  {spent:>8}" for name, spent in rows))
+
+
+def _nested(steps: dict[str, float]) -> list[tuple[str, str]]:
+    """The engine's steps; those of init are part of ``runtime``."""
+    rows, inner = [], []
+    for name, spent in steps.items():
+        kind, _, rest = name.partition(" ")
+        if kind == "init" and rest:
+            inner.append((f"      {rest}", f"{spent:.1f}"))
+        else:
+            rows.append((f"    {name}", f"{spent:.1f}"))
+    at = next((n + 1 for n, row in enumerate(rows) if row[0].strip() == "runtime"), len(rows))
+    return rows[:at] + inner + rows[at:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +16,10 @@ from portside.containers.core import Core
 from portside.kernel.cgroup import Cgroup
 from portside.kernel.cgroup.machine import machine
 from portside.model import capabilities
+from portside.model.container import HostConfig
 from portside.model.errors import NotFound
 from portside.model.explain import (
+    DeviceFact,
     Explanation,
     LayerFact,
     LimitFact,
@@ -52,9 +55,11 @@ def explain(core: Core, container: Container, network: Sequence[PathStep]) -> Ex
     found.limits = _limits(group)
     found.namespaces = _namespaces(core, record.pid, record.id)
     found.mounts = _mounts(record.pid)
+    found.blkio, found.devices = _blkio(record.host), _devices(record.host)
     with suppress(OSError):
         found.processes = tuple(sorted(group.pids()))
         _status(found, Path(f"/proc/{record.pid}/status").read_text())
+        found.ulimits = _ulimits(Path(f"/proc/{record.pid}/limits").read_text())
     return found
 
 
@@ -130,20 +135,100 @@ def _limits(group: Cgroup) -> tuple[LimitFact, ...]:
     )
 
 
+def _blkio(host: HostConfig) -> dict[str, str]:
+    found = {"weight": str(host.blkio_weight)} if host.blkio_weight else {}
+    for device in host.blkio_weight_device or ():
+        found[f"weight of {device.path}"] = str(device.weight)
+    for what, unit, devices in (
+        ("reading", "bytes/s", host.blkio_device_read_bps),
+        ("writing", "bytes/s", host.blkio_device_write_bps),
+        ("reading", "operations/s", host.blkio_device_read_iops),
+        ("writing", "operations/s", host.blkio_device_write_iops),
+    ):
+        for throttled in devices or ():
+            found[f"{what} {throttled.path}, {unit}"] = str(throttled.rate)
+    return found
+
+
+def _devices(host: HostConfig) -> tuple[DeviceFact, ...]:
+    if host.privileged:
+        return (DeviceFact("/dev", "/dev", "rwm"),)
+    return tuple(
+        DeviceFact(
+            item.path_in_container or item.path_on_host,
+            item.path_on_host,
+            item.cgroup_permissions or "rwm",
+        )
+        for item in host.devices or ()
+    )
+
+
+def _ulimits(text: str) -> dict[str, tuple[str, str]]:
+    """``Max open files   1024   524288   files``: names have spaces, columns two of them."""
+    found = {}
+    for line in text.splitlines()[1:]:
+        name, soft, hard = (part.strip() for part in (line[:26], line[26:47], line[47:68]))
+        found[name.removeprefix("Max ")] = (soft, hard)
+    return found
+
+
 def _mounts(pid: int) -> tuple[MountFact, ...]:
     found = []
     with suppress(OSError):
+        own = [_Mounted.of(line) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
-            left, _, right = line.partition(" - ")
-            head, tail = left.split(" "), right.split(" ")
-            found.append(MountFact(head[4], tail[0], tail[1], head[5]))
+            mounted = _Mounted.of(line)
+            source = mounted.path_within(own) if mounted.root != "/" else ""
+            found.append(
+                MountFact(mounted.target, mounted.type, source or mounted.source, mounted.options)
+            )
     return tuple(found)
+
+
+class _Mounted(msgspec.Struct, frozen=True):
+    """One line of proc_pid_mountinfo(5)."""
+
+    device: str
+    root: str
+    """What of the file system is mounted, a path within it."""
+    target: str
+    options: str
+    type: str
+    source: str
+
+    @classmethod
+    def of(cls, line: str) -> _Mounted:
+        left, _, right = line.partition(" - ")
+        head, tail = left.split(" "), right.split(" ")
+        device, root, target, options = head[2], _unescaped(head[3]), _unescaped(head[4]), head[5]
+        return cls(device, root, target, options, tail[0], _unescaped(tail[1]))
+
+    def path_within(self, mounts: list[_Mounted]) -> str:
+        """Where the same directory or file is below one of these mounts; "" when nowhere."""
+        holders = [
+            (len(other.root), other)
+            for other in mounts
+            if other.device == self.device
+            and (self.root == other.root or self.root.startswith(f"{other.root.rstrip('/')}/"))
+        ]
+        if not holders:
+            return ""
+        _, best = max(holders, key=lambda pair: pair[0])
+        inside = self.root[len(best.root.rstrip("/")) :]
+        return (best.target.rstrip("/") + inside) or "/"
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def _status(found: Explanation, text: str) -> None:
     """Identity, capabilities and seccomp from ``/proc/PID/status``."""
     lines = dict(line.partition(":")[::2] for line in text.splitlines())
     values = {key: value.split() for key, value in lines.items()}
+    found.inner_pid = int(values.get("NSpid", ["1"])[-1])
+    found.cpus = lines.get("Cpus_allowed_list", "").strip()
+    found.memory_nodes = lines.get("Mems_allowed_list", "").strip()
     found.uid, found.gid = int(values["Uid"][1]), int(values["Gid"][1])
     found.groups = tuple(map(int, values.get("Groups", ())))
     found.no_new_privileges = values.get("NoNewPrivs", ["0"])[0] == "1"

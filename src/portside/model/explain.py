@@ -42,7 +42,18 @@ class MountFact(msgspec.Struct, frozen=True):
     target: str
     type: str
     source: str
+    """A path on the machine for what is bound from there, else what mount(2) was given."""
     options: str
+
+
+class DeviceFact(msgspec.Struct, frozen=True):
+    """A device of the machine that the container may use."""
+
+    path: str
+    """Inside."""
+    source: str
+    permissions: str
+    """Of r, w and m (mknod)."""
 
 
 class Explanation(msgspec.Struct, kw_only=True):
@@ -52,6 +63,8 @@ class Explanation(msgspec.Struct, kw_only=True):
     name: str
     status: str
     pid: int = 0
+    inner_pid: int = 1
+    """The number of the first process in the container's own PID namespace (proc(5), NSpid)."""
     command: tuple[str, ...] = ()
     monitor: int = 0
     """The supervising process."""
@@ -60,6 +73,14 @@ class Explanation(msgspec.Struct, kw_only=True):
     cgroup_paths: dict[str, str] = {}
     """Directory of the group by hierarchy."""
     limits: tuple[LimitFact, ...] = ()
+    cpus: str = ""
+    """Processors it may run on, such as ``0-3``."""
+    memory_nodes: str = ""
+    blkio: dict[str, str] = {}
+    """Weight and limits of block I/O, by what is limited."""
+    ulimits: dict[str, tuple[str, str]] = {}
+    """Soft and hard limits of the first process, as proc_pid_limits(5) shows them."""
+    devices: tuple[DeviceFact, ...] = ()
     layers: tuple[LayerFact, ...] = ()
     written: int = 0
     """Bytes in the upper directory."""
