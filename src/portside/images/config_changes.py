@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -171,8 +172,13 @@ def _label(state: _State, text: str) -> None:
 
 
 def _expose(state: _State, text: str) -> None:
-    ports = dict(state.config.exposed_ports or {})
-    for word in words(text):
+    state.put(exposed_ports={**(state.config.exposed_ports or {}), **exposed(words(text))})
+
+
+def exposed(specifications: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``80``, ``53/udp``, ``8000-8010`` as an image's configuration has them; InvalidParameter."""
+    ports: dict[str, dict[str, Any]] = {}
+    for word in specifications:
         match = _PORT.fullmatch(word.lower())
         if match is None:
             raise InvalidParameter(f"invalid containerPort: {word}")
@@ -181,7 +187,7 @@ def _expose(state: _State, text: str) -> None:
             raise InvalidParameter(f"invalid range specified for port: {word}")
         for number in range(low, high + 1):
             ports[f"{number}/{match[3] or 'tcp'}"] = {}
-    state.put(exposed_ports=ports)
+    return ports
 
 
 def _user(state: _State, text: str) -> None:
@@ -213,6 +219,11 @@ def _onbuild(state: _State, text: str) -> None:
 
 
 def _stopsignal(state: _State, text: str) -> None:
+    state.put(stop_signal=stop_signal(text))
+
+
+def stop_signal(text: str) -> str:
+    """A signal's name or number as it is; InvalidParameter when there is none such."""
     import signal
 
     name = text.strip()
@@ -220,7 +231,7 @@ def _stopsignal(state: _State, text: str) -> None:
     plain = f"SIG{name.upper().removeprefix('SIG')}"
     if not (name.isdigit() and 0 < int(name) <= 64) and plain not in known:
         raise InvalidParameter(f"invalid signal: {name}")
-    state.put(stop_signal=name)
+    return name
 
 
 def _healthcheck(state: _State, text: str) -> None:
@@ -241,10 +252,11 @@ def _healthcheck(state: _State, text: str) -> None:
         raise InvalidParameter("Missing command after HEALTHCHECK CMD")
     listed = _json_list(command.strip())
     test = ("CMD", *listed) if listed is not None else ("CMD-SHELL", command.strip())
-    state.put(healthcheck=_health_options(test, options))
+    state.put(healthcheck=health_options(test, options))
 
 
-def _health_options(test: tuple[str, ...], options: dict[str, str]) -> Healthcheck:
+def health_options(test: tuple[str, ...], options: dict[str, str]) -> Healthcheck:
+    """HEALTHCHECK with its flags by name, such as ``interval``; InvalidParameter."""
     names = {"interval", "timeout", "start-period", "start-interval", "retries"}
     for name in options:
         if name not in names:

@@ -214,6 +214,35 @@ class LayerStore:
             digest = await ingest.commit()
         return digest, digest, self._blobs.size(digest)
 
+    async def adopt_writable(
+        self,
+        container_id: str,
+        diff_id: Digest,
+        blob: Digest,
+        media_type: str,
+        size: int,
+        *,
+        owner: Ref,
+    ) -> Digest:
+        """Make a writable layer, which nobody uses any more, a layer above what it stood on.
+
+        ``blob``, its content packed, is in the store already; ``size`` is the bytes of its files.
+        With overlay the files themselves become the layer. The writable layer is forgotten.
+        """
+        parent, driver = self._required(container_id)
+        chain = chain_of(parent, diff_id)
+        if driver == "overlay" and not self.has(chain):
+            temporary = self.layers_dir / f"tmp-{new_id()}"
+            temporary.mkdir(mode=0o711)
+            try:
+                (self.containers_dir / container_id / "upper").rename(temporary / "diff")
+                self._record(chain, parent, diff_id, blob, media_type, size, temporary, owner)
+            except BaseException:
+                self._trash.discard(temporary)
+                raise
+        await self.ensure(parent, diff_id, blob, media_type, owner=owner)
+        return chain
+
     # -- writable layers -----------------------------------------------------------------
 
     def create_writable(self, container_id: str, chain: Digest | None) -> Rootfs:

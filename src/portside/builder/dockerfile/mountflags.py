@@ -1,0 +1,144 @@
+"""``RUN --mount``: the flag's value as one typed value."""
+
+from __future__ import annotations
+
+import csv
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from portside.builder.dockerfile.diagnostics import did_you_mean
+from portside.model.errors import InvalidParameter
+
+TYPES = ("bind", "cache", "tmpfs", "secret", "ssh")
+_SHARING = ("shared", "private", "locked")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)i?b?", re.IGNORECASE)
+_KEYS = {
+    "bind": ("target", "source", "from", "readwrite", "readonly"),
+    "cache": ("target", "source", "from", "id", "sharing", "readonly", "readwrite", "mode",
+              "uid", "gid"),
+    "tmpfs": ("target", "size", "readwrite"),
+    "secret": ("target", "id", "required", "mode", "uid", "gid", "env"),
+    "ssh": ("target", "id", "required", "mode", "uid", "gid"),
+}  # fmt: skip
+_ALIASES = {"dst": "target", "destination": "target", "src": "source", "rw": "readwrite",
+            "ro": "readonly"}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountFlag:
+    type: str = "bind"
+    target: str = ""
+    source: str = ""
+    source_stage: str = ""
+    """``from``."""
+    readonly: bool = True
+    size: int = 0
+    id: str = ""
+    sharing: str = "shared"
+    required: bool = False
+    mode: int | None = None
+    uid: int = 0
+    gid: int = 0
+    env: str = ""
+    """A secret that becomes a variable."""
+
+
+def parse_mount(text: str, expand: Callable[[str], str]) -> MountFlag:
+    """``type=cache,target=/x,…``. InvalidParameter, with what was probably meant."""
+    try:
+        (fields,) = csv.reader([text], strict=True)
+    except (csv.Error, ValueError) as err:
+        raise InvalidParameter(f"failed to parse csv mounts: {err}") from None
+    found: dict[str, str] = {}
+    for item in fields:
+        key, equals, value = item.strip().partition("=")
+        key = _ALIASES.get(key.lower(), key.lower())
+        if not equals:
+            if key not in ("readonly", "readwrite", "required"):
+                raise InvalidParameter(f"invalid field '{item}' must be a key=value pair")
+            value = "true"
+        found[key] = expand(value)
+    kind = found.pop("type", "bind")
+    if kind not in TYPES:
+        raise InvalidParameter(f'unsupported mount type "{kind}"{did_you_mean(kind, TYPES)}')
+    for key in found:
+        if key not in _KEYS[kind]:
+            known = [*_KEYS[kind], "type"]
+            hint = did_you_mean(key, known)
+            raise InvalidParameter(f'unexpected key "{key}" for mount type "{kind}"{hint}')
+    return _checked(_value(kind, found))
+
+
+def _value(kind: str, found: dict[str, str]) -> MountFlag:
+    readonly = kind == "bind"
+    if "readonly" in found:
+        readonly = _boolean(found, "readonly")
+    if "readwrite" in found:
+        readonly = not _boolean(found, "readwrite")
+    sharing = found.get("sharing", "shared")
+    if sharing not in _SHARING:
+        raise InvalidParameter(
+            f'unsupported sharing value "{sharing}"{did_you_mean(sharing, _SHARING)}'
+        )
+    return MountFlag(
+        type=kind,
+        target=found.get("target", ""),
+        source=found.get("source", ""),
+        source_stage=found.get("from", ""),
+        readonly=readonly,
+        size=_size(found.get("size", "")),
+        id=found.get("id", ""),
+        sharing=sharing,
+        required="required" in found and _boolean(found, "required"),
+        mode=_octal(found["mode"]) if "mode" in found else None,
+        uid=_number(found, "uid"),
+        gid=_number(found, "gid"),
+        env=found.get("env", ""),
+    )
+
+
+def _checked(mount: MountFlag) -> MountFlag:
+    if mount.type in ("bind", "cache", "tmpfs") and not mount.target:
+        raise InvalidParameter("target is required" if mount.type != "bind" else
+                               "invalid mount target: target is required")  # fmt: skip
+    if mount.type in ("bind", "cache", "tmpfs") and posixpath.normpath(mount.target) == "/":
+        raise InvalidParameter(f'invalid mount target "{mount.target}"')
+    if mount.type == "secret" and not (mount.id or mount.target):
+        raise InvalidParameter(
+            "invalid mount: secret needs an id or a target (type=secret,id=NAME)"
+        )
+    return mount
+
+
+def _boolean(found: dict[str, str], key: str) -> bool:
+    value = found[key].lower()
+    if value in ("true", "1", "t"):
+        return True
+    if value in ("false", "0", "f"):
+        return False
+    raise InvalidParameter(f"invalid value for {key}: {found[key]}")
+
+
+def _number(found: dict[str, str], key: str) -> int:
+    text = found.get(key, "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 10:
+        raise InvalidParameter(f"invalid value {text} for {key}")
+    return int(text)
+
+
+def _octal(text: str) -> int:
+    if not re.fullmatch("[0-7]{1,5}", text):
+        raise InvalidParameter(f"invalid value {text} for mode")
+    return int(text, 8)
+
+
+def _size(text: str) -> int:
+    """Bytes of ``10m``, ``1GiB``."""
+    if not text:
+        return 0
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidParameter(f"invalid value for size: {text}")
+    return int(float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " "))

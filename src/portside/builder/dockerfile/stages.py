@@ -1,0 +1,65 @@
+"""The stages of a Dockerfile: which one is wanted, and what a name means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from portside.builder.dockerfile import instructions as ins
+from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean
+
+
+@dataclass(frozen=True)
+class Stages:
+    """All stages, found by name or number."""
+
+    all: tuple[ins.Stage, ...]
+
+    def target(self, name: str) -> ins.Stage:
+        """The stage to build; the last one for an empty name."""
+        if not name:
+            return self.all[-1]
+        found = self.find(name)
+        if found is None:
+            names = [stage.name for stage in self.all if stage.name]
+            hint = did_you_mean(name, names)
+            raise DockerfileError(
+                f'target stage "{name}" could not be found{hint}',
+                self.all[-1].base.span,
+                parsing=False,
+            )
+        return found
+
+    def find(self, name: str) -> ins.Stage | None:
+        """By name (the last of several), or by number."""
+        for stage in reversed(self.all):
+            if stage.name and stage.name == name.lower():
+                return stage
+        if name.isascii() and name.isdigit() and len(name) < 6 and int(name) < len(self.all):
+            return self.all[int(name)]
+        return None
+
+    def before(self, index: int, name: str) -> ins.Stage | None:
+        """The latest stage of that name before the stage ``index``: what FROM can mean."""
+        for stage in reversed(self.all[:index]):
+            if stage.name and stage.name == name.lower():
+                return stage
+        return None
+
+    def source(self, name: str, current: ins.Stage, span: Span) -> ins.Stage | None:
+        """What ``--from`` means: a stage, or None for a context or image.
+
+        DockerfileError when it is the stage itself.
+        """
+        is_number = name.isascii() and name.isdigit()
+        if is_number and (len(name) > 5 or int(name) >= len(self.all)):
+            raise DockerfileError(
+                f"invalid from flag value {name}: there are {len(self.all)} stages, "
+                "numbered from 0",
+                span,
+            )
+        found = self.find(name)
+        if found is current:
+            raise DockerfileError(
+                f"invalid from flag value {name}: refers to current build stage", span
+            )
+        return found

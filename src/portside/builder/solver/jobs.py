@@ -1,0 +1,123 @@
+"""The builder's work in job processes, as values; the code is in :mod:`.filework`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import msgspec
+
+from portside.builder.llb import Action, CopyAction
+from portside.model.rootfs import Rootfs
+from portside.store.jobs import Limits
+from portside.store.workers import Job
+
+Progress = Callable[[int], None]
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """A writable layer that will not change any more, as a blob."""
+
+    diff_id: str
+    digest: str
+    size: int
+    """Bytes of the compressed blob."""
+    content: str
+    """Digest of what the layer holds, without times."""
+    tree_size: int
+    """Bytes of its files."""
+    is_empty: bool = False
+    sources: str = ""
+    """Of a file operation: ``file:<hex>``, ``dir:<hex>`` or ``multi:<hex>`` for the sources, as
+    the classic builder's history names them."""
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """An action with the root that it copies from, by number; -1 for none."""
+
+    action: Action
+    source: int = -1
+
+
+class SealLayer(Job, kw_only=True):
+    """Remove ``stubs`` that are still empty, then pack the writable layer of ``rootfs`` into the
+    gzip file ``target``."""
+
+    result: ClassVar[type] = Sealed
+    rootfs: Rootfs
+    base: str
+    target: str
+    limits: Limits
+    stubs: tuple[str, ...] = ()
+
+    def run(self, fds: list[int], progress: Progress) -> Sealed:
+        from portside.builder.solver.sealing import seal
+
+        return seal(self)
+
+
+class RunFileOp(SealLayer, kw_only=True):
+    """Carry the actions out in ``rootfs``, one after the other, then seal it."""
+
+    actions: tuple[Placed, ...] = ()
+    sources: tuple[Rootfs, ...] = ()
+
+    def run(self, fds: list[int], progress: Progress) -> Sealed:
+        from portside.builder.solver.filework import run_file_op
+
+        return run_file_op(self)
+
+
+class HashContent(Job, kw_only=True):
+    """The digest, without times, of what each copy takes from ``source``; with no copies, of
+    all of ``path`` in it."""
+
+    result: ClassVar[type] = str
+    source: Rootfs
+    copies: tuple[CopyAction, ...] = ()
+    path: str = "/"
+
+    def run(self, fds: list[int], progress: Progress) -> str:
+        from portside.builder.solver.contenthash import hash_copies
+
+        return hash_copies(self)
+
+
+class MissingPaths(Job, kw_only=True):
+    """Which of the paths are not there in ``rootfs``, and which of their parents: what a step's
+    mounts will make."""
+
+    result: ClassVar[object] = list[str]
+    heavy: ClassVar[bool] = False
+    rootfs: Rootfs
+    paths: tuple[str, ...]
+
+    def run(self, fds: list[int], progress: Progress) -> list[str]:
+        from portside.builder.solver.sealing import missing_paths
+
+        return missing_paths(self)
+
+
+class Received(msgspec.Struct, frozen=True):
+    """What was found in a context."""
+
+    dockerfile: bytes | None = None
+    """None when there is no such file."""
+    ignore: str = ""
+    """Text of its ignore file."""
+
+
+class ReceiveContext(Job, kw_only=True):
+    """Unpack a tar from the first descriptor into the new directory ``target``, leave out what
+    its own ignore file names, and read the Dockerfile. A body that is no tar is the Dockerfile."""
+
+    result: ClassVar[type] = Received
+    heavy: ClassVar[bool] = False
+    target: str
+    limits: Limits
+    dockerfile: str = "Dockerfile"
+
+    def run(self, fds: list[int], progress: Progress) -> Received:
+        from portside.builder.solver.contexts import receive
+
+        return receive(self, fds[0])

@@ -1,0 +1,258 @@
+"""The graph solver: only what is wanted, independent vertices together, equal ones once.
+
+For each vertex, in this order:
+
+1. its **definition key**, made of its operation and the definition keys of its inputs; if a
+   record has it, nothing below is looked at;
+2. its inputs are solved, all at the same time;
+3. its **content key**, made of its operation and what it reads of its inputs: the whole tree of
+   one that it writes to, the copied files of one that it copies from; if a record has it, the
+   definition key leads there from now on;
+4. it is carried out, and recorded under both keys.
+
+Two builds that come to the same key share one task; it ends when the last of them leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from portside.builder import llb
+from portside.builder.llb import Output, Vertex
+from portside.builder.solver.progress import Completed, Event, Report, Started, silent
+from portside.builder.solver.records import CacheRecord, CacheStore
+from portside.builder.solver.tree import Tree, digest_of
+from portside.model.errors import PortsideError
+
+
+class Made(NamedTuple):
+    """What carrying a vertex out has brought."""
+
+    outputs: tuple[Tree, ...]
+    blobs: tuple[str, ...] = ()
+    size: int = 0
+    sources: str = ""
+
+
+class Solved(NamedTuple):
+    """A vertex's result."""
+
+    outputs: tuple[Tree, ...]
+    record: CacheRecord | None = None
+    cached: bool = False
+
+
+class Operations(msgspec.Struct):
+    """How vertices are looked at and carried out; see :mod:`.operations`."""
+
+    definition: Callable[[Vertex], Awaitable[str | None]]
+    """Of a source: what identifies its content, or None when only a look can tell."""
+    content: Callable[[Vertex, Sequence[Tree]], Awaitable[str]]
+    """What a vertex reads of its inputs, as one digest."""
+    run: Callable[[Vertex, Sequence[Tree], Report], Awaitable[Made]]
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A vertex under way, for all who wait for it."""
+
+    task: asyncio.Task[Solved]
+    reports: list[Report] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    waiting: int = 0
+
+
+class Solver:
+    """One for the engine; each build has a :class:`Build` of its own."""
+
+    def __init__(self, cache: CacheStore) -> None:
+        self.cache = cache
+        self._flights: dict[str, _Flight] = {}
+
+    async def shared(
+        self, key: str, report: Report, work: Callable[[Report], Awaitable[Solved]]
+    ) -> Solved:
+        """Run ``work``, or wait for who runs it; its events reach everybody who waits."""
+        while True:
+            flight = self._flights.get(key)
+            if flight is None:
+                flight = self._begin(key, work)
+            else:
+                for event in flight.events:
+                    report(event)
+            flight.reports.append(report)
+            flight.waiting += 1
+            try:
+                return await asyncio.shield(flight.task)
+            except asyncio.CancelledError:
+                mine = asyncio.current_task()
+                if not flight.task.cancelled() or (mine is not None and mine.cancelling()):
+                    raise
+                # the one who ran it gave up: it is ours now
+            finally:
+                flight.reports.remove(report)
+                flight.waiting -= 1
+                if flight.waiting == 0 and not flight.task.done():
+                    flight.task.cancel()
+                    await asyncio.gather(flight.task, return_exceptions=True)
+
+    def _begin(self, key: str, work: Callable[[Report], Awaitable[Solved]]) -> _Flight:
+        def tell(event: Event) -> None:
+            flight.events.append(event)
+            for report in list(flight.reports):
+                report(event)
+
+        async def run() -> Solved:
+            try:
+                return await work(tell)
+            finally:
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
+
+        flight = _Flight(asyncio.get_running_loop().create_task(run()))
+        self._flights[key] = flight
+        return flight
+
+
+class Build:
+    """Solves the outputs of one request."""
+
+    def __init__(
+        self, solver: Solver, operations: Operations, identifier: str, report: Report = silent
+    ) -> None:
+        self._solver, self._operations, self._id = solver, operations, identifier
+        self._report = report
+        self._cache = solver.cache
+        self._solving: dict[int, asyncio.Task[Solved]] = {}
+        self._keys: dict[int, str] = {}
+        self._held: list[str] = []
+        self._told: set[int] = set()
+
+    async def solve(self, output: Output) -> Tree:
+        """The tree of an output. Raises what its steps raise, the first one's error."""
+        llb.check([output])
+        await self._definition_keys(output)
+        solved = await self._vertex(output.vertex)
+        return solved.outputs[output.index]
+
+    def record_of(self, vertex: Vertex) -> CacheRecord | None:
+        """The cache's record of a vertex that was solved."""
+        task = self._solving.get(id(vertex))
+        return task.result().record if task is not None and task.done() else None
+
+    def was_cached(self, vertex: Vertex) -> bool:
+        task = self._solving.get(id(vertex))
+        return task is not None and task.done() and task.result().cached
+
+    async def close(self) -> None:
+        """Stop what still runs and let go of the records."""
+        for task in self._solving.values():
+            task.cancel()
+        await asyncio.gather(*self._solving.values(), return_exceptions=True)
+        for identifier in self._held:
+            self._cache.let_go(identifier)
+        self._held.clear()
+
+    # -- keys ----------------------------------------------------------------------------
+
+    async def _definition_keys(self, output: Output) -> None:
+        """Of all vertices, leaves first; one that nobody else may know has the build's own."""
+        for vertex in llb.walk([output]):
+            if id(vertex) in self._keys:
+                continue
+            if isinstance(vertex.op, llb.SourceOp):
+                found = await self._operations.definition(vertex)
+                own = f"{self._id}:{vertex.digest}" if found is None else found
+                self._keys[id(vertex)] = digest_of("source", own)
+                continue
+            inputs = [f"{self._keys[id(i.vertex)]}:{i.index}" for i in vertex.inputs]
+            operation = llb.operation_bytes(vertex).decode("utf-8", "surrogateescape")
+            self._keys[id(vertex)] = digest_of("definition", operation, *inputs)
+
+    # -- solving -------------------------------------------------------------------------
+
+    def _vertex(self, vertex: Vertex) -> asyncio.Task[Solved]:
+        task = self._solving.get(id(vertex))
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._solve(vertex))
+            self._solving[id(vertex)] = task
+        return task
+
+    async def _solve(self, vertex: Vertex) -> Solved:
+        key = self._keys[id(vertex)]
+        ignore = vertex.meta.ignore_cache
+        if not ignore and not isinstance(vertex.op, llb.SourceOp):
+            record = self._cache.find(key)
+            if record is not None:
+                self._tell_cached(vertex)
+                return self._keep(Solved(record.outputs, record, cached=True))
+        inputs = await self._inputs(vertex)
+        trees = [solved.outputs[i.index] for solved, i in zip(inputs, vertex.inputs, strict=True)]
+        if isinstance(vertex.op, llb.SourceOp):
+            return await self._run(vertex, key, trees, (), [])
+        content = await self._operations.content(vertex, trees)
+        operation = llb.operation_bytes(vertex).decode("utf-8", "surrogateescape")
+        second = digest_of("content", operation, content)
+        if not ignore:
+            record = self._cache.find(second)
+            if record is not None:
+                self._cache.name(key, record)
+                self._tell_cached(vertex)
+                return self._keep(Solved(record.outputs, record, cached=True))
+        parents = [solved.record.id for solved in inputs if solved.record is not None]
+        return await self._run(vertex, second, trees, (key, second), parents)
+
+    async def _inputs(self, vertex: Vertex) -> list[Solved]:
+        """All inputs at once; when one fails the others are stopped."""
+        tasks = [self._vertex(item.vertex) for item in vertex.inputs]
+        try:
+            return list(await asyncio.gather(*(asyncio.shield(task) for task in tasks)))
+        except PortsideError:
+            for task in tasks:
+                task.cancel()
+            raise
+
+    async def _run(
+        self, vertex: Vertex, key: str, trees: list[Tree], keys: tuple[str, ...],
+        parents: list[str],
+    ) -> Solved:  # fmt: skip
+        async def work(report: Report) -> Solved:
+            report(Started(vertex))
+            try:
+                made = await self._operations.run(vertex, trees, report)
+            except asyncio.CancelledError:
+                report(Completed(vertex, error="cancelled", cancelled=True))
+                raise
+            except PortsideError as err:
+                report(Completed(vertex, error=str(err)))
+                raise
+            record = None
+            if keys:
+                record = self._cache.add(
+                    keys, made.outputs, description=vertex.label, parents=parents,
+                    blobs=made.blobs, size=made.size, sources=made.sources,
+                )  # fmt: skip
+            report(Completed(vertex))
+            return Solved(made.outputs, record)
+
+        key = f"{self._id}:{key}" if vertex.meta.ignore_cache else key
+        return self._keep(await self._solver.shared(key, self._report, work))
+
+    def _keep(self, solved: Solved) -> Solved:
+        if solved.record is not None:
+            self._cache.hold(solved.record.id)
+            self._held.append(solved.record.id)
+        return solved
+
+    def _tell_cached(self, vertex: Vertex) -> None:
+        """A hit means that all it stands on need not be looked at: those are hits, too."""
+        for item in llb.walk([vertex.output()]):
+            if (id(item) not in self._told and id(item) not in self._solving) or item is vertex:
+                self._told.add(id(item))
+                self._report(Started(item))
+                self._report(Completed(item, cached=True))
