@@ -17,16 +17,16 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from portside.builder import llb
+from portside.builder.dockerfile import history_text, lint, shell_words
 from portside.builder.dockerfile import instructions as ins
-from portside.builder.dockerfile import lint, phrases, shellwords
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean
-from portside.builder.dockerfile.ignorefile import Ignore
+from portside.builder.dockerfile.dockerignore import Ignore
 from portside.builder.dockerfile.lines import Heredoc
 from portside.builder.dockerfile.lint import CheckOptions, Linter
-from portside.builder.dockerfile.mountflags import MountFlag, parse_mount
+from portside.builder.dockerfile.run_mounts import MountFlag, parse_mount
 from portside.builder.dockerfile.stages import Stages
 from portside.builder.dockerfile.syntax import parse_trigger
-from portside.images.changes import exposed, health_options, stop_signal
+from portside.images.config_changes import exposed, health_options, stop_signal
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.model.image import Healthcheck, ImageConfig, RunConfig
 from portside.model.platform import Platform
@@ -88,7 +88,7 @@ class FrontendOptions:
     cgroup_parent: str = ""
     hostname: str = ""
     cache_namespace: str = ""
-    phrases: phrases.Phrases = field(default_factory=phrases.Phrases)
+    phrases: history_text.Phrases = field(default_factory=history_text.Phrases)
     show_platform: bool = False
     """Several platforms are built: name this one's in the steps."""
 
@@ -263,9 +263,11 @@ class _Conversion:
     def _expand(self, text: str, variables: Mapping[str, str], span: Span) -> str:
         return self._process(text, variables, span).text
 
-    def _process(self, text: str, variables: Mapping[str, str], span: Span) -> shellwords.Expansion:
+    def _process(
+        self, text: str, variables: Mapping[str, str], span: Span
+    ) -> shell_words.Expansion:
         try:
-            return shellwords.process(text, variables, self._file.escape)
+            return shell_words.process(text, variables, self._file.escape)
         except DockerfileError:
             raise
         except InvalidParameter as err:
@@ -553,13 +555,13 @@ class _Conversion:
         state.cmd_set = True
         escaped = not instruction.command.is_shell or not self._options.phrases.is_classic
         state.put(cmd=words or None, args_escaped=escaped and not self._options.phrases.is_classic)
-        self._noted(state, instruction, phrases.quoted(words))
+        self._noted(state, instruction, history_text.quoted(words))
 
     def entrypoint(self, state: _State, instruction: ins.Entrypoint) -> None:
         words = self._command(state, instruction.command)
         # a command that was inherited was meant for the entrypoint that goes
         state.put(entrypoint=words or None, cmd=state.config.cmd if state.cmd_set else None)
-        self._noted(state, instruction, phrases.quoted(words))
+        self._noted(state, instruction, history_text.quoted(words))
 
     def _command(self, state: _State, command: ins.Command) -> tuple[str, ...]:
         if command.is_shell and command.words:
@@ -568,7 +570,7 @@ class _Conversion:
 
     def shell(self, state: _State, instruction: ins.Shell) -> None:
         state.put(shell=instruction.words)
-        self._noted(state, instruction, phrases.plain(instruction.words))
+        self._noted(state, instruction, history_text.plain(instruction.words))
 
     def expose(self, state: _State, instruction: ins.Expose) -> None:
         ports: list[str] = []
@@ -580,14 +582,14 @@ class _Conversion:
         if self._options.phrases.is_classic:
             self._noted(state, instruction, " ".join(sorted(ports)))
         else:
-            self._noted(state, instruction, phrases.plain(sorted(found)))
+            self._noted(state, instruction, history_text.plain(sorted(found)))
 
     def volume(self, state: _State, instruction: ins.Volume) -> None:
         paths = [self._in(state, path, instruction) for path in instruction.paths]
         if not all(paths):
             raise InvalidParameter("VOLUME specified can not be an empty string")
         state.put(volumes={**(state.config.volumes or {}), **{path: {} for path in paths}})
-        self._noted(state, instruction, phrases.plain(paths))
+        self._noted(state, instruction, history_text.plain(paths))
 
     def user(self, state: _State, instruction: ins.User) -> None:
         user = self._in(state, instruction.user, instruction)
@@ -926,7 +928,7 @@ class _Transfers:
     def heredoc(self, item: Heredoc) -> tuple[llb.Action, llb.Output | None]:
         content = item.content
         if item.expand:
-            content = shellwords.expand_heredoc(
+            content = shell_words.expand_heredoc(
                 content, self._state.variables, self._conversion._file.escape
             )
         data = content.encode("utf-8", "surrogateescape")

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from portside.builder.dockerfile import shellwords
+from portside.builder.dockerfile import shell_words
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span
 from portside.model.errors import InvalidParameter
 
@@ -186,7 +186,7 @@ class _Reader:
 def marks(text: str, escape: str) -> list[Heredoc]:
     """The here-documents that an instruction's text begins, without their content."""
     try:
-        found = shellwords.split_raw(text, escape)
+        found = shell_words.split_raw(text, escape)
     except InvalidParameter:
         return []  # quotes that do not end; the shell will say so
     return [heredoc for word in found if (heredoc := mark_of(word, escape)) is not None]
@@ -198,7 +198,7 @@ def mark_of(word: str, escape: str) -> Heredoc | None:
     if match is None or not match[3]:
         return None
     try:
-        names = shellwords.words(match[3], {}, escape, keep_unset=True)
+        names = shell_words.words(match[3], {}, escape, keep_unset=True)
     except InvalidParameter:
         return None
     if len(names) != 1 or not names[0]:

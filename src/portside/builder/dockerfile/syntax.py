@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from portside.builder.dockerfile import instructions as ins
-from portside.builder.dockerfile import lines, shellwords
+from portside.builder.dockerfile import lines, shell_words
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean
 from portside.builder.dockerfile.lines import LogicalLine
+from portside.model.errors import InvalidParameter
+from portside.model.golang.booleans import parse_bool
 
 _STAGE = re.compile(r"[a-z][a-z0-9\-_.]*")
-_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
-_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
 
 def parse(data: bytes | str, file: str = "Dockerfile") -> ins.Dockerfile:
@@ -77,11 +77,12 @@ class _Flags:
         if len(values) > 1:
             raise DockerfileError(f"duplicate flag specified: {name}", self._span)
         value = values[0]
-        if value is None or value in _TRUE:
-            return True
-        if value in _FALSE:
-            return False
-        raise DockerfileError(f"invalid boolean value for flag {name}: {value}", self._span)
+        try:
+            return True if value is None else parse_bool(value)
+        except InvalidParameter:
+            raise DockerfileError(
+                f"invalid boolean value for flag {name}: {value}", self._span
+            ) from None
 
 
 class _Parser:
@@ -200,7 +201,7 @@ class _Line:
 
     def pairs(self) -> tuple[ins.Pair, ...]:
         """``a=1 b="2 3"``, or ``a all the rest``."""
-        found = shellwords.split_raw(self.some(), self.escape)
+        found = shell_words.split_raw(self.some(), self.escape)
         if "=" not in found[0]:
             name, _, value = _whitespace(self.rest)
             if not value:
@@ -356,7 +357,7 @@ def _label(line: _Line, flags: _Flags) -> ins.Label:
 def _arg(line: _Line, flags: _Flags) -> ins.Arg:
     flags.allow()
     declared = []
-    for word in shellwords.split_raw(line.some(), line.escape):
+    for word in shell_words.split_raw(line.some(), line.escape):
         name, equals, value = word.partition("=")
         if not name:
             raise line.error("ARG names can not be blank")

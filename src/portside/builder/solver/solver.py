@@ -24,8 +24,8 @@ import msgspec
 
 from portside.builder import llb
 from portside.builder.llb import Output, Vertex
-from portside.builder.solver.progress import Completed, Event, Report, Started, silent
-from portside.builder.solver.records import CacheRecord, CacheStore
+from portside.builder.solver.build_events import Completed, Event, Report, Started, silent
+from portside.builder.solver.cache_records import CacheRecord, CacheStore
 from portside.builder.solver.tree import Tree, digest_of
 from portside.model.errors import PortsideError
 

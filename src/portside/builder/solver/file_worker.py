@@ -22,17 +22,17 @@ from portside.builder.llb import (
     Symlink,
     UserOpt,
 )
-from portside.builder.solver.contenthash import ContentHash
-from portside.builder.solver.copying import Entry, Selected, Selection
-from portside.builder.solver.jobs import RunFileOp, Sealed
-from portside.builder.solver.sealing import seal
+from portside.builder.solver.build_jobs import RunFileOp, Sealed
+from portside.builder.solver.content_hash import ContentHash
+from portside.builder.solver.copy_selection import Entry, Selected, Selection
+from portside.builder.solver.layer_seal import seal
 from portside.model.errors import InvalidParameter, NotFound, SystemFailure
 from portside.store.decompress import detect, plain
 from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
-from portside.store.tarformat import parse_header
-from portside.store.tarread import TarReader
+from portside.store.tar_format import parse_header
+from portside.store.tar_reader import TarReader
+from portside.store.tar_unpack import Unpacker
 from portside.store.trees import OPEN_FILE, copy_attributes, copy_data, remove
-from portside.store.unpack import Unpacker
 
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SYMBOLIC = re.compile(r"([ugoa]*)((?:[-+=][rwxXst]*)+)")

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from portside.builder.dockerfile.ignorefile import Ignore, compile_pattern
+from portside.builder.dockerfile.dockerignore import Ignore, compile_pattern
 from portside.builder.llb import CopyAction
 from portside.model.errors import InvalidParameter, NotFound
 from portside.store.roots import OPEN_DIR, missing, open_beneath
@@ -127,7 +127,7 @@ class Selection:
 
     def _followed(self, path: str) -> str:
         """Where the last component leads, when it is a link, inside the root."""
-        from portside.store.archiving import follow
+        from portside.store.archive_worker import follow
 
         try:
             fd = open_beneath(self._root, path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)

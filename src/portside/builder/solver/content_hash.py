@@ -7,11 +7,11 @@ import hashlib
 import os
 import stat
 
-from portside.builder.solver.copying import Selected, Selection
-from portside.builder.solver.jobs import HashContent
+from portside.builder.solver.build_jobs import HashContent
+from portside.builder.solver.copy_selection import Selected, Selection
 from portside.model.errors import NotFound
-from portside.store.pack import read_xattrs
 from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
+from portside.store.tar_pack import read_xattrs
 from portside.store.trees import OPEN_FILE
 
 PIECE = 1 << 20

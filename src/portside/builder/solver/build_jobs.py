@@ -9,8 +9,8 @@ import msgspec
 
 from portside.builder.llb import Action, CopyAction
 from portside.model.rootfs import Rootfs
-from portside.store.jobs import Limits
-from portside.store.workers import Job
+from portside.store.store_jobs import Limits
+from portside.store.worker_pool import Job
 
 Progress = Callable[[int], None]
 
@@ -51,7 +51,7 @@ class SealLayer(Job, kw_only=True):
     stubs: tuple[str, ...] = ()
 
     def run(self, fds: list[int], progress: Progress) -> Sealed:
-        from portside.builder.solver.sealing import seal
+        from portside.builder.solver.layer_seal import seal
 
         return seal(self)
 
@@ -63,7 +63,7 @@ class RunFileOp(SealLayer, kw_only=True):
     sources: tuple[Rootfs, ...] = ()
 
     def run(self, fds: list[int], progress: Progress) -> Sealed:
-        from portside.builder.solver.filework import run_file_op
+        from portside.builder.solver.file_worker import run_file_op
 
         return run_file_op(self)
 
@@ -78,7 +78,7 @@ class HashContent(Job, kw_only=True):
     path: str = "/"
 
     def run(self, fds: list[int], progress: Progress) -> str:
-        from portside.builder.solver.contenthash import hash_copies
+        from portside.builder.solver.content_hash import hash_copies
 
         return hash_copies(self)
 
@@ -93,7 +93,7 @@ class MissingPaths(Job, kw_only=True):
     paths: tuple[str, ...]
 
     def run(self, fds: list[int], progress: Progress) -> list[str]:
-        from portside.builder.solver.sealing import missing_paths
+        from portside.builder.solver.layer_seal import missing_paths
 
         return missing_paths(self)
 
@@ -118,6 +118,6 @@ class ReceiveContext(Job, kw_only=True):
     dockerfile: str = "Dockerfile"
 
     def run(self, fds: list[int], progress: Progress) -> Received:
-        from portside.builder.solver.contexts import receive
+        from portside.builder.solver.context_receive import receive
 
         return receive(self, fds[0])

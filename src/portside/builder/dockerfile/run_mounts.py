@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from portside.builder.dockerfile.diagnostics import did_you_mean
 from portside.model.errors import InvalidParameter
+from portside.model.golang.booleans import parse_bool
+from portside.model.golang.sizes import ram_bytes
 
 TYPES = ("bind", "cache", "tmpfs", "secret", "ssh")
 _SHARING = ("shared", "private", "locked")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)i?b?", re.IGNORECASE)
 _KEYS = {
     "bind": ("target", "source", "from", "readwrite", "readonly"),
     "cache": ("target", "source", "from", "id", "sharing", "readonly", "readwrite", "mode",
@@ -113,12 +114,10 @@ def _checked(mount: MountFlag) -> MountFlag:
 
 
 def _boolean(found: dict[str, str], key: str) -> bool:
-    value = found[key].lower()
-    if value in ("true", "1", "t"):
-        return True
-    if value in ("false", "0", "f"):
-        return False
-    raise InvalidParameter(f"invalid value for {key}: {found[key]}")
+    try:
+        return parse_bool(found[key])
+    except InvalidParameter:
+        raise InvalidParameter(f"invalid value for {key}: {found[key]}") from None
 
 
 def _number(found: dict[str, str], key: str) -> int:
@@ -136,9 +135,7 @@ def _octal(text: str) -> int:
 
 def _size(text: str) -> int:
     """Bytes of ``10m``, ``1GiB``."""
-    if not text:
-        return 0
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise InvalidParameter(f"invalid value for size: {text}")
-    return int(float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " "))
+    try:
+        return ram_bytes(text) if text else 0
+    except InvalidParameter:
+        raise InvalidParameter(f"invalid value for size: {text}") from None

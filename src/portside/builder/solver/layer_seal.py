@@ -8,10 +8,10 @@ import stat
 import threading
 from pathlib import Path
 
-from portside.builder.solver.contenthash import ContentHash
-from portside.builder.solver.jobs import MissingPaths, Sealed, SealLayer
+from portside.builder.solver.build_jobs import MissingPaths, Sealed, SealLayer
+from portside.builder.solver.content_hash import ContentHash
 from portside.kernel.openat2 import openat2
-from portside.store.changes import pack_changes
+from portside.store.overlay_changes import pack_changes
 from portside.store.roots import OPEN_DIR, open_beneath, open_root
 from portside.store.trees import BELOW, measure
 

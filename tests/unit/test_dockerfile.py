@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portside.builder.dockerfile import instructions as ins
-from portside.builder.dockerfile import shellwords
+from portside.builder.dockerfile import shell_words
 from portside.builder.dockerfile.diagnostics import DockerfileError, nearest
-from portside.builder.dockerfile.ignorefile import Ignore, read_patterns
+from portside.builder.dockerfile.dockerignore import Ignore, read_patterns
 from portside.builder.dockerfile.lint import RULES, CheckOptions, Linter, check_file
 from portside.builder.dockerfile.syntax import PARSERS, parse, parse_trigger
 from portside.model.errors import InvalidParameter
@@ -201,7 +201,7 @@ VARIABLES = {"v": "value", "empty": "", "path": "/a/b/c.tar.gz", "two": "a b", "
     ],
 )  # fmt: skip
 def test_expansion(text: str, result: str) -> None:
-    assert shellwords.expand(text, VARIABLES) == result
+    assert shell_words.expand(text, VARIABLES) == result
 
 
 @pytest.mark.parametrize(
@@ -216,25 +216,25 @@ def test_expansion(text: str, result: str) -> None:
 )  # fmt: skip
 def test_bad_expansion(text: str, message: str) -> None:
     with pytest.raises(InvalidParameter, match=message):
-        shellwords.expand(text, VARIABLES)
+        shell_words.expand(text, VARIABLES)
 
 
 def test_words() -> None:
-    assert shellwords.words('a "b c" $two "$two" \'d\'e f\\ g ""', VARIABLES) == [
+    assert shell_words.words('a "b c" $two "$two" \'d\'e f\\ g ""', VARIABLES) == [
         "a", "b c", "a", "b", "a b", "de", "f g", "",
     ]  # fmt: skip
-    assert shellwords.expand("$no ${no}", {}, keep_unset=True) == "$no ${no}"
-    assert shellwords.expand("`$v", VARIABLES, "`") == "$v"
+    assert shell_words.expand("$no ${no}", {}, keep_unset=True) == "$no ${no}"
+    assert shell_words.expand("`$v", VARIABLES, "`") == "$v"
     assert (
-        shellwords.expand_heredoc("\"$v\" '$v' \\$v \\n", VARIABLES) == "\"value\" 'value' $v \\n"
+        shell_words.expand_heredoc("\"$v\" '$v' \\$v \\n", VARIABLES) == "\"value\" 'value' $v \\n"
     )
 
 
 def test_expansion_is_bounded() -> None:
     with pytest.raises(InvalidParameter, match="longer than"):
-        shellwords.expand("$a" * 100, {"a": "x" * (1 << 20)})
+        shell_words.expand("$a" * 100, {"a": "x" * (1 << 20)})
     with pytest.raises(InvalidParameter, match="nested deeper"):
-        shellwords.expand("${a:-" * 5000, {})
+        shell_words.expand("${a:-" * 5000, {})
 
 
 # -- ignore rules --------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ def test_any_text_gives_a_file_or_an_error_with_its_place(text: str | bytes) -> 
 @given(st.text(alphabet="${}:-+?#%/\\'\"ab x*`", max_size=60))
 def test_any_word_expands_or_is_refused(text: str) -> None:
     try:
-        found = shellwords.process(text, VARIABLES)
+        found = shell_words.process(text, VARIABLES)
     except InvalidParameter as err:
         assert str(err)
     else:
@@ -392,7 +392,7 @@ def test_any_word_expands_or_is_refused(text: str) -> None:
 @given(st.text(alphabet="ab c'\"$\\", max_size=30))
 def test_quoting_gives_the_text_back(text: str) -> None:
     quoted = '"' + "".join(f"\\{c}" if c in '"$\\' else c for c in text) + '"'
-    assert shellwords.expand(quoted, {}) == text
+    assert shell_words.expand(quoted, {}) == text
 
 
 @settings(max_examples=150, deadline=None)

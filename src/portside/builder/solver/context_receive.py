@@ -7,14 +7,14 @@ import os
 import stat
 from collections.abc import Iterator
 
-from portside.builder.dockerfile.ignorefile import Ignore, read_patterns
-from portside.builder.solver.jobs import ReceiveContext, Received
+from portside.builder.dockerfile.dockerignore import Ignore, read_patterns
+from portside.builder.solver.build_jobs import ReceiveContext, Received
 from portside.store.decompress import detect, plain
 from portside.store.roots import OPEN_DIR, missing, open_beneath
-from portside.store.tarformat import Malformed, parse_header
-from portside.store.tarread import TarReader
+from portside.store.tar_format import Malformed, parse_header
+from portside.store.tar_reader import TarReader
+from portside.store.tar_unpack import Unpacker
 from portside.store.trees import OPEN_FILE, remove
-from portside.store.unpack import Unpacker
 
 MAX_IGNORE = 4 << 20
 """Bytes of an ignore file."""
