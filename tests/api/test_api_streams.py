@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,6 +36,15 @@ def remove(engine: RunningEngine, name: str) -> None:
     engine.request("DELETE", f"/containers/{name}?force=1&v=1")
 
 
+@pytest.fixture
+def running(engine: RunningEngine) -> Iterator[str]:
+    """A container that runs until the test is over."""
+    name = create(engine, ["sleep", "1000"], OpenStdin=True)
+    start(engine, name)
+    yield name
+    remove(engine, name)
+
+
 class Stream:
     """A hijacked connection."""
 
@@ -45,12 +55,14 @@ class Stream:
         body: Any = None,
         upgrade: bool = True,
         early: bytes = b"",
+        lines: str = "",
+        method: str = "POST",
     ) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(20)
         self.sock.connect(str(engine.socket))
         data = json.dumps(body).encode() if body is not None else b""
-        head = f"POST {path} HTTP/1.1\r\nHost: d\r\nContent-Length: {len(data)}\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: d\r\nContent-Length: {len(data)}\r\n{lines}"
         if data:
             head += "Content-Type: application/json\r\n"
         if upgrade:
@@ -340,3 +352,172 @@ def test_events_arrive_live(engine: RunningEngine) -> None:
     past = engine.request("GET", f"/events?since=0&until={until:.9f}&filters={quote(filters)}")[2]
     assert [json.loads(line)["Action"] for line in past.splitlines()] == ["start", "die"]
     remove(engine, name)
+
+
+# -- what dockerd 28.5.2 answers ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("created", "started", "kind", "framed"),
+    [
+        (False, True, "raw-stream", False),
+        (True, False, "multiplexed-stream", True),
+        (True, True, "raw-stream", False),
+        (False, False, "multiplexed-stream", True),
+    ],
+)
+def test_an_exec_is_framed_as_its_start_says(
+    engine: RunningEngine, running: str, created: bool, started: bool, kind: str, framed: bool
+) -> None:
+    made = exec_in(engine, running, ["sh", "-c", "sleep 0.2; echo out"], Tty=created)
+    stream = Stream(engine, f"/exec/{made}/start", {"Tty": started, "ConsoleSize": [20, 30]})
+    assert f"Content-Type: application/vnd.docker.{kind}\r\n" in stream.head
+    line = b"out\r\n" if created else b"out\n"
+    assert stream.rest() == (struct.pack(">BxxxL", 1, len(line)) if framed else b"") + line
+
+
+@pytest.mark.parametrize("size", [[1], [1, 2, 3], [0, 0]])
+def test_a_console_size_without_a_terminal_is_not_looked_at(
+    engine: RunningEngine, running: str, size: list[int]
+) -> None:
+    made = exec_in(engine, running, ["true"], ConsoleSize=size)
+    body = {"Detach": True, "Tty": False, "ConsoleSize": size}
+    assert engine.request("POST", f"/exec/{made}/start", body)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "kind"),
+    [
+        ("Upgrade: tcp\r\n", "101 UPGRADED", "multiplexed-stream"),
+        ("Upgrade: other\r\n", "101 UPGRADED", "multiplexed-stream"),
+        ("Connection: close, upgrade\r\nUpgrade: TCP\r\n", "101 UPGRADED", "multiplexed-stream"),
+        ("Connection: Upgrade\r\n", "200 OK", "raw-stream"),
+        ("", "200 OK", "raw-stream"),
+    ],
+)
+def test_who_is_upgraded_and_what_the_stream_is_called(
+    engine: RunningEngine, running: str, lines: str, status: str, kind: str
+) -> None:
+    made = exec_in(engine, running, ["echo", "hi"])
+    for path, body in (
+        (f"/exec/{made}/start", {}),
+        (f"/containers/{running}/attach?stream=1&stdout=1", None),
+    ):
+        stream = Stream(engine, path, body, upgrade=False, lines=lines)
+        assert stream.head.startswith(f"HTTP/1.1 {status}\r\n"), path
+        assert f"Content-Type: application/vnd.docker.{kind}\r\n" in stream.head, path
+        stream.sock.close()
+
+
+@pytest.mark.parametrize("when", ["at once", "while it sends"])
+@pytest.mark.parametrize("way", ["attach", "exec", "no such command"])
+def test_input_that_is_not_read_does_not_take_the_end_away(
+    engine: RunningEngine, running: str, way: str, when: str
+) -> None:
+    script = ["sh", "-c", f"{'sleep 0.3;' * (when != 'at once')} echo end; exit 3"]
+    if way == "attach":
+        name = create(engine, script, OpenStdin=True, StdinOnce=True, AttachStdin=True)
+        stream = Stream(engine, f"/containers/{name}/attach?stream=1&stdin=1&stdout=1")
+        start(engine, name)
+    else:
+        command = script if way == "exec" else ["/no/such/command"]
+        made = exec_in(engine, running, command, AttachStdin=True)
+        stream = Stream(engine, f"/exec/{made}/start", {})
+    stream.sock.settimeout(20)
+    sent: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            stream.sock.sendall(bytes(8_000_000))
+            stream.sock.shutdown(socket.SHUT_WR)
+        except OSError as err:
+            sent.append(err)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    output = stream.frames()[1]  # ECONNRESET where the socket was closed with input in it
+    sender.join()
+    assert not sent, "everything could be sent"
+    assert output == b"end\n" if way != "no such command" else b"/no/such/command" in output
+    if way == "attach":
+        assert engine.json("POST", f"/containers/{name}/wait")["StatusCode"] == 3
+        remove(engine, name)
+    else:
+        code = engine.json("GET", f"/exec/{made}/json")["ExitCode"]
+        assert code == (3 if way == "exec" else 127)
+
+
+def test_the_variables_of_an_exec(engine: RunningEngine) -> None:
+    target = create(engine, ["sleep", "1000"])
+    start(engine, target)
+    name = create(engine, ["sleep", "1000"], Tty=True, HostConfig={"Links": [f"{target}:al"]})
+    start(engine, name)
+    for terminal in (False, True):
+        made = exec_in(engine, name, ["env"], Tty=terminal)
+        shown = Stream(engine, f"/exec/{made}/start", {"Tty": terminal}).rest()
+        assert (b"TERM=xterm" in shown) == terminal, "the exec's terminal, not the container's"
+        assert b"AL_NAME=" in shown
+    remove(engine, name)
+    remove(engine, target)
+
+
+def test_an_exec_is_forgotten_when_its_container_ends(engine: RunningEngine, running: str) -> None:
+    waits, ran = exec_in(engine, running, ["true"]), exec_in(engine, running, ["true"])
+    Stream(engine, f"/exec/{ran}/start", {}).rest()
+    engine.request("POST", f"/containers/{running}/kill")
+    assert engine.request("GET", f"/exec/{waits}/json")[0] == 404
+    assert engine.json("GET", f"/exec/{ran}/json")["ExitCode"] == 0, "its client may still ask"
+    start(engine, running)
+    for made in (waits, ran):
+        status, _, data = engine.request("POST", f"/exec/{made}/start", {})
+        assert (status, json.loads(data)) == (404, {"message": f"No such exec instance: {made}"})
+
+
+def test_the_end_of_a_websocket_is_answered(engine: RunningEngine) -> None:
+    name = create(engine, ["sleep", "1000"], OpenStdin=True)
+    start(engine, name)
+    path = f"/containers/{name}/attach/ws?stream=1&stdin=1&stdout=1"
+    lines = (
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+    )
+    stream = Stream(engine, path, upgrade=False, lines=lines, method="GET")
+    stream.sock.sendall(b"\x88\x82" + bytes(4) + b"\x03\xe9")
+    assert stream.rest() == b"\x88\x02\x03\xe9"
+    remove(engine, name)
+
+
+def test_events_of_the_past_until_a_time(engine: RunningEngine) -> None:
+    name = create(engine, ["true"])
+    remove(engine, name)
+    data = engine.request("GET", f"/events?until={time.time():.9f}")[2]
+    actions = [
+        event["Action"] for line in data.splitlines()
+        if (event := json.loads(line))["Actor"]["ID"] == name
+    ]  # fmt: skip
+    assert actions == ["create", "destroy"]
+
+
+def test_the_order_of_events(engine: RunningEngine) -> None:
+    since = time.time()
+    volume = f"order-{time.time_ns()}"
+    host = {"Binds": [f"{volume}:/v"]}
+    name = create(engine, ["sleep", "1000"], HostConfig=host)
+    start(engine, name)
+    engine.json("POST", f"/commit?container={name}&repo={volume}", status=201)
+    engine.request("POST", f"/containers/{name}/kill")
+    remove(engine, name)
+    engine.request("DELETE", f"/images/{volume}")
+    engine.request("DELETE", f"/volumes/{volume}")
+    path = f"/events?since={since:.9f}&until={time.time():.9f}"
+    found = [json.loads(line) for line in engine.request("GET", path)[2].splitlines()]
+    ours = [
+        f"{event['Type']} {event['Action']}" for event in found
+        if name in str(event) or volume in str(event) or event["Type"] == "image"
+    ]  # fmt: skip
+    assert ours == [
+        "volume create", "container create", "volume mount", "network connect", "container start",
+        "container pause", "image create", "image tag", "container commit", "container unpause",
+        "container kill", "network disconnect", "volume unmount", "container die",
+        "container destroy", "image untag", "image delete", "volume destroy",
+    ]  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from clikit import PORTSIDE
+from enginekit import RunningEngine
 
 BASE = "portside/base"
 PATIENCE = 30
@@ -181,3 +182,48 @@ def test_exec_in_a_terminal(docker: Any, terminal: Callable[..., Terminal]) -> N
     shell.expect(rb"hello\r\n20 70")
     shell.type(b"exit 5\r")
     assert shell.end() == 5
+
+
+def test_stats_show_every_second(
+    engine: RunningEngine, terminal: Callable[..., Terminal], docker: Any
+) -> None:
+    docker("run", "-d", "--name", "t1", BASE, "sleep", "1000")
+    for names in ((), ("t1",)):
+        live = terminal("stats", *names, size=(24, 200))
+        for _ in range(3):
+            live.expect(rb"CONTAINER ID +NAME")
+            live.expect(rb"t1 +\d+\.\d\d% +[\d.]+[KM]iB / ")
+        live.process.kill()
+
+
+def test_stats_into_a_pipe(docker: Any, docker_env: dict[str, str]) -> None:
+    docker("run", "-d", "--name", "t1", BASE, "sleep", "1000")
+    command = [PORTSIDE, "stats", "--format", "{{.Name}} {{.PIDs}}", "t1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=docker_env) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(4)]
+        process.send_signal(signal.SIGINT)
+        process.stdout.close()
+        process.wait(PATIENCE)
+    docker("rm", "-f", "t1")
+    assert lines == [b"t1 1\n"] * 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_third_request_to_end_is_obeyed(
+    docker: Any, docker_env: dict[str, str], number: int
+) -> None:
+    script = "trap '' INT TERM; echo ready; while :; do sleep 1; done"
+    command = [PORTSIDE, "run", "--name", "t1", BASE, "sh", "-c", script]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=docker_env
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        for _ in range(3):
+            process.send_signal(number)
+            time.sleep(0.2)  # the kernel makes one of two that are pending
+        _, said = process.communicate(timeout=PATIENCE)
+    docker("rm", "-f", "t1")
+    assert process.returncode == 1
+    assert said.endswith(b"got 3 SIGTERM/SIGINTs, forcefully exiting\n")

@@ -30,18 +30,22 @@ def stream_type(request: Request, terminal: bool) -> str:
     return MULTIPLEXED if not terminal and request.version >= (1, 42) else RAW
 
 
+def _wants_upgrade(request: Request) -> bool:
+    """Whatever is asked for, and also without ``Connection: Upgrade``, as dockerd reads it."""
+    return "upgrade" in request.head.headers
+
+
 def taker(request: Request) -> Take:
     """What turns a request into its client's socket, once everything has been checked."""
 
     def take(terminal: bool) -> socket.socket:
-        kind = stream_type(request, terminal)
-        if request.head.upgrade:
+        if _wants_upgrade(request):
             head = (
-                f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {kind}\r\n"
+                f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {stream_type(request, terminal)}\r\n"
                 "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
             )
-        else:
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n"
+        else:  # the old form, which dockerd calls raw whether it is framed or not
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {RAW}\r\n\r\n"
         return replay(request.hijack(head.encode()))
 
     return take
@@ -99,9 +103,7 @@ async def exec_start(api: Api, request: Request, exec_id: str) -> Answer:
     body = await params.json_bytes(request)
     start = decode_as(body, ExecStart) if body else ExecStart()
     containers = api.engine.containers
-    config = containers.exec_config(exec_id)
-    if start.console_size and not config.tty:
-        raise InvalidParameter("console size is only supported with a TTY")
+    containers.exec_config(exec_id)  # before the client is told that it is upgraded
     if start.detach:
         await containers.exec_start(exec_id, start, None)
         return Response(200)

@@ -66,7 +66,8 @@ async def get_events(api: Api, request: Request, _: str) -> Answer:
     listener = bus.subscribe(wanted)
     try:
         stream = request.start(200, reply.JSON)
-        past = bus.past(since, until, wanted) if since is not None else []
+        asked = since is not None or until is not None
+        past = bus.past(since or 0, until, wanted) if asked else []
         for event in past:
             await stream.write(reply.line(events.wire(event)))
         if until is None:

@@ -6,7 +6,7 @@ import os
 
 from portside.cli import caller_terminal
 from portside.cli.session import Failed
-from portside.cli.signal_fd import PROXIED, SIGWINCH, Signals, numbers
+from portside.cli.signal_fd import PROXIED, SIGINT, SIGTERM, SIGWINCH, Signals, numbers
 from portside.cli.stream_pump import Pump
 from portside.client.client import path_of
 from portside.client.errors import Refused
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from portside.client.http import Connection
 
 DETACHED = "read escape sequence"
+_FORCED = 3
+"""Requests to end after which the command ends, whether the container does or not."""
 
 
 def check_terminal(tty: bool, stdin: bool) -> None:
@@ -64,7 +66,14 @@ def stream(
     forwarded = numbers(PROXIED) if proxy and not tty else {}
     wanted = [*forwarded, *([SIGWINCH] if tty else [])]
 
+    asked_to_end = 0
+
     def caught(number: int) -> None:
+        nonlocal asked_to_end
+        if number in (SIGINT, SIGTERM):
+            asked_to_end += 1
+            if asked_to_end == _FORCED:
+                raise Failed(1, f"\ngot {_FORCED} SIGTERM/SIGINTs, forcefully exiting")
         if number == SIGWINCH and tty:
             resize(client, f"{target}/resize")
         elif number in forwarded:

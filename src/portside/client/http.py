@@ -55,8 +55,9 @@ class Response:
                 while size:
                     piece = connection.take(size)
                     size -= len(piece)
+                    if not size:  # its line feed, too: ``buffered`` is about what follows
+                        connection.line()
                     yield piece
-                connection.line()
             while connection.line():  # trailers
                 pass
         elif self._left == _UNTIL_CLOSE:

@@ -18,6 +18,7 @@ from portside.containers import spec_process
 from portside.containers.container import Container, ExecInstance
 from portside.containers.core import Core
 from portside.containers.ended import not_running, unless_ended
+from portside.containers.hangup import hang_up
 from portside.model import capabilities
 from portside.model import ociruntime as oci
 from portside.model.container import ExecConfig, ExecStart
@@ -102,21 +103,24 @@ async def attach(core: Core, container: Container, options: AttachOptions, take:
         detach_keys=keys if options.stdin and terminal else b"",
     )
     core.event(container, "attach")
+    owned: socket.socket | None = sock
     try:
         if options.logs:
             await _send_logs(core, container, options, sock)
         if not options.stream:
             return
+        monitor = monitor or container.monitor  # started while the log was sent
         if monitor is not None:
             with suppress(Unavailable):  # it has just ended: the client reads the end
                 await monitor.attach(sock, streams)
-        elif container.monitor is not None:  # started while the log was sent
-            with suppress(Unavailable):
-                await container.monitor.attach(sock, streams)
+                sock.close()  # the monitor has a copy
+                owned = None
         elif not container.removed:
-            container.add_pending(streams, sock.dup())
+            container.add_pending(streams, sock)
+            owned = None
     finally:
-        sock.close()
+        if owned is not None:
+            hang_up(owned)
 
 
 async def _send_logs(
@@ -176,7 +180,7 @@ async def start_exec(
         raise Conflict(f"exec {instance.id} has already run")
     _check_runs(container)
     instance.started = True
-    sock = take(config.tty) if take is not None else None
+    sock = take(start.tty) if take is not None else None
     request = _exec_request(core, instance, start, attached=sock is not None)
     core.event(container, f"exec_start: {shown(config.cmd or ())}", {"execID": instance.id})
     monitor = container.monitor
@@ -192,7 +196,9 @@ async def start_exec(
         _forget_later(core, instance)
         if sock is None:
             raise
-        _tell(sock, f"{err}\r\n", config.tty)
+        _tell(sock, f"{err}\r\n", start.tty)
+        hang_up(sock)
+        sock = None
     finally:
         instance.begun.set()
         if sock is not None:
@@ -220,8 +226,9 @@ def _exec_request(core: Core, instance: ExecInstance, start: ExecStart, attached
             Streams(
                 stdin=config.attach_stdin,
                 stdout=config.attach_stdout,
-                stderr=config.attach_stderr,
-                raw=config.tty,
+                # without frames there is no telling what is an error: as dockerd has it
+                stderr=config.attach_stderr and not start.tty,
+                raw=start.tty,
                 detach_keys=parse_keys(config.detach_keys or DEFAULT_KEYS)
                 if config.attach_stdin and config.tty else b"",
             ),
@@ -248,13 +255,13 @@ def process_of(
     options = security.parse(host.security_opt, defaults.no_new_privileges)
     privileged = host.privileged or config.privileged
     caps = capabilities.tweak(host.cap_add or (), host.cap_drop or (), privileged)
-    environment = spec_process.environment(record.config, record.config.hostname, ())
-    if config.tty:
-        environment = spec_process.merge(environment, ("TERM=xterm",))
+    environment = spec_process.environment(
+        record.config, record.config.hostname, record.link_variables, terminal=config.tty
+    )
     size = start.console_size or config.console_size
     return oci.Process(
         terminal=config.tty,
-        console_size=oci.Box(height=size[0], width=size[1]) if size and config.tty else None,
+        console_size=oci.Box(*(*size, 0, 0)[:2]) if size and config.tty else None,
         user=oci.User(0, 0),
         args=tuple(config.cmd or ()),
         env=spec_process.merge(environment, config.env or ()),
@@ -281,11 +288,7 @@ def exec_ended(core: Core, exit: Exited) -> None:
 
 
 def _forget_later(core: Core, instance: ExecInstance) -> None:
-    def forget() -> None:
-        core.execs.pop(instance.id, None)
-        instance.container.execs.pop(instance.id, None)
-
-    asyncio.get_running_loop().call_later(_KEPT_EXECS, forget)
+    asyncio.get_running_loop().call_later(_KEPT_EXECS, core.forget_exec, instance)
 
 
 def inspect_exec(instance: ExecInstance) -> ExecInspect:

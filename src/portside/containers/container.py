@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from portside.containers.hangup import hang_up
 from portside.model.container import ExecConfig
 from portside.runtime.messages import Streams
 
@@ -94,7 +95,7 @@ class Container:
 
     def close_pending(self) -> None:
         for item in self.take_pending():
-            item.sock.close()
+            hang_up(item.sock)
 
     def wake(self, code: int, error: str = "") -> None:
         """The container has exited: tell those who wait for that."""

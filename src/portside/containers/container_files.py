@@ -165,10 +165,10 @@ async def commit(core: Core, container: Container, wish: CommitWish) -> str:
                 config=merge.config_of(config),
                 changes=wish.changes,
             )
-    reach("container.commit:made")
-    name = Reference.parse(wish.ref).tagged().familiar if wish.ref else ""
-    core.event(container, "commit", {"comment": wish.comment, "imageID": image,
-                                     "imageRef": name})  # fmt: skip
+        reach("container.commit:made")
+        name = Reference.parse(wish.ref).tagged().familiar if wish.ref else ""
+        about = {"comment": wish.comment, "imageID": image, "imageRef": name}
+        core.event(container, "commit", about)
     return image
 
 

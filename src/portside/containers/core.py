@@ -111,6 +111,10 @@ class Core:
             raise NotFound(f"No such exec instance: {identifier}")
         return instance
 
+    def forget_exec(self, instance: ExecInstance) -> None:
+        self.execs.pop(instance.id, None)
+        instance.container.execs.pop(instance.id, None)
+
     # -- keeping -----------------------------------------------------------------------------
 
     def insert(self, record: Record) -> None:

@@ -156,13 +156,13 @@ async def handle_exit(core: Core, container: Container, exit: Exited) -> None:
         if probed:
             record.health_status = "unhealthy"  # as Docker has it when nobody probes any more
         core.save(container)
-        seconds = str(lived // 10**9)
-        core.event(container, "die", {"exitCode": str(exit.code), "execDuration": seconds})
         reach("container.exit:recorded")
         try:
             await give_back(core, container)
         except PortsideError as err:
             log.warning("after the end of container %s: %s", record.id, err)
+        seconds = str(lived // 10**9)
+        core.event(container, "die", {"exitCode": str(exit.code), "execDuration": seconds})
         container.exited.set()
         container.wake(exit.code, exit.error)
         if again:
@@ -180,15 +180,18 @@ def _record_exit(core: Core, container: Container, exit: Exited) -> None:
     if exit.oom_killed and not record.oom_killed:
         core.event(container, "oom")
         record.oom_killed = True
-    _end_execs(container)
+    _end_execs(core, container)
 
 
-def _end_execs(container: Container) -> None:
-    """Whatever ran beside the container was killed with its PID 1."""
-    for instance in container.execs.values():
+def _end_execs(core: Core, container: Container) -> None:
+    """Whatever ran beside the container was killed with its PID 1; what was not started yet is
+    forgotten, as in dockerd. The others can be asked for their exit code until the next start."""
+    for instance in list(container.execs.values()):
         if instance.running:
             instance.running = False
             instance.exit_code = 137 if instance.exit_code is None else instance.exit_code
+        elif not instance.started:
+            core.forget_exec(instance)
 
 
 # -- wait ------------------------------------------------------------------------------------

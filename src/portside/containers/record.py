@@ -82,6 +82,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     started_ns: int = 0
     finished_ns: int = 0
     restart_count: int = 0
+    link_variables: tuple[str, ...] = ()
+    """Variables that legacy links gave to the present run."""
     stopped_by_user: bool = False
     """An ``unless-stopped`` container stays down after it was stopped by hand."""
     health_status: str = ""

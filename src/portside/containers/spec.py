@@ -97,7 +97,7 @@ def _process(
         console_size=size,
         user=inputs.user,
         args=spec_process.arguments(config),
-        env=spec_process.environment(config, config.hostname, inputs.links),
+        env=spec_process.environment(config, config.hostname, inputs.links, terminal=config.tty),
         cwd=config.working_dir or "/",
         capabilities=spec_process.capabilities(caps),
         rlimits=spec_process.rlimits(host.ulimits, inputs.defaults.ulimits),

@@ -25,14 +25,17 @@ def arguments(config: ContainerConfig) -> tuple[str, ...]:
     return args
 
 
-def environment(config: ContainerConfig, hostname: str, links: Iterable[str]) -> tuple[str, ...]:
-    """PATH, HOSTNAME, TERM with a terminal, the links' variables, then the container's own.
+def environment(
+    config: ContainerConfig, hostname: str, links: Iterable[str], *, terminal: bool
+) -> tuple[str, ...]:
+    """PATH, HOSTNAME, TERM when the process has a terminal, the links' variables, then the
+    container's own.
 
     A later ``NAME=value`` replaces an earlier one in its place; ``NAME`` alone takes it away.
     HOME is left to the runtime, which knows the user's directory inside the container.
     """
     base = [f"PATH={DEFAULT_PATH}", f"HOSTNAME={hostname}"]
-    if config.tty:
+    if terminal:
         base.append("TERM=xterm")
     return merge([*base, *links], config.env or ())
 

@@ -1,4 +1,4 @@
-"""Bringing a container up: network, mounts, specification, launcher, in that order.
+"""Bringing a container up: mounts, network, specification, launcher, in that order.
 
 Everything acquired on the way is given back when a later step fails; after a crash in the
 middle the next start of the engine finds a container that is not running and cleans up
@@ -16,6 +16,7 @@ import msgspec
 from portside.containers import mounts
 from portside.containers.container import Container, PendingAttachment
 from portside.containers.core import Core, make_directory
+from portside.containers.hangup import hang_up
 from portside.containers.logconfig import monitor_log
 from portside.containers.network_request import network_request
 from portside.containers.record import Record
@@ -56,11 +57,12 @@ async def bring_up(core: Core, container: Container) -> None:
     pending = container.take_pending()
     try:
         shared = joined(core, record)
+        runtime_mounts = await mounts.runtime_mounts(core, record)
+        clock.mark("mounts")
         attachment = await core.networks.attach(network_request(core, record))
         container.networked = True
         clock.mark("network")
         reach("container.start:networked")
-        runtime_mounts = await mounts.runtime_mounts(core, record)
         spec = _specification(core, record, attachment, runtime_mounts, shared)
         groups = _devices(core, record, spec)
         directory = _write(core, record, spec)
@@ -74,6 +76,9 @@ async def bring_up(core: Core, container: Container) -> None:
         clock.mark("runtime")
         reach("container.start:launched")
     except BaseException as err:
+        for item in pending:
+            hang_up(item.sock)
+        pending = []
         await _failed(core, container, err)
         if isinstance(err, SystemFailure):
             joined(core, record)  # says so when the other has ended meanwhile
@@ -81,6 +86,9 @@ async def bring_up(core: Core, container: Container) -> None:
     finally:
         for item in pending:
             item.sock.close()
+    for instance in list(container.execs.values()):  # of the run before
+        core.forget_exec(instance)
+    record.link_variables = tuple(attachment.environment)
     _running(core, container, client)
     core.launcher.refill()
     container.timings = clock.steps | {

@@ -64,6 +64,7 @@ async def commit_container(catalogue: Catalogue, request: Commit, publish: Publi
             catalogue, lease, made, layers, names=names, parent=_parent(catalogue, request)
         )
     await store.settle()
+    publish("image", "create", identifier, {"name": identifier})
     if request.name:
         publish("image", "tag", identifier, {"name": request.name.familiar})
     return identifier

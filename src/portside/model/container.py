@@ -332,7 +332,8 @@ class ExecConfig(Named):
     user: str = ""
     privileged: bool = False
     tty: bool = False
-    console_size: tuple[int, int] | None = None
+    console_size: tuple[int, ...] | None = None
+    """Height and width; what is missing is 0, what is more is not looked at, as Go reads it."""
     attach_stdin: bool = False
     attach_stderr: bool = False
     attach_stdout: bool = False
@@ -348,7 +349,8 @@ class ExecStart(Named):
 
     detach: bool = False
     tty: bool = False
-    console_size: tuple[int, int] | None = None
+    console_size: tuple[int, ...] | None = None
+    """Height and width; what is missing is 0, what is more is not looked at, as Go reads it."""
 
 
 def decode_create(body: bytes) -> CreateRequest:

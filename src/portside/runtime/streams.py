@@ -30,6 +30,8 @@ WRITE = select.EPOLLOUT
 CHUNK = 64 << 10
 ROOM = 4 << 20
 """Bytes kept for an attached reader before the process is made to wait."""
+LINGER = 10.0
+"""Seconds that a client has to end its side once it has been told the end of output."""
 STALLED = 30.0
 """Seconds after which a reader that takes nothing no longer holds up the others."""
 _NUMBERS = {"stdout": 1, "stderr": 2}
@@ -43,6 +45,7 @@ class Poller:
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._dropped: set[int] = set()
         """Numbers dropped in this turn: its other events may be of what had them before."""
+        self._timers: dict[object, tuple[float, Callable[[], None]]] = {}
 
     def set(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
         """Watch a descriptor, or change what it is watched for."""
@@ -58,6 +61,21 @@ class Poller:
             with suppress(OSError):
                 self._epoll.unregister(fd)
 
+    def after(self, seconds: float, key: object, callback: Callable[[], None]) -> None:
+        """Call back once, unless :meth:`forget` comes first."""
+        self._timers[key] = time.monotonic() + seconds, callback
+
+    def forget(self, key: object) -> None:
+        self._timers.pop(key, None)
+
+    def _due(self, timeout: float | None) -> float | None:
+        """Call what is due; how long the next one, or ``timeout``, is away."""
+        now = time.monotonic()
+        for key in [key for key, (at, _) in self._timers.items() if at <= now]:
+            self._timers.pop(key)[1]()
+        nearest = [max(0.0, at - now) for at, _ in self._timers.values()]
+        return min([*nearest, timeout] if timeout is not None else nearest, default=None)
+
     def turn(self, timeout: float | None = None) -> None:
         """Wait for events and hand them out; ``timeout`` in seconds.
 
@@ -65,6 +83,8 @@ class Poller:
         event that was waiting for the first is not the second's; what is true of that one
         comes with the next turn.
         """
+        if self._timers:
+            timeout = self._due(timeout)
         self._dropped.clear()
         for fd, events in self._epoll.poll(timeout):
             callback = self._callbacks.get(fd)
@@ -135,9 +155,27 @@ class Attached:
             self.close()
             return
         if self._ended and not self._pending:
-            self.close()
+            self._linger()
         else:
             self._watch()
+
+    def _linger(self) -> None:
+        """All has been sent: say so, and drop what the client still sends until it has read
+        the end (closing with bytes unread would be ECONNRESET, which takes the end from it)."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+        self._owner.poller.set(self.sock.fileno(), READ, self._drop)
+        self._owner.poller.after(LINGER, self, self.close)
+
+    def _drop(self, events: int) -> None:
+        try:
+            while self.sock.recv(CHUNK):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.close()
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading what it types."""
@@ -188,7 +226,8 @@ class Attached:
         if end >= 0:
             if end:
                 self._owner.typed(data[:end])
-            self.close()
+            self._owner.detached(self)
+            self.finish()
             return
         held = next(n for n in range(len(keys) - 1, -1, -1) if data.endswith(keys[:n]))
         self._held = data[len(data) - held :]
@@ -197,10 +236,12 @@ class Attached:
 
     def finish(self) -> None:
         """No more output comes: close once all has been sent."""
-        self._ended = True
-        self._flush()
+        if not self._ended:
+            self._ended = True
+            self._flush()
 
     def close(self) -> None:
+        self._owner.poller.forget(self)
         if self.sock.fileno() >= 0:
             self._owner.poller.drop(self.sock.fileno())
             self.sock.close()

@@ -10,6 +10,8 @@ import asyncio
 import socket
 
 _PIECE = 64 << 10
+_LINGER = 10.0
+"""Seconds that a client has to end its side once it has been told the end of output."""
 
 
 class _Pump(asyncio.Protocol):
@@ -20,27 +22,37 @@ class _Pump(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._incoming: asyncio.Queue[bytes] = asyncio.Queue()
         self._writable = asyncio.Event()
+        self._over = False
+        """The container's side has ended: what the client still sends is dropped."""
+        self._ended = asyncio.Event()
+        """The client has sent its last."""
         self._writable.set()
         if ended:
             self._incoming.put_nowait(b"")
+            self._ended.set()
         self._tasks = [
             self._loop.create_task(self._to_container()),
             self._loop.create_task(self._to_client()),
         ]
 
     def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
         self._incoming.put_nowait(data)
         if self._incoming.qsize() > 8:
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         self._end_input()
+        self._ended.set()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_input()
         self._writable.set()
-        self._tasks[1].cancel()
+        self._ended.set()
+        if not self._over:
+            self._tasks[1].cancel()
 
     def _end_input(self) -> None:
         self._incoming.put_nowait(b"")
@@ -59,7 +71,7 @@ class _Pump(asyncio.Protocol):
                     self._transport.resume_reading()
             self._near.shutdown(socket.SHUT_WR)
         except OSError:
-            self._transport.close()
+            return  # the other direction tells the client
 
     async def _to_client(self) -> None:
         try:
@@ -69,9 +81,23 @@ class _Pump(asyncio.Protocol):
         except OSError:
             pass
         finally:
-            self._transport.close()
-            await asyncio.gather(self._tasks[0], return_exceptions=True)
-            self._near.close()
+            await self._end()
+
+    async def _end(self) -> None:
+        """The end of output first; a connection closed with bytes unread would be reset, and
+        the client would lose that end."""
+        self._over = True
+        self._tasks[0].cancel()
+        await asyncio.gather(self._tasks[0], return_exceptions=True)
+        self._near.close()
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        try:
+            async with asyncio.timeout(_LINGER):
+                await self._ended.wait()
+        except TimeoutError:
+            pass
+        self._transport.close()
 
 
 def hijack_tls(

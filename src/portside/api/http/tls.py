@@ -126,6 +126,17 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._flush()
         self._raw.close()
 
+    def write_eof(self) -> None:
+        """Send no more, and go on reading (RFC 8446, section 6.1)."""
+        if self._raw is None or self._raw.is_closing():
+            return
+        try:
+            self._session.unwrap()
+        except ssl.SSLError:
+            pass  # the client's own goodbye comes later
+        self._flush()
+        self._raw.write_eof()
+
     def abort(self) -> None:
         if self._raw is not None:
             self._raw.abort()

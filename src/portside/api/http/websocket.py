@@ -20,6 +20,8 @@ _PIECE = 32 << 10
 MAX_FRAME = 1 << 20
 """Bytes of the largest frame accepted from a client."""
 
+_NORMAL = struct.pack(">H", 1000)
+"""Status of a normal closure (section 7.4.1)."""
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 _relays: set[asyncio.Task[None]] = set()
 
@@ -113,39 +115,54 @@ def relay(client: socket.socket, early: bytes) -> socket.socket:
 async def _relay(client: socket.socket, near: socket.socket, early: bytes) -> None:
     client.setblocking(False)
     near.setblocking(False)
+    writer = _Writer(client)
     with client, near:
-        typing = asyncio.ensure_future(_typed(client, near, early))
+        work = [
+            asyncio.ensure_future(_shown(near, writer)),
+            asyncio.ensure_future(_typed(client, near, writer, early)),
+        ]
         try:
-            await _shown(near, client)
+            await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            typing.cancel()
-            await asyncio.gather(typing, return_exceptions=True)
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
 
 
-async def _shown(near: socket.socket, client: socket.socket) -> None:
-    """The container's output as messages, then a farewell."""
+class _Writer:
+    """Sends whole messages, whoever else sends some."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._lock = asyncio.Lock()
+
+    async def send(self, opcode: int, data: bytes) -> None:
+        async with self._lock:
+            await asyncio.get_running_loop().sock_sendall(self._client, frame(opcode, data))
+
+
+async def _shown(near: socket.socket, writer: _Writer) -> None:
+    """The container's output as messages, then a Close frame."""
     loop = asyncio.get_running_loop()
     with suppress(OSError):
         while data := await loop.sock_recv(near, _PIECE):
-            await loop.sock_sendall(client, frame(_BINARY, data))
-        await loop.sock_sendall(client, frame(_CLOSE, struct.pack(">H", 1000)))
+            await writer.send(_BINARY, data)
+        await writer.send(_CLOSE, _NORMAL)
 
 
-async def _typed(client: socket.socket, near: socket.socket, early: bytes) -> None:
-    """The client's messages as plain bytes."""
+async def _typed(client: socket.socket, near: socket.socket, writer: _Writer, early: bytes) -> None:
+    """The client's messages as plain bytes, until it closes (RFC 6455, section 5.5.1)."""
     loop, reader, data = asyncio.get_running_loop(), FrameReader(), early
     with suppress(OSError, ValueError):
         while True:
             for opcode, payload in reader.feed(data):
                 if opcode == _CLOSE:
-                    near.shutdown(socket.SHUT_WR)
+                    await writer.send(_CLOSE, payload[:2] or _NORMAL)
                     return
                 if opcode == _PING:
-                    await loop.sock_sendall(client, frame(_PONG, payload))
+                    await writer.send(_PONG, payload)
                 elif opcode in (_CONTINUATION, _TEXT, _BINARY) and payload:
                     await loop.sock_sendall(near, payload)
             data = await loop.sock_recv(client, _PIECE)
             if not data:
-                break
-    with suppress(OSError):
-        near.shutdown(socket.SHUT_RDWR)
+                return
