@@ -106,7 +106,7 @@ async def test_rm_waits_for_removal_and_takes_anonymous_volumes(house: Kit) -> N
     house.monitor.exit(5)
     assert await gone == (5, "")
     assert house.volumes.volumes == {}
-    assert house.actions()[-3:] == ["die", "unmount", "destroy"]
+    assert house.actions()[-3:] == ["unmount", "die", "destroy"]
 
 
 async def test_restart_keeps_a_container_with_rm(house: Kit) -> None:
