@@ -310,10 +310,16 @@ class Kit:
             await self.service.close()
 
 
+_OPEN: dict[Path, Database] = {}
+
+
 def kit(tmp_path: Path, options: ContainerOptions | None = None) -> Kit:
     """A service on the metadata in ``tmp_path``, which a second kit may go on with."""
     layers = FakeLayers(tmp_path)
-    database = Database(tmp_path / "metadata.db")
+    path = tmp_path / "metadata.db"
+    if path not in _OPEN:  # one process has it at a time: a second kit goes on with the first's
+        _OPEN[path] = Database(path)
+    database = _OPEN[path]
     store = SimpleNamespace(db=database, layers=layers, trash=FakeTrash())
     images, networks, volumes = FakeImages(), FakeNetworks(), FakeVolumes(database.refs)
     launcher = FakeLauncher()

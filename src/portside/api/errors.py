@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from portside.api.http.messages import Response
@@ -22,6 +24,7 @@ STATUS: dict[type[errors.PortsideError], int] = {
     errors.Unavailable: 503,
     errors.Cancelled: 499,
     errors.SystemFailure: 500,
+    errors.NoSpace: 500,
     errors.CommandNotFound: 400,
     errors.CommandNotExecutable: 400,
 }
@@ -52,7 +55,12 @@ def body(message: str) -> bytes:
 
 
 def message_of(error: BaseException) -> str:
-    """What the user reads; never empty."""
+    """What the user reads; never empty. An error of the kernel names the path first, as Go does."""
+    if isinstance(error, OSError) and error.strerror:
+        where = (
+            os.fsdecode(error.filename) + ": " if isinstance(error.filename, str | bytes) else ""
+        )
+        return where + error.strerror.lower()
     return str(error) or type(error).__name__
 
 

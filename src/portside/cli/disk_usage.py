@@ -26,6 +26,8 @@ SHOWN = ("Type", "TotalCount", "Active", "Size", "Reclaimable")
 
 def show(session: Session, format: str, verbose: bool) -> None:
     usage = session.client.get("/system/df")
+    for warning in usage.get("Warnings") or ():
+        session.warn(warning)
     if verbose:
         if format:
             from portside.cli.format import print_value

@@ -14,6 +14,7 @@ from portside.containers.service import ContainerService
 from portside.engine import info, wiring
 from portside.engine.events import EventBus
 from portside.engine.options import DaemonOptions
+from portside.engine.space_watch import SpaceWatch
 from portside.images.service import ImageService
 from portside.model.instance import Instance
 from portside.model.system import Info, Version
@@ -38,8 +39,11 @@ class Engine:
     def __init__(self, options: DaemonOptions, instance: Instance, launcher: Launcher) -> None:
         self.options, self.instance, self.launcher = options, instance, launcher
         self.events = EventBus()
-        self.store = Store.open(instance.data_root, options.storage_driver)
+        self.store = Store.open(
+            instance.data_root, options.storage_driver, spill=instance.exec_root / "metadata.db"
+        )
         self.identity = info.engine_id(instance.data_root)
+        self.space = SpaceWatch(self.store, self.events, self.identity)
         self.images: ImageService = wiring.images(self)
         self.networks: NetworkService = wiring.networks(self)
         self.volumes: VolumeService = wiring.volumes(self)
@@ -56,10 +60,12 @@ class Engine:
         await engine.volumes.start()
         await engine.networks.start()
         await engine.containers.start()
+        engine.space.start()
         return engine
 
     async def close(self, *, containers: bool = False) -> None:
         """Stop the engine. Containers go on unless ``containers`` says to stop them too."""
+        self.space.close()
         if containers:
             await self.containers.stop_all(self.options.shutdown_timeout)
         await self.containers.close()

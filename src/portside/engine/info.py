@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import platform
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from portside.engine.engine import Engine
 
 
+log = logging.getLogger(__name__)
+
+
 def version() -> Version:
     python = f"python{platform.python_version()}"
     details = {
@@ -59,18 +64,25 @@ def version() -> Version:
 
 
 def engine_id(data_root: Path) -> str:
-    """This data root's identity, kept in the file ``engine-id``."""
+    """This data root's identity, kept in the file ``engine-id``; one that is not a UUID is
+    replaced."""
     path = data_root / "engine-id"
+    with suppress(OSError, ValueError):
+        kept = path.read_bytes()[:64].decode().strip()
+        if [len(bytes.fromhex(part)) for part in kept.split("-")] == [4, 2, 2, 2, 6]:
+            return kept
+    if path.exists():
+        log.warning("%s does not hold a UUID: it is written again", path)
+    digits = new_id()[:32]
+    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    identity = "-".join(parts)
+    fresh = path.with_suffix(".new")
     try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        digits = new_id()[:32]
-        parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32])
-        identity = "-".join(parts)
-        fresh = path.with_suffix(".new")
         fresh.write_text(identity + "\n")
         fresh.rename(path)
-        return identity
+    except OSError as err:  # a full disk: for this run only
+        log.warning("%s cannot be written: %s", path, err.strerror)
+    return identity
 
 
 async def gather(engine: Engine) -> Info:
@@ -178,4 +190,5 @@ def _warnings(engine: Engine) -> tuple[str, ...]:
     found += machine().warnings()
     if engine.options.insecure_tcp:
         found.append("WARNING: API is accessible without encryption (--insecure-tcp)")
+    found += engine.space.warnings()
     return tuple(found)

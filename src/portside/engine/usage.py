@@ -28,4 +28,6 @@ async def disk_usage(
         found["Volumes"] = [msgspec.to_builtins(v) for v in await engine.volumes.usage()]
     if not kinds or "build-cache" in kinds:
         found["BuildCache"] = []
+    if warnings := engine.space.warnings():
+        found["Warnings"] = list(warnings)
     return found

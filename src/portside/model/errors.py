@@ -17,6 +17,7 @@
     ├── Unavailable               the engine or a peer cannot answer now          (503)
     ├── Cancelled                 the caller went away                            (499)
     └── SystemFailure             the kernel, the disk or a peer failed           (500)
+        ├── NoSpace               the disk is full
         ├── CommandNotFound       the container's command does not exist    (400, exit 127)
         └── CommandNotExecutable  the container's command cannot be run     (400, exit 126)
 
@@ -93,6 +94,10 @@ class Cancelled(PortsideError):
 
 class SystemFailure(PortsideError):
     """The kernel, the disk or a peer failed in a way the caller cannot mend."""
+
+
+class NoSpace(SystemFailure):
+    """A disk, a quota or its inodes are used up; the message names the path."""
 
 
 class CommandNotFound(SystemFailure):

@@ -15,7 +15,6 @@ a power cut the rows of another boot are verified again (see ``store/store_check
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 import time
@@ -25,11 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 from portside.model.digest import Digest
-from portside.model.errors import InvalidParameter, NotFound, SystemFailure, TooLarge
+from portside.model.errors import InvalidParameter, NoSpace, NotFound, SystemFailure, TooLarge
 from portside.model.ids import new_id
 from portside.store.db import Database, Ref
 from portside.store.durability import Settler
 from portside.store.failpoints import reach
+from portside.store.space import HINT, is_full
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -204,14 +204,13 @@ class Ingest:
         """What to say; on a full disk the bytes so far give their space back, since whoever
         frees some needs it more than the next try."""
         self._buffer = bytearray()
-        hint = ""
-        if err.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = ": free some space (`portside system df`) and try again"
+        if is_full(err):
             os.ftruncate(self._fd, 0)
             os.lseek(self._fd, 0, os.SEEK_SET)
             self._hash = hashlib.new(self._hash.name)
             self.offset = 0
-        return SystemFailure(f"cannot write {self.path}: {err.strerror}{hint}")
+            return NoSpace(f"write {self.path}: no space left on device: {HINT}")
+        return SystemFailure(f"write {self.path}: {(err.strerror or '').lower()}")
 
     async def _finish_writing(self, keep_errors: bool = True) -> None:
         try:
@@ -267,14 +266,15 @@ class BlobStore:
             path.write_bytes(data)
         except OSError as err:
             path.unlink(missing_ok=True)
-            raise SystemFailure(f"cannot write {path}: {err.strerror}") from err
+            kind = NoSpace if is_full(err) else SystemFailure
+            raise kind(f"write {path}: {(err.strerror or '').lower()}") from err
         self.adopt(path, digest, len(data), owner)
         return digest
 
     def adopt(self, path: Path, digest: Digest, size: int, owner: Ref) -> None:
         """Move a verified file of this file system into the store."""
         target = self.path(digest)
-        with self._db.transaction() as sql:
+        with self._db.transaction(grows=True) as sql:
             sql.execute(
                 "INSERT OR IGNORE INTO blobs VALUES(?,?,?,?)",
                 (digest, size, time.time_ns(), self._boot),
@@ -282,6 +282,7 @@ class BlobStore:
             self._db.refs.add(owner, Ref.blob(digest))
             reach("blobs.adopt:before-rename")
             path.rename(target)
+            self._db.undo(lambda: target.unlink(missing_ok=True))
             reach("blobs.adopt:renamed")
         reach("blobs.adopt:recorded")
         self._settler.soon()

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from portside.model.digest import Digest
-from portside.model.errors import InvalidParameter, PortsideError
-from portside.store.db import Ref
+from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
+from portside.store.db import Database, Ref
 from portside.store.durability import settle
+from portside.store.space import is_full
 
 if TYPE_CHECKING:
     from portside.store.store import Store
@@ -45,28 +46,63 @@ class Lost(msgspec.Struct):
     media_type: str
 
 
-def choose_driver(root: Path, wanted: str) -> str:
+def choose_driver(root: Path, wanted: str, db: Database) -> str:
     """The storage driver of this data root: what it was made with, once it has layers.
 
-    InvalidParameter for an unknown driver, or one that differs from the data root's.
+    The file ``storage-driver`` tells; one that is missing or holds something else is written again
+    as the layers' records tell. InvalidParameter for an unknown driver, or one that differs from
+    the data root's; SystemFailure when the records disagree with each other.
     """
     if wanted == "overlay2":
         wanted = "overlay"  # Docker's name for it
     if wanted and wanted not in DRIVERS:
         raise InvalidParameter(f"storage driver {wanted!r} is not known: use overlay or vfs")
     mark = root / "storage-driver"
-    kept = mark.read_text().strip() if mark.exists() else ""
+    kept = _kept_driver(mark, db)
     if kept and wanted and kept != wanted:
         raise InvalidParameter(
             f"{root} was made with storage driver {kept}: start with that one, or choose "
             "another --data-root"
         )
     chosen = kept or wanted or ("overlay" if _can_overlay(root) else "vfs")
-    if not kept:
+    if chosen != _read_driver(mark):
         temporary = root / "storage-driver.tmp"
-        temporary.write_text(chosen + "\n")
-        temporary.rename(mark)
+        try:
+            temporary.write_text(chosen + "\n")
+            temporary.rename(mark)
+        except OSError as err:
+            if not (kept and is_full(err)):
+                raise
+            log.warning("%s cannot be written: %s", mark, err.strerror)
     return chosen
+
+
+def _read_driver(mark: Path) -> str:
+    try:
+        return mark.read_bytes()[:64].decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _kept_driver(mark: Path, db: Database) -> str:
+    """What the data root was made with; empty for a fresh one."""
+    rows = db.query("SELECT driver FROM layers UNION SELECT driver FROM writables")
+    recorded = {str(row[0]) for row in rows}
+    found = _read_driver(mark)
+    if len(recorded) > 1:
+        raise SystemFailure(
+            f"the metadata name layers of the storage drivers {' and '.join(sorted(recorded))}: "
+            "run `portside system check --repair --offline`"
+        )
+    told = recorded.pop() if recorded else ""
+    if found in DRIVERS and told in ("", found):
+        return found
+    if found or told:
+        log.warning(
+            "%s holds %r, and the layers are of the storage driver %s: written again",
+            mark, found[:40], told or "(none yet)",
+        )  # fmt: skip
+    return told
 
 
 def _can_overlay(root: Path) -> bool:
@@ -111,15 +147,26 @@ def at_start(store: Store) -> None:
 
 def _blobs(store: Store) -> None:
     known = {info.digest for info in store.blobs.all()}
+    swept: list[str] = []
     for algorithm in ("sha256", "sha512"):
         found = set(os.listdir(store.blobs.root / algorithm))
         for name in found:
             if f"{algorithm}:{name}" not in known:
-                (store.blobs.root / algorithm / name).unlink(missing_ok=True)
+                store.trash.discard(store.blobs.root / algorithm / name)
+                swept.append(name)
         for digest in known:
             if digest.algorithm == algorithm and digest.hex not in found:
                 log.warning("blob %s is recorded but its file is gone", digest)
                 store.blobs.delete(digest)
+    _tell("blobs", swept)
+
+
+def _tell(kind: str, swept: list[str]) -> None:
+    """Say what a sweep moved to the trash."""
+    if swept:
+        names = ", ".join(name[:12] for name in sorted(swept)[:10])
+        more = f" and {len(swept) - 10} more" if len(swept) > 10 else ""
+        log.warning("%d %s that no record names: removed: %s%s", len(swept), kind, names, more)
 
 
 def _layers(store: Store) -> None:
@@ -131,6 +178,7 @@ def _layers(store: Store) -> None:
     found = set(os.listdir(layers.layers_dir))
     for name in found - set(known):
         store.trash.discard(layers.layers_dir / name)
+    _tell("layers", sorted(found - set(known)))
     for name in set(known) - found:
         log.warning("layer %s is recorded but its files are gone", known[name][1])
         _drop_layer(store, known[name][1])
@@ -174,10 +222,13 @@ async def recover(store: Store) -> None:
 def _writables(store: Store) -> None:
     """Writable layers nobody recorded; the other files of a container are not ours."""
     known = {row[0] for row in store.db.query("SELECT container FROM writables")}
+    swept = []
     for directory in store.layers.containers_dir.iterdir():
         if directory.name not in known:
-            for name in ("upper", "work", "root"):
-                store.trash.discard(directory / name)
+            gone = [store.trash.discard(directory / name) for name in ("upper", "work", "root")]
+            if any(gone):
+                swept.append(directory.name)
+    _tell("writable layers", swept)
 
 
 def _unsettled(store: Store) -> None:

@@ -17,19 +17,19 @@ microseconds); never ``await`` inside a transaction.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from portside.model.errors import Conflict, NotFound, SystemFailure
+from portside.model.errors import Conflict, NoSpace, NotFound, SystemFailure
 from portside.model.ids import new_id
+from portside.store import metadata_file, space
 
 T = TypeVar("T")
 
@@ -218,8 +218,8 @@ class Collection(Generic[T]):
 
     def insert(self, identifier: str, document: T, *names: str) -> None:
         """A new document with its names, at once; Conflict when the identifier exists,
-        NameTaken when a name does, and then nothing is written."""
-        with self._db.transaction() as sql:
+        NameTaken when a name does, and then nothing is written. NoSpace on a full disk."""
+        with self._db.transaction(grows=True) as sql:
             try:
                 sql.execute(
                     "INSERT INTO documents VALUES(?,?,?)",
@@ -241,9 +241,27 @@ class Collection(Generic[T]):
             return done.rowcount > 0
 
     def items(self) -> list[tuple[str, T]]:
-        """Every (identifier, document), by identifier."""
+        """Every (identifier, document), by identifier. One that cannot be read is left out and
+        logged: the damage of one must not hide the others."""
         rows = self._db.query("SELECT id, body FROM documents WHERE kind=?", self.kind)
-        return [(key, self._read(key, body)) for key, body in rows]
+        found = []
+        for key, body in rows:
+            try:
+                found.append((key, self._read(key, body)))
+            except SystemFailure as err:
+                log.error("%s", err)
+        return found
+
+    def damaged(self) -> list[tuple[str, str]]:
+        """(identifier, what is wrong) of each document that cannot be read."""
+        rows = self._db.query("SELECT id, body FROM documents WHERE kind=?", self.kind)
+        found = []
+        for key, body in rows:
+            try:
+                self._decode(body)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as err:
+                found.append((key, str(err)))
+        return found
 
     def all(self) -> list[T]:
         return [document for _, document in self.items()]
@@ -322,32 +340,65 @@ class Collection(Generic[T]):
     def _read(self, identifier: str, body: bytes) -> T:
         try:
             return self._decode(body)
-        except msgspec.MsgspecError as err:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as err:
             raise SystemFailure(
-                f"the record of {self.kind} {identifier} cannot be read: {err}; "
-                "run `portside system check`"
+                f"the record of {self.kind} {identifier} cannot be read: {err}: "
+                "run `portside system check --repair`"
             ) from err
 
 
-class Database:
-    """One connection for the whole engine; other threads may use it too (it is locked)."""
+class Transaction:
+    """The statements of a transaction. They are kept until it is committed: when the disk is full
+    they are carried out once more in a copy of the metadata in the exec root."""
 
-    def __init__(self, path: Path) -> None:
+    __slots__ = ("_db", "done")
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.done: list[tuple[bool, str, Any]] = []
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        return self._db.carry_out((False, statement, values))
+
+    def executemany(self, statement: str, rows: Sequence[Sequence[Any]]) -> sqlite3.Cursor:
+        return self._db.carry_out((True, statement, rows))
+
+
+class Database:
+    """One connection for the whole engine; other threads may use it too (it is locked).
+
+    On a full disk, what ends or frees something is written to ``spill``, a copy of the metadata
+    on another file system (the exec root), and everything is read from there until
+    :meth:`come_home` finds room. What needs room raises NoSpace. A spill that a killed engine left
+    is taken up by the next one; after a reboot it is gone, and the file in the data root tells how
+    things were before the disk was full.
+    """
+
+    def __init__(self, path: Path, spill: Path | None = None) -> None:
         """Open or create the file; SystemFailure when it is damaged or from a newer engine."""
-        self.path = path
+        self.path, self._spill = path, spill
         self._lock = threading.RLock()
         self._depth = 0
-        _make_private(path)
+        self._grows = False
+        self._undo: list[Callable[[], object]] = []
+        self._current = Transaction(self)
+        self.spilled = False
+        self.changed: Callable[[], None] = lambda: None
+        """Called after each transaction that was committed."""
         try:
-            self._sql = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False, cached_statements=256
-            )
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
-                self._sql.execute(f"PRAGMA {pragma}")
+            self._sql = self._open()
             self._migrate()
         except sqlite3.Error as err:
-            raise SystemFailure(f"cannot open the metadata in {path}: {err}") from err
+            raise self._failure("open", err) from err
         self.refs = References(self)
+
+    def _open(self) -> sqlite3.Connection:
+        if self._spill is not None and self._spill.exists():
+            sql = metadata_file.connect(self._spill)
+            self.spilled = True
+            log.warning("the metadata is in %s: the disk of %s was full", self._spill, self.path)
+            return sql
+        return metadata_file.connect(self.path)
 
     def _migrate(self) -> None:
         version = int(self._sql.execute("PRAGMA user_version").fetchone()[0])
@@ -358,61 +409,212 @@ class Database:
             )
         for number, script in enumerate(SCHEMA[version:], version + 1):
             statements = (text for text in script.split(";") if text.strip())
-            with self.transaction() as sql:
+            with self.transaction(grows=True) as sql:
                 for statement in statements:
                     sql.execute(statement)
                 sql.execute(f"PRAGMA user_version={number}")
+                sql.execute(f"PRAGMA application_id={metadata_file.APPLICATION}")
 
     def collection(self, kind: str, type: type[T]) -> Collection[T]:
         """The documents of one kind, read and written as ``type`` (a msgspec type)."""
         return Collection(self, kind, type)
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, grows: bool = False) -> Iterator[Transaction]:
         """Everything inside is written at once or, on an exception, not at all.
 
-        Nested ones join the outermost. Do not await inside.
+        Nested ones join the outermost. Do not await inside. ``grows`` says that it makes something
+        new: on a full disk that is refused with NoSpace, and everything else is still written.
         """
         with self._lock:
+            if grows:
+                self._require_room()
             if self._depth == 0:
-                self._sql.execute("BEGIN IMMEDIATE")
+                self._begin()
+            self._grows = self._grows or grows
             self._depth += 1
             try:
-                yield self._sql
-            except BaseException:
+                yield self._current
+            except BaseException as err:
                 self._depth -= 1
                 if self._depth == 0:
-                    self._sql.execute("ROLLBACK")
+                    self._roll_back()
+                if isinstance(err, sqlite3.Error) and not isinstance(err, sqlite3.IntegrityError):
+                    raise self._failure("write", err) from err
                 raise
             self._depth -= 1
             if self._depth == 0:
                 self._commit()
 
+    def undo(self, step: Callable[[], object]) -> None:
+        """Have ``step`` called if the transaction that is open is not committed after all: what was
+        moved into its place inside a transaction is moved back. Last in, first out."""
+        self._undo.append(step)
+
+    def _begin(self) -> None:
+        self.come_home()
+        self._current.done.clear()
+        self._undo.clear()
+        self._grows = False
+        try:
+            self._sql.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as err:
+            raise self._failure("write", err) from err
+
+    def carry_out(self, step: tuple[bool, str, Any]) -> sqlite3.Cursor:
+        """One statement of the open transaction."""
+        try:
+            cursor = self._step(step)
+        except sqlite3.OperationalError as err:
+            self._divert(err)
+            cursor = self._step(step)
+        self._current.done.append(step)
+        return cursor
+
+    def _step(self, step: tuple[bool, str, Any]) -> sqlite3.Cursor:
+        many, statement, values = step
+        if many:
+            return self._sql.executemany(statement, values)
+        return self._sql.execute(statement, values)
+
     def _commit(self) -> None:
         try:
-            self._sql.execute("COMMIT")
-        except sqlite3.Error as err:
+            try:
+                self._sql.execute("COMMIT")
+            except sqlite3.OperationalError as err:
+                self._divert(err)
+                self._sql.execute("COMMIT")
+        except BaseException as err:
+            self._roll_back()
+            if isinstance(err, sqlite3.Error):
+                raise self._failure("write", err) from err
+            raise
+        self._undo.clear()
+        self.changed()
+
+    def _roll_back(self) -> None:
+        with suppress(sqlite3.Error):
             if self._sql.in_transaction:
                 self._sql.execute("ROLLBACK")
-            raise SystemFailure(f"cannot write the metadata in {self.path}: {err}") from err
+        while self._undo:
+            step = self._undo.pop()
+            try:
+                step()
+            except OSError as err:
+                log.warning("taking back what was not recorded: %s", err)
+
+    # -- a full disk ----------------------------------------------------------------------
+
+    def _require_room(self) -> None:
+        if self._depth == 0:
+            self.come_home()
+        if self.spilled:
+            raise NoSpace(f"write {self.path}: no space left on device: {space.HINT}")
+        space.require(self.path.parent)
+
+    def _divert(self, err: sqlite3.OperationalError) -> None:
+        """Go on in the spill with what the open transaction has done so far; raises ``err`` for
+        another error, NoSpace for a transaction that makes something new."""
+        if not metadata_file.is_full(err):
+            raise err
+        if self._grows or self._spill is None or self.spilled:
+            raise self._failure("write", err) from err
+        if self._sql.in_transaction:
+            self._sql.execute("ROLLBACK")
+        try:
+            self._spill.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            metadata_file.copy_to(self._sql, self._spill)
+            sql = metadata_file.connect(self._spill)
+        except (sqlite3.Error, OSError) as second:
+            log.error("the metadata cannot be kept in %s: %s", self._spill, second)
+            raise self._failure("write", err) from err
+        with suppress(sqlite3.Error):  # its log stays, since it cannot be written back
+            self._sql.close()
+        self._sql, self.spilled = sql, True
+        log.error(
+            "the disk of %s is full: what ends or frees something is recorded in %s until there "
+            "is room; everything else is refused",
+            self.path, self._spill,
+        )  # fmt: skip
+        self._sql.execute("BEGIN IMMEDIATE")
+        for step in self._current.done:
+            self._step(step)
+
+    def come_home(self) -> bool:
+        """Go back to the data root when it has room for the metadata; whether we are there."""
+        with self._lock:
+            if not self.spilled:
+                return True
+            if self._depth or self._spill is None:
+                return False
+            needed = 2 * self._spill.stat().st_size + space.LEAST
+            if space.Space.of(self.path.parent).free < needed:
+                return False
+            try:
+                metadata_file.copy_to(self._sql, self.path)
+                home = metadata_file.connect(self.path)
+            except (sqlite3.Error, OSError) as err:
+                log.warning("the metadata stays in %s: %s", self._spill, err)
+                return False
+            self._sql.close()
+            metadata_file.discard(self._spill)
+            self._sql, self.spilled = home, False
+            log.warning("the disk of %s has room again: the metadata is there", self.path)
+            return True
+
+    def _failure(self, verb: str, err: sqlite3.Error) -> SystemFailure:
+        if metadata_file.is_full(err):
+            return NoSpace(f"{verb} {self.path}: no space left on device: {space.HINT}")
+        if metadata_file.is_damage(err):
+            return SystemFailure(
+                f"the metadata in {self.path} is damaged ({err}): stop the engine and run "
+                "`portside system check --repair --offline`"
+            )
+        if "locked" in str(err):
+            return SystemFailure(f"{verb} {self.path}: another process is using it")
+        return SystemFailure(f"cannot {verb} the metadata in {self.path}: {err}")
+
+    # -- reading and copying ----------------------------------------------------------------
 
     def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a SELECT."""
         with self._lock:
-            return self._sql.execute(statement, values).fetchall()
+            try:
+                return self._sql.execute(statement, values).fetchall()
+            except sqlite3.DatabaseError as err:
+                raise self._failure("read", err) from err
 
     def row(self, statement: str, *values: Any) -> tuple[Any, ...] | None:
         """The first row of a SELECT."""
         with self._lock:
-            found: tuple[Any, ...] | None = self._sql.execute(statement, values).fetchone()
+            try:
+                found: tuple[Any, ...] | None = self._sql.execute(statement, values).fetchone()
+            except sqlite3.DatabaseError as err:
+                raise self._failure("read", err) from err
             return found
+
+    def damage(self) -> str:
+        """What is wrong with the file; empty when nothing is."""
+        with self._lock:
+            return metadata_file.damage(self._sql)
+
+    def back_up(self, target: Path) -> str:
+        """Copy everything to ``target``; what is wrong with the copy, or nothing. May run in a
+        thread. Raises sqlite3.Error, OSError."""
+        return metadata_file.back_up(self._sql, self._lock, target)
+
+    def write_out(self) -> None:
+        """Have everything that is committed on the disk (fsync)."""
+        with self._lock, suppress(sqlite3.Error):
+            self._sql.execute("PRAGMA wal_checkpoint(FULL)")
 
     # -- leases and single values --------------------------------------------------------
 
     def lease(self, note: str, seconds: float = 86400) -> Lease:
-        """A temporary owner; ``seconds`` bound its life when nobody releases it."""
+        """A temporary owner; ``seconds`` bound its life when nobody releases it. NoSpace on a full
+        disk: it is taken for something that is about to be stored."""
         identifier = new_id()
-        with self.transaction() as sql:
+        with self.transaction(grows=True) as sql:
             expires = int(time.time() + seconds)
             sql.execute("INSERT INTO leases VALUES(?,?,?)", (identifier, expires, note))
         return Lease(self, identifier)
@@ -445,12 +647,3 @@ class Database:
     def close(self) -> None:
         with self._lock:
             self._sql.close()
-
-
-def _make_private(path: Path) -> None:
-    """Make the file, so that sqlite finds it with its mode: the log and the index beside it get
-    the mode of the file (sqlite.org/tempfiles.html). Those of an earlier engine are narrowed."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            Path(f"{path}{suffix}").chmod(0o600)

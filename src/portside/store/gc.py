@@ -8,6 +8,7 @@ afterwards, and those a crash leaves behind are unrecorded and removed at the ne
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from portside.model.digest import Digest
 
 if TYPE_CHECKING:
     from portside.store.store import Store
+
+log = logging.getLogger(__name__)
 
 REACHED = """
     WITH RECURSIVE reached(kind, id) AS (
@@ -41,6 +44,9 @@ def unreachable(store: Store) -> tuple[list[tuple[Digest, int]], list[tuple[Dige
 
 def collect(store: Store) -> int:
     """Delete what nothing needs; bytes freed (files of layers and blobs, old downloads)."""
+    if store.backups.damaged:
+        log.error("nothing is collected: the metadata are damaged (%s)", store.backups.damaged)
+        return 0
     store.db.expire_leases()
     freed = drop_old_ingests(store)
     with store.db.transaction() as sql:
@@ -52,6 +58,8 @@ def collect(store: Store) -> int:
         store.blobs.delete(digest)
     for chain, _ in layers:
         store.layers.delete(chain)
+    if blobs or layers:
+        log.info("collected %d blobs and %d layers that nothing needs", len(blobs), len(layers))
     return freed + sum(size for _, size in blobs) + sum(size for _, size in layers)
 
 

@@ -44,6 +44,7 @@ def main(control_fd: int) -> None:
 def _job(fds: list[int]) -> None:
     """One job in its own process; never returns."""
     code = 1
+    job = None
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         link = socket.socket(fileno=fds[0])
@@ -54,7 +55,7 @@ def _job(fds: list[int]) -> None:
             result = job.run(fds[1:], _reporter(link))
             _send(link, "result", msgspec.json.encode(result))
         except BaseException as err:
-            _send(link, "error", msgspec.json.encode(Failure.of(err)))
+            _send(link, "error", msgspec.json.encode(Failure.of(err, job)))
             if os.environ.get("PORTSIDE_DEBUG"):
                 sys.excepthook(type(err), err, err.__traceback__)
         code = 0

@@ -252,7 +252,7 @@ class LayerStore:
         """
         directory = self.containers_dir / container_id
         lower = self._lower(chain)
-        with self._db.transaction() as sql:
+        with self._db.transaction(grows=True) as sql:
             if self._writable(container_id) is not None:
                 raise Conflict(f"container {container_id} has a writable layer already")
             sql.execute(
@@ -276,7 +276,7 @@ class LayerStore:
         """:meth:`create_writable` for any driver; vfs copies the tree (by reflink if it can)."""
         if self.driver == "overlay":
             return self.create_writable(container_id, chain)
-        with self._db.transaction() as sql:
+        with self._db.transaction(grows=True) as sql:
             if self._writable(container_id) is not None:
                 raise Conflict(f"container {container_id} has a writable layer already")
             sql.execute("INSERT INTO writables VALUES(?,?,?)", (container_id, chain or "", "vfs"))
@@ -448,7 +448,8 @@ class LayerStore:
         owner: Ref,
     ) -> None:
         values = (chain, parent or "", diff_id, blob, media_type, size, self.driver)
-        with self._db.transaction() as sql:
+        target = self.layers_dir / chain.hex
+        with self._db.transaction(grows=True) as sql:
             done = sql.execute(
                 "INSERT INTO layers(chain, parent, diff_id, blob, media_type, size, driver, "
                 "created_at, boot) VALUES(?,?,?,?,?,?,?,?,?)",
@@ -460,8 +461,10 @@ class LayerStore:
             link = self.links_dir / base36(done.lastrowid or 0)
             link.unlink(missing_ok=True)
             link.symlink_to(f"../layers/{chain.hex}/diff")
+            self._db.undo(lambda: link.unlink(missing_ok=True))
             reach("layers.record:before-rename")
-            temporary.rename(self.layers_dir / chain.hex)
+            temporary.rename(target)
+            self._db.undo(lambda: target.rename(temporary))
             reach("layers.record:renamed")
         reach("layers.record:recorded")
         self._settler.soon()

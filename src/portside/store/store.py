@@ -7,12 +7,14 @@ import logging
 import os
 from pathlib import Path
 
-from portside.model.errors import Conflict
+from portside.model.errors import Conflict, NoSpace, SystemFailure
+from portside.store.backups import Backups
 from portside.store.blobs import BlobStore
 from portside.store.container_archive import Archives
 from portside.store.db import Database, Lease
 from portside.store.durability import Settler
 from portside.store.layers import LayerStore
+from portside.store.space import HINT, Reserve, Space, is_full
 from portside.store.store_jobs import Limits
 from portside.store.trash import Trash
 from portside.store.worker_pool import Workers
@@ -27,12 +29,13 @@ class Store:
     use. Close it with ``await store.close()``.
     """
 
-    def __init__(self, root: Path, lock_fd: int, driver: str, limits: Limits) -> None:
-        self.root, self._lock_fd = root, lock_fd
+    def __init__(self, root: Path, lock_fd: int, db: Database, driver: str, limits: Limits) -> None:
+        self.root, self._lock_fd, self.db = root, lock_fd, db
         self.boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        self.db = Database(root / "metadata.db")
         self.workers = Workers()
-        self.trash = Trash(root, self.workers)
+        self.reserve = Reserve(root)
+        self.backups = Backups(root, self.db, self.reserve)
+        self.trash = Trash(root, self.workers, self.reserve)
         self.settler = Settler(root, self.db)
         self.blobs = BlobStore(root, self.db, self.boot, self.settler)
         self.layers = LayerStore(
@@ -49,25 +52,48 @@ class Store:
         self.archives = Archives(self.workers, limits)
 
     @classmethod
-    def open(cls, data_root: Path, driver: str = "", limits: Limits | None = None) -> Store:
+    def open(
+        cls,
+        data_root: Path,
+        driver: str = "",
+        limits: Limits | None = None,
+        spill: Path | None = None,
+    ) -> Store:
         """Open or create the store and undo what a killed engine left half done.
 
         ``driver`` is ``overlay``, ``vfs`` or empty: what was used before, else overlay where
-        the file system can be its upper directory. Conflict when another engine holds the
-        data root.
+        the file system can be its upper directory. ``spill`` is where the metadata go while the
+        disk is full. Conflict when another engine holds the data root, SystemFailure when it is
+        damaged.
         """
-        from portside.store import crash_repair
+        from portside.store import crash_repair, guard
 
-        data_root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock_fd = _lock(data_root)
         try:
-            chosen = crash_repair.choose_driver(data_root, driver)
-            store = cls(data_root, lock_fd, chosen, limits or Limits())
+            data_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            guard.require_directories(data_root)
+            lock_fd = _lock(data_root)
+        except OSError as err:
+            raise _cannot_open(data_root, err) from err
+        try:
+            guard.require_metadata(data_root, spill)
+            db = Database(data_root / "metadata.db", spill)
+            guard.require_content(data_root, db)
+            chosen = crash_repair.choose_driver(data_root, driver, db)
+            store = cls(data_root, lock_fd, db, chosen, limits or Limits())
             crash_repair.at_start(store)
+            store.backups.start(guard.count_start(data_root, db))
+        except OSError as err:
+            os.close(lock_fd)
+            raise _cannot_open(data_root, err) from err
         except BaseException:
             os.close(lock_fd)
             raise
         return store
+
+    @property
+    def space(self) -> Space:
+        """What is free on the data root's file system."""
+        return Space.of(self.root)
 
     def lease(self, note: str, seconds: float = 86400) -> Lease:
         """A temporary owner for blobs and layers on their way; release it at the end.
@@ -103,6 +129,7 @@ class Store:
         """Stop background work, settle, and release the data root."""
         await self.trash.close()
         await self.settler.close()
+        await self.backups.close()
         self.workers.close()
         self.blobs.close()
         self.db.close()
@@ -124,3 +151,9 @@ def _lock(data_root: Path) -> int:
             f"another engine is using {data_root}: stop it, or choose another --data-root"
         ) from None
     return fd
+
+
+def _cannot_open(data_root: Path, err: OSError) -> SystemFailure:
+    if is_full(err):
+        return NoSpace(f"write {err.filename or data_root}: no space left on device: {HINT}")
+    return SystemFailure(f"cannot open the data root: {err.filename or data_root}: {err.strerror}")

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.model.digest import Digest
-from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.errors import InvalidParameter, NoSpace, SystemFailure
 from portside.store import tar_format as tar
 from portside.store.blobs import DigestMismatch
 from portside.store.decompress import Pipeline
+from portside.store.space import HINT, is_full
 from portside.store.store_jobs import Limits
 from portside.store.tar_format import Entry, Malformed
 from portside.store.tar_reader import TarReader
@@ -415,9 +416,9 @@ class Unpacker:
         self._forget_dirs()
 
     def _explained(self, err: OSError, name: bytes) -> SystemFailure | InvalidParameter:
-        what = f"cannot unpack {os.fsdecode(name)!r}: {err.strerror}"
-        if err.errno in (errno.ENOSPC, errno.EDQUOT):
-            return SystemFailure(f"{what}: free some space (`portside system df`) and try again")
+        what = f"cannot unpack {os.fsdecode(name)!r}: {(err.strerror or '').lower()}"
+        if is_full(err):
+            return NoSpace(f"{what}: {HINT}")
         if err.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EEXIST):
             return Malformed(f"malformed archive: {what}")
         if err.errno == errno.ENOENT and not isinstance(err.filename, int):

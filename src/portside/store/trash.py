@@ -15,6 +15,7 @@ from pathlib import Path
 from portside.model.errors import PortsideError
 from portside.model.ids import new_id
 from portside.store import store_jobs
+from portside.store.space import Reserve
 from portside.store.worker_pool import Workers
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,8 @@ log = logging.getLogger(__name__)
 class Trash:
     """The trash directory of one data root."""
 
-    def __init__(self, root: Path, workers: Workers) -> None:
-        self.path, self._workers = root / "trash", workers
+    def __init__(self, root: Path, workers: Workers, reserve: Reserve) -> None:
+        self.path, self._workers, self._reserve = root / "trash", workers, reserve
         self.path.mkdir(mode=0o700, exist_ok=True)
         self._task: asyncio.Task[None] | None = None
         self._again = False
@@ -33,7 +34,7 @@ class Trash:
         """Move ``path`` (a file or tree of the same file system) to the trash and delete it in
         the background; False when it is not there. Never crosses a mount point."""
         try:
-            path.rename(self.path / new_id())
+            self._reserve.spend(lambda: path.rename(self.path / new_id()))
         except FileNotFoundError:
             return False
         self.empty_soon()

@@ -31,6 +31,7 @@ import msgspec
 
 from portside.model import errors
 from portside.model.errors import PortsideError, SystemFailure
+from portside.store.space import HINT, is_full
 
 IDLE = 60.0
 """Seconds after which an unused fork server is let go."""
@@ -43,12 +44,19 @@ class Failure(msgspec.Struct):
     text: str
 
     @classmethod
-    def of(cls, err: BaseException) -> Failure:
+    def of(cls, err: BaseException, job: Job | None = None) -> Failure:
+        """``job`` tells where it was writing, which write(2) does not know."""
         if isinstance(err, PortsideError):
             known = next(c for c in type(err).__mro__ if c.__module__ == errors.__name__)
             return cls(known.__name__, str(err))
         if isinstance(err, MemoryError):
             return cls("SystemFailure", "not enough memory")
+        if is_full(err):
+            told = [getattr(err, "filename", None)]
+            told += [getattr(job, name, None) for name in ("target", "directory", "path")]
+            where = next((each for each in told if each and isinstance(each, str | bytes)), None)
+            path = os.fsdecode(where or "the data root")
+            return cls("NoSpace", f"write {path}: no space left on device: {HINT}")
         return cls("SystemFailure", f"{type(err).__name__}: {err}")
 
     def raised(self) -> PortsideError:

@@ -21,10 +21,12 @@ from pathlib import Path
 
 import msgspec
 
-from portside.model.errors import NotFound, SystemFailure
+from portside.model.errors import NoSpace, NotFound, SystemFailure
 from portside.model.golang.timestamps import format_rfc3339
 from portside.model.ids import new_id
 from portside.model.volume import Volume
+from portside.store import space
+from portside.store.space import is_full
 from portside.store.store import Store
 from portside.volumes import volume_quota
 from portside.volumes.local_driver_options import NAME
@@ -84,6 +86,7 @@ class Records:
 
         ``size`` limits what it may hold, in bytes: InvalidParameter where nothing can.
         """
+        space.require(self.root)
         project = 0
         if size:
             project = volume_quota.free_project(self.root, [other.project for other in self.all()])
@@ -95,14 +98,15 @@ class Records:
                 volume_quota.limit(new, name, project, size)
             (new / "_data").mkdir(mode=0o700)
             os.chmod(new / "_data", 0o755)
-            (new / "volume.json").write_bytes(msgspec.json.encode(record))
+            _write(new / "volume.json", msgspec.json.encode(record))
             with self._store.db.transaction():
                 self._all.insert(name, record)
                 new.rename(self.directory(name))
+                self._store.db.undo(lambda: self.directory(name).rename(new))
         except BaseException as err:
             self._store.trash.discard(new)
             if isinstance(err, OSError):
-                raise SystemFailure(f"create {name}: {err.strerror}: {err.filename}") from err
+                raise _failure(f"create {name}", err) from err
             raise
         return record
 
@@ -118,6 +122,7 @@ class Records:
             self._all.insert(new, renamed)
             self._all.delete(record.name)
             self.directory(record.name).rename(self.directory(new))
+            self._store.db.undo(lambda: self.directory(new).rename(self.directory(record.name)))
         self._write_copy(self.directory(new), renamed)
         return renamed
 
@@ -182,5 +187,23 @@ class Records:
 
     def _write_copy(self, directory: Path, record: Record) -> None:
         temporary = directory / "volume.json.tmp"
-        temporary.write_bytes(msgspec.json.encode(record))
-        temporary.rename(directory / "volume.json")
+        try:
+            _write(temporary, msgspec.json.encode(record))
+            temporary.rename(directory / "volume.json")
+        except OSError as err:
+            temporary.unlink(missing_ok=True)
+            raise _failure(f"update {record.name}", err) from err
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+    except OSError as err:
+        err.filename = str(path)  # write(2) does not know it
+        raise
+
+
+def _failure(action: str, err: OSError) -> SystemFailure:
+    kind = NoSpace if is_full(err) else SystemFailure
+    return kind(f"{action}: {(err.strerror or '').lower()}: {err.filename}")
