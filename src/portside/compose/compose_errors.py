@@ -1,0 +1,38 @@
+"""What can be wrong with a Compose project, told with the place in the file.
+
+ComposeError            a file, a value or the project as a whole; exit status 1
+└── InvalidFile         a file that cannot be read as a Compose file; exit status 15
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from portside.model.errors import InvalidParameter
+
+
+class Position(NamedTuple):
+    """Where something stands: a file, a line and a column, both counted from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class ComposeError(InvalidParameter):
+    """A project that cannot be used as it is written."""
+
+
+class InvalidFile(ComposeError):
+    """A Compose file that is not valid; ``at`` is the place, ``path`` the attribute."""
+
+    def __init__(self, message: str, at: Position | None = None, path: str = "") -> None:
+        self.at = at
+        self.path = path
+        self.reason = message
+        place = f"{at}: " if at else ""
+        attribute = f"{path}: " if path else ""
+        super().__init__(f"{place}{attribute}{message}")
