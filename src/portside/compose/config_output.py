@@ -96,7 +96,8 @@ def to_yaml(value: Any) -> str:
 
 def _mapping(value: dict[str, Any], indent: str, lines: list[str]) -> None:
     for key, item in value.items():
-        _entry(f"{indent}{_scalar(key, indent)}:", item, indent, lines)
+        head = _double(key) if "\n" in key else _scalar(key, indent)
+        _entry(f"{indent}{head}:", item, indent, lines)
 
 
 def _entry(head: str, item: Any, indent: str, lines: list[str]) -> None:

@@ -1,0 +1,337 @@
+"""Compose files as projects: what they mean, how they are printed, what is refused and where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from portside.compose import config_output, dotenv
+from portside.compose.compose_errors import ComposeError, InvalidFile
+from portside.compose.interpolation import InvalidTemplate, MissingVariable, substitute
+from portside.compose.project import Project, Request, load
+from portside.compose.yaml_source import documents, plain
+from portside.model.errors import PortsideError
+
+
+def project(folder: Path, text: str, **more: Any) -> Project:
+    (folder / "compose.yaml").write_text(text)
+    more.setdefault("environment", {})
+    return load(Request(files=[str(folder / "compose.yaml")], **more))
+
+
+def config(folder: Path, text: str, **more: Any) -> Any:
+    return config_output.encoded(project(folder, text, **more), True)
+
+
+# -- scalars and variables ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("yes", "yes"), ("on", "on"), ("true", True), ("~", None), ("", None), ("12", 12),
+        ("0x1f", 31), ("0o17", 15), ("0777", 511), ("1_000", 1000), ("1.5", 1.5), ("1e3", 1000.0),
+        ("22:22", "22:22"), ("1.2.3", "1.2.3"), ("-", "-"), (".", "."), ("+", "+"),
+    ],
+)  # fmt: skip
+def test_plain_scalars(text: str, value: Any) -> None:
+    assert plain(text) == value
+    assert type(plain(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("template", "value"),
+    [
+        ("$A", "1"), ("${A}", "1"), ("$$A", "$A"), ("${E:-d}", "d"), ("${E-d}", ""),
+        ("${X:-d}", "d"), ("${X-${A}}", "1"), ("${X:-${Y:-z}}}", "z}"), ("${A:+p}", "p"),
+        ("${E:+p}", ""), ("${E+p}", "p"), ("${A:?no}", "1"), ("${E?no}", ""),
+        ("cost 5$", "cost 5$"),
+        ('${X:-{"a":1}}', '{"a":1}'), ("a${A}b${A}", "a1b1"),
+    ],
+)  # fmt: skip
+def test_variables(template: str, value: str) -> None:
+    assert substitute(template, {"A": "1", "E": ""}.get) == value
+
+
+def test_variables_that_are_wrong() -> None:
+    for template in ("${", "${A", "${1}", "${}", "${A!}"):
+        with pytest.raises(InvalidTemplate):
+            substitute(template, {"A": "1"}.get)
+    with pytest.raises(MissingVariable, match="required variable X is missing a value: why 1"):
+        substitute("${X:?why ${A}}", {"A": "1"}.get)
+
+
+@given(st.text(alphabet="${}:-+?AX \"'\\", max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_variables_of_any_text(template: str) -> None:
+    try:
+        substitute(template, {"A": "1"}.get)
+    except (InvalidTemplate, MissingVariable):
+        pass
+
+
+def test_dotenv() -> None:
+    text = (
+        "A=1\nB=\"x $A\\n\"\nexport C='$A'\nD\nE=v # c\nF=a#b\n# no\nG: y\n"
+        'M="two\nlines"\nH=${A:-2}${Z:-3}\n'
+    )
+    assert dotenv.parse(text, {"D": "outside"}.get) == {
+        "A": "1", "B": "x 1\n", "C": "$A", "D": "outside", "E": "v", "F": "a#b", "G": "y",
+        "M": "two\nlines", "H": "13",
+    }  # fmt: skip
+    for wrong in ("A B=1", '="x"', 'A="x', "A='x' y"):
+        with pytest.raises(InvalidFile) as caught:
+            dotenv.parse(f"OK=1\n{wrong}\n", {}.get, "f.env")
+        assert caught.value.at is not None and caught.value.at[:2] == ("f.env", 2)
+
+
+@given(st.binary(max_size=80))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_are_yaml_or_an_error_with_a_place(data: bytes) -> None:
+    try:
+        list(documents(data, "f"))
+    except InvalidFile as err:
+        assert err.at is not None
+
+
+# -- meaning --------------------------------------------------------------------------------------
+
+
+def test_implied_networks_names_and_dependencies(tmp_path: Path) -> None:
+    found = project(
+        tmp_path,
+        "name: p\n"
+        "services:\n"
+        "  a: {image: x, links: ['b:bb'], ipc: 'service:c', volumes_from: [d]}\n"
+        "  b: {image: x, network_mode: host}\n"
+        "  c: {image: x, networks: [n]}\n"
+        "  d: {image: x}\n"
+        "networks: {n: {}, e: {external: true}}\n",
+    )
+    assert sorted(found.networks) == ["default", "e", "n"]
+    assert found.networks["default"]["name"] == "p_default"
+    assert found.networks["e"]["name"] == "e"
+    depends = found.services["a"]["depends_on"]
+    assert {name: how["restart"] for name, how in depends.items()} == {
+        "b": True, "c": True, "d": False,
+    }  # fmt: skip
+    assert "networks" not in found.services["b"]
+
+
+def test_several_files_reset_and_override(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(
+        "services:\n  a:\n    image: x\n    ports: ['1:1']\n    environment: {A: 1, B: 2}\n"
+        "    command: [one]\n    labels: [l=1]\n    dns: 1.1.1.1\n"
+    )
+    (tmp_path / "two.yaml").write_text(
+        "services:\n  a:\n    ports: !override ['2:2']\n    environment: [B=3, C=4]\n"
+        "    command: [two]\n    labels: !reset []\n    dns: [2.2.2.2]\n"
+    )
+    found = load(
+        Request(files=[str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")], environment={})
+    ).services["a"]
+    assert [port["target"] for port in found["ports"]] == [2]
+    assert found["environment"] == {"A": "1", "B": "3", "C": "4"}
+    assert found["command"] == ["two"]
+    assert "labels" not in found
+    assert found["dns"] == ["1.1.1.1", "2.2.2.2"]
+
+
+def test_extends_and_include(tmp_path: Path) -> None:
+    (tmp_path / "inc").mkdir()
+    (tmp_path / "inc" / "base.yaml").write_text(
+        "services:\n  base: {image: base, volumes: ['./v:/v'], environment: {A: base}}\n"
+    )
+    (tmp_path / "inc" / "other.yaml").write_text(
+        "services:\n  other: {image: 'o:${TAG}', volumes: ['./w:/w']}\n"
+    )
+    (tmp_path / "inc" / ".env").write_text("TAG=7\n")
+    found = project(
+        tmp_path,
+        "include: [inc/other.yaml]\n"
+        "services:\n"
+        "  a: {extends: {file: inc/base.yaml, service: base}, environment: [B=a]}\n"
+        "  b: {extends: a, image: b}\n",
+    ).services
+    assert found["b"]["image"] == "b"
+    assert found["b"]["environment"] == {"A": "base", "B": "a"}
+    assert found["a"]["volumes"][0]["source"] == str(tmp_path / "inc" / "v")
+    assert found["other"]["image"] == "o:7"
+    assert found["other"]["volumes"][0]["source"] == str(tmp_path / "inc" / "w")
+
+
+def test_profiles_and_selection(tmp_path: Path) -> None:
+    text = (
+        "services:\n  a: {image: x}\n  b: {image: x, profiles: [p], depends_on: [c]}\n"
+        "  c: {image: x, profiles: [q]}\n"
+    )
+    assert list(project(tmp_path, text, checks=False).services) == ["a"]
+    found = project(tmp_path, text)
+    found.select(["b"])
+    assert list(found.services) == ["b", "c"]
+    assert sorted(project(tmp_path, text, profiles=["*"]).services) == ["a", "b", "c"]
+
+
+def test_environment_of_files_is_beneath_the_services_own(tmp_path: Path) -> None:
+    (tmp_path / "e").write_text("A=file\nB=file\nC\n")
+    found = project(
+        tmp_path,
+        "services:\n  a: {image: x, env_file: [e, {path: none, required: false}],"
+        " environment: {A: own, D: null}}\n",
+        environment={"C": "shell"},
+    ).services["a"]
+    assert found["environment"] == {"A": "own", "B": "file", "C": "shell", "D": None}
+
+
+# -- the printed form: as docker compose 2.40 prints it -------------------------------------------
+
+EVERYTHING = """
+services:
+  a:
+    image: x
+    ports: ["80-81:8080-8081", "127.0.0.1:53:53/udp", {target: 9, published: 10, mode: host}]
+    volumes: [./d:/d:ro, nn:/n, {type: tmpfs, target: /t, tmpfs: {size: 1m}}]
+    deploy: {replicas: 2, resources: {limits: {cpus: "0.5", memory: 1g}}}
+    healthcheck: {test: curl x, interval: 1m30s}
+    environment: {Q: "a: b", N: "12", D: "$$x", M: "l1\\nl2\\n", E: ""}
+    ulimits: {nofile: {soft: 1, hard: 2}, nproc: 3}
+    stop_grace_period: 1m
+    secrets: [s]
+volumes: {nn: }
+secrets: {s: {environment: S}}
+"""
+
+
+def test_yaml_form(tmp_path: Path) -> None:
+    found = project(tmp_path, EVERYTHING, name="p")
+    text = config_output.to_yaml(config_output.encoded(found, False))
+    assert '      "N": "12"\n' in text
+    assert "      M: |\n        l1\n        l2\n" in text
+    assert "      Q: 'a: b'\n" in text
+    assert '          memory: "1073741824"\n' in text
+    assert '      - mode: ingress\n        target: 8080\n        published: "80"\n' in text
+    assert f"      - type: bind\n        source: {tmp_path}/d\n" in text
+    assert "    stop_grace_period: 1m0s\n" in text
+    again = project(tmp_path, text.replace("$", "$$"), name="p")
+    assert config_output.to_yaml(config_output.encoded(again, False)) == text
+
+
+def test_json_form_and_hash(tmp_path: Path) -> None:
+    found = config(tmp_path, "services: {a: {image: x, deploy: {replicas: 1}}}", name="p")
+    assert found["services"]["a"] == {
+        "command": None,
+        "deploy": {"replicas": 1, "resources": {}, "placement": {}},
+        "entrypoint": None,
+        "image": "x",
+        "networks": {"default": None},
+    }
+    assert found["networks"] == {"default": {"name": "p_default", "ipam": {}}}
+    # as `docker compose config --hash` tells it
+    one = project(tmp_path, "services: {a: {image: x}}", name="p").services["a"]
+    assert config_output.service_hash(one) == (
+        "d5457d0b2799957b606d2ac4ed52d85a1e75799490e56229948300b9a59e8953"
+    )
+    scaled = project(tmp_path, "services: {a: {image: x, scale: 3}}", name="p").services["a"]
+    assert config_output.service_hash(scaled) == config_output.service_hash(one)
+    assert json.loads(config_output.to_json(project(tmp_path, EVERYTHING, name="p")))
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.text(min_size=1, max_size=8), inner, max_size=3)
+        ),
+        max_leaves=12,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_yaml_is_read_back_as_it_was(value: Any) -> None:
+    text = config_output.to_yaml({"k": value})
+    assert next(documents(text.encode("utf-8", "surrogatepass"), "f")).tree == {"k": value}
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("services: {a: {imge: x}}", "1:16", "services.a.imge: additional properties 'imge' not "
+         "allowed; did you mean 'image'?"),
+        ("services:\n  a:\n    image: x\n    ports:\n      - 99999:1\n", "5:9",
+         "services.a.ports[0]"),
+        ("services: {a: {image: x, restart: 5}}", "1:26", "services.a.restart: must be a string"),
+        ("services: {a: {image: x, volumes: ['nn:/x']}}", "1:36", "refers to undefined volume nn"),
+        ("services: {a: {image: x, networks: [q]}}", "1:37", "refers to undefined network q"),
+        ("services: {a: {}}", "1:12", "has neither an image nor a build context specified"),
+        ("services: {a: {image: x, mem_limit: 1q}}", "1:26", "invalid suffix: 'q'"),
+        ("services: {a: {image: '${X:?say}'}}", "1:16",
+         "required variable X is missing a value: say"),
+        ("services: {a: {image: x}, a: {image: y}}", "1:27", 'mapping key "a" already defined'),
+        ("a: [", "2:1", "not valid YAML"),
+        ("- a", "1:1", "top-level object must be a mapping"),
+        ("services: {a: {image: x, extends: z}}", "1:26", 'service "z" not found'),
+    ],
+)  # fmt: skip
+def test_errors_name_place_and_attribute(tmp_path: Path, text: str, place: str, words: str) -> None:
+    with pytest.raises(InvalidFile) as caught:
+        project(tmp_path, text)
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path}/compose.yaml:{place}: ")
+
+
+def test_cycles_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ComposeError, match="dependency cycle detected: a -> b -> a"):
+        project(tmp_path, "services: {a: {image: x, depends_on: [b]}, "
+                          "b: {image: x, depends_on: [a]}}")  # fmt: skip
+    (tmp_path / "o.yaml").write_text("include: [compose.yaml]\nservices: {}\n")
+    with pytest.raises(InvalidFile, match="include cycle detected"):
+        project(tmp_path, "include: [o.yaml]\nservices: {a: {image: x}}")
+    with pytest.raises(InvalidFile, match="Circular reference"):
+        project(tmp_path, "services: {a: {extends: b}, b: {extends: a}}")
+
+
+def test_bombs_are_bounded(tmp_path: Path) -> None:
+    lines = ["x-a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"x-a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    with pytest.raises(InvalidFile, match="maximum node visit limit"):
+        project(tmp_path, "\n".join(lines))
+    with pytest.raises(InvalidFile, match="contains itself"):
+        project(tmp_path, "x-a: &a [*a]")
+    with pytest.raises(InvalidFile, match="nest"):
+        project(tmp_path, "x-a: " + "[" * 1000 + "]" * 1000)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            "image build command ports volumes networks environment depends_on deploy healthcheck "
+            "secrets extends env_file ulimits labels logging devices develop".split()
+        ),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=6) | st.floats(),
+            lambda inner: (
+                st.lists(inner, max_size=2)
+                | st.dictionaries(st.text(max_size=6), inner, max_size=2)
+            ),
+            max_leaves=5,
+        ),
+        max_size=4,
+    )
+)
+@settings(max_examples=400, deadline=None)
+def test_any_service_is_a_project_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, service: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    try:
+        project(folder, json.dumps({"services": {"a": service}}), name="p")
+    except (PortsideError, OSError):
+        pass
