@@ -9,8 +9,8 @@ import pytest
 from portside.cli import format as formatting
 from portside.cli import inspect, shapes
 from portside.cli.session import Failed
-from portside.cli.template import ExecError, ParseError, Row, Template
 from portside.model.errors import InvalidParameter
+from portside.model.golang.template import ExecError, ParseError, Row, Template
 
 CONTAINER: dict[str, Any] = {
     "Id": "a" * 64,

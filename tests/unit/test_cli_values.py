@@ -17,8 +17,8 @@ from portside.cli import (
     table,
     times,
 )
-from portside.client import jsontext
 from portside.client.endpoint import Endpoint
+from portside.model import jsontext
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.golang import timestamps
 

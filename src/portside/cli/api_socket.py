@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from portside.cli import auth
-from portside.client import jsontext
 from portside.client.client import path_of
+from portside.model import jsontext
 from portside.model.errors import InvalidParameter
 
 TYPE_CHECKING = False

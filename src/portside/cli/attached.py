@@ -114,7 +114,7 @@ class Waiting:
 
     def status(self) -> int:
         """The exit status, as soon as there is one. Raises Failed."""
-        from portside.client import jsontext
+        from portside.model import jsontext
 
         data = self._response.read()
         value = jsontext.loads(data)

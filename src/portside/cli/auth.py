@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 
 from portside.cli import references
-from portside.client import jsontext
+from portside.model import jsontext
 from portside.model.errors import PortsideError, SystemFailure
 
 TYPE_CHECKING = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from portside.cli import device_flags, envfile, mount_flags, network_flags, port_flags
 from portside.cli.flag_table import invalid
-from portside.client import jsontext
+from portside.model import jsontext
 from portside.model.errors import InvalidParameter, SystemFailure
 
 TYPE_CHECKING = False

@@ -9,8 +9,8 @@ import shutil
 
 from portside.cli.table import table
 from portside.cli.verb import verb
-from portside.client import jsontext
 from portside.client.endpoint import DEFAULT_CONTEXT, Endpoint
+from portside.model import jsontext
 from portside.model.errors import Conflict, InvalidParameter, NotFound, SystemFailure
 from portside.model.golang.booleans import parse_bool
 from portside.model.paths import DEFAULT_SOCKET
@@ -158,7 +158,7 @@ def inspect(session: Session, options: Options, arguments: list[str]) -> None:
         for meta in found:
             print_value(session, format, meta)
         return
-    from portside.cli.template.functions import escape_html
+    from portside.model.golang.template.functions import escape_html
 
     session.out(escape_html(jsontext.dumps(found, None if format else "    ")))
 

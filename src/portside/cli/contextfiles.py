@@ -13,8 +13,8 @@ import zipfile
 
 from portside.cli.context import _meta_directory, _read, _tls_directory, check_new
 from portside.cli.verb import verb
-from portside.client import jsontext
 from portside.client.endpoint import DEFAULT_CONTEXT
+from portside.model import jsontext
 from portside.model.errors import Conflict, InvalidParameter, SystemFailure
 
 TYPE_CHECKING = False

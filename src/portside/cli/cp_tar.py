@@ -12,9 +12,9 @@ import os
 import stat
 
 from portside.cli.session import Failed
-from portside.client import jsontext
 from portside.client.client import path_of
 from portside.client.errors import Refused
+from portside.model import jsontext
 from portside.model.errors import InvalidParameter
 from portside.model.golang.sizes import human_size
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from portside.cli.verb import verb
-from portside.client import jsontext
 from portside.client.client import path_of
+from portside.model import jsontext
 from portside.model.golang.sizes import binary_size
 
 TYPE_CHECKING = False

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from portside.cli.session import Session
-    from portside.cli.template import Row, Template
+    from portside.model.golang.template import Row, Template
 
     Columns = Mapping[str, tuple[str, Callable[[Any, Any], Any]]]
     """By field name: the header, and the text of an item in a context."""
@@ -78,7 +78,7 @@ def lines(
 
 
 def _row(item: Any, columns: Columns, context: Any, kind: str, methods: Methods | None) -> Row:
-    from portside.cli.template import Row
+    from portside.model.golang.template import Row
 
     def field(function: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
         return lambda item: function(item, context)
@@ -90,8 +90,8 @@ def _template_table(
     text: str, rows: Iterable[Row], columns: Columns, kind: str, methods: Iterable[str]
 ) -> Iterable[str]:
     """The rows below a header that the same template makes of the columns' names."""
-    from portside.cli.template import Row, Template
-    from portside.cli.template.functions import Function
+    from portside.model.golang.template import Row, Template
+    from portside.model.golang.template.functions import Function
 
     names = ("json", "title", "lower", "upper", "truncate", "join", "pad", "slice")
     as_is = {name: Function(lambda value, *_: value, "a", 1, None) for name in names}
@@ -123,7 +123,7 @@ _OF_CONTAINERS = "container"
 
 def parse(text: str, kind: str = "") -> Template:
     """Raises InvalidParameter as the docker command words it."""
-    from portside.cli.template import ParseError, Template
+    from portside.model.golang.template import ParseError, Template
 
     try:
         return Template(text)
@@ -133,7 +133,7 @@ def parse(text: str, kind: str = "") -> Template:
 
 
 def execute(template: Template, value: Any, kind: str = "") -> str:
-    from portside.cli.template import ExecError
+    from portside.model.golang.template import ExecError
 
     try:
         return template.render(value)
@@ -152,7 +152,7 @@ def print_value(
 ) -> None:
     """One value by a template, as ``version`` and ``info`` take it; ``kind``: its type."""
     from portside.cli.shapes import as_struct
-    from portside.cli.template import ExecError, ParseError, Template
+    from portside.model.golang.template import ExecError, ParseError, Template
 
     try:
         template = Template(_JSON if format == "json" else format, name)

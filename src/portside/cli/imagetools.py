@@ -7,10 +7,10 @@ import binascii
 from portside.cli import manifest, references
 from portside.cli.format import execute, parse
 from portside.cli.session import Failed
-from portside.cli.template.values import GoMap, GoStruct
 from portside.cli.verb import verb
-from portside.client import jsontext
 from portside.client.errors import Refused
+from portside.model import jsontext
+from portside.model.golang.template.values import GoMap, GoStruct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

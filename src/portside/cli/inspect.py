@@ -5,9 +5,9 @@ from __future__ import annotations
 from portside.cli import table
 from portside.cli.session import Failed
 from portside.cli.verb import verb
-from portside.client import jsontext
 from portside.client.client import path_of
 from portside.client.errors import Refused
+from portside.model import jsontext
 from portside.model.errors import InvalidParameter, PortsideError
 
 TYPE_CHECKING = False
@@ -153,7 +153,7 @@ def _print(session: Session, options: Options, names: list[str], get: Getter) ->
 
 
 def _parsed(format: str) -> Any:
-    from portside.cli.template import ParseError, Template
+    from portside.model.golang.template import ParseError, Template
 
     try:
         return Template(format)
@@ -164,7 +164,7 @@ def _parsed(format: str) -> Any:
 def _rendered(template: Any, value: Any) -> str:
     """An object by a template. Raises Failed."""
     from portside.cli import shapes
-    from portside.cli.template import ExecError
+    from portside.model.golang.template import ExecError
 
     kind = "container" if "State" in value else _kind(value)
     try:

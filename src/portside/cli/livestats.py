@@ -7,9 +7,9 @@ import select
 import sys
 
 from portside.cli.stats import Entry, chosen, lines
-from portside.client import jsontext
 from portside.client.client import filters_text, path_of
 from portside.client.errors import Refused
+from portside.model import jsontext
 from portside.model.errors import Unavailable
 
 TYPE_CHECKING = False

@@ -12,9 +12,9 @@ import os
 from portside.cli import auth, references
 from portside.cli.session import Failed
 from portside.cli.verb import verb
-from portside.client import jsontext
 from portside.client.client import path_of
 from portside.client.errors import Refused
+from portside.model import jsontext
 from portside.model.errors import InvalidParameter
 
 TYPE_CHECKING = False

@@ -64,7 +64,7 @@ def _image(item: Item, view: _View) -> str:
 
 
 def _command(item: Item, view: _View) -> str:
-    from portside.cli.template.values import quoted
+    from portside.model.golang.template.values import quoted
 
     command = str(item.get("Command") or "")
     return quoted(command if view.full else ellipsis(command, 20))

@@ -114,7 +114,7 @@ def _platform_json(text: str) -> str | None:
     """``linux/arm/v7`` as the API takes it."""
     if not text:
         return None
-    from portside.client import jsontext
+    from portside.model import jsontext
 
     names = ("os", "architecture", "variant")
     return jsontext.dumps(dict(zip(names, text.split("/"), strict=False)))

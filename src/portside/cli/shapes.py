@@ -6,7 +6,7 @@ see the difference (``{{if .State.Health}}``, ``{{.Config.Labels.x}}``, ``[]`` o
 
 from __future__ import annotations
 
-from portside.cli.template.values import GoMap, GoStruct, GoTime, NilList, NilMap, PortMap
+from portside.model.golang.template.values import GoMap, GoStruct, GoTime, NilList, NilMap, PortMap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from portside.cli import table
 from portside.cli.ps import ellipsis
 from portside.cli.verb import verb
-from portside.client import jsontext
 from portside.client.client import filters_text, path_of
 from portside.client.errors import Refused
+from portside.model import jsontext
 from portside.model.errors import PortsideError
 from portside.model.golang import sizes
 

@@ -139,7 +139,7 @@ def events(session: Session, options: Options, arguments: list[str]) -> None:
 
 def _event_template(text: str) -> Any:
     from portside.cli.session import Failed
-    from portside.cli.template import ParseError, Template
+    from portside.model.golang.template import ParseError, Template
 
     try:
         return Template("{{json .}}" if text == "json" else text)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from portside.client import jsontext
 from portside.client.errors import Refused
 from portside.client.http import Connection, Response
+from portside.model import jsontext
 from portside.model.errors import InvalidParameter, SystemFailure, Unavailable
 
 TYPE_CHECKING = False

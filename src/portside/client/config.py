@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from portside.client import jsontext
+from portside.model import jsontext
 from portside.model.errors import InvalidParameter, SystemFailure
 
 TYPE_CHECKING = False

@@ -200,7 +200,7 @@ def of_context(config: ClientConfig, name: str) -> Endpoint:
     """The endpoint of a docker context. Raises NotFound."""
     import hashlib
 
-    from portside.client import jsontext
+    from portside.model import jsontext
 
     key = hashlib.sha256(name.encode()).hexdigest()
     try:

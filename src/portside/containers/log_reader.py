@@ -53,6 +53,8 @@ class Entry(msgspec.Struct):
     """One record of the log."""
 
     log: str = ""
+    raw: bytes = b""
+    """In place of ``log`` where that would not be exact (the ``local`` driver)."""
     stream: str = "stdout"
     time: str = ""
     attrs: dict[str, str] = {}
@@ -267,12 +269,12 @@ class _Reader:
                 if options.until_ns and at > options.until_ns:
                     self._ended = True
                     break
-            text = entry.log
+            before = ""
             if options.details:
-                text = f"{_details(entry.attrs)} {text}"
+                before = f"{_details(entry.attrs)} "
             if options.timestamps:
-                text = f"{_padded(entry.time)} {text}"
-            data = text.encode()
+                before = f"{_padded(entry.time)} {before}"
+            data = before.encode() + (entry.raw or entry.log.encode())
             if not self._raw:
                 found.append(struct.pack(">BxxxL", _NUMBERS.get(entry.stream, 1), len(data)))
             found.append(data)

@@ -84,7 +84,7 @@ def monitor_log(record: Record, path: str) -> messages.LogConfig:
         driver=config.type,
         path=path,
         options=options,
-        attributes=_attributes(record, options),
+        attributes=_attributes(record, options, path),
         names={
             "id": record.id,
             "name": record.name,
@@ -95,7 +95,7 @@ def monitor_log(record: Record, path: str) -> messages.LogConfig:
     )
 
 
-def _attributes(record: Record, options: dict[str, str]) -> dict[str, str]:
+def _attributes(record: Record, options: dict[str, str], path: str) -> dict[str, str]:
     """Labels and variables that ``labels``, ``env`` and their regular expressions choose."""
     import re
 
@@ -109,21 +109,7 @@ def _attributes(record: Record, options: dict[str, str]) -> dict[str, str]:
         if pattern:
             found |= {key: value for key, value in values.items() if re.search(pattern, key)}
     if options.get("tag"):
-        found["tag"] = _tag(options["tag"], record)
+        from portside.containers import log_tag
+
+        found["tag"] = log_tag.render(options["tag"], record, path, found)
     return found
-
-
-def _tag(template: str, record: Record) -> str:
-    """Docker's tag templates: ``{{.ID}}``, ``{{.FullID}}``, ``{{.Name}}``, ``{{.ImageName}}`` …"""
-    values = {
-        "ID": record.id[:12],
-        "FullID": record.id,
-        "Name": record.name,
-        "ImageID": record.image_id.partition(":")[2][:12],
-        "ImageFullID": record.image_id,
-        "ImageName": record.config.image,
-        "DaemonName": "portside",
-    }
-    for name, value in values.items():
-        template = template.replace("{{." + name + "}}", value)
-    return template

@@ -2,7 +2,8 @@
 
 ``json-file`` is Docker's format: one JSON document a line with ``log``, ``stream`` and
 ``time``; a line of over 16 KiB is cut into parts, of which only the last ends in a newline.
-``local`` keeps the same documents and compresses what it rotates.
+``local`` keeps the same documents, with ``raw`` (base64) in place of ``log`` where a line is no
+UTF-8, and compresses what it rotates.
 """
 
 from __future__ import annotations
@@ -135,6 +136,14 @@ class _LineWithAttributes(msgspec.Struct):
     time: str
 
 
+class _RawLine(msgspec.Struct):
+    raw: bytes
+    """In base64."""
+    stream: str
+    attrs: dict[str, str]
+    time: str
+
+
 class JsonFile(LineWriter):
     """Docker's json-file, rotated: FILE, FILE.1 (newer) … FILE.N, with ``.gz`` once compressed."""
 
@@ -165,21 +174,35 @@ class JsonFile(LineWriter):
         return self._encode(_Line(text, stream, stamp)) + b"\n"
 
     def put(self, records: list[bytes]) -> None:
-        before = -1
+        """``max-size`` holds for each file: the next record after it is reached goes into a new
+        one, as dockerd has it."""
+        if self._max_size <= 0:
+            self._append(records)
+            return
+        batch: list[bytes] = []
+        ahead = self._size
+        for record in records:
+            if ahead >= self._max_size:
+                self._append(batch)
+                batch, ahead = [], 0
+                with suppress(OSError):  # a full disk: the old file takes what still fits
+                    self._rotate()
+            batch.append(record)
+            ahead += len(record)
+        self._append(batch)
+
+    def _append(self, records: list[bytes]) -> None:
+        before = self._size
+        view = memoryview(b"".join(records))
         try:
-            if 0 < self._max_size <= self._size:
-                self._rotate()
-            view = memoryview(b"".join(records))
-            before = self._size
             while view:
                 written = os.write(self._fd, view)
                 self._size += written
                 view = view[written:]
         except OSError:  # a full disk must not stop the container; what does not fit is lost
-            if before >= 0:
-                with suppress(OSError):
-                    os.ftruncate(self._fd, before)  # no half line
-                self._size = before
+            with suppress(OSError):
+                os.ftruncate(self._fd, before)  # no half line
+            self._size = before
 
     def finish(self) -> None:
         super().finish()
@@ -210,6 +233,21 @@ class JsonFile(LineWriter):
             with suppress(ChildProcessError):
                 os.waitpid(self._compressing, 0)
             self._compressing = 0
+
+
+class Local(JsonFile):
+    """The ``local`` driver: exact to the byte, and what was rotated is compressed."""
+
+    def __init__(self, config: LogConfig) -> None:
+        super().__init__(config, compress=True)
+
+    def record(self, stream: str, line: bytes, stamp: str, whole: bool) -> bytes:
+        try:
+            line.decode()
+        except UnicodeDecodeError:  # JSON has no way to say it
+            data = line + b"\n" * whole
+            return self._encode(_RawLine(data, stream, self._attributes, stamp)) + b"\n"
+        return super().record(stream, line, stamp, whole)
 
 
 def _move(source: str, target: str) -> None:
@@ -255,7 +293,7 @@ def _compress(path: str) -> None:
 
 _DRIVERS: dict[str, Callable[[LogConfig], LogWriter]] = {
     "json-file": JsonFile,
-    "local": lambda config: JsonFile(config, compress=True),
+    "local": Local,
     "none": lambda config: LogWriter(),
 }
 """``syslog`` and ``journald`` are registered by who imports them (monitor)."""

@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from portside.model.errors import SystemFailure
 from portside.model.golang.sizes import ram_bytes
-from portside.runtime.logs import JsonFile, LineWriter, LogWriter
+from portside.runtime.logs import JsonFile, LineWriter, Local, LogWriter
 from portside.runtime.messages import LogConfig
 from portside.runtime.streams import WRITE, Poller
 
@@ -191,7 +191,7 @@ def with_cache(config: LogConfig, remote: Remote) -> LogWriter:
         if f"cache-{name}" in options
     }
     file = LogConfig("local", config.path, kept, config.attributes, config.names)
-    return Both(remote, JsonFile(file, compress=True))
+    return Both(remote, Local(file))
 
 
 JOURNAL = "/run/systemd/journal/socket"

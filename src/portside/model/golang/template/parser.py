@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from portside.cli.template.errors import ParseError
-from portside.cli.template.functions import FUNCTIONS
-from portside.cli.template.lexer import Lexer, Token
-from portside.cli.template.nodes import (
+from portside.model.golang.template.errors import ParseError
+from portside.model.golang.template.functions import FUNCTIONS
+from portside.model.golang.template.lexer import Lexer, Token
+from portside.model.golang.template.nodes import (
     Action,
     Branch,
     Call,
@@ -397,6 +397,6 @@ def _escape(body: str, at: int) -> tuple[str, int]:
 
 
 def _quote(text: str) -> str:
-    from portside.cli.template.values import quoted
+    from portside.model.golang.template.values import quoted
 
     return quoted(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from portside.cli.template.values import go_text, quoted, type_name
+from portside.model.golang.template.values import go_text, quoted, type_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from portside.cli.template.errors import ExecError
-from portside.cli.template.functions import FUNCTIONS, LAZY
-from portside.cli.template.nodes import (
+from portside.model.golang.template.errors import ExecError
+from portside.model.golang.template.functions import FUNCTIONS, LAZY
+from portside.model.golang.template.nodes import (
     Action,
     Branch,
     Call,
@@ -21,8 +21,8 @@ from portside.cli.template.nodes import (
     Text,
     Variable,
 )
-from portside.cli.template.parser import Parser
-from portside.cli.template.values import (
+from portside.model.golang.template.parser import Parser
+from portside.model.golang.template.values import (
     MISSING,
     GoMap,
     GoStruct,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from portside.cli.template.functions import Function
+    from portside.model.golang.template.functions import Function
 
 _MOST_DEPTH = 1000
 """Of templates that call themselves."""

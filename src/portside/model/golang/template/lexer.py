@@ -7,7 +7,7 @@ end. Positions count bytes from the start, as Go's error messages do.
 
 from __future__ import annotations
 
-from portside.cli.template.errors import ParseError
+from portside.model.golang.template.errors import ParseError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
