@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import termios
 from contextlib import suppress
 
 from portside.kernel import apparmor, selinux
 from portside.kernel import process as kernel
 from portside.runtime import executable, init, scheduling, userns
-from portside.runtime.init_channel import Own
+from portside.runtime.init_channel import START_TIMEOUT, Own
 from portside.runtime.messages import Exec, StartRequest
 
 _ALL = (
@@ -43,6 +44,7 @@ def run_exec(
     goes on there has the container's namespaces and root, and no descriptor of ours.
     """
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    signal.alarm(int(START_TIMEOUT))
     init.set_oom_score(request.process)
     affinity = request.process.exec_cpu_affinity
     if affinity is not None:
@@ -63,6 +65,7 @@ def run_exec(
         init.open_terminal(own, process, console=False)
     init.connect_streams(own)
     own.pass_on()
+    signal.alarm(int(START_TIMEOUT))  # until execve, see init.finish
     os.setsid()
     if process.terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)

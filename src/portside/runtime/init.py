@@ -417,6 +417,7 @@ def _execute(own: Own, path: str, args: tuple[str, ...], env: dict[str, str]) ->
 
 def _reset_signals(own: Own) -> None:
     """Signals as a program expects them, and the descriptors that it is to inherit."""
+    signal.alarm(0)
     for fd in range(3, 3 + own.preserve):
         with suppress(OSError):
             os.set_inheritable(fd, True)

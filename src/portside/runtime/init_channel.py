@@ -181,6 +181,7 @@ class Child:
     ) -> None:
         self.pid = pid
         self._page = page
+        self._told = Outcome()
         self._tell = tell
         self.stdin, self.stdout, self.stderr = streams
         self.leader = -1
@@ -269,25 +270,40 @@ class Child:
 
     def outcome(self) -> Outcome:
         """Wait for execve or failure; raises StartError."""
-        told = Outcome()
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._tell], [], [], left)[0]:
                 raise StartError(f"the start was not done within {START_TIMEOUT:g} s", "system")
-            data, fds = messages.receive(self._tell)
-            if data == b"t":
-                self.leader = fds[0]
-                os.set_inheritable(self.leader, False)
-            elif data == b"s":
-                self.arrive()
-                self.notified(fds[0])
-            elif data[:1] == b"o":
-                told = msgspec.json.decode(data[1:], type=Outcome)
-                if told.error:
-                    raise StartError(told.error, told.kind or "system")
-            else:
-                break
+            if self.take():
+                return self.executed()
+
+    def fileno(self) -> int:
+        """Readable when :meth:`take` has something to do."""
+        return self._tell.fileno()
+
+    def take(self) -> bool:
+        """Take one message; whether it was the last: :meth:`executed` comes next. Raises
+        StartError."""
+        data, fds = messages.receive(self._tell)
+        if data == b"t":
+            self.leader = fds[0]
+            os.set_inheritable(self.leader, False)
+            return False
+        if data == b"s":
+            self.arrive()
+            self.notified(fds[0])
+            return False
+        if data[:1] == b"o":
+            self._told = msgspec.json.decode(data[1:], type=Outcome)
+            if self._told.error:
+                raise StartError(self._told.error, self._told.kind or "system")
+            return False
+        return True
+
+    def executed(self) -> Outcome:
+        """What was told before execve(2). Raises StartError when the child did not come so far."""
+        told = self._told
         self._tell.close()
         self.arrive()
         # killed before it could tell: the pipe closes as at execve, but nobody lives

@@ -26,6 +26,7 @@ from portside.kernel import process as kernel
 from portside.kernel.cgroup import Cgroup
 from portside.model.errors import PortsideError
 from portside.runtime import messages, starter, terminal
+from portside.runtime.init_channel import Child
 from portside.runtime.logs import LogWriter, open_log, register
 from portside.runtime.messages import (
     Answer,
@@ -105,9 +106,10 @@ class Running:
 class Starting:
     """A process that a starter is bringing up, and who asked for it."""
 
-    def __init__(self, running: Running, sock: socket.socket, pid: int) -> None:
+    def __init__(self, running: Running, by: socket.socket | Child, pid: int) -> None:
         self.running = running
-        self.sock = sock
+        self.by = by
+        """The starter's socket, or an exec's child that the monitor forked itself."""
         self.pid = pid
         self.attachments: list[tuple[socket.socket, messages.Streams]] = []
         self.client: Client | None = None
@@ -247,7 +249,7 @@ class Monitor:
         channel = Channel(self.poller, self.log, stdin_once=self.request.stdin_once)
         starting = Starting(Running(channel), sock, pid)
         starting.attachments = list(zip(attached, self.request.attachments, strict=True))
-        self.watch(starting)
+        self.watch(starting, sock)
 
     def execute(
         self, client: Client, number: int, request: Exec, fds: list[int]
@@ -259,31 +261,62 @@ class Monitor:
             return Failed(f"exec {request.exec_id} is running already")
         if len(fds) != len(request.attachments):
             return Failed("exec needs one socket for each attachment")
-        sock, pid = starter.fork(
-            lambda own: starter.start_exec(own, request, self.request, init.pidfd, self.seccomp)
-        )
         running = Running(Channel(self.poller, LogWriter()), request.exec_id)
-        starting = Starting(running, sock, pid)
+        if starter.needs_starter(self.request):
+            sock, pid = starter.fork(
+                lambda own: starter.start_exec(own, request, self.request, init.pidfd, self.seccomp)
+            )
+            starting = Starting(running, sock, pid)
+            self.watch(starting, sock)
+        else:
+            filter = starter.read_all(self.seccomp) if self.seccomp >= 0 else b""
+            child = starter.fork_exec(request, self.request, init.pidfd, init.pid, filter)
+            starting = Starting(running, child, child.pid)
+            self.starting[child.fileno()] = starting
+            self.poller.set(child.fileno(), READ, lambda _: self.exec_told(starting, child))
         sockets = [socket.socket(fileno=fd) for fd in fds]
         fds.clear()
         starting.attachments = list(zip(sockets, request.attachments, strict=True))
         starting.client, starting.number = client, number
-        self.watch(starting)
         return None
 
-    def watch(self, starting: Starting) -> None:
-        self.starting[starting.sock.fileno()] = starting
-        self.poller.set(starting.sock.fileno(), READ, lambda _: self.started(starting))
+    def exec_told(self, starting: Starting, child: Child) -> None:
+        """An exec on its way has said something, or has come to execve(2)."""
+        failed: Failed | None = None
+        try:
+            if not child.take():
+                return
+        except (PortsideError, OSError) as err:
+            failed = Failed(str(err), getattr(err, "kind", "system"))
+        self.poller.drop(child.fileno())  # before the number can be another descriptor's
+        del self.starting[child.fileno()]
+        try:
+            if failed is None:
+                told = child.executed()
+                placed, fds = starter.placed(child, told), child.descriptors()
+        except (PortsideError, OSError) as err:
+            failed = Failed(str(err), getattr(err, "kind", "system"))
+        if failed is None:
+            self.place(starting, placed, fds)
+            return
+        child.kill()
+        for sock, _ in starting.attachments:
+            sock.close()
+        self.reply(starting, failed)
 
-    def started(self, starting: Starting) -> None:
+    def watch(self, starting: Starting, sock: socket.socket) -> None:
+        self.starting[sock.fileno()] = starting
+        self.poller.set(sock.fileno(), READ, lambda _: self.started(starting, sock))
+
+    def started(self, starting: Starting, sock: socket.socket) -> None:
         """A starter has told how it went, or died without a word."""
         try:
-            data, fds = messages.receive(starting.sock)
+            data, fds = messages.receive(sock)
         except OSError:
             data, fds = b"", []
-        self.poller.drop(starting.sock.fileno())
-        del self.starting[starting.sock.fileno()]
-        starting.sock.close()
+        self.poller.drop(sock.fileno())
+        del self.starting[sock.fileno()]
+        sock.close()
         reply: Placed | Failed = Failed("the process that was to start the container was killed")
         if data:
             reply = _OUTCOME.decode(data)
@@ -472,7 +505,10 @@ def _fail(monitor: Monitor, err: BaseException) -> None:
 
         complain(monitor.state_dir, traceback.format_exc())
     for starting in list(monitor.starting.values()):
-        starting.sock.close()  # its starter cannot tell us, and undoes what it did
+        if isinstance(starting.by, Child):
+            starting.by.kill()
+            continue
+        starting.by.close()  # its starter cannot tell us, and undoes what it did
         os.waitpid(starting.pid, 0)
     if monitor.init is not None and not monitor.ended:
         with suppress(OSError):

@@ -34,7 +34,7 @@ from portside.runtime import (
     userns,
 )
 from portside.runtime.external import External
-from portside.runtime.init_channel import Child, Own, Steps, explain_kill
+from portside.runtime.init_channel import Child, Outcome, Own, Steps, explain_kill
 from portside.runtime.messages import (
     Call,
     Exec,
@@ -244,24 +244,40 @@ def _exec(
         started = Started(number, time.time_ns(), began.done())
         messages.send(monitor, Placed(started, streams.terminal), streams.descriptors(number))
         return
-    further = exec_init.further_namespaces(pid)
-    child = Child.fork(
+    child = fork_exec(request, start, init_pidfd, pid, seccomp)
+    _listen_for_exec(start, child, pid)
+    try:
+        messages.send(monitor, placed(child, child.outcome()), child.descriptors())
+    except BaseException:
+        child.kill()
+        raise
+
+
+def fork_exec(
+    request: Exec, start: StartRequest, init_pidfd: int, init: int, seccomp: bytes
+) -> Child:
+    """Fork what becomes a process beside the container's first one, ``init``."""
+    further = exec_init.further_namespaces(init)
+    return Child.fork(
         lambda own: exec_init.run_exec(request, own, init_pidfd, seccomp, start, further),
         terminal=request.process.terminal,
         stdin=request.open_stdin,
         into=Cgroup(start.cgroup),
-        beside=pid,
+        beside=init,
         passes=True,
     )
-    if start.seccomp_flags & NEW_LISTENER:
-        _listen_for_exec(start, child, pid)
-    try:
-        told = child.outcome()
-        started = Started(child.pid, time.time_ns(), told.timings, told.uid, told.gid)
-        messages.send(monitor, Placed(started, child.leader >= 0), child.descriptors())
-    except BaseException:
-        child.kill()
-        raise
+
+
+def placed(child: Child, told: Outcome) -> Placed:
+    """What is to be said of an exec that has come to its execve(2)."""
+    started = Started(child.pid, time.time_ns(), told.timings, told.uid, told.gid)
+    return Placed(started, child.leader >= 0)
+
+
+def needs_starter(start: StartRequest) -> bool:
+    """Whether an exec has more to do than its monitor may wait for: another runtime, or an agent
+    of the seccomp profile."""
+    return bool(start.runtime or start.seccomp_flags & NEW_LISTENER)
 
 
 def _listen_for_exec(start: StartRequest, child: Child, pid: int) -> None:
