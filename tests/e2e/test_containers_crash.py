@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,7 +21,7 @@ PATIENCE = 30
 
 ARMED = """
 import os, pathlib, signal, sys
-from portside.store import points
+from portside.store import failpoints
 
 armed = pathlib.Path(os.environ["PORTSIDE_TEST_ARMED"])
 
@@ -47,10 +48,13 @@ def hook(name):
             ):
                 import json
                 os.kill(json.loads(file.read_bytes())["monitor_pid"], signal.SIGKILL)
+        elif victim == "fail":
+            from portside.model.errors import SystemFailure
+            raise SystemFailure("the container's monitor died before the start was done")
         elif victim == "engine":
             os.kill(os.getpid(), signal.SIGKILL)
 
-points.hook = hook
+failpoints.hook = hook
 from portside.daemon.main import main
 sys.exit(main())
 """
@@ -425,3 +429,45 @@ def test_policies_go_on_after_a_crash(engine: Fragile) -> None:
     engine.start()
     count = engine.json("GET", "/containers/kept/json")["RestartCount"]
     engine.until(lambda: engine.json("GET", "/containers/kept/json")["RestartCount"] > count)
+
+
+def test_monitor_killed_between_a_start_and_its_answer(engine: Fragile) -> None:
+    """The command runs, nobody watches it, and the start has failed: it is ended there and then."""
+    name = engine.create("unanswered", "sleep", "1000")
+    engine.arm("container.start:launched", "monitors", "fail")
+    assert engine.try_request("POST", f"/containers/{name}/start") == 500
+    state = engine.state("unanswered")
+    assert (state["Running"], state["ExitCode"]) == (False, 128)
+    assert groups_of(engine, name) == []
+    assert engine.try_request("POST", f"/containers/{name}/start") == 204
+    assert engine.try_request("DELETE", f"/containers/{name}?force=1") == 204
+
+
+def test_processes_that_no_container_accounts_for_are_ended(engine: Fragile) -> None:
+    """Also when only some hierarchies have the group, and when the group is empty."""
+    name = engine.create("left", "sleep", "1000")
+    assert engine.try_request("POST", f"/containers/{name}/start") == 204
+    assert engine.process is not None
+    engine.process.kill()
+    engine.process.wait()
+    parent = groups_of(engine, name)[0].parent
+    orphan, empty = parent / ("0a" * 32), parent / ("0b" * 32)
+    orphan.mkdir()
+    empty.mkdir()
+    process = subprocess.Popen(["sleep", "1000"])
+    try:
+        (orphan / "cgroup.procs").write_text(str(process.pid))
+        engine.start()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.wait()
+    assert not orphan.exists()
+    assert not empty.exists()
+    assert engine.state("left")["Running"]  # whose monitor lives, stays
+    assert "no container; killed 1" in engine.log.read_text()
+
+
+def groups_of(engine: Fragile, identifier: str) -> list[Path]:
+    """The control groups of a container, in all hierarchies."""
+    return [p for root in ("/sys/fs/cgroup",) for p in Path(root).glob(f"**/{identifier}")]

@@ -40,7 +40,7 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from portside.images.service import ImageService
 from portside.registry.client.options import RegistryOptions
-from portside.store import points
+from portside.store import failpoints
 from portside.store.store import Store
 
 root, name, point, after = sys.argv[1:5]
@@ -57,7 +57,7 @@ async def main():
     store = Store.open(Path(root))
     images = ImageService(store, RegistryOptions(retry_delay=0.01))
     await images.start()
-    points.hook = hook
+    failpoints.hook = hook
     image = await images.pull(name)
     store.layers.create_writable("box", images.catalogue.chain(image.id))
     images.acquire(image.id, "box")
@@ -65,7 +65,7 @@ async def main():
     store.layers.remove_writable("box")
     await images.remove(name)
     await store.collect()
-    points.hook = None
+    failpoints.hook = None
     print("alive")
     await images.close()
     await store.close()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from portside.containers import lifecycle
 from portside.containers.container import Container
 from portside.containers.core import Core
+from portside.containers.start import cgroup_of
 from portside.kernel.cgroup import Cgroup
 from portside.kernel.cgroup.machine import machine
 from portside.model import capabilities
@@ -49,7 +49,7 @@ def explain(core: Core, container: Container, network: Sequence[PathStep]) -> Ex
     found.written = sum(item.size for item in found.layers if item.role == "upper")
     if not record.running:
         return found
-    group = lifecycle.cgroup_of(core, container)
+    group = cgroup_of(core, container)
     found.pid, found.monitor = record.pid, _monitor(core, record.id)
     found.cgroup, found.cgroup_paths = group.path, dict(group.paths())
     found.limits = _limits(group)

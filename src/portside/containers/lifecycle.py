@@ -27,8 +27,7 @@ from portside.containers.core import Core
 from portside.containers.ended import held, not_running, unless_ended
 from portside.containers.record import Record
 from portside.containers.signal_names import parse
-from portside.containers.start import bring_up, check_startable, give_back
-from portside.kernel.cgroup import Cgroup
+from portside.containers.start import bring_up, cgroup_of, check_startable, end_processes, give_back
 from portside.model.containerstate import Waited, WaitError
 from portside.model.errors import (
     Conflict,
@@ -117,10 +116,7 @@ async def _monitor_lost(core: Core, container: Container) -> Exited:
     found = read_exit(core, container)
     if found is not None:
         return found
-    group = cgroup_of(core, container)
-    with suppress(PortsideError, OSError):
-        await asyncio.to_thread(group.kill)
-        await asyncio.to_thread(group.delete)
+    await asyncio.to_thread(end_processes, core, container)
     return Exited(137, time.time_ns(), error=MONITOR_KILLED)
 
 
@@ -425,13 +421,6 @@ async def unpause(core: Core, container: Container) -> None:
         record.paused = record.quieted = False
         core.save(container)
         core.event(container, "unpause")
-
-
-def cgroup_of(core: Core, container: Container) -> Cgroup:
-    """The container's control group."""
-    from portside.containers.spec import cgroup_path
-
-    return Cgroup(cgroup_path(container.id, container.record.host, core.defaults()))
 
 
 # -- removal ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 
 from portside.containers import lifecycle, mounts, restart_policy, start
@@ -11,6 +12,7 @@ from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.containers.network_request import network_request
 from portside.containers.record import Record
+from portside.kernel.cgroup import Cgroup, children
 from portside.model.errors import NotFound, PortsideError, Unavailable
 from portside.model.network import RunningContainer
 from portside.runtime.messages import Exited
@@ -65,7 +67,7 @@ def _was_started(core: Core, container: Container) -> bool:
     try:
         container.monitor = MonitorClient.connect(directory)
     except Unavailable:
-        _end_group(core, container)
+        start.end_processes(core, container)
         return False
     record.running, record.pid = True, container.monitor.pid
     record.started_ns = container.monitor.started_ns
@@ -86,29 +88,15 @@ def _reconnect(core: Core, container: Container) -> Exited | None:
     found = lifecycle.read_exit(core, container)
     if found is not None:
         return found
-    if _end_group(core, container):
+    if start.end_processes(core, container):
         return Exited(137, time.time_ns(), error=lifecycle.MONITOR_KILLED)
     return Exited(lifecycle.MONITOR_LOST, time.time_ns())
-
-
-def _end_group(core: Core, container: Container) -> bool:
-    """Kill what is left of a container without a monitor; whether there was anything."""
-    group = lifecycle.cgroup_of(core, container)
-    try:
-        if group.exists():
-            left = bool(group.pids())
-            group.kill()
-            group.delete()
-            return left
-    except (PortsideError, OSError) as err:
-        log.warning("what is left of container %s: %s", container.id, err)
-    return False
 
 
 def _settle_freezer(core: Core, container: Container) -> None:
     """Whether it is paused is the kernel's word; what only a commit had paused goes on."""
     record = container.record
-    group = lifecycle.cgroup_of(core, container)
+    group = start.cgroup_of(core, container)
     try:
         frozen = group.frozen()
         if frozen and record.quieted:
@@ -143,6 +131,7 @@ async def _repair(core: Core) -> None:
             await mounts.release_unfinished(core, record)
             await _remove(core, container, volumes=True)
     await asyncio.to_thread(_drop_unknown, core)
+    await asyncio.to_thread(_sweep_groups, core)
     core.store.trash.empty_soon()
 
 
@@ -159,6 +148,29 @@ async def _remove(core: Core, container: Container, volumes: bool) -> None:
         await lifecycle.remove(core, container, force=True, volumes=volumes)
     except PortsideError as err:
         log.warning("container %s could not be removed: %s", container.id, err)
+
+
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def _sweep_groups(core: Core) -> None:
+    """End what runs in control groups of ours that no running container accounts for.
+
+    Ours are those below the parent that has this engine's name, and those of containers we know
+    below any other parent, which may be shared.
+    """
+    for container in core.containers.values():
+        if container.monitor is None:
+            start.end_processes(core, container)
+    ours = core.instance.cgroup
+    for name in children(ours):
+        if _ID.fullmatch(name) and name not in core.containers:
+            try:
+                left = Cgroup(f"{ours}/{name}").end()
+            except (PortsideError, OSError) as err:
+                log.warning("control group %s/%s: %s", ours, name, err)
+            else:
+                log.warning("control group %s/%s: no container; killed %d", ours, name, left)
 
 
 def _drop_unknown(core: Core) -> None:

@@ -20,6 +20,7 @@ from portside.containers.ended import unless_removed
 from portside.containers.inspect import PRUNE_FILTERS
 from portside.containers.interfaces import Images, Networks, Volumes
 from portside.containers.signal_names import parse as parse_signal
+from portside.containers.start import cgroup_of
 from portside.model import filters as matching
 from portside.model.container import (
     CreateRequest,
@@ -252,7 +253,7 @@ class ContainerService:
             )
         if not record.running:
             raise Conflict(f"container {record.id} is not running")
-        group = lifecycle.cgroup_of(self.core, container)
+        group = cgroup_of(self.core, container)
         found = await asyncio.to_thread(lambda: top.table(group.pids(), arguments))
         self.core.event(container, "top")
         return found

@@ -7,6 +7,8 @@ middle the next start of the engine finds a container that is not running and cl
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +29,7 @@ from portside.model.errors import (
     CommandNotFound,
     Conflict,
     NotModified,
+    PortsideError,
     SystemFailure,
 )
 from portside.model.network import NetworkAttachment
@@ -36,7 +39,10 @@ from portside.runtime.state_files import clean
 from portside.store.failpoints import reach
 
 if TYPE_CHECKING:
+    from portside.kernel.cgroup import Cgroup
     from portside.runtime.monitor_client import MonitorClient
+
+log = logging.getLogger(__name__)
 
 
 def check_startable(container: Container) -> None:
@@ -255,12 +261,34 @@ def _running(core: Core, container: Container, client: MonitorClient) -> None:
 async def _failed(core: Core, container: Container, err: BaseException) -> None:
     """A start that did not work: give everything back and note why."""
     record = container.record
+    # a monitor that was killed with the container started cannot have ended it
+    await asyncio.to_thread(end_processes, core, container)
     await give_back(core, container)
     record.running = record.restarting = record.paused = False
     record.pid = 0
     record.error = str(err) or type(err).__name__
     record.exit_code = exit_code_of(err)
     core.save(container)
+
+
+def cgroup_of(core: Core, container: Container) -> Cgroup:
+    """The container's control group."""
+    from portside.containers.spec import cgroup_path
+    from portside.kernel.cgroup import Cgroup
+
+    return Cgroup(cgroup_path(container.id, container.record.host, core.defaults()))
+
+
+def end_processes(core: Core, container: Container) -> bool:
+    """Kill what is left of a container that nobody watches; whether there was anything."""
+    try:
+        left = cgroup_of(core, container).end()
+    except (PortsideError, OSError) as err:
+        log.warning("what is left of container %s: %s", container.id, err)
+        return False
+    if left:
+        log.warning("container %s: killed %d processes without a monitor", container.id, left)
+    return bool(left)
 
 
 def exit_code_of(err: BaseException) -> int:

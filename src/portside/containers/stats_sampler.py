@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from portside.containers import lifecycle
 from portside.containers.container import Container
 from portside.containers.core import Core
+from portside.containers.start import cgroup_of
 from portside.containers.stats import sample
 from portside.kernel.usage import SystemUse, system_use
 from portside.model.stats import StatsResponse
@@ -33,7 +33,7 @@ def _system() -> SystemUse:
 def take(core: Core, container: Container, previous: StatsResponse | None) -> StatsResponse:
     """One sample now; of a container that does not run an empty one."""
     record = container.record
-    group = lifecycle.cgroup_of(core, container) if record.running else None
+    group = cgroup_of(core, container) if record.running else None
     shares = record.host.network_mode in ("host", "none")
     return sample(
         record.id,

@@ -8,12 +8,13 @@ from contextlib import suppress
 
 import msgspec
 
-from portside.containers import container_names, lifecycle, spec_resources
+from portside.containers import container_names, spec_resources
 from portside.containers.container import Container
 from portside.containers.core import Core, name_conflict
 from portside.containers.ended import held, unless_ended
 from portside.containers.record import Record
 from portside.containers.resource_checks import check_limits
+from portside.containers.start import cgroup_of
 from portside.containers.validation import check_policy
 from portside.model.container import Resources, UpdateRequest
 from portside.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, NotRunning
@@ -86,7 +87,7 @@ async def update(core: Core, container: Container, wish: UpdateRequest) -> list[
         _check_cpus(record, changes)
         host, warnings = check_limits(host, update=True)
         if record.running:
-            group = lifecycle.cgroup_of(core, container)
+            group = cgroup_of(core, container)
             limits = spec_resources.update_resources(host)
             with suppress(NotRunning), unless_ended(container):  # the next start has them
                 await asyncio.to_thread(group.update, limits)

@@ -7,7 +7,7 @@ files is in ``.plan``. See cgroups(7).
 """
 
 from portside.kernel.cgroup.devices import DEFAULT_DEVICES, RUNTIME_DEVICES
-from portside.kernel.cgroup.group import Cgroup
+from portside.kernel.cgroup.group import Cgroup, children
 from portside.kernel.cgroup.layout import Hierarchy, Layout, detect, own_path, path_of, warm_up
 from portside.kernel.cgroup.parents import prepare
 
@@ -17,6 +17,7 @@ __all__ = [
     "Cgroup",
     "Hierarchy",
     "Layout",
+    "children",
     "detect",
     "own_path",
     "path_of",

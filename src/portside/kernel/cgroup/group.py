@@ -15,6 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from portside.kernel.cgroup import files, parents
@@ -384,6 +385,18 @@ class Cgroup:
 
     # -- end -----------------------------------------------------------------------------
 
+    def end(self) -> int:
+        """Kill what lives here and remove the groups; how many processes that were.
+
+        Raises SystemFailure, OSError.
+        """
+        if not self.exists():
+            return 0
+        left = len(self.pids())
+        self.kill()
+        self.delete()
+        return left
+
     def delete(self, timeout: float = 2.0) -> None:
         """Remove the groups, those below first. Nothing to do is no error.
 
@@ -440,6 +453,15 @@ class Cgroup:
     def _rmdirs(self) -> None:
         for directory in self.directories():
             _rmtree(directory)
+
+
+def children(path: str, layout: Layout | None = None) -> set[str]:
+    """Names of the groups directly below a path, in any hierarchy."""
+    found: set[str] = set()
+    for mount in (layout or detect()).mounts():
+        with suppress(OSError), os.scandir(mount + path) as entries:
+            found.update(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    return found
 
 
 def clean(path: str) -> str:
