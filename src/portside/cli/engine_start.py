@@ -71,7 +71,10 @@ def _wait(ready: object, pid: int, size: int) -> None:
                 if os.read(fd, 256).startswith(_READY):
                     return
             elif process in events:
-                raise Unavailable(f"the engine did not start:\n{_log_tail(size)}")
+                how = _ended(os.waitpid(pid, 0)[1])
+                text = _log_tail(size)
+                _log(f"portside: the engine {how} before it was ready")
+                raise Unavailable(f"the engine did not start: it {how}:\n{text}")
     finally:
         os.close(process)
 
@@ -99,6 +102,29 @@ def _become_daemon(address: str) -> None:
         os.write(2, f"portside: cannot start the engine: {err}\n".encode())
     finally:
         os._exit(1)
+
+
+def _ended(status: int) -> str:
+    """How a process ended, by its wait status."""
+    import signal
+
+    if not os.WIFSIGNALED(status):
+        return f"ended with status {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    return f"was ended by {name} ({signal.strsignal(number)})"
+
+
+def _log(line: str) -> None:
+    """Add a line to the engine's log, which the next reader of it finds."""
+    try:
+        with open(LOG, "ab") as file:
+            file.write(f"{line}\n".encode())
+    except OSError:
+        pass  # it is on the terminal
 
 
 def _log_size() -> int:

@@ -6,6 +6,7 @@ loop and no descriptors worth hiding; then come the sockets, the services, the A
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -61,10 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("configuration OK")
         return 0
     set_up_logging(options)
+    # a crash in a library says in the log where it happened
+    faulthandler.enable()
     try:
         Daemon(options, arguments).run()
     except PortsideError as err:
         print(f"failed to start daemon: {err}", file=sys.stderr)
+        return 1
+    except Exception as err:
+        log.exception("The engine ended by an internal error")
+        print(f"failed to start daemon: {type(err).__name__}: {err}", file=sys.stderr)
         return 1
     return 0
 
