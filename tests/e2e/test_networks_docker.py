@@ -103,7 +103,7 @@ def test_create_with_every_option(docker: Docker, made: Made) -> None:
             "Subnet": "10.253.7.0/24", "IPRange": "10.253.7.128/25", "Gateway": "10.253.7.254",
             "AuxiliaryAddresses": {"router": "10.253.7.128"},
         },
-        {"Subnet": "fd00:7::/64", "Gateway": "fd00:7::1"},
+        {"Subnet": "fd00:7::/64"},
     ]  # fmt: skip
     assert found["Labels"] == {"a": "b"} and found["Attachable"] is True
     box = made.run("box", "--network", name)
@@ -408,10 +408,10 @@ def test_two_networks_never_share_a_bridge_or_an_address(docker: Docker, made: M
     )
     assert "Ingress network can only be" in refused(docker, *create, "--ingress", "x")
     assert "not a swarm manager" in refused(docker, *create, "-d", "overlay", "x")
-    # without --ipv6 an IPv6 subnet is of no account
+    # without --ipv6 an IPv6 subnet is told, but not used
     four = made.network("four", "--subnet", "fd00:33::/64")
     found = inspect(docker, "network", four)
-    assert found["EnableIPv6"] is False and len(found["IPAM"]["Config"]) == 1
+    assert found["EnableIPv6"] is False and len(found["IPAM"]["Config"]) == 2
     made.network("odd/name:x")
 
 

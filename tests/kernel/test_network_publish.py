@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 
 import pytest
 from netkit import (
@@ -322,3 +324,76 @@ async def test_a_port_has_room_for_a_limited_number_of_clients(host: Host) -> No
         assert await asyncio.wait_for(loop.sock_recv(sock, 100), 10) == b"172.17.0.1"
     for sock in clients:
         sock.close()
+
+
+FLOW = """
+import socket, sys
+address, port = sys.argv[1], int(sys.argv[2])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+s = socket.socket(family, socket.SOCK_DGRAM)
+s.settimeout(5)
+s.connect((address, port))
+for line in sys.stdin:
+    try:
+        s.send(b"hello")
+        print(s.recv(100).decode(), flush=True)
+    except OSError as err:
+        print(type(err).__name__, flush=True)
+"""
+"""A client with one flow; it sends when it is told to."""
+
+
+@private_host
+async def test_clients_that_sent_before_reach_the_container(host: Host) -> None:
+    """Before it is up, and in the gap of a restart, after which it has another address."""
+    service = await host.service()
+    outside = host.outside()
+    await service.create(NetworkCreate(name="n1", enable_ipv6=True))
+    loop = asyncio.get_running_loop()
+    clients = []
+    for address in (HOST_WAN, HOST_WAN6):
+        client = subprocess.Popen(
+            ["nsenter", "-t", str(outside.pid), "-n", sys.executable, "-c", FLOW, address, "5353"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        clients.append(client)
+
+    async def ask() -> list[str]:
+        told = []
+        for client in clients:
+            assert client.stdin is not None and client.stdout is not None
+            client.stdin.write(b"\n")
+            client.stdin.flush()
+            line = await loop.run_in_executor(None, client.stdout.readline)
+            told.append(line.decode().strip())
+        return told
+
+    ports = {"53/udp": (PortBinding("", "5353"),)}
+    assert all(answer.endswith("Error") for answer in await ask())
+    for name in ("one", "two"):
+        web = await host.container(service, name, mode="n1", port_bindings=ports)
+        web.serve(53, "udp", "::")
+        assert await ask() == [f"::ffff:{OUTSIDE_WAN}", OUTSIDE_WAN6], name
+        await service.detach(web.id)
+        assert all(answer.endswith("Error") for answer in await ask()), "nobody is there"
+        await host.container(service, f"{name}-other", mode="n1")  # takes the address
+    for client in clients:
+        client.kill()
+        client.wait()
+
+
+@private_host
+async def test_fixed_host_ports_are_taken_before_dynamic_ones(host: Host) -> None:
+    service = await host.service()
+    first = await host.container(service, "a", port_bindings={"80/tcp": (PortBinding(),)})
+    assert first.attachment is not None
+    taken = first.attachment.settings.ports["80/tcp"]
+    assert taken is not None
+    following = str(int(taken[0].host_port) + 1)
+    bindings = {"80/tcp": (PortBinding(),), "8080/tcp": (PortBinding("", following),)}
+    both = await host.container(service, "b", port_bindings=bindings)
+    assert both.attachment is not None
+    published = both.attachment.settings.ports
+    assert published["8080/tcp"] is not None and published["80/tcp"] is not None
+    assert {item.host_port for item in published["8080/tcp"]} == {following}
+    assert following not in {item.host_port for item in published["80/tcp"]}

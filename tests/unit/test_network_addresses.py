@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from portside.kernel.netlink import Route
-from portside.model.errors import Conflict, Forbidden, InvalidParameter
+from portside.model.errors import Conflict, Forbidden, InvalidParameter, SystemFailure
 from portside.model.network import AddressPool, IPAMConfig
 from portside.networks import ipam
 
@@ -45,7 +45,7 @@ def test_a_default_route_shadows_nothing() -> None:
 def test_lowest_free_address_first() -> None:
     subnet = ipam.Subnet.of(IPAMConfig("10.1.0.0/29", "", "10.1.0.1", {"x": "10.1.0.2"}))
     assert [str(subnet.allocate()) for _ in range(4)] == [f"10.1.0.{n}" for n in (3, 4, 5, 6)]
-    with pytest.raises(Conflict, match="no available IPv4 addresses"):
+    with pytest.raises(Conflict, match="no available addresses"):
         subnet.allocate()
     subnet.release(ipaddress.ip_address("10.1.0.4"))
     assert str(subnet.allocate()) == "10.1.0.4"
@@ -96,10 +96,11 @@ def test_the_smallest_networks() -> None:
     assert pair.gateway == "10.1.0.0"
     subnet = ipam.Subnet.of(pair)
     assert str(subnet.allocate()) == "10.1.0.1"
-    with pytest.raises(Conflict, match="no available IPv4 addresses"):
+    with pytest.raises(Conflict, match="no available addresses"):
         subnet.allocate()
     assert ipam.with_gateway(ipam.checked(IPAMConfig("10.1.0.9/32"))).gateway == "10.1.0.9"
-    assert ipam.with_gateway(ipam.checked(IPAMConfig("fd00::/127"))).gateway == "fd00::"
+    assert ipam.with_gateway(ipam.checked(IPAMConfig("fd00::/127"))).gateway == "fd00::1"
+    assert ipam.with_gateway(ipam.checked(IPAMConfig("10.1.0.0/31")), False).gateway == ""
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_the_smallest_networks() -> None:
     ],
 )
 def test_addresses_that_cannot_be_reserved(config: IPAMConfig, words: str) -> None:
-    with pytest.raises(Forbidden) as told:
+    with pytest.raises(SystemFailure) as told:
         ipam.with_gateway(ipam.checked(config))
     assert words in str(told.value) and "Address already in use" in str(told.value)
 

@@ -6,6 +6,7 @@ from portside.containers.core import Core
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.image import Healthcheck
+from portside.model.network import PREDEFINED
 
 _POLICIES = ("", "no", "always", "unless-stopped", "on-failure", "on-unhealthy")
 OWN_RUNTIMES = ("portside", "runc", "io.containerd.runc.v2")
@@ -96,10 +97,17 @@ def _check_links(core: Core, host: HostConfig) -> None:
             raise InvalidParameter("empty string specified for links")
         if ":" in alias:
             raise InvalidParameter(f"bad format for links: {link}")
+        if _on_user_network(host):
+            continue  # names are looked up when they are asked for
         try:
             core.find(name)
         except NotFound as err:
             raise InvalidParameter(f"could not get container for {name}: {err}") from None
+
+
+def _on_user_network(host: HostConfig) -> bool:
+    mode = host.network_mode or "default"
+    return mode not in ("default", *PREDEFINED) and not mode.startswith("container:")
 
 
 def check_policy(host: HostConfig) -> None:

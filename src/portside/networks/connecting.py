@@ -17,13 +17,13 @@ from portside.model.instance import Instance
 from portside.model.network import EndpointSettings, NetworkRequest
 from portside.networks import host_links as kernel_links
 from portside.networks.container_interfaces import Plumbing
-from portside.networks.endpoint_options import check_settings
+from portside.networks.endpoint_options import check_link_local, check_settings
 from portside.networks.endpoints import Endpoints, choose_interface
 from portside.networks.hostfiles import HostFiles
 from portside.networks.naming import Naming
 from portside.networks.network_records import EndpointRecord, NetworkRecord, SandboxRecord
 from portside.networks.network_store import Catalogue
-from portside.networks.publish import Publisher
+from portside.networks.publish import Publisher, forget_flows
 from portside.networks.sandbox import Book, Sandbox
 
 HOST_CONFLICT = "container cannot be disconnected from host network or connected to host network"
@@ -77,7 +77,9 @@ class Connections:
                 exposed_ports=request.exposed_ports,
                 publish_all=request.publish_all,
             )
+            before = sandbox.record.ports
             ports = self._ports.change(sandbox.record, wanted)
+            self._plumbing.in_background(lambda: forget_flows((*before, *ports)))
             self._book.change(sandbox, request=wanted, ports=ports)
 
     async def connect(
@@ -123,6 +125,7 @@ class Connections:
         if others and "null" in (network.driver, *(other.driver for other in others)):
             raise InvalidParameter(NONE_CONFLICT)
         container_id = record.request.container_id
+        check_link_local(wanted)
         with ExitStack() as undo:
             interface = choose_interface(network, wanted, record.endpoints)
             link = self._instance.link(new_id()) if network.driver == "bridge" else ""
@@ -147,6 +150,7 @@ class Connections:
         self._plumbing.set_gateways(sandbox.space, sandbox.record.endpoints)
         ports = self._ports.move(before, sandbox.record)
         if ports != sandbox.record.ports:
+            self._plumbing.in_background(lambda: forget_flows((*before.ports, *ports)))
             self._book.change(sandbox, ports=ports)
 
     async def disconnect(self, network: NetworkRecord, container_id: str) -> None:

@@ -98,12 +98,13 @@ class Plumbing:
 
     def _delete_dying(self) -> None:
         names, self._dying, self._look = sorted(self._dying), set(), None
-        self._in_background(lambda: self._links.delete(names))
+        self.in_background(lambda: self._links.delete(names))
 
     def remove_later(self, endpoint: EndpointRecord) -> None:
-        self._in_background(lambda: self._links.unplug(endpoint))
+        self.in_background(lambda: self._links.unplug(endpoint))
 
-    def _in_background(self, work: Callable[[], None]) -> None:
+    def in_background(self, work: Callable[[], None]) -> None:
+        """Do something in the worker that nobody waits for but ``wait``."""
         task = asyncio.get_running_loop().create_task(self._worker.run(work))
         self._removals.add(task)
         task.add_done_callback(self._removal_done)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
 
 from portside.model.errors import InvalidParameter
 from portside.model.network import PREDEFINED, EndpointSettings
 from portside.networks import host_links, ipam, network_records
+from portside.networks.endpoints import unmapped
 from portside.networks.network_records import NetworkRecord
 
 
@@ -16,16 +16,20 @@ def check_settings(name: str, network: NetworkRecord | None, wanted: EndpointSet
     """InvalidParameter with all that the network ``name`` cannot give; None: it does not exist
     yet, so that only the form is checked."""
     found = [*_misplaced(name, wanted), *_bad_addresses(wanted)]
-    if network is not None and not found:
+    if network is not None:
         found += _outside(network, wanted)
-    if wanted.mac_address:
-        try:
-            host_links.parse_mac(wanted.mac_address)
-        except InvalidParameter as err:
-            found.append(str(err))
     found += _bad_sysctls(wanted)
     if found:
         raise InvalidParameter(f"invalid endpoint settings:\n{ipam.listed(found)}")
+    if wanted.mac_address:
+        host_links.parse_mac(wanted.mac_address)
+
+
+def check_link_local(wanted: EndpointSettings) -> None:
+    """Docker checks only at the start of a container that these are link-local addresses."""
+    for text in (wanted.ipam_config or network_records.NO_IPAM).link_local_ips:
+        if not unmapped(text).is_link_local:
+            raise InvalidParameter(f"invalid link local IP address: {text}")
 
 
 def _misplaced(name: str, wanted: EndpointSettings) -> Iterator[str]:
@@ -40,29 +44,36 @@ def _misplaced(name: str, wanted: EndpointSettings) -> Iterator[str]:
 
 def _bad_addresses(wanted: EndpointSettings) -> Iterator[str]:
     ranges = wanted.ipam_config or network_records.NO_IPAM
-    given = [("IPv4", ranges.ipv4_address), ("IPv6", ranges.ipv6_address)]
-    given += [("link-local IP", text) for text in ranges.link_local_ips]
-    for kind, text in given:
-        try:
-            told = f"IPv{ipaddress.ip_address(text).version}" if text else kind
-        except ValueError:
-            told = ""
-        if told != kind and not (told and kind == "link-local IP"):
-            yield f"invalid {kind} address: {text}"
+    if ranges.ipv4_address and _version(ranges.ipv4_address) != 4:
+        yield f"invalid IPv4 address: {ranges.ipv4_address}"
+    if ranges.ipv6_address and _version(ranges.ipv6_address) != 6:
+        yield f"invalid IPv6 address: {ranges.ipv6_address}"
+    for text in ranges.link_local_ips:
+        if not _version(text):
+            yield f"invalid link-local IP address: {text}"
+
+
+def _version(text: str) -> int:
+    """4 or 6; 0 for what is no address of one host."""
+    try:
+        address = unmapped(text)
+    except ValueError:
+        return 0
+    return 0 if address.is_unspecified else address.version
 
 
 def _outside(network: NetworkRecord, wanted: EndpointSettings) -> Iterator[str]:
     ranges = wanted.ipam_config or network_records.NO_IPAM
     for version, text in ((4, ranges.ipv4_address), (6, ranges.ipv6_address)):
-        config = network.config(version)
+        subnets = network.user_subnets(version)
         if not text:
             continue
-        if config is None:
+        if not subnets:
             yield (
                 "user specified IP address is supported only when connecting to networks with "
                 "user configured subnets"
             )
-        elif ipaddress.ip_address(text) not in ipaddress.ip_network(config.subnet):
+        elif _version(text) != version or not any(unmapped(text) in subnet for subnet in subnets):
             yield f"no configured subnet or ip-range contain the IP address {text}"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import msgspec
 
-from portside.model.errors import InvalidParameter
+from portside.model.errors import Conflict, InvalidParameter, SystemFailure
 from portside.model.ids import new_id, short
 from portside.model.network import (
     EndpointSettings,
@@ -16,7 +17,7 @@ from portside.model.network import (
     NetworkSettings,
     PortBinding,
 )
-from portside.networks import host_links, network_records
+from portside.networks import host_links, ipam, network_records
 from portside.networks.network_records import EndpointRecord, NetworkRecord, SandboxRecord
 from portside.networks.network_store import Catalogue
 from portside.networks.portmapper import Publication, parse_port
@@ -44,16 +45,15 @@ class Endpoints:
         interface: str,
         link: str,
     ) -> EndpointRecord:
-        """An endpoint with its addresses; Forbidden when one is in use, Conflict when none is
+        """An endpoint with its addresses; Forbidden when one is in use, SystemFailure when none is
         left."""
         ipv4 = self._lease(network, 4, wanted)
         try:
             ipv6 = self._lease(network, 6, wanted)
         except BaseException:
-            self._give_back(network, 4, ipv4)
+            self._give_back(network, ipv4)
             raise
-        mac = wanted.mac_address.lower().replace("-", ":") or host_links.mac_of(ipv4)
-        gateways = {version: self._gateway(network, version) for version in (4, 6)}
+        mac = host_links.mac_text(wanted.mac_address)
         endpoint = EndpointRecord(
             network_id=network.id,
             network=network.name,
@@ -63,10 +63,10 @@ class Endpoints:
             mac=mac if interface and network.driver != "ipvlan" else "",
             ipv4=str(ipv4 or ""),
             ipv6=str(ipv6 or ""),
-            prefix4=self._prefix(network, 4) if ipv4 else 0,
-            prefix6=self._prefix(network, 6) if ipv6 else 0,
-            gateway4=gateways[4] if ipv4 else "",
-            gateway6=gateways[6] if ipv6 else "",
+            prefix4=_prefix(network, ipv4),
+            prefix6=_prefix(network, ipv6),
+            gateway4=_gateway(network, ipv4),
+            gateway6=_gateway(network, ipv6),
             settings=wanted,
         )
         return self.with_settings(network, request, endpoint)
@@ -96,55 +96,77 @@ class Endpoints:
         network = self._catalogue.find(endpoint.network_id)
         if network is not None:
             for version in (4, 6):
-                self._give_back(network, version, endpoint.address(version))
+                self._give_back(network, endpoint.address(version))
 
     def restore(self, endpoint: EndpointRecord) -> None:
         """Mark the addresses of an endpoint from the metadata as taken."""
         network = self._catalogue.find(endpoint.network_id)
         for version in (4, 6):
             address = endpoint.address(version)
-            subnet = self._catalogue.subnet(network, version) if network is not None else None
+            subnet = self._subnet(network, address) if network is not None else None
             if address is not None and subnet is not None:
                 subnet.restore(address)
+
+    def _subnet(self, network: NetworkRecord, address: IPAddress | None) -> ipam.Subnet | None:
+        """The range of a network that an address is in."""
+        if address is None:
+            return None
+        found = self._catalogue.subnets(network, address.version)
+        return next((subnet for subnet in found if address in subnet.network), None)
 
     def _lease(
         self, network: NetworkRecord, version: int, wanted: EndpointSettings
     ) -> IPAddress | None:
-        subnet = self._catalogue.subnet(network, version)
+        subnets = self._catalogue.subnets(network, version)
         ranges = wanted.ipam_config or network_records.NO_IPAM
         text = ranges.ipv4_address if version == 4 else ranges.ipv6_address
-        if subnet is None:
-            if text:
+        if not subnets:
+            return None  # an address of a version that is switched off is of no account
+        if text:
+            address = unmapped(text)
+            subnet = self._subnet(network, address)
+            if subnet is None:
                 raise InvalidParameter(
-                    f"invalid address {text}: network {network.name} has no IPv{version} subnet"
+                    f"invalid address {address}: It does not belong to any of this network's "
+                    "subnets"
                 )
-            return None
-        if not text:
-            return subnet.allocate()
-        address = ipaddress.ip_address(text)
-        subnet.claim(address)
-        return address
+            subnet.claim(address)
+            return address
+        for subnet in subnets:
+            with suppress(Conflict):
+                return subnet.allocate()
+        raise SystemFailure(
+            f"no available IPv{version} addresses on this network's address pools: "
+            f"{network.name} ({network.id})"
+        )
 
-    def _give_back(self, network: NetworkRecord, version: int, address: IPAddress | None) -> None:
-        subnet = self._catalogue.subnet(network, version)
+    def _give_back(self, network: NetworkRecord, address: IPAddress | None) -> None:
+        subnet = self._subnet(network, address)
         if subnet is not None and address is not None:
             subnet.release(address)
 
-    @staticmethod
-    def _prefix(network: NetworkRecord, version: int) -> int:
-        config = network.config(version)
-        return ipaddress.ip_network(config.subnet).prefixlen if config is not None else 0
 
-    @staticmethod
-    def _gateway(network: NetworkRecord, version: int) -> str:
-        """The router the endpoint is told; none on internal networks and layer 3 ipvlans."""
-        config = network.config(version)
-        if config is None or network.resource.internal:
-            return ""
-        if network.driver == "ipvlan" and network.option("ipvlan_mode", "l2") != "l2":
-            return ""
-        mode = network_records.BRIDGE_MODE4 if version == 4 else network_records.BRIDGE_MODE6
-        return "" if network.option(mode) == "isolated" else config.gateway
+def unmapped(text: str) -> IPAddress:
+    """An address; one of IPv4 when it is written as an IPv6 address (``::ffff:10.0.0.1``)."""
+    address = ipaddress.ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _prefix(network: NetworkRecord, address: IPAddress | None) -> int:
+    config = network.config_of(address) if address is not None else None
+    return ipaddress.ip_network(config.subnet).prefixlen if config is not None else 0
+
+
+def _gateway(network: NetworkRecord, address: IPAddress | None) -> str:
+    """The router the endpoint is told; none on internal networks and layer 3 ipvlans."""
+    config = network.config_of(address) if address is not None else None
+    if config is None or address is None or network.resource.internal:
+        return ""
+    if network.driver == "ipvlan" and network.option("ipvlan_mode", "l2") != "l2":
+        return ""
+    mode = network_records.BRIDGE_MODE4 if address.version == 4 else network_records.BRIDGE_MODE6
+    return "" if network.option(mode) == "isolated" else config.gateway
 
 
 def lease_names(endpoint: EndpointRecord) -> list[str]:

@@ -110,15 +110,17 @@ def resolv_conf(
     *,
     embedded: bool = False,
     own_namespace: bool = True,
+    ipv6: bool = True,
 ) -> str:
-    """``/etc/resolv.conf``; empty ``servers``, ``search`` and ``options`` mean the host's.
+    """``/etc/resolv.conf``; empty ``servers``, ``search`` and ``options`` mean the host's: of its
+    servers, a container without ``ipv6`` is told those with IPv4 addresses only.
 
     A single search domain ``.`` means none. With ``embedded`` the engine's name server is
     the only one, and it asks the others.
     """
     upstream = tuple(servers)
     if not upstream:
-        upstream = host.reachable_servers() if own_namespace else host.servers
+        upstream = host.reachable_servers(ipv6) if own_namespace else host.servers
     if not upstream and own_namespace and not embedded:
         upstream = FALLBACK_SERVERS
     domains = tuple(search) or host.search

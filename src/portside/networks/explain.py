@@ -51,7 +51,7 @@ def _endpoint(
         found.append(PathStep(network.driver, network.link, "parent interface on the host"))
         return found
     found.append(PathStep("veth", endpoint.link, f"peer of {endpoint.interface} on the host"))
-    gateways = " ".join(config.gateway for config in network.resource.ipam.config or ())
+    gateways = " ".join(config.gateway for config in network.configs())
     found.append(PathStep("bridge", network.link, f"gateway {gateways}"))
     if network.has_names:
         found.append(PathStep("dns", "127.0.0.11:53", "answered by the engine"))
@@ -59,7 +59,7 @@ def _endpoint(
     if network.resource.internal:
         found.append(PathStep("firewall", table, "internal: nothing leaves, nothing enters"))
     elif network.flag(network_records.BRIDGE_MASQUERADE, True):
-        subnets = " ".join(config.subnet for config in network.resource.ipam.config or ())
+        subnets = " ".join(config.subnet for config in network.configs())
         found.append(PathStep("masquerade", table, f"{subnets} leaves as the host"))
     if not network.flag(network_records.BRIDGE_ICC, True):
         found.append(PathStep("firewall", network.link, "icc=false: ports are isolated"))

@@ -13,6 +13,8 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
+
 from portside.kernel import netlink
 from portside.kernel.netlink import Message, Rtnl
 from portside.model.errors import Conflict, InvalidParameter, NotFound, SystemFailure
@@ -73,22 +75,32 @@ def bridged_packets_are_translated() -> bool:
         return False
 
 
-def mac_of(address: IPAddress | None) -> str:
-    """A locally administered hardware address. It follows from an IPv4 address, so that
-    neighbours' caches stay true when an address passes to another container."""
-    tail = address.packed if address is not None and address.version == 4 else os.urandom(4)
-    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + tail)
+def random_mac() -> str:
+    """A locally administered hardware address. It is random, so that no container meets one that
+    was given the same before; neighbours are told of it (``netns_pool.SYSCTLS``)."""
+    raw = bytearray(os.urandom(6))
+    raw[0] = raw[0] & 0xFC | 2
+    return raw.hex(":")
+
+
+def mac_text(given: str) -> str:
+    """The hardware address asked for in its usual form, or a random one."""
+    return parse_mac(given).hex(":") if given else random_mac()
 
 
 def parse_mac(text: str) -> bytes:
-    """Six bytes; InvalidParameter for anything else or a group address."""
-    parts = re.split("[:-]", text)
-    try:
-        raw = bytes(int(part, 16) for part in parts)
-    except ValueError as err:
-        raise InvalidParameter(f"invalid MAC address: {text}") from err
-    if len(raw) != 6 or raw[0] & 1 or not all(1 <= len(part) <= 2 for part in parts):
-        raise InvalidParameter(f"invalid MAC address: {text}")
+    """Six bytes of ``02:42:ac:11:00:02``, ``02-42-…`` or ``0242.ac11.0002``; InvalidParameter
+    for anything else or a group address."""
+    digits = "[0-9a-fA-F]{%d}"
+    forms = (
+        f"{digits % 2}(:{digits % 2}){{5}}", f"{digits % 2}(-{digits % 2}){{5}}",
+        f"{digits % 4}([.]{digits % 4}){{2}}",
+    )  # fmt: skip
+    if not any(re.fullmatch(form, text) for form in forms):
+        raise InvalidParameter(f"invalid MAC address {text}")
+    raw = bytes.fromhex(re.sub("[:.-]", "", text))
+    if raw[0] & 1:
+        raise InvalidParameter(f"invalid MAC address {text}: it is the address of a group")
     return raw
 
 
@@ -129,7 +141,7 @@ class Links:
         name, own = record.link, record.own_link
         link = self._rtnl.link(name)
         if link is None:
-            mac = netlink.attribute(netlink.IFLA_ADDRESS, parse_mac(mac_of(None)))
+            mac = netlink.attribute(netlink.IFLA_ADDRESS, parse_mac(random_mac()))
             try:
                 self._rtnl.run(netlink.new_link_message(name, "bridge", b"", mac))
             except OSError as err:
@@ -362,11 +374,12 @@ class Links:
 
 
 def configure(endpoint: EndpointRecord, index: int, space: Namespace, ipvlan: bool = False) -> None:
-    """Addresses and hardware address of one interface inside a namespace, in one send."""
-    changes: list[bytes] = []
-    if endpoint.mac and not ipvlan:
-        changes.append(netlink.attribute(netlink.IFLA_ADDRESS, parse_mac(endpoint.mac)))
-    messages = [netlink.link_message(index, *changes, up=True)]
+    """Addresses and hardware address of one interface inside a namespace, in one send.
+
+    The hardware address comes last: its change has the kernel tell neighbours whose caches have
+    another one for an address (ip-sysctl, arp_notify and ndisc_notify).
+    """
+    messages = [netlink.link_message(index, up=True)]
     for version, prefix in ((4, endpoint.prefix4), (6, endpoint.prefix6)):
         address = endpoint.address(version)
         if address is not None:
@@ -374,6 +387,9 @@ def configure(endpoint: EndpointRecord, index: int, space: Namespace, ipvlan: bo
     for text in (endpoint.settings.ipam_config or network_records.NO_IPAM).link_local_ips:
         address = ipaddress.ip_address(text)
         messages.append(netlink.address_message(index, address, 16 if address.version == 4 else 64))
+    if endpoint.mac and not ipvlan:
+        mac = netlink.attribute(netlink.IFLA_ADDRESS, parse_mac(endpoint.mac))
+        messages.append(netlink.link_message(index, mac))
     space.inside.run(*messages)
 
 
@@ -403,7 +419,7 @@ def drop_addresses(endpoint: EndpointRecord, space: Namespace) -> None:
 
 
 def _with_own_link(record: NetworkRecord) -> NetworkRecord:
-    return NetworkRecord(resource=record.resource, link=record.link, own_link=True)
+    return msgspec.structs.replace(record, own_link=True)
 
 
 def _unsupported(err: OSError, kind: str) -> SystemFailure:

@@ -48,7 +48,7 @@ class HostFiles:
         if self._options.host_gateway_ips:
             return [ipaddress.ip_address(text) for text in self._options.host_gateway_ips]
         bridge = next((n for n in self._catalogue.all() if n.is_default_bridge), None)
-        configs = (bridge.resource.ipam.config or ()) if bridge is not None else ()
+        configs = bridge.configs() if bridge is not None else []
         return [ipaddress.ip_address(config.gateway) for config in configs if config.gateway]
 
     def upstream(self, record: SandboxRecord) -> Sequence[Upstream]:
@@ -87,6 +87,7 @@ class HostFiles:
             request.dns_options or self._options.dns_options,
             embedded=self._embedded(record),
             own_namespace=record.kind == "own",
+            ipv6=any(endpoint.ipv6 for endpoint in record.endpoints),
         )
 
     def extra_hosts(self, record: SandboxRecord) -> list[tuple[str, str]]:

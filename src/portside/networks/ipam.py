@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from portside.kernel.netlink import Route
-from portside.model.errors import Conflict, Forbidden, InvalidParameter
+from portside.model.errors import Conflict, Forbidden, InvalidParameter, SystemFailure
 from portside.model.network import AddressPool, IPAddress, IPAMConfig, IPNetwork
 
 DEFAULT_POOLS = (
@@ -156,7 +157,7 @@ class Subnet:
         first, last = int(network.network_address), int(network.broadcast_address)
         # a network of one or two addresses has neither of the two (RFC 3021), and IPv6 has no
         # broadcast address, but one for any of its routers (RFC 4291, section 2.6.1)
-        small = network.num_addresses <= 2
+        small = network.version == 4 and network.num_addresses <= 2
         self._edges = set() if small else {first, last} if network.version == 4 else {first}
         self._first = max(first if small else first + 1, int(self.range.network_address))
         end = last - 1 if last in self._edges else last
@@ -180,8 +181,7 @@ class Subnet:
                 self._used.add(number)
                 self._next = number + 1
                 return self._address(number)
-        raise Conflict(f"no available IPv{self.network.version} addresses on this network's "
-                       f"address pools: {self.range} is full")  # fmt: skip
+        raise Conflict("no available addresses on this pool")
 
     def claim(self, address: IPAddress) -> None:
         """Take one address; Forbidden when it is in use, InvalidParameter when outside."""
@@ -212,14 +212,11 @@ class Subnet:
 
 def problems(config: IPAMConfig) -> list[str]:
     """What is wrong with a user's range, in Docker's words."""
-    try:
-        interface = ipaddress.ip_interface(config.subnet)
-    except ValueError:
+    interface = _cidr(config.subnet)
+    if interface is None:
         return [f"invalid subnet {config.subnet}: invalid CIDR block notation"]
     network, found = interface.network, []
-    if "/" not in config.subnet:
-        found.append(f"invalid subnet {config.subnet}: invalid CIDR block notation")
-    elif interface.ip != network.network_address:
+    if interface.ip != network.network_address:
         found.append(f"invalid subnet {config.subnet}: it should be {network}")
     if config.ip_range:
         found += _range_problems(config.ip_range, network)
@@ -233,10 +230,21 @@ def problems(config: IPAMConfig) -> list[str]:
     return found
 
 
-def _range_problems(text: str, network: IPNetwork) -> list[str]:
+def _cidr(text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface | None:
+    """An address with a prefix length; None for anything else, also for a netmask."""
+    if not re.fullmatch(r"[0-9a-fA-F.:]+/[0-9]+", text):
+        return None
     try:
         interface = ipaddress.ip_interface(text)
     except ValueError:
+        return None
+    mapped = isinstance(interface, ipaddress.IPv6Interface) and interface.ip.ipv4_mapped
+    return None if mapped else interface
+
+
+def _range_problems(text: str, network: IPNetwork) -> list[str]:
+    interface = _cidr(text)
+    if interface is None:
         return [f"invalid ip-range {text}: invalid CIDR block notation"]
     inner = interface.network
     if inner.version != network.version:
@@ -294,23 +302,28 @@ def checked(config: IPAMConfig) -> IPAMConfig:
     return IPAMConfig(str(network), str(inner), gateway, auxiliary or None)
 
 
-def with_gateway(config: IPAMConfig) -> IPAMConfig:
-    """A checked range whose gateway is set: the range's first address when none was given.
-    Forbidden when the gateway or an auxiliary address cannot be had."""
+def with_gateway(config: IPAMConfig, wanted: bool = True) -> IPAMConfig:
+    """A checked range whose gateway is set: the range's first address when none was given and
+    one is ``wanted``. SystemFailure when the gateway or an auxiliary address cannot be had."""
     subnet = Subnet.of(IPAMConfig(config.subnet, config.ip_range))
     try:
         if config.gateway:
             subnet.claim(ipaddress.ip_address(config.gateway))
-        gateway = config.gateway or str(subnet.allocate())
+        gateway = config.gateway
+        if not gateway and wanted:
+            gateway = str(subnet.allocate())
     except (Conflict, Forbidden) as err:
-        raise Forbidden(f"failed to allocate gateway ({config.gateway}): {err}") from None
+        raise SystemFailure(f"failed to allocate gateway ({config.gateway}): {err}") from None
     for name, address in (config.aux_addresses or {}).items():
         try:
             subnet.claim(ipaddress.ip_address(address))
         except Forbidden as err:
-            raise Forbidden(
+            raise SystemFailure(
                 f"failed to allocate secondary ip address ({name}:{address}): {err}"
             ) from None
+    if subnet.network.version == 6 and subnet.network.is_multicast:
+        told = f"{gateway}/{subnet.network.prefixlen}"
+        raise InvalidParameter(f"multicast subnet '{told}' is not allowed")
     return IPAMConfig(config.subnet, config.ip_range, gateway, config.aux_addresses)
 
 

@@ -70,7 +70,8 @@ class ContainerNames:
     def addresses(self, name: str) -> list[IPAddress] | None:
         """The first of the container's networks that knows the name answers."""
         for endpoint in self._endpoints():
-            wanted = self._linked(endpoint, name)
+            links = (*(endpoint.settings.links or ()), *self._record().request.links)
+            wanted = _linked(links, name)
             found = self._directory.lookup(endpoint.network_id, wanted)
             if found is None:
                 suffix = f".{endpoint.network.lower()}"  # whose name may have dots itself
@@ -79,14 +80,6 @@ class ContainerNames:
             if found is not None:
                 return found
         return list(self._host()) if name in HOST_NAMES else None
-
-    @staticmethod
-    def _linked(endpoint: EndpointRecord, name: str) -> str:
-        for link in endpoint.settings.links or ():
-            target, colon, alias = link.partition(":")
-            if (alias if colon else target).lower() == name:
-                return target.lstrip("/").lower()
-        return name
 
     def name_of(self, address: IPAddress) -> str | None:
         for endpoint in self._endpoints():
@@ -97,3 +90,12 @@ class ContainerNames:
 
     def servers(self) -> Sequence[Upstream]:
         return self._servers(self._record())
+
+
+def _linked(links: Sequence[str], name: str) -> str:
+    """The container that a name is an alias of, by links such as ``db:database``."""
+    for link in links:
+        target, colon, alias = link.partition(":")
+        if (alias if colon else target).lower() == name:
+            return target.lstrip("/").lower()
+    return name

@@ -39,8 +39,11 @@ SYSCTLS = (
     ("ipv6/conf/default/disable_ipv6", "1"),
     ("ipv6/conf/default/accept_ra", "0"),
     ("ipv6/conf/default/autoconf", "0"),
+    ("ipv4/conf/default/arp_notify", "1"),
+    ("ipv6/conf/default/ndisc_notify", "1"),
 )
-"""Set before eth0 exists: no neighbour may hand a container routes (CVE-2020-13401)."""
+"""Set before eth0 exists: no neighbour may hand a container routes (CVE-2020-13401), and
+neighbours hear of the hardware address that an address has now."""
 STOCK = 4
 """Namespaces kept ready, of each kind that is wanted."""
 BARE = 3

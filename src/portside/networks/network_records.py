@@ -17,10 +17,12 @@ import msgspec
 from portside.model.errors import InvalidText
 from portside.model.golang.booleans import parse_bool
 from portside.model.network import (
+    PREDEFINED,
     EndpointIPAMConfig,
     EndpointSettings,
     IPAddress,
     IPAMConfig,
+    IPNetwork,
     NetworkRequest,
     NetworkResource,
 )
@@ -52,6 +54,11 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
     resource: NetworkResource
     link: str = ""
     """The host's bridge or, for macvlan and ipvlan, the parent interface."""
+    ranges: tuple[IPAMConfig, ...] | None = None
+    """The address ranges with their gateways; ``resource.ipam`` tells them as they were asked
+    for. None: they are the same (the default bridge)."""
+    chosen: tuple[int, ...] = ()
+    """IP versions whose range the engine chose."""
     own_link: bool = False
     """The engine made that interface and removes it with the network."""
 
@@ -77,12 +84,34 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
         except InvalidText:
             return default
 
+    def configs(self, version: int = 0) -> list[IPAMConfig]:
+        """The network's ranges of one IP version, or all of them."""
+        found = self.resource.ipam.config if self.ranges is None else self.ranges
+        return [
+            config
+            for config in found or ()
+            if config.subnet and version in (0, ipaddress.ip_network(config.subnet).version)
+        ]
+
     def config(self, version: int) -> IPAMConfig | None:
-        """The network's range of one IP version."""
-        for config in self.resource.ipam.config or ():
-            if config.subnet and ipaddress.ip_network(config.subnet).version == version:
+        """The network's first range of one IP version."""
+        return next(iter(self.configs(version)), None)
+
+    def config_of(self, address: IPAddress) -> IPAMConfig | None:
+        """The range that an address is in."""
+        for config in self.configs(address.version):
+            if address in ipaddress.ip_network(config.subnet):
                 return config
         return None
+
+    def user_subnets(self, version: int) -> list[IPNetwork]:
+        """Subnets that the user gave, also of an IP version that is switched off."""
+        if self.name in PREDEFINED or version in self.chosen:
+            return []
+        found = [
+            ipaddress.ip_network(c.subnet) for c in self.resource.ipam.config or () if c.subnet
+        ]
+        return [network for network in found if network.version == version]
 
     @property
     def is_default_bridge(self) -> bool:

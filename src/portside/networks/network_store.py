@@ -16,7 +16,7 @@ from portside.model.errors import (
     InvalidParameter,
     InvalidText,
     NotFound,
-    NotImplementedHere,
+    SystemFailure,
     Unavailable,
 )
 from portside.model.filters import Filters
@@ -65,7 +65,7 @@ class Catalogue:
         self._db, self._instance, self._options = db, instance, options
         self._documents = db.collection("network", NetworkRecord)
         self._records = dict(self._documents.items())
-        self._subnets: dict[tuple[str, int], ipam.Subnet] = {}
+        self._subnets: dict[tuple[str, int], list[ipam.Subnet]] = {}
         pools = options.default_address_pools or ipam.DEFAULT_POOLS
         self._pools = ipam.parse_pools(pools)
         if not any(base.version == 6 for base, _ in self._pools):
@@ -101,14 +101,11 @@ class Catalogue:
             raise NotFound(f"network {name} not found")
         return matches[0]
 
-    def subnet(self, record: NetworkRecord, version: int) -> ipam.Subnet | None:
-        """The allocator of a network's range; None when it has none of that version."""
+    def subnets(self, record: NetworkRecord, version: int) -> list[ipam.Subnet]:
+        """The allocators of a network's ranges; empty when it has none of that version."""
         key = (record.id, version)
         if key not in self._subnets:
-            config = record.config(version)
-            if config is None:
-                return None
-            self._subnets[key] = ipam.Subnet.of(config)
+            self._subnets[key] = [ipam.Subnet.of(config) for config in record.configs(version)]
         return self._subnets[key]
 
     # -- changing --------------------------------------------------------------------------
@@ -148,6 +145,7 @@ class Catalogue:
         _check_driver(request)
         options = dict(request.options or {})
         _check_options(request.driver, options)
+        _check_isolated(request)
         self._check_bridge(options.get(network_records.BRIDGE_NAME, ""))
         identifier = new_id()
         ipv6 = request.enable_ipv6
@@ -158,15 +156,17 @@ class Catalogue:
         if ranges.driver not in ("", "default", "null"):
             raise NotFound(f"could not find plugin {ranges.driver} in v1 plugin registry: "
                            "plugin not found")  # fmt: skip
-        config: tuple[IPAMConfig, ...] = ()
+        asked = tuple(ranges.config or ())
+        used: tuple[IPAMConfig, ...] = ()
         if ranges.driver == "null":
             if request.driver == "bridge":
                 raise InvalidParameter("ipv4 pool is empty")
             ipv4 = ipv6 = False
+        elif not (ipv4 or ipv6 or request.config_only):
+            raise InvalidParameter("IPv4 or IPv6 must be enabled")
         if not request.config_only:
-            config = self._ranges(ranges.config or (), ipv4, ipv6, request.driver, rtnl)
-        elif ranges.config:
-            config = tuple(ranges.config)
+            asked, used = self._ranges(request, asked, {4: ipv4, 6: ipv6}, rtnl)
+        versions = {_version(config) for config in ranges.config or ()}
         resource = NetworkResource(
             name=request.name,
             id=identifier,
@@ -175,7 +175,7 @@ class Catalogue:
             driver="null" if request.config_only else request.driver,
             enable_ipv4=ipv4,
             enable_ipv6=ipv6,
-            ipam=IPAM(ranges.driver or "default", ranges.options or {}, config),
+            ipam=IPAM(ranges.driver or "default", ranges.options, asked),
             internal=request.internal,
             attachable=request.attachable,
             config_only=request.config_only,
@@ -183,7 +183,12 @@ class Catalogue:
             options=options,
             labels=request.labels or {},
         )
-        return NetworkRecord(resource=resource, link=self._link(resource))
+        return NetworkRecord(
+            resource=resource,
+            link=self._link(resource),
+            ranges=used,
+            chosen=tuple(version for version in (4, 6) if version not in versions),
+        )
 
     def _check_bridge(self, link: str) -> None:
         for record in self.all():
@@ -229,33 +234,30 @@ class Catalogue:
         )
 
     def _ranges(
-        self, wanted: Sequence[IPAMConfig], ipv4: bool, ipv6: bool, driver: str, rtnl: Rtnl
-    ) -> tuple[IPAMConfig, ...]:
-        """The network's ranges: those asked for, checked, and chosen ones for the rest."""
-        enabled = {4: ipv4, 6: ipv6}
-        ipam.check(config for config in wanted if config.subnet)
-        given = [ipam.checked(config) for config in wanted if config.subnet]
-        # those of a version the network does not have are of no account, as in Docker
-        given = [config for config in given if enabled[_version(config)]]
+        self,
+        request: NetworkCreate,
+        asked: Sequence[IPAMConfig],
+        enabled: Mapping[int, bool],
+        rtnl: Rtnl,
+    ) -> tuple[tuple[IPAMConfig, ...], tuple[IPAMConfig, ...]]:
+        """The network's ranges as they are told, and as they are used: those asked for, checked,
+        and chosen ones for IP versions without any. A range of a version that the network does
+        not have is told but not used, as in Docker."""
+        ipam.check(asked)
+        told = [ipam.checked(config) for config in asked]
+        given = [config for config in told if enabled[_version(config)]]
         for number, config in enumerate(given):
-            self.check_free(ipaddress.ip_network(config.subnet), driver, rtnl)
+            self.check_free(ipaddress.ip_network(config.subnet), request.driver, rtnl)
             for other in given[:number]:
-                _check_pair(other, config, driver)
-        ranges = [ipam.with_gateway(config) for config in given]
-        bare = [config for config in wanted if not config.subnet]
+                _check_pair(other, config, request.driver)
+        used = [ipam.with_gateway(config, _has_gateway(request, config)) for config in given]
         for version in (4, 6):
-            if enabled[version] and version not in map(_version, ranges):
-                ranges.append(self._choose(version, bare, rtnl))
-        return tuple(sorted(ranges, key=_version))
-
-    def _choose(self, version: int, bare: list[IPAMConfig], rtnl: Rtnl) -> IPAMConfig:
-        subnet = self.free_subnet(version, rtnl)
-        extra = bare[0] if bare and version == 4 else IPAMConfig()
-        if extra.ip_range or extra.gateway:
-            raise InvalidParameter(
-                "invalid IPAM configuration: a gateway or ip-range needs a --subnet"
-            )
-        return ipam.with_gateway(IPAMConfig(str(subnet), "", "", extra.aux_addresses))
+            if enabled[version] and version not in map(_version, used):
+                chosen = IPAMConfig(str(self.free_subnet(version, rtnl)))
+                chosen = ipam.with_gateway(chosen, _has_gateway(request, chosen))
+                used.append(chosen)
+                told.append(chosen)
+        return tuple(told), tuple(sorted(used, key=_version))
 
     def free_subnet(self, version: int, rtnl: Rtnl, first: bool = False) -> IPNetwork:
         """A free subnet of the pools; the default bridge takes the first pool's."""
@@ -274,8 +276,7 @@ class Catalogue:
             ipaddress.ip_network(config.subnet)
             for record in self.all()
             if not record.resource.config_only  # a template, which takes no addresses
-            for config in record.resource.ipam.config or ()
-            if config.subnet
+            for config in record.configs()
         ]
 
     def routes(self, rtnl: Rtnl) -> tuple[list[Route], dict[int, str]]:
@@ -290,13 +291,13 @@ class Catalogue:
         for record in self.all():
             if record.resource.config_only:
                 continue
-            for config in record.resource.ipam.config or ():
-                if config.subnet and ipam.overlap(subnet, ipaddress.ip_network(config.subnet)):
+            for config in record.configs():
+                if ipam.overlap(subnet, ipaddress.ip_network(config.subnet)):
                     raise Forbidden(
                         "invalid pool request: Pool overlaps with other one on this address "
                         f"space: {subnet} overlaps {config.subnet} of network {record.name}"
                     )
-        if driver != "bridge":
+        if driver != "bridge" or subnet.is_link_local:
             return
         routes, names = self.routes(rtnl)
         route = ipam.shadowed(subnet, routes)
@@ -320,7 +321,14 @@ def _check_name(name: str) -> None:
 
 
 def _version(config: IPAMConfig) -> int:
-    return ipaddress.ip_network(config.subnet).version
+    return 6 if ":" in config.subnet else 4
+
+
+def _has_gateway(request: NetworkCreate, config: IPAMConfig) -> bool:
+    """Whether the network's range needs an address for a gateway."""
+    version = _version(config)
+    name = network_records.BRIDGE_MODE4 if version == 4 else network_records.BRIDGE_MODE6
+    return (request.options or {}).get(name) != "isolated"
 
 
 def _check_pair(one: IPAMConfig, two: IPAMConfig, driver: str) -> None:
@@ -330,12 +338,8 @@ def _check_pair(one: IPAMConfig, two: IPAMConfig, driver: str) -> None:
             "invalid pool request: Pool overlaps with other one on this address space: "
             f"{two.subnet} overlaps {one.subnet} of the same network"
         )
-    if _version(one) == _version(two):
-        if driver == "bridge":
-            raise Forbidden("bridge driver doesn't support multiple subnets")
-        raise NotImplementedHere(
-            f"a network has one subnet of each IP version here: {one.subnet}, {two.subnet}"
-        )
+    if _version(one) == _version(two) and driver == "bridge":
+        raise Forbidden("bridge driver doesn't support multiple subnets")
 
 
 def _check_driver(request: NetworkCreate) -> None:
@@ -363,8 +367,13 @@ def _check_driver(request: NetworkCreate) -> None:
 def _check_options(driver: str, options: Mapping[str, str]) -> None:
     """InvalidParameter for values the driver could not use."""
     mtu = options.get(network_records.MTU, "")
-    if mtu and not (mtu.isdigit() and 68 <= int(mtu) <= 65535):
-        raise InvalidParameter(f"invalid value for {network_records.MTU}: {mtu!r} (68 to 65535)")
+    if mtu and not re.fullmatch(r"[+-]?[0-9]+", mtu):
+        raise InvalidParameter(
+            f"failed to parse {network_records.MTU} value: {mtu} "
+            f'(strconv.Atoi: parsing "{mtu}": invalid syntax)'
+        )
+    if mtu and int(mtu) and not 68 <= int(mtu) <= 65535:
+        raise InvalidParameter(f"invalid MTU number: {mtu}")
     for name in BOOLEANS:
         try:
             parse_bool(options.get(name) or "true")
@@ -402,11 +411,17 @@ def _check_options(driver: str, options: Mapping[str, str]) -> None:
             )
 
 
+def _check_isolated(request: NetworkCreate) -> None:
+    for name in (network_records.BRIDGE_MODE4, network_records.BRIDGE_MODE6):
+        if (request.options or {}).get(name) == "isolated" and not request.internal:
+            raise SystemFailure("gateway mode 'isolated' can only be used for an internal network")
+
+
 def _check_address(name: str, text: str) -> IPAddress:
     try:
         return ipaddress.ip_address(text)
     except ValueError as err:
-        raise InvalidParameter(f"invalid address for {name}: {text!r}") from err
+        raise InvalidParameter(f"failed to parse {name} value: {text} (nil ip)") from err
 
 
 def matches(resource: NetworkResource, filters: Filters, used: bool) -> bool:

@@ -168,7 +168,8 @@ class HostPorts:
         relay = self._relay and not dual
         done: list[Publication] = []
         try:
-            for item in wanted:
+            # fixed ports first, so that none is given to a binding that may have any
+            for item in sorted(wanted, key=lambda item: item.first == 0 or item.last > item.first):
                 taken = self._reserve_one(item, ipv4, ipv6, relay)
                 if not taken and not dual:
                     raise SystemFailure(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Sequence
 
 import msgspec
 
+from portside.kernel import conntrack
+from portside.kernel.netlink import Rtnl
 from portside.model.errors import SystemFailure
 from portside.model.network import IPAddress, NetworkOptions, NetworkRequest
 from portside.networks import network_records
@@ -17,6 +20,8 @@ from portside.networks.network_store import Catalogue
 from portside.networks.portmapper import HostPorts, Publication, Wanted, parse_wanted
 from portside.networks.relay import Relays
 from portside.networks.ruleset import LinkRule, Member, elements
+
+log = logging.getLogger(__name__)
 
 MODES = {4: network_records.BRIDGE_MODE4, 6: network_records.BRIDGE_MODE6}
 
@@ -201,6 +206,26 @@ class Publisher:
     def close(self) -> None:
         self._relays.close_all()
         self._ports.close()
+
+
+def forget_flows(ports: Sequence[Publication]) -> None:
+    """Have clients of published ports decided about anew: those that sent before a port was
+    published, or to the container that had it before. For the worker: the kernel walks through
+    all connections."""
+    ports = [port for port in ports if port.host_port and not port.relayed]
+    if not ports:
+        return
+    rtnl = Rtnl()
+    try:
+        own = {item.address.packed for item in rtnl.addresses()}
+    finally:
+        rtnl.close()
+    for port in ports:
+        addresses = own if port.any_address else {ipaddress.ip_address(port.host_ip).packed}
+        try:
+            conntrack.forget(port.protocol, port.host_port, addresses, port.version)
+        except OSError as err:
+            log.debug("connections to %s are not looked at: %s", port.host, err)
 
 
 def _same_port(item: Wanted, already: list[Publication]) -> Wanted:

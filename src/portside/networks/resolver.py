@@ -68,9 +68,14 @@ class ResolvConf:
         except OSError:
             return cls()
 
-    def reachable_servers(self) -> tuple[str, ...]:
-        """Servers that mean the same from inside a container: none on a loopback."""
-        return tuple(server for server in self.servers if not is_loopback(server))
+    def reachable_servers(self, ipv6: bool = True) -> tuple[str, ...]:
+        """Servers that mean the same from inside a container: none on a loopback, and none with
+        an IPv6 address for a container without ``ipv6``."""
+        return tuple(
+            server
+            for server in self.servers
+            if not is_loopback(server) and (ipv6 or ":" not in server)
+        )
 
 
 def _is_address(text: str) -> bool:

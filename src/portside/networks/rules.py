@@ -8,14 +8,13 @@ from portside.networks.ruleset import NetworkRules, subnets
 
 
 def network_rules(record: NetworkRecord) -> NetworkRules:
-    configs = record.resource.ipam.config or ()
     modes = {
         4: record.option(network_records.BRIDGE_MODE4) or "nat",
         6: record.option(network_records.BRIDGE_MODE6) or "nat",
     }
     return NetworkRules(
         bridge=record.link,
-        subnets=subnets(*(config.subnet for config in configs)),
+        subnets=subnets(*(config.subnet for config in record.configs())),
         internal=record.resource.internal,
         icc=record.flag(network_records.BRIDGE_ICC, True),
         masquerade=record.flag(network_records.BRIDGE_MASQUERADE, True),

@@ -39,7 +39,7 @@ from portside.model.network import (
 from portside.networks import network_records
 from portside.networks.connecting import Connections
 from portside.networks.container_interfaces import Plumbing
-from portside.networks.endpoint_options import check_settings
+from portside.networks.endpoint_options import check_link_local, check_settings
 from portside.networks.endpoints import Endpoints, choose_interface, network_settings
 from portside.networks.firewall import Firewall
 from portside.networks.host_links import Links
@@ -50,6 +50,7 @@ from portside.networks.network_records import EndpointRecord, NetworkRecord, San
 from portside.networks.network_store import Catalogue
 from portside.networks.portmapper import parse_port
 from portside.networks.publish import Publisher as PortPublisher
+from portside.networks.publish import forget_flows
 from portside.networks.ruleset import LinkRule
 from portside.networks.sandbox import Book, Sandbox
 from portside.store.db import Database
@@ -154,8 +155,6 @@ class Sandboxes:
         wanted = self._wanted(request, first)
         if request.mac_address and not wanted.mac_address:
             wanted = msgspec.structs.replace(wanted, mac_address=request.mac_address)
-        if request.links and first.has_names:
-            wanted = msgspec.structs.replace(wanted, links=(*(wanted.links or ()), *request.links))
         plans = {first.id: (first, wanted)}
         for key in sorted(request.endpoints):
             network = first if key == "default" else self._catalogue.resolve(key)
@@ -202,6 +201,8 @@ class Sandboxes:
             environment = self.files.write(record)
             self.ports.set_links(record, self._link_rules(record))
             self._naming.serve(sandbox)
+            if any(port.protocol != "tcp" for port in ports):
+                await self._worker.run(lambda: forget_flows(ports))
             undo.pop_all()
         self._announce("connect", record)
         return self._attachment(record, space.fd, environment)
@@ -229,6 +230,7 @@ class Sandboxes:
     ) -> tuple[EndpointRecord, ...]:
         made: list[EndpointRecord] = []
         for network, wanted in plans:
+            check_link_local(wanted)
             interface, link = choose_interface(network, wanted, made), ""
             if network.driver == "bridge":
                 free = space.link and all(e.link != space.link for e in made)
@@ -276,6 +278,8 @@ class Sandboxes:
         container_id = record.request.container_id
         self.ports.shut(record)
         self.ports.unreserve(record.ports)
+        if record.ports:
+            self._plumbing.in_background(lambda: forget_flows(record.ports))
         self._naming.remove(container_id, record.endpoints)
         shared = any(other.owner == container_id for other in self.book.records())
         self._plumbing.drop(record, space, shared)
