@@ -24,6 +24,10 @@ def main() -> int:
         from portside.daemon.main import main as daemon
 
         return daemon(sys.argv[2:])
+    if sys.argv[1:3] == ["system", "check"] and "--offline" in sys.argv:
+        from portside.daemon.offline_check import main as offline_check
+
+        return offline_check(sys.argv[3:])
     if verb == "registry":
         from portside.registry.server.__main__ import main as registry
 

@@ -183,7 +183,8 @@ def df(session: Session, options: Options, arguments: list[str]) -> None:
 
 
 @verb("system check", usage="[OPTIONS]", about="Verify everything the engine has stored", flags="""
-      --repair   Mend what can be mended: fetch, rebuild or drop it
+      --offline   Look at the data root while no engine runs (see --offline --help)
+      --repair    Mend what can be mended: fetch, rebuild or drop it
 """)  # fmt: skip
 def check(session: Session, options: Options, arguments: list[str]) -> int:
     from portside.model.golang.sizes import human_size

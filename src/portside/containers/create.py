@@ -22,7 +22,7 @@ from portside.containers.merge import merge
 from portside.containers.mount_parser import PointParser
 from portside.containers.mounts import Points
 from portside.containers.network_request import network_request
-from portside.containers.record import Record
+from portside.containers.record import Record, keep_copy
 from portside.containers.resource_checks import check_limits
 from portside.containers.validation import check, check_request
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig, LogConfig
@@ -102,6 +102,7 @@ async def _make(core: Core, container: Container, image: Image, points: Points) 
         core.insert(record)
         core.images.acquire(image.id, record.id)
         make_directory(core.directory(record.id))
+        keep_copy(core.directory(record.id), record)
         if layers.driver == "overlay":
             _mark(layers.create_writable(record.id, chain))
     core.add(container)
@@ -110,6 +111,7 @@ async def _make(core: Core, container: Container, image: Image, points: Points) 
         _mark(await layers.create_writable_copy(record.id, chain))
     if points:
         record.mounts, record.making = await points.acquire(record.id), False
+        keep_copy(core.directory(record.id), record)
         core.save(container)
         reach("container.create:mounted")
 

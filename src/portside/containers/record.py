@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from portside.model.container import ContainerConfig, HostConfig
@@ -44,6 +46,13 @@ class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             rw=self.rw,
             propagation=self.propagation,
         )
+
+
+def keep_copy(directory: Path, record: Record) -> None:
+    """Write a container's record into its own directory, for when the metadata are lost."""
+    new = directory / "container.json.new"
+    new.write_bytes(msgspec.json.encode(record))
+    new.rename(directory / "container.json")
 
 
 class Record(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -12,7 +12,7 @@ from portside.containers import container_names, spec_resources
 from portside.containers.container import Container
 from portside.containers.core import Core, name_conflict
 from portside.containers.ended import held, unless_ended
-from portside.containers.record import Record
+from portside.containers.record import Record, keep_copy
 from portside.containers.resource_checks import check_limits
 from portside.containers.start import cgroup_of
 from portside.containers.validation import check_policy
@@ -47,6 +47,7 @@ async def rename(core: Core, container: Container, new: str) -> None:
                 collection.rename(old, name)
                 record.name = name
                 collection.put(record.id, record)
+                keep_copy(core.directory(record.id), record)
                 reach("container.rename:written")
         except BaseException as err:
             record.name = old

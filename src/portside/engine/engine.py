@@ -127,9 +127,14 @@ class Engine:
 
     async def check(self, *, repair: bool) -> Report:
         """Verify what is stored, and mend it when asked."""
+        from portside.containers import record as container_record
+        from portside.images.image_store import ImageRecord
         from portside.store.store_check import check
+        from portside.volumes import volume_records
 
-        return await check(self.store, repair)
+        types = {"container": container_record.Record, "image": ImageRecord,
+                 "volume": volume_records.Record}  # fmt: skip
+        return await check(self.store, repair, types)
 
     async def explain(self, name: str) -> Explanation:
         """A container in the kernel's terms, from its namespaces to its firewall rules."""

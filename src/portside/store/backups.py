@@ -41,6 +41,9 @@ class Backups:
     def start(self, mark: guard.Mark) -> None:
         """The engine has started: copy soon, and note the start once the metadata are safe."""
         self._mark = mark
+        if self._timer is not None:  # counting the start was a change
+            self._timer.cancel()
+            self._timer = None
         self.soon(AT_START)
 
     def soon(self, seconds: float = AFTER) -> None:

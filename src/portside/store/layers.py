@@ -3,6 +3,7 @@
 On disk, beneath the data root::
 
     layers/<hex of chain id>/diff     one layer's changes, whiteouts in overlay's own form
+    layers/<hex>/layer.json           its record once more
     layers/tmp-<id>/diff              being unpacked; dropped at a start
     l/<n>                             short link to ../layers/<hex>/diff, for long stacks
     l/empty                           an empty directory, where overlay wants one more
@@ -22,6 +23,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from portside.model.digest import Digest
 from portside.model.errors import Conflict, NotFound
@@ -55,6 +58,18 @@ class LayerInfo(NamedTuple):
     """Bytes of its files, each hard-linked file once."""
     created_at: int
     """Nanoseconds since the epoch."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """``layer.json``: a layer's record once more, for when the metadata are lost."""
+
+    chain: str
+    parent: str
+    diff_id: str
+    blob: str
+    media_type: str
+    size: int
+    driver: str
 
 
 def chain_of(parent: Digest | None, diff_id: Digest) -> Digest:
@@ -449,6 +464,19 @@ class LayerStore:
     ) -> None:
         values = (chain, parent or "", diff_id, blob, media_type, size, self.driver)
         target = self.layers_dir / chain.hex
+        (temporary / "layer.json").write_bytes(
+            msgspec.json.encode(
+                Kept(
+                    str(chain),
+                    str(parent or ""),
+                    str(diff_id),
+                    str(blob),
+                    media_type,
+                    size,
+                    self.driver,
+                )
+            )
+        )
         with self._db.transaction(grows=True) as sql:
             done = sql.execute(
                 "INSERT INTO layers(chain, parent, diff_id, blob, media_type, size, driver, "

@@ -71,7 +71,7 @@ class Store:
         try:
             data_root.mkdir(mode=0o700, parents=True, exist_ok=True)
             guard.require_directories(data_root)
-            lock_fd = _lock(data_root)
+            lock_fd = hold(data_root)
         except OSError as err:
             raise _cannot_open(data_root, err) from err
         try:
@@ -136,7 +136,7 @@ class Store:
         os.close(self._lock_fd)
 
 
-def _lock(data_root: Path) -> int:
+def hold(data_root: Path) -> int:
     """Hold the data root for this process.
 
     A POSIX record lock: unlike flock(2) it is not shared with forked children, so a launcher

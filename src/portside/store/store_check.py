@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from portside.model.digest import Digest
 from portside.model.errors import PortsideError
 from portside.store import gc
+from portside.store.db import Collection
 from portside.store.layers import base36, chain_of
 from portside.store.worker_pool import Job
 
@@ -35,7 +36,7 @@ class Problem(msgspec.Struct, frozen=True):
     """One thing that is wrong; ``repaired`` when this check has mended it."""
 
     kind: str
-    """blob, layer, reference, orphan, leftover."""
+    """metadata, record, blob, layer, reference, orphan, leftover."""
     subject: str
     """A digest, a chain ID or a path."""
     text: str
@@ -78,9 +79,16 @@ class VerifyBlobs(Job, kw_only=True):
         return bad
 
 
-async def check(store: Store, repair: bool = False) -> Report:
-    """Look at everything; with ``repair`` mend what can be mended."""
+async def check(
+    store: Store, repair: bool = False, types: Mapping[str, type] | None = None
+) -> Report:
+    """Look at everything; with ``repair`` repair what can be repaired.
+
+    ``types`` are what the records of each kind are read as.
+    """
     run = _Check(store, repair)
+    run.metadata()
+    run.records(types or {})
     await run.blobs()
     await run.layers()
     run.references()
@@ -99,6 +107,43 @@ class _Check:
 
     def _add(self, kind: str, subject: str, text: str, repaired: bool, size: int = 0) -> None:
         self.report.problems.append(Problem(kind, subject, text, repaired, size))
+
+    def metadata(self) -> None:
+        wrong = self.store.db.damage()
+        if wrong:
+            text = f"it is damaged ({wrong}): stop the engine and repair it with --offline"
+            self._add("metadata", str(self.store.db.path), text, False)
+
+    def records(self, types: Mapping[str, type]) -> None:
+        """Records that cannot be read. Containers and volumes have a copy in their directories;
+        without one, what is there is moved aside, and the record goes."""
+        for (kind,) in self.store.db.query("SELECT DISTINCT kind FROM documents"):
+            read_as = types.get(kind, dict[str, Any])
+            for identifier, wrong in self.store.db.collection(kind, read_as).damaged():
+                text = f"the record cannot be read: {wrong}"
+                if self.repair:
+                    text += f": {self._replace(kind, identifier, read_as)}"
+                self._add("record", f"{kind} {identifier}", text, self.repair)
+
+    def _replace(self, kind: str, identifier: str, read_as: type) -> str:
+        store = self.store
+        records: Collection[Any] = store.db.collection(kind, read_as)
+        place = {"container": "containers", "volume": "volumes"}.get(kind)
+        if place is not None and "/" not in identifier:
+            directory = store.root / place / identifier
+            try:
+                kept = (directory / f"{kind}.json").read_bytes()
+                records.put(identifier, msgspec.json.decode(kept, type=read_as))
+                return "its copy is used when the engine starts again"
+            except (OSError, msgspec.MsgspecError):
+                if directory.exists():
+                    aside = store.root / "damaged" / place
+                    aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    directory.rename(aside / identifier)
+                    records.delete(identifier)
+                    return f"its files are in {aside}/{identifier}"
+        records.delete(identifier)
+        return "dropped"
 
     async def blobs(self) -> None:
         known = list(self.store.blobs.all())

@@ -1,0 +1,257 @@
+"""Offline: the metadata of a damaged data root from the newest good copy and from what is there.
+
+Used by ``portside system check --offline [--repair]`` while no engine runs. Nothing is deleted:
+what cannot be made use of is moved to ``damaged/<UTC time>``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from portside.containers.record import Record
+from portside.images.image_store import Catalogue, ImageRecord
+from portside.model.digest import Digest
+from portside.model.errors import PortsideError
+from portside.model.image import MAX_MANIFEST, Manifest, decode
+from portside.store import backups, crash_repair, guard, metadata_file
+from portside.store.db import Database, Ref
+from portside.store.layers import Kept, chain_of
+from portside.store.store import Store, hold
+from portside.store.store_jobs import Limits
+
+Tell = Callable[[str], None]
+
+
+def look(root: Path, spill: Path, tell: Tell) -> bool:
+    """Say how a data root stands, changing nothing; whether it is fit for an engine.
+
+    Conflict while an engine holds the root.
+    """
+    lock = hold(root)
+    try:
+        try:
+            guard.require_directories(root)
+        except PortsideError as err:
+            tell(str(err))
+            return False
+        held = guard.content(root)
+        tell(f"{root}: " + (", ".join(f"{n} {kind}" for kind, n in held.items()) or "empty"))
+        newest = backups.newest_good(root)
+        tell(f"newest good copy of the metadata: {newest or 'none'}")
+        wrong = guard.problem(root)
+        if spill.exists():
+            tell(f"the newest metadata are in {spill}: the disk was full")
+            return True
+        if wrong and held:
+            tell(f"{root}/metadata.db {wrong}")
+            tell("repair: portside system check --repair --offline")
+            return False
+        tell("the metadata are whole")
+        return True
+    finally:
+        os.close(lock)
+
+
+def rebuild(root: Path, spill: Path, tell: Tell) -> None:
+    """Make the root fit for an engine again. Raises PortsideError, OSError."""
+    lock = hold(root)
+    aside = root / "damaged" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    _base(root, spill, aside, tell)
+    db = Database(root / "metadata.db", spill)
+    _forget_lost(root, db, tell)
+    store = Store(root, lock, db, crash_repair.choose_driver(root, "", db), Limits())
+    run = _Rebuild(store, aside, tell)
+    run.blobs()
+    run.layers()
+    run.images()
+    run.containers()
+    mark = guard.count_start(root, db)
+    db.write_out()
+    guard.write_mark(root, mark)
+    db.close()
+    os.close(lock)
+    tell("done: volumes are taken up again when the engine starts")
+
+
+def _base(root: Path, spill: Path, aside: Path, tell: Tell) -> None:
+    """Start from the metadata if they are whole, else from the newest copy, else from none."""
+    if spill.exists():
+        tell(f"using the metadata in {spill}: the disk was full")
+        return
+    wrong = guard.problem(root)
+    older = wrong.startswith("is older")
+    if not wrong or older:
+        tell(f"using {root}/metadata.db" + (f", which {wrong}" if older else ""))
+        return
+    tell(f"{root}/metadata.db {wrong}")
+    path = root / "metadata.db"
+    for suffix in ("", *metadata_file.SIDE_FILES):
+        if (found := Path(f"{path}{suffix}")).exists():
+            _move(found, aside, tell)
+    newest = backups.newest_good(root)
+    if newest is not None:
+        tell(f"using the copy {newest}")
+        shutil.copyfile(newest, path)
+    else:
+        tell("there is no good copy: images lose their names, and networks are forgotten")
+
+
+def _move(path: Path, aside: Path, tell: Tell) -> None:
+    target = aside / path.parent.name / path.name
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.rename(target)
+    tell(f"moved {path} to {target}")
+
+
+def _forget_lost(root: Path, db: Database, tell: Tell) -> None:
+    """Records of a kind whose directory is empty go: else no engine would start."""
+    held = guard.content(root)
+    with db.transaction() as sql:
+        for kind, statement in (
+            ("blobs", "DELETE FROM blobs"),
+            ("layers", "DELETE FROM layers"),
+            ("containers", "DELETE FROM writables"),
+            ("volumes", "DELETE FROM documents WHERE kind='volume'"),
+        ):
+            if kind not in held and (count := sql.execute(statement).rowcount):
+                tell(f"{root}/{kind} is empty: {count} {kind} forgotten")
+
+
+class _Rebuild:
+    """One rebuilding; ``tell`` says each thing that is taken up or moved aside."""
+
+    def __init__(self, store: Store, aside: Path, tell: Tell) -> None:
+        self.store, self.db, self.aside, self.tell = store, store.db, aside, tell
+
+    def blobs(self) -> None:
+        """Files whose bytes are what their names say become blobs again."""
+        count = 0
+        for path in _entries(self.store.blobs.root / "sha256", self.store.blobs.root / "sha512"):
+            name = f"{path.parent.name}:{path.name}"
+            if self.store.blobs.has(name):
+                continue
+            try:
+                whole = crash_repair.verify_blob(self.store, Digest(name))
+            except PortsideError:
+                whole = False
+            if not whole:
+                _move(path, self.aside, self.tell)
+                continue
+            with self.db.transaction() as sql:
+                values = (name, path.stat().st_size, path.stat().st_mtime_ns, "")
+                sql.execute("INSERT INTO blobs VALUES(?,?,?,?)", values)
+            count += 1
+        self.tell(f"{count} blobs taken up")
+
+    def layers(self) -> None:
+        """Directories with a ``layer.json`` that is theirs become layers again."""
+        count = 0
+        for path in _entries(self.store.layers.layers_dir):
+            if path.name.startswith("tmp-") or self.store.layers.has(f"sha256:{path.name}"):
+                continue
+            kept = self._kept(path)
+            if kept is None:
+                _move(path, self.aside, self.tell)
+                continue
+            with self.db.transaction() as sql:
+                sql.execute(
+                    "INSERT INTO layers(chain, parent, diff_id, blob, media_type, size, driver, "
+                    "created_at, boot) VALUES(?,?,?,?,?,?,?,?,'')",
+                    (kept.chain, kept.parent, kept.diff_id, kept.blob, kept.media_type, kept.size,
+                     kept.driver, path.stat().st_mtime_ns),
+                )  # fmt: skip
+                if kept.parent:
+                    self.db.refs.add(Ref.layer(kept.chain), Ref.layer(kept.parent))
+            count += 1
+        self.tell(f"{count} layers taken up")
+
+    def _kept(self, path: Path) -> Kept | None:
+        try:
+            kept = msgspec.json.decode((path / "layer.json").read_bytes(), type=Kept)
+            parent = Digest(kept.parent) if kept.parent else None
+            good = chain_of(parent, Digest(kept.diff_id)) == kept.chain
+            return kept if good and Digest(kept.chain).hex == path.name else None
+        except (OSError, msgspec.MsgspecError, PortsideError):
+            return None
+
+    def images(self) -> None:
+        """Manifests whose configuration is here become images again, without names."""
+        catalogue = Catalogue(self.store)
+        count = 0
+        for info in list(self.store.blobs.all()):
+            if info.size > MAX_MANIFEST:
+                continue
+            data = self.store.blobs.read(info.digest)
+            if not data.lstrip().startswith(b"{") or b'"config"' not in data:
+                continue
+            try:
+                manifest = decode(data, Manifest, f"blob {info.digest}")
+                known = str(manifest.config.digest) in catalogue.records
+                if known or not self.store.blobs.has(manifest.config.digest):
+                    continue
+                config = catalogue.config(str(manifest.config.digest))
+                if len(config.diff_ids) != len(manifest.layers):
+                    continue
+            except PortsideError:
+                continue  # another document
+            record = ImageRecord(manifest=str(info.digest), manifest_type=manifest.media_type)
+            blobs = [manifest.config.digest, info.digest, *(one.digest for one in manifest.layers)]
+            catalogue.add(str(manifest.config.digest), record, map(str, blobs))
+            self.tell(f"image {manifest.config.digest} taken up without a name")
+            count += 1
+        self.tell(f"{count} images taken up")
+
+    def containers(self) -> None:
+        """Directories with a ``container.json`` become containers again."""
+        records = self.db.collection("container", Record)
+        count = 0
+        for path in _entries(self.store.layers.containers_dir):
+            if path.name in records:
+                continue
+            try:
+                data = (path / "container.json").read_bytes()
+                record = msgspec.json.decode(data, type=Record)
+                if record.id != path.name:
+                    raise OSError(0, "it is another container's")
+            except (OSError, msgspec.MsgspecError) as err:
+                self.tell(f"container {path.name} has no readable container.json: {err}")
+                _move(path, self.aside, self.tell)
+                continue
+            self._take_up(path, record)
+            self.tell(f"container {record.name} ({record.id[:12]}) taken up")
+            count += 1
+        self.tell(f"{count} containers taken up")
+
+    def _take_up(self, path: Path, record: Record) -> None:
+        if self.db.collection("container", Record).resolve(record.name) is not None:
+            record.name = f"{record.name}-{record.id[:6]}"
+        catalogue = Catalogue(self.store)
+        owner = Ref.container(record.id)
+        try:
+            chain = catalogue.chain(record.image_id)
+        except PortsideError as err:
+            self.tell(f"container {record.name}: its image is not here: {err}")
+            chain = None
+        driver = "vfs" if (path / "root").is_dir() else "overlay"
+        with self.db.transaction() as sql:
+            self.db.collection("container", Record).insert(record.id, record, record.name)
+            values = (record.id, chain or "", driver)
+            sql.execute("INSERT OR REPLACE INTO writables VALUES(?,?,?)", values)
+            self.db.refs.add(owner, Ref.image(record.image_id))
+            if chain is not None:
+                self.db.refs.add(owner, Ref.layer(chain))
+            for point in record.mounts:
+                if point.type == "volume":
+                    self.db.refs.add(owner, Ref.volume(point.name))
+
+
+def _entries(*directories: Path) -> Iterator[Path]:
+    for directory in directories:
+        if directory.is_dir():
+            yield from sorted(directory.iterdir())
