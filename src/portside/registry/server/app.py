@@ -14,7 +14,7 @@ from aiohttp import web
 
 from portside.registry.server import handlers_blobs, handlers_manifests, page
 from portside.registry.server.audit import Audit
-from portside.registry.server.auth import ANONYMOUS, Authority, Identity
+from portside.registry.server.auth import ANONYMOUS, COOKIE, Authority, Identity
 from portside.registry.server.config import Retention, Settings, seconds
 from portside.registry.server.content import Content
 from portside.registry.server.context import IDENTITY, REGISTRY, Registry, own_url, registry_of
@@ -184,6 +184,8 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
         request[IDENTITY] = await _identify(request, registry)
         response = await handler(request)
     except RegistryError as err:
+        if err.status == 401 and request.path.startswith(page.PREFIX):
+            err.headers = dict(page.SESSION_CHALLENGE)
         response = _error(err)
     except web.HTTPRedirection:
         raise
@@ -240,12 +242,15 @@ async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
 
 
 async def _identify(request: web.Request, registry: Registry) -> Identity:
+    authority, authorization = registry.authority, request.headers.get("Authorization")
+    is_page = request.path.startswith(page.PREFIX)
+    if is_page and authorization is None and COOKIE in request.cookies:
+        return authority.in_session(request.cookies[COOKIE])
     try:
-        return await registry.authority.identify(request.headers.get("Authorization"))
+        return await authority.identify(authorization)
     except RegistryError as err:
-        err.headers.update(
-            registry.authority.challenge(own_url(request))
-            if request.path != "/token"  # which is where that challenge leads to
-            else registry.authority.password_challenge()
-        )
+        if request.path == "/token":  # which is where the other challenge leads to
+            err.headers.update(authority.password_challenge())
+        else:
+            err.headers.update(authority.challenge(own_url(request)))
         raise

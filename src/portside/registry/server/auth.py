@@ -33,6 +33,10 @@ from portside.registry.server.names import fits, is_name
 ANONYMOUS = "anonymous"
 ROBOT = "robot$"
 ACTIONS = ("pull", "push", "delete")
+COOKIE = "portside-session"
+SESSION_SECONDS = 12 * 3600
+_PAGE = "portside-registry-page"
+"""Whom the page's sessions are for: they are no bearer tokens, and those are no sessions."""
 _KEY_LENGTH = 64
 """Characters of a signing key."""
 
@@ -145,7 +149,7 @@ class Authority:
         self._issues_tokens = self._bearer.enabled or any(
             right.user == ANONYMOUS for right in self._rights
         )
-        self._secret = _secret(state / "token.key") if self._issues_tokens else b""
+        self._secret = _secret(state / "token.key") if self.enabled else b""
 
     @property
     def enabled(self) -> bool:
@@ -161,12 +165,46 @@ class Authority:
                 user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
             except (binascii.Error, UnicodeDecodeError) as err:
                 raise RegistryError("UNAUTHORIZED") from err
-            return await self._password(user, password)
+            return await self.check_password(user, password)
         if scheme.lower() == "bearer" and self._issues_tokens:
             return self._token(value)
         raise RegistryError("UNAUTHORIZED")
 
-    async def _password(self, user: str, password: str) -> Identity:
+    def session(self, identity: Identity) -> str:
+        """A value for the page's cookie that stands for somebody who gave a password."""
+        import jwt
+
+        claims = {
+            "aud": _PAGE,
+            "sub": identity.user,
+            "cred": self._credential(identity.user),
+            "exp": int(time.time()) + SESSION_SECONDS,
+        }
+        return jwt.encode(claims, self._secret, algorithm="HS256")
+
+    def in_session(self, value: str) -> Identity:
+        """Who a cookie stands for; nobody when it has ended or its user has changed."""
+        import jwt
+
+        if not self.enabled:
+            return Identity(ANONYMOUS)
+        try:
+            claims = jwt.decode(
+                value,
+                self._secret,
+                algorithms=["HS256"],
+                audience=_PAGE,
+                options={"require": ["exp", "aud", "sub", "cred"]},
+            )
+        except jwt.InvalidTokenError:
+            return Identity(ANONYMOUS)
+        user = str(claims["sub"])
+        if not hmac.compare_digest(str(claims["cred"]), self._credential(user)):
+            return Identity(ANONYMOUS)
+        return self.behind(Identity(user, is_bearer=True))
+
+    async def check_password(self, user: str, password: str) -> Identity:
+        """Somebody by name and password; raises UNAUTHORIZED when they are wrong."""
         if user.startswith(ROBOT):
             robot = self.robots.verify(user.removeprefix(ROBOT), password)
             if robot is not None:

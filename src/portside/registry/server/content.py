@@ -122,11 +122,15 @@ class Repository:
 
     async def size(self) -> int:
         """Bytes of the distinct blobs this repository links."""
-        total = 0
+        return sum((await self.blob_sizes()).values())
+
+    async def blob_sizes(self) -> dict[Digest, int]:
+        """Bytes of each blob that this repository links."""
+        found = {}
         async for digest in self.blobs():
             with suppress(FileNotFoundError):
-                total += (await self._storage.stat(blob_key(digest))).size
-        return total
+                found[digest] = (await self._storage.stat(blob_key(digest))).size
+        return found
 
     # manifests and tags
 

@@ -1,7 +1,9 @@
 """A small page to browse the registry, and the JSON it is fed from.
 
-The page asks for nothing but ``/portside/registry/*`` of this registry, with the
-credentials of whoever looks at it, so that it shows and deletes what they may.
+The page itself is for everybody; it holds nothing. It asks for nothing but
+``/portside/registry/*`` of this registry, as whoever looks at it, so that it shows and deletes
+what they may. Who signs in gets a cookie that scripts cannot read and that browsers send with
+requests of this page alone; programs may send a user name and a password instead.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from portside.model.digest import Digest
-from portside.registry.server.auth import ANONYMOUS
+from portside.registry.server.auth import ANONYMOUS, COOKIE, SESSION_SECONDS
 from portside.registry.server.content import Repository, Tag
 from portside.registry.server.context import (
     IDENTITY,
@@ -26,6 +28,9 @@ from portside.registry.server.errors import RegistryError
 from portside.registry.server.handlers_manifests import delete_manifest
 from portside.registry.server.manifests import Described, Parsed
 
+PREFIX = "/portside/registry/"
+SESSION_CHALLENGE = {"WWW-Authenticate": 'Session realm="registry page"'}
+"""For a scheme that no browser knows: none must ask for a password in a window of its own."""
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -34,6 +39,7 @@ _FILES = {
     "": ("page.html", "text/html; charset=utf-8"),
     "page.js": ("page.js", "text/javascript; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
+    "favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
 
 
@@ -63,7 +69,6 @@ class TagRow(msgspec.Struct, frozen=True):
 
 
 async def _file(request: web.Request) -> web.Response:
-    _require_login(request)
     name, content_type = _FILES[request.match_info.get("file", "")]
     data = resources.files(__package__).joinpath("static", name).read_bytes()
     headers = {
@@ -76,30 +81,39 @@ async def _file(request: web.Request) -> web.Response:
 
 
 def _require_login(request: web.Request) -> None:
-    """Browsers speak Basic: ask for it where nothing is open to anonymous people."""
+    """Raise UNAUTHORIZED where nothing is open to anonymous people: the page asks then."""
     authority = registry_of(request).authority
     if authority.enabled and not authority.may_list(request[IDENTITY]):
-        raise RegistryError("UNAUTHORIZED", headers=authority.password_challenge())
+        raise RegistryError("UNAUTHORIZED", headers=SESSION_CHALLENGE)
 
 
 async def _repositories(request: web.Request) -> web.Response:
     _require_login(request)
     registry, identity = registry_of(request), request[IDENTITY]
     rows = []
+    blobs: dict[Digest, int] = {}
     for name in await registry.content.repositories():
         actions = registry.authority.allowed(identity, name)
         if "pull" in actions:
             repository = registry.content.repository(name)
+            own = await repository.blob_sizes()
+            blobs |= own
             rows.append(
                 {
                     "name": name,
                     "tags": len(await repository.tags()),
-                    "size": await repository.size(),
+                    "size": sum(own.values()),
                     "deletable": "delete" in actions and registry.settings.storage.delete.enabled,
                 }
             )
     user = "" if identity.user == ANONYMOUS else identity.user
-    answer = {"user": user, "login": registry.authority.enabled, "host": own_url(request)}
+    answer = {
+        "user": user,
+        "login": registry.authority.enabled,
+        "session": COOKIE in request.cookies,
+        "host": own_url(request),
+        "size": sum(blobs.values()),  # repositories share blobs
+    }
     return json_answer({**answer, "repositories": rows})
 
 
@@ -142,12 +156,40 @@ def _platform(child: Described) -> str:
     return "/".join(str(part) for part in parts if part)
 
 
-async def _login(request: web.Request) -> web.Response:
-    """Where a visitor becomes somebody: the browser asks for a name and a password."""
+class _Login(msgspec.Struct):
+    user: str
+    password: str
+
+
+async def _sign_in(request: web.Request) -> web.Response:
+    """Check a user name and a password; a cookie says so from then on."""
     authority = registry_of(request).authority
-    if authority.enabled and request[IDENTITY].user == ANONYMOUS:
-        raise RegistryError("UNAUTHORIZED", headers=authority.password_challenge())
-    raise web.HTTPFound("/portside/registry/")
+    try:
+        given = msgspec.json.decode(await request.read(), type=_Login)
+    except msgspec.MsgspecError as err:
+        raise RegistryError("UNSUPPORTED", message=str(err), status=400) from err
+    try:
+        identity = await authority.check_password(given.user, given.password)
+    except RegistryError as err:
+        message = "The user name or the password is wrong."
+        raise RegistryError("UNAUTHORIZED", message=message, headers=SESSION_CHALLENGE) from err
+    answer = web.Response(status=204)
+    answer.set_cookie(
+        COOKIE,
+        authority.session(identity),
+        max_age=SESSION_SECONDS,
+        path=PREFIX,
+        httponly=True,
+        samesite="Strict",
+        secure=own_url(request).startswith("https://"),
+    )
+    return answer
+
+
+async def _sign_out(request: web.Request) -> web.Response:
+    answer = web.Response(status=204)
+    answer.del_cookie(COOKIE, path=PREFIX)
+    return answer
 
 
 def routes() -> list[web.RouteDef]:
@@ -157,8 +199,9 @@ def routes() -> list[web.RouteDef]:
     return [
         web.get("/", home),
         web.get("/portside/registry/", _file),
-        web.get("/portside/registry/login", _login),
-        web.get("/portside/registry/{file:page\\.(?:js|css)}", _file),
+        web.post("/portside/registry/session", _sign_in),
+        web.delete("/portside/registry/session", _sign_out),
+        web.get("/portside/registry/{file:page\\.(?:js|css)|favicon\\.svg}", _file),
         web.get("/portside/registry/repositories", _repositories),
         web.get("/portside/registry/tags/{name:.+}", _tags),
         web.delete("/portside/registry/tags/{name:.+}/{reference}", delete_manifest),
