@@ -9,7 +9,8 @@ import pytest
 from clikit import PORTSIDE, call
 
 from portside.cli import commands, help, main
-from portside.cli.flag_table import HelpWanted, UsageError
+from portside.flags import help_text
+from portside.flags.table import HelpWanted, UsageError
 
 NAMES = sorted(commands.MODULES)
 NOWHERE = "unix:///nonexistent"
@@ -23,7 +24,9 @@ def test_every_verb(name: str) -> None:
     assert verb.about.partition("\n")[0] in text
     assert name in verb.names and "{" not in text.replace("{{", "").replace("{program}", "")
     for flag in verb.flags:
-        shown = f" --{flag.name}" in help.of_flags([flag]) if not help.is_hidden(flag) else True
+        shown = (
+            f" --{flag.name}" in help.of_flags([flag]) if not help_text.is_hidden(flag) else True
+        )
         assert shown, flag.name
         assert flag.help.strip(), f"--{flag.name} has no help"
     names = [flag.name for flag in verb.flags]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from portside import flags
 from portside.cli import (
     caller_terminal,
-    flag_table,
     flag_values,
     mount_flags,
     port_flags,
@@ -17,12 +17,13 @@ from portside.cli import (
     table,
     times,
 )
+from portside.cli.verb import _convert
 from portside.client.endpoint import Endpoint
 from portside.model import jsontext
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.golang import timestamps
 
-FLAGS = flag_table.read_table("""
+FLAGS = flags.table.read_table("""
   -a, --all             Everything,
                         on two lines
       --cpus decimal    A number
@@ -35,8 +36,8 @@ FLAGS = flag_table.read_table("""
 """)
 
 
-def parse(*words: str, **options_: Any) -> tuple[flag_table.Options, list[str]]:
-    return flag_table.parse(FLAGS, words, **options_)
+def parse(*words: str, **options_: Any) -> tuple[flags.table.Options, list[str]]:
+    return flags.table.parse(FLAGS, words, convert=_convert, **options_)
 
 
 def test_a_table_is_read() -> None:
@@ -104,14 +105,14 @@ def test_several_values() -> None:
     ],
 )  # fmt: skip
 def test_wrong_flags(words: list[str], wanted: str) -> None:
-    with pytest.raises(flag_table.UsageError) as caught:
+    with pytest.raises(flags.table.UsageError) as caught:
         parse(*words)
     assert (str(caught.value), caught.value.status) == (wanted, 125)
 
 
 def test_help_is_asked_for() -> None:
     for words, letter in ((["--help"], False), (["-h"], True), (["x", "--help"], False)):
-        with pytest.raises(flag_table.HelpWanted) as caught:
+        with pytest.raises(flags.table.HelpWanted) as caught:
             parse(*words)
         assert caught.value.letter == letter
 

@@ -164,7 +164,7 @@ def test_conflicts_name_both_sides(write: Any) -> None:
     ("arguments", "words"),
     [
         (["--nope"], "unknown flag: --nope"),
-        (["-Z"], "unknown flag: -Z"),
+        (["-Z"], "unknown shorthand flag: 'Z' in -Z"),
         (["--mtu"], "flag needs an argument: --mtu"),
         (["--mtu", "big"], 'invalid argument "big" for "--mtu" flag'),
         (["--icc=maybe"], 'invalid argument "maybe" for "--icc" flag'),

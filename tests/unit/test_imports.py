@@ -15,9 +15,10 @@ ALLOWED = {
     "model": set(),
     "kernel": {"model"},
     "store": {"kernel", "model"},
-    "runtime": {"kernel", "model"},
+    "flags": {"model"},
+    "runtime": {"flags", "kernel", "model"},
     "registry.client": {"store", "kernel", "model"},
-    "registry.server": {"registry.client", "model"},
+    "registry.server": {"registry.client", "flags", "model"},
     "volumes": {"store", "kernel", "model"},
     "networks": {"store", "kernel", "model"},
     "images": {"registry.client", "store", "kernel", "model"},
@@ -45,10 +46,10 @@ ALLOWED = {
     },
     # The API names the filters and stream types of the service that it calls.
     "api": {"engine", "builder", "containers", "model"},
-    "daemon": {"api", "engine", "runtime", "kernel", "model"},
+    "daemon": {"api", "engine", "runtime", "flags", "kernel", "model"},
     "client": {"model"},
     "compose": {"client", "model"},
-    "cli": {"client", "compose", "model"},
+    "cli": {"client", "compose", "flags", "model"},
 }
 
 

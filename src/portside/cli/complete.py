@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 
 from portside.cli import commands
-from portside.cli.flag_table import parse, read_table
 from portside.cli.session import Failed, Session
 from portside.cli.verb import verb
 from portside.client.client import filters_text
+from portside.flags.table import parse, read_table
 from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
-    from portside.cli.flag_table import Flag, Options
     from portside.cli.verb import Verb
+    from portside.flags.table import Flag, Options
 
     Pair = tuple[str, str]
 
@@ -192,7 +192,7 @@ class _Line:
         return self._arguments(self.verb, word)
 
     def _flags(self) -> list[Pair]:
-        from portside.cli.help import is_hidden
+        from portside.flags.help_text import is_hidden
 
         found = [(f"--{flag.name}", _short(flag.help)) for flag in self.flags
                  if not is_hidden(flag)]  # fmt: skip

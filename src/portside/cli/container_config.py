@@ -6,7 +6,7 @@ Only what was asked for is sent: what is absent has the engine's default.
 from __future__ import annotations
 
 from portside.cli import device_flags, envfile, mount_flags, network_flags, port_flags
-from portside.cli.flag_table import invalid
+from portside.flags.table import invalid
 from portside.model import jsontext
 from portside.model.errors import InvalidParameter, SystemFailure
 
@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from portside.cli.flag_table import Options
+    from portside.flags.table import Options
 
     Document = dict[str, Any]
 

@@ -21,8 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from portside.cli.flag_table import Options
     from portside.cli.session import Session
+    from portside.flags.table import Options
 
 _META = "meta.json"
 _LARGEST = 1 << 20

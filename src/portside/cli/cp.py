@@ -11,8 +11,8 @@ from portside.model.errors import InvalidParameter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from portside.cli.flag_table import Options
     from portside.cli.session import Session
+    from portside.flags.table import Options
 
 
 @verb("container export", "export", usage="[OPTIONS] CONTAINER", arguments=(1, 1),

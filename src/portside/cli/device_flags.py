@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from portside.cli.flag_table import invalid
 from portside.cli.flag_values import csv
+from portside.flags.table import invalid
 from portside.model.errors import InvalidParameter
 from portside.model.golang.sizes import ram_bytes
 

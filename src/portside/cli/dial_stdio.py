@@ -14,8 +14,8 @@ from portside.client.errors import NotRunning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from portside.cli.flag_table import Options
     from portside.cli.session import Session
+    from portside.flags.table import Options
 
 _PIECE = 1 << 16
 _SHUT_WR = 1

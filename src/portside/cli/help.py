@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from textwrap import wrap
-
 from portside.cli import commands
-from portside.cli.flag_table import Flag, read_table
 from portside.cli.main import GLOBAL, load
 from portside.cli.verb import Verb
+from portside.flags.help_text import of_flags
+from portside.flags.table import read_table
 
-_NARROW = 80
-_KINDS = {"swap": "bytes"}
-"""Kinds that are shown under another's name."""
 ABOUT = "A container engine: Docker's commands, and a few of its own"
-
-
-def _width() -> int:
-    try:
-        return max(_NARROW, os.get_terminal_size(1).columns)
-    except OSError:
-        return _NARROW
-
-
-def is_hidden(flag: Flag) -> bool:
-    """It is for old scripts: taken, but not shown."""
-    return flag.help.startswith("hidden:")
-
-
-def of_flags(flags: list[Flag]) -> str:
-    """The table of flags, its help wrapped to the terminal; hidden ones are left out."""
-    flags = [flag for flag in flags if not is_hidden(flag)]
-    lefts = [
-        f"  {f'-{flag.short},' if flag.short else '   '} --{flag.name} "
-        f"{_KINDS.get(flag.kind, flag.kind)}".rstrip()
-        for flag in flags
-    ]
-    column = max(map(len, lefts)) + 3
-    room = max(_width() - column, 24)
-    lines = []
-    for flag, left in zip(flags, lefts, strict=True):
-        first, *more = wrap(" ".join(flag.help.split()), room, break_on_hyphens=False) or [""]
-        lines.append(f"{left:<{column}}{first}".rstrip())
-        lines += [" " * column + line for line in more]
-    return "\n".join(lines)
 
 
 def of_verb(program: str, called: str, verb: Verb) -> str:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from portside.cli.flag_table import Options
     from portside.cli.session import Session
+    from portside.flags.table import Options
 
 _LISTENING = "0A"
 """State of a listening TCP socket in /proc/net/tcp, and (07) of an unconnected UDP one."""

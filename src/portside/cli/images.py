@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, BinaryIO
 
-    from portside.cli.flag_table import Options
     from portside.cli.format import Columns
     from portside.cli.session import Session
+    from portside.flags.table import Options
 
     Item = dict[str, Any]
 

@@ -9,8 +9,8 @@ from portside.model.errors import InvalidParameter, PortsideError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from portside.cli.flag_table import Options
     from portside.cli.session import Session
+    from portside.flags.table import Options
 
 _MANY = "CONTAINER [CONTAINER...]"
 

@@ -16,9 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from portside.cli.flag_table import Options
     from portside.cli.session import Session
     from portside.client.http import Response
+    from portside.flags.table import Options
 
 _CLEAR = "\x1b[H\x1b[J"
 _LINE_END = "\x1b[K"

@@ -12,8 +12,8 @@ from portside.model.errors import InvalidParameter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from portside.cli.flag_table import Options
     from portside.cli.session import Session
+    from portside.flags.table import Options
 
 
 def _server(arguments: list[str]) -> str:

@@ -6,9 +6,9 @@ import os
 import sys
 
 from portside.cli import commands
-from portside.cli.flag_table import HelpWanted, UsageError, parse, read_table
 from portside.cli.session import DOCKER, Failed, Session, describe
 from portside.cli.verb import VERBS
+from portside.flags.table import HelpWanted, UsageError, parse, read_table
 from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
-    from portside.cli.flag_table import Options
     from portside.cli.verb import Verb
     from portside.client.endpoint import TlsFiles
+    from portside.flags.table import Options
 
 GLOBAL = """
       --config string      Directory of the client's configuration (default "~/.docker")

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from portside.cli.flag_table import Options
+    from portside.flags.table import Options
 
 _FIELDS = {
     "alias": "aliases", "driver-opt": "driver_opts", "ip": "ip", "ip6": "ip6",

@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from portside.cli.flag_table import Options
     from portside.cli.session import Session
+    from portside.flags.table import Options
 
     Item = dict[str, Any]
 

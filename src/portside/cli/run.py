@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 
 from portside.cli import attached, container_config, references, run_flags
-from portside.cli.flag_table import UsageError
 from portside.cli.session import DOCKER, Failed, describe
 from portside.cli.verb import verb
 from portside.client.client import path_of
 from portside.client.errors import Refused
+from portside.flags.table import UsageError
 from portside.model.errors import InvalidParameter, PortsideError, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from portside.cli.flag_table import Options
     from portside.cli.session import Session
+    from portside.flags.table import Options
 
 _PULLS = ("always", "missing", "never")
 _USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"

@@ -15,10 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from portside.cli.flag_table import Options
     from portside.cli.format import Columns
     from portside.cli.session import Session
     from portside.client.client import Client
+    from portside.flags.table import Options
 
     Sample = dict[str, Any]
 

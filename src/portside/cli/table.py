@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from portside.cli.flag_table import Options
+    from portside.flags.table import Options
 
 _WIDTH, _PADDING = 10, 3
 """The least width of a column, and the spaces after its widest cell."""

@@ -9,8 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from portside.cli.flag_table import Options
     from portside.cli.session import Session
+    from portside.flags.table import Options
 
 _NUMBERS = {
     "blkio-weight": "BlkioWeight", "cpu-period": "CpuPeriod", "cpu-quota": "CpuQuota",

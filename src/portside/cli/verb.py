@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from portside.cli.flag_table import UsageError, parse, read_table
+from portside.flags.table import UsageError, parse, read_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
-    from portside.cli.flag_table import Flag, Options
     from portside.cli.session import Session
+    from portside.flags.table import Flag, Options
 
     Handler = Callable[[Session, Options, list[str]], int | None]
 
@@ -58,7 +59,9 @@ class Verb:
 
         Raises UsageError, HelpWanted.
         """
-        options, arguments = parse(self.flags, words, interspersed=self.interspersed)
+        options, arguments = parse(
+            self.flags, words, interspersed=self.interspersed, convert=_convert
+        )
         count = len(arguments)
         if count < self.least or (self.most is not None and count > self.most):
             raise UsageError(f"'{called}' {self._wanted()}", 1)
@@ -74,6 +77,12 @@ class Verb:
         if self.least == 0:
             return f"requires at most {_count(self.most)}"
         return f"requires at least {self.least} and at most {_count(self.most)}"
+
+
+def _convert(kind: str, text: str) -> Any:
+    from portside.cli import flag_values
+
+    return flag_values.convert(kind, text)
 
 
 def _count(number: int) -> str:

@@ -20,14 +20,11 @@ from portside.engine.options import (
     parse_ulimit,
     specs,
 )
+from portside.flags.help_text import of_flags
+from portside.flags.table import Flag, HelpWanted, UsageError, parse
 from portside.model.errors import InvalidParameter
-from portside.model.golang.booleans import parse_bool
 from portside.model.golang.numbers import parse_int
 from portside.model.golang.sizes import ram_bytes
-
-
-class HelpWanted(Exception):
-    """``--help`` was given."""
 
 
 class VersionWanted(Exception):
@@ -77,74 +74,80 @@ def reload(current: DaemonOptions, arguments: Sequence[str]) -> DaemonOptions:
 # -- the command line ------------------------------------------------------------------------
 
 
+_KINDS_OF_FLAGS = {
+    "bool": "", "list": "list", "pools": "pool-options", "map": "map", "ulimits": "ulimit",
+    "runtimes": "runtime", "int": "int", "size": "bytes", "str": "string",
+}  # fmt: skip
+_VERSION = Flag("version", "v", "", "Print version information and quit")
+
+
+def flag_table() -> list[Flag]:
+    """The daemon's flags, with their defaults in their help."""
+    defaults = DaemonOptions()
+    flags = [
+        Flag(
+            spec.flag,
+            spec.short,
+            _KINDS_OF_FLAGS[spec.kind],
+            spec.help + _default(spec, getattr(defaults, name)),
+        )
+        for name, spec in specs().items()
+        if spec.flag
+    ]
+    return sorted([*flags, _VERSION], key=lambda flag: flag.name)
+
+
+def _default(spec: Spec, value: Any) -> str:
+    """As Docker's help shows it; nothing for what is empty or told in the help already."""
+    if not value or "(default" in spec.help:
+        return ""
+    if spec.kind == "size":
+        from portside.model.golang.sizes import binary_size
+
+        return f" (default {binary_size(value)})"
+    if spec.kind == "str":
+        return f' (default "{value}")'
+    return f" (default {_show(value)})"
+
+
 def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
-    """Options given as flags, by field name. ``--x=v``, ``--x v``, ``-x v``, ``-xv``, ``-D``."""
-    by_flag: dict[str, str] = {}
-    by_short: dict[str, str] = {}
-    table = specs()
-    for name, spec in table.items():
-        if spec.flag:
-            by_flag[spec.flag] = name
-        if spec.short:
-            by_short[spec.short] = name
+    """Options given as flags, by field name. Raises InvalidParameter, HelpWanted."""
+    try:
+        options, rest = parse(flag_table(), arguments, convert=_convert)
+    except UsageError as err:
+        raise InvalidParameter(str(err)) from None
+    if options.flag("version"):
+        raise VersionWanted
+    if rest:
+        raise InvalidParameter(f'"portside daemon" accepts no arguments: {rest[0]}')
     found: dict[str, Any] = {}
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        if argument in ("-h", "--help"):
-            raise HelpWanted
-        if argument in ("-v", "--version"):
-            raise VersionWanted
-        if argument.startswith("--"):
-            flag, equals, value = argument[2:].partition("=")
-            field, shown = by_flag.get(flag), f"--{flag}"
-        elif argument.startswith("-") and len(argument) > 1:
-            flag, value = argument[1], argument[2:].removeprefix("=")
-            equals, field, shown = value, by_short.get(argument[1]), f"-{argument[1]}"
+    for name, spec in specs().items():
+        if not spec.flag or not options.given(spec.flag):
+            continue
+        value = options.value(spec.flag)
+        if spec.kind in ("list", "pools"):
+            found[name] = tuple(value)
+        elif spec.kind in ("map", "ulimits", "runtimes"):
+            found[name] = {key: item for pair in value for key, item in pair.items()}
         else:
-            raise InvalidParameter(f'"portside daemon" accepts no arguments: {argument}')
-        if field is None:
-            raise InvalidParameter(f"unknown flag: {shown}")
-        spec = table[field]
-        if not equals:
-            if spec.kind == "bool":
-                value = "true"
-            elif rest:
-                value = rest.pop(0)
-            else:
-                raise InvalidParameter(f"flag needs an argument: {shown}")
-        _add_flag(found, field, spec, value)
+            found[name] = value
     return found
 
 
-def _add_flag(found: dict[str, Any], name: str, spec: Spec, value: str) -> None:
-    try:
-        parsed = _from_text(spec, value)
-    except InvalidParameter as err:
-        raise InvalidParameter(
-            f'invalid argument "{value}" for "--{spec.flag}" flag: {err}'
-        ) from None
-    if spec.kind in ("list", "pools"):
-        found[name] = (*found.get(name, ()), parsed)
-    elif spec.kind in ("map", "ulimits", "runtimes"):
-        found[name] = {**found.get(name, {}), **parsed}
-    else:
-        found[name] = parsed
-
-
-def _from_text(spec: Spec, value: str) -> Any:
+def _convert(kind: str, text: str) -> Any:
+    """A flag's value; raises ValueError with what is wrong."""
     readers: dict[str, Callable[[str], Any]] = {
-        "str": str,
-        "list": str,
-        "bool": parse_bool,
         "int": lambda text: parse_int(text, 0),
-        "size": ram_bytes,
-        "pools": parse_pool,
+        "bytes": ram_bytes,
+        "pool-options": parse_pool,
         "map": _pair,
-        "ulimits": _ulimit_pair,
-        "runtimes": _runtime_pair,
+        "ulimit": _ulimit_pair,
+        "runtime": _runtime_pair,
     }
-    return readers[spec.kind](value)
+    try:
+        return readers[kind](text) if kind in readers else text
+    except InvalidParameter as err:
+        raise ValueError(str(err)) from None
 
 
 def _pair(text: str) -> dict[str, str]:
@@ -282,15 +285,12 @@ def _check(options: DaemonOptions) -> DaemonOptions:
 
 def usage() -> str:
     """The text of ``portside daemon --help``."""
-    lines = ["", "Usage:  portside daemon [OPTIONS]", "", "A container engine.", "", "Options:"]
-    rows: list[tuple[str, str]] = []
-    words = {"bool": "", "list": " list", "pools": " pool-options", "map": " map",
-             "ulimits": " ulimit", "runtimes": " runtime", "int": " int", "size": " bytes",
-             "str": " string"}  # fmt: skip
-    for spec in sorted(specs().values(), key=lambda spec: spec.flag):
-        if spec.flag:
-            short = f"-{spec.short}, " if spec.short else "    "
-            rows.append((f"  {short}--{spec.flag}{words[spec.kind]}", spec.help))
-    width = max(len(left) for left, _ in rows) + 3
-    lines += [f"{left:<{width}}{right}" for left, right in rows]
-    return "\n".join(lines) + "\n"
+    return (
+        "Usage:  portside daemon [OPTIONS]\n        portside daemon COMMAND\n\n"
+        "Run the engine in the foreground, or manage the service\n\n"
+        f"Options:\n{of_flags(flag_table())}\n\n"
+        "Run 'portside daemon COMMAND --help' for more information on a command.\n"
+    )
+
+
+__all__ = ["HelpWanted", "VersionWanted", "flag_table", "load", "parse_flags", "reload", "usage"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -10,6 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from portside.flags.help_text import of_flags
+from portside.flags.table import HelpWanted, Options, UsageError, parse, read_table
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.registry.server.config import Settings, load, seconds
 
@@ -34,52 +35,61 @@ REGISTRY_HTTP_ADDR or in the file. Beyond them:
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="portside registry", description="A registry server")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    commands = {
-        "serve": "Serve the OCI distribution-spec over HTTP",
-        "garbage-collect": "Remove blobs that no manifest names (also safe while serving files)",
-        "token": "Create, list and remove robot tokens",
-    }
-    made = {}
-    for name, text in commands.items():
-        made[name] = verbs.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=_SETTINGS if name == "serve" else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+_CONFIG = """
+      --config string       YAML file in the form of the distribution registry
+"""
+_VERBS = {
+    "serve": ("[CONFIG]", "Serve the OCI distribution-spec over HTTP", 1, """
+      --addr string   Address to listen on (overrides http.addr)
+      --root string   Directory of the data (overrides the settings)
+"""),
+    "garbage-collect": ("[CONFIG]", "Remove blobs that no manifest names", 1, """
+  -m, --delete-untagged   Remove manifests without a tag, too
+  -d, --dry-run           Only print what would be removed
+"""),
+    "token create": ("NAME", "Create a robot and print its token once", 1, _CONFIG + """
+      --actions string      Of pull,push,delete (default "pull")
+      --repository string   Pattern of repositories (default "**")
+      --ttl string          How long the token is valid, such as 720h
+"""),
+    "token ls": ("", "List robots", 0, _CONFIG),
+    "token rm": ("NAME", "Remove a robot", 1, _CONFIG),
+}  # fmt: skip
+"""Of each verb: arguments, what it does, how many arguments it takes at most, its flags."""
+
+
+def _help(verb: str = "") -> str:
+    program = "portside registry"
+    if verb not in _VERBS:
+        lines = "\n".join(f"  {name:<18}{found[1]}" for name, found in _VERBS.items())
+        return (
+            f"Usage:  {program} COMMAND\n\nA registry server\n\nCommands:\n{lines}\n\n"
+            f"Run '{program} COMMAND --help' for more information on a command.\n"
         )
-    made["serve"].add_argument("config", nargs="?", help="YAML file in distribution's form")
-    made["serve"].add_argument("--addr", help="Address to listen on (overrides http.addr)")
-    made["serve"].add_argument("--root", help="Directory of the data (overrides the settings)")
-    collect = made["garbage-collect"]
-    collect.add_argument("config", nargs="?", help="YAML file in distribution's form")
-    collect.add_argument("-d", "--dry-run", action="store_true", help="Only tell what would go")
-    collect.add_argument(
-        "-m", "--delete-untagged", action="store_true", help="Manifests without a tag go too"
-    )
-    token = made["token"].add_subparsers(dest="action", required=True, metavar="ACTION")
-    create = token.add_parser("create", help="Create a robot and print its token once")
-    create.add_argument("name")
-    create.add_argument("--repository", default="**", help="Pattern of repositories (default **)")
-    create.add_argument("--actions", default="pull", help="Of pull,push,delete (default pull)")
-    create.add_argument("--ttl", default="", help="How long it is good, such as 720h")
-    remove = token.add_parser("rm", help="Remove a robot")
-    remove.add_argument("name")
-    for sub in (create, remove, token.add_parser("ls", help="List robots")):
-        sub.add_argument("--config", help="YAML file in distribution's form")
-    return parser
+    arguments, about, _, table = _VERBS[verb]
+    usage = f"{program} {verb} [OPTIONS] {arguments}".rstrip()
+    settings = f"\n{_SETTINGS}" if verb == "serve" else ""
+    return f"Usage:  {usage}\n\n{about}\n\nOptions:\n{of_flags(read_table(table))}\n{settings}"
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _verb_of(words: list[str]) -> tuple[str, list[str]]:
+    """The verb and the words after it. Raises UsageError, HelpWanted."""
+    for length in (2, 1):
+        verb = " ".join(words[:length])
+        if verb in _VERBS:
+            return verb, words[length:]
+    if not words or words[0] in ("-h", "--help", "help") or words[1:2] in (["-h"], ["--help"]):
+        raise HelpWanted
+    raise UsageError(f"unknown command: portside registry {words[0]}")
+
+
+def _settings(options: Options, config: str) -> Settings:
     environ = dict(os.environ)
-    if getattr(options, "addr", None):
-        environ["REGISTRY_HTTP_ADDR"] = options.addr
-    if getattr(options, "root", None):
-        environ["REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY"] = options.root
-    return load(options.config, environ)
+    if options.text("addr"):
+        environ["REGISTRY_HTTP_ADDR"] = options.text("addr")
+    if options.text("root"):
+        environ["REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY"] = options.text("root")
+    return load(config or None, environ)
 
 
 def _serve(settings: Settings) -> None:
@@ -116,20 +126,20 @@ async def _collect(settings: Settings, dry_run: bool, untagged: bool) -> None:
     )
 
 
-def _token(settings: Settings, options: argparse.Namespace) -> None:
+def _token(settings: Settings, action: str, name: str, options: Options) -> None:
     from portside.registry.server.auth import ACTIONS, Robots
 
     robots = Robots(settings.state / "robots.json")
-    if options.action == "create":
-        actions = tuple(options.actions.split(","))
+    if action == "create":
+        actions = tuple(options.text("actions", "pull").split(","))
         if unknown := set(actions) - set(ACTIONS):
             raise InvalidParameter(f"unknown action {min(unknown)!r}: use pull, push, delete")
-        ttl = seconds(options.ttl) if options.ttl else 0
-        print(robots.create(options.name, options.repository, actions, ttl))
-    elif options.action == "rm":
-        if not robots.remove(options.name):
-            raise InvalidParameter(f"no such robot: {options.name}")
-        print(options.name)
+        ttl = seconds(options.text("ttl")) if options.given("ttl") else 0
+        print(robots.create(name, options.text("repository", "**"), actions, ttl))
+    elif action == "rm":
+        if not robots.remove(name):
+            raise InvalidParameter(f"no such robot: {name}")
+        print(name)
     else:
         print(f"{'NAME':<20} {'REPOSITORY':<30} {'ACTIONS':<20} EXPIRES")
         for robot in robots.list():
@@ -144,24 +154,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0].endswith((".yml", ".yaml")):
         given.insert(0, "serve")  # as the entry points of other registries' images take it
-    options = _parser().parse_args(given)
-    os.umask(0o077)  # blobs, keys and logs are for this user alone
+    verb = ""
+    try:
+        verb, words = _verb_of(given)
+        options, operands = parse(read_table(_VERBS[verb][3]), words)
+        _check_count(verb, operands)
+    except HelpWanted:
+        print(_help(verb), end="")
+        return 0
+    except UsageError as err:
+        name = f"portside registry {verb}".rstrip()
+        print(f"portside registry: {err}\n\nRun '{name} --help' for more information",
+              file=sys.stderr)  # fmt: skip
+        return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     os.umask(0o077)  # the data is the registry's alone
     try:
-        settings = _settings(options)
-        if options.verb == "serve":
-            _serve(settings)
-        elif options.verb == "garbage-collect":
-            import asyncio
-
-            asyncio.run(_collect(settings, options.dry_run, options.delete_untagged))
-        else:
-            _token(settings, options)
+        _run(verb, options, operands)
     except (PortsideError, OSError) as err:
         print(f"portside registry: {err}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_count(verb: str, operands: list[str]) -> None:
+    needed, _, most, _ = _VERBS[verb]
+    if len(operands) > most or (needed == "NAME" and not operands):
+        count = "a name" if needed == "NAME" else "no argument" if not most else "one file"
+        raise UsageError(f"'{verb}' takes {count}")
+
+
+def _run(verb: str, options: Options, operands: list[str]) -> None:
+    kind, _, action = verb.partition(" ")
+    first = operands[0] if operands else ""
+    settings = _settings(options, options.text("config") if kind == "token" else first)
+    if kind == "serve":
+        _serve(settings)
+    elif kind == "garbage-collect":
+        import asyncio
+
+        asyncio.run(_collect(settings, options.flag("dry-run"), options.flag("delete-untagged")))
+    else:
+        _token(settings, action, first, options)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,25 @@
-"""Options and operands of one command, by tables; argparse would cost more than a start."""
+"""Options and operands of one command of ``portside-runtime``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from portside.flags import table
 from portside.model.errors import InvalidParameter
 
 
-class Options:
-    """What was given: flags, values (the last counts, or all of them), operands."""
+class Options(table.Options):
+    """What was given, operands included."""
 
-    def __init__(self) -> None:
-        self.flags: set[str] = set()
-        self.values: dict[str, list[str]] = {}
+    __slots__ = ("operands",)
+
+    def __init__(self, flags: Sequence[table.Flag] = (), convert: object = None) -> None:
+        super().__init__(flags)
         self.operands: list[str] = []
-
-    def get(self, name: str, default: str = "") -> str:
-        return self.values[name][-1] if name in self.values else default
-
-    def all(self, name: str) -> list[str]:
-        return self.values.get(name, [])
-
-    def has(self, name: str) -> bool:
-        return name in self.flags or name in self.values
 
     def number(self, name: str) -> int | None:
         """An integer option, None when it is not given. Raises InvalidParameter."""
-        text = self.get(name)
+        text = self.text(name)
         if not text:
             return None
         try:
@@ -39,29 +34,14 @@ class Options:
         return self.operands[0]
 
 
-def parse(arguments: list[str], flags: str, values: str, short: str = "") -> Options:
-    """Read options up to the first operand (``flags`` and ``values`` are names by spaces;
-    ``short`` such as ``b=bundle``). Raises InvalidParameter for unknown ones."""
-    known_flags, known_values = set(flags.split()), set(values.split())
-    names = dict(pair.split("=") for pair in short.split())
-    found = Options()
-    left = list(arguments)
-    while left and left[0].startswith("-") and left[0] != "-":
-        given = left.pop(0)
-        if given == "--":
-            break
-        name, equals, value = given.lstrip("-").partition("=")
-        name = names.get(name, name)
-        if name in known_flags:
-            if not equals or value == "true":
-                found.flags.add(name)
-        elif name in known_values:
-            if not equals:
-                if not left:
-                    raise InvalidParameter(f"option --{name} needs a value")
-                value = left.pop(0)
-            found.values.setdefault(name, []).append(value)
-        else:
-            raise InvalidParameter(f"flag provided but not defined: {given.partition('=')[0]}")
-    found.operands = left
+def parse(arguments: list[str], flags: Sequence[table.Flag]) -> Options:
+    """Read options up to the first operand.
+
+    Raises HelpWanted, and InvalidParameter for unknown options.
+    """
+    found = Options(flags)
+    try:
+        found.operands = table.read(flags, found, arguments, interspersed=False, single_dash=True)
+    except table.UsageError as err:
+        raise InvalidParameter(str(err)) from None
     return found

@@ -29,12 +29,12 @@ def run(root: str, options: Options) -> int:
     status = box.status(saved)
     if status == "stopped":
         raise SystemFailure("cannot exec in a stopped container")
-    if status == "paused" and not options.has("ignore-paused"):
+    if status == "paused" and not options.flag("ignore-paused"):
         raise SystemFailure("cannot exec in a paused container (use --ignore-paused to override)")
     spec = box.spec()
     process = _process(options, spec)
-    detach = options.has("detach")
-    socket_path = options.get("console-socket")
+    detach = options.flag("detach")
+    socket_path = options.text("console-socket")
     if process.terminal and detach and not socket_path:
         raise InvalidParameter(
             "cannot allocate tty if runtime will detach without setting console socket"
@@ -43,10 +43,10 @@ def run(root: str, options: Options) -> int:
     if child.leader >= 0 and socket_path:
         console.hand_over(socket_path, child.leader)
         child.leader = -1
-    if options.get("pidfd-socket"):
-        console.hand_over_pidfd(options.get("pidfd-socket"), child.pid)
-    if options.get("pid-file"):
-        write_whole(options.get("pid-file"), str(child.pid).encode(), sync=False)
+    if options.text("pidfd-socket"):
+        console.hand_over_pidfd(options.text("pidfd-socket"), child.pid)
+    if options.text("pid-file"):
+        write_whole(options.text("pid-file"), str(child.pid).encode(), sync=False)
     if detach:
         return 0
     pass_signals(child)
@@ -83,7 +83,7 @@ def _start(
             profile, fd, child.pid, box.state(box.load(), spec)
         )
     try:
-        if below := options.get("cgroup"):
+        if below := options.text("cgroup"):
             _group_below(cgroup, below).add(child.pid)
         else:
             Cgroup(cgroup).add(child.pid, beside=pid)
@@ -105,8 +105,8 @@ def _group_below(cgroup: str, below: str) -> Cgroup:
 
 def _process(options: Options, spec: Spec) -> Process:
     """What to execute: the file of ``--process``, or the container's with changes."""
-    if options.get("process"):
-        path = options.get("process")
+    if options.text("process"):
+        path = options.text("process")
         try:
             with open(path, "rb") as file:
                 process = messages.decode(file.read(), Process)
@@ -118,7 +118,7 @@ def _process(options: Options, spec: Spec) -> Process:
         process = _changed(options, spec)
     if process.oom_score_adj is None and spec.process is not None:
         process.oom_score_adj = spec.process.oom_score_adj
-    if options.has("tty"):
+    if options.flag("tty"):
         process.terminal = True
     if not process.args:
         raise InvalidParameter("process args cannot be empty")
@@ -133,13 +133,13 @@ def _changed(options: Options, spec: Spec) -> Process:
     process = spec.process
     process.args = tuple(options.operands[1:])
     process.terminal = False
-    process.cwd = options.get("cwd") or process.cwd
-    process.env = (*process.env, *options.all("env"))
-    process.apparmor_profile = options.get("apparmor") or process.apparmor_profile
-    process.selinux_label = options.get("process-label") or process.selinux_label
-    if options.has("no-new-privs"):
+    process.cwd = options.text("cwd") or process.cwd
+    process.env = (*process.env, *options.many("env"))
+    process.apparmor_profile = options.text("apparmor") or process.apparmor_profile
+    process.selinux_label = options.text("process-label") or process.selinux_label
+    if options.flag("no-new-privs"):
         process.no_new_privileges = True
-    if more := tuple(options.all("cap")):
+    if more := tuple(options.many("cap")):
         sets = process.capabilities or Capabilities()
         process.capabilities = Capabilities(
             bounding=sets.bounding + more,
@@ -148,13 +148,13 @@ def _changed(options: Options, spec: Spec) -> Process:
             inheritable=sets.inheritable,
             ambient=sets.ambient,
         )
-    if options.get("user") or options.all("additional-gids"):
-        uid, _, gid = options.get("user").partition(":")
+    if options.text("user") or options.many("additional-gids"):
+        uid, _, gid = options.text("user").partition(":")
         try:
-            more_groups = tuple(int(text) for text in options.all("additional-gids"))
+            more_groups = tuple(int(text) for text in options.many("additional-gids"))
             user = User(int(uid or process.user.uid), int(gid or process.user.gid))
         except ValueError:
-            raise InvalidParameter(f"parsing {options.get('user')!r} as uid[:gid]") from None
+            raise InvalidParameter(f"parsing {options.text('user')!r} as uid[:gid]") from None
         user.additional_gids = more_groups or process.user.additional_gids
         process.user = user
     return process

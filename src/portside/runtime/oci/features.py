@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 import portside
+from portside.flags.table import Flag, read_table
 from portside.kernel import process, seccomp
 from portside.kernel.cgroup import detect
 from portside.model.errors import Conflict, NotImplementedHere
@@ -52,11 +54,27 @@ def version() -> int:
     return 0
 
 
-def usage(verbs: list[str]) -> int:
+def usage(verbs: Mapping[str, tuple[str, str, str, str]], flags: Sequence[Flag], name: str) -> int:
+    """Print the help of a verb, or of the program when ``name`` is empty."""
+    from portside.flags.help_text import of_flags
+
+    program = "portside-runtime"
+    if name:
+        operands, about, table, _ = verbs[name]
+        own = read_table(table)
+        words = (program, name, "[OPTIONS]" if own else "", operands)
+        print(f"Usage:  {' '.join(filter(None, words))}\n\n{about}")
+        if own:
+            print(f"\nOptions:\n{of_flags(own)}")
+        return 0
+    width = max(map(len, verbs)) + 3
+    lines = [f"  {verb:<{width}}{verbs[verb][1]}" for verb in sorted(verbs)]
     print(
-        "portside-runtime: runs containers from OCI bundles\n\n"
-        "usage: portside-runtime [--root DIR] [--log FILE] [--log-format text|json] "
-        "[--systemd-cgroup] VERB [OPTIONS] ID\n\nverbs: " + ", ".join(verbs)
+        f"Usage:  {program} [GLOBAL OPTIONS] VERB [OPTIONS] ...\n\n"
+        "Runs containers from OCI bundles\n\nVerbs:\n"
+        + "\n".join(lines)
+        + f"\n\nGlobal options:\n{of_flags(flags)}\n\n"
+        f"Run '{program} VERB --help' for more information on a verb."
     )
     return 0
 
@@ -67,9 +85,9 @@ def unbuilt(context: Context, options: Options) -> int:
 
 def spec(context: Context, options: Options) -> int:
     """Write a ``config.json`` to begin with."""
-    if options.has("rootless"):
+    if options.flag("rootless"):
         raise NotImplementedHere("rootless containers are not built")
-    path = os.path.join(options.get("bundle") or ".", "config.json")
+    path = os.path.join(options.text("bundle") or ".", "config.json")
     data = msgspec.json.format(complete(_example()), indent=2)
     try:
         with open(path, "xb") as file:

@@ -15,14 +15,14 @@ def _wanted(context: Context, options: Options, detach: bool) -> creating.Wanted
     return creating.Wanted(
         root=context.root,
         id=options.operand(),
-        bundle=options.get("bundle") or os.getcwd(),
-        pid_file=options.get("pid-file"),
-        console_socket=options.get("console-socket"),
-        pidfd_socket=options.get("pidfd-socket"),
+        bundle=options.text("bundle") or os.getcwd(),
+        pid_file=options.text("pid-file"),
+        console_socket=options.text("console-socket"),
+        pidfd_socket=options.text("pidfd-socket"),
         preserve_fds=(options.number("preserve-fds") or 0) + listening(),
         listen_fds=listening(),
         detach=detach,
-        keyring=not options.has("no-new-keyring"),
+        keyring=not options.flag("no-new-keyring"),
         systemd=context.systemd,
     )
 
@@ -45,7 +45,7 @@ def start(context: Context, options: Options) -> int:
 
 def run(context: Context, options: Options) -> int:
     """Create and start; in the foreground also wait and delete."""
-    detach = options.has("detach")
+    detach = options.flag("detach")
     wanted = _wanted(context, options, detach)
     child = creating.create(wanted)
     try:
@@ -58,7 +58,7 @@ def run(context: Context, options: Options) -> int:
     except BaseException:
         creating.delete(context.root, wanted.id, force=True)
         raise
-    if not options.has("keep"):
+    if not options.flag("keep"):
         creating.delete(context.root, wanted.id, force=True)
     return code
 
@@ -68,5 +68,5 @@ def exec_(context: Context, options: Options) -> int:
 
 
 def delete(context: Context, options: Options) -> int:
-    creating.delete(context.root, options.operand(), options.has("force"))
+    creating.delete(context.root, options.operand(), options.flag("force"))
     return 0

@@ -7,17 +7,76 @@ import sys
 import time
 from collections.abc import Callable
 
+from portside.flags.table import Flag, HelpWanted, read_table
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.runtime.oci.arguments import Options, parse
 
 DEFAULT_ROOT = "/run/portside-runtime"
-_GLOBAL_FLAGS = "debug systemd-cgroup version help"
-_GLOBAL_VALUES = "root log log-format rootless criu"
-_CREATE = ("no-new-keyring no-pivot",
-           "bundle console-socket pid-file preserve-fds pidfd-socket", "b=bundle")  # fmt: skip
-_LIMITS = ("resources memory memory-reservation memory-swap kernel-memory kernel-memory-tcp "
-           "cpu-period cpu-quota cpu-burst cpu-share cpu-rt-period cpu-rt-runtime cpuset-cpus "
-           "cpuset-mems pids-limit blkio-weight cpu-idle")  # fmt: skip
+_GLOBAL = """
+      --criu string         Accepted: checkpoints are not supported
+      --debug               Write a traceback of unexpected errors
+      --log string          File for error messages
+      --log-format string   Form of the messages in the log file: text or json (default "text")
+      --root string         Directory of the containers' state
+      --rootless string     Accepted for runc's callers
+      --systemd-cgroup      Refused: control groups are made without systemd
+  -v, --version             Print the version
+"""
+_CREATE = """
+  -b, --bundle string           Directory of the bundle (default: the current one)
+      --console-socket string   Unix socket that gets the terminal
+      --no-new-keyring          Keep the session keyring of the caller
+      --no-pivot                Accepted: the root is always changed by pivot_root(2)
+      --pid-file string         Write the process ID to this file
+      --pidfd-socket string     Unix socket that gets a pidfd of the process
+      --preserve-fds int        Pass this many descriptors after standard error on
+"""
+_RUN = (
+    _CREATE
+    + """
+  -d, --detach                  Leave the container running
+      --keep                    Keep the state of a container that has ended
+      --no-subreaper            Accepted: the runtime is always the subreaper
+"""
+)
+_EXEC = """
+  -g, --additional-gids list    Further groups of the process
+      --apparmor string         AppArmor profile
+  -c, --cap list                Add a capability
+      --cgroup string           Control group below the container's
+      --console-socket string   Unix socket that gets the terminal
+      --cwd string              Working directory
+  -d, --detach                  Leave the process running
+  -e, --env list                Set a variable of the environment
+      --ignore-paused           Do not refuse a paused container
+      --no-new-privs            Let the process gain no privileges by execve(2)
+      --pid-file string         Write the process ID to this file
+      --pidfd-socket string     Unix socket that gets a pidfd of the process
+      --preserve-fds int        Pass this many descriptors after standard error on
+  -p, --process string          File with the process in the form of the runtime-spec
+      --process-label string    SELinux label
+  -t, --tty                     Give the process a terminal
+  -u, --user string             User to run as (UID[:GID])
+"""
+_LIMITS = """
+      --blkio-weight int            Weight of block I/O, 10 to 1000
+      --cpu-burst int               CPU time saved up for bursts, in microseconds
+      --cpu-idle int                1 for SCHED_IDLE, 0 for the default
+      --cpu-period int              Period of the CPU quota, in microseconds
+      --cpu-quota int               CPU time in each period, in microseconds
+      --cpu-rt-period int           Period of real-time CPU time, in microseconds
+      --cpu-rt-runtime int          Real-time CPU time in each period, in microseconds
+      --cpu-share int               Relative weight of CPU time
+      --cpuset-cpus string          CPUs to run on (0-3, 0,1)
+      --cpuset-mems string          Memory nodes to use (0-3, 0,1)
+      --kernel-memory bytes         Limit of kernel memory (removed from the kernel)
+      --kernel-memory-tcp bytes     Limit of kernel memory for TCP buffers
+      --memory bytes                Limit of memory
+      --memory-reservation bytes    Soft limit of memory
+      --memory-swap bytes           Limit of memory and swap together; -1 for no limit
+      --pids-limit int              Limit of processes; -1 for no limit
+  -r, --resources string            File with the limits in the form of the runtime-spec, or -
+"""
 
 _OPERANDS: dict[str, tuple[int, int | None]] = {
     "list": (0, 0), "spec": (0, 0), "features": (0, 0), "exec": (1, None), "ps": (1, None),
@@ -34,40 +93,64 @@ class Context:
     def __init__(self, options: Options) -> None:
         runtime = os.environ.get("XDG_RUNTIME_DIR") if os.geteuid() else ""
         fallback = f"{runtime}/portside-runtime" if runtime else DEFAULT_ROOT
-        self.root = os.path.abspath(options.get("root") or fallback)
-        self.log = options.get("log")
-        self.format = options.get("log-format", "text")
-        self.systemd = options.has("systemd-cgroup")
-        self.debug = options.has("debug")
+        self.root = os.path.abspath(options.text("root") or fallback)
+        self.log = options.text("log")
+        self.format = options.text("log-format", "text")
+        self.systemd = options.flag("systemd-cgroup")
+        self.debug = options.flag("debug")
 
 
-def _verbs() -> dict[str, tuple[str, str, str, str]]:
-    """Flags, options with values, short names, and where the verb is."""
-    flags, values, short = _CREATE
-    run_short = f"{short} d=detach"
-    exec_short = "d=detach t=tty u=user e=env p=process g=additional-gids c=cap"
-    return {
-        "create": (flags, values, short, "lifecycle_verbs:create"),
-        "run": (f"{flags} detach keep no-subreaper", values, run_short, "lifecycle_verbs:run"),
-        "start": ("", "", "", "lifecycle_verbs:start"),
-        "delete": ("force", "", "f=force", "lifecycle_verbs:delete"),
-        "exec": ("tty detach no-new-privs ignore-paused",
-                 "console-socket cwd env user additional-gids process pid-file process-label "
-                 "apparmor cap preserve-fds cgroup pidfd-socket",
-                 exec_short, "lifecycle_verbs:exec_"),
-        "kill": ("all", "", "a=all", "process_verbs:kill"),
-        "state": ("", "", "", "process_verbs:state"),
-        "list": ("quiet", "format", "q=quiet f=format", "process_verbs:list_"),
-        "ps": ("", "format", "f=format", "process_verbs:ps"),
-        "pause": ("", "", "", "process_verbs:pause"),
-        "resume": ("", "", "", "process_verbs:resume"),
-        "update": ("", _LIMITS, "r=resources", "update_events:update"),
-        "events": ("stats", "interval", "", "update_events:events"),
-        "spec": ("rootless", "bundle", "b=bundle", "features:spec"),
-        "features": ("", "", "", "features:features"),
-        "checkpoint": ("leave-running", "image-path work-path", "", "features:unbuilt"),
-        "restore": ("detach", "image-path work-path bundle pid-file", "", "features:unbuilt"),
-    }  # fmt: skip
+_VERBS: dict[str, tuple[str, str, str, str]] = {
+    "create": ("ID", "Create a container", _CREATE, "lifecycle_verbs:create"),
+    "run": ("ID", "Create and start a container", _RUN, "lifecycle_verbs:run"),
+    "start": ("ID", "Start a created container", "", "lifecycle_verbs:start"),
+    "delete": ("ID", "Delete a container that has ended", """
+  -f, --force   End a running container first
+""", "lifecycle_verbs:delete"),
+    "exec": ("ID [COMMAND [ARG...]]", "Run a process in a container", _EXEC,
+             "lifecycle_verbs:exec_"),
+    "kill": ("ID [SIGNAL]", "Send a signal to a container's first process", """
+  -a, --all   Send it to all processes of the container
+""", "process_verbs:kill"),
+    "state": ("ID", "Print the state of a container", "", "process_verbs:state"),
+    "list": ("", "List containers", """
+  -f, --format string   table or json (default "table")
+  -q, --quiet           Print IDs only
+""", "process_verbs:list_"),
+    "ps": ("ID [PS_OPTIONS]", "List the processes of a container", """
+  -f, --format string   table or json (default "table")
+""", "process_verbs:ps"),
+    "pause": ("ID", "Freeze all processes of a container", "", "process_verbs:pause"),
+    "resume": ("ID", "Let the processes of a paused container continue", "",
+               "process_verbs:resume"),
+    "update": ("ID", "Change the limits of a container", _LIMITS, "update_events:update"),
+    "events": ("ID", "Print statistics and out-of-memory events", """
+      --interval string   Time between two statistics (default "5s")
+      --stats             Print statistics once
+""", "update_events:events"),
+    "spec": ("", "Write a config.json to begin with", """
+  -b, --bundle string   Directory to write it to (default: the current one)
+      --rootless        Write one for a user without rights
+""", "features:spec"),
+    "features": ("", "Print what the runtime and this machine support", "", "features:features"),
+    "checkpoint": ("ID", "Not supported", """
+      --image-path string   Accepted
+      --leave-running       Accepted
+      --work-path string    Accepted
+""", "features:unbuilt"),
+    "restore": ("ID", "Not supported", """
+      --bundle string       Accepted
+      --detach              Accepted
+      --image-path string   Accepted
+      --pid-file string     Accepted
+      --work-path string    Accepted
+""", "features:unbuilt"),
+}  # fmt: skip
+"""Of each verb: operands, what it does, its flags, and where it is."""
+
+
+def global_flags() -> list[Flag]:
+    return read_table(_GLOBAL)
 
 
 def main(arguments: list[str]) -> int:
@@ -76,20 +159,20 @@ def main(arguments: list[str]) -> int:
     context = Context(Options())
     name = ""
     try:
-        options = parse(arguments, _GLOBAL_FLAGS, _GLOBAL_VALUES, "v=version h=help")
+        options = parse(arguments, global_flags())
         context = Context(options)
-        if options.has("version"):
+        if options.flag("version"):
             from portside.runtime.oci.features import version
 
             return version()
         name = options.operands[0] if options.operands else "help"
-        if options.has("help") or name in ("help", "h"):
-            from portside.runtime.oci.features import usage
-
-            return usage(sorted(_verbs()))
+        if name in ("help", "h"):
+            return _help(options.operands[1:])
         if context.format not in ("text", "json"):
             raise InvalidParameter(f"invalid log-format: {context.format}")
         return _dispatch(context, name, options.operands[1:])
+    except HelpWanted:
+        return _help([name] if name in _VERBS else [])
     except PortsideError as err:
         return _fail(context, name, str(err), err)
     except OSError as err:
@@ -98,11 +181,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _dispatch(context: Context, name: str, arguments: list[str]) -> int:
-    verbs = _verbs()
-    if name not in verbs:
+    if name not in _VERBS:
         raise InvalidParameter(f"no such command: {name}; see --help")
-    flags, values, short, place = verbs[name]
-    options = parse(arguments, flags, values, short)
+    _, _, table, place = _VERBS[name]
+    options = parse(arguments, read_table(table))
     least, most = _OPERANDS.get(name, (1, 1))
     given = len(options.operands)
     if given < least or (most is not None and given > most):
@@ -115,6 +197,15 @@ def _dispatch(context: Context, name: str, arguments: list[str]) -> int:
 
     verb: Verb = getattr(importlib.import_module(f"portside.runtime.oci.{module}"), function)
     return verb(context, options)
+
+
+def _help(words: list[str]) -> int:
+    """``--help``, ``VERB --help`` and ``help VERB``."""
+    from portside.runtime.oci.features import usage
+
+    if words and words[0] not in _VERBS:
+        raise InvalidParameter(f"no such command: {words[0]}; see --help")
+    return usage(_VERBS, global_flags(), words[0] if words else "")
 
 
 class UsageError(InvalidParameter):

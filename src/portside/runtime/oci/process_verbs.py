@@ -44,14 +44,14 @@ def state(context: Context, options: Options) -> int:
 
 
 def list_(context: Context, options: Options) -> int:
-    if options.get("format", "table") not in ("table", "json"):
+    if options.text("format", "table") not in ("table", "json"):
         raise InvalidParameter("invalid format option")
     boxes = everyone(context.root)
-    if options.has("quiet"):
+    if options.flag("quiet"):
         print("".join(f"{box.id}\n" for box in boxes), end="")
         return 0
     found = [describe(box, box.load()) for box in boxes]
-    if options.get("format", "table") == "json":
+    if options.text("format", "table") == "json":
         print(json.dumps(found))
         return 0
     owner = pwd.getpwuid(os.geteuid()).pw_name
@@ -68,7 +68,7 @@ def ps(context: Context, options: Options) -> int:
     """The processes, as numbers or as ps(1) shows them."""
     saved = Container(context.root, options.operand()).load()
     pids = sorted(Cgroup(saved.cgroup).pids())
-    if options.get("format", "table") == "json":
+    if options.text("format", "table") == "json":
         print(json.dumps(pids))
         return 0
     words = options.operands[1:] or ["-ef"]
@@ -105,7 +105,7 @@ def kill(context: Context, options: Options) -> int:
     saved = box.load()
     number = number_of(options.operands[1] if len(options.operands) > 1 else "SIGTERM")
     shared = box.spec().namespace("pid") is None
-    if options.has("all") or (shared and number == signal.SIGKILL):
+    if options.flag("all") or (shared and number == signal.SIGKILL):
         group = Cgroup(saved.cgroup)
         if number == signal.SIGKILL:
             if group.exists():

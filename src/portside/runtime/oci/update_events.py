@@ -28,7 +28,7 @@ def update(context: Context, options: Options) -> int:
     saved = box.load()
     if box.status(saved) == "stopped":
         raise SystemFailure("container not running")
-    path = options.get("resources")
+    path = options.text("resources")
     resources = _read(path) if path else _given(options)
     Cgroup(saved.cgroup).update(resources)
     return 0
@@ -49,7 +49,7 @@ def _read(path: str) -> Resources:
 
 
 def _bytes(options: Options, name: str) -> int | None:
-    text = options.get(name)
+    text = options.text(name)
     if not text:
         return None
     try:
@@ -73,8 +73,8 @@ def _given(options: Options) -> Resources:
             period=number("cpu-period"),
             realtime_period=number("cpu-rt-period"),
             realtime_runtime=number("cpu-rt-runtime"),
-            cpus=options.get("cpuset-cpus") or None,
-            mems=options.get("cpuset-mems") or None,
+            cpus=options.text("cpuset-cpus") or None,
+            mems=options.text("cpuset-mems") or None,
             idle=number("cpu-idle"),
         ),
     )
@@ -91,13 +91,13 @@ def events(context: Context, options: Options) -> int:
     saved = box.load()
     if box.status(saved) == "stopped":
         raise SystemFailure(f"container with id {box.id} is not running")
-    interval = _seconds(options.get("interval", "5s"))
+    interval = _seconds(options.text("interval", "5s"))
     kills = 0
     while True:
         group = Cgroup(saved.cgroup)
         print(json.dumps({"type": "stats", "id": box.id, "data": figures(collect_all(group))}))
         sys.stdout.flush()
-        if options.has("stats"):
+        if options.flag("stats"):
             return 0
         time.sleep(interval)
         if box.status(saved) == "stopped":

@@ -7,6 +7,8 @@ A table's line is what the help shows::
 The word after the name is the kind of value; without one the flag is a switch. A line that
 does not start with a dash goes on with the help before it. ``(default true)`` at the end
 makes a switch that is on. The grammar of the command line is pflag's, which Docker uses.
+
+The command, the engine, the registry and the runtime have their flags in such tables.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
-MANY = frozenset(("list", "strings", "map", "filter", "mount", "network", "ulimit", "gpu-request"))
+    Convert = Callable[[str, str], Any]
+
+MANY = frozenset(("list", "strings", "map", "filter", "mount", "network", "ulimit", "gpu-request",
+                  "pool-options", "runtime"))  # fmt: skip
 """Kinds that may be given several times."""
 _PLAIN = frozenset(("string", "list"))
 
@@ -82,9 +87,10 @@ def read_table(text: str) -> list[Flag]:
 class Options:
     """The flags of a command line, by long name."""
 
-    __slots__ = ("_defaults", "_values")
+    __slots__ = ("_convert", "_defaults", "_values")
 
-    def __init__(self, flags: Sequence[Flag]) -> None:
+    def __init__(self, flags: Sequence[Flag], convert: Convert | None = None) -> None:
+        self._convert = convert
         self._values: dict[str, Any] = {}
         self._defaults = {
             flag.name: True for flag in flags if not flag.kind and "(default true)" in flag.help
@@ -110,10 +116,27 @@ class Options:
         """All values of a flag that may be repeated, converted by its kind."""
         return list(self._values.get(name, ()))
 
+    def given_names(self) -> list[str]:
+        """Long names of the flags that were on the command line."""
+        return list(self._values)
+
+    def value(self, name: str) -> Any:
+        """The value as its kind was converted; a list for a flag that may be repeated."""
+        return self._values.get(name)
+
+    def _value(self, kind: str, text: str) -> Any:
+        if kind in _PLAIN:
+            return text
+        if kind == "":
+            from portside.model.golang.booleans import parse_bool
+
+            return parse_bool(text)
+        return text if self._convert is None else self._convert(kind, text)
+
     def put(self, flag: Flag, text: str) -> None:
         """Take a value. Raises UsageError."""
         try:
-            value = _convert(flag.kind, text)
+            value = self._value(flag.kind, text)
         except ValueError as err:
             raise invalid(flag.shown, text, str(err)) from None
         if flag.is_many:
@@ -128,26 +151,35 @@ def invalid(shown: str, text: str, why: str) -> UsageError:
     return UsageError(f'invalid argument "{text}" for "{shown}" flag: {why}')
 
 
-def _convert(kind: str, text: str) -> Any:
-    if kind in _PLAIN:
-        return text
-    if kind == "":
-        from portside.model.golang.booleans import parse_bool
-
-        return parse_bool(text)
-    from portside.cli import flag_values
-
-    return flag_values.convert(kind, text)
-
-
 def parse(
-    flags: Sequence[Flag], words: Sequence[str], *, interspersed: bool = True
+    flags: Sequence[Flag],
+    words: Sequence[str],
+    *,
+    interspersed: bool = True,
+    convert: Convert | None = None,
+    single_dash: bool = False,
 ) -> tuple[Options, list[str]]:
     """Flags and arguments. ``interspersed``: flags may follow arguments.
 
+    ``convert`` makes a value of a kind and a text, and raises ValueError; without it values are
+    the text. ``single_dash``: one dash does for long names, and short ones stand alone, as in
+    Go's package flag, which runc's command line is made of.
+
     Raises UsageError, HelpWanted.
     """
-    options = Options(flags)
+    options = Options(flags, convert)
+    return options, read(flags, options, words, interspersed=interspersed, single_dash=single_dash)
+
+
+def read(
+    flags: Sequence[Flag],
+    options: Options,
+    words: Sequence[str],
+    *,
+    interspersed: bool = True,
+    single_dash: bool = False,
+) -> list[str]:
+    """As :func:`parse`, into options that are there already; the arguments are returned."""
     arguments: list[str] = []
     rest = list(words)
     rest.reverse()
@@ -156,7 +188,9 @@ def parse(
         if word == "--":
             arguments += reversed(rest)
             break
-        if word[:2] == "--":
+        if single_dash and word[:1] == "-" and len(word) > 1:
+            _single(flags, options, word, rest)
+        elif word[:2] == "--":
             _long(flags, options, word, rest)
         elif word[:1] == "-" and len(word) > 1:
             _short(flags, options, word, rest)
@@ -165,7 +199,19 @@ def parse(
             if not interspersed:
                 arguments += reversed(rest)
                 break
-    return options, arguments
+    return arguments
+
+
+def _single(flags: Sequence[Flag], options: Options, word: str, rest: list[str]) -> None:
+    """``-name value``, ``--name=value``, ``-n value``."""
+    name = word.lstrip("-").partition("=")[0]
+    for flag in flags:
+        if name in (flag.name, flag.short):
+            _long([flag], options, f"--{flag.name}{word.lstrip('-')[len(name) :]}", rest)
+            return
+    if name in ("help", "h"):
+        raise HelpWanted
+    raise UsageError(f"flag provided but not defined: {word.partition('=')[0]}")
 
 
 def _long(flags: Sequence[Flag], options: Options, word: str, rest: list[str]) -> None:

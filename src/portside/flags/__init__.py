@@ -1,0 +1,1 @@
+"""The one flag parser of all programs: tables, parsing, help."""
