@@ -1,23 +1,27 @@
-"""The build endpoints. The builder is not part of this engine yet."""
+"""The build endpoints. The builder itself is imported by the first request that needs it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
 
 from portside.api import params, reply
-from portside.api.http.messages import Request, Response
+from portside.api.http.messages import Request, Response, Stream
 from portside.api.router import Answer, Router
 from portside.model import filters as filtering
-from portside.model.errors import InvalidParameter, NotImplementedHere
+from portside.model.errors import (
+    Cancelled,
+    InvalidParameter,
+    NotFound,
+    NotImplementedHere,
+    PortsideError,
+)
 
 if TYPE_CHECKING:
     from portside.api.app import Api
 
 router = Router()
-
-_TEXT = (
-    "building images is not built into Portside yet: build elsewhere, then pull or load the image"
-)
 
 _FILTERS = frozenset(
     ("until", "id", "label", "label!", "parent", "type", "description", "inuse", "shared",
@@ -25,24 +29,108 @@ _FILTERS = frozenset(
 )  # fmt: skip
 
 
-async def _not_built(api: Api, request: Request, _: str) -> Answer:
-    raise NotImplementedHere(_TEXT)
+@router.add("POST", "/build", cancellable=True)
+async def build(api: Api, request: Request, _: str) -> Answer:
+    """The classic builder's API: a tar in, messages out."""
+    if params.text(request, "version") == "2":
+        raise NotImplementedHere(
+            "builds through a session are not supported yet: set DOCKER_BUILDKIT=0"
+        )
+    from portside.api import build_query
+    from portside.builder.classic import ClassicBuild
+
+    service = api.engine.builder()
+    options = build_query.classic_options(request)
+    remote = params.text(request, "remote")
+    if remote and remote != "client-session":
+        from portside.builder.remote_context import fetch
+
+        body = fetch(remote)
+    else:
+        body = request.body.chunks()
+    messages = _Messages(request)
+    task = asyncio.current_task()
+    assert task is not None
+    forget = service.register(params.text(request, "buildid"), task)
+    try:
+        async with service.receive(body, build_query.dockerfile_name(request)) as context:
+            wanted = build_query.build_request(request, context)
+            await ClassicBuild(service, options, messages).run(wanted)
+    except (Cancelled, asyncio.CancelledError):
+        raise
+    except PortsideError as err:
+        if messages.stream is None and not isinstance(err, NotFound):
+            raise
+        messages.fail(err)
+    finally:
+        forget()
+    return messages.started()
 
 
-for _method, _path in (("POST", "/build"), ("POST", "/session"), ("POST", "/grpc")):
-    router.add(_method, _path)(_not_built)
+class _Messages:
+    """The stream of messages; begins with the first of them."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.stream: Stream | None = None
+
+    def started(self) -> Stream:
+        if self.stream is None:
+            self.stream = self._request.start(200, reply.JSON)
+        return self.stream
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        self.started().write_nowait(reply.line(message))
+
+    def fail(self, err: PortsideError) -> None:
+        detail: dict[str, Any] = {"message": str(err)}
+        if code := getattr(err, "code", 0):
+            detail = {"code": code, **detail}
+        self({"errorDetail": detail, "error": str(err)})
+
+
+async def _no_sessions(api: Api, request: Request, _: str) -> Answer:
+    raise NotImplementedHere(
+        "builds through a session are not supported yet: set DOCKER_BUILDKIT=0"
+    )
+
+
+for _path in ("/session", "/grpc"):
+    router.add("POST", _path)(_no_sessions)
 
 
 @router.add("POST", "/build/prune", since=(1, 31))
 async def prune(api: Api, request: Request, _: str) -> Answer:
-    """There is no build cache, so there is nothing to free."""
-    filtering.check(params.filters(request), _FILTERS)
-    api.engine.events("builder", "prune", "", {"reclaimed": "0"})
-    return reply.json({"CachesDeleted": None, "SpaceReclaimed": 0})
+    """``docker builder prune``."""
+    filters = params.filters(request)
+    filtering.check(filters, _FILTERS)
+    keep = 0
+    for name in ("keep-storage", "reserved-space", "max-used-space"):
+        keep = max(keep, params.number(request, name, 0) or 0)
+    until = 0.0
+    for text in (*filters.get("until", []), *filters.get("unused-for", [])):
+        moment = params.timestamp(text)
+        until = moment / 10**9 if moment else time.time()
+    if not api.engine.has_build_cache():
+        deleted: list[str] = []
+        freed = 0
+    else:
+        deleted, freed = await api.engine.builder().prune(
+            all=params.boolean(request, "all"),
+            keep=keep,
+            until=until,
+            ids=tuple(filters.get("id", [])),
+            types=tuple(filters.get("type", [])),
+        )
+    api.engine.events("builder", "prune", "", {"reclaimed": str(freed)})
+    return reply.json({"CachesDeleted": deleted or None, "SpaceReclaimed": freed})
 
 
 @router.add("POST", "/build/cancel")
 async def cancel(api: Api, request: Request, _: str) -> Answer:
-    if not params.text(request, "id"):
+    identifier = params.text(request, "id")
+    if not identifier:
         raise InvalidParameter("build ID not provided")
+    if api.engine.has_builder():
+        api.engine.builder().cancel(identifier)
     return Response(200)

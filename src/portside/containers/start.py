@@ -71,12 +71,12 @@ async def bring_up(core: Core, container: Container) -> None:
         reach("container.start:networked")
         spec = _specification(core, record, attachment, runtime_mounts, shared)
         groups = _devices(core, record, spec)
-        directory = _write(core, record, spec)
+        directory = write_bundle(core, record.id, spec)
         clock.mark("specification")
         client = await core.launcher.start(
             _request(core, record, spec, attachment, directory, pending, groups),
             netns_fd=attachment.netns_fd,
-            seccomp=_filter(core, spec),
+            seccomp=seccomp_program(core, spec),
             sockets=tuple(item.sock for item in pending),
         )
         clock.mark("runtime")
@@ -181,9 +181,9 @@ def joined(core: Core, record: Record) -> dict[str, Container]:
     return found
 
 
-def _write(core: Core, record: Record, spec: Spec) -> str:
+def write_bundle(core: Core, identifier: str, spec: Spec) -> str:
     """The runtime's directory with config.json and nothing of an earlier run."""
-    directory = core.state_dir(record.id)
+    directory = core.state_dir(identifier)
     make_directory(directory, 0o700)
     for name in ("exit.json", "state.json", "monitor.sock", "monitor.err"):
         (directory / name).unlink(missing_ok=True)
@@ -217,7 +217,7 @@ def _request(
         init_path=core.options.init_path,
         has_netns=attachment.netns_fd is not None,
         has_seccomp=linux.seccomp is not None,
-        seccomp_flags=_flags(spec),
+        seccomp_flags=seccomp_flags(spec),
         attachments=tuple(item.streams for item in pending),
         runtime=core.options.runtimes.get(host.runtime, ""),
     )
@@ -229,7 +229,8 @@ def _has_init(host: HostConfig, default: bool) -> bool:
     return wanted and not host.pid_mode
 
 
-def _flags(spec: Spec) -> int:
+def seccomp_flags(spec: Spec) -> int:
+    """The filter's flags; 0 without one."""
     if spec.linux is None or spec.linux.seccomp is None:
         return 0
     from portside.kernel.seccomp import flags_of
@@ -237,7 +238,7 @@ def _flags(spec: Spec) -> int:
     return flags_of(spec.linux.seccomp)
 
 
-def _filter(core: Core, spec: Spec) -> bytes:
+def seccomp_program(core: Core, spec: Spec) -> bytes:
     """The compiled seccomp program of a specification."""
     if spec.linux is None or spec.linux.seccomp is None:
         return b""

@@ -23,6 +23,7 @@ from portside.store.store import Store
 from portside.volumes.service import VolumeService
 
 if TYPE_CHECKING:
+    from portside.builder.service import BuildService
     from portside.model.explain import Explanation
     from portside.runtime.launcher_client import Launcher
     from portside.store.store_check import Report
@@ -48,6 +49,7 @@ class Engine:
         self.networks: NetworkService = wiring.networks(self)
         self.volumes: VolumeService = wiring.volumes(self)
         self.containers: ContainerService = wiring.containers(self)
+        self._builder: BuildService | None = None
         self.stop_requested: Callable[[bool], None] = lambda containers: None
         """Set by the daemon: end this engine, with its containers or without."""
 
@@ -63,9 +65,25 @@ class Engine:
         engine.space.start()
         return engine
 
+    def builder(self) -> BuildService:
+        """The build service, which is imported and made at the first call."""
+        if self._builder is None:
+            self._builder = wiring.builder(self)
+        return self._builder
+
+    def has_builder(self) -> bool:
+        """Whether anything was built since the start."""
+        return self._builder is not None
+
+    def has_build_cache(self) -> bool:
+        """Whether there is anything in the build cache, without importing the builder."""
+        return len(self.store.db.collection("buildcache", object)) > 0
+
     async def close(self, *, containers: bool = False) -> None:
         """Stop the engine. Containers go on unless ``containers`` says to stop them too."""
         self.space.close()
+        if self._builder is not None:
+            await self._builder.close()
         if containers:
             await self.containers.stop_all(self.options.shutdown_timeout)
         await self.containers.close()

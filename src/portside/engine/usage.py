@@ -27,7 +27,29 @@ async def disk_usage(
     if not kinds or "volume" in kinds:
         found["Volumes"] = [msgspec.to_builtins(v) for v in await engine.volumes.usage()]
     if not kinds or "build-cache" in kinds:
-        found["BuildCache"] = []
+        found["BuildCache"] = await _build_cache(engine) if engine.has_build_cache() else []
     if warnings := engine.space.warnings():
         found["Warnings"] = list(warnings)
     return found
+
+
+async def _build_cache(engine: Engine) -> list[dict[str, Any]]:
+    """The build cache's records, most recently used last."""
+    from portside.model.golang.timestamps import format_rfc3339
+
+    builder = engine.builder()
+    return [
+        {
+            "ID": record.id,
+            "Parents": list(record.parents),
+            "Type": record.type,
+            "Description": record.description,
+            "InUse": builder.cache.is_busy(record.id),
+            "Shared": builder.cache.is_shared(record),
+            "Size": record.size,
+            "CreatedAt": format_rfc3339(int(record.created * 10**9)),
+            "LastUsedAt": format_rfc3339(int(record.used * 10**9)),
+            "UsageCount": record.count,
+        }
+        for record in sorted(await builder.usage(), key=lambda record: record.used)
+    ]

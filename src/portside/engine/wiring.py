@@ -13,6 +13,7 @@ from portside.model.network import AddressPool, NetworkOptions
 from portside.registry.client.options import RegistryOptions
 
 if TYPE_CHECKING:
+    from portside.builder.service import BuildService
     from portside.containers.core import ContainerOptions
     from portside.containers.service import ContainerService
     from portside.engine.engine import Engine
@@ -144,6 +145,12 @@ def containers(engine: Engine) -> ContainerService:
         container_options(engine.options),
         engine.events,
     )
+
+
+def builder(engine: Engine) -> BuildService:
+    from portside.builder.service import BuildService
+
+    return BuildService(engine.containers.core, engine.images)
 
 
 def reload_attributes(options: DaemonOptions) -> dict[str, str]:

@@ -83,19 +83,19 @@ class HashContent(Job, kw_only=True):
         return hash_copies(self)
 
 
-class MissingPaths(Job, kw_only=True):
-    """Which of the paths are not there in ``rootfs``, and which of their parents: what a step's
-    mounts will make."""
+class InitCache(Job, kw_only=True):
+    """Make the new directory ``target`` of a cache mount, with what is at ``path`` in
+    ``source``."""
 
-    result: ClassVar[object] = list[str]
-    heavy: ClassVar[bool] = False
-    rootfs: Rootfs
-    paths: tuple[str, ...]
+    result: ClassVar[type] = int
+    source: Rootfs
+    path: str
+    target: str
 
-    def run(self, fds: list[int], progress: Progress) -> list[str]:
-        from portside.builder.solver.layer_seal import missing_paths
+    def run(self, fds: list[int], progress: Progress) -> int:
+        from portside.builder.solver.file_worker import init_cache
 
-        return missing_paths(self)
+        return init_cache(self)
 
 
 class Received(msgspec.Struct, frozen=True):

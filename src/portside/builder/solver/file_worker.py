@@ -22,7 +22,7 @@ from portside.builder.llb import (
     Symlink,
     UserOpt,
 )
-from portside.builder.solver.build_jobs import RunFileOp, Sealed
+from portside.builder.solver.build_jobs import InitCache, RunFileOp, Sealed
 from portside.builder.solver.content_hash import ContentHash
 from portside.builder.solver.copy_selection import Entry, Selected, Selection
 from portside.builder.solver.layer_seal import seal
@@ -32,7 +32,7 @@ from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
 from portside.store.tar_format import parse_header
 from portside.store.tar_reader import TarReader
 from portside.store.tar_unpack import Unpacker
-from portside.store.trees import OPEN_FILE, copy_attributes, copy_data, remove
+from portside.store.trees import OPEN_FILE, copy_attributes, copy_data, copy_into, remove
 
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SYMBOLIC = re.compile(r"([ugoa]*)((?:[-+=][rwxXst]*)+)")
@@ -527,3 +527,21 @@ def is_archive(fd: int) -> bool:
     except InvalidParameter:
         return False
     return True
+
+
+def init_cache(job: InitCache) -> int:
+    """See :class:`InitCache`."""
+    os.umask(0)
+    root = open_root(job.source)
+    os.makedirs(os.path.dirname(job.target), 0o711, exist_ok=True)
+    temporary = f"{job.target}.tmp"
+    os.mkdir(temporary, 0o755)
+    target = os.open(temporary, OPEN_DIR)
+    try:
+        source = open_beneath(root, job.path, OPEN_DIR)
+    except OSError as err:
+        os.rmdir(temporary)
+        raise NotFound(f'"{job.path}": not found: a cache mount begins with a directory') from err
+    size = copy_into(source, target)
+    os.rename(temporary, job.target)
+    return size

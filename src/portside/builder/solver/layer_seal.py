@@ -8,11 +8,11 @@ import stat
 import threading
 from pathlib import Path
 
-from portside.builder.solver.build_jobs import MissingPaths, Sealed, SealLayer
+from portside.builder.solver.build_jobs import Sealed, SealLayer
 from portside.builder.solver.content_hash import ContentHash
 from portside.kernel.openat2 import openat2
 from portside.store.overlay_changes import pack_changes
-from portside.store.roots import OPEN_DIR, open_beneath, open_root
+from portside.store.roots import OPEN_DIR
 from portside.store.trees import BELOW, measure
 
 EMPTY_SIZE = 1024
@@ -98,48 +98,60 @@ class _Compressor:
 
 
 def _drop_stubs(job: SealLayer) -> None:
-    """Places that mounts were put on and that are still as the runtime made them."""
+    """Places that the runtime made to mount on, with their parents: those that nothing below
+    has and that are still empty."""
     if job.rootfs.driver != "overlay" or not job.stubs:
         return
     top = os.open(job.rootfs.upper, OPEN_DIR)
+    lower = [os.open(path, OPEN_DIR) for path in job.rootfs.lower]
     try:
-        for path in sorted(job.stubs, key=len, reverse=True):
-            parent, _, name = path.strip("/").rpartition("/")
-            try:
-                dir_fd = openat2(top, parent or ".", OPEN_DIR, resolve=BELOW)
-            except OSError:
-                continue
-            try:
-                _drop_stub(dir_fd, name)
-            finally:
-                os.close(dir_fd)
+        for path in (*job.stubs, "/etc/mtab"):
+            name = path.strip("/")
+            while name and not any(_exists(fd, name) for fd in lower):
+                if not _drop_stub(top, name):
+                    break
+                name = name.rpartition("/")[0]
     finally:
-        os.close(top)
+        for fd in (top, *lower):
+            os.close(fd)
 
 
-def _drop_stub(dir_fd: int, name: str) -> None:
+def _exists(top: int, path: str) -> bool:
+    """Whether a layer has something there, be it a whiteout."""
+    parent, _, name = path.rpartition("/")
     try:
-        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        if stat.S_ISDIR(found.st_mode):
-            os.rmdir(name, dir_fd=dir_fd)
-        elif stat.S_ISREG(found.st_mode) and found.st_size == 0:
-            os.unlink(name, dir_fd=dir_fd)
+        fd = openat2(top, parent or ".", OPEN_DIR, resolve=BELOW)
     except OSError:
-        pass  # used, or never made
+        return False
+    try:
+        os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
-def missing_paths(job: MissingPaths) -> list[str]:
-    root = open_root(job.rootfs)
-    found: list[str] = []
-    for path in job.paths:
-        parts = path.strip("/").split("/")
-        for count in range(len(parts), 0, -1):
-            part = "/" + "/".join(parts[:count])
-            try:
-                os.close(open_beneath(root, part, os.O_PATH | os.O_CLOEXEC))
-                break
-            except OSError:
-                if part not in found:
-                    found.append(part)
-    os.close(root)
-    return found
+def _drop_stub(top: int, path: str) -> bool:
+    """Whether it is gone: an empty directory, an empty file, or the runtime's link for mtab."""
+    parent, _, name = path.rpartition("/")
+    try:
+        fd = openat2(top, parent or ".", OPEN_DIR, resolve=BELOW)
+    except OSError:
+        return True  # its parent was never made
+    try:
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        is_mtab = stat.S_ISLNK(found.st_mode) and os.readlink(name, dir_fd=fd) == "/proc/mounts"
+        if stat.S_ISDIR(found.st_mode):
+            os.rmdir(name, dir_fd=fd)
+        elif is_mtab or (stat.S_ISREG(found.st_mode) and found.st_size == 0):
+            os.unlink(name, dir_fd=fd)
+        else:
+            return False
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # used
+    finally:
+        os.close(fd)
+    return True

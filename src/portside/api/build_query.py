@@ -1,0 +1,179 @@
+"""The parameters of ``POST /build`` as a build's values. Imported by the first build."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from portside.api import params
+from portside.api.http.messages import Request
+from portside.builder import llb
+from portside.builder.classic import ClassicOptions
+from portside.builder.dockerfile.frontend import FrontendOptions
+from portside.builder.dockerfile.history_text import ClassicPhrases
+from portside.builder.service import CONTEXT, BuildRequest, Context
+from portside.builder.solver.operations import BuildInputs
+from portside.builder.solver.step_runner import NETWORK_HOST, StepSettings
+from portside.model.container import HostConfig, Ulimit
+from portside.model.errors import InvalidParameter, NotImplementedHere, SystemFailure
+from portside.model.platform import Platform
+from portside.model.reference import Reference
+from portside.model.registryauth import HUB_INDEX, AuthConfig
+
+_T = TypeVar("_T")
+MAX_DOCKERFILE = 4 << 20
+
+
+def classic_options(request: Request) -> ClassicOptions:
+    epoch = (_json(request, "buildargs", dict[str, str | None]) or {}).get("SOURCE_DATE_EPOCH")
+    if epoch is not None and not epoch.isdigit():
+        raise InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {epoch}")
+    if params.boolean(request, "squash"):
+        raise NotImplementedHere("squash is not supported: it loses what layers share")
+    return ClassicOptions(
+        names=tuple(_name(text) for text in params.texts(request, "t") if text),
+        quiet=params.boolean(request, "q"),
+        remove=params.boolean(request, "rm", True) or params.boolean(request, "forcerm"),
+        epoch=int(epoch) if epoch else None,
+    )
+
+
+def _name(text: str) -> Reference:
+    reference = Reference.parse(text)
+    if reference.digest is not None:
+        raise InvalidParameter("build tag cannot contain a digest")
+    return reference.tagged()
+
+
+def dockerfile_name(request: Request) -> str:
+    return params.text(request, "dockerfile") or "Dockerfile"
+
+
+def build_request(request: Request, context: Context) -> BuildRequest:
+    """What is asked for, with the context that came."""
+    name = dockerfile_name(request)
+    if context.dockerfile is None:
+        raise SystemFailure(f"Cannot locate specified Dockerfile: {name}")
+    if not context.dockerfile.strip():
+        raise InvalidParameter(f"the Dockerfile ({name}) cannot be empty")
+    if len(context.dockerfile) > MAX_DOCKERFILE:
+        raise InvalidParameter(f"the Dockerfile ({name}) is larger than {MAX_DOCKERFILE} bytes")
+    platform = params.text(request, "platform")
+    network = params.text(request, "networkmode")
+    build_args = _json(request, "buildargs", dict[str, str | None]) or {}
+    return BuildRequest(
+        dockerfile=context.dockerfile,
+        file=name,
+        frontend=FrontendOptions(
+            context=llb.local(CONTEXT, label="load build context"),
+            ignore=context.ignore,
+            target=params.text(request, "target"),
+            build_args=build_args,
+            labels=_json(request, "labels", dict[str, str]) or {},
+            platform=Platform.parse(platform) if platform else Platform.host(),
+            no_cache=params.boolean(request, "nocache"),
+            network=_network(network),
+            extra_hosts=_hosts(request),
+            ulimits=_ulimits(request),
+            shm_size=params.number(request, "shmsize", 0) or 0,
+            cgroup_parent=params.text(request, "cgroupparent"),
+            phrases=ClassicPhrases(),
+            show_platform=bool(platform),
+        ),
+        inputs=BuildInputs(local={CONTEXT: context.tree}, settings=_settings(request)),
+        pull=params.boolean(request, "pull"),
+        auths=_auths(request.header("x-registry-config")),
+    )
+
+
+def _network(mode: str) -> str:
+    """Steps have a network of their own, the host's, or none."""
+    if mode in ("", "default", "bridge"):
+        return ""
+    if mode in ("host", "none"):
+        return mode
+    raise InvalidParameter(
+        f"network mode {mode!r} is not supported by build: use default, host or none"
+    )
+
+
+def _json(request: Request, name: str, kind: type[_T]) -> _T | None:
+    text = params.text(request, name)
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(text.encode(), type=kind)
+    except msgspec.MsgspecError as err:
+        raise InvalidParameter(f"error reading {name}: {err}") from None
+
+
+def _hosts(request: Request) -> tuple[llb.HostAlias, ...]:
+    found = []
+    for text in params.texts(request, "extrahosts"):
+        for entry in text.split(","):
+            if not entry:
+                continue
+            host, colon, address = entry.partition(":")
+            if not colon:
+                host, colon, address = entry.partition("=")
+            if not (host and address):
+                raise InvalidParameter(f"bad format for add-host: {entry!r}")
+            found.append(llb.HostAlias(host=host, ip=address))
+    return tuple(found)
+
+
+class _Ulimit(msgspec.Struct):
+    name: str = msgspec.field(name="Name")
+    hard: int = msgspec.field(name="Hard", default=0)
+    soft: int = msgspec.field(name="Soft", default=0)
+
+
+def _ulimits(request: Request) -> tuple[llb.UlimitOpt, ...]:
+    found = _json(request, "ulimits", list[_Ulimit]) or []
+    return tuple(llb.UlimitOpt(name=u.name, soft=u.soft, hard=u.hard) for u in found)
+
+
+def _settings(request: Request) -> StepSettings:
+    """Limits of every step's container; asking for the host's network is enough to get it."""
+
+    def number(name: str) -> int:
+        return params.number(request, name, 0) or 0
+
+    host = HostConfig(
+        memory=number("memory"),
+        memory_swap=number("memswap"),
+        cpu_shares=number("cpushares"),
+        cpu_period=number("cpuperiod"),
+        cpu_quota=number("cpuquota"),
+        cpuset_cpus=params.text(request, "cpusetcpus"),
+        cpuset_mems=params.text(request, "cpusetmems"),
+        security_opt=tuple(_json(request, "securityopt", list[str]) or ()),
+        ulimits=tuple(
+            Ulimit(name=u.name, soft=u.soft, hard=u.hard)
+            for u in _json(request, "ulimits", list[_Ulimit]) or []
+        ),
+    )
+    is_host = params.text(request, "networkmode") == "host"
+    return StepSettings(entitlements=frozenset([NETWORK_HOST] if is_host else []), host=host)
+
+
+def _auths(header: str) -> dict[str, AuthConfig]:
+    """``X-Registry-Config``: credentials by registry; unreadable ones count as none."""
+    if not header:
+        return {}
+    try:
+        data = base64.urlsafe_b64decode(header + "=" * (-len(header) % 4))
+        found: Mapping[str, Any] = msgspec.json.decode(data, type=dict[str, AuthConfig])
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        return {}
+    return {_domain(key): value.complete() for key, value in found.items()}
+
+
+def _domain(key: str) -> str:
+    if key == HUB_INDEX:
+        return "docker.io"
+    return key.removeprefix("https://").removeprefix("http://").partition("/")[0]

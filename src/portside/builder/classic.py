@@ -1,0 +1,223 @@
+"""Docker's builder API before BuildKit: one request with a tar, one stream of messages.
+
+The work is the solver's like any other build's; what is told of it follows the file, step by
+step, in the words of that builder. Independent stages still run at the same time: what a later
+step says is kept until its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from portside.builder import llb
+from portside.builder.dockerfile.frontend import Plan, Step
+from portside.builder.exporters.image_exporter import ImageOptions
+from portside.builder.service import BuildRequest, BuildService, Session
+from portside.builder.solver.build_events import Event, Log
+from portside.builder.solver.step_runner import StepFailed
+from portside.model.errors import NotFound, PortsideError
+from portside.model.ids import new_id, short
+from portside.model.progress import Progress
+from portside.model.reference import Reference
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+class BuildFailed(PortsideError):
+    """A failure in the middle of the stream, with the exit status of the step's command."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(kw_only=True)
+class ClassicOptions:
+    names: tuple[Reference, ...] = ()
+    quiet: bool = False
+    remove: bool = True
+    """Told of: intermediate containers are removed."""
+    epoch: int | None = None
+
+
+@dataclass
+class _Voice:
+    """What steps say, in the order of the file."""
+
+    emit: Emit
+    current: int = 0
+    """``id`` of the vertex whose turn it is."""
+    kept: dict[int, list[str]] = field(default_factory=dict)
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, Log):
+            text = event.data.decode("utf-8", "replace")
+            if id(event.vertex) == self.current:
+                self.emit({"stream": text})
+            else:
+                self.kept.setdefault(id(event.vertex), []).append(text)
+
+    def turn(self, vertex: llb.Vertex) -> None:
+        self.current = id(vertex)
+        for text in self.kept.pop(self.current, []):
+            self.emit({"stream": text})
+
+
+class ClassicBuild:
+    """One ``POST /build``."""
+
+    def __init__(self, service: BuildService, options: ClassicOptions, emit: Emit) -> None:
+        self._service, self._options, self._emit_raw = service, options, emit
+
+    def _emit(self, message: dict[str, Any]) -> None:
+        if not self._options.quiet:
+            self._emit_raw(message)
+
+    def _say(self, text: str) -> None:
+        self._emit({"stream": text})
+
+    def _pulling(self, progress: Progress) -> None:
+        self._emit(progress.message())
+
+    async def run(self, request: BuildRequest) -> str:
+        """Build; the image's ID. DockerfileError and what a base image raises before anything
+        was told; BuildFailed afterwards."""
+        voice = _Voice(self._emit)
+        async with self._service.session(request, voice.hear, self._pulling) as session:
+            try:
+                await self._steps(session, voice)
+                image = await self._export(session)
+            except StepFailed as err:
+                raise BuildFailed(
+                    f"The command '{' '.join(err.args_)}' returned a non-zero code: {err.code}",
+                    err.code,
+                ) from err
+        return image
+
+    async def _export(self, session: Session) -> str:
+        options = ImageOptions(names=self._options.names, epoch=self._options.epoch)
+        image = await self._service.export(session, options)
+        plan = session.plan
+        self._say(f" ---> {short(image)}\n")
+        self._emit({"aux": {"ID": image}})
+        if plan.unused_args:
+            names = " ".join(plan.unused_args)
+            self._say(f"[Warning] One or more build-args [{names}] were not consumed\n")
+        self._say(f"Successfully built {short(image)}\n")
+        for name in self._options.names:
+            self._say(f"Successfully tagged {name.familiar}\n")
+        if self._options.quiet:
+            self._emit_raw({"stream": f"{image}\n"})
+        return image
+
+    async def _steps(self, session: Session, voice: _Voice) -> None:
+        plan = session.plan
+        everything: asyncio.Task[Any] | None = None
+        if plan.output is not None:
+            everything = asyncio.create_task(session.build.solve(plan.output))
+        cached = False
+        try:
+            for number, step in enumerate(plan.steps, 1):
+                self._say(f"Step {number}/{len(plan.steps)} : {step.text}")
+                self._say("\n")
+                last = number == len(plan.steps)
+                cached = await self._step(session, step, voice, cached=cached, last=last)
+        finally:
+            if everything is not None:
+                everything.cancel()
+                await asyncio.gather(everything, return_exceptions=True)
+
+    async def _step(
+        self, session: Session, step: Step, voice: _Voice, *, cached: bool, last: bool
+    ) -> bool:
+        """Whether it came from the cache."""
+        if not step.created_by:
+            image = self._base_id(session.plan, step)
+            self._say(f" ---> {image}\n")
+            return False
+        container = short(new_id())
+        if step.output is None:
+            if cached:
+                self._say(" ---> Using cache\n")
+            else:
+                self._container(container, "")
+        else:
+            cached = await self._solve(session, step, step.output, voice, container)
+        if not last:
+            self._say(f" ---> {_intermediate(step)}\n")
+        return cached
+
+    async def _solve(
+        self, session: Session, step: Step, output: llb.Output, voice: _Voice, container: str
+    ) -> bool:
+        vertex = output.vertex
+        runs = isinstance(vertex.op, llb.ExecOp)
+        work = asyncio.create_task(session.build.solve(output))
+        try:
+            told = False
+            while runs and not told and not work.done():
+                told = id(vertex) in voice.kept
+                await asyncio.wait([work], timeout=0.02)
+                told = told or not work.done()
+            if told:
+                self._say(f" ---> Running in {container}\n")
+            voice.turn(vertex)
+            await work
+        except NotFound as err:
+            raise BuildFailed(_copy_failure(step, str(err))) from err
+        except StepFailed:
+            raise
+        except PortsideError as err:
+            if runs:
+                raise BuildFailed(str(err)) from err
+            raise BuildFailed(f"{step.text.split()[0].upper()} failed: {err}") from err
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        if session.build.was_cached(vertex):
+            self._say(" ---> Using cache\n")
+            return True
+        if runs:
+            self._container(container, "" if not told else None)
+        return False
+
+    def _container(self, container: str, begin: str | None) -> None:
+        """A container that came and went, as that builder needed one for each step."""
+        if begin is not None:
+            self._say(f" ---> Running in {container}\n")
+        if self._options.remove:
+            self._say(f" ---> Removed intermediate container {container}\n")
+
+    def _base_id(self, plan: Plan, step: Step) -> str:
+        if step.output is None:
+            return ""
+        op = step.output.vertex.op
+        if isinstance(op, llb.SourceOp):
+            return short(op.identifier)
+        return _intermediate(step)
+
+
+def _intermediate(step: Step) -> str:
+    """There are no intermediate images; steps are told apart by their definitions."""
+    from portside.builder.solver.tree import digest_of
+
+    below = step.output.vertex.digest if step.output is not None else ""
+    return short(digest_of(below, step.created_by, str(step.span)))
+
+
+def _copy_failure(step: Step, text: str) -> str:
+    keyword = step.text.split()[0].upper()
+    if keyword not in ("COPY", "ADD"):
+        return text
+    path = text.partition('": not found')[0].lstrip('"/')
+    if "not found" not in text:
+        return f"{keyword} failed: {text}"
+    if "--from=" in step.text:
+        return f"{keyword} failed: stat {path}: file does not exist"
+    return (
+        f"{keyword} failed: file not found in build context or excluded by .dockerignore: "
+        f"stat {path}: file does not exist"
+    )

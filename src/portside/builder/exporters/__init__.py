@@ -1,0 +1,1 @@
+"""What a build's result becomes: an image, files, archives."""

@@ -1,0 +1,295 @@
+"""The build service: what the engine sees of this folder. Made at the first build.
+
+::
+
+    context (tar, directory) ──► a BuildRequest ──► Plan (frontend) ──► Build (solver) ──► image
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from portside.builder import llb
+from portside.builder.dockerfile import syntax
+from portside.builder.dockerfile.dockerignore import Ignore, read_patterns
+from portside.builder.dockerfile.frontend import (
+    FrontendOptions,
+    Plan,
+    ResolvedImage,
+    convert,
+)
+from portside.builder.exporters.image_exporter import ImageExporter, ImageOptions
+from portside.builder.solver.build_events import Report, silent
+from portside.builder.solver.build_jobs import ReceiveContext, Received
+from portside.builder.solver.cache_records import CACHE_MOUNT, KIND, CacheRecord, CacheStore
+from portside.builder.solver.http_source import HttpSource
+from portside.builder.solver.layer_commit import LayerCommitter
+from portside.builder.solver.operations import BuildInputs, OperationSet
+from portside.builder.solver.solver import Build, Solver
+from portside.builder.solver.step_mounts import cache_directory
+from portside.builder.solver.step_runner import StepRunner, StepSettings
+from portside.builder.solver.tree import Tree
+from portside.containers.core import Core
+from portside.images.service import ImageService
+from portside.images.stream_feed import run_fed
+from portside.model.digest import chain_id
+from portside.model.errors import NotFound
+from portside.model.ids import new_id
+from portside.model.platform import Platform
+from portside.model.progress import Report as PullReport
+from portside.model.progress import quiet
+from portside.model.reference import Reference
+from portside.model.registryauth import AuthConfig
+from portside.store.store_jobs import Measure
+
+if TYPE_CHECKING:
+    from portside.model.image import Image
+    from portside.store.db import Lease
+
+CONTEXT = "context"
+"""Name of the main context's ``local://`` source."""
+SHARE = 10
+"""Percent of the disk that the cache may take unless the options say otherwise."""
+
+
+@dataclass(kw_only=True)
+class BuildRequest:
+    """One build, whoever asks for it."""
+
+    dockerfile: bytes
+    file: str = "Dockerfile"
+    frontend: FrontendOptions = field(default_factory=FrontendOptions)
+    inputs: BuildInputs = field(default_factory=BuildInputs)
+    pull: bool = False
+    """Look for newer base images."""
+    auths: dict[str, AuthConfig] = field(default_factory=dict)
+    """Credentials by registry."""
+
+
+@dataclass(kw_only=True)
+class Context:
+    """A client's context on this host."""
+
+    tree: Tree
+    dockerfile: bytes | None
+    ignore: Ignore | None
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A build under way: its plan, and its solver."""
+
+    plan: Plan
+    build: Build
+    lease: Lease
+
+
+class BuildService:
+    """Builds, and the cache that they share."""
+
+    def __init__(self, core: Core, images: ImageService, limit: int = 0) -> None:
+        """``limit``: bytes of the cache; 0 takes a share of the disk."""
+        self._core, self._images = core, images
+        self.store = core.store
+        self.cache = CacheStore(core.store)
+        self._solver = Solver(self.cache)
+        self._memo: dict[tuple[str, bytes], str] = {}
+        self._limit = limit
+        self._running: dict[str, asyncio.Task[object]] = {}
+        self._contexts = core.store.root / "contexts"
+        shutil.rmtree(self._contexts, ignore_errors=True)  # of a killed engine's builds
+        self._contexts.mkdir(mode=0o700)
+
+    # -- contexts ------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def receive(
+        self, stream: AsyncIterable[bytes], dockerfile: str = "Dockerfile"
+    ) -> AsyncIterator[Context]:
+        """A context that comes as a tar, until the build is over."""
+        target = self._contexts / new_id()
+        job = ReceiveContext(
+            target=str(target), limits=self.store.layers.limits, dockerfile=dockerfile
+        )
+        try:
+            found: Received = await run_fed(self.store.workers, job, stream)
+            ignore = Ignore(read_patterns(found.ignore)) if found.ignore else None
+            yield Context(
+                tree=Tree(directory=str(target)), dockerfile=found.dockerfile, ignore=ignore
+            )
+        finally:
+            self.store.trash.discard(target)
+
+    # -- building ------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def session(
+        self, request: BuildRequest, report: Report = silent, pulls: PullReport = quiet
+    ) -> AsyncIterator[Session]:
+        """Read the Dockerfile and plan the build; nothing is solved yet.
+
+        DockerfileError, NotFound and what pulling raises. What is made is owned by a lease that
+        ends with the session; cache records own it then.
+        """
+        dockerfile = syntax.parse(request.dockerfile, request.file)
+        resolver = _Resolver(self._images, request, pulls)
+        plan = await convert(dockerfile, request.frontend, resolver)
+        with self.store.lease("build") as lease:
+            committer = LayerCommitter(self.store, lease.ref)
+            operations = OperationSet(
+                self.store, _Chains(self._images), StepRunner(self._core, self.cache, committer),
+                committer, request.inputs, HttpSource(self.store), self._memo,
+            )  # fmt: skip
+            build = Build(self._solver, operations.operations(), new_id(), report)
+            try:
+                yield Session(plan=plan, build=build, lease=lease)
+            finally:
+                await build.close()
+        await self.tidy()
+
+    async def export(self, session: Session, options: ImageOptions) -> str:
+        """The image of a session's plan; its ID. Everything it needs is solved here."""
+        if session.plan.output is not None:
+            await session.build.solve(session.plan.output)
+        exporter = ImageExporter(self._images.catalogue)
+        identifier = await exporter.export(session.plan, session.build, session.lease, options)
+        await self.store.settle()
+        for name in options.names:
+            self._images.publish("image", "tag", identifier, {"name": name.familiar})
+        return identifier
+
+    def register(self, identifier: str, task: asyncio.Task[object]) -> Callable[[], None]:
+        """Let ``/build/cancel`` find a build; what is returned ends that."""
+        self._running[identifier] = task
+
+        def forget() -> None:
+            self._running.pop(identifier, None)
+
+        return forget
+
+    def cancel(self, identifier: str) -> bool:
+        task = self._running.get(identifier)
+        if task is not None:
+            task.cancel()
+        return task is not None
+
+    # -- the cache -----------------------------------------------------------------------
+
+    @property
+    def limit(self) -> int:
+        if self._limit:
+            return self._limit
+        return shutil.disk_usage(self.store.root).total * SHARE // 100
+
+    async def usage(self) -> list[CacheRecord]:
+        """All records, cache mounts measured now."""
+        for record in self.cache.all():
+            if record.type == CACHE_MOUNT:
+                directory = cache_directory(self.store.root, record.id)
+                size: int = await self.store.workers.run(Measure(path=str(directory)))
+                self.cache.resize(record.id, size)
+        return self.cache.all()
+
+    async def tidy(self) -> None:
+        """Keep the cache within its limit."""
+        total = sum(record.size for record in self.cache.all())
+        if total > self.limit:
+            await self._drop(self.cache.evict(self.limit))
+
+    async def prune(
+        self,
+        *,
+        all: bool = False,
+        keep: int = 0,
+        until: float = 0,
+        ids: tuple[str, ...] = (),
+        types: tuple[str, ...] = (),
+    ) -> tuple[list[str], int]:
+        """Delete what no build uses, down to ``keep`` bytes: IDs, and bytes freed.
+
+        Without ``all`` what an image shares stays. ``until``: only what was not used since, in
+        seconds since the epoch.
+        """
+        await self.usage()
+
+        def wanted(record: CacheRecord) -> bool:
+            if ids and not any(record.id.startswith(prefix) for prefix in ids):
+                return False
+            if types and record.type not in types:
+                return False
+            if until and record.used >= until:
+                return False
+            return all or not self.cache.is_shared(record)
+
+        gone = self.cache.evict(keep or -1, wanted=wanted)
+        await self._drop(gone)
+        return [record.id for record in gone], sum(record.size for record in gone)
+
+    async def _drop(self, gone: list[CacheRecord]) -> None:
+        for record in gone:
+            if record.type == CACHE_MOUNT:
+                self.store.trash.discard(cache_directory(self.store.root, record.id))
+        if gone:
+            await self.store.collect()
+
+    async def close(self) -> None:
+        """Stop what runs; contexts go."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(OSError):
+            self._contexts.rmdir()
+
+
+class _Chains:
+    def __init__(self, images: ImageService) -> None:
+        self._images = images
+
+    def chain(self, image_id: str) -> str:
+        diff_ids = self._images.get(image_id).config.diff_ids
+        return str(chain_id(diff_ids)) if diff_ids else ""
+
+
+class _Resolver:
+    """Finds base images here, or pulls them."""
+
+    def __init__(self, images: ImageService, request: BuildRequest, pulls: PullReport) -> None:
+        self._images, self._request, self._pulls = images, request, pulls
+
+    async def resolve(self, ref: str, platform: Platform) -> ResolvedImage:
+        image = None if self._request.pull else self._local(ref, platform)
+        if image is None:
+            image = await self._pulled(ref, platform)
+        return ResolvedImage(f"{ref.partition('@')[0]}@{image.id}", image.config, image.id)
+
+    def _local(self, ref: str, platform: Platform) -> Image | None:
+        try:
+            image = self._images.get(ref)
+        except NotFound:
+            return None
+        if platform.matches(image.platform) or not self._request.frontend.show_platform:
+            return image
+        return None
+
+    async def _pulled(self, ref: str, platform: Platform) -> Image:
+        reference = Reference.parse(ref)
+        auth = self._request.auths.get(reference.domain)
+        image = await self._images.pull(str(reference), platform, auth, self._pulls)
+        if image is None:
+            raise NotFound(f"No such image: {ref}")
+        return image
+
+
+def until_of(seconds: float) -> float:
+    """The moment that many seconds ago."""
+    return time.time() - seconds
+
+
+__all__ = ["CONTEXT", "KIND", "BuildRequest", "BuildService", "Context", "StepSettings", "llb"]

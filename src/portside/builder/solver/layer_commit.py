@@ -1,0 +1,69 @@
+"""From a writable layer to a layer of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from portside.builder.solver.build_jobs import Placed, RunFileOp, Sealed, SealLayer
+from portside.builder.solver.solver import Made
+from portside.builder.solver.tree import Tree
+from portside.model.digest import Digest
+from portside.model.ids import new_id
+from portside.model.image import DOCKER_LAYER_GZIP
+from portside.model.rootfs import Rootfs
+
+if TYPE_CHECKING:
+    from portside.store.db import Ref
+    from portside.store.store import Store
+
+
+class LayerCommitter:
+    """Packs writable layers and adopts them; ``owner`` (a lease) keeps what is made until the
+    cache's record does."""
+
+    def __init__(self, store: Store, owner: Ref) -> None:
+        self._store, self.owner = store, owner
+
+    async def commit(self, identifier: str, below: Tree, stubs: Sequence[str] = ()) -> Made:
+        """What was written above ``below``; the writable layer is quiet by now."""
+        layers = self._store.layers
+        target = self._target()
+        job = SealLayer(
+            rootfs=layers.rootfs(identifier), base=layers.base(identifier), target=target,
+            limits=layers.limits, stubs=tuple(stubs),
+        )  # fmt: skip
+        return await self._sealed(identifier, below, job, target)
+
+    async def file_op(
+        self, identifier: str, below: Tree, actions: Sequence[Placed], sources: Sequence[Rootfs]
+    ) -> Made:
+        """Carry file actions out above ``below``."""
+        layers = self._store.layers
+        target = self._target()
+        job = RunFileOp(
+            rootfs=layers.rootfs(identifier), base=layers.base(identifier), target=target,
+            limits=layers.limits, actions=tuple(actions), sources=tuple(sources),
+        )  # fmt: skip
+        return await self._sealed(identifier, below, job, target)
+
+    def _target(self) -> str:
+        return str(self._store.blobs.ingest_dir / f"tmp-{new_id()}")
+
+    async def _sealed(self, identifier: str, below: Tree, job: SealLayer, target: str) -> Made:
+        path = Path(target)
+        try:
+            sealed: Sealed = await self._store.workers.run(job)
+            if sealed.is_empty:
+                return Made((below,), sources=sealed.sources)
+            blob = Digest(sealed.digest)
+            self._store.blobs.adopt(path, blob, sealed.size, self.owner)
+        finally:
+            path.unlink(missing_ok=True)
+        chain = await self._store.layers.adopt_writable(
+            identifier, Digest(sealed.diff_id), blob, DOCKER_LAYER_GZIP, sealed.tree_size,
+            owner=self.owner,
+        )  # fmt: skip
+        tree = below.above(str(chain), sealed.content)
+        return Made((tree,), (str(blob),), sealed.size + sealed.tree_size, sealed.sources)

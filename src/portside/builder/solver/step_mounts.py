@@ -1,0 +1,266 @@
+"""What a step's mounts are on this host, and how they are given back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from portside.builder import llb
+from portside.builder.solver.build_jobs import InitCache
+from portside.builder.solver.cache_records import CacheStore
+from portside.builder.solver.tree import Tree, digest_of
+from portside.containers.core import Core
+from portside.containers.image_mounts import BindImagePath
+from portside.kernel.mount import MNT_DETACH, UMOUNT_NOFOLLOW, umount2
+from portside.model import ociruntime as oci
+from portside.model.digest import Digest
+from portside.model.errors import InvalidParameter, NotFound
+from portside.model.ids import new_id
+from portside.model.rootfs import Rootfs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_SECRET = 500 << 10
+"""Bytes of a secret, as BuildKit bounds them."""
+
+
+class Secrets(Protocol):
+    """What a client offers to steps."""
+
+    async def secret(self, identifier: str) -> bytes | None:
+        """None when the client has no such secret."""
+        ...
+
+    async def ssh_socket(self, identifier: str) -> str | None:
+        """Path of a socket on which the client's agent answers."""
+        ...
+
+
+class NoSecrets:
+    async def secret(self, identifier: str) -> bytes | None:
+        return None
+
+    async def ssh_socket(self, identifier: str) -> str | None:
+        return None
+
+
+class Writable(NamedTuple):
+    """A writable layer of the step that becomes one of its outputs."""
+
+    id: str
+    output: int
+    below: Tree
+
+
+class StepMounts:
+    """The mounts of one step, from the root's to secrets; everything goes back with ``stack``."""
+
+    def __init__(
+        self, core: Core, cache: CacheStore, locks: CacheLocks, secrets: Secrets,
+        stack: AsyncExitStack, identifier: str,
+    ) -> None:  # fmt: skip
+        self._core, self._cache, self._locks = core, cache, locks
+        self._secrets, self._stack, self._id = secrets, stack, identifier
+        self._count = 0
+        self.mounts: list[oci.Mount] = []
+        self.outputs: list[Writable] = []
+
+    async def add_all(self, op: llb.ExecOp, trees: Sequence[Tree]) -> None:
+        for mount in op.mounts:
+            tree = trees[mount.input] if mount.input >= 0 else Tree()
+            if mount.dest == "/":
+                await self._root(mount, tree)
+            else:
+                found = await self._one(mount, tree)
+                if found is not None:
+                    self.mounts.append(found)
+
+    async def _root(self, mount: llb.Mount, tree: Tree) -> None:
+        if tree.directory:
+            raise InvalidParameter("a step cannot run on a client's directory as its root")
+        await self._writable(self._id, tree)
+        if mount.output >= 0:
+            self.outputs.append(Writable(self._id, mount.output, tree))
+
+    async def _writable(self, identifier: str, tree: Tree) -> Rootfs:
+        layers = self._core.store.layers
+        chain = Digest(tree.chain) if tree.chain else None
+        self._stack.callback(self._drop_writable, identifier)
+        return await layers.create_writable_copy(identifier, chain)
+
+    def _drop_writable(self, identifier: str) -> None:
+        self._core.store.layers.remove_writable(identifier)
+        self._core.store.trash.discard(self._core.directory(identifier))
+
+    async def _one(self, mount: llb.Mount, tree: Tree) -> oci.Mount | None:
+        if mount.type == "tmpfs":
+            size = (f"size={mount.tmpfs_size}",) if mount.tmpfs_size else ()
+            return oci.Mount(mount.dest, "tmpfs", "tmpfs", ("nosuid", "nodev", *size))
+        if mount.type == "cache":
+            return await self._cache_mount(mount, tree)
+        if mount.type == "secret":
+            return await self._secret(mount)
+        if mount.type == "ssh":
+            return await self._ssh(mount)
+        return await self._bind(mount, tree)
+
+    # -- trees ---------------------------------------------------------------------------
+
+    async def _bind(self, mount: llb.Mount, tree: Tree) -> oci.Mount:
+        if mount.readonly:
+            rootfs = self._readable(tree)
+            access: tuple[str, ...] = ("ro",)
+        else:
+            rootfs = await self._above(mount, tree)
+            access = ("rw",)
+        place = await self._bound(rootfs, mount.selector or "/")
+        return oci.Mount(mount.dest, "bind", place, ("bind", "rprivate", *access))
+
+    def _readable(self, tree: Tree) -> Rootfs:
+        layers = self._core.store.layers
+        if tree.directory:
+            return Rootfs("bind", upper=tree.directory)
+        if tree.chain:
+            return layers.rootfs(Digest(tree.chain))
+        return Rootfs("bind", upper=str(layers.links_dir / "empty"))
+
+    async def _above(self, mount: llb.Mount, tree: Tree) -> Rootfs:
+        """A writable root above the tree; what is written is an output, or goes."""
+        identifier = new_id()
+        if not tree.directory:
+            rootfs = await self._writable(identifier, tree)
+            if mount.output >= 0:
+                self.outputs.append(Writable(identifier, mount.output, tree))
+            return rootfs
+        if mount.output >= 0:
+            raise InvalidParameter("a client's directory cannot be changed into an output")
+        rootfs = await self._writable(identifier, Tree())
+        return Rootfs(
+            "overlay", lower=(tree.directory,), upper=rootfs.upper, work=rootfs.work,
+            options=rootfs.options,
+        )  # fmt: skip
+
+    async def _bound(self, rootfs: Rootfs, path: str) -> str:
+        """A path of a tree, bound in the step's directory while it runs."""
+        place = self._core.directory(self._id) / f"mount-{self._count}"
+        self._count += 1
+        self._stack.callback(_unbind, place)
+        job = BindImagePath(rootfs=rootfs, path=path, place=str(place))
+        await self._core.store.workers.run(job)
+        return str(place)
+
+    # -- caches --------------------------------------------------------------------------
+
+    async def _cache_mount(self, mount: llb.Mount, tree: Tree) -> oci.Mount:
+        assert mount.cache is not None
+        key = digest_of("cache mount", mount.cache.id)
+        if mount.cache.sharing == "private":
+            key = self._stack.enter_context(self._locks.free(key))
+        elif mount.cache.sharing == "locked":
+            await self._stack.enter_async_context(self._locks.alone(key))
+        record = self._cache.mount(key, f"cached mount {mount.dest} from exec")
+        self._cache.hold(record.id)
+        self._stack.callback(self._cache.let_go, record.id)
+        directory = cache_directory(self._core.store.root, record.id)
+        if not directory.exists():
+            job = InitCache(
+                source=self._readable(tree), path=mount.selector or "/", target=str(directory)
+            )
+            await self._core.store.workers.run(job)
+        access = "ro" if mount.readonly else "rw"
+        return oci.Mount(mount.dest, "bind", str(directory), ("bind", "rprivate", access))
+
+    # -- secrets -------------------------------------------------------------------------
+
+    async def _secret(self, mount: llb.Mount) -> oci.Mount | None:
+        option = mount.secret
+        assert option is not None
+        data = await self.secret(option.id, option.optional)
+        if data is None:
+            return None
+        directory = self._core.state_dir(self._id)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = directory / f"secret-{self._count}"
+        self._count += 1
+        self._stack.callback(lambda: place.unlink(missing_ok=True))
+        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, data)
+            os.fchown(fd, option.uid, option.gid)
+            os.fchmod(fd, option.mode)
+        finally:
+            os.close(fd)
+        options = ("bind", "rprivate", "ro", "nosuid", "nodev", "noexec")
+        return oci.Mount(mount.dest, "bind", str(place), options)
+
+    async def secret(self, identifier: str, optional: bool) -> bytes | None:
+        """Raises NotFound when the step needs it and the client has none."""
+        data = await self._secrets.secret(identifier)
+        if data is None and not optional:
+            raise NotFound(
+                f"secret {identifier}: not found: give it with --secret id={identifier},…"
+            )
+        if data is not None and len(data) > MAX_SECRET:
+            raise InvalidParameter(f"secret {identifier} is larger than {MAX_SECRET} bytes")
+        return data
+
+    async def _ssh(self, mount: llb.Mount) -> oci.Mount | None:
+        option = mount.secret
+        assert option is not None
+        path = await self._secrets.ssh_socket(option.id)
+        if path is None:
+            if option.optional:
+                return None
+            raise NotFound(
+                f"no SSH key {option.id!r} forwarded from the client: give it with --ssh "
+                f"{option.id}"
+            )
+        return oci.Mount(mount.dest, "bind", path, ("bind", "rprivate", "nosuid", "nodev"))
+
+
+def cache_directory(root: Path, record: str) -> Path:
+    """Where a cache mount's files are."""
+    return root / "buildcache" / record
+
+
+def _unbind(place: Path) -> None:
+    with suppress(OSError):  # bound nowhere: the job failed before
+        umount2(str(place), UMOUNT_NOFOLLOW | MNT_DETACH)
+    with suppress(OSError):
+        place.rmdir() if place.is_dir() else place.unlink()
+
+
+class CacheLocks:
+    """Who uses which cache mount: ``locked`` ones wait, ``private`` ones get another."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._taken: set[str] = set()
+
+    def alone(self, key: str) -> asyncio.Lock:
+        return self._locks.setdefault(key, asyncio.Lock())
+
+    def free(self, key: str) -> _Taken:
+        return _Taken(self._taken, key)
+
+
+class _Taken:
+    """A context manager: the first instance of a private cache that nobody uses."""
+
+    def __init__(self, taken: set[str], key: str) -> None:
+        self._taken, self._key = taken, key
+
+    def __enter__(self) -> str:
+        number = 0
+        while (name := f"{self._key}#{number}") in self._taken:
+            number += 1
+        self._taken.add(name)
+        self._name = name
+        return name
+
+    def __exit__(self, *exc: object) -> None:
+        self._taken.discard(self._name)

@@ -1,0 +1,251 @@
+"""Steps run in the engine's own runtime: a container without a container object.
+
+The specification is a default container's (capabilities, seccomp, masked paths, limits); the
+writable layer is created for the step and becomes a layer of the store afterwards. After a crash
+the next start of the engine finds a runtime directory that belongs to no container and ends what
+runs there (:func:`portside.containers.start.drop_leftover`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+
+from portside.builder import llb
+from portside.builder.llb import Vertex
+from portside.builder.solver.build_events import Log, Report
+from portside.builder.solver.cache_records import CacheStore
+from portside.builder.solver.layer_commit import LayerCommitter
+from portside.builder.solver.solver import Made
+from portside.builder.solver.step_mounts import CacheLocks, NoSecrets, Secrets, StepMounts
+from portside.builder.solver.tree import Tree
+from portside.containers import start
+from portside.containers.core import Core
+from portside.containers.spec import SpecInputs, build
+from portside.kernel.cgroup import Cgroup
+from portside.model import ociruntime as oci
+from portside.model.container import ContainerConfig, HostConfig, Ulimit
+from portside.model.errors import Forbidden, PortsideError, SystemFailure
+from portside.model.ids import new_id, short
+from portside.model.network import NetworkRequest
+from portside.runtime.messages import Exited, Identity, LogConfig, StartRequest, Streams
+
+NETWORK_HOST, SECURITY_INSECURE = "network.host", "security.insecure"
+"""Entitlements, as BuildKit names them."""
+STANDARD_STUBS = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+"""Where the runtime mounts something into every container."""
+DEFAULT_HOSTNAME = "buildkitsandbox"
+MAX_LOG = 64 << 10
+
+
+class StepFailed(SystemFailure):
+    """A step's command ended with an error."""
+
+    def __init__(self, vertex: Vertex, args: Sequence[str], exited: Exited) -> None:
+        self.vertex, self.args_, self.code = vertex, tuple(args), exited.code
+        why = "cannot allocate memory: " if exited.oom_killed else ""
+        super().__init__(
+            f'process "{" ".join(args)}" did not complete successfully: {why}'
+            f"exit code: {exited.code}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """What a request allows its steps, and bounds them to. No part of a step's identity."""
+
+    entitlements: frozenset[str] = frozenset()
+    host: HostConfig = field(default_factory=HostConfig)
+    """Limits (memory, processors) for all steps."""
+    secrets: Secrets = field(default_factory=NoSecrets)
+    environment: tuple[str, ...] = ()
+
+
+class StepRunner:
+    """Runs exec operations."""
+
+    def __init__(self, core: Core, cache: CacheStore, committer: LayerCommitter) -> None:
+        self._core, self._cache, self._committer = core, cache, committer
+        self._locks = CacheLocks()
+
+    async def run(
+        self, vertex: Vertex, op: llb.ExecOp, trees: Sequence[Tree], settings: StepSettings,
+        report: Report,
+    ) -> Made:  # fmt: skip
+        """Run a step and commit what it wrote. StepFailed; Forbidden without an entitlement."""
+        _check(op, settings)
+        identifier = new_id()
+        async with AsyncExitStack() as stack:
+            mounts = StepMounts(
+                self._core, self._cache, self._locks, settings.secrets, stack, identifier
+            )
+            await mounts.add_all(op, trees)
+            secret_env = await self._secret_env(op, mounts)
+            exited = await self._execute(
+                vertex, op, identifier, tuple(mounts.mounts), secret_env, settings, report
+            )
+            if exited.code not in (op.meta.valid_exit_codes or (0,)):
+                raise StepFailed(vertex, op.meta.args, exited)
+            return await self._commit(op, mounts)
+
+    async def _secret_env(self, op: llb.ExecOp, mounts: StepMounts) -> tuple[str, ...]:
+        found = []
+        for item in op.secret_env:
+            data = await mounts.secret(item.id, item.optional)
+            if data is not None:
+                found.append(f"{item.name}={data.decode('utf-8', 'surrogateescape')}")
+        return tuple(found)
+
+    async def _commit(self, op: llb.ExecOp, mounts: StepMounts) -> Made:
+        stubs = (*STANDARD_STUBS, *(m.dest for m in op.mounts if m.dest != "/"))
+        outputs: list[Tree] = [Tree()] * llb.output_count(op)
+        blobs: list[str] = []
+        size = 0
+        for writable in mounts.outputs:
+            made = await self._committer.commit(writable.id, writable.below, stubs)
+            outputs[writable.output] = made.outputs[0]
+            blobs += made.blobs
+            size += made.size
+        for mount in op.mounts:
+            if mount.output >= 0 and mount.readonly and mount.dest != "/":
+                raise SystemFailure(f"the read-only mount {mount.dest} cannot be an output")
+        return Made(tuple(outputs), tuple(blobs), size)
+
+    # -- running -------------------------------------------------------------------------
+
+    async def _execute(
+        self, vertex: Vertex, op: llb.ExecOp, identifier: str, mounts: tuple[oci.Mount, ...],
+        secret_env: tuple[str, ...], settings: StepSettings, report: Report,
+    ) -> Exited:  # fmt: skip
+        core = self._core
+        mode = {"sandbox": "default", "host": "host", "none": "none"}[op.network]
+        hostname = op.meta.hostname or DEFAULT_HOSTNAME
+        attachment = await core.networks.attach(
+            NetworkRequest(
+                container_id=identifier, name=f"build-{short(identifier)}", hostname=hostname,
+                mode=mode, directory=str(core.directory(identifier)),
+                extra_hosts=tuple(f"{item.host}:{item.ip}" for item in op.meta.extra_hosts),
+            )
+        )  # fmt: skip
+        ours, theirs = socket.socketpair()
+        cgroup = ""
+        try:
+            spec = build(
+                SpecInputs(
+                    id=identifier,
+                    config=_config(op, hostname, secret_env, settings),
+                    host=_host(op, mode, settings),
+                    directory=attachment.directory or str(core.directory(identifier)),
+                    mounts=mounts,
+                    defaults=core.defaults(),
+                )
+            )
+            assert spec.linux is not None
+            cgroup = spec.linux.cgroups_path
+            request = StartRequest(
+                id=identifier,
+                state_dir=start.write_bundle(core, identifier, spec),
+                rootfs=core.store.layers.rootfs(identifier),
+                cgroup=cgroup,
+                log=LogConfig(driver="none"),
+                identity=Identity(op.meta.user or "0"),
+                has_netns=attachment.netns_fd is not None,
+                has_seccomp=spec.linux.seccomp is not None,
+                seccomp_flags=start.seccomp_flags(spec),
+                attachments=(Streams(stdout=True, stderr=True),),
+            )
+            with theirs:
+                client = await core.launcher.start(
+                    request,
+                    netns_fd=attachment.netns_fd,
+                    seccomp=start.seccomp_program(core, spec),
+                    sockets=(theirs,),
+                )
+            core.launcher.refill()
+            try:
+                reader, writer = await asyncio.open_unix_connection(sock=ours)
+                try:
+                    await _read_output(reader, vertex, report)
+                    return await client.exited
+                finally:
+                    writer.close()
+            finally:
+                if not client.exited.done():
+                    await _kill(cgroup)
+                    with suppress(PortsideError, TimeoutError):
+                        async with asyncio.timeout(10):
+                            await asyncio.shield(client.exited)
+                client.close()
+        finally:
+            ours.close()
+            theirs.close()
+            await self._clean(identifier, cgroup)
+
+    async def _clean(self, identifier: str, cgroup: str) -> None:
+        """Give network, control group and runtime directory back, whatever happened."""
+        core = self._core
+        await core.networks.detach(identifier)
+        await asyncio.to_thread(start.drop_leftover, core, core.state_dir(identifier))
+
+
+async def _kill(cgroup: str) -> None:
+    with suppress(PortsideError, OSError):
+        await asyncio.to_thread(Cgroup(cgroup).kill)
+
+
+async def _read_output(reader: asyncio.StreamReader, vertex: Vertex, report: Report) -> None:
+    """Frames of eight bytes' head each, until both streams have ended."""
+    try:
+        while True:
+            head = await reader.readexactly(8)
+            left = int.from_bytes(head[4:], "big")
+            while left:
+                data = await reader.read(min(left, MAX_LOG))
+                if not data:
+                    return
+                left -= len(data)
+                report(Log(vertex, head[0], data))
+    except (asyncio.IncompleteReadError, ConnectionResetError):
+        return
+
+
+def _check(op: llb.ExecOp, settings: StepSettings) -> None:
+    wanted = []
+    if op.network == "host":
+        wanted.append(NETWORK_HOST)
+    if op.security == "insecure":
+        wanted.append(SECURITY_INSECURE)
+    for name in wanted:
+        if name not in settings.entitlements:
+            raise Forbidden(f"{name} is not allowed: give --allow {name} with the build")
+
+
+def _config(
+    op: llb.ExecOp, hostname: str, secret_env: tuple[str, ...], settings: StepSettings
+) -> ContainerConfig:
+    proxy = tuple(f"{name}={value}" for name, value in op.meta.proxy.items())
+    return ContainerConfig(
+        hostname=hostname,
+        user=op.meta.user,
+        env=(*settings.environment, *proxy, *op.meta.env, *secret_env),
+        cmd=op.meta.args,
+        working_dir=op.meta.cwd,
+    )
+
+
+def _host(op: llb.ExecOp, mode: str, settings: StepSettings) -> HostConfig:
+    import msgspec
+
+    given = settings.host
+    ulimits = tuple(Ulimit(name=u.name, soft=u.soft, hard=u.hard) for u in op.meta.ulimits)
+    return msgspec.structs.replace(
+        given,
+        network_mode=mode,
+        privileged=op.security == "insecure",
+        shm_size=op.shm_size or given.shm_size,
+        ulimits=ulimits or given.ulimits,
+        cgroup_parent=op.meta.cgroup_parent or given.cgroup_parent,
+    )
