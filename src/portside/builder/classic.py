@@ -18,6 +18,7 @@ from portside.builder.exporters.image_exporter import ImageOptions
 from portside.builder.service import BuildRequest, BuildService, Session
 from portside.builder.solver.build_events import Event, Log
 from portside.builder.solver.step_runner import StepFailed
+from portside.builder.solver.tree import digest_of
 from portside.model.errors import NotFound, PortsideError
 from portside.model.ids import new_id, short
 from portside.model.progress import Progress
@@ -86,6 +87,7 @@ class ClassicBuild:
         """Build; the image's ID. DockerfileError and what a base image raises before anything
         was told; BuildFailed afterwards."""
         voice = _Voice(self._emit)
+        self._no_cache = request.frontend.no_cache
         async with self._service.session(request, voice.hear, self._pulling) as session:
             try:
                 await self._steps(session, voice)
@@ -115,44 +117,52 @@ class ClassicBuild:
 
     async def _steps(self, session: Session, voice: _Voice) -> None:
         plan = session.plan
+        self._key = digest_of("classic")
         everything: asyncio.Task[Any] | None = None
         if plan.output is not None:
             everything = asyncio.create_task(session.build.solve(plan.output))
-        cached = False
         try:
             for number, step in enumerate(plan.steps, 1):
                 self._say(f"Step {number}/{len(plan.steps)} : {step.text}")
                 self._say("\n")
                 last = number == len(plan.steps)
-                cached = await self._step(session, step, voice, cached=cached, last=last)
+                await self._step(session, step, voice, last=last)
         finally:
             if everything is not None:
                 everything.cancel()
                 await asyncio.gather(everything, return_exceptions=True)
 
-    async def _step(
-        self, session: Session, step: Step, voice: _Voice, *, cached: bool, last: bool
-    ) -> bool:
-        """Whether it came from the cache."""
+    async def _step(self, session: Session, step: Step, voice: _Voice, *, last: bool) -> None:
+        if step.stage < 0:  # an ARG before the first FROM
+            return
         if not step.created_by:
             image = self._base_id(session.plan, step)
+            self._key = digest_of("classic", image)
             self._say(f" ---> {image}\n")
-            return False
+            return
         container = short(new_id())
         if step.output is None:
-            if cached:
+            if self._is_known(step):
                 self._say(" ---> Using cache\n")
             else:
                 self._container(container, "")
         else:
-            cached = await self._solve(session, step, step.output, voice, container)
+            await self._solve(session, step, step.output, voice, container)
         if not last:
             self._say(f" ---> {_intermediate(step)}\n")
-        return cached
+
+    def _is_known(self, step: Step) -> bool:
+        """Whether an instruction that changes the configuration alone was met before, after the
+        same ones."""
+        self._key = digest_of("classic", self._key, step.created_by)
+        if not self._no_cache and self._service.cache.find(self._key) is not None:
+            return True
+        self._service.cache.add([self._key], (), description=step.text)
+        return False
 
     async def _solve(
         self, session: Session, step: Step, output: llb.Output, voice: _Voice, container: str
-    ) -> bool:
+    ) -> None:
         vertex = output.vertex
         runs = isinstance(vertex.op, llb.ExecOp)
         work = asyncio.create_task(session.build.solve(output))
@@ -179,10 +189,11 @@ class ClassicBuild:
             await asyncio.gather(work, return_exceptions=True)
         if session.build.was_cached(vertex):
             self._say(" ---> Using cache\n")
-            return True
-        if runs:
+        elif runs:
             self._container(container, "" if not told else None)
-        return False
+        record = session.build.record_of(vertex)
+        content = record.id if record is not None else vertex.digest
+        self._key = digest_of("classic", self._key, content)
 
     def _container(self, container: str, begin: str | None) -> None:
         """A container that came and went, as that builder needed one for each step."""
@@ -202,8 +213,6 @@ class ClassicBuild:
 
 def _intermediate(step: Step) -> str:
     """There are no intermediate images; steps are told apart by their definitions."""
-    from portside.builder.solver.tree import digest_of
-
     below = step.output.vertex.digest if step.output is not None else ""
     return short(digest_of(below, step.created_by, str(step.span)))
 

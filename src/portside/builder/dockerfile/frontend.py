@@ -201,7 +201,13 @@ class _Conversion:
             config=state.config,
             base=state.base,
             history=state.history,
-            steps=[step for index in sorted(self._steps) for step in self._steps[index]],
+            steps=[
+                *(
+                    Step(text=arg.text, stage=-1, span=arg.span, created_by="")
+                    for arg in self._file.global_args
+                ),
+                *(step for index in sorted(self._steps) for step in self._steps[index]),
+            ],
             platform=state.platform,
             author=state.author,
             warnings=self.linter.warnings,
@@ -359,11 +365,16 @@ class _Conversion:
         if context is None and earlier is not None:
             return _child(stage, await self._build(earlier))
         if context is not None and context.output is not None:
-            return _State(stage, platform, context.output, self._first_config(None))
+            return self._empty(stage, platform, context.output)
         if context is None and name == "scratch":
-            return _State(stage, platform, None, self._first_config(None))
+            return self._empty(stage, platform, None)
         resolved = await self._resolve(context.image if context else name, platform, base.span)
         return self._on_image(stage, platform, resolved, name)
+
+    def _empty(self, stage: ins.Stage, platform: Platform, root: llb.Output | None) -> _State:
+        """A stage without an image's configuration."""
+        config = self._first_config(None)
+        return _State(stage, platform, root, config, env=_pairs(config.env))
 
     def _on_image(
         self, stage: ins.Stage, platform: Platform, resolved: ResolvedImage, name: str
@@ -386,8 +397,8 @@ class _Conversion:
 
     def _first_config(self, run: RunConfig | None) -> RunConfig:
         found = run or RunConfig()
-        if not found.env and not self._options.phrases.is_classic:
-            found = msgspec.structs.replace(found, env=(f"PATH={DEFAULT_PATH}",))
+        if "PATH" not in _pairs(found.env):
+            found = msgspec.structs.replace(found, env=(*(found.env or ()), f"PATH={DEFAULT_PATH}"))
         return msgspec.structs.replace(found, args_escaped=False)
 
     def _from_word(self, text: str, base: ins.From, what: str) -> str:

@@ -41,6 +41,8 @@ class Selected:
     def __init__(self, root: int, path: str, ignore: Ignore, below: str) -> None:
         """``below`` is the path that patterns are relative to, beneath ``path``'s root."""
         self._root, self.path, self._ignore, self._below = root, path, ignore, below
+        self.named = ""
+        """The source's own last component; a link is followed, and keeps its name."""
         where, _, last = path.rpartition("/")
         try:
             self._parent = open_beneath(root, where or "/", OPEN_DIR)
@@ -110,16 +112,14 @@ class Selection:
             if not paths and not action.allow_empty_wildcard:
                 raise NotFound("no source files were specified")
         for path in paths:
+            named = posixpath.basename(path)
             if action.follow_symlink:
                 path = self._followed(path)
             # patterns are relative to the directory, or to where the last component stands
             selected = Selected(self._root, path, self._ignore, self._below(path))
-            if (
-                not selected.is_dir
-                and self._ignore
-                and self._ignore.excludes(posixpath.basename(path))
-            ):
+            if not selected.is_dir and self._ignore and self._ignore.excludes(named):
                 continue
+            selected.named = named
             yield selected
 
     def _below(self, path: str) -> str:

@@ -240,7 +240,7 @@ class _Worker:
 
     def _target(self, action: CopyAction, selected: Selected) -> str:
         """Where the thing itself goes."""
-        dest, name = action.dest, posixpath.basename(selected.path)
+        dest, name = action.dest, selected.named
         if action.parents:
             inside = posixpath.relpath(selected.path, action.parents)
             return _clean(posixpath.join(dest, inside))

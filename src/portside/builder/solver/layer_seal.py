@@ -106,28 +106,41 @@ def _drop_stubs(job: SealLayer) -> None:
     lower = [os.open(path, OPEN_DIR) for path in job.rootfs.lower]
     try:
         for path in (*job.stubs, "/etc/mtab"):
-            name = path.strip("/")
-            while name and not any(_exists(fd, name) for fd in lower):
-                if not _drop_stub(top, name):
-                    break
-                name = name.rpartition("/")[0]
+            _drop_upwards(top, lower, path.strip("/"))
     finally:
         for fd in (top, *lower):
             os.close(fd)
 
 
-def _exists(top: int, path: str) -> bool:
-    """Whether a layer has something there, be it a whiteout."""
+def _drop_upwards(top: int, lower: list[int], name: str) -> None:
+    """A stub, and then its parents as far as they are in the layer for its sake alone."""
+    while name:
+        below = next((found for fd in lower if (found := _look(fd, name)) is not None), None)
+        if below is not None:
+            here = _look(top, name)
+            if here is None or not stat.S_ISDIR(here.st_mode) or _differ(here, below):
+                return
+        if not _drop_stub(top, name):
+            return
+        name = name.rpartition("/")[0]
+
+
+def _differ(one: os.stat_result, other: os.stat_result) -> bool:
+    """Whether a directory was changed, but for its time."""
+    return (one.st_mode, one.st_uid, one.st_gid) != (other.st_mode, other.st_uid, other.st_gid)
+
+
+def _look(top: int, path: str) -> os.stat_result | None:
+    """What a layer has there, be it a whiteout."""
     parent, _, name = path.rpartition("/")
     try:
         fd = openat2(top, parent or ".", OPEN_DIR, resolve=BELOW)
     except OSError:
-        return False
+        return None
     try:
-        os.stat(name, dir_fd=fd, follow_symlinks=False)
-        return True
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
     except OSError:
-        return False
+        return None
     finally:
         os.close(fd)
 
