@@ -122,15 +122,24 @@ class ClassicBuild:
         if plan.output is not None:
             everything = asyncio.create_task(session.build.solve(plan.output))
         try:
-            for number, step in enumerate(plan.steps, 1):
-                self._say(f"Step {number}/{len(plan.steps)} : {step.text}")
-                self._say("\n")
-                last = number == len(plan.steps)
-                await self._step(session, step, voice, last=last)
+            number, total = 0, sum(not step.triggered for step in plan.steps)
+            for step, after in zip(plan.steps, [*plan.steps[1:], None], strict=True):
+                if not step.triggered:
+                    number += 1
+                    self._say(f"Step {number}/{total} : {step.text}")
+                    self._say("\n")
+                await self._step(session, step, voice, last=after is None)
+                if after is not None and after.triggered and not step.triggered:
+                    self._announce(plan, step)
         finally:
             if everything is not None:
                 everything.cancel()
                 await asyncio.gather(everything, return_exceptions=True)
+
+    def _announce(self, plan: Plan, step: Step) -> None:
+        count = sum(other.triggered and other.stage == step.stage for other in plan.steps)
+        self._say(f"# Executing {count} build trigger{'s' if count > 1 else ''}")
+        self._say("\n")
 
     async def _step(self, session: Session, step: Step, voice: _Voice, *, last: bool) -> None:
         if step.stage < 0:  # an ARG before the first FROM

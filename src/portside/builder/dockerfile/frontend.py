@@ -106,6 +106,8 @@ class Step:
     """The root after it; None when it changes no files."""
     config: RunConfig = field(default_factory=RunConfig)
     """The configuration after it."""
+    triggered: bool = False
+    """It came from the base image's ONBUILD."""
 
 
 @dataclass(kw_only=True)
@@ -157,6 +159,7 @@ class _State:
     workdir_set: bool = False
     number: int = 0
     total: int = 0
+    in_triggers: bool = False
 
     @property
     def shell(self) -> tuple[str, ...]:
@@ -336,6 +339,7 @@ class _Conversion:
             return
         state.put(on_build=None)
         state.total += len(triggers)
+        state.in_triggers = True
         for text in triggers:
             try:
                 found = parse_trigger(text)
@@ -349,6 +353,7 @@ class _Conversion:
                     f"{found.name} isn't allowed as an ONBUILD trigger", state.stage.base.span
                 )
             await self._apply(state, _placed(found, state.stage.base.span))
+        state.in_triggers = False
 
     async def _base(self, stage: ins.Stage) -> _State:
         base = stage.base
@@ -469,9 +474,7 @@ class _Conversion:
         except PortsideError as err:
             names = [stage.name for stage in self._stages.all if stage.name]
             hint = did_you_mean(name, names)
-            if not hint:
-                raise
-            raise type(err)(f"{err}{hint}") from err
+            raise type(err)(f"invalid from flag value {name}: {err}{hint}") from err
         return llb.image(resolved.ref, state.platform, name=f"FROM {image}"), False
 
     # -- recording -----------------------------------------------------------------------
@@ -881,7 +884,10 @@ class _Transfers:
         """The source's path in its root, and what ``--parents`` keeps from."""
         classic = self._conversion._options.phrases.is_classic
         if classic and posixpath.normpath(word).startswith(".."):
-            raise InvalidParameter(f"forbidden path outside the build context: {word} ()")
+            raise InvalidParameter(
+                f"{self._instruction.name} failed: forbidden path outside the build context: "
+                f"{word} ()"
+            )
         clean = posixpath.normpath(posixpath.join("/", word))
         clean = "/" + clean.lstrip("/")
         if not getattr(self._instruction, "parents", False):
