@@ -197,6 +197,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return noted
 
 
+async def test_a_manual_start_begins_the_back_off_anew(house: Kit, quick: list[float]) -> None:
+    await house.run(restart_policy=always())
+    for count in range(2, 6):
+        house.monitor.exit(1)
+        await house.until(lambda n=count: len(house.launcher.monitors) == n)
+    await house.service.stop("box")
+    await house.service.start_container("box")
+    house.monitor.exit(1)
+    await house.until(lambda: len(house.launcher.monitors) == 7)
+    assert [round(delay, 1) for delay in quick] == [0.1, 0.2, 0.4, 0.8, 0.1]
+
+
 async def test_always_restarts_with_growing_delays(house: Kit, quick: list[float]) -> None:
     await house.run(restart_policy=always())
     for count in range(2, 14):

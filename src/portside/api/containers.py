@@ -9,7 +9,7 @@ from portside.api import params, reply, versions
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
 from portside.model.container import decode_create
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, PortsideError
 from portside.model.platform import Platform
 
 if TYPE_CHECKING:
@@ -85,9 +85,13 @@ async def stop(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/containers/{name}/restart")
 async def restart(api: Api, request: Request, name: str) -> Answer:
-    await api.engine.containers.restart(
-        name, params.text(request, "signal"), params.number(request, "t")
-    )
+    found = api.engine.containers.find(name)
+    try:
+        await api.engine.containers.restart(
+            found.id, params.text(request, "signal"), params.number(request, "t")
+        )
+    except PortsideError as err:
+        raise type(err)(f"Cannot restart container {name}: {err}") from err
     return Response(204)
 
 

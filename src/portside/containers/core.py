@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from portside.containers.container import Container, ExecInstance
 from portside.containers.interfaces import Images, Networks, Volumes
 from portside.containers.record import Record
@@ -98,12 +100,25 @@ class Core:
         identifier = self.by_name.get(name.removeprefix("/"))
         if identifier is not None:
             return self.containers[identifier]
+        if "/" in name.strip("/") and (linked := self._linked(name)) is not None:
+            return linked
         found = [key for key in self.containers if key.startswith(name)]
         if len(found) > 1:
             raise InvalidParameter(f"multiple IDs found with provided prefix: {name}")
         if not found:
             raise NotFound(f"No such container: {name}")
         return self.containers[found[0]]
+
+    def _linked(self, name: str) -> Container | None:
+        """By a name that a legacy link gives: ``PARENT/ALIAS``."""
+        from portside.containers import legacy_links
+
+        parent, _, wanted = name.strip("/").partition("/")
+        holder = self.containers.get(self.by_name.get(parent, ""))
+        for text, alias, _ in legacy_links.of(self, holder.record) if holder is not None else ():
+            if alias == wanted and holder is not None:
+                return self.containers.get(holder.record.link_targets.get(text, ""))
+        return None
 
     def find_exec(self, identifier: str) -> ExecInstance:
         instance = self.execs.get(identifier)
@@ -142,12 +157,27 @@ class Core:
         with self.store.db.transaction():
             self.store.layers.forget_writable(container.id)
             self.store.db.collection("container", Record).delete(container.id)
+            self._keep_last_name(container)
         container.removed = True
         self.containers.pop(container.id, None)
         if self.by_name.get(container.name) == container.id:
             del self.by_name[container.name]
         for identifier in container.execs:
             self.execs.pop(identifier, None)
+
+    def _keep_last_name(self, target: Container) -> None:
+        """Legacy links outlive their target, and go on telling what it was called."""
+        for container in self.containers.values():
+            record = container.record
+            gone = [text for text, id in record.link_targets.items() if id == target.id]
+            for text in gone:
+                alias = text.partition(":")[2] or text.removeprefix("/")
+                new = f"{target.name}:{alias}"
+                links = tuple(new if each == text else each for each in record.host.links or ())
+                record.host = msgspec.structs.replace(record.host, links=links)
+                record.link_targets[new] = record.link_targets.pop(text)
+            if gone:
+                self.save(container)
 
     # -- places ------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from portside.containers import container_names, spec
+from portside.containers import container_names, legacy_links, spec
 from portside.containers.container import Container
 from portside.containers.core import Core, make_directory
 from portside.containers.merge import merge
@@ -62,7 +62,7 @@ async def create(core: Core, wish: Wish) -> Created:
     check(core, config, host)
     identifier = new_id()
     config = _settle_config(config, host, identifier)
-    endpoints = _endpoints(host, wish.request)
+    host, endpoints = legacy_links.on_user_network(host, _endpoints(host, wish.request))
     record = Record(
         id=identifier,
         name=container_names.check(wish.name) if wish.name else _free_name(core),
@@ -72,6 +72,7 @@ async def create(core: Core, wish: Wish) -> Created:
         config=config,
         host=host,
         endpoints=endpoints,
+        link_targets=legacy_links.targets(core, host),
     )
     warnings += core.networks.validate(network_request(core, record))
     warnings += _platform_warning(image, wish.platform)
@@ -160,10 +161,11 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
     changes: dict[str, Any] = {}
     if host.network_mode in ("", "default"):
         changes["network_mode"] = "none" if config.network_disabled else "bridge"
-    elif host.network_mode.startswith("container:"):
-        with suppress(NotFound):  # told at the start, as in Docker
-            other = core.find(host.network_mode.partition(":")[2])
-            changes["network_mode"] = f"container:{other.id}"  # it may be renamed
+    for mode in ("network_mode", "ipc_mode", "pid_mode"):
+        kind, _, name = getattr(host, mode).partition(":")
+        if kind == "container" and name:
+            with suppress(NotFound):  # told at the start, as in Docker
+                changes[mode] = f"container:{core.find(name).id}"  # it may be renamed
     if not host.shm_size:
         changes["shm_size"] = options.shm_size
     if not host.ipc_mode:

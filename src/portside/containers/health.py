@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from portside.model.container import ExecConfig, ExecStart
 from portside.model.containerstate import HealthResult
 from portside.model.errors import PortsideError
+from portside.model.golang.durations import format_duration
 from portside.model.golang.timestamps import rfc3339_or_never
 from portside.model.ids import new_id
 from portside.model.image import Healthcheck
@@ -32,6 +33,8 @@ KINDS = ("CMD", "CMD-SHELL", "")
 """First words of a check that is run."""
 RETRIES = 3
 _KEPT = 5
+_LAST_WORDS = 1.0
+"""Seconds that the output of a probe that was killed is waited for."""
 _OUTPUT = 4096
 """Bytes of a probe's output that are kept."""
 
@@ -149,14 +152,18 @@ class HealthMonitor:
     ) -> tuple[int, str]:  # fmt: skip
         """Wait for a probe's end, or end it when its time is over."""
         timeout = _seconds(self._check.timeout, TIMEOUT)
-        reading = asyncio.ensure_future(_read(output))
+        said = bytearray()
+        reading = asyncio.ensure_future(_read(output, said))
         try:
             async with asyncio.timeout(timeout):
                 code = (await ended).code
-                return code, await reading
+                await reading
+                return code, _shown(said)
         except TimeoutError:
             await monitor.signal(signal.SIGKILL, exec_id)
-            return -1, f"Health check exceeded timeout ({timeout:g}s)"
+            await asyncio.wait([reading], timeout=_LAST_WORDS)
+            limit = format_duration(round(timeout * 1e9))
+            return -1, f"Health check exceeded timeout ({limit}): {_shown(said)}"
         finally:
             reading.cancel()
 
@@ -208,12 +215,14 @@ def _seconds(nanoseconds: int, default: float) -> float:
     return nanoseconds / 1e9 if nanoseconds > 0 else default
 
 
-async def _read(sock: socket.socket) -> str:
+async def _read(sock: socket.socket, kept: bytearray) -> None:
     """Output up to its bound; what follows is read and dropped."""
     loop = asyncio.get_running_loop()
-    kept = b""
     with suppress(OSError):
         while data := await loop.sock_recv(sock, 65536):
-            kept = (kept + data)[: _OUTPUT + 1]
-    text = kept[:_OUTPUT].decode(errors="replace")
-    return text + "..." if len(kept) > _OUTPUT else text
+            kept += data[: _OUTPUT + 1 - len(kept)]
+
+
+def _shown(output: bytearray) -> str:
+    text = output[:_OUTPUT].decode(errors="replace")
+    return text + "..." if len(output) > _OUTPUT else text

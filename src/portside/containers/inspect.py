@@ -379,7 +379,7 @@ async def summaries(
     found = [summary(core, container, now, images) for container in chosen]
     aliases = legacy_links.names(core)
     for item in found if aliases else ():
-        item.names = (*aliases.get(item.id, ()), *item.names)
+        item.names = tuple(sorted((*aliases.get(item.id, ()), *item.names)))
     if size:
         for container, item in zip(chosen, found, strict=True):
             with suppress(NotFound), unless_removed(container):

@@ -26,7 +26,7 @@ from portside.containers.container import Container, Waiter
 from portside.containers.core import Core
 from portside.containers.ended import held, not_running, unless_ended
 from portside.containers.record import Record
-from portside.containers.signal_names import parse
+from portside.containers.signal_names import name_of, parse
 from portside.containers.start import bring_up, cgroup_of, check_startable, end_processes, give_back
 from portside.model.containerstate import Waited, WaitError
 from portside.model.errors import (
@@ -258,7 +258,7 @@ async def stop(
     if not await _exits_within(container, timeout if timeout >= 0 else None):
         word = (
             f"container {record.name} did not end {timeout} seconds after "
-            f"{signals.Signals(number).name}: its PID 1 ignores it (see --init and --stop-signal); "
+            f"{name_of(number)}: its PID 1 ignores it (see --init and --stop-signal); "
             "it was killed"
         )
         log.info("%s", word)

@@ -40,6 +40,16 @@ def network_request(core: Core, record: Record) -> NetworkRequest:
         dns_options=host.dns_options or (),
         extra_hosts=host.extra_hosts or (),
         mac_address=config.mac_address,
-        links=host.links or (),
+        links=_links(record),
         directory=str(core.directory(record.id)),
+    )
+
+
+def _links(record: Record) -> tuple[str, ...]:
+    """``ID:ALIAS``; of records without the IDs, the links as they were asked for."""
+    return tuple(
+        f"{target}:{text.partition(':')[2] or text.removeprefix('/')}"
+        if (target := record.link_targets.get(text))
+        else text
+        for text in record.host.links or ()
     )

@@ -91,6 +91,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     started_ns: int = 0
     finished_ns: int = 0
     restart_count: int = 0
+    link_targets: dict[str, str] = {}
+    """IDs of the containers that legacy links lead to, by ``HostConfig.Links``' texts."""
     link_variables: tuple[str, ...] = ()
     """Variables that legacy links gave to the present run."""
     stopped_by_user: bool = False

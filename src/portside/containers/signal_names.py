@@ -30,3 +30,11 @@ def parse(text: str) -> int:
         return int(signal.Signals[name])
     except KeyError:
         raise InvalidParameter(f"invalid signal: {text}") from None
+
+
+def name_of(number: int) -> str:
+    """``SIGTERM``, ``SIGRTMIN+3``: also of those without a name of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"

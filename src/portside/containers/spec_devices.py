@@ -49,7 +49,13 @@ def _resolve(path: str, inside: str) -> list[oci.Device]:
             "no such file or directory"
         ) from error
     if stat.S_ISDIR(found.st_mode):
-        return list(_walk(target, inside))
+        below = list(_walk(target, inside))
+        if not below:
+            raise InvalidParameter(
+                f'error gathering device information while adding custom device "{path}": '
+                "not a device node"
+            )
+        return below
     if not _is_device(found.st_mode):
         raise InvalidParameter(
             f'error gathering device information while adding custom device "{path}": '

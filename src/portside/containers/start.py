@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.containers import mounts
+from portside.containers import legacy_links, mounts
 from portside.containers.container import Container, PendingAttachment
 from portside.containers.core import Core, make_directory
 from portside.containers.hangup import hang_up
@@ -63,12 +63,16 @@ async def bring_up(core: Core, container: Container) -> None:
     pending = container.take_pending()
     try:
         shared = joined(core, record)
+        legacy_links.check_running(core, record)
         runtime_mounts = await mounts.runtime_mounts(core, record)
         clock.mark("mounts")
         attachment = await core.networks.attach(network_request(core, record))
         container.networked = True
         clock.mark("network")
         reach("container.start:networked")
+        record.link_variables = (
+            *attachment.environment, *legacy_links.environment(core, record)
+        )  # fmt: skip
         spec = _specification(core, record, attachment, runtime_mounts, shared)
         groups = _devices(core, record, spec)
         directory = write_bundle(core, record.id, spec)
@@ -94,7 +98,6 @@ async def bring_up(core: Core, container: Container) -> None:
             item.sock.close()
     for instance in list(container.execs.values()):  # of the run before
         core.forget_exec(instance)
-    record.link_variables = tuple(attachment.environment)
     _running(core, container, client)
     core.launcher.refill()
     container.timings = clock.steps | {
@@ -136,7 +139,7 @@ def _specification(
             directory=attachment.directory or str(core.directory(record.id)),
             user=User(0, 0),  # resolved inside the root by the runtime (Identity)
             mounts=mounts,
-            links=attachment.environment,
+            links=record.link_variables,
             joined={kind: other.record.pid for kind, other in shared.items()},
             defaults=core.defaults(),
         )

@@ -6,7 +6,6 @@ from portside.containers.core import Core
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.image import Healthcheck
-from portside.model.network import PREDEFINED
 
 _POLICIES = ("", "no", "always", "unless-stopped", "on-failure", "on-unhealthy")
 OWN_RUNTIMES = ("portside", "runc", "io.containerd.runc.v2")
@@ -55,7 +54,6 @@ def check(core: Core, config: ContainerConfig, host: HostConfig) -> None:
         )
     check_policy(host)
     check_health(config.healthcheck)
-    _check_links(core, host)
     if config.stop_signal:
         from portside.containers.signal_names import parse
 
@@ -88,26 +86,6 @@ def check_health(check: Healthcheck | None) -> None:
             raise InvalidParameter(f"{words} in Healthcheck cannot be less than 1ms")
     if check.retries < 0:
         raise InvalidParameter("Retries in Healthcheck cannot be negative")
-
-
-def _check_links(core: Core, host: HostConfig) -> None:
-    for link in host.links or ():
-        name, _, alias = link.partition(":")
-        if not link:
-            raise InvalidParameter("empty string specified for links")
-        if ":" in alias:
-            raise InvalidParameter(f"bad format for links: {link}")
-        if _on_user_network(host):
-            continue  # names are looked up when they are asked for
-        try:
-            core.find(name)
-        except NotFound as err:
-            raise InvalidParameter(f"could not get container for {name}: {err}") from None
-
-
-def _on_user_network(host: HostConfig) -> bool:
-    mode = host.network_mode or "default"
-    return mode not in ("default", *PREDEFINED) and not mode.startswith("container:")
 
 
 def check_policy(host: HostConfig) -> None:

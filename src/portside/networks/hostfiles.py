@@ -191,17 +191,39 @@ def link_variables(
         for first, last, protocol in map(parse_port, other.request.exposed_ports)
         for port in range(first, last + 1)
     )
-    for number, (port, protocol) in enumerate(ports):
-        url = f"{protocol}://{endpoint.ipv4}:{port}"
-        if number == 0:
-            lines.insert(0, f"{prefix}_PORT={url}")
+    if ports:
+        port, protocol = ports[0]
+        lines.insert(0, f"{prefix}_PORT={protocol}://{endpoint.ipv4}:{port}")
+    lines += _range_variables(prefix, endpoint.ipv4, ports)
+    for port, protocol in ports:
         name = f"{prefix}_PORT_{port}_{protocol.upper()}"
         lines += [
-            f"{name}={url}",
+            f"{name}={protocol}://{endpoint.ipv4}:{port}",
             f"{name}_ADDR={endpoint.ipv4}",
             f"{name}_PORT={port}",
             f"{name}_PROTO={protocol}",
         ]
+    return lines
+
+
+def _range_variables(prefix: str, address: str, ports: list[tuple[int, str]]) -> list[str]:
+    """``_START`` and ``_END`` of three ports and more in a row, as Docker tells them."""
+    lines: list[str] = []
+    start = 0
+    while start < len(ports):
+        end = start
+        while end + 1 < len(ports) and ports[end + 1][0] <= ports[end][0] + 1:
+            end += 1
+        if end > start + 1:
+            (first, protocol), (last, last_protocol) = ports[start], ports[end]
+            name = f"{prefix}_PORT_{first}_{protocol.upper()}"
+            lines += [
+                f"{name}_START={protocol}://{address}:{first}",
+                f"{name}_PORT_START={first}",
+                f"{name}_END={last_protocol}://{address}:{last}",
+                f"{name}_PORT_END={last}",
+            ]
+        start = end + 1
     return lines
 
 

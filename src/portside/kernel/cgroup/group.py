@@ -219,6 +219,8 @@ class Cgroup:
             if not write.optional:
                 raise self._failure(write, error) from error
         except OSError as error:
+            if error.errno == errno.EOPNOTSUPP and "weight_device" in write.file:
+                return  # this device's I/O scheduler has no weights (bfq-iosched.rst)
             raise self._failure(write, error) from error
 
     def _try(self, write: Write) -> None:

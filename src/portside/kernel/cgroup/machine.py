@@ -109,7 +109,7 @@ def look(layout: Layout) -> Machine:
         cpuset=has("cpuset", "cpuset.cpus"),
         pids_limit=layout.has("pids"),
         blkio_weight=_weight(layout),
-        blkio_weight_device=_weight(layout),
+        blkio_weight_device=_weight(layout) and _weighs_devices(),
         blkio_read_bps=has("blkio", "blkio.throttle.read_bps_device"),
         blkio_write_bps=has("blkio", "blkio.throttle.write_bps_device"),
         blkio_read_iops=has("blkio", "blkio.throttle.read_iops_device"),
@@ -132,6 +132,15 @@ def _weight(layout: Layout) -> bool:
     if not children:
         return os.path.exists(f"{mount}/blkio.bfq.io_serviced")
     return any(os.path.exists(f"{child}/{name}") for child in children for name in names)
+
+
+def _weighs_devices() -> bool:
+    """Whether any device has an I/O scheduler that knows weights (bfq-iosched.rst, CFQ)."""
+    for name in os.listdir("/sys/block") if os.path.isdir("/sys/block") else ():
+        text = files.read_or(f"/sys/block/{name}/queue/scheduler")
+        if "[bfq]" in text or "[cfq]" in text:
+            return True
+    return False
 
 
 def _swap_v2(layout: Layout) -> bool:
