@@ -18,10 +18,7 @@ from portside.model.errors import CommandNotFound, SystemFailure
 from portside.runtime.messages import Identity
 from portside.runtime.state_files import place_of
 
-pytestmark = [
-    pytest.mark.skipif(not is_root(), reason="containers need root here"),
-    pytest.mark.asyncio(loop_scope="module"),
-]
+pytestmark = pytest.mark.skipif(not is_root(), reason="containers need root here")
 OURS = f"{sys.executable} -m portside.runtime"
 HYBRID = bool(detect().hierarchies and detect().unified)
 
@@ -66,6 +63,7 @@ async def start(made: Bench, runtime: dict[str, object], *args: str, **changes: 
     return await made.start(spec=found, stdin=stdin, request=runtime | {"cgroup": group} | request)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_run_and_end(made: Bench, runtime: dict[str, object]) -> None:
     box = await start(made, runtime, "sh", "-c", "id -u; hostname; echo err >&2; exit 7")
     output = (await box.output()).decode()
@@ -78,6 +76,7 @@ async def test_run_and_end(made: Bench, runtime: dict[str, object]) -> None:
     assert str(box.state_dir) not in Path("/proc/self/mountinfo").read_text()
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_exec_signals_and_users(made: Bench, runtime: dict[str, object]) -> None:
     script = "echo up; trap 'exit 3' TERM; while :; do sleep 0.05; done"
     box = await start(made, runtime, "sh", "-c", script, request={"identity": Identity("bob")})
@@ -95,6 +94,7 @@ async def test_exec_signals_and_users(made: Bench, runtime: dict[str, object]) -
     assert (await box.ended()).code == 3
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_input_and_terminal(made: Bench, runtime: dict[str, object]) -> None:
     box = await start(made, runtime, "cat", stdin=True)
     assert box.sock is not None
@@ -112,6 +112,7 @@ async def test_input_and_terminal(made: Bench, runtime: dict[str, object]) -> No
     assert b"30 90" in await box.output()
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_start_errors(made: Bench, runtime: dict[str, object]) -> None:
     with pytest.raises(CommandNotFound, match="executable file not found"):
         await start(made, runtime, "nothing-here")
@@ -119,11 +120,13 @@ async def test_start_errors(made: Bench, runtime: dict[str, object]) -> None:
         await start(made, runtime, "true", request={"identity": Identity("moon")})
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_runtime_that_is_not_there(made: Bench) -> None:
     with pytest.raises(SystemFailure, match="/no/such/runtime: No such file"):
         await start(made, {"runtime": "/no/such/runtime"}, "true")
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_limits_are_the_runtimes(made: Bench, runtime: dict[str, object]) -> None:
     from portside.model.ociruntime import Memory, Pids, Resources
 
@@ -134,3 +137,43 @@ async def test_limits_are_the_runtimes(made: Bench, runtime: dict[str, object]) 
     assert json.loads((box.state_dir / "state.json").read_text())["pid"] == box.client.pid
     await box.client.signal(9)
     assert (await box.ended()).code == 137
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_init_below_another_runtime(made: Bench, runtime: dict[str, object]) -> None:
+    box = await start(
+        made, runtime, "sh", "-c", "cat /proc/1/comm; echo $$; exit 3", request={"init": True}
+    )
+    output = await box.output()
+    assert ((await box.ended()).code, output.split()[0]) == (3, b"docker-init")
+    assert output.split()[1] != b"1"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_terminal_below_a_long_path(
+    tmp_path: Path, made: Bench, runtime: dict[str, object]
+) -> None:
+    """The console socket's address has room for 107 bytes, wherever the state lies."""
+    place = tmp_path / ("a" * 100) / ("b" * 60)
+    place.mkdir(parents=True)
+    kept, made.directory = made.directory, place
+    try:
+        box = await start(made, runtime, "tty", terminal=True)
+    finally:
+        made.directory = kept
+    assert (await box.output()).strip().startswith(b"/dev/")
+    await box.ended()
+
+
+def test_a_log_of_several_lines_an_entry(tmp_path: Path) -> None:
+    from portside.model.rootfs import Rootfs
+    from portside.runtime.external import External
+    from portside.runtime.messages import StartRequest
+
+    other = External(StartRequest("x", str(tmp_path / "containers/x"), Rootfs("bind"), "/x"))
+    other.log = str(tmp_path / "log")
+    entries = [{"msg": "fine", "level": "debug"}, {"msg": "exec: no such file", "level": "error"}]
+    for indent in (None, 2):
+        text = "\n".join(json.dumps(entry, indent=indent) for entry in entries)
+        (tmp_path / "log").write_text(text + "\n{")
+        assert other._logged() == "exec: no such file"

@@ -7,10 +7,14 @@ in, so one visit is enough to go on working there.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 
 CLONE_NEWNET = 0x40000000
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP, _IFF_RUNNING = 0x1, 0x40
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
@@ -29,6 +33,14 @@ def setns_net(fd: int) -> None:
     if _libc.setns(fd, CLONE_NEWNET) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), "setns(CLONE_NEWNET)")
+
+
+def loopback_up() -> None:
+    """Bring up ``lo`` in the caller's network namespace (netdevice(7)), where it gets its
+    addresses by itself."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        request = struct.pack("16sh14x", b"lo", _IFF_UP | _IFF_RUNNING)
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request)
 
 
 def open_own() -> int:

@@ -109,7 +109,8 @@ class Mount(_Part):
 class Hook(_Part):
     path: str
     args: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
+    env: tuple[str, ...] | None = None
+    """None: the runtime's own, as runc has it."""
     timeout: int | None = None
     """Seconds."""
 

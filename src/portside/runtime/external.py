@@ -45,7 +45,9 @@ class Streams:
         self.listener: socket.socket | None = None
         self.leader = -1
         if terminal:
-            self.path = f"/proc/self/fd/{os.open(directory, os.O_PATH)}/console"
+            # by descriptor: an address has room for 107 bytes only (unix(7))
+            opened = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.path = f"/proc/{os.getpid()}/fd/{opened}/console"
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
             self.listener = socket.socket(socket.AF_UNIX)
@@ -53,8 +55,8 @@ class Streams:
             self.listener.bind(self.path)
             self.listener.listen(1)
 
-    def option(self, directory: str) -> list[str]:
-        return ["--console-socket", f"{directory}/console"] if self.terminal else []
+    def option(self) -> list[str]:
+        return ["--console-socket", self.path] if self.terminal else []
 
     def take_terminal(self) -> None:
         """The leading side, which the runtime has sent by now."""
@@ -98,7 +100,7 @@ class External:
         streams = Streams(spec.process.terminal, self.request.open_stdin, bundle)
         pid_file = f"{bundle}/pid"
         self._call(
-            ["create", "--bundle", bundle, "--pid-file", pid_file, *streams.option(bundle)],
+            ["create", "--bundle", bundle, "--pid-file", pid_file, *streams.option()],
             streams,
         )
         streams.take_terminal()
@@ -126,7 +128,7 @@ class External:
         pid_file = f"{bundle}/{request.exec_id}.pid"
         try:
             options = ["--detach", "--process", f"{bundle}/{name}", "--pid-file", pid_file]
-            self._call(["exec", *options, *streams.option(bundle)], streams)
+            self._call(["exec", *options, *streams.option()], streams)
             streams.take_terminal()
             with open(pid_file) as pid:
                 return int(pid.read()), streams
@@ -192,14 +194,21 @@ class External:
             raise _failure(self.command[0], self._logged() or text or f"exit status {code}")
 
     def _logged(self) -> str:
-        """The message of the last error in its log."""
-        message = ""
-        with suppress(OSError), open(self.log, "rb") as file:
-            for line in file.read(1 << 16).splitlines():
-                with suppress(msgspec.MsgspecError):
-                    entry = msgspec.json.decode(line, type=dict[str, str])
-                    if entry.get("level", "error") == "error":
-                        message = entry.get("msg", message)
+        """The message of the last error in its log: JSON objects, each of one line (runc) or of
+        several (crun)."""
+        import json
+
+        message, text = "", ""
+        with suppress(OSError), open(self.log, errors="replace") as file:
+            text = file.read(1 << 16).lstrip()
+        while text.startswith("{"):
+            try:
+                entry, end = json.JSONDecoder(strict=False).raw_decode(text)
+            except ValueError:
+                break
+            if entry.get("level", "error") == "error":
+                message = str(entry.get("msg", message))
+            text = text[end:].lstrip()
         return message
 
 

@@ -81,8 +81,8 @@ def _become(hook: Hook, state: int, writer: int) -> None:
             os.dup2(source, target, inheritable=True)
         kernel.close_range(3)
         args = list(hook.args) or [hook.path]
-        env = dict(pair.partition("=")[::2] for pair in hook.env)
-        os.execve(hook.path, args, env)
+        env = dict(pair.partition("=")[::2] for pair in hook.env or ())
+        os.execve(hook.path, args, os.environ if hook.env is None else env)
     except BaseException as err:
         with suppress(OSError):
             os.write(2, str(err).encode())

@@ -23,6 +23,7 @@ from contextlib import suppress
 
 from portside.kernel import apparmor, selinux
 from portside.kernel import process as kernel
+from portside.kernel.netns import loopback_up
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.ociruntime import Mount, Process, Spec
@@ -182,7 +183,7 @@ def _start_hooks(own: Own, request: StartRequest, spec: Spec) -> None:
         hooks.run("startContainer", spec.hooks.start_container, state)
 
 
-def _of_proc(root: int, spec: Spec, sources: dict[str, int]) -> list[Mount]:
+def _of_proc(root: int, spec: Spec, sources: dict[int, int]) -> list[Mount]:
     """The mounts of proc and over it, for who is not in the PID namespace yet that proc shows;
     their places and ``sources`` are prepared with what is only to be had now."""
     found = []
@@ -192,7 +193,7 @@ def _of_proc(root: int, spec: Spec, sources: dict[str, int]) -> list[Mount]:
             found.append(mount)
         if mount.type == "proc":
             os.close(mounts.resolve(root, mount.destination, True))
-    missing = [m for m in found if m.destination not in sources]
+    missing = [m for m in found if id(m) not in sources]
     sources.update(mounts.open_shared(missing, everything=True))
     return found
 
@@ -268,6 +269,8 @@ def _enter_namespaces(spec: Spec, netns: int) -> None:
     if not spec.namespace("mount"):
         raise InvalidParameter("a container needs a mount namespace")
     kernel.unshare(new)
+    if new & kernel.CLONE_NEWNET:
+        loopback_up()
 
 
 def set_oom_score(process: Process) -> None:

@@ -111,15 +111,16 @@ class Parsed:
             self.data.append(option)
 
 
-def open_shared(mounts: Iterable[Mount], everything: bool = False) -> dict[str, int]:
-    """Copies of the sources that stay the host's peers (``shared``), by destination; to be taken
+def open_shared(mounts: Iterable[Mount], everything: bool = False) -> dict[int, int]:
+    """Copies of the sources that stay the host's peers (``shared``), by the mount's ``id``, since
+    several may have one destination; to be taken
     while the mounts of this namespace are still what the host's are. ``everything``: of all
     bind mounts, for who will not have the host's rights afterwards."""
     found = {}
     for mount in mounts:
         options = Parsed(mount)
         if options.bind and (everything or options.propagation == kernel.MS_SHARED):
-            found[mount.destination] = tree = _opened(mount, options)
+            found[id(mount)] = tree = _opened(mount, options)
             if everything and (mount.uid_mappings or mount.gid_mappings):
                 idmap.apply(tree, mount.uid_mappings, mount.gid_mappings)
     return found
@@ -139,11 +140,11 @@ def _failure(mount: Mount, err: OSError) -> SystemFailure:
     )
 
 
-def mount_all(root: int, mounts: Iterable[Mount], opened: Mapping[str, int]) -> None:
+def mount_all(root: int, mounts: Iterable[Mount], opened: Mapping[int, int]) -> None:
     """Carry out mounts in order beneath the root; ``opened`` are the sources of some."""
     for mount in mounts:
         try:
-            _mount(root, mount, opened.get(mount.destination, -1))
+            _mount(root, mount, opened.get(id(mount), -1))
         except OSError as err:
             raise _failure(mount, err) from err
 

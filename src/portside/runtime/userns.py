@@ -26,8 +26,8 @@ class Prepared(msgspec.Struct):
     """Descriptors that were opened with the host's rights."""
 
     root: int = -1
-    sources: dict[str, int] = {}
-    """Detached copies of bind mounts' sources, by destination."""
+    sources: dict[int, int] = {}
+    """Detached copies of bind mounts' sources, by the mount's identity (``id``)."""
 
 
 def wanted(spec: Spec) -> bool:

@@ -44,6 +44,7 @@ RUNTIME_DEVICES: tuple[tuple[bool, str, int, int, str], ...] = (
     (True, "c", 1, 9, "rwm"),  # urandom
     (True, "c", 136, ANY, "rwm"),  # pts/*
     (True, "c", 5, 2, "rwm"),  # ptmx
+    (True, "c", 10, 200, "rwm"),  # net/tun, which CAP_NET_ADMIN guards
 )
 """What an OCI runtime allows besides, whatever the configuration says (config-linux.md)."""
 

@@ -19,7 +19,7 @@ from portside.runtime import hooks, seccomp_listener, userns
 from portside.runtime import init as steps
 from portside.runtime.init_channel import Child, Own, explain_kill
 from portside.runtime.messages import StartRequest
-from portside.runtime.oci import console, validate
+from portside.runtime.oci import console, notify, validate
 from portside.runtime.oci.state_store import Container, Saved, read_spec
 from portside.runtime.state_files import start_ticks, write_whole
 
@@ -59,6 +59,8 @@ def load(bundle: str) -> Spec:
             mount.source = os.path.join(bundle, mount.source)
         # relative is deprecated, but accepted; ".." leads no further than the root
         mount.destination = os.path.normpath("/" + mount.destination.lstrip("/"))
+    for device in spec.linux.devices:
+        device.path = os.path.normpath("/" + device.path.lstrip("/"))
     if not os.path.isdir(spec.root.path):
         raise InvalidParameter(f"invalid rootfs: {spec.root.path} is not a directory")
     return spec
@@ -110,6 +112,7 @@ def create(wanted: Wanted) -> Child:
         filter = seccomp.compile_filter(spec.linux.seccomp)
     box.make()
     try:
+        notify.offer(box.directory, spec)
         os.mkfifo(box.fifo, 0o600)
         write_whole(f"{box.directory}/config.json", msgspec.json.encode(spec), sync=False)
         if filter:
@@ -142,7 +145,7 @@ class _Creation:
         flags = seccomp.flags_of(spec.linux.seccomp) if spec.linux.seccomp is not None else 0
         self.request = StartRequest(
             id=wanted.id,
-            state_dir=f"{box.directory}/rootfs",
+            state_dir=spec.root.path,
             rootfs=Rootfs("bind", upper=spec.root.path),
             cgroup=cgroup_path(spec, wanted.id, wanted.systemd),
             seccomp_flags=flags,
@@ -260,6 +263,7 @@ def start(root: str, id: str) -> None:
         fifo = os.open(box.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as err:
         raise SystemFailure("cannot start a container that has stopped") from err
+    told_by = notify.listen(box.directory)
     with open(box.result) as result:
         os.unlink(box.fifo)
         os.write(fifo, b"s")
@@ -267,6 +271,8 @@ def start(root: str, id: str) -> None:
         fcntl.flock(result, fcntl.LOCK_SH)
         if told := result.read():
             raise SystemFailure(told)
+    if told_by is not None:
+        notify.pass_on(told_by, saved.pid)
     spec = box.spec()
     if spec.hooks is not None and spec.hooks.poststart:
         for text in hooks.run_all(

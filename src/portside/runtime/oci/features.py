@@ -18,6 +18,7 @@ from portside.model.ociruntime import (
     SPEC_VERSION,
     Capabilities,
     DeviceCgroup,
+    IDMapping,
     Linux,
     Mount,
     Namespace,
@@ -85,10 +86,11 @@ def unbuilt(context: Context, options: Options) -> int:
 
 def spec(context: Context, options: Options) -> int:
     """Write a ``config.json`` to begin with."""
-    if options.flag("rootless"):
-        raise NotImplementedHere("rootless containers are not built")
     path = os.path.join(options.text("bundle") or ".", "config.json")
-    data = msgspec.json.format(complete(_example()), indent=2)
+    example = _example()
+    if options.flag("rootless"):
+        _make_rootless(example)
+    data = msgspec.json.format(complete(example), indent=2)
     try:
         with open(path, "xb") as file:
             file.write(data + b"\n")
@@ -120,6 +122,26 @@ def _example() -> Spec:
             readonly_paths=_READ_ONLY,
         ),
     )
+
+
+def _make_rootless(spec: Spec) -> None:
+    """What may be had without root: a user namespace in which the caller is root, the host's
+    network and /sys, no limits (runc's ``spec --rootless``)."""
+    assert spec.linux is not None
+    kept = [n for n in spec.linux.namespaces if n.type not in ("network", "user")]
+    spec.linux.namespaces = (*kept, Namespace("user"))
+    spec.linux.uid_mappings = (IDMapping(0, os.geteuid(), 1),)
+    spec.linux.gid_mappings = (IDMapping(0, os.getegid(), 1),)
+    spec.linux.resources = None
+    mounts = []
+    for mount in spec.mounts:
+        if mount.destination == "/sys":
+            options = ("rbind", "nosuid", "noexec", "nodev", "ro")
+            mount = Mount("/sys", "none", "/sys", options)
+        kept_options = [o for o in mount.options if not o.startswith(("uid=", "gid="))]
+        mount.options = tuple(kept_options)
+        mounts.append(mount)
+    spec.mounts = tuple(mounts)
 
 
 def features(context: Context, options: Options) -> int:

@@ -7,7 +7,6 @@
            /seccomp.bpf     the compiled filter, for exec
            /exec.fifo       while it waits for "start"
            /exec.result     locked by it until execve(2); then what went wrong since "start"
-           /rootfs          where its root is mounted, in its own mount namespace only
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from portside.kernel.cgroup import Cgroup
 from portside.model.errors import Conflict, InvalidParameter, NotFound, PortsideError
 from portside.model.ociruntime import SPEC_VERSION, Spec, State
 from portside.runtime import messages
+from portside.runtime.oci import notify
 from portside.runtime.state_files import start_ticks, write_whole
 
 _ID = re.compile(r"[\w+.-]{1,1024}")
@@ -60,7 +60,6 @@ class Container:
             os.mkdir(self.directory, 0o711)
         except FileExistsError:
             raise Conflict("container with given ID already exists") from None
-        os.mkdir(f"{self.directory}/rootfs", 0o711)
 
     def save(self, saved: Saved) -> None:
         write_whole(f"{self.directory}/state.json", msgspec.json.encode(saved), sync=False)
@@ -110,12 +109,12 @@ class Container:
         return State(SPEC_VERSION, self.id, status, saved.bundle, pid, spec.annotations)
 
     def remove(self) -> None:
+        notify.remove(self.directory)
         for name in ("state.json", "config.json", "seccomp.bpf", "exec.fifo", "exec.result"):
             with suppress(FileNotFoundError):
                 os.unlink(f"{self.directory}/{name}")
-        for directory in (f"{self.directory}/rootfs", self.directory):
-            with suppress(OSError):
-                os.rmdir(directory)
+        with suppress(OSError):
+            os.rmdir(self.directory)
 
 
 def lives(pid: int, started: int) -> bool:

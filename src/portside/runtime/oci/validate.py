@@ -137,7 +137,7 @@ def _refused(spec: Spec) -> None:
     for device in spec.linux.devices:
         if device.type not in ("b", "c", "u", "p"):
             raise InvalidParameter(f"device {device.path}: unknown type {device.type!r}")
-        if not device.path.startswith("/") or device.path.endswith("/"):
+        if not device.path.startswith("/") or not device.path.strip("/"):
             raise InvalidParameter(f"device {device.path!r}: the path must be absolute")
     if spec.linux.mount_label and not selinux.enabled():
         raise InvalidParameter("selinux label is specified in config, but selinux is disabled")
