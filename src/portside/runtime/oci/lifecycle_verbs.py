@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from portside.runtime.oci import bundle as creating
-from portside.runtime.oci import exec_process
 from portside.runtime.oci.arguments import Options
 from portside.runtime.oci.foreground import attend, pass_signals
 from portside.runtime.oci.main import Context
@@ -64,6 +63,8 @@ def run(context: Context, options: Options) -> int:
 
 
 def exec_(context: Context, options: Options) -> int:
+    from portside.runtime.oci import exec_process  # the other verbs start without it
+
     return exec_process.run(context.root, options)
 
 
