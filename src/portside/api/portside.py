@@ -30,6 +30,14 @@ async def stop_daemon(api: Api, request: Request, _: str) -> Answer:
     return Response(202)
 
 
+@router.add("POST", "/portside/reset")
+async def reset(api: Api, request: Request, _: str) -> Answer:
+    """``system reset``: stop all containers, end the engine and delete everything it has:
+    containers, images, volumes, networks, and its data root."""
+    api.engine.stop_requested(True, reset=True)
+    return Response(202)
+
+
 @router.add("POST", "/portside/check", cancellable=True)
 async def check(api: Api, request: Request, _: str) -> Answer:
     """``system check``: verify the store; with ``repair`` mend what can be mended."""

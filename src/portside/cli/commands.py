@@ -27,7 +27,7 @@ _FAMILIES = {
     "volumes": "volume create, volume ls, volume list, volume rm, volume remove, "
     "volume update, volume clone, volume rename, volume export, volume import",
     "system": "version, info, events, system info, system events, system df, system check, "
-    "daemon stop",
+    "system reset, daemon stop",
     "dial_stdio": "system dial-stdio",
     "prune": "container prune, image prune, network prune, volume prune, system prune, "
     "builder prune",

@@ -1,4 +1,4 @@
-"""version, info, events, system df, system check, daemon stop."""
+"""version, info, events, system df, system check, system reset, daemon stop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from portside.cli.session import Session
+    from portside.client.client import Client
     from portside.flags.table import Options
 
 FORMAT = """
@@ -211,9 +212,34 @@ def check(session: Session, options: Options, arguments: list[str]) -> int:
       --containers   Stop its containers, too
 """)  # fmt: skip
 def daemon_stop(session: Session, options: Options, arguments: list[str]) -> None:
-    client = session.unconnected_client()
     query = {"containers": options.flag("containers") or None}
-    response = client.request("POST", "/portside/daemon/stop", query)
+    _end(session.unconnected_client(), "/portside/daemon/stop", query)
+
+
+@verb("system reset", usage="[OPTIONS]",
+      about="Remove everything of the engine: containers, images, volumes, networks, and itself",
+      flags="""
+  -f, --force   Do not ask
+""")  # fmt: skip
+def system_reset(session: Session, options: Options, arguments: list[str]) -> None:
+    from portside.cli.prune import confirm
+    from portside.model.errors import SystemFailure
+
+    root = (session.client.get("/info") or {}).get("DockerRootDir", "")
+    confirm(
+        session, options,
+        "WARNING! This will stop the engine and remove:\n  - all containers, running ones too\n"
+        "  - all images\n  - all networks\n  - all volumes with the data in them\n"
+        f"  - the engine's data root {root}\nNone of it can be brought back.\n",
+    )  # fmt: skip
+    local = _end(session.client, "/portside/reset", {})
+    if local and os.path.isdir(root) and os.listdir(root):
+        raise SystemFailure(f"{root} could not be deleted: the engine's log says why")
+
+
+def _end(client: Client, path: str, query: dict[str, Any]) -> bool:
+    """Ask the engine to end, and wait until it has. Whether it ran on this machine."""
+    response = client.request("POST", path, query)
     response.read()
     # The connection ends with the engine: wait for that, so that it is gone when we return.
     sock, _ = response._connection.steal()
@@ -222,6 +248,7 @@ def daemon_stop(session: Session, options: Options, arguments: list[str]) -> Non
         pass
     if process is not None:
         _await_end(process)
+    return process is not None
 
 
 def _peer(sock: Any) -> int | None:

@@ -85,7 +85,7 @@ class Daemon:
         self._listeners: list[Listener] = []
         self._metrics: list[Listener] = []
         self._docker_sock: Path | None = None
-        self._stop_containers = False
+        self._stop_containers = self._reset = False
         self._signals = 0
 
     def run(self) -> None:
@@ -111,6 +111,10 @@ class Daemon:
             if self._docker_sock is not None and self._docker_sock.is_symlink():
                 self._docker_sock.unlink(missing_ok=True)
             pidfile.remove()
+        if self._reset:
+            from portside.engine.reset import erase
+
+            erase(self.instance)
 
     def _make_directories(self) -> None:
         """The two roots. Nobody else enters the data root; the exec root holds the socket.
@@ -166,8 +170,9 @@ class Daemon:
         stop = asyncio.Event()
         engine = await Engine.start(self.options, self.instance, launcher)
 
-        def stop_requested(containers: bool) -> None:
-            self._stop_containers = self._stop_containers or containers
+        def stop_requested(containers: bool, reset: bool = False) -> None:
+            self._stop_containers = self._stop_containers or containers or reset
+            self._reset = self._reset or reset
             stop.set()
 
         engine.stop_requested = stop_requested

@@ -50,8 +50,9 @@ class Engine:
         self.volumes: VolumeService = wiring.volumes(self)
         self.containers: ContainerService = wiring.containers(self)
         self._builder: BuildService | None = None
-        self.stop_requested: Callable[[bool], None] = lambda containers: None
-        """Set by the daemon: end this engine, with its containers or without."""
+        self.stop_requested: Callable[..., None] = lambda containers, reset=False: None
+        """Set by the daemon: end this engine, with its containers or without; ``reset``: and
+        delete all it has."""
 
     @classmethod
     async def start(cls, options: DaemonOptions, instance: Instance, launcher: Launcher) -> Engine:
@@ -80,14 +81,16 @@ class Engine:
         return len(self.store.db.collection("buildcache", object)) > 0
 
     async def close(self, *, containers: bool = False) -> None:
-        """Stop the engine. Containers go on unless ``containers`` says to stop them too."""
+        """Stop the engine. Containers continue unless ``containers`` says to stop them too.
+        When none runs, nothing is left on the machine but the engine's two roots: bridges,
+        firewall table and control groups are made again by the next start."""
         self.space.close()
         if self._builder is not None:
             await self._builder.close()
         if containers:
             await self.containers.stop_all(self.options.shutdown_timeout)
         await self.containers.close()
-        if containers:
+        if containers or not self.networks.in_use():
             await self.networks.clean()
             await self._remove_control_group()
         await self.networks.close()

@@ -38,3 +38,14 @@ def mount_of(path: str) -> MountPoint:
                 kind = source.partition(" ")[0]
                 found = MountPoint(at, "shared" in tags, "master" in tags, kind)
     return found
+
+
+def mounts_below(path: str) -> list[str]:
+    """Mount points strictly below a real path, in the order in which they were mounted."""
+    found = []
+    with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            at = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), line.split()[4])
+            if at.startswith(f"{path}/"):
+                found.append(at)
+    return found

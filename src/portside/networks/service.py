@@ -141,9 +141,13 @@ class NetworkService:
         self._links.close()
         self._worker.close()
 
+    def in_use(self) -> bool:
+        """Whether a container runs."""
+        return bool(self._sandboxes.book.records())
+
     async def clean(self) -> None:
-        """Remove what the engine made on this host: its tables and its bridges without
-        containers (``portside daemon stop --containers``, uninstalling)."""
+        """Remove what the engine made on this host: its table and its bridges without
+        containers. The next start makes them again."""
         used = {e.network_id for r in self._sandboxes.book.records() for e in r.endpoints}
         for record in self._catalogue.all():
             if record.id not in used:

@@ -1,0 +1,72 @@
+"""What an engine leaves on the machine: nothing when no container runs, and nothing at all after
+``system reset``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from enginekit import ROOT, RunningEngine, docker_runner
+
+IMAGE = "portside/base"
+
+
+def portside(
+    engine: RunningEngine, *arguments: str, answer: str = ""
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "portside", *arguments],
+        capture_output=True, text=True, timeout=100, input=answer, cwd=ROOT,
+        env={**os.environ, "DOCKER_HOST": engine.host, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+
+
+def test_an_engine_that_ends(private_engine: RunningEngine, docker_command: list[str]) -> None:
+    engine = private_engine
+    docker = docker_runner(docker_command, {**os.environ, "DOCKER_HOST": engine.host})
+    docker("network", "create", "--subnet", "10.253.99.0/24", "kept")
+    docker("volume", "create", "data")
+    docker("run", "--rm", "--network", "kept", "-v", "data:/d", IMAGE, "sh", "-c", "echo x >/d/f")
+    engine.stop()
+    assert engine.remains() == []
+    engine.start()
+    run = ("run", "-d", "--name", "one", "--network", "kept", "-p", "127.0.0.1::80", IMAGE)
+    docker(*run, "sleep", "1000")
+    assert "10.253.99.0/24" in docker("network", "inspect", "kept").stdout
+    assert docker("run", "--rm", "-v", "data:/d", IMAGE, "cat", "/d/f").stdout == "x\n"
+    engine.stop()
+    found = engine.remains()
+    assert any("cgroup" in item for item in found), "a container runs, and keeps what it needs"
+    assert any("table" in item for item in found) and any("link" in item for item in found)
+    engine.start()
+    assert docker("exec", "one", "echo", "alive").stdout == "alive\n"
+
+    asked = portside(engine, "system", "reset", answer="n\n")
+    assert "all volumes with the data in them" in asked.stdout
+    assert docker("ps", "-q").stdout, "nothing was done"
+    done = portside(engine, "system", "reset", "-f")
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert engine.process is not None and engine.process.wait(30) == 0
+    assert engine.remains() == []
+    assert not engine.data_root.exists() and not engine.exec_root.exists()
+
+
+def test_reset_deletes_nothing_that_is_mounted(private_engine: RunningEngine) -> None:
+    """A volume's data on another file system is not the engine's to delete."""
+    engine = private_engine
+    elsewhere = engine.root / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("x")
+    inside = engine.data_root / "volumes" / "v" / "_data"
+    inside.mkdir(parents=True)
+    (Path(engine.data_root) / "link").symlink_to(elsewhere)
+    subprocess.run(["mount", "--bind", elsewhere, inside], check=True)
+    try:
+        done = portside(engine, "system", "reset", "--force")
+        assert done.returncode == 0, done
+    finally:
+        subprocess.run(["umount", inside], check=False, capture_output=True)
+    assert not engine.data_root.exists()
+    assert (elsewhere / "precious").read_text() == "x"
