@@ -297,3 +297,54 @@ def test_the_cache_is_counted_and_pruned(
     assert answer["SpaceReclaimed"] >= record["Size"]
     assert private_engine.json("GET", "/system/df")["BuildCache"] == []
     assert "Using cache" not in docker("build", "-", input=text)
+
+
+def test_a_killed_engine_leaves_nothing_of_a_step(
+    private_engine: RunningEngine, docker_command: list[str]
+) -> None:
+    env = {**os.environ, "DOCKER_HOST": private_engine.host, "DOCKER_BUILDKIT": "0"}
+    subprocess.run([*docker_command, "pull", "-q", BASE], env=env, check=True, capture_output=True)
+    text = (
+        f"FROM {BASE} AS b\nRUN echo kept > /kept\nFROM b\n"
+        "RUN --mount=from=b,source=/bin,target=/m echo begun; sleep 54321\n"
+    )
+    running = subprocess.Popen(
+        [*docker_command, "build", "-"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert running.stdin is not None and running.stdout is not None
+    with running:
+        running.stdin.write(text.encode())
+        running.stdin.close()
+        while b"begun" not in running.stdout.readline():
+            assert running.poll() is None
+        private_engine.kill()
+    private_engine.start()
+    assert not list((private_engine.exec_root / "containers").iterdir())
+    assert not list((private_engine.data_root / "containers").iterdir())
+    mounts = Path("/proc/self/mountinfo").read_text()
+    assert str(private_engine.root) not in mounts
+    again = text.replace("sleep 54321", "true").encode()
+    done = subprocess.run(
+        [*docker_command, "build", "-"], env=env, input=again, capture_output=True, check=True
+    )
+    assert done.stdout.count(b"Using cache") == 1
+
+
+def test_links_swapped_while_a_context_is_copied_lead_nowhere(build: Build, docker: Run) -> None:
+    """CVE-2024-23651's kind: a mount's source is exchanged for a link while it is resolved."""
+    files = {"d/f": "inside\n"}
+    done = build(
+        f"""FROM {BASE} AS evil
+RUN mkdir /a && ln -s /../../../../../../etc /a/up && ln -s /proc/self/root /a/magic
+FROM {BASE}
+COPY --from=evil /a/up/passwd /x
+RUN --mount=from=evil,source=/a/up,target=/m cat /m/passwd > /y
+""",
+        "-t", "swapped", files=files,
+    )  # fmt: skip
+    assert done.returncode == 0
+    host = Path("/etc/passwd").read_text()
+    for name in ("/x", "/y"):
+        found = docker("run", "--rm", "swapped", "cat", name).stdout
+        assert found and found != host

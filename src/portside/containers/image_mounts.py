@@ -111,10 +111,19 @@ async def mount(core: Core, record: Record, point: Point) -> oci.Mount:
 
 def unmount(core: Core, record: Record) -> None:
     """Let go of the paths of images that a container had mounted."""
-    if not any(point.type == "image" and point.subpath for point in record.mounts):
-        return
-    for place in sorted(core.directory(record.id).glob("image-*")):
-        with suppress(OSError):  # bound nowhere: the engine was killed in between
-            umount2(str(place), UMOUNT_NOFOLLOW | MNT_DETACH)
-        with suppress(OSError):
-            place.rmdir() if place.is_dir() else place.unlink()
+    if any(point.type == "image" and point.subpath for point in record.mounts):
+        unbind_all(core.directory(record.id))
+
+
+def unbind_all(directory: Path) -> None:
+    """Let go of every path that is bound in a container's directory."""
+    for pattern in ("image-*", "mount-*"):
+        for place in sorted(directory.glob(pattern)):
+            unbind(place)
+
+
+def unbind(place: Path) -> None:
+    with suppress(OSError):  # bound nowhere: the engine was killed in between
+        umount2(str(place), UMOUNT_NOFOLLOW | MNT_DETACH)
+    with suppress(OSError):
+        place.rmdir() if place.is_dir() else place.unlink()

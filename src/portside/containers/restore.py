@@ -7,7 +7,7 @@ import logging
 import re
 import time
 
-from portside.containers import lifecycle, mounts, restart_policy, start
+from portside.containers import image_mounts, lifecycle, mounts, restart_policy, start
 from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.containers.network_request import network_request
@@ -181,7 +181,9 @@ def _drop_unknown(core: Core) -> None:
             if entry.name not in core.containers:
                 start.drop_leftover(core, entry)
     for entry in core.store.layers.containers_dir.iterdir():
-        if entry.name not in core.containers and not _has_root(core, entry.name):
+        if entry.name not in core.containers:  # also a build step's of a killed engine
+            image_mounts.unbind_all(entry)
+            core.store.layers.forget_writable(entry.name)
             core.store.trash.discard(entry)
 
 

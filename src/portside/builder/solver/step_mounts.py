@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -13,8 +13,7 @@ from portside.builder.solver.build_jobs import InitCache
 from portside.builder.solver.cache_records import CacheStore
 from portside.builder.solver.tree import Tree, digest_of
 from portside.containers.core import Core
-from portside.containers.image_mounts import BindImagePath
-from portside.kernel.mount import MNT_DETACH, UMOUNT_NOFOLLOW, umount2
+from portside.containers.image_mounts import BindImagePath, unbind
 from portside.model import ociruntime as oci
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound
@@ -148,7 +147,7 @@ class StepMounts:
         """A path of a tree, bound in the step's directory while it runs."""
         place = self._core.directory(self._id) / f"mount-{self._count}"
         self._count += 1
-        self._stack.callback(_unbind, place)
+        self._stack.callback(unbind, place)
         job = BindImagePath(rootfs=rootfs, path=path, place=str(place))
         await self._core.store.workers.run(job)
         return str(place)
@@ -225,13 +224,6 @@ class StepMounts:
 def cache_directory(root: Path, record: str) -> Path:
     """Where a cache mount's files are."""
     return root / "buildcache" / record
-
-
-def _unbind(place: Path) -> None:
-    with suppress(OSError):  # bound nowhere: the job failed before
-        umount2(str(place), UMOUNT_NOFOLLOW | MNT_DETACH)
-    with suppress(OSError):
-        place.rmdir() if place.is_dir() else place.unlink()
 
 
 class CacheLocks:
