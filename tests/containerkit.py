@@ -57,11 +57,11 @@ class FakeImages:
         config = ImageConfig(architecture="amd64", os="linux", config=self.run)
         return Image(id=IMAGE_ID, config=config)
 
-    def acquire(self, image_id: str, container_id: str) -> None:
-        self.users.add(container_id)
+    async def unpack(self, image: Image) -> Image:
+        return image
 
-    def release(self, image_id: str, container_id: str) -> None:
-        self.users.discard(container_id)
+    def acquire(self, image: Image, container_id: str) -> None:
+        self.users.add(container_id)
 
     async def commit(self, container_id: str, parent_image: str, **_: Any) -> str:
         return "sha256:" + "2" * 64
@@ -166,7 +166,7 @@ class FakeVolumes:
 class FakeLayers:
     """Writable layers as a set of IDs."""
 
-    driver = "overlay"
+    driver, snapshotter = "overlay", "overlayfs"
 
     def __init__(self, root: Path) -> None:
         self.containers_dir = root / "containers"

@@ -61,7 +61,8 @@ class BuiltImage:
 
     @property
     def id(self) -> str:
-        return digest(self.config)
+        """What an engine calls it when it came without an index."""
+        return digest(self.manifest)
 
     @property
     def config_digest(self) -> str:

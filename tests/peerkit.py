@@ -122,6 +122,23 @@ def snapshot(lowers: Sequence[str], without_root: bool = True) -> dict[str, Any]
     return found
 
 
+def config_digest(data_root: Path, docker: Docker, name: str) -> str:
+    """What engines without containerd's image store know our image by."""
+    identifier = json.loads(docker("image", "inspect", name).stdout)[0]["Id"]
+
+    def read(digest: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            (data_root / "blobs" / digest.replace(":", "/")).read_bytes()
+        )
+        return found
+
+    document = read(identifier)
+    if "manifests" in document:
+        document = read(document["manifests"][0]["digest"])
+    found: str = document["config"]["digest"]
+    return found
+
+
 def our_lowers(data_root: Path, docker: Docker, name: str) -> list[str]:
     """Directories of an image's layers in our store, topmost first."""
     import hashlib

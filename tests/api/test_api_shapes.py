@@ -73,7 +73,7 @@ INSPECT: Shape = {
     "ResolvConfPath": TEXT, "HostnamePath": TEXT, "HostsPath": TEXT, "LogPath": TEXT,
     "Name": TEXT, "RestartCount": WHOLE, "Driver": TEXT, "Platform": TEXT, "MountLabel": TEXT,
     "ProcessLabel": TEXT, "AppArmorProfile": TEXT, "ExecIDs": Maybe(LIST), "HostConfig": HOST,
-    "GraphDriver": {"Name": TEXT, "Data": MAP}, "Mounts": Listed(MOUNT), "Config": CONFIG,
+    "GraphDriver": {"Name": TEXT, "Data": Maybe(MAP)}, "Mounts": Listed(MOUNT), "Config": CONFIG,
     "NetworkSettings": {"Bridge": TEXT, "SandboxID": TEXT, "SandboxKey": TEXT, "Ports": MAP,
                         "Networks": {"bridge": ENDPOINT}},
 }  # fmt: skip

@@ -197,5 +197,5 @@ def test_inspect_has_what_tools_read(docker: Docker, name: str) -> None:
     assert found["Config"]["StopSignal"] == "USR1"
     assert found["Path"] == "sleep" and found["Args"] == ["9"]
     assert found["State"]["Status"] == "created"
-    assert found["GraphDriver"]["Name"] == "overlay2"
+    assert found["GraphDriver"]["Name"] == "overlayfs"
     assert found["LogPath"] == "" or found["LogPath"].endswith("-json.log")

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from enginekit import RunningEngine, docker_runner
 from imagekit import certificate, docker_registry, htpasswd_line
-from peerkit import Docker, Peer, image_of, our_lowers, publish, rich_layers, snapshot
+from peerkit import (
+    Docker,
+    Peer,
+    config_digest,
+    image_of,
+    our_lowers,
+    publish,
+    rich_layers,
+    snapshot,
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +59,8 @@ def forget(docker: Docker) -> Iterator[list[str]]:
 def identity(docker: Docker, name: str) -> dict[str, Any]:
     """What must be the same wherever an image is."""
     found = json.loads(docker("image", "inspect", name).stdout)[0]
-    keys = ("Id", "Created", "Architecture", "Os", "Author", "RootFS")
-    repository = name.rpartition(":")[0]
+    keys = ("Created", "Architecture", "Os", "Author", "RootFS")
     return {key: found[key] for key in keys} | {
-        "digests": [text for text in found["RepoDigests"] if text.startswith(f"{repository}@")],
         "Labels": found["Config"].get("Labels"),
         "Cmd": found["Config"].get("Cmd"),
     }
@@ -64,6 +71,12 @@ def same(
 ) -> dict[str, Any]:
     """Assert that both engines have the same image and the same tree; the tree."""
     assert identity(docker, name) == identity(theirs, name)
+    found = json.loads(theirs("image", "inspect", name).stdout)[0]
+    assert config_digest(engine.data_root, docker, name) == found["Id"]
+    assert json.loads(docker("image", "inspect", found["Id"]).stdout), "found by that, too"
+    mine = json.loads(docker("image", "inspect", name).stdout)[0]["RepoDigests"]
+    repository = name.rpartition(":")[0]
+    assert {text for text in found["RepoDigests"] if text.startswith(f"{repository}@")} <= set(mine)
     ours = snapshot(our_lowers(engine.data_root, docker, name))
     same_tree(ours, snapshot(peer.lowers(theirs, name)))
     return ours
@@ -202,8 +215,8 @@ def test_real_registry_with_authentication_and_tls(
         assert f"Digest: {digest}" in theirs("pull", name).stdout
         same(name, docker, theirs, engine, peer)
         theirs("tag", name, other)
-        assert digest in theirs("push", other).stdout
-        assert f"Digest: {digest}" in docker("pull", other).stdout
+        again = theirs("push", other).stdout.rpartition("digest: ")[2].split()[0]
+        assert f"Digest: {again}" in docker("pull", other).stdout
         manifest = json.loads(docker("manifest", "inspect", "--insecure", name).stdout)
         assert manifest["schemaVersion"] == 2
         for run in (docker, theirs):

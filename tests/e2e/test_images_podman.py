@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from enginekit import RunningEngine
 from imagekit import docker_registry
-from peerkit import Docker, image_of, our_lowers, publish, rich_layers, snapshot
+from peerkit import Docker, config_digest, image_of, our_lowers, publish, rich_layers, snapshot
 
 Podman = Callable[..., str]
 
@@ -52,8 +52,9 @@ def tree_of(podman: Podman, name: str) -> dict[str, object]:
     return found
 
 
-def same(name: str, docker: Docker, podman: Podman, engine: RunningEngine, image_id: str) -> None:
+def same(name: str, docker: Docker, podman: Podman, engine: RunningEngine) -> None:
     """Both have the same image, and see the same files in it."""
+    image_id = config_digest(engine.data_root, docker, name)
     assert podman("image", "inspect", "-f", "{{.Id}}", name) == image_id.removeprefix("sha256:")
     ours = snapshot(our_lowers(engine.data_root, docker, name))
     theirs = tree_of(podman, name)
@@ -76,8 +77,7 @@ def test_ours_is_pulled_by_podman(
         digest = docker("push", pushed).stdout.rpartition("digest: ")[2].split()[0]
         podman("pull", "--tls-verify=false", pushed)
         assert podman("image", "inspect", "-f", "{{.Digest}}", pushed) == digest
-        image = json.loads(docker("image", "inspect", pushed).stdout)[0]
-        same(pushed, docker, podman, engine, image["Id"])
+        same(pushed, docker, podman, engine)
     finally:
         docker("rmi", "-f", name, pushed, check=False)
 
@@ -94,6 +94,6 @@ def test_podmans_is_pulled_by_us(
         docker("pull", name)
         image = json.loads(docker("image", "inspect", name).stdout)[0]
         assert image["Config"]["Labels"]["a"] == "b"
-        same(name, docker, podman, engine, image["Id"])
+        same(name, docker, podman, engine)
     finally:
         docker("rmi", "-f", name, check=False)

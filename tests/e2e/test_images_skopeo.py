@@ -115,7 +115,9 @@ def test_copy_inspect_sync_delete(
         identifier = json.loads(docker("image", "inspect", name).stdout)[0]["Id"]
         config = skopeo("inspect", "--config", "--raw", "--tls-verify=false", *login,
                         f"docker://{name}")  # fmt: skip
-        assert digest(config.encode()) == identifier
+        assert pushed == identifier
+        known = docker("image", "inspect", "-f", "{{.Id}}", digest(config.encode())).stdout
+        assert known.strip() == identifier, "by its configuration, too"
         # in other forms, and back into the engine
         for form, more in (("oci", ()), ("zstd", ("--dest-compress-format", "zstd"))):
             other = f"{host}/team/{form}:1"

@@ -59,7 +59,7 @@ async def main():
     await images.start()
     failpoints.hook = hook
     image = await images.pull(name)
-    store.layers.create_writable("box", images.catalogue.chain(image.id))
+    store.layers.create_writable("box", image.chain)
     images.acquire(image.id, "box")
     images.release(image.id, "box")
     store.layers.remove_writable("box")

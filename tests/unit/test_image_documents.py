@@ -86,9 +86,13 @@ def test_inspect_by_version() -> None:
         size=7,
     )
     new, old = inspect.wire((1, 51)), inspect.wire((1, 43))
-    assert new["Config"] == {"Cmd": ("sh",)} and "Created" not in new and "VirtualSize" not in new
+    assert inspect.wire((1, 52))["Config"] == {"Cmd": ("sh",)}, "from 1.52 without empty keys"
+    assert new["Config"].pop("Cmd") == ("sh",)
+    empty = ["Entrypoint", "Env", "Labels", "OnBuild", "User", "Volumes", "WorkingDir"]
+    assert sorted(new["Config"]) == empty and not any(new["Config"].values())
+    assert "Created" not in new and "VirtualSize" not in new
     assert old["Config"]["Hostname"] == "" and old["VirtualSize"] == 7
-    assert old["Created"] == "0001-01-01T00:00:00Z" and "ContainerConfig" in old
+    assert old["Created"] == "0001-01-01T00:00:00Z" and "ContainerConfig" not in old
     assert new["Metadata"] == {"LastTagTime": "0001-01-01T00:00:00Z"}
 
 

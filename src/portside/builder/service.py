@@ -267,9 +267,17 @@ class _Resolver:
         image = None if self._request.pull else self._local(ref, platform)
         if image is None:
             image = await self._pulled(ref, platform)
-        return ResolvedImage(f"{ref.partition('@')[0]}@{image.id}", image.config, image.id)
+        if not image.is_unpacked:
+            image = await self._images.unpack(image)
+        # by the manifest: an index would not tell which of its platforms is meant
+        identifier = image.manifest.digest if image.manifest else image.id
+        return ResolvedImage(f"{ref.partition('@')[0]}@{image.id}", image.config, identifier)
 
     def _local(self, ref: str, platform: Platform) -> Image | None:
+        try:
+            return self._images.get(ref, platform)
+        except NotFound:
+            pass
         try:
             image = self._images.get(ref)
         except NotFound:

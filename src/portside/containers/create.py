@@ -27,7 +27,6 @@ from portside.containers.resource_checks import check_limits
 from portside.containers.validation import check, check_request
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig, LogConfig
 from portside.model.containerstate import Created
-from portside.model.digest import chain_id
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.ids import new_id
 from portside.model.image import Image
@@ -57,6 +56,8 @@ async def create(core: Core, wish: Wish) -> Created:
         raise InvalidParameter("No image specified: name the image the container is made of")
     check_request(wish.request)
     image = core.images.get(config.image, wish.platform)
+    if not image.is_unpacked:
+        image = await core.images.unpack(image)
     config = merge(config, image.run)
     host, warnings = _settle(core, config, host)
     check(core, config, host)
@@ -69,6 +70,7 @@ async def create(core: Core, wish: Wish) -> Created:
         created_ns=time.time_ns(),
         image=config.image,
         image_id=image.id,
+        image_manifest=image.manifest,
         config=config,
         host=host,
         endpoints=endpoints,
@@ -98,10 +100,10 @@ async def create(core: Core, wish: Wish) -> Created:
 async def _make(core: Core, container: Container, image: Image, points: Points) -> None:
     """The record with its layer, in one step; then the volumes."""
     record, layers = container.record, core.store.layers
-    chain = chain_id(image.config.diff_ids) if image.config.diff_ids else None
+    chain = image.chain
     with core.store.db.transaction():
         core.insert(record)
-        core.images.acquire(image.id, record.id)
+        core.images.acquire(image, record.id)
         make_directory(core.directory(record.id))
         keep_copy(core.directory(record.id), record)
         if layers.driver == "overlay":

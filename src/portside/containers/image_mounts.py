@@ -26,7 +26,7 @@ from portside.kernel.mount import (
     umount2,
 )
 from portside.model import ociruntime as oci
-from portside.model.digest import chain_id
+from portside.model.digest import Digest, chain_id
 from portside.model.errors import InvalidParameter
 from portside.model.rootfs import Rootfs
 from portside.store.worker_pool import Job
@@ -95,8 +95,10 @@ def _attach(tree: int, place: str) -> None:
 async def mount(core: Core, record: Record, point: Point) -> oci.Mount:
     """What the runtime is told for an image's mount, read-only. InvalidParameter when the image
     has no such path."""
-    diff_ids = core.images.get(point.source).config.diff_ids
-    rootfs = core.store.layers.rootfs(chain_id(diff_ids))
+    chain = Digest(point.chain) if point.chain else None
+    if chain is None:  # made by an engine that did not note it
+        chain = chain_id(core.images.get(point.source).config.diff_ids)
+    rootfs = core.store.layers.rootfs(chain)
     if point.subpath:
         number = sum(1 for _ in core.directory(record.id).glob("image-*"))
         place = core.directory(record.id) / f"image-{number}"

@@ -52,19 +52,20 @@ async def inspect(core: Core, container: Container, size: bool = False) -> Conta
         args=command[1:],
         state=state_of(container),
         image=record.image_id,
+        image_manifest_descriptor=record.image_manifest,
         resolv_conf_path=str(directory / "resolv.conf") if record.started_ns else "",
         hostname_path=str(directory / "hostname") if record.started_ns else "",
         hosts_path=str(directory / "hosts") if record.started_ns else "",
         log_path=_log_path(core, record),
         name=f"/{record.name}",
         restart_count=record.restart_count,
-        driver=_driver(core),
+        driver=core.store.layers.snapshotter,
         platform=record.platform,
         app_armor_profile=security.parse(record.host.security_opt).apparmor
         or core.options.apparmor_profile,
         exec_ids=tuple(key for key, item in container.execs.items() if item.running) or None,
         host_config=_host(core, record),
-        graph_driver=_graph(core, record),
+        graph_driver=GraphDriver(data=None, name=core.store.layers.snapshotter),
         mounts=tuple(point.shown() for point in record.mounts),
         config=record.config,
         network_settings=_networks(core, record),
@@ -94,25 +95,6 @@ def _log_path(core: Core, record: Record) -> str:
     if not record.started_ns or record.host.log_config.type != "json-file":
         return ""
     return core.log_path(record.id)
-
-
-def _driver(core: Core) -> str:
-    return "overlay2" if core.store.layers.driver == "overlay" else core.store.layers.driver
-
-
-def _graph(core: Core, record: Record) -> GraphDriver:
-    try:
-        rootfs = core.store.layers.rootfs(record.id)
-    except NotFound:
-        return GraphDriver(name=_driver(core))
-    data = {
-        "ID": record.id,
-        "LowerDir": ":".join(rootfs.lower),
-        "MergedDir": f"/proc/{record.pid}/root" if record.running else "",
-        "UpperDir": rootfs.upper,
-        "WorkDir": rootfs.work,
-    }
-    return GraphDriver(data=data, name=_driver(core))
 
 
 def state_of(container: Container) -> State:
@@ -201,6 +183,7 @@ def summary(
         # by its ID when that name means another image now
         image=record.image if images[record.image] == record.image_id else record.image_id,
         image_id=record.image_id,
+        image_manifest_descriptor=record.image_manifest,
         command=" ".join(map(_quoted, _command(record))),
         created=record.created_ns // 10**9,
         ports=ports(settings, record),

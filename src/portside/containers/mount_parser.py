@@ -243,7 +243,12 @@ class PointParser:
         except NotFound as err:
             raise InvalidParameter(f"{prefix}{err}") from err
         return msgspec.structs.replace(
-            point, source=image.id, name=wish.source, rw=False, subpath=subpath
+            point,
+            source=image.id,
+            name=wish.source,
+            rw=False,
+            subpath=subpath,
+            chain=image.chain or "",
         )
 
 

@@ -47,7 +47,10 @@ class Points:
                     point = await self._acquire_volume(container_id, point)
                     undo.push_async_callback(_give_back, self._core, point, container_id)
                 elif point.type == "image":
-                    images.acquire(point.source, container_id)
+                    image = images.get(point.source)
+                    if not image.is_unpacked:
+                        image = await images.unpack(image)
+                    images.acquire(image, container_id)
                 elif point.type == "bind" and point.create_source:
                     _make_source(point.source)
                 found.append(point)

@@ -8,6 +8,7 @@ import msgspec
 
 from portside.model.container import ContainerConfig, HostConfig
 from portside.model.containerstate import HealthResult, MountPoint
+from portside.model.image import Descriptor
 from portside.model.network import EndpointSettings
 
 
@@ -33,6 +34,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     read_only_force_recursive: bool = False
     idmap: str = ""
     tmpfs: tuple[str, ...] = ()
+    chain: str = ""
+    """Of an image, the chain ID of its topmost layer: it may be deleted by force meanwhile."""
 
     def shown(self) -> MountPoint:
         """As ``inspect`` and ``ps`` tell it."""
@@ -65,6 +68,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     image: str
     """As the user named it."""
     image_id: str
+    image_manifest: Descriptor | None = None
+    """The manifest of the image's platform that it was made from."""
     platform: str = "linux"
     config: ContainerConfig
     """With the image's merged in."""

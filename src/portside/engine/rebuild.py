@@ -7,6 +7,7 @@ what cannot be made use of is moved to ``damaged/<UTC time>``.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +16,12 @@ from pathlib import Path
 import msgspec
 
 from portside.containers.record import Record
-from portside.images.image_store import Catalogue, ImageRecord
+from portside.images.image_content import Content, survey
+from portside.images.image_repair import migrate
+from portside.images.image_store import Catalogue
 from portside.model.digest import Digest
 from portside.model.errors import PortsideError
-from portside.model.image import MAX_MANIFEST, Manifest, decode
+from portside.model.image import MAX_MANIFEST
 from portside.store import backups, crash_repair, guard, metadata_file
 from portside.store.db import Database, Ref
 from portside.store.layers import Kept, chain_of
@@ -181,31 +184,33 @@ class _Rebuild:
             return None
 
     def images(self) -> None:
-        """Manifests whose configuration is here become images again, without names."""
+        """Indexes and manifests whose content is here become images again, without names."""
         catalogue = Catalogue(self.store)
-        count = 0
+        migrate(catalogue)
+        known = set[str]()
+        for identifier, record in catalogue.records.items():
+            known |= {identifier, *(variant.manifest for variant in record.variants)}
+        found: dict[str, Content] = {}
+        inner = set[str]()
         for info in list(self.store.blobs.all()):
             if info.size > MAX_MANIFEST:
                 continue
             data = self.store.blobs.read(info.digest)
-            if not data.lstrip().startswith(b"{") or b'"config"' not in data:
+            if not data.lstrip().startswith(b"{") or not re.search(b'"(config|manifests)"', data):
                 continue
             try:
-                manifest = decode(data, Manifest, f"blob {info.digest}")
-                known = str(manifest.config.digest) in catalogue.records
-                if known or not self.store.blobs.has(manifest.config.digest):
-                    continue
-                config = catalogue.config(str(manifest.config.digest))
-                if len(config.diff_ids) != len(manifest.layers):
-                    continue
+                content = survey(catalogue, str(info.digest))
             except PortsideError:
                 continue  # another document
-            record = ImageRecord(manifest=str(info.digest), manifest_type=manifest.media_type)
-            blobs = [manifest.config.digest, info.digest, *(one.digest for one in manifest.layers)]
-            catalogue.add(str(manifest.config.digest), record, map(str, blobs))
-            self.tell(f"image {manifest.config.digest} taken up without a name")
-            count += 1
-        self.tell(f"{count} images taken up")
+            if content.variants:
+                found[str(info.digest)] = content
+                inner |= content.blobs - {str(info.digest)}
+        for identifier, content in found.items():
+            if identifier in known or identifier in inner:
+                continue
+            catalogue.add(identifier, content.record(), content.blobs)
+            self.tell(f"image {identifier} taken up without a name")
+        self.tell(f"{len(found.keys() - known - inner)} images taken up")
 
     def containers(self) -> None:
         """Directories with a ``container.json`` become containers again."""
@@ -233,11 +238,15 @@ class _Rebuild:
             record.name = f"{record.name}-{record.id[:6]}"
         catalogue = Catalogue(self.store)
         owner = Ref.container(record.id)
+        chain = None
         try:
-            chain = catalogue.chain(record.image_id)
+            record.image_id, asked = catalogue.locate(record.image_id)
+            image = catalogue.record(record.image_id)
+            held = record.image_manifest.digest if record.image_manifest else asked
+            variant = image.with_digest(held) or image.variant()
+            chain = catalogue.chain(variant) if variant else None
         except PortsideError as err:
             self.tell(f"container {record.name}: its image is not here: {err}")
-            chain = None
         driver = "vfs" if (path / "root").is_dir() else "overlay"
         with self.db.transaction() as sql:
             self.db.collection("container", Record).insert(record.id, record, record.name)

@@ -18,7 +18,7 @@ async def disk_usage(
         "LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None,
     }  # fmt: skip
     if not kinds or "image" in kinds:
-        images = await engine.images.list(all=False, shared_size=True, containers=True)
+        images = await engine.images.list(all=False, shared_size=True)
         found["Images"] = [image.wire(version) for image in images]
         found["LayersSize"] = sum(layer.size for layer in engine.store.layers.all())
     if not kinds or "container" in kinds:

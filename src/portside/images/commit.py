@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from portside.images.compress import Packer
 from portside.images.config_changes import apply_changes
 from portside.images.image_jobs import Packed
-from portside.images.image_store import Catalogue
-from portside.images.manifest_builder import record_image
+from portside.images.image_store import Catalogue, ImageRecord, Variant
+from portside.images.manifest_builder import make_image
 from portside.model.digest import Digest
 from portside.model.errors import NotFound
 from portside.model.events import Publisher
 from portside.model.golang.timestamps import now_rfc3339
 from portside.model.image import (
-    COMPRESSIONS,
-    DOCKER_LAYER_GZIP,
-    OCI_LAYER,
+    OCI_LAYER_GZIP,
     Descriptor,
     History,
     ImageConfig,
@@ -26,6 +24,7 @@ from portside.model.image import (
 )
 from portside.model.platform import Platform
 from portside.model.reference import Reference
+from portside.store.db import Ref
 from portside.store.store_jobs import PackChanges
 
 
@@ -57,10 +56,10 @@ async def commit_container(catalogue: Catalogue, request: Commit, publish: Publi
         made = _config(base, request, config, packed)
         if len(made.rootfs.diff_ids) > len(base.rootfs.diff_ids):
             layers.append(
-                Descriptor(media_type=DOCKER_LAYER_GZIP, digest=packed.digest, size=packed.size)
+                Descriptor(media_type=OCI_LAYER_GZIP, digest=packed.digest, size=packed.size)
             )
         names = [request.name] if request.name else []
-        identifier = await record_image(
+        identifier = await make_image(
             catalogue, lease, made, layers, names=names, parent=_parent(catalogue, request)
         )
     await store.settle()
@@ -88,20 +87,21 @@ def _base(catalogue: Catalogue, request: Commit) -> tuple[ImageConfig, list[Desc
             f"the image {request.parent} that container {request.container_id} was made from "
             "is gone: pull or load it again, then commit"
         ) from err
-    layers = [_docker_form(layer) for layer in catalogue.manifest(record).layers]
-    return catalogue.config(request.parent), layers
+    variant = _used(catalogue, request.container_id, record)
+    return catalogue.config(variant.config), list(catalogue.manifest(variant.manifest).layers)
 
 
-def _docker_form(layer: Descriptor) -> Descriptor:
-    """The same blob under Docker's media type, since one manifest should be of one family;
-    types that Docker's schema 2 has no word for keep theirs."""
-    if layer.urls:
-        return layer
-    is_gzip = COMPRESSIONS.get(layer.media_type) == "gzip" and layer.media_type.startswith(
-        OCI_LAYER
-    )
-    media_type = DOCKER_LAYER_GZIP if is_gzip else layer.media_type
-    return Descriptor(media_type=media_type, digest=layer.digest, size=layer.size)
+def _used(catalogue: Catalogue, container_id: str, record: ImageRecord) -> Variant:
+    """The platform of the image that the container was made from."""
+    held = catalogue.store.db.refs.targets(Ref.container(container_id), "blob")
+    for blob in held:
+        found = record.with_digest(blob.id)
+        if found is not None:
+            return found
+    main = record.variant()
+    if main is None:
+        raise NotFound("the image of the container does not provide any platform")
+    return main
 
 
 def _config(base: ImageConfig, request: Commit, config: RunConfig, packed: Packed) -> ImageConfig:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from portside.images.compress import Packer
 from portside.images.image_store import Catalogue
-from portside.images.manifest_builder import record_image
+from portside.images.manifest_builder import make_image
 from portside.model.ids import new_id
-from portside.model.image import DOCKER_LAYER_GZIP, Descriptor, History, ImageConfig, RootFS
+from portside.model.image import OCI_LAYER_GZIP, Descriptor, History, ImageConfig, RootFS
 from portside.model.progress import Progress, Report
 from portside.model.reference import Reference
 from portside.store.db import Lease
@@ -51,7 +51,7 @@ async def register(catalogue: Catalogue, reference: Reference, report: Report) -
 
 async def _base(catalogue: Catalogue, lease: Lease) -> str:
     config, layers = await _base_parts(catalogue, lease)
-    return await record_image(catalogue, lease, config, layers, names=[BASE])
+    return await make_image(catalogue, lease, config, layers, names=[BASE])
 
 
 async def _base_parts(catalogue: Catalogue, lease: Lease) -> tuple[ImageConfig, list[Descriptor]]:
@@ -72,7 +72,7 @@ async def _put_layer(catalogue: Catalogue, lease: Lease, tar: bytes) -> Descript
 
     packed = await asyncio.to_thread(compress)
     digest = catalogue.store.blobs.put(packed, owner=lease.ref)
-    return Descriptor(media_type=DOCKER_LAYER_GZIP, digest=str(digest), size=len(packed))
+    return Descriptor(media_type=OCI_LAYER_GZIP, digest=str(digest), size=len(packed))
 
 
 async def _registry(catalogue: Catalogue, lease: Lease) -> str:
@@ -87,9 +87,9 @@ async def _registry(catalogue: Catalogue, lease: Lease) -> str:
     config = _registry_config(base, environment, packed.diff_id)
     layers = [
         *base_layers,
-        Descriptor(media_type=DOCKER_LAYER_GZIP, digest=packed.digest, size=packed.size),
+        Descriptor(media_type=OCI_LAYER_GZIP, digest=packed.digest, size=packed.size),
     ]
-    return await record_image(catalogue, lease, config, layers, names=[REGISTRY])
+    return await make_image(catalogue, lease, config, layers, names=[REGISTRY])
 
 
 def _write_root(path: Path) -> str:

@@ -6,14 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from portside.images.filters import reference_matches
-from portside.images.image_store import Catalogue, ImageRecord, shown
+from portside.images.image_store import (
+    Catalogue,
+    ImageRecord,
+    Variant,
+    provides_nothing,
+    shown,
+)
 from portside.images.local_manifests import manifest_summaries
-from portside.model.digest import chain_id
-from portside.model.errors import SystemFailure
+from portside.model.digest import Digest, chain_id
+from portside.model.errors import PortsideError, SystemFailure
 from portside.model.filters import Filters, boolean, check, earliest_until, labels_match
 from portside.model.golang.timestamps import SECOND, rfc3339_or_zero
-from portside.model.image import Descriptor, RunConfig
+from portside.model.image import ImageConfig, RunConfig
 from portside.model.imageapi import (
     NO_TIME,
     GraphDriver,
@@ -22,6 +30,7 @@ from portside.model.imageapi import (
     ImageSummary,
     InspectRootFS,
 )
+from portside.model.platform import Platform
 from portside.model.reference import Reference
 from portside.store.db import Ref
 
@@ -35,7 +44,6 @@ class ListOptions:
     all: bool = False
     shared_size: bool = False
     manifests: bool = False
-    containers: bool = False
 
 
 class Lister:
@@ -50,62 +58,62 @@ class Lister:
         self._until = earliest_until(filters)
         self._before = self._created_of("before")
         self._since = self._created_of("since")
+        self._records = catalogue.records.items()
+        self._parents = {record.parent for _, record in self._records if record.parent}
 
     def _created_of(self, name: str) -> int | None:
         """The creation time of the one image a filter names."""
         found = None
         for value in self._filters.get(name, ()):
-            identifier = self._catalogue.resolve(value)
-            found = rfc3339_or_zero(self._catalogue.config(identifier).created)
+            record = self._catalogue.record(self._catalogue.resolve(value))
+            found = _created(self._catalogue.main_config(record))
         return found
 
     def summaries(self) -> list[ImageSummary]:
-        records = self._catalogue.records.items()
+        """Newest first."""
         names = self._catalogue.all_references()
-        parents = {record.parent for _, record in records if record.parent}
         found = [
             summary
-            for identifier, record in records
-            if (summary := self._one(identifier, record, names.get(identifier, []), parents))
+            for identifier, record in self._records
+            if (summary := self._one(identifier, record, names.get(identifier, [])))
         ]
         if self._options.shared_size:
             found = self._with_shared(found)
-        return sorted(found, key=self._age, reverse=True)
-
-    def _age(self, summary: ImageSummary) -> int:
-        return rfc3339_or_zero(self._catalogue.config(summary.id).created)
+        records = dict(self._records)
+        return sorted(
+            found,
+            key=lambda one: _created(self._catalogue.main_config(records[one.id])),
+            reverse=True,
+        )
 
     def _one(
-        self, identifier: str, record: ImageRecord, names: list[Reference], parents: set[str]
+        self, identifier: str, record: ImageRecord, names: list[Reference]
     ) -> ImageSummary | None:
-        config = self._catalogue.config(identifier)
-        labels = config.run.labels
-        if not self._in_time(rfc3339_or_zero(config.created)):
-            return None
-        if not labels_match(self._filters, labels or {}):
+        config = self._catalogue.main_config(record)
+        labels = config.run.labels if config else None
+        if not self._in_time(_created(config)) or not labels_match(self._filters, labels or {}):
             return None
         patterns = self._filters.get("reference", ())
         if patterns:
             names = [n for n in names if any(reference_matches(p, n) for p in patterns)]
-        tags, digests = shown(names)
-        if not self._is_wanted(tags, digests, is_parent=identifier in parents):
+        if not self._is_wanted(names, is_parent=identifier in self._parents):
             return None
-        users = self._catalogue.store.db.refs.users(Ref.image(identifier), "container")
+        tags, digests = shown(names, identifier)
+        catalogue = self._catalogue
+        users = catalogue.store.db.refs.users(Ref.image(identifier), "container")
         return ImageSummary(
             id=identifier,
             parent_id=record.parent,
             repo_tags=tags,
             repo_digests=digests,
-            created=rfc3339_or_zero(config.created) // SECOND,
+            created=_created(config) // SECOND,
             size=record.size,
             labels=labels,
-            containers=len(users) if self._options.containers else -1,
-            manifests=manifest_summaries(self._catalogue, identifier, record)
+            containers=len(users),
+            manifests=manifest_summaries(catalogue, identifier, record)
             if self._options.manifests
             else None,
-            descriptor=target_descriptor(self._catalogue, record)
-            if self._options.manifests
-            else None,
+            descriptor=catalogue.descriptor(identifier, record.media_type),
         )
 
     def _in_time(self, created: int) -> bool:
@@ -115,18 +123,16 @@ class Lister:
             return False
         return self._until is None or created < self._until
 
-    def _is_wanted(self, tags: Sequence[str], digests: Sequence[str], *, is_parent: bool) -> bool:
-        if not tags and not digests:
+    def _is_wanted(self, names: Sequence[Reference], *, is_parent: bool) -> bool:
+        if not names:
             if is_parent and not self._options.all:
                 return False
             return self._dangling is not False and not self._filters.get("reference")
-        return not (self._dangling and tags)
+        return not (self._dangling and any(name.tag for name in names))
 
     def _with_shared(self, found: list[ImageSummary]) -> list[ImageSummary]:
         """Fill in what each image shares with others of the whole store."""
-        import msgspec
-
-        stacks = {key: _chains(self._catalogue, key) for key in self._catalogue.records.ids()}
+        stacks = {key: _chains(self._catalogue, record) for key, record in self._records}
         uses = Counter(chain for chains in stacks.values() for chain in chains)
         sizes = {str(info.chain): info.size for info in self._catalogue.store.layers.all()}
         return [
@@ -138,71 +144,74 @@ class Lister:
         ]
 
 
-def _chains(catalogue: Catalogue, identifier: str) -> list[str]:
-    diff_ids = catalogue.config(identifier).diff_ids
-    return [chain_id(diff_ids[: n + 1]) for n in range(len(diff_ids))]
+def _created(config: ImageConfig | None) -> int:
+    """Nanoseconds since the epoch; 0 when it is not known."""
+    return rfc3339_or_zero(config.created) if config else 0
 
 
-def target_descriptor(catalogue: Catalogue, record: ImageRecord) -> Descriptor:
-    """What the image's name means at a registry: its index, else its manifest."""
-    digest = record.index or record.manifest
-    media_type = record.index_type if record.index else record.manifest_type
-    row = catalogue.store.db.row("SELECT size FROM blobs WHERE digest=?", digest)
-    return Descriptor(media_type=media_type, digest=digest, size=int(row[0]) if row else -1)
+def _chains(catalogue: Catalogue, record: ImageRecord) -> set[str]:
+    """Chain IDs of all unpacked layers of an image."""
+    found = set[str]()
+    for variant in record.variants:
+        if not variant.unpacked:
+            continue
+        try:
+            diff_ids = catalogue.config(variant.config).diff_ids
+        except PortsideError:
+            continue  # a damaged image must not hide the others
+        found |= {str(chain_id(diff_ids[: n + 1])) for n in range(len(diff_ids))}
+    return found
 
 
-def inspect(catalogue: Catalogue, identifier: str, *, manifests: bool) -> ImageInspect:
-    """Everything ``GET /images/{name}/json`` tells."""
-    record, config = catalogue.record(identifier), catalogue.config(identifier)
+def inspect(
+    catalogue: Catalogue, identifier: str, platform: Platform | None, *, manifests: bool
+) -> ImageInspect:
+    """Everything ``GET /images/{name}/json`` tells; with ``platform`` of that one alone.
+
+    An image none of whose platforms is here has no configuration to show.
+    """
+    record = catalogue.record(identifier)
+    variant = record.variant(platform)
+    config = catalogue.config(variant.config) if variant else ImageConfig()
     tags, digests = catalogue.shown_names(identifier)
+    target = catalogue.descriptor(identifier, record.media_type)
+    size = (variant.content if variant else 0) + (max(target.size, 0) if record.is_index else 0)
+    if platform is not None and variant is not None:
+        target = catalogue.manifest_descriptor(variant)
     return ImageInspect(
-        id=identifier,
+        id=target.digest,
         repo_tags=tags,
         repo_digests=digests,
         parent=record.parent,
-        comment=config.comment,
+        comment=config.history[-1].comment if config.history else config.comment,
         created=config.created or "",
-        container=config.container,
         docker_version=config.docker_version,
         author=config.author,
         config=config.config or RunConfig(),
         architecture=config.architecture,
         variant=config.variant,
-        os=config.os or "linux",
+        os=(config.os or "linux") if variant else "",
         os_version=config.os_version,
-        size=record.size,
-        graph_driver=_graph_driver(catalogue, identifier),
-        root_fs=InspectRootFS("layers", config.rootfs.diff_ids),
-        last_tag_time=record.last_tagged or NO_TIME,
-        descriptor=target_descriptor(catalogue, record),
+        size=size,
+        graph_driver=GraphDriver(data=None, name=catalogue.store.layers.snapshotter),
+        root_fs=InspectRootFS("layers", tuple(config.rootfs.diff_ids or ())),
+        last_tag_time=record.last_tagged or record.stored_at or NO_TIME,
+        descriptor=target,
         manifests=manifest_summaries(catalogue, identifier, record) if manifests else None,
     )
 
 
-def _graph_driver(catalogue: Catalogue, identifier: str) -> GraphDriver:
-    layers, chain = catalogue.store.layers, catalogue.chain(identifier)
-    if layers.driver != "overlay":
-        return GraphDriver(data=None, name=layers.driver)
-    if chain is None:
-        return GraphDriver(data=None, name="overlay2")
-    paths = [str(layers.layers_dir / info.chain.hex / "diff") for info in layers.stack(chain)]
-    own = paths[0].removesuffix("/diff")
-    # the last two are named as Docker names them; they exist while something is mounted there
-    data = {"UpperDir": paths[0], "MergedDir": f"{own}/merged", "WorkDir": f"{own}/work"}
-    if len(paths) > 1:
-        data["LowerDir"] = ":".join(paths[1:])
-    return GraphDriver(data=data, name="overlay2")
-
-
-def history(catalogue: Catalogue, identifier: str) -> list[HistoryItem]:
+def history(catalogue: Catalogue, identifier: str, platform: Platform | None) -> list[HistoryItem]:
     """Newest first; lines of images that are still known carry their IDs and tags."""
-    lines = _lines(catalogue, identifier)
+    variant = catalogue.record(identifier).variant(platform)
+    if variant is None:
+        raise provides_nothing(identifier)
     current: str | None = identifier
     found = []
-    for line in reversed(lines):
+    for line in reversed(_lines(catalogue, variant)):
         if current:
             tags = catalogue.shown_names(current)[0]
-            found.append(_named(line, current, tags))
+            found.append(msgspec.structs.replace(line, id=current, tags=tags or None))
             record = catalogue.records.find(current)
             current = record.parent if record else ""
             if current and current not in catalogue.records:
@@ -212,24 +221,18 @@ def history(catalogue: Catalogue, identifier: str) -> list[HistoryItem]:
     return found
 
 
-def _named(line: HistoryItem, identifier: str, tags: tuple[str, ...]) -> HistoryItem:
-    import msgspec
-
-    return msgspec.structs.replace(line, id=identifier, tags=tags or None)
-
-
-def _lines(catalogue: Catalogue, identifier: str) -> list[HistoryItem]:
+def _lines(catalogue: Catalogue, variant: Variant) -> list[HistoryItem]:
     """Oldest first, with the size of the layer each line made."""
-    config = catalogue.config(identifier)
-    chain = catalogue.chain(identifier)
-    stack = list(reversed(catalogue.store.layers.stack(chain))) if chain else []
+    config = catalogue.config(variant.config)
+    diff_ids = config.diff_ids
+    sizes = [_layer_size(catalogue, chain_id(diff_ids[: n + 1])) for n in range(len(diff_ids))]
     lines, used = [], 0
     for entry in config.history or ():
         size = 0
         if not entry.empty_layer:
-            if used >= len(stack):
+            if used >= len(sizes):
                 raise SystemFailure("too many non-empty layers in History section")
-            size = stack[used].size
+            size = sizes[used]
             used += 1
         lines.append(
             HistoryItem(
@@ -240,3 +243,9 @@ def _lines(catalogue: Catalogue, identifier: str) -> list[HistoryItem]:
             )
         )
     return lines
+
+
+def _layer_size(catalogue: Catalogue, chain: Digest) -> int:
+    """Bytes of one unpacked layer; 0 while it is not."""
+    row = catalogue.store.db.row("SELECT size FROM layers WHERE chain=?", chain)
+    return int(row[0]) if row else 0

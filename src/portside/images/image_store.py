@@ -1,10 +1,11 @@
 """The local images: records, names and what each of them owns.
 
-An image is known by the digest of its configuration. Its record names the manifest it came
-with; names (``docker.io/library/busybox:latest``, ``docker.io/library/busybox@sha256:…``)
-stand beside it in the database, each belonging to one image. In the reference graph an
-image owns its configuration, manifests, layer blobs and its topmost layer; content without
-an owner is what garbage collection takes.
+An image is known by the digest of what its name means at a registry: its index, or its
+manifest (Docker's containerd image store does the same). Its record lists the platforms whose
+content is here. Names (``docker.io/library/busybox:latest``; ``docker.io/library/busybox@sha256:…``
+for what was pulled by digest) stand beside it in the database, each belonging to one image. In the
+reference graph an image owns its index, manifests, configurations, layer blobs and the topmost
+layer of each unpacked platform; content without an owner is what garbage collection takes.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from portside.model.digest import Digest, chain_id
-from portside.model.errors import InvalidParameter, NotFound
+from portside.model.errors import InvalidParameter, NotFound, PortsideError
 from portside.model.golang.timestamps import now_rfc3339
 from portside.model.image import (
+    INDEXES,
     MAX_CONFIG,
     MAX_MANIFEST,
+    Descriptor,
     Image,
     ImageConfig,
     Index,
     Manifest,
     decode,
 )
-from portside.model.platform import Platform
+from portside.model.platform import Platform, best
 from portside.model.reference import Reference
 from portside.store.db import Ref
 
@@ -37,23 +40,58 @@ if TYPE_CHECKING:
 _CACHED = 512
 
 
+class Variant(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The image of one platform, whose content is here."""
+
+    manifest: str
+    media_type: str
+    config: str
+    """Digest of its configuration."""
+    platform: Platform
+    content: int = 0
+    """Bytes of manifest, configuration and layers as they are stored."""
+    unpacked: bool = False
+    size: int = 0
+    """Bytes of its layers unpacked; 0 while they are not."""
+
+
 class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What the database keeps of an image beside its documents."""
 
-    manifest: str
-    """Digest of the manifest that names its configuration and layers."""
-    manifest_type: str
-    index: str = ""
-    """Digest of the index it was chosen from; kept with its attestations."""
-    index_type: str = ""
-    attestations: tuple[str, ...] = ()
-    """Digests of the attestation manifests kept with it."""
+    media_type: str
+    """Of the index or manifest whose digest is the image's ID."""
+    variants: tuple[Variant, ...] = ()
+    """The platforms that are here, in the order of the index."""
+    attestations: dict[str, int] = {}
+    """Digests of the attestation manifests that are here, with their content in bytes."""
+    sources: tuple[str, ...] = ()
+    """Repositories of registries that have it: where it was pulled from or pushed to."""
     parent: str = ""
-    size: int = 0
-    """Bytes of its layers unpacked."""
     stored_at: str = ""
     last_tagged: str = ""
     """RFC 3339; empty: never."""
+
+    @property
+    def is_index(self) -> bool:
+        return self.media_type in INDEXES
+
+    @property
+    def size(self) -> int:
+        """Bytes of everything that is here, stored and unpacked."""
+        variants = sum(variant.content + variant.size for variant in self.variants)
+        return variants + sum(self.attestations.values())
+
+    def variant(self, platform: Platform | None = None) -> Variant | None:
+        """The platform that fits best; without ``platform`` the host's, else the first."""
+        offers = [(variant.platform, variant) for variant in self.variants]
+        found = best(platform or Platform.host(), offers)
+        if found:
+            return found[0]
+        return self.variants[0] if self.variants and platform is None else None
+
+    def with_digest(self, digest: str) -> Variant | None:
+        """The platform whose manifest or configuration has this digest."""
+        return next((v for v in self.variants if digest in (v.manifest, v.config)), None)
 
 
 class Catalogue:
@@ -67,17 +105,43 @@ class Catalogue:
     # looking
     def resolve(self, name_or_id: str) -> str:
         """The ID behind a reference, an ID or a unique prefix of one; NotFound."""
+        return self.locate(name_or_id)[0]
+
+    def locate(self, name_or_id: str) -> tuple[str, str]:
+        """As :meth:`resolve`; with it the digest of the configuration or of one platform's
+        manifest that the image was asked for by, else an empty string."""
         text = name_or_id.strip()
         bare = text.removeprefix("sha256:")
         if len(bare) == 64 and _is_hex(bare):
             if f"sha256:{bare}" in self.records:
-                return f"sha256:{bare}"
-            raise NotFound(f"No such image: sha256:{bare}")
+                return f"sha256:{bare}", ""
+            found = self._by_content(bare)
+            if found is None:
+                raise NotFound(f"No such image: sha256:{bare}")
+            return found
         reference = Reference.parse(text)
-        found = self.by_reference(reference) or self._by_prefix(bare)
+        identifier = self.by_reference(reference) or self._by_prefix(bare)
+        if identifier is not None:
+            return identifier, ""
+        found = self._by_content(bare) if _is_hex(bare) else None
         if found is None:
             raise NotFound(f"No such image: {reference.tagged().familiar}")
         return found
+
+    def _by_content(self, prefix: str) -> tuple[str, str] | None:
+        """The one image with a configuration or manifest of this (prefix of a) digest."""
+        rows = self.store.db.query(
+            "SELECT owner_id, target_id FROM refs WHERE target_kind='blob' "
+            "AND target_id>=? AND target_id<? AND owner_kind='image' ORDER BY owner_id",
+            f"sha256:{prefix}",
+            f"sha256:{prefix}g",
+        )
+        found = [
+            (owner, digest)
+            for owner, digest in rows
+            if (record := self.records.find(owner)) and record.with_digest(digest)
+        ]
+        return found[0] if len({digest for _, digest in found}) == 1 else None
 
     def by_reference(self, reference: Reference) -> str | None:
         """The ID behind a reference (no tag: ``latest``); a digest decides over a tag."""
@@ -97,24 +161,29 @@ class Catalogue:
         found = self.records.ids(f"sha256:{prefix}")
         return found[0] if len(found) == 1 else None
 
-    def is_id(self, name: str, identifier: str) -> bool:
-        """Whether a user's ``name`` that led to ``identifier`` was (a prefix of) the ID."""
+    def is_id(self, name: str) -> bool:
+        """Whether a user's ``name`` that led to an image was (a prefix of) a digest."""
         bare = name.strip().removeprefix("sha256:")
-        if not _is_hex(bare) or not identifier.removeprefix("sha256:").startswith(bare):
+        if not _is_hex(bare):
             return False
         return len(bare) == 64 or self.by_reference(Reference.parse(name)) is None
 
-    def get(self, identifier: str) -> Image:
-        """By full ID; NotFound."""
+    def get(self, identifier: str, variant: Variant | None = None) -> Image:
+        """By full ID, of one platform (default: see :meth:`ImageRecord.variant`); NotFound."""
         record = self.record(identifier)
+        chosen = variant or record.variant()
+        if chosen is None:
+            raise provides_nothing(identifier)
         tags, digests = self.shown_names(identifier)
         return Image(
             id=identifier,
-            config=self.config(identifier),
+            config=self.config(chosen.config),
             parent=record.parent,
             repo_tags=tags,
             repo_digests=digests,
             size=record.size,
+            manifest=self.manifest_descriptor(chosen),
+            is_unpacked=chosen.unpacked,
         )
 
     def record(self, identifier: str) -> ImageRecord:
@@ -123,26 +192,50 @@ class Catalogue:
             raise NotFound(f"No such image: {identifier}")
         return found
 
-    def config(self, identifier: str) -> ImageConfig:
-        found = self._configs.get(identifier)
+    def config(self, digest: str) -> ImageConfig:
+        """A configuration by its digest; NotFound when its blob is lost."""
+        found = self._configs.get(digest)
         if found is None:
-            data = self.store.blobs.read(Digest(identifier), MAX_CONFIG)
-            found = decode(data, ImageConfig, f"configuration of image {identifier}")
+            data = self.store.blobs.read(Digest(digest), MAX_CONFIG)
+            found = decode(data, ImageConfig, f"image configuration {digest}")
             if len(self._configs) >= _CACHED:
                 self._configs.clear()
-            self._configs[identifier] = found
+            self._configs[digest] = found
         return found
 
-    def manifest(self, record: ImageRecord) -> Manifest:
-        data = self.store.blobs.read(Digest(record.manifest), MAX_MANIFEST)
-        return decode(data, Manifest, f"manifest {record.manifest}")
-
-    def index(self, record: ImageRecord) -> Index | None:
-        """The index the image was chosen from, if it is still here."""
-        if not record.index or not self.store.blobs.has(record.index):
+    def main_config(self, record: ImageRecord) -> ImageConfig | None:
+        """The configuration of the image's main platform; None when there is none, or when it
+        is damaged: one lost blob must not make a list or a removal fail."""
+        variant = record.variant()
+        if variant is None:
             return None
-        data = self.store.blobs.read(Digest(record.index), MAX_MANIFEST)
-        return decode(data, Index, f"index {record.index}")
+        try:
+            return self.config(variant.config)
+        except PortsideError:
+            return None
+
+    def manifest(self, digest: str) -> Manifest:
+        data = self.store.blobs.read(Digest(digest), MAX_MANIFEST)
+        return decode(data, Manifest, f"manifest {digest}")
+
+    def index(self, identifier: str, record: ImageRecord) -> Index | None:
+        """The image's index; None when it has none, or when that is damaged."""
+        if not record.is_index or not self.store.blobs.has(identifier):
+            return None
+        try:
+            data = self.store.blobs.read(Digest(identifier), MAX_MANIFEST)
+            return decode(data, Index, f"index {identifier}")
+        except PortsideError:
+            return None
+
+    def descriptor(self, digest: str, media_type: str) -> Descriptor:
+        row = self.store.db.row("SELECT size FROM blobs WHERE digest=?", digest)
+        return Descriptor(media_type=media_type, digest=digest, size=int(row[0]) if row else -1)
+
+    def manifest_descriptor(self, variant: Variant) -> Descriptor:
+        """One platform's manifest, with its platform."""
+        found = self.descriptor(variant.manifest, variant.media_type)
+        return msgspec.structs.replace(found, platform=variant.platform)
 
     def references(self, identifier: str) -> list[Reference]:
         """Every name of an image: tags and digests, sorted."""
@@ -157,11 +250,11 @@ class Catalogue:
 
     def shown_names(self, identifier: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(RepoTags, RepoDigests)."""
-        return shown(self.references(identifier))
+        return shown(self.references(identifier), identifier)
 
-    def chain(self, identifier: str) -> Digest | None:
-        """The chain ID of the topmost layer; None for an image without layers."""
-        diff_ids = self.config(identifier).diff_ids
+    def chain(self, variant: Variant) -> Digest | None:
+        """The chain ID of a platform's topmost layer; None for an image without layers."""
+        diff_ids = self.config(variant.config).diff_ids
         return chain_id(diff_ids) if diff_ids else None
 
     def children(self, identifier: str) -> list[str]:
@@ -178,16 +271,17 @@ class Catalogue:
     ) -> bool:
         """Record an image (or more names and content for a known one), all at once.
 
-        ``blobs`` are what it owns: configuration, manifests, layers. True if it is new.
+        ``blobs`` are what it owns: index, manifests, configurations, layers. True if it is new.
         """
         owner = Ref.image(identifier)
         with self.store.db.transaction():
             old = self.records.find(identifier)
             self.records.put(identifier, _merged(old, record))
             self.store.db.refs.add(owner, *(Ref.blob(digest) for digest in blobs))
-            chain = self.chain(identifier)
-            if chain is not None:
-                self.store.db.refs.add(owner, Ref.layer(chain))
+            for variant in record.variants:
+                chain = self.chain(variant) if variant.unpacked else None
+                if chain is not None:
+                    self.store.db.refs.add(owner, Ref.layer(chain))
             for name in names:
                 self.records.assign(str(name), identifier)
             if any(name.tag for name in names):
@@ -207,13 +301,19 @@ class Catalogue:
         record = self.record(identifier)
         self.records.put(identifier, msgspec.structs.replace(record, last_tagged=now_rfc3339()))
 
+    def at_registry(self, identifier: str, name: Reference) -> None:
+        """Remember that a repository has the image."""
+        with self.store.db.transaction():
+            record = self.record(identifier)
+            sources = tuple(dict.fromkeys((*record.sources, name.name)))
+            self.records.put(identifier, msgspec.structs.replace(record, sources=sources))
+
     def untag(self, name: Reference) -> bool:
         return self.records.release(str(name))
 
     def delete(self, identifier: str) -> None:
         """Forget an image, its names and what it owns."""
         self.records.delete(identifier)
-        self._configs.pop(identifier, None)
 
     @contextmanager
     def changes(self) -> Iterator[None]:
@@ -230,35 +330,50 @@ def parse_stored(name: str) -> Reference:
     return Reference(domain, path, tag, Digest(digest) if at else None)
 
 
-def shown(references: Iterable[Reference]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(RepoTags, RepoDigests), sorted, in their familiar form."""
+def shown(
+    references: Iterable[Reference], identifier: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(RepoTags, RepoDigests) in their familiar form: each repository has the image by its ID."""
     known = sorted(references, key=str)
     tags = tuple(r.familiar for r in known if r.digest is None)
-    return tags, tuple(r.familiar for r in known if r.digest is not None)
+    repositories = dict.fromkeys(r.familiar_name for r in known)
+    return tags, tuple(f"{name}@{identifier}" for name in repositories)
 
 
 def check_platform(image: Image, name: str, wanted: Platform | None) -> None:
     """NotFound when the image does not run on the wanted platform."""
     if wanted is not None and not wanted.matches(image.platform):
-        raise NotFound(
-            f"image with reference {name} was found but its platform ({image.platform}) "
-            f"does not match the specified platform ({wanted})"
-        )
+        raise lacks_platform(name, wanted)
+
+
+def lacks_platform(name: str, wanted: Platform) -> NotFound:
+    return NotFound(
+        f"image with reference {name} was found but does not provide the specified platform "
+        f"({wanted})"
+    )
+
+
+def provides_nothing(name: str) -> NotFound:
+    return NotFound(f"image with reference {name} was found but does not provide any platform")
 
 
 def _merged(old: ImageRecord | None, new: ImageRecord) -> ImageRecord:
-    """What is known from before, completed: a known image keeps its parent and first manifest
-    unless the new one came from a registry with an index of its own."""
+    """What is known from before, completed."""
     if old is None:
         return msgspec.structs.replace(new, stored_at=new.stored_at or now_rfc3339())
-    keep_manifest = bool(old.index) and not new.index
-    base = old if keep_manifest else new
+    variants = {variant.manifest: variant for variant in old.variants}
+    for variant in new.variants:
+        known = variants.get(variant.manifest)
+        if known is None or not known.unpacked:
+            variants[variant.manifest] = variant
     return msgspec.structs.replace(
-        base,
+        new,
+        variants=tuple(variants.values()),
+        attestations={**old.attestations, **new.attestations},
+        sources=tuple(dict.fromkeys((*old.sources, *new.sources))),
         parent=new.parent or old.parent,
         stored_at=old.stored_at,
         last_tagged=old.last_tagged,
-        size=new.size or old.size,
     )
 
 
@@ -271,4 +386,6 @@ def require_name(text: str) -> Reference:
     reference = Reference.parse(text)
     if reference.digest is not None:
         raise InvalidParameter("refusing to create a tag with a digest reference")
+    if reference.familiar_name == "sha256":
+        raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
     return reference.tagged()

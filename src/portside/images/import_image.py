@@ -7,12 +7,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from portside.images.compress import Packer
 from portside.images.config_changes import apply_changes
 from portside.images.image_store import Catalogue
-from portside.images.manifest_builder import record_image
+from portside.images.manifest_builder import make_image
 from portside.model.errors import InvalidParameter
 from portside.model.events import Publisher
 from portside.model.golang.timestamps import now_rfc3339
 from portside.model.image import (
-    DOCKER_LAYER_GZIP,
+    OCI_LAYER_GZIP,
     Descriptor,
     History,
     ImageConfig,
@@ -61,9 +61,9 @@ async def import_image(
             rootfs=RootFS("layers", (packed.diff_id,)),
             variant=target.variant,
         )
-        layer = Descriptor(media_type=DOCKER_LAYER_GZIP, digest=packed.digest, size=packed.size)
+        layer = Descriptor(media_type=OCI_LAYER_GZIP, digest=packed.digest, size=packed.size)
         names = [name] if name else []
-        identifier = await record_image(catalogue, lease, made, [layer], names=names)
+        identifier = await make_image(catalogue, lease, made, [layer], names=names)
     await catalogue.store.settle()
     if name:
         publish("image", "tag", identifier, {"name": name.familiar})

@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from portside.images.compress import make_manifest
+from portside.images.image_content import DEEPEST, MOST_ENTRIES, record_image
 from portside.images.image_jobs import Member, SpoolArchive
-from portside.images.image_store import Catalogue, ImageRecord
+from portside.images.image_store import Catalogue
+from portside.images.manifest_builder import build_manifest
 from portside.images.platform_select import check_layers, check_system
-from portside.images.pull_layers import unpack_layers
 from portside.images.stream_feed import run_fed
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound
@@ -33,11 +33,9 @@ from portside.model.image import (
     DOCKER_LAYER,
     DOCKER_LAYER_GZIP,
     DOCKER_LAYER_ZSTD,
-    INDEXES,
+    DOCKER_MANIFEST,
     MAX_CONFIG,
     MAX_MANIFEST,
-    OCI_INDEX,
-    OCI_MANIFEST,
     Descriptor,
     ImageConfig,
     Index,
@@ -64,20 +62,18 @@ class _Item(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Found:
-    """An image in the archive."""
+    """An image in the archive: what one entry of it names."""
 
-    config: ImageConfig
-    config_bytes: bytes
-    manifest: Manifest
-    manifest_type: str
-    manifest_bytes: bytes
-    names: list[Reference]
-    index: Descriptor | None = None
-    attestations: tuple[str, ...] = ()
-
-    @property
-    def id(self) -> str:
-        return self.manifest.config.digest
+    target: Descriptor
+    names: list[Reference] = field(default_factory=list)
+    blobs: set[str] = field(default_factory=set)
+    """Everything of it that the archive has."""
+    documents: list[bytes] = field(default_factory=list)
+    """Documents that the archive does not have: they were made."""
+    configs: dict[str, Platform] = field(default_factory=dict)
+    """Its platforms, by the digest of the configuration."""
+    wanted: set[str] = field(default_factory=set)
+    """Manifests that are to be unpacked; empty: the one that this machine runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +151,12 @@ class Loader:
         try:
             job = SpoolArchive(directory=str(directory), limits=self._store.layers.limits)
             members = await run_fed(self._store.workers, job, archive)
-            spooled = Archive(directory, members)
-            images = _select(_images(spooled), platform)
-            for image in images:
-                check_system(image.config)
+            images = _images(Archive(directory, members), platform)
             with self._store.lease("load") as lease:
                 loaded = [
-                    item for image in images for item in await self._take(spooled, image, lease)
+                    item
+                    for image in images
+                    for item in await self._take(Archive(directory, members), image, lease)
                 ]
         finally:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
@@ -170,34 +165,21 @@ class Loader:
 
     async def _take(self, archive: Archive, image: _Found, lease: Lease) -> list[Loaded]:
         """Bring one image in; several references give several results."""
-        for layer in image.manifest.layers:
-            self._adopt(archive, layer.digest, lease)
-        extra = {digest for a in image.attestations for digest in _parts(archive, a)}
-        for digest in extra:
+        for digest in sorted(image.blobs):
             self._adopt(archive, digest, lease)
-        documents = [image.config_bytes, image.manifest_bytes]
-        if image.index is not None:
-            documents.append(archive.document(image.index.digest, MAX_MANIFEST))
-        owned = {str(self._store.blobs.put(data, owner=lease.ref)) for data in documents}
-        size = await unpack_layers(
-            self._store,
-            image.manifest.layers,
-            image.config.diff_ids,
-            _nothing,
-            lease.ref,
-            self._layer_report(),
+        for data in image.documents:
+            self._store.blobs.put(data, owner=lease.ref)
+        renamed = self._renamed(image)
+        await record_image(
+            self._catalogue,
+            lease,
+            image.target,
+            names=image.names,
+            unpack=(lambda variant: variant.manifest in image.wanted) if image.wanted else None,
+            report=self._layer_report(),
         )
-        record = ImageRecord(
-            manifest=str(Digest.of(image.manifest_bytes)),
-            manifest_type=image.manifest_type,
-            index=image.index.digest if image.index else "",
-            index_type=image.index.media_type if image.index else "",
-            attestations=image.attestations,
-            size=size,
-        )
-        owned |= extra | {layer.digest for layer in image.manifest.layers}
-        self._say_renamed(image)
-        self._catalogue.add(image.id, record, owned, image.names)
+        for progress in renamed:
+            self._report(progress)
         return self._tell(image)
 
     def _adopt(self, archive: Archive, digest: str, lease: Lease) -> None:
@@ -216,54 +198,71 @@ class Loader:
 
         return tell
 
-    def _say_renamed(self, image: _Found) -> None:
+    def _renamed(self, image: _Found) -> list[Progress]:
+        """What to say of images that are about to lose a name."""
+        found = []
         for name in image.names:
             former = self._catalogue.by_reference(name)
-            if former is not None and former != image.id:
-                self._report(
-                    Progress(
-                        stream=f"The image {name.familiar} already exists, renaming the old "
-                        f"one with ID {former} to empty string\n"
-                    )
+            if former is not None and former != image.target.digest:
+                text = (
+                    f"The image {name.familiar} already exists, renaming the old one with ID "
+                    f"{former} to empty string\n"
                 )
+                found.append(Progress(stream=text))
+        return found
 
     def _tell(self, image: _Found) -> list[Loaded]:
-        self._publish("image", "load", image.id, {"name": image.id})
+        identifier = image.target.digest
+        self._publish("image", "load", identifier, {"name": identifier})
         if not image.names:
-            self._report(Progress(stream=f"Loaded image ID: {image.id}\n"))
-            return [Loaded(image.id, image.id)]
+            self._report(Progress(stream=f"Loaded image ID: {identifier}\n"))
+            return [Loaded(identifier, identifier)]
         for name in image.names:
             self._report(Progress(stream=f"Loaded image: {name.familiar}\n"))
-        return [Loaded(image.id, name.familiar) for name in image.names]
+        return [Loaded(identifier, name.familiar) for name in image.names]
 
 
-async def _nothing(descriptor: Descriptor, meter: object) -> None:
-    """Layers of an archive are in the store before they are unpacked."""
+def _images(archive: Archive, platform: Platform | None) -> list[_Found]:
+    """The images of either form; the OCI layout is believed first, names are united.
 
-
-def _images(archive: Archive) -> list[_Found]:
-    """The images of either form; the OCI layout is believed first, names are united."""
-    images = list(_layout(archive)) if "index.json" in archive else []
-    if "manifest.json" not in archive:
-        if not images:
-            raise InvalidParameter(
-                "invalid archive: does not contain a manifest.json or an index.json"
-            )
+    With ``platform``, of each image only what is for it; NotFound when nothing is.
+    """
+    images = list(_layout(archive, platform)) if "index.json" in archive else []
+    if "manifest.json" in archive:
+        _add_items(archive, images)
+    elif not images and "index.json" not in archive:
+        raise InvalidParameter("invalid archive: does not contain a manifest.json or an index.json")
+    if platform is None:
         return images
-    known = {image.id: image for image in images}
+    chosen = [image for image in images if _only(image, platform)]
+    if not chosen:
+        offered = describe([p for image in images for p in image.configs.values()])
+        raise NotFound(
+            f"requested platform ({platform}) not found in the archive: it has {offered}"
+        )
+    return chosen
+
+
+def _only(image: _Found, platform: Platform) -> bool:
+    return any(platform.matches(found) for found in image.configs.values())
+
+
+def _add_items(archive: Archive, images: list[_Found]) -> None:
+    """The images of ``manifest.json``, as far as they are not those of the layout."""
+    known = {config: image for image in images for config in image.configs}
     data = archive.read("manifest.json", MAX_MANIFEST)
     try:
         items = msgspec.json.decode(data, type=list[_Item])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as err:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
         raise InvalidParameter(f"invalid archive: manifest.json is malformed: {err}") from err
     for item in items:
-        found = known.get(archive.member(item.config).digest) or _from_item(archive, item)
-        if found.id not in known:
-            known[found.id] = found
+        config = archive.member(item.config).digest
+        found = known.get(config)
+        if found is None:
+            found = known[config] = _from_item(archive, item)
             images.append(found)
         names = [_tag(text) for text in item.repo_tags or ()]
         found.names += [name for name in names if name not in found.names]
-    return images
 
 
 def _tag(text: str) -> Reference:
@@ -291,73 +290,81 @@ def _from_item(archive: Archive, item: _Item) -> _Found:
     described = Descriptor(
         media_type=DOCKER_CONFIG, digest=str(Digest.of(config_bytes)), size=len(config_bytes)
     )
-    media_type, data = make_manifest(described, layers)
-    manifest = decode(data, Manifest, "manifest")
-    check_layers(manifest, config)
-    return _Found(config, config_bytes, manifest, media_type, data, [])
+    data = build_manifest(described, layers, DOCKER_MANIFEST)
+    check_layers(decode(data, Manifest, "manifest"), config)
+    check_system(config)
+    target = Descriptor(media_type=DOCKER_MANIFEST, digest=str(Digest.of(data)), size=len(data))
+    return _Found(
+        target,
+        blobs={layer.digest for layer in layers},
+        documents=[config_bytes, data],
+        configs={described.digest: config.platform},
+    )
 
 
-def _layout(archive: Archive) -> list[_Found]:
+def _layout(archive: Archive, platform: Platform | None) -> list[_Found]:
     """The images of an OCI layout; entries whose content is not in it are passed over."""
     top = decode(archive.read("index.json", MAX_MANIFEST), Index, "index.json")
     found: dict[str, _Found] = {}
     for entry in top.manifests:
-        for image in _descend(archive, entry, None, 0):
-            kept = found.setdefault(image.id, image)
-            name = _name(entry)
-            if name is not None and name not in kept.names:
-                kept.names.append(name)
-    return list(found.values())
+        kept = found.get(entry.digest)
+        if kept is None:
+            kept = _Found(entry.plain())
+            archive.required(entry.digest)
+            _descend(archive, entry, kept, platform, 0)
+            if not kept.configs and not kept.blobs:
+                continue  # an attestation or an artifact on its own
+            found[entry.digest] = kept
+        name = _name(entry)
+        if name is not None and name not in kept.names:
+            kept.names.append(name)
+    return [image for image in found.values() if image.configs]
 
 
 def _descend(
-    archive: Archive, entry: Descriptor, index: Descriptor | None, depth: int
-) -> list[_Found]:
+    archive: Archive, entry: Descriptor, found: _Found, platform: Platform | None, depth: int
+) -> None:
+    """Collect what the archive has below an entry, of ``platform`` only if it is given."""
     if archive.blob(entry.digest) is None:
-        if index is None:
-            archive.required(entry.digest)  # raises: the layout itself names it
-        return []  # another platform's, left out by whoever saved
-    if depth > 3:
+        return  # another platform's, left out by whoever saved
+    if depth > DEEPEST:
         raise InvalidParameter(f"index {entry.digest} is nested too deep")
-    data = archive.document(entry.digest, MAX_MANIFEST)
     if entry.is_attestation:
-        return []
-    if is_index(entry.media_type, data):
-        inner = decode(data, Index, f"index {entry.digest}")
-        media_type = entry.media_type if entry.media_type in INDEXES else OCI_INDEX
-        described = msgspec.structs.replace(entry, media_type=media_type)
-        images = []
-        for child in inner.manifests:
-            for image in _descend(archive, child, described, depth + 1):
-                image.attestations = _attestations(archive, inner, child.digest)
-                images.append(image)
-        return images
+        return
+    data = archive.document(entry.digest, MAX_MANIFEST)
+    if not is_index(entry.media_type, data):
+        _descend_manifest(archive, entry, data, found, platform)
+        return
+    found.blobs.add(entry.digest)
+    index = decode(data, Index, f"index {entry.digest}")
+    if len(index.manifests) > MOST_ENTRIES:
+        raise InvalidParameter(f"index {entry.digest} has more than {MOST_ENTRIES} manifests")
+    for child in index.manifests:
+        _descend(archive, child, found, platform, depth + 1)
+    for child in index.manifests:
+        if child.annotations.get(ATTESTATION_FOR) in found.blobs and archive.blob(child.digest):
+            found.blobs |= _parts(archive, child.digest)
+
+
+def _descend_manifest(
+    archive: Archive, entry: Descriptor, data: bytes, found: _Found, platform: Platform | None
+) -> None:
     manifest = decode(data, Manifest, f"manifest {entry.digest}")
     if not manifest.is_image:
-        return []
-    return [_from_manifest(archive, entry, manifest, data, index)]
-
-
-def _from_manifest(
-    archive: Archive,
-    entry: Descriptor,
-    manifest: Manifest,
-    data: bytes,
-    index: Descriptor | None,
-) -> _Found:
+        return
     config_bytes = archive.document(manifest.config.digest, MAX_CONFIG)
     config = decode(config_bytes, ImageConfig, f"image configuration {manifest.config.digest}")
     check_layers(manifest, config)
-    media_type = manifest.media_type or entry.media_type or OCI_MANIFEST
-    return _Found(config, config_bytes, manifest, media_type, data, [], index)
-
-
-def _attestations(archive: Archive, index: Index, digest: str) -> tuple[str, ...]:
-    found = []
-    for entry in index.manifests:
-        if entry.annotations.get(ATTESTATION_FOR) == digest and archive.blob(entry.digest):
-            found.append(entry.digest)
-    return tuple(found)
+    if platform is not None and not platform.matches(config.platform):
+        found.configs.setdefault(manifest.config.digest, config.platform)
+        return
+    found.configs[manifest.config.digest] = config.platform
+    if platform is not None:
+        found.wanted.add(entry.digest)
+    found.blobs |= {entry.digest, manifest.config.digest}
+    for layer in manifest.layers:
+        archive.required(layer.digest)
+        found.blobs.add(layer.digest)
 
 
 def _parts(archive: Archive, digest: str) -> set[str]:
@@ -380,27 +387,3 @@ def _name(entry: Descriptor) -> Reference | None:
     except InvalidParameter:
         return None
     return None if name.digest is not None else name
-
-
-def _select(images: list[_Found], platform: Platform | None) -> list[_Found]:
-    """All images, or of each name only those of a platform; NotFound when none is left.
-
-    Without a wish, of several platforms under one name the host's own is taken.
-    """
-    if platform is not None:
-        chosen = [image for image in images if platform.matches(image.config.platform)]
-        if not chosen:
-            offered = describe([image.config.platform for image in images])
-            raise NotFound(
-                f"requested platform ({platform}) not found in the archive: it has {offered}"
-            )
-        return chosen
-    host = Platform.host()
-    by_index: dict[str, list[_Found]] = {}
-    for image in images:
-        by_index.setdefault(image.index.digest if image.index else image.id, []).append(image)
-    chosen = []
-    for group in by_index.values():
-        fitting = [image for image in group if host.matches(image.config.platform)]
-        chosen += fitting[:1] if fitting and len(group) > 1 else group
-    return chosen

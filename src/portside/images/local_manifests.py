@@ -1,8 +1,8 @@
-"""The manifests behind a local image: its own, its index's others, its attestations."""
+"""The manifests behind a local image: every platform of its index, and its attestations."""
 
 from __future__ import annotations
 
-from portside.images.image_store import Catalogue, ImageRecord
+from portside.images.image_store import Catalogue, ImageRecord, Variant
 from portside.model.image import ATTESTATION_FOR, Descriptor
 from portside.model.imageapi import (
     AttestationData,
@@ -18,69 +18,49 @@ from portside.store.db import Ref
 def manifest_summaries(
     catalogue: Catalogue, identifier: str, record: ImageRecord
 ) -> tuple[ManifestSummary, ...]:
-    """Every manifest of the image's index, or its only one."""
-    index = catalogue.index(record)
-    if index is None:
-        only = _descriptor(catalogue, record.manifest, record.manifest_type)
-        return (_summary(catalogue, identifier, record, only),)
-    return tuple(_summary(catalogue, identifier, record, entry) for entry in index.manifests)
+    """Every manifest of the image's index, or its only one; what is not here has no size."""
+    index = catalogue.index(identifier, record)
+    if index is not None:
+        return tuple(_summary(catalogue, record, entry) for entry in index.manifests)
+    # not an index, or a damaged one: then what was chosen from it is still here
+    own = [] if record.is_index else [catalogue.descriptor(identifier, record.media_type)]
+    found = {entry.digest: entry for entry in own}
+    for variant in record.variants:
+        found.setdefault(
+            variant.manifest, catalogue.descriptor(variant.manifest, variant.media_type)
+        )
+    return tuple(_summary(catalogue, record, entry) for entry in found.values())
 
 
-def _descriptor(catalogue: Catalogue, digest: str, media_type: str) -> Descriptor:
-    row = catalogue.store.db.row("SELECT size FROM blobs WHERE digest=?", digest)
-    return Descriptor(media_type=media_type, digest=digest, size=int(row[0]) if row else -1)
-
-
-def _summary(
-    catalogue: Catalogue, identifier: str, record: ImageRecord, entry: Descriptor
-) -> ManifestSummary:
+def _summary(catalogue: Catalogue, record: ImageRecord, entry: Descriptor) -> ManifestSummary:
     attested = entry.annotations.get(ATTESTATION_FOR)
-    is_own = entry.digest == record.manifest
-    available = is_own or entry.digest in record.attestations
-    content = _content(catalogue, entry.digest) if available else 0
     if attested is not None or entry.is_attestation:
+        content = record.attestations.get(entry.digest)
         return ManifestSummary(
             id=entry.digest,
             descriptor=entry,
-            available=available,
-            size=ContentSize(content, content),
+            available=content is not None,
+            size=ContentSize(content or 0, content or 0),
             kind="attestation",
             attestation=AttestationData(attested or ""),
         )
-    unpacked = record.size if is_own else 0
+    variant = next((v for v in record.variants if v.manifest == entry.digest), None)
+    content, unpacked = (variant.content, variant.size) if variant else (0, 0)
     return ManifestSummary(
         id=entry.digest,
         descriptor=entry,
-        available=available,
+        available=variant is not None,
         size=ContentSize(content, content + unpacked),
         kind="image",
         image=ManifestImageData(
-            platform=_platform(catalogue, identifier, entry, is_own),
-            containers=_containers(catalogue, identifier) if is_own else (),
+            platform=variant.platform if variant else entry.platform or Platform(),
             size=UnpackedSize(unpacked),
+            containers=(containers_of(catalogue, variant) or None) if variant else None,
         ),
     )
 
 
-def _platform(catalogue: Catalogue, identifier: str, entry: Descriptor, is_own: bool) -> Platform:
-    if is_own:
-        return catalogue.config(identifier).platform.normalized()
-    return entry.platform or Platform()
-
-
-def _containers(catalogue: Catalogue, identifier: str) -> tuple[str, ...]:
-    users = catalogue.store.db.refs.users(Ref.image(identifier), "container")
+def containers_of(catalogue: Catalogue, variant: Variant) -> tuple[str, ...]:
+    """IDs of the containers that were made from one platform of an image."""
+    users = catalogue.store.db.refs.users(Ref.blob(variant.manifest), "container")
     return tuple(user.id for user in users)
-
-
-def _content(catalogue: Catalogue, digest: str) -> int:
-    """Bytes of a manifest and of what it names, as they are stored."""
-    from portside.images.pull import owned_by_manifest
-    from portside.model.digest import Digest
-
-    data = catalogue.store.blobs.read(Digest(digest))
-    total = 0
-    for blob in owned_by_manifest(digest, data):
-        row = catalogue.store.db.row("SELECT size FROM blobs WHERE digest=?", blob)
-        total += int(row[0]) if row else 0
-    return total

@@ -1,21 +1,22 @@
-"""The last step of every image that is made here: documents stored, image recorded."""
+"""Images that are made here of a configuration and layers: their documents, then their record."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from portside.images.compress import make_manifest
-from portside.images.image_store import Catalogue, ImageRecord
-from portside.model.digest import Digest, chain_id
-from portside.model.image import DOCKER_CONFIG, Descriptor, ImageConfig, encode
+import msgspec
+
+from portside.images.image_content import record_image
+from portside.images.image_store import Catalogue
+from portside.model.image import OCI_CONFIG, OCI_MANIFEST, Descriptor, ImageConfig, encode
 from portside.model.reference import Reference
 
 if TYPE_CHECKING:
     from portside.store.db import Lease
 
 
-async def record_image(
+async def make_image(
     catalogue: Catalogue,
     lease: Lease,
     config: ImageConfig,
@@ -23,37 +24,40 @@ async def record_image(
     *,
     names: Sequence[Reference] = (),
     parent: str = "",
-    config_bytes: bytes | None = None,
-    manifest_bytes: tuple[str, bytes] | None = None,
 ) -> str:
-    """Record an image whose layer blobs ``lease`` owns already; its ID.
-
-    Its layers are unpacked where they are not yet. ``config_bytes`` and ``manifest_bytes``
-    are documents that exist already and are kept as they are.
-    """
-    store = catalogue.store
-    data = config_bytes if config_bytes is not None else encode(config)
-    identifier = store.blobs.put(data, owner=lease.ref)
-    described = Descriptor(media_type=DOCKER_CONFIG, digest=str(identifier), size=len(data))
-    media_type, manifest = manifest_bytes or make_manifest(described, list(layers))
-    manifest_digest = store.blobs.put(manifest, owner=lease.ref)
-    chain: Digest | None = None
-    for diff_id, layer in zip(config.diff_ids, layers, strict=True):
-        chain = await store.layers.ensure(
-            chain, diff_id, Digest(layer.digest), layer.media_type, owner=lease.ref
-        )
-    record = ImageRecord(
-        manifest=str(manifest_digest),
-        manifest_type=media_type,
-        parent=parent,
-        size=store.layers.size_rootfs(chain),
+    """Record an image whose layer blobs ``lease`` owns already; its ID."""
+    blobs = catalogue.store.blobs
+    data = encode(config)
+    described = Descriptor(
+        media_type=OCI_CONFIG, digest=str(blobs.put(data, owner=lease.ref)), size=len(data)
     )
-    blobs = {str(identifier), str(manifest_digest), *(layer.digest for layer in layers)}
-    catalogue.add(str(identifier), record, blobs, names)
-    return str(identifier)
+    manifest = build_manifest(described, layers)
+    digest = str(blobs.put(manifest, owner=lease.ref))
+    target = Descriptor(media_type=OCI_MANIFEST, digest=digest, size=len(manifest))
+    return await record_image(
+        catalogue, lease, target, names=names, parent=parent, unpack=lambda _: True
+    )
 
 
-def chains_of(config: ImageConfig) -> list[Digest]:
-    """Chain IDs of all layers, base first."""
-    diff_ids = config.diff_ids
-    return [chain_id(diff_ids[: n + 1]) for n in range(len(diff_ids))]
+def build_manifest(
+    config: Descriptor, layers: Sequence[Descriptor], media_type: str = OCI_MANIFEST
+) -> bytes:
+    """A manifest's bytes, keys in Docker's order: the same parts give the same digest there
+    and here."""
+    return msgspec.json.encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": media_type,
+            "config": _part(config),
+            "layers": [_part(layer) for layer in layers],
+        }
+    )
+
+
+def _part(part: Descriptor) -> dict[str, object]:
+    found: dict[str, object] = {
+        "mediaType": part.media_type,
+        "digest": str(part.digest),
+        "size": part.size,
+    }
+    return found | ({"urls": part.urls} if part.urls else {})

@@ -37,6 +37,8 @@ class Chosen:
     config_bytes: bytes
     attestations: list[Descriptor] = field(default_factory=list)
     """Entries of the index that attest this image."""
+    indexes: list[FetchedManifest] = field(default_factory=list)
+    """The indexes on the way to it."""
 
     @property
     def id(self) -> Digest:
@@ -50,24 +52,29 @@ async def choose(repository: Repository, top: FetchedManifest, platform: Platfor
     malformed or no image.
     """
     wanted = platform or Platform.host()
-    fetched, attestations = await _descend(repository, top, wanted)
+    indexes = list[FetchedManifest]()
+    fetched, attestations = await _descend(repository, top, wanted, indexes)
     manifest = decode(fetched.data, Manifest, f"manifest {fetched.digest}")
     _check_image(manifest)
     config_bytes = await _config(repository, manifest)
     config = decode(config_bytes, ImageConfig, f"configuration {manifest.config.digest}")
     check_system(config)
     check_layers(manifest, config)
-    return Chosen(top, fetched, manifest, config, config_bytes, attestations)
+    return Chosen(top, fetched, manifest, config, config_bytes, attestations, indexes)
 
 
 async def _descend(
-    repository: Repository, top: FetchedManifest, wanted: Platform
+    repository: Repository,
+    top: FetchedManifest,
+    wanted: Platform,
+    indexes: list[FetchedManifest],
 ) -> tuple[FetchedManifest, list[Descriptor]]:
     fetched, attestations = top, list[Descriptor]()
     for _ in range(_DEEPEST):
         if not fetched.is_index:
             return fetched, attestations
         index = decode(fetched.data, Index, f"index {fetched.digest}")
+        indexes.append(fetched)
         entry = pick(index, wanted)
         attestations = [
             d for d in index.manifests if d.annotations.get(ATTESTATION_FOR) == entry.digest

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portside.images.download import fetch_blob
-from portside.images.image_store import Catalogue, ImageRecord
+from portside.images.image_content import record_image
+from portside.images.image_store import Catalogue
 from portside.images.platform_select import Chosen, choose
 from portside.images.progress_meter import Meter
 from portside.images.pull_layers import unpack_layers
 from portside.model.digest import Digest
 from portside.model.errors import Cancelled, NotFound, PortsideError
-from portside.model.image import MAX_MANIFEST, Descriptor, Manifest, decode
+from portside.model.image import Descriptor, Manifest, decode
 from portside.model.platform import Platform
 from portside.model.progress import Progress, Report, quiet
 from portside.model.reference import Reference
 from portside.registry.client.errors import RegistryError, Unreachable
-from portside.registry.client.repository import FetchedManifest, Repository
-from portside.store.db import Ref
+from portside.registry.client.repository import Repository
 
 if TYPE_CHECKING:
     from portside.store.db import Lease
@@ -69,12 +69,12 @@ class Puller:
         lease = self.store.db.lease(f"pull {ref.familiar}")
         with lease:
             try:
-                size = await self._bring(repository, chosen, lease)
+                await self._bring(repository, chosen, lease)
             except (Unreachable, asyncio.CancelledError, Cancelled):
                 lease.keep(KEPT)
                 raise
-            extra = await self._attestations(repository, chosen, lease)
-            pulled = self._record(ref, chosen, extra, size)
+            await self._attestations(repository, chosen, lease)
+            pulled = await self._record(ref, chosen, lease)
         return self._finish(pulled)
 
     async def _up_to_date(
@@ -84,23 +84,18 @@ class Puller:
         identifier = self.catalogue.by_reference(ref)
         if identifier is None:
             return None
-        if platform is not None and not platform.matches(
-            self.catalogue.config(identifier).platform
-        ):
+        variant = self.catalogue.record(identifier).variant(platform or Platform.host())
+        if variant is None or not variant.unpacked:
             return None
-        digest = ref.digest
-        if digest is None:
+        if ref.digest is None:
             head = await repository.head_manifest(ref.target)
-            if head is None:
+            if head is None or head.digest != identifier:
                 return None
-            digest = Digest(head.digest)
-            if self.catalogue.by_reference(ref.with_digest(digest)) != identifier:
-                return None
-        return Pulled(identifier, digest, is_new=False)
+        return Pulled(identifier, Digest(identifier), is_new=False)
 
-    async def _bring(self, repository: Repository, chosen: Chosen, lease: Lease) -> int:
-        """Documents and layers into the store; bytes of the layers unpacked."""
-        for document in (chosen.target, chosen.fetched):
+    async def _bring(self, repository: Repository, chosen: Chosen, lease: Lease) -> None:
+        """Documents and layers into the store, the layers also unpacked."""
+        for document in (*chosen.indexes, chosen.fetched):
             self.store.blobs.put(document.data, owner=lease.ref, expected=document.digest)
         self.store.blobs.put(chosen.config_bytes, owner=lease.ref, expected=chosen.id)
 
@@ -113,21 +108,18 @@ class Puller:
                 await fetch_blob(self.store, repository, descriptor, lease.ref, meter)
             meter.say("Download complete")
 
-        return await unpack_layers(
+        await unpack_layers(
             self.store,
             chosen.manifest.layers,
             chosen.config.diff_ids,
             fetch,
             lease.ref,
             # an image that is known and only gets another name has nothing to tell
-            quiet if chosen.id in self.catalogue.records else self._report,
+            quiet if self._is_known(chosen) else self._report,
         )
 
-    async def _attestations(
-        self, repository: Repository, chosen: Chosen, lease: Lease
-    ) -> list[FetchedManifest]:
+    async def _attestations(self, repository: Repository, chosen: Chosen, lease: Lease) -> None:
         """Keep what attests the image (provenance, SBOM); an image is good without them."""
-        kept: list[FetchedManifest] = []
         left = _ATTESTATION_LIMIT
         for entry in chosen.attestations:
             try:
@@ -143,31 +135,23 @@ class Puller:
             except PortsideError:
                 continue
             self.store.blobs.put(fetched.data, owner=lease.ref, expected=fetched.digest)
-            kept.append(fetched)
-        return kept
 
-    def _record(
-        self, ref: Reference, chosen: Chosen, attestations: list[FetchedManifest], size: int
-    ) -> Pulled:
-        fetched, target = chosen.fetched, chosen.target
-        record = ImageRecord(
-            manifest=str(fetched.digest),
-            manifest_type=fetched.media_type,
-            index=str(target.digest) if target.is_index else "",
-            index_type=target.media_type if target.is_index else "",
-            attestations=tuple(str(a.digest) for a in attestations),
-            size=size,
-        )
-        blobs = {str(target.digest), str(fetched.digest), str(chosen.id)}
-        blobs.update(layer.digest for layer in chosen.manifest.layers)
-        for attestation in attestations:
-            blobs.update(owned_by_manifest(attestation.digest, attestation.data))
-        names = [ref.with_digest(target.digest)]
-        if ref.tag and ref.digest is None:
-            names.append(ref)
+    def _is_known(self, chosen: Chosen) -> bool:
+        record = self.catalogue.records.find(str(chosen.target.digest))
+        return record is not None and record.with_digest(str(chosen.fetched.digest)) is not None
+
+    async def _record(self, ref: Reference, chosen: Chosen, lease: Lease) -> Pulled:
+        target = chosen.target
         before = self.catalogue.by_reference(ref)
-        self.catalogue.add(str(chosen.id), record, blobs, names)
-        return Pulled(str(chosen.id), target.digest, is_new=before != str(chosen.id))
+        identifier = await record_image(
+            self.catalogue,
+            lease,
+            target.descriptor,
+            names=[ref.with_digest(target.digest) if ref.digest else ref],
+            unpack=lambda variant: variant.manifest == chosen.fetched.digest,
+        )
+        self.catalogue.at_registry(identifier, ref)
+        return Pulled(identifier, target.digest, is_new=before != identifier)
 
     def _finish(self, pulled: Pulled) -> Pulled:
         self._report(Progress(status=f"Digest: {pulled.digest}"))
@@ -179,12 +163,6 @@ def outcome(ref: Reference, is_new: bool) -> Progress:
     if is_new:
         return Progress(status=f"Status: Downloaded newer image for {ref.familiar}")
     return Progress(status=f"Status: Image is up to date for {ref.familiar}")
-
-
-def owned_by_manifest(digest: str, data: bytes) -> set[str]:
-    """A manifest and everything it names."""
-    manifest = decode(data, Manifest, f"manifest {digest}")
-    return {str(digest), manifest.config.digest, *(layer.digest for layer in manifest.layers)}
 
 
 def in_words(err: RegistryError, ref: Reference) -> PortsideError:
@@ -199,6 +177,3 @@ def in_words(err: RegistryError, ref: Reference) -> PortsideError:
             f"require 'docker login': {err}"
         )
     return err
-
-
-__all__ = ["KEPT", "MAX_MANIFEST", "Pulled", "Puller", "Ref", "in_words"]

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from portside.images.compress import pushable
-from portside.images.image_store import Catalogue, ImageRecord, check_platform, parse_stored
+import msgspec
+
+from portside.images.image_store import (
+    Catalogue,
+    ImageRecord,
+    Variant,
+    lacks_platform,
+    parse_stored,
+    provides_nothing,
+)
 from portside.images.progress_meter import Meter
 from portside.images.pull_layers import all_or_first_error
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound
-from portside.model.image import MAX_MANIFEST, Descriptor, Manifest, decode
+from portside.model.image import MAX_MANIFEST, Descriptor, Index, decode, is_index
 from portside.model.platform import Platform
 from portside.model.progress import Progress, Report
 from portside.model.reference import Reference
@@ -27,6 +36,18 @@ if TYPE_CHECKING:
     from portside.store.store import Store
 
 PIECE = 1 << 20
+
+
+@dataclass(slots=True)
+class _Part:
+    """What of an image is pushed."""
+
+    target: Descriptor
+    """What the tag is to be."""
+    variants: list[Variant]
+    attestations: list[str]
+    instead_of: Descriptor | None = None
+    """The index that is not pushed since parts of it are not here."""
 
 
 class Pusher:
@@ -62,11 +83,11 @@ class Pusher:
         self._report(Progress(status=f"The push refers to repository [{reference.name}]"))
         chosen = self._choose(reference, all_tags)
         for name, identifier in chosen:
-            check_platform(self._catalogue.get(identifier), name.familiar, platform)
+            part = self._part(name, identifier, platform)
             await self._registries.on_repository(
                 name.domain,
                 name.path,
-                partial(self._push_one, name, identifier),
+                partial(self._push_one, name, identifier, part),
                 auth=auth,
                 push=True,
             )
@@ -92,28 +113,88 @@ class Pusher:
             raise NotFound(f"tag does not exist: {wanted.familiar}")
         return [(wanted, known[wanted])]
 
-    async def _push_one(self, name: Reference, identifier: str, repository: Repository) -> None:
-        record = await pushable(self._catalogue, identifier)
-        manifest = self._catalogue.manifest(record)
-        diff_ids = self._catalogue.config(identifier).diff_ids
-        meters = [
-            Meter(self._report, diff_id, layer.size)
-            for diff_id, layer in zip(diff_ids, manifest.layers, strict=True)
-        ]
-        for meter in reversed(meters):  # topmost first, as Docker lists them
+    def _part(self, name: Reference, identifier: str, platform: Platform | None) -> _Part:
+        """What of an image is to be pushed; NotFound when it is not here."""
+        record = self._catalogue.record(identifier)
+        whole = self._catalogue.descriptor(identifier, record.media_type)
+        if not record.is_index and platform is None:
+            return _Part(whole, list(record.variants), [])
+        if platform is None and self._is_complete(identifier, record):
+            return _Part(whole, list(record.variants), list(record.attestations))
+        variant = record.variant(platform)
+        if variant is None:
+            if platform is not None:
+                raise lacks_platform(name.familiar, platform)
+            raise provides_nothing(name.familiar)
+        chosen = self._catalogue.manifest_descriptor(variant)
+        return _Part(chosen, [variant], [], whole if platform is None else None)
+
+    def _is_complete(self, identifier: str, record: ImageRecord) -> bool:
+        """Whether everything that the image's index names is here."""
+        here = {*(variant.manifest for variant in record.variants), *record.attestations}
+        pending, seen = [identifier], set[str]()
+        while pending:
+            digest = pending.pop()
+            if digest in seen or digest in here:
+                continue
+            seen.add(digest)
+            if not self._store.blobs.has(digest):
+                return False
+            data = self._store.blobs.read(Digest(digest), MAX_MANIFEST)
+            if not is_index("", data):
+                return False
+            pending += [entry.digest for entry in decode(data, Index, "index").manifests]
+        return True
+
+    async def _push_one(
+        self, name: Reference, identifier: str, part: _Part, repository: Repository
+    ) -> None:
+        manifests = [*(variant.manifest for variant in part.variants), *part.attestations]
+        documents = [self._catalogue.manifest(digest) for digest in manifests]
+        layers = {layer.digest: layer for document in documents for layer in document.layers}
+        meters = {
+            digest: Meter(self._report, digest, layer.size) for digest, layer in layers.items()
+        }
+        for meter in reversed(meters.values()):  # topmost first, as Docker lists them
             meter.say("Preparing")
         await all_or_first_error(
             [
-                self._layer(repository, name, layer, meter)
-                for layer, meter in zip(manifest.layers, meters, strict=True)
+                self._layer(repository, name, layer, meters[digest])
+                for digest, layer in layers.items()
             ]
         )
-        await self._blob(repository, name, manifest.config, None)
-        digest, size = await self._manifests(repository, name, record)
-        self._catalogue.assign(name.with_digest(digest), identifier)
-        self._report(Progress(status=f"{name.tag}: digest: {digest} size: {size}"))
-        aux = {"Tag": name.tag, "Digest": str(digest), "Size": size}
+        for document in documents:
+            await self._blob(repository, name, document.config, None)
+        await self._manifests(repository, part)
+        data = self._store.blobs.read(Digest(part.target.digest), MAX_MANIFEST)
+        digest = await repository.put_manifest(name.tag, part.target.media_type, data)
+        self._catalogue.at_registry(identifier, name)
+        self._report(Progress(status=f"{name.tag}: digest: {digest} size: {len(data)}"))
+        aux = {"Tag": name.tag, "Digest": str(digest), "Size": len(data)}
         self._report(Progress(aux=aux))
+        if part.instead_of is not None:
+            instead = {
+                "manifestPushedInsteadOfIndex": True,
+                "originalIndex": msgspec.to_builtins(part.instead_of),
+                "selectedManifest": msgspec.to_builtins(part.target),
+            }
+            self._report(Progress(aux=instead))
+
+    async def _manifests(self, repository: Repository, part: _Part) -> None:
+        """Everything below an index, by digest: what it names must be there first."""
+        digest, pending = part.target.digest, list[tuple[str, str]]()
+
+        def below(digest: str) -> None:
+            data = self._store.blobs.read(Digest(digest), MAX_MANIFEST)
+            if is_index("", data):
+                for entry in decode(data, Index, f"index {digest}").manifests:
+                    below(entry.digest)
+                    pending.append((entry.digest, entry.media_type))
+
+        below(digest)
+        for digest, media_type in dict(pending).items():
+            data = self._store.blobs.read(Digest(digest), MAX_MANIFEST)
+            await repository.put_manifest(digest, media_type, data)
 
     async def _layer(
         self, repository: Repository, name: Reference, layer: Descriptor, meter: Meter
@@ -148,40 +229,14 @@ class Pusher:
         return outcome
 
     def _neighbours(self, name: Reference, digest: str) -> tuple[str, ...]:
-        """Repositories of the same registry that are known to have had the blob."""
-        owners = self._store.db.refs.users(Ref.blob(digest), "image")
-        found: dict[str, None] = {}
-        for owner in owners:
-            for reference in self._catalogue.references(owner.id):
-                at_registry = reference.digest is not None and reference.domain == name.domain
-                if at_registry and reference.path != name.path:
-                    found[reference.path] = None
-        return tuple(found)[:1]
-
-    async def _manifests(
-        self, repository: Repository, name: Reference, record: ImageRecord
-    ) -> tuple[Digest, int]:
-        """Put the manifest, and around it the index that ties its attestations to it, if all of
-        that is here; what the tag is. A list that only chose among platforms is not pushed: the
-        image may have other names that never were in it."""
-        index = self._catalogue.index(record) if record.attestations else None
-        here = {record.manifest, *record.attestations}
-        if index is None or not {entry.digest for entry in index.manifests} <= here:
-            data = self._store.blobs.read(Digest(record.manifest), MAX_MANIFEST)
-            return await repository.put_manifest(name.tag, record.manifest_type, data), len(data)
-        for entry in index.manifests:
-            if entry.digest in record.attestations:
-                await self._attestation(repository, name, entry.digest)
-            data = self._store.blobs.read(Digest(entry.digest), MAX_MANIFEST)
-            await repository.put_manifest(entry.digest, entry.media_type, data)
-        data = self._store.blobs.read(Digest(record.index), MAX_MANIFEST)
-        return await repository.put_manifest(name.tag, record.index_type, data), len(data)
-
-    async def _attestation(self, repository: Repository, name: Reference, digest: str) -> None:
-        data = self._store.blobs.read(Digest(digest), MAX_MANIFEST)
-        manifest = decode(data, Manifest, f"manifest {digest}")
-        for part in (manifest.config, *manifest.layers):
-            await self._blob(repository, name, part, None)
+        """Repositories of the same registry that are known to have the blob."""
+        prefix = f"{name.domain}/"
+        for owner in self._store.db.refs.users(Ref.blob(digest), "image"):
+            record = self._catalogue.records.find(owner.id)
+            for source in record.sources if record else ():
+                if source.startswith(prefix) and source != name.name:
+                    return (source.removeprefix(prefix),)
+        return ()
 
 
 async def read_blob(store: Store, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:

@@ -5,9 +5,8 @@ little more than reading::
 
     blobs/sha256/<hex>     configurations, layers, manifests, indexes
     index.json             the images by name (OCI image-layout.md)
-    manifest.json          the same for ``docker load``
+    manifest.json          of each the main platform, for engines that know no indexes
     oci-layout
-    repositories           names to top layers, for the oldest readers
 """
 
 from __future__ import annotations
@@ -18,15 +17,14 @@ from typing import Any
 
 import msgspec
 
-from portside.images.image_store import Catalogue, ImageRecord, check_platform
-from portside.images.pull import owned_by_manifest
+from portside.images.image_content import survey
+from portside.images.image_store import Catalogue, Variant, lacks_platform
 from portside.images.push import read_blob
 from portside.model.digest import Digest
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, NotFound
 from portside.model.image import (
     ANNOTATION_NAME,
     ANNOTATION_REF,
-    MAX_MANIFEST,
     OCI_INDEX,
     Descriptor,
     Index,
@@ -42,7 +40,11 @@ class _Image:
     """One image and the names it is saved under."""
 
     id: str
-    record: ImageRecord
+    target: Descriptor
+    """The image's index or manifest, or the manifest of the one platform asked for."""
+    main: Variant
+    """What ``manifest.json`` describes."""
+    blobs: set[str]
     tags: list[Reference]
 
 
@@ -71,8 +73,7 @@ class Saver:
         if named:
             return
         identifier = self._catalogue.resolve(name)
-        is_id = self._catalogue.is_id(name, identifier)
-        given = None if is_id else Reference.parse(name)
+        given = None if self._catalogue.is_id(name) else Reference.parse(name)
         tags = [given] if given is not None and given.digest is None else []
         self._add(identifier, tags, platform, name)
 
@@ -93,11 +94,26 @@ class Saver:
     def _add(
         self, identifier: str, tags: list[Reference], platform: Platform | None, name: str
     ) -> None:
-        check_platform(self._catalogue.get(identifier), name, platform)
-        image = self._images.setdefault(
-            identifier, _Image(identifier, self._catalogue.record(identifier), [])
-        )
+        image = self._images.get(identifier)
+        if image is None:
+            image = self._images[identifier] = self._image(identifier, platform, name)
         image.tags += [tag for tag in sorted(tags, key=str) if tag not in image.tags]
+
+    def _image(self, identifier: str, platform: Platform | None, name: str) -> _Image:
+        record = self._catalogue.record(identifier)
+        main = record.variant(platform)
+        if main is None and platform is not None:
+            raise NotFound(f"no suitable export target found: {lacks_platform(name, platform)}")
+        if main is None:
+            raise NotFound(
+                f"image with reference {name} was found but does not provide any platform"
+            )
+        if platform is not None:
+            target = self._catalogue.manifest_descriptor(main)
+            return _Image(identifier, target, main, self._owned(main.manifest), [])
+        target = self._catalogue.descriptor(identifier, record.media_type)
+        blobs = survey(self._catalogue, identifier, record.media_type).blobs
+        return _Image(identifier, target, main, blobs, [])
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The archive. A lease keeps the content while it is read."""
@@ -124,43 +140,23 @@ class Saver:
             yield bytes(tar.padding(size))
 
     def _blobs(self) -> list[str]:
-        found: set[str] = set()
-        for image in self._images.values():
-            record = image.record
-            found |= self._owned(record.manifest)
-            if self._is_whole(record):
-                found.add(record.index)
-                for attestation in record.attestations:
-                    found |= self._owned(attestation)
+        found = {digest for image in self._images.values() for digest in image.blobs}
         return sorted(digest for digest in found if self._store.blobs.has(digest))
 
-    def _owned(self, manifest: str) -> set[str]:
-        data = self._store.blobs.read(Digest(manifest), MAX_MANIFEST)
-        return owned_by_manifest(manifest, data)
-
-    def _is_whole(self, record: ImageRecord) -> bool:
-        """Whether everything the image's index names is here."""
-        index = self._catalogue.index(record)
-        here = {record.manifest, *record.attestations}
-        return index is not None and {entry.digest for entry in index.manifests} <= here
+    def _owned(self, digest: str) -> set[str]:
+        """A manifest and everything it names."""
+        manifest = self._catalogue.manifest(digest)
+        return {digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)}
 
     def _documents(self) -> Iterator[tuple[str, bytes]]:
         yield "index.json", encode(self._index())
         yield "manifest.json", msgspec.json.encode([self._item(i) for i in self._images.values()])
         yield "oci-layout", b'{"imageLayoutVersion":"1.0.0"}'
-        repositories: dict[str, dict[str, str]] = {}
-        for image in self._images.values():
-            layers = self._catalogue.manifest(image.record).layers
-            for reference in image.tags if layers else ():
-                top = Digest(layers[-1].digest).hex
-                repositories.setdefault(reference.familiar_name, {})[reference.tag] = top
-        if repositories:
-            yield "repositories", msgspec.json.encode(repositories)
 
     def _index(self) -> Index:
         entries = []
         for image in self._images.values():
-            descriptor = self._target(image)
+            descriptor = image.target
             for reference in image.tags:
                 names = {ANNOTATION_NAME: str(reference), ANNOTATION_REF: reference.tag}
                 entries.append(msgspec.structs.replace(descriptor, annotations=names))
@@ -168,36 +164,13 @@ class Saver:
                 entries.append(descriptor)
         return Index(schema_version=2, media_type=OCI_INDEX, manifests=tuple(entries))
 
-    def _target(self, image: _Image) -> Descriptor:
-        record = image.record
-        if self._is_whole(record):
-            digest, media_type, platform = record.index, record.index_type, None
-        else:
-            digest, media_type = record.manifest, record.manifest_type
-            platform = self._catalogue.config(image.id).platform
-        return Descriptor(
-            media_type=media_type,
-            digest=digest,
-            size=self._store.blobs.size(Digest(digest)),
-            platform=platform,
-        )
-
     def _item(self, image: _Image) -> dict[str, Any]:
         """One image in ``manifest.json``."""
-        layers = self._catalogue.manifest(image.record).layers
-        diff_ids = self._catalogue.config(image.id).rootfs.diff_ids
+        manifest = self._catalogue.manifest(image.main.manifest)
         return {
-            "Config": _path(image.id),
+            "Config": _path(image.main.config),
             "RepoTags": [reference.familiar for reference in image.tags] or None,
-            "Layers": [_path(layer.digest) for layer in layers],
-            "LayerSources": {
-                diff_id: {
-                    "mediaType": layer.media_type,
-                    "size": layer.size,
-                    "digest": layer.digest,
-                }
-                for diff_id, layer in zip(diff_ids, layers, strict=True)
-            },
+            "Layers": [_path(layer.digest) for layer in manifest.layers],
         }
 
 

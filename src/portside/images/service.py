@@ -7,12 +7,19 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, M
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from portside.images.image_store import Catalogue, check_platform, require_name
+import msgspec
+
+from portside.images.image_store import (
+    Catalogue,
+    check_platform,
+    lacks_platform,
+    require_name,
+)
 from portside.images.singleflight import Joint
-from portside.model.errors import PortsideError
+from portside.model.errors import NotFound, PortsideError
 from portside.model.events import Publisher
 from portside.model.filters import Filters
-from portside.model.image import Image, RunConfig
+from portside.model.image import Descriptor, Image, RunConfig
 from portside.model.imageapi import (
     DeleteItem,
     DistributionInspect,
@@ -36,6 +43,7 @@ from portside.store.db import Ref
 
 if TYPE_CHECKING:
     from portside.images.pull import Pulled
+    from portside.store.db import Lease
     from portside.store.store import Store
 
 T = TypeVar("T")
@@ -69,7 +77,9 @@ class ImageService:
     ) -> None:
         """Tell of something that happened to an image; its labels go along, as Docker's do."""
         try:
-            labels = dict(self.catalogue.get(self.catalogue.resolve(id)).run.labels or {})
+            record = self.catalogue.record(self.catalogue.resolve(id))
+            config = self.catalogue.main_config(record)
+            labels = dict(config.run.labels or {}) if config else {}
         except PortsideError:
             labels = {}  # it is gone, or the event is of no one image
         self._tell(type, action, id, {**labels, **(attributes or {})})
@@ -91,8 +101,9 @@ class ImageService:
         Everything that is not yet an image belongs to a lease of the store, which the store
         itself ends; what remains is an image whose documents were lost (power cut).
         """
-        from portside.images.image_repair import drop_broken
+        from portside.images.image_repair import drop_broken, migrate
 
+        migrate(self.catalogue)
         drop_broken(self.catalogue)
 
     async def close(self) -> None:
@@ -137,7 +148,7 @@ class ImageService:
         else:
             pulled = await self._pull_one(reference, platform, auth, progress)
             progress(outcome(reference, pulled.is_new))
-            image = self.catalogue.get(pulled.id)
+            image = self._chosen(pulled.id, reference.familiar, platform)
         if image is not None:
             self._warn(image, reference, platform, progress)
         self.publish("image", "pull", reference.familiar, {"name": reference.familiar_name})
@@ -287,9 +298,68 @@ class ImageService:
     # looking
     def get(self, name_or_id: str, platform: Platform | None = None) -> Image:
         """By reference, ID or unique prefix of an ID. Raises NotFound ("No such image: X")."""
-        image = self.catalogue.get(self.catalogue.resolve(name_or_id))
-        check_platform(image, name_or_id, platform)
-        return image
+        identifier, asked = self.catalogue.locate(name_or_id)
+        if asked and platform is None:
+            return self.catalogue.get(
+                identifier, self.catalogue.record(identifier).with_digest(asked)
+            )
+        return self._chosen(identifier, name_or_id, platform)
+
+    def _chosen(self, identifier: str, name: str, platform: Platform | None) -> Image:
+        record = self.catalogue.record(identifier)
+        variant = record.variant(platform)
+        if variant is None and platform is not None and record.variants:
+            raise lacks_platform(name, platform)
+        return self.catalogue.get(identifier, variant)
+
+    async def unpack(self, image: Image) -> Image:
+        """Have the layers of one platform unpacked (a load unpacks only what this machine
+        runs); the image as it is then."""
+        from portside.images.image_content import unpack_variant
+
+        record = self.catalogue.record(image.id)
+        variant = record.with_digest(image.manifest.digest) if image.manifest else None
+        if variant is None:
+            raise NotFound(f"No such image: {image.id}")
+        with self.store.lease(f"unpack {image.id}") as lease:
+            variant = await unpack_variant(self.catalogue, lease, variant)
+            changed = msgspec.structs.replace(
+                record, variants=(variant,), attestations=record.attestations
+            )
+            self.catalogue.add(image.id, changed, ())
+        return self.catalogue.get(image.id, variant)
+
+    async def add(
+        self,
+        target: Descriptor,
+        names: Sequence[str] = (),
+        *,
+        lease: Lease,
+        parent: str = "",
+    ) -> str:
+        """Make an image of content that is in the store already: what a build ends with.
+
+        ``target`` describes a manifest, or an index of manifests with their attestations. Every
+        blob of it (index, manifests, configurations, layers) is in ``store.blobs`` and owned by
+        ``lease``; of an index, entries whose content is not there are left out. Layers are
+        unpacked where the store does not have them yet (``store.layers``, by chain ID): for an
+        index only those this machine runs. ``names`` are tags (no tag: ``latest``); an image
+        that had one keeps its others. Record, names and ownership are one transaction, so that
+        the lease can end as soon as this returns. Returns the ID: the target's digest.
+
+        Raises NotFound when content is missing, InvalidParameter for malformed documents, bad
+        names and images of another operating system.
+        """
+        from portside.images.image_content import record_image
+
+        references = [require_name(name) for name in names]
+        identifier = await record_image(
+            self.catalogue, lease, target, names=references, parent=parent
+        )
+        await self.store.settle()
+        for reference in references:
+            self.publish("image", "tag", identifier, {"name": reference.familiar})
+        return identifier
 
     async def list(
         self,
@@ -298,12 +368,11 @@ class ImageService:
         filters: Filters | None = None,
         shared_size: bool = False,
         manifests: bool = False,
-        containers: bool = False,
     ) -> Sequence[ImageSummary]:
         """Newest first. ``all`` shows intermediate images too."""
         from portside.images.image_list import Lister, ListOptions
 
-        options = ListOptions(all, shared_size, manifests, containers)
+        options = ListOptions(all, shared_size, manifests)
         return Lister(self.catalogue, filters or {}, options).summaries()
 
     async def inspect(
@@ -312,8 +381,8 @@ class ImageService:
         """Raises NotFound, also when it is the image of another platform."""
         from portside.images.image_list import inspect
 
-        identifier = self.get(name_or_id, platform).id
-        return inspect(self.catalogue, identifier, manifests=manifests)
+        identifier = self._resolve(name_or_id, platform)
+        return inspect(self.catalogue, identifier, platform, manifests=manifests)
 
     async def history(
         self, name_or_id: str, platform: Platform | None = None
@@ -321,7 +390,14 @@ class ImageService:
         """Newest first. Raises NotFound, also when it is the image of another platform."""
         from portside.images.image_list import history
 
-        return history(self.catalogue, self.get(name_or_id, platform).id)
+        return history(self.catalogue, self._resolve(name_or_id, platform), platform)
+
+    def _resolve(self, name_or_id: str, platform: Platform | None) -> str:
+        """The ID; NotFound also when the image is not here for ``platform``."""
+        identifier = self.catalogue.resolve(name_or_id)
+        if platform is not None and self.catalogue.record(identifier).variant(platform) is None:
+            raise lacks_platform(name_or_id, platform)
+        return identifier
 
     # changing
     def tag(self, source: str, target: str) -> None:
@@ -341,14 +417,12 @@ class ImageService:
     ) -> Sequence[DeleteItem]:
         """Untag or delete by Docker's rules. Raises NotFound, Conflict.
 
-        There is one platform to an image: if it is none of ``platforms``, it stays (NotFound).
+        With ``platforms`` only these are deleted, and only by ``force``; the name stays.
         """
         from portside.images.removal import Remover
 
-        for platform in platforms:
-            self.get(name, platform)
         remover = Remover(self.catalogue, self.is_running, self.publish)
-        return await remover.remove(name, force=force, prune=prune)
+        return await remover.remove(name, force=force, prune=prune, platforms=platforms)
 
     async def prune(self, filters: Filters | None = None) -> PruneReport:
         """Delete dangling images (with ``dangling=false``: all that no container uses)."""
@@ -380,18 +454,20 @@ class ImageService:
         return await commit_container(self.catalogue, request, self.publish)
 
     # use by containers
-    def acquire(self, image_id: str, container_id: str) -> None:
-        """Record that a container uses an image: it cannot be deleted before ``release``.
+    def acquire(self, image: Image, container_id: str) -> None:
+        """Record that a container uses one platform of an image: it is deleted only by force
+        before ``release``, and the container keeps its layers even then.
 
         Raises NotFound when the image went away meanwhile.
         """
         with self.catalogue.changes():
-            self.catalogue.record(image_id)
-            self.store.db.refs.add(Ref.container(container_id), Ref.image(image_id))
-
-    def release(self, image_id: str, container_id: str) -> None:
-        """Forget a use. Unknown ones are ignored (a crash may have come between)."""
-        self.store.db.refs.remove(Ref.container(container_id), Ref.image(image_id))
+            self.catalogue.record(image.id)
+            held = [Ref.image(image.id)]
+            if image.manifest is not None:
+                held.append(Ref.blob(image.manifest.digest))
+            if image.chain is not None:
+                held.append(Ref.layer(image.chain))
+            self.store.db.refs.add(Ref.container(container_id), *held)
 
     def users(self, image_id: str) -> Sequence[str]:
         """IDs of the containers that use an image."""

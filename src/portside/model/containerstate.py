@@ -72,7 +72,7 @@ class MountPoint(Named):
 
 class GraphDriver(Named):
     data: dict[str, str] | None = None
-    name: str = "overlay2"
+    name: str = "overlayfs"
 
 
 class ContainerInspect(Named):
@@ -91,7 +91,7 @@ class ContainerInspect(Named):
     name: str = ""
     """With its leading slash."""
     restart_count: int = 0
-    driver: str = "overlay2"
+    driver: str = "overlayfs"
     platform: str = "linux"
     mount_label: str = ""
     process_label: str = ""

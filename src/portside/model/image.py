@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from portside.model.digest import Digest
+from portside.model.digest import Digest, chain_id
 from portside.model.errors import InvalidParameter
 from portside.model.golang import json_reading
 from portside.model.platform import Platform
@@ -210,15 +210,19 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     """An image of the local store, as the other services see it."""
 
     id: str
-    """Digest of the image configuration: ``sha256:…``."""
+    """Digest of its index or manifest: ``sha256:…``."""
     config: ImageConfig
+    """Of the platform that was asked for."""
     parent: str = ""
     """ID of the image this one was committed or built from, while it is known."""
     repo_tags: tuple[str, ...] = ()
     """Familiar references such as ``busybox:latest``."""
     repo_digests: tuple[str, ...] = ()
     size: int = 0
-    """Bytes of all its layers unpacked."""
+    """Bytes of its content and of its layers unpacked."""
+    manifest: Descriptor | None = None
+    """The manifest of the platform that was asked for."""
+    is_unpacked: bool = True
 
     @property
     def run(self) -> RunConfig:
@@ -227,6 +231,11 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def platform(self) -> Platform:
         return self.config.platform
+
+    @property
+    def chain(self) -> Digest | None:
+        """The chain ID of the topmost layer; None for an image without layers."""
+        return chain_id(self.config.diff_ids) if self.config.diff_ids else None
 
 
 def decode(data: bytes, kind: type[_T], what: str) -> _T:

@@ -23,8 +23,8 @@ class UnpackedSize(msgspec.Struct, frozen=True):
 
 class ManifestImageData(msgspec.Struct, frozen=True):
     platform: Platform = msgspec.field(name="Platform")
-    containers: tuple[str, ...] = msgspec.field(name="Containers", default=())
     size: UnpackedSize = msgspec.field(name="Size", default_factory=UnpackedSize)
+    containers: tuple[str, ...] | None = msgspec.field(name="Containers", default=None)
 
 
 class AttestationData(msgspec.Struct, frozen=True):
@@ -62,6 +62,8 @@ class ImageSummary(msgspec.Struct, frozen=True, kw_only=True):
     def wire(self, version: tuple[int, int]) -> dict[str, Any]:
         """As an API version tells it (older ones name what is missing ``<none>``)."""
         value: dict[str, Any] = msgspec.to_builtins(self)
+        if version < (1, 51):
+            value["Containers"] = -1
         if version < (1, 48) or self.descriptor is None:
             del value["Descriptor"]
         if version < (1, 47) or self.manifests is None:
@@ -93,7 +95,6 @@ class ImageInspect(msgspec.Struct, frozen=True, kw_only=True):
     parent: str = msgspec.field(name="Parent", default="")
     comment: str = msgspec.field(name="Comment", default="")
     created: str = msgspec.field(name="Created", default="")
-    container: str = msgspec.field(name="Container", default="")
     docker_version: str = msgspec.field(name="DockerVersion", default="")
     author: str = msgspec.field(name="Author", default="")
     config: RunConfig = msgspec.field(name="Config", default_factory=RunConfig)
@@ -119,12 +120,12 @@ class ImageInspect(msgspec.Struct, frozen=True, kw_only=True):
             del value["Descriptor"]
         if version < (1, 48) or self.manifests is None:
             del value["Manifests"]
-        container = value.pop("Container")
         if version < (1, 50):
             value["Config"] = full_config(self.config)
-        if version < (1, 45):
-            value["Container"] = container
-            value["ContainerConfig"] = full_config(RunConfig())
+        elif version < (1, 52):
+            value["Config"] = _EMPTY_CONFIG | value["Config"]
+        if version >= (1, 52):
+            del value["GraphDriver"]
         if version < (1, 44):
             value["VirtualSize"] = self.size
         if not self.created:
@@ -132,6 +133,19 @@ class ImageInspect(msgspec.Struct, frozen=True, kw_only=True):
             if version < (1, 44):
                 value["Created"] = NO_TIME
         return value
+
+
+_EMPTY_CONFIG: dict[str, Any] = {
+    "Cmd": None,
+    "Entrypoint": None,
+    "Env": None,
+    "Labels": None,
+    "OnBuild": None,
+    "User": "",
+    "Volumes": None,
+    "WorkingDir": "",
+}
+"""What an image's configuration tells from 1.50 to 1.51 also where it is empty."""
 
 
 def full_config(config: RunConfig) -> dict[str, Any]:

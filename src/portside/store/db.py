@@ -61,6 +61,8 @@ SCHEMA = [
         container TEXT PRIMARY KEY, chain TEXT NOT NULL, driver TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     """,
+    # Images are renamed by images/image_repair.py, which knows their documents.
+    "INSERT OR IGNORE INTO meta VALUES('image-identity', 'configuration')",
 ]
 """One script for each schema version; ``PRAGMA user_version`` counts those applied."""
 

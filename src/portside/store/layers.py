@@ -95,6 +95,8 @@ class LayerStore:
         self.root, self.driver, self.limits = root, driver, limits
         self._db, self._blobs, self._workers = db, blobs, workers
         self._trash, self._settler, self._boot = trash, settler, boot
+        self.snapshotter = {"overlay": "overlayfs", "vfs": "native"}.get(driver, driver)
+        """The driver under the name of containerd's snapshotter that does the same."""
         self.layers_dir, self.links_dir = root / "layers", root / "l"
         self.containers_dir = root / "containers"
         for directory in (self.layers_dir, self.links_dir, self.links_dir / "empty"):

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from portside.builder.dockerfile.frontend import CONTENT, Plan, Step
 from portside.builder.solver.solver import Build
 from portside.builder.solver.tree import Tree
-from portside.images.image_store import Catalogue
-from portside.images.manifest_builder import record_image
+from portside.images.image_store import Catalogue, provides_nothing
+from portside.images.manifest_builder import make_image
 from portside.model.digest import Digest
 from portside.model.golang.timestamps import format_rfc3339, now_rfc3339
 from portside.model.image import (
-    DOCKER_LAYER_GZIP,
+    OCI_LAYER_GZIP,
     Descriptor,
     History,
     ImageConfig,
@@ -69,17 +69,21 @@ class ImageExporter:
         if options.epoch is not None:
             moment = format_rfc3339(options.epoch * 10**9)
         config = self._config(plan, base, lines, stack.diff_ids, moment)
-        parent = plan.base.id if plan.base is not None else ""
-        return await record_image(
+        parent = self._catalogue.locate(plan.base.id)[0] if plan.base is not None else ""
+        return await make_image(
             self._catalogue, lease, config, stack.layers, names=options.names,
-            parent=parent if parent in self._catalogue.records else "",
+            parent=parent,
         )  # fmt: skip
 
     def _base(self, plan: Plan) -> tuple[ImageConfig, list[Descriptor]]:
         if plan.base is None:
             return ImageConfig(), []
-        record = self._catalogue.record(plan.base.id)
-        return plan.base.config, list(self._catalogue.manifest(record).layers)
+        identifier, asked = self._catalogue.locate(plan.base.id)
+        record = self._catalogue.record(identifier)
+        variant = record.with_digest(asked or identifier) or record.variant()
+        if variant is None:
+            raise provides_nothing(plan.base.id)
+        return plan.base.config, list(self._catalogue.manifest(variant.manifest).layers)
 
     def _chain(self, base: ImageConfig) -> Digest | str:
         from portside.model.digest import chain_id
@@ -137,9 +141,7 @@ class _Stack:
         for layer in reversed(added):
             self.diff_ids.append(str(layer.diff_id))
             size = self._store.blobs.size(Digest(layer.blob))
-            self.layers.append(
-                Descriptor(media_type=DOCKER_LAYER_GZIP, digest=layer.blob, size=size)
-            )
+            self.layers.append(Descriptor(media_type=OCI_LAYER_GZIP, digest=layer.blob, size=size))
         return bool(added)
 
 
