@@ -293,12 +293,12 @@ def needs_idmapping(directory: Path) -> None:
     from portside.kernel import mount as kernel
     from portside.model.errors import SystemFailure
     from portside.model.ociruntime import IDMapping
-    from portside.runtime import idmap
+    from portside.runtime import userns
 
     mapping = (IDMapping(0, 1000, 1),)
     tree = kernel.open_tree(kernel.AT_FDCWD, str(directory), kernel.OPEN_TREE_CLONE)
     try:
-        idmap.apply(tree, mapping, mapping)
+        userns.map_owners(tree, mapping, mapping)
     except SystemFailure as err:
         pytest.skip(str(err))
     finally:

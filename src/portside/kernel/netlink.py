@@ -108,7 +108,7 @@ class Message:
     what: str
     """Said in the error."""
     ignore: tuple[int, ...] = ()
-    """Errors (errno) that mean the wish is fulfilled already."""
+    """Errors (errno) that mean there is nothing left to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +307,7 @@ class Rtnl:
     def run(self, *messages: Message) -> None:
         """Send all, wait for all answers, raise the first error that is not to be ignored.
 
-        The kernel goes on after a failed message, so what follows one may be done.
+        The kernel continues after a failed message, so what follows one may be done.
         """
         if not messages:
             return

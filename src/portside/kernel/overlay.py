@@ -13,9 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from portside.kernel import fsopen as fs
-from portside.kernel import mount as mnt
-from portside.kernel import process
+from portside.kernel import fsopen, mount, process
 
 _PAGE = 4096
 """Bytes of mount(2)'s ``data``, the terminating NUL among them."""
@@ -44,7 +42,7 @@ def overlay(
     try:
         process.unshare(process.CLONE_NEWNS)
         try:
-            mnt.mount("", "/", "", mnt.MS_SLAVE | mnt.MS_REC)
+            mount.mount("", "/", "", mount.MS_SLAVE | mount.MS_REC)
             return _mounted(lower, upper, work, options, attributes)
         finally:
             process.setns(own, process.CLONE_NEWNS, "setns(/proc/self/ns/mnt)")
@@ -55,9 +53,9 @@ def overlay(
 @cache
 def _by_layer() -> bool:
     """Whether the kernel knows ``lowerdir+``: then it looks for the directory at once."""
-    context = fs.fsopen("overlay")
+    context = fsopen.fsopen("overlay")
     try:
-        fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "lowerdir+", "/proc/self/none")
+        fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "lowerdir+", "/proc/self/none")
     except OSError as err:
         return err.errno == errno.ENOENT
     finally:
@@ -72,20 +70,22 @@ prepare = _by_layer
 def _configured(
     lower: Sequence[str], upper: str, work: str, options: Iterable[str], attributes: int
 ) -> int:
-    context = fs.fsopen("overlay")
+    context = fsopen.fsopen("overlay")
     try:
-        fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "source", "overlay")  # as df(1) shows it
+        fsopen.fsconfig(
+            context, fsopen.FSCONFIG_SET_STRING, "source", "overlay"
+        )  # as df(1) shows it
         for path in lower:
-            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "lowerdir+", path)
+            fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "lowerdir+", path)
         if upper:
-            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "upperdir", upper)
-            fs.fsconfig(context, fs.FSCONFIG_SET_STRING, "workdir", work)
+            fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "upperdir", upper)
+            fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "workdir", work)
         for option in options:
             key, equals, value = option.partition("=")
-            kind = fs.FSCONFIG_SET_STRING if equals else fs.FSCONFIG_SET_FLAG
-            fs.fsconfig(context, kind, key, value if equals else None)
-        fs.fsconfig(context, fs.FSCONFIG_CMD_CREATE, None, None)
-        return fs.fsmount(context, attributes)
+            kind = fsopen.FSCONFIG_SET_STRING if equals else fsopen.FSCONFIG_SET_FLAG
+            fsopen.fsconfig(context, kind, key, value if equals else None)
+        fsopen.fsconfig(context, fsopen.FSCONFIG_CMD_CREATE, None, None)
+        return fsopen.fsmount(context, attributes)
     finally:
         os.close(context)
 
@@ -107,16 +107,16 @@ def _mounted(
             raise OSError(
                 errno.E2BIG, f"{len(lower)} layers are too many for a kernel before 6.8", "overlay"
             )
-        mnt.mount("overlay", base, "overlay", 0, text)
+        mount.mount("overlay", base, "overlay", 0, text)
         try:
-            tree = mnt.open_tree(mnt.AT_FDCWD, base, mnt.OPEN_TREE_CLONE)
+            tree = mount.open_tree(mount.AT_FDCWD, base, mount.OPEN_TREE_CLONE)
         finally:
-            mnt.umount2(base, mnt.MNT_DETACH)
+            mount.umount2(base, mount.MNT_DETACH)
         os.fchdir(before)
     finally:
         os.close(before)
     if attributes:
-        mnt.mount_setattr(tree, set=attributes, about="overlay")
+        mount.mount_setattr(tree, set=attributes, about="overlay")
     return tree
 
 

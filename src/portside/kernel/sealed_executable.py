@@ -13,7 +13,7 @@ import fcntl
 import os
 import sys
 
-from portside.kernel import mount as kernel
+from portside.kernel import mount
 
 F_ADD_SEALS = 1033
 _ALL_SEALS = 0x1 | 0x2 | 0x4 | 0x8
@@ -28,8 +28,8 @@ def sealed(path: str = sys.executable) -> int:
     """
     real = os.path.realpath(path)
     try:
-        fd = kernel.open_tree(kernel.AT_FDCWD, real, kernel.OPEN_TREE_CLONE)
-        kernel.mount_setattr(fd, set=kernel.MOUNT_ATTR_RDONLY, about=real)
+        fd = mount.open_tree(mount.AT_FDCWD, real, mount.OPEN_TREE_CLONE)
+        mount.mount_setattr(fd, set=mount.MOUNT_ATTR_RDONLY, about=real)
     except OSError:
         return _copy(real)
     return fd

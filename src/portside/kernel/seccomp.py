@@ -437,7 +437,7 @@ def install(program: bytes, flags: int = 0) -> int:
         )
         if result < 0 and ctypes.get_errno() == errno.EINVAL and flags:
             spec_allow = FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
-            if flags == spec_allow:  # our own wish: kernels before 4.17 do not know it
+            if flags == spec_allow:  # our own addition: kernels before 4.17 do not know it
                 return install(program, 0)
     if number is None:
         address = ctypes.addressof(filter_program)

@@ -7,7 +7,7 @@ import os
 import stat
 from contextlib import suppress
 
-from portside.kernel import mount as kernel
+from portside.kernel import mount
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Device, Spec
 from portside.runtime.mounts import Parsed, resolve
@@ -84,7 +84,7 @@ def _mknod(root: int, device: Device, parent: int, name: str) -> None:
 
 def _bind_node(root: int, device: Device) -> None:
     """Show the host's node of the same name, if it is the same device."""
-    tree = kernel.open_tree(kernel.AT_FDCWD, device.path, kernel.OPEN_TREE_CLONE)
+    tree = mount.open_tree(mount.AT_FDCWD, device.path, mount.OPEN_TREE_CLONE)
     try:
         found = os.fstat(tree)
         if device.type != "p" and found.st_rdev != os.makedev(device.major, device.minor):
@@ -94,7 +94,7 @@ def _bind_node(root: int, device: Device) -> None:
             )
         target = resolve(root, device.path, False)
         try:
-            kernel.move_mount(tree, target, device.path)
+            mount.move_mount(tree, target, device.path)
         finally:
             os.close(target)
     finally:

@@ -9,25 +9,30 @@ import termios
 from contextlib import suppress
 
 from portside.kernel import apparmor, selinux
-from portside.kernel import process as kernel
+from portside.kernel.process import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    PR_SET_DUMPABLE,
+    prctl,
+    setns,
+)
 from portside.runtime import executable, init, scheduling, userns
 from portside.runtime.init_channel import START_TIMEOUT, Own
 from portside.runtime.messages import Exec, StartRequest
 
-_ALL = (
-    kernel.CLONE_NEWPID
-    | kernel.CLONE_NEWNS
-    | kernel.CLONE_NEWUTS
-    | kernel.CLONE_NEWIPC
-    | kernel.CLONE_NEWNET
-    | kernel.CLONE_NEWCGROUP
-)
+_ALL = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP
 
 
 def further_namespaces(pid: int) -> int:
     """Flags of the user and time namespace of a process, as far as they are not ours."""
     found = 0
-    for flag, name in ((kernel.CLONE_NEWUSER, "user"), (kernel.CLONE_NEWTIME, "time")):
+    for flag, name in ((CLONE_NEWUSER, "user"), (CLONE_NEWTIME, "time")):
         with suppress(OSError):  # a kernel without time namespaces
             if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
                 found |= flag
@@ -41,9 +46,9 @@ def run_exec(
 
     Joining the mount namespace moves us to its root, which is the container's since
     pivot_root(2) made it so. The PID namespace is our children's only, and comes last: what
-    goes on there has the container's namespaces and root, and no descriptor of ours.
+    continues there has the container's namespaces and root, and no descriptor of ours.
     """
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    prctl(PR_SET_DUMPABLE, 0)
     signal.alarm(int(START_TIMEOUT))
     init.set_oom_score(request.process)
     affinity = request.process.exec_cpu_affinity
@@ -57,8 +62,8 @@ def run_exec(
     selinux.enter_at_exec(request.process.selinux_label)
     own.steps.enter("namespaces")
     joined = _ALL | further
-    kernel.setns(pidfd, joined, "the container's namespaces")
-    if joined & kernel.CLONE_NEWUSER:
+    setns(pidfd, joined, "the container's namespaces")
+    if joined & CLONE_NEWUSER:
         userns.take_root()
     process = request.process
     if process.terminal:

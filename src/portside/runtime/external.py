@@ -21,8 +21,8 @@ from contextlib import suppress
 
 import msgspec
 
-from portside.kernel import mount as mounts
-from portside.kernel import process as kernel
+from portside.kernel import mount
+from portside.kernel.process import CLONE_NEWNS, unshare
 from portside.model.errors import PortsideError, SystemFailure
 from portside.model.ociruntime import Mount, Process, Spec, User, complete
 from portside.runtime import init_program, privileges, rootfs
@@ -141,11 +141,11 @@ class External:
         """The root, seen in a mount namespace that only this process and the runtime have."""
         place = f"{self.directory}/rootfs"
         os.makedirs(place, 0o711, exist_ok=True)
-        kernel.unshare(kernel.CLONE_NEWNS)
-        mounts.mount("", "/", "", mounts.MS_SLAVE | mounts.MS_REC)
-        root = rootfs.mount(self.request.rootfs)
+        unshare(CLONE_NEWNS)
+        mount.mount("", "/", "", mount.MS_SLAVE | mount.MS_REC)
+        root = rootfs.open_root(self.request.rootfs)
         target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        mounts.move_mount(root, target, place)
+        mount.move_mount(root, target, place)
         os.close(target)
         os.close(root)
 

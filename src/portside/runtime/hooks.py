@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import msgspec
 
-from portside.kernel import process as kernel
+from portside.kernel import process
 from portside.model.errors import SystemFailure
 from portside.model.ociruntime import Hook, State
 
@@ -79,7 +79,7 @@ def _become(hook: Hook, state: int, writer: int) -> None:
         # above the three, so that none is overwritten before it has been copied
         for source, target in ((os.dup(state), 0), (os.dup(writer), 1), (writer, 2)):
             os.dup2(source, target, inheritable=True)
-        kernel.close_range(3)
+        process.close_range(3)
         args = list(hook.args) or [hook.path]
         env = dict(pair.partition("=")[::2] for pair in hook.env or ())
         os.execve(hook.path, args, os.environ if hook.env is None else env)

@@ -22,9 +22,26 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from portside.kernel import apparmor, selinux
-from portside.kernel import process as kernel
 from portside.kernel.netns import loopback_up
 from portside.kernel.openat2 import IN_ROOT, openat2
+from portside.kernel.process import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWNET,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    NAMESPACES,
+    PR_SET_DUMPABLE,
+    close_all_but,
+    fork_sibling,
+    getcwd,
+    join_session_keyring,
+    last_capability,
+    prctl,
+    setdomainname,
+    sethostname,
+    setns,
+    unshare,
+)
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.ociruntime import Mount, Process, Spec
 from portside.runtime import (
@@ -49,21 +66,21 @@ _last_capability = 40
 def prepare() -> None:
     """Learn what forks would have to ask again."""
     global _last_capability
-    _last_capability = kernel.last_capability()
+    _last_capability = last_capability()
     mounts.prepare()
 
 
 def choose_child_namespaces(spec: Spec) -> None:
     """Choose the namespaces that only children to come are in: PID and time."""
-    for kind, flag in (("pid", kernel.CLONE_NEWPID), ("time", kernel.CLONE_NEWTIME)):
+    for kind, flag in (("pid", CLONE_NEWPID), ("time", CLONE_NEWTIME)):
         found = spec.namespace(kind)
         if found is None or (kind == "pid" and found.path):
             continue  # one that has processes is joined last (Own.pass_on)
         if found.path:
             with _opened(found.path) as fd:
-                kernel.setns(fd, flag, found.path)
+                setns(fd, flag, found.path)
             continue
-        kernel.unshare(flag)
+        unshare(flag)
         if kind == "time":
             userns.offset_clocks(spec)
 
@@ -78,10 +95,10 @@ def keep_children_here(spec: Spec) -> None:
     """After the fork: our further children (hooks) are in our own namespaces again."""
     if spec.hooks is None or userns.wanted(spec):
         return
-    for kind, flag in (("pid", kernel.CLONE_NEWPID), ("time", kernel.CLONE_NEWTIME)):
+    for kind, flag in (("pid", CLONE_NEWPID), ("time", CLONE_NEWTIME)):
         if spec.namespace(kind) is not None and not (kind == "pid" and joins_others(spec)):
             with _opened(f"/proc/self/ns/{kind}") as fd:
-                kernel.setns(fd, flag, f"our own {kind} namespace")
+                setns(fd, flag, f"our own {kind} namespace")
 
 
 class _opened:
@@ -116,7 +133,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, netns: int) -> None:
     """Everything around the process: namespaces, root, mounts, names, terminal."""
     assert spec.process is not None and spec.linux is not None and spec.root is not None
     steps = own.steps
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # nobody inside may look at us through /proc
+    prctl(PR_SET_DUMPABLE, 0)  # nobody inside may look at us through /proc
     steps.enter("namespaces")
     if userns.wanted(spec):
         prepared = _enter_user_namespace(request, spec, own, netns)
@@ -145,7 +162,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, netns: int) -> None:
     own.wait_for_go()
     found = spec.namespace("cgroup")
     if found and not found.path:
-        kernel.unshare(kernel.CLONE_NEWCGROUP)
+        unshare(CLONE_NEWCGROUP)
     mounts.mount_cgroups(root, spec.mounts, request.cgroup, private=found is not None)
     steps.enter("pivot")
     apparmor.enter_at_exec(spec.process.apparmor_profile)
@@ -162,7 +179,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, netns: int) -> None:
         open_terminal(own, spec.process, console=True)
     connect_streams(own, [*prepared.sources.values(), join])
     if join >= 0:
-        kernel.setns(join, kernel.CLONE_NEWPID, "the PID namespace")
+        setns(join, CLONE_NEWPID, "the PID namespace")
         os.close(join)
         own.pass_on()
         os.setsid()
@@ -232,15 +249,15 @@ def _enter_user_namespace(
     set_oom_score(spec.process)
     userns.raise_limits(spec)
     prepared = userns.Prepared(
-        rootfs.mount(request.rootfs, private=False), mounts.open_shared(spec.mounts, True)
+        rootfs.open_root(request.rootfs, private=False), mounts.open_shared(spec.mounts, True)
     )
     os.chdir(request.state_dir)
     userns.become_root(own.tell, user.path)
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else our own files in /proc are not ours
+    prctl(PR_SET_DUMPABLE, 1)  # else our own files in /proc are not ours
     choose_child_namespaces(spec)
     _enter_namespaces(spec, netns)
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    pid = kernel.fork_sibling()
+    prctl(PR_SET_DUMPABLE, 0)
+    pid = fork_sibling()
     if pid:
         own.tell.send(b"p%d" % pid)
         os._exit(0)
@@ -252,7 +269,7 @@ def _enter_namespaces(spec: Spec, netns: int) -> None:
     assert spec.linux is not None
     new = 0
     for wanted in spec.linux.namespaces:
-        flag, _ = kernel.NAMESPACES.get(wanted.type, (0, ""))
+        flag, _ = NAMESPACES.get(wanted.type, (0, ""))
         if not flag:
             raise InvalidParameter(f"unknown namespace type {wanted.type!r}")
         if wanted.type in ("pid", "time", "user"):
@@ -260,16 +277,16 @@ def _enter_namespaces(spec: Spec, netns: int) -> None:
         if wanted.type == "cgroup" and not wanted.path:
             continue  # made once we are in the control group
         if wanted.type == "network" and netns >= 0:
-            kernel.setns(netns, kernel.CLONE_NEWNET, "network namespace")
+            setns(netns, CLONE_NEWNET, "network namespace")
         elif wanted.path:
             with _opened(wanted.path) as fd:
-                kernel.setns(fd, flag, wanted.path)
+                setns(fd, flag, wanted.path)
         else:
             new |= flag
     if not spec.namespace("mount"):
         raise InvalidParameter("a container needs a mount namespace")
-    kernel.unshare(new)
-    if new & kernel.CLONE_NEWNET:
+    unshare(new)
+    if new & CLONE_NEWNET:
         loopback_up()
 
 
@@ -287,9 +304,9 @@ def set_oom_score(process: Process) -> None:
 
 def _names(spec: Spec) -> None:
     if spec.hostname and spec.namespace("uts"):
-        kernel.sethostname(spec.hostname)
+        sethostname(spec.hostname)
     if spec.domainname and spec.namespace("uts"):
-        kernel.setdomainname(spec.domainname)
+        setdomainname(spec.domainname)
 
 
 def open_terminal(own: Own, process: Process, console: bool) -> None:
@@ -317,7 +334,7 @@ def finish(
     scheduling.apply(process)
     privileges.set_limits(process.rlimits)
     if own.keyring:
-        kernel.join_session_keyring()
+        join_session_keyring()
     if own.hold < 0:
         own.report(Outcome(uid=who.uid, gid=who.gid))
 
@@ -384,7 +401,7 @@ def _chdir(path: str) -> None:
 
 def _verify_cwd() -> None:
     """Refuse a directory outside of our root, whichever way it was reached (CVE-2024-21626)."""
-    if not kernel.getcwd().startswith("/"):
+    if not getcwd().startswith("/"):
         raise executable.CommandError(
             "current working directory is outside of container mount namespace root -- "
             "possible container breakout detected",
@@ -399,7 +416,7 @@ def connect_streams(own: Own, more: Iterable[int] = ()) -> None:
         own.tell = socket.socket(fileno=fcntl.fcntl(own.tell.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
     for target, source in enumerate(own.streams):
         os.dup2(source, target, inheritable=True)
-    kernel.close_all_but([*own.descriptors(), *(fd for fd in more if fd >= 0)])
+    close_all_but([*own.descriptors(), *(fd for fd in more if fd >= 0)])
 
 
 def _own_streams(who: privileges.Who) -> None:

@@ -21,7 +21,7 @@ from contextlib import suppress
 
 import msgspec
 
-from portside.kernel import process as kernel
+from portside.kernel import process
 from portside.kernel.cgroup import Cgroup
 from portside.model.errors import PortsideError, SystemFailure
 from portside.model.ociruntime import SPEC_VERSION, Hooks, Spec, State
@@ -113,7 +113,7 @@ class Own:
         """
         assert self.page is not None
         self.page.madvise(mmap.MADV_DONTFORK)
-        pid = kernel.fork_sibling()
+        pid = process.fork_sibling()
         if pid:
             self.page[:4] = pid.to_bytes(4, "little")
             os._exit(0)
@@ -163,7 +163,7 @@ def _fork(into: Cgroup | None) -> tuple[int, bool]:
         with suppress(OSError):
             directory = into.open_dir()
             try:
-                return kernel.fork_into(directory), True
+                return process.fork_into(directory), True
             finally:
                 os.close(directory)
     return os.fork(), False
@@ -336,7 +336,7 @@ class Child:
 
 
 def explain_kill(err: BaseException, group: Cgroup) -> None:
-    """Raise a better error when it was the kernel, for want of memory, that ended a child."""
+    """Raise a better error when the kernel ended a child because memory ran out."""
     if isinstance(err, StartError) and group.oom_kills():
         raise StartError("container init was OOM-killed (memory limit too low?)", err.kind) from err
 

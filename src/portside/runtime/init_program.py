@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from portside.kernel import mount as kernel
-from portside.kernel import process
+from portside.kernel import mount, process
 from portside.model.errors import InvalidParameter
 from portside.runtime import executable
 from portside.runtime.mounts import filesystem
@@ -49,7 +48,7 @@ def open_copy(path: str = "") -> int:
             os.fchmod(target, 0o755)
         finally:
             os.close(target)
-        kernel.mount_setattr(tree, set=kernel.MOUNT_ATTR_RDONLY, about=NAME)
+        mount.mount_setattr(tree, set=mount.MOUNT_ATTR_RDONLY, about=NAME)
     except BaseException:
         os.close(tree)
         raise

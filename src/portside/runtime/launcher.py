@@ -12,19 +12,33 @@ that a start waits neither for the forks nor for the pages a fresh process touch
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
+import re
 import resource
 import select
 import signal
 import socket
+import sys
+import time
 from contextlib import suppress
 
-from portside.kernel import cgroup
-from portside.kernel import process as kernel
-from portside.model.errors import PortsideError
-from portside.runtime import messages, monitor, pools, starter
-from portside.runtime.rehearsal import rehearse
+import msgspec
+
+from portside.kernel import cgroup, process
+from portside.model.errors import PortsideError, SystemFailure
+from portside.model.rootfs import Rootfs
+from portside.runtime import logs, messages, monitor, mounts, starter
+from portside.runtime.messages import (
+    Call,
+    LogConfig,
+    Placed,
+    Signal,
+    Started,
+    StartRequest,
+    Streams,
+)
 
 _QUIET = 0.1
 """Seconds without a word after which the launcher forks a monitor in reserve."""
@@ -53,12 +67,12 @@ def main(fd: int, parent: str, files: int) -> None:
 
 def _serve(sock: socket.socket, parent: str) -> None:
     os.setsid()
-    kernel.set_name("portside-launch")
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    process.set_name("portside-launch")
+    process.prctl(process.PR_SET_DUMPABLE, 0)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # its end is the end of the engine's socket
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks for the monitors' status
-    kernel.default_internal_signals()
+    process.default_internal_signals()
     starter.prepare()
     monitor.prepare()
     with suppress(PortsideError, OSError):  # where it cannot be played, nothing is lost
@@ -66,8 +80,8 @@ def _serve(sock: socket.socket, parent: str) -> None:
     if parent:
         _prepare(parent)
     gc.collect()
-    kernel.close_all_but([sock.fileno()])
-    pools.fill()
+    process.close_all_but([sock.fileno()])
+    fill_pools()
     gc.freeze()
     gc.disable()
     spare: socket.socket | None = _fork_monitor(sock)
@@ -126,3 +140,133 @@ def _fork_monitor(sock: socket.socket) -> socket.socket:
             os._exit(0)
     theirs.close()
     return ours
+
+
+_REHEARSAL = 5.0
+"""Seconds after which it is given up."""
+_TIMES = 3
+"""Instructions are specialised after a few runs."""
+
+
+# One monitor's life is played through, so that forks find everything warm: CPython fills caches as
+# code runs for the first times, of attributes (in one table of its own) and of instructions (in the
+# code itself, PEP 659). Filled before the fork they stay shared, so that a monitor is smaller and a
+# start is quicker. The container played is a process that ends at once; its directory is on a file
+# system that is mounted nowhere.
+
+
+def rehearse() -> None:
+    """Play a few starts, outputs and ends; called once, with no child of our own about."""
+    state = mounts.filesystem("tmpfs", "tmpfs", ["mode=700"], 0)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        for _ in range(_TIMES):
+            _play(f"/proc/self/fd/{state}")
+    finally:
+        process.prctl(process.PR_SET_CHILD_SUBREAPER, 0)
+        signal.signal(signal.SIGCHLD, before)
+        os.close(state)
+
+
+def _play(state_dir: str) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    attached, given = socket.socketpair()
+    request = StartRequest(
+        "rehearsal",
+        state_dir,
+        Rootfs("bind"),
+        "/portside-rehearsal",
+        LogConfig("json-file", "/dev/null"),
+        attachments=(Streams(stdout=True, stderr=True),),
+    )
+    data = msgspec.json.encode(request)
+    player = monitor.Monitor(msgspec.json.decode(data, type=StartRequest), theirs, -1)
+    player.log = logs.open_log(request.log)
+    player.log.drained = player.log_drained
+    player.log.bind(player.poller)
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    hold, release = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(release)
+        _act(other, hold)
+    other.close()
+    os.close(hold)
+    player.await_init(own, pid, [given])
+    player.listen()
+    player.poller.turn(_REHEARSAL)  # the start
+    messages.send(ours, Call(1, Signal(0)))
+    player.poller.turn(_REHEARSAL)
+    os.close(release)
+    deadline = time.monotonic() + _REHEARSAL
+    while not player.ended:
+        if time.monotonic() > deadline:
+            raise SystemFailure("the rehearsal did not end")
+        player.poller.turn(0.2)
+    # not player.loop(): with the end behind it, it would wait a second for readers
+    player.poller.close()
+    for sock in (ours, theirs, attached):
+        sock.close()
+
+
+def _act(monitor_socket: socket.socket, hold: int) -> None:
+    """The starter's part: a process whose output is two lines and which ends when told."""
+    try:
+        out_r, out_w = os.pipe()
+        err_r, err_w = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.write(out_w, b"a line\nand another\n")
+            os.write(err_w, b"a complaint\n")
+            os.read(hold, 1)
+            os._exit(0)
+        started = Placed(Started(pid, 1, {"step": 1.5}))
+        messages.send(monitor_socket, started, [os.pidfd_open(pid), out_r, err_r])
+    finally:
+        os._exit(0)
+
+
+_F_SETPIPE_SZ = 1031
+_CLASS = re.compile(rb"^\s*\d+\s+(\d+)\s+\d+\s+\d+\s+(\d+)$", re.MULTILINE)
+"""A line of the statistics: class, size in bytes, pools, blocks in use, available blocks."""
+_HEADER = sys.getsizeof(b"")
+"""What a bytes object takes beside its bytes."""
+_kept: list[object] = []
+
+
+# Forks are kept small: no free places are left among the objects that parent and child share.
+# Python
+# keeps small objects in pools of one page or more. After imports most pools have a few free places,
+# so that each new object of a forked child dirties a page it shared until then. With the places
+# taken, the child's objects lie together on pages of its own: a monitor is a tenth smaller for it.
+
+
+def fill_pools() -> None:
+    """Take the free places; what takes them is kept. Call it last before forking."""
+    for size, available in _CLASS.findall(_statistics()):
+        wanted = int(size)
+        if wanted > _HEADER:
+            _kept.append([bytes(wanted - _HEADER) for _ in range(int(available))])
+        else:
+            _kept.append([number + 0.5 for number in range(int(available))])
+
+
+def _statistics() -> bytes:
+    """What CPython tells of its allocator, which it writes to descriptor 2; other
+    interpreters tell nothing."""
+    tell = getattr(sys, "_debugmallocstats", None)
+    if tell is None:
+        return b""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, _F_SETPIPE_SZ, 1 << 20)  # nobody reads before it is all written
+    saved = os.dup(2)
+    try:
+        os.dup2(writer, 2)
+        tell()
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        return file.read()

@@ -47,7 +47,7 @@ class Launcher:
 
     @classmethod
     def spawn(cls, parent: str = "") -> Launcher:
-        """Start the launcher; it gets ready while the caller goes on.
+        """Start the launcher; it gets ready while the caller continues.
 
         ``parent`` is the control group that containers are made in, prepared ahead.
         Containers get the limit of open files that holds now, whatever the engine's becomes.

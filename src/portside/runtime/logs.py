@@ -119,7 +119,7 @@ class LineWriter(LogWriter):
         raise NotImplementedError
 
     def put(self, records: list[bytes]) -> None:
-        """Keep these; what cannot be kept is lost, the container goes on."""
+        """Keep these; what cannot be kept is lost, the container continues."""
         raise NotImplementedError
 
 
@@ -305,7 +305,7 @@ def open_log(config: LogConfig) -> LogWriter:
         return _DRIVERS[config.driver](config)
     except KeyError:
         raise NotImplementedHere(
-            f"logging driver {config.driver!r} is not built: use json-file, local, syslog, "
+            f"logging driver {config.driver!r} is not supported: use json-file, local, syslog, "
             "journald or none"
         ) from None
 

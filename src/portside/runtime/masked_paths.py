@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from portside.kernel import mount as kernel
+from portside.kernel import mount
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.model.ociruntime import Spec
 from portside.runtime.mounts import filesystem
@@ -25,7 +25,7 @@ def protect(spec: Spec) -> None:
             _read_only(root, path)
         _mask(root, spec.linux.masked_paths)
         if spec.root.readonly:
-            kernel.mount_setattr(root, set=kernel.MOUNT_ATTR_RDONLY, about="/")
+            mount.mount_setattr(root, set=mount.MOUNT_ATTR_RDONLY, about="/")
     finally:
         os.close(root)
 
@@ -35,12 +35,12 @@ def _read_only(root: int, path: str) -> None:
         target = openat2(root, path, os.O_PATH, resolve=IN_ROOT)
     except (FileNotFoundError, NotADirectoryError):
         return
-    tree = kernel.open_tree(
-        target, "", kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE | kernel.AT_EMPTY_PATH
+    tree = mount.open_tree(
+        target, "", mount.OPEN_TREE_CLONE | mount.AT_RECURSIVE | mount.AT_EMPTY_PATH
     )
     try:
-        kernel.mount_setattr(tree, set=kernel.MOUNT_ATTR_RDONLY, recursive=True, about=path)
-        kernel.move_mount(tree, target, path)
+        mount.mount_setattr(tree, set=mount.MOUNT_ATTR_RDONLY, recursive=True, about=path)
+        mount.move_mount(tree, target, path)
     finally:
         os.close(tree)
         os.close(target)
@@ -57,12 +57,12 @@ def _mask(root: int, paths: tuple[str, ...]) -> None:
                 continue
             if stat.S_ISDIR(os.fstat(target).st_mode):
                 data = ["ro", "nr_inodes=1"]
-                cover = filesystem("tmpfs", "tmpfs", data, kernel.MOUNT_ATTR_RDONLY)
+                cover = filesystem("tmpfs", "tmpfs", data, mount.MOUNT_ATTR_RDONLY)
             else:
                 null = null if null >= 0 else _true_null(root)
-                cover = kernel.open_tree(null, "", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH)
+                cover = mount.open_tree(null, "", mount.OPEN_TREE_CLONE | mount.AT_EMPTY_PATH)
             try:
-                kernel.move_mount(cover, target, path)
+                mount.move_mount(cover, target, path)
             finally:
                 os.close(cover)
                 os.close(target)

@@ -171,7 +171,7 @@ class Placed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Oom(msgspec.Struct, frozen=True, tag=True):
-    """The kernel has killed a process of the container for want of memory."""
+    """The kernel has killed a process of the container because memory ran out."""
 
     at_ns: int
 

@@ -22,7 +22,7 @@ from contextlib import suppress
 
 import msgspec
 
-from portside.kernel import process as kernel
+from portside.kernel import process
 from portside.kernel.cgroup import Cgroup
 from portside.model.errors import PortsideError
 from portside.runtime import messages, starter, terminal
@@ -43,10 +43,9 @@ from portside.runtime.messages import (
     Started,
     StartRequest,
 )
-from portside.runtime.remote_logs import Journald, with_cache
+from portside.runtime.remote_logs import Journald, Syslog, with_cache
 from portside.runtime.state_files import complain, write_whole
 from portside.runtime.streams import READ, WRITE, Channel, Poller
-from portside.runtime.syslog import Syslog
 
 FLUSH = 10.0
 """Seconds the end waits for attached readers that are behind."""
@@ -189,7 +188,7 @@ class Monitor:
             reply = Failed(str(err))
         except (OSError, msgspec.MsgspecError) as err:
             reply = Failed(f"the container's monitor: {err}")
-        except Exception as err:  # a request's failure is its own, the container goes on
+        except Exception as err:  # a request's failure is its own, the container continues
             complain(self.state_dir, f"request {number}: {err!r}")
             reply = Failed(f"the container's monitor: {err!r}")
         finally:
@@ -458,9 +457,9 @@ class Monitor:
 def main(launcher: socket.socket) -> None:
     """The life of one monitor, forked from the launcher, from waiting for its request on."""
     os.setsid()
-    kernel.set_name("portside-mon")
+    process.set_name("portside-mon")
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
     sock, pid = starter.fork(lambda own: _reserve(launcher, own))
     data, fds = messages.receive(launcher)
     launcher.close()

@@ -169,7 +169,7 @@ class MonitorClient:
         await self._ask(Attach(streams, exec_id), [sock.fileno()])
 
     async def exec(self, request: Exec, sockets: list[socket.socket]) -> int:
-        """Execute beside the container; the PID. Raises CommandNotFound and its kin."""
+        """Execute beside the container; the PID. Raises CommandNotFound and similar errors."""
         self._execs[request.exec_id] = self._loop.create_future()
         try:
             reply = await self._ask(request, [sock.fileno() for sock in sockets])

@@ -2,7 +2,7 @@
 
 Every destination is resolved beneath the container's root by openat2(2) and mounted on by
 descriptor: a link in the image, or one swapped while we look, leads nowhere else
-(CVE-2021-30465 and its kin).
+(CVE-2021-30465 and similar weaknesses).
 """
 
 from __future__ import annotations
@@ -15,8 +15,31 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from portside.kernel import fsopen
-from portside.kernel import mount as kernel
 from portside.kernel.cgroup import detect
+from portside.kernel.mount import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_RECURSIVE,
+    MOUNT_ATTR__ATIME,
+    MOUNT_ATTR_NOATIME,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NODIRATIME,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_NOSYMFOLLOW,
+    MOUNT_ATTR_RDONLY,
+    MOUNT_ATTR_STRICTATIME,
+    MS_PRIVATE,
+    MS_SHARED,
+    MS_SLAVE,
+    MS_UNBINDABLE,
+    OPEN_TREE_CLONE,
+    PROC_SUPER_MAGIC,
+    filesystem_of,
+    mount_setattr,
+    move_mount,
+    open_tree,
+)
 from portside.kernel.openat2 import (
     IN_ROOT,
     RESOLVE_NO_SYMLINKS,
@@ -27,30 +50,30 @@ from portside.kernel.overlay import prepare as prepare_overlay
 from portside.kernel.process import CLONE_NEWNS, setns
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Mount, Spec
-from portside.runtime import idmap, procfs, tmpcopyup
+from portside.runtime import tmpcopyup, userns
 
 _ATTRIBUTES = {
-    "ro": (kernel.MOUNT_ATTR_RDONLY, 0),
-    "rw": (0, kernel.MOUNT_ATTR_RDONLY),
-    "nosuid": (kernel.MOUNT_ATTR_NOSUID, 0),
-    "suid": (0, kernel.MOUNT_ATTR_NOSUID),
-    "nodev": (kernel.MOUNT_ATTR_NODEV, 0),
-    "dev": (0, kernel.MOUNT_ATTR_NODEV),
-    "noexec": (kernel.MOUNT_ATTR_NOEXEC, 0),
-    "exec": (0, kernel.MOUNT_ATTR_NOEXEC),
-    "noatime": (kernel.MOUNT_ATTR_NOATIME, kernel.MOUNT_ATTR__ATIME),
-    "relatime": (0, kernel.MOUNT_ATTR__ATIME),
-    "strictatime": (kernel.MOUNT_ATTR_STRICTATIME, kernel.MOUNT_ATTR__ATIME),
-    "nodiratime": (kernel.MOUNT_ATTR_NODIRATIME, 0),
-    "diratime": (0, kernel.MOUNT_ATTR_NODIRATIME),
-    "nosymfollow": (kernel.MOUNT_ATTR_NOSYMFOLLOW, 0),
-    "symfollow": (0, kernel.MOUNT_ATTR_NOSYMFOLLOW),
+    "ro": (MOUNT_ATTR_RDONLY, 0),
+    "rw": (0, MOUNT_ATTR_RDONLY),
+    "nosuid": (MOUNT_ATTR_NOSUID, 0),
+    "suid": (0, MOUNT_ATTR_NOSUID),
+    "nodev": (MOUNT_ATTR_NODEV, 0),
+    "dev": (0, MOUNT_ATTR_NODEV),
+    "noexec": (MOUNT_ATTR_NOEXEC, 0),
+    "exec": (0, MOUNT_ATTR_NOEXEC),
+    "noatime": (MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME),
+    "relatime": (0, MOUNT_ATTR__ATIME),
+    "strictatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
+    "nodiratime": (MOUNT_ATTR_NODIRATIME, 0),
+    "diratime": (0, MOUNT_ATTR_NODIRATIME),
+    "nosymfollow": (MOUNT_ATTR_NOSYMFOLLOW, 0),
+    "symfollow": (0, MOUNT_ATTR_NOSYMFOLLOW),
 }
 _PROPAGATION = {
-    "private": kernel.MS_PRIVATE,
-    "shared": kernel.MS_SHARED,
-    "slave": kernel.MS_SLAVE,
-    "unbindable": kernel.MS_UNBINDABLE,
+    "private": MS_PRIVATE,
+    "shared": MS_SHARED,
+    "slave": MS_SLAVE,
+    "unbindable": MS_UNBINDABLE,
 }
 _IGNORED = frozenset(
     "bind rbind defaults async remount tmpcopyup z Z nocopy copy idmap ridmap norro nomand "
@@ -119,10 +142,10 @@ def open_shared(mounts: Iterable[Mount], everything: bool = False) -> dict[int, 
     found = {}
     for mount in mounts:
         options = Parsed(mount)
-        if options.bind and (everything or options.propagation == kernel.MS_SHARED):
+        if options.bind and (everything or options.propagation == MS_SHARED):
             found[id(mount)] = tree = _opened(mount, options)
             if everything and (mount.uid_mappings or mount.gid_mappings):
-                idmap.apply(tree, mount.uid_mappings, mount.gid_mappings)
+                userns.map_owners(tree, mount.uid_mappings, mount.gid_mappings)
     return found
 
 
@@ -160,9 +183,9 @@ def _mount(root: int, mount: Mount, opened: int) -> None:
 def _new(root: int, mount: Mount, options: Parsed) -> None:
     """Mount a file system of its own, read-only as a whole if it is to be read-only."""
     data = options.data
-    if options.set & kernel.MOUNT_ATTR_RDONLY and mount.type != "tmpfs":
+    if options.set & MOUNT_ATTR_RDONLY and mount.type != "tmpfs":
         data = [*data, "ro"]
-    tree = filesystem(mount.type, mount.source, data, options.set & ~kernel.MOUNT_ATTR_RDONLY)
+    tree = filesystem(mount.type, mount.source, data, options.set & ~MOUNT_ATTR_RDONLY)
     if options.copy_up and mount.type == "tmpfs":
         try:
             _copy_up(root, mount.destination, tree)
@@ -208,11 +231,11 @@ def filesystem(kind: str, source: str, data: list[str], attributes: int) -> int:
 
 def _source(mount: Mount, options: Parsed) -> int:
     """A copy of what is mounted at a bind mount's source."""
-    flags = kernel.OPEN_TREE_CLONE | (kernel.AT_RECURSIVE if options.recursive else 0)
+    flags = OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0)
     joined = _OF_A_PROCESS.fullmatch(mount.source)
     if joined:
         return _of_a_process(joined[1], joined[2], flags)
-    return kernel.open_tree(kernel.AT_FDCWD, mount.source, flags)
+    return open_tree(AT_FDCWD, mount.source, flags)
 
 
 _OF_A_PROCESS = re.compile(r"/proc/([0-9]+)/root(/.+)")
@@ -229,7 +252,7 @@ def _of_a_process(pid: str, path: str, flags: int) -> int:
             root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             place = openat2(root, path, os.O_PATH, resolve=IN_ROOT | RESOLVE_NO_SYMLINKS)
             os.close(root)
-            tree = kernel.open_tree(place, "", flags | kernel.AT_EMPTY_PATH)
+            tree = open_tree(place, "", flags | AT_EMPTY_PATH)
             os.close(place)
             return tree
         finally:
@@ -243,7 +266,7 @@ def _bind(root: int, mount: Mount, options: Parsed, opened: int) -> None:
     tree = opened if opened >= 0 else _source(mount, options)
     directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     if opened < 0 and (mount.uid_mappings or mount.gid_mappings):
-        idmap.apply(tree, mount.uid_mappings, mount.gid_mappings)
+        userns.map_owners(tree, mount.uid_mappings, mount.gid_mappings)
     _attach(root, tree, mount.destination, directory=directory, options=options)
 
 
@@ -254,9 +277,9 @@ def _attach(
     new file system."""
     try:
         if options.set or options.clear:
-            kernel.mount_setattr(tree, set=options.set, clear=options.clear, about=destination)
+            mount_setattr(tree, set=options.set, clear=options.clear, about=destination)
         if options.recursive_set or options.recursive_clear:
-            kernel.mount_setattr(
+            mount_setattr(
                 tree,
                 set=options.recursive_set,
                 clear=options.recursive_clear,
@@ -267,12 +290,12 @@ def _attach(
         try:
             if stat.S_ISDIR(os.fstat(target).st_mode) != directory:
                 raise NotADirectoryError(errno.ENOTDIR, _WRONG_KIND)
-            procfs.check_place(root, target, tree, kind, destination)
-            kernel.move_mount(tree, target, destination)
+            check_place(root, target, tree, kind, destination)
+            move_mount(tree, target, destination)
         finally:
             os.close(target)
         if options.propagation:
-            kernel.mount_setattr(
+            mount_setattr(
                 tree,
                 propagation=options.propagation,
                 recursive=options.recursive_propagation,
@@ -361,7 +384,7 @@ def _cgroup(root: int, mount: Mount, options: Parsed, group: str) -> None:
         tree = _cgroup_tree("cgroup2", options, [], layout.unified, group)
         _attach(root, tree, mount.destination, directory=True, options=options)
         return
-    tree = filesystem("tmpfs", "tmpfs", ["mode=755"], options.set & ~kernel.MOUNT_ATTR_RDONLY)
+    tree = filesystem("tmpfs", "tmpfs", ["mode=755"], options.set & ~MOUNT_ATTR_RDONLY)
     view = os.dup(tree)  # ours and fresh: nothing in it needs to be looked for from the root
     try:
         _attach(root, tree, mount.destination, directory=True, options=plain)
@@ -374,8 +397,8 @@ def _cgroup(root: int, mount: Mount, options: Parsed, group: str) -> None:
                     os.symlink(name, controller, dir_fd=view)
         if layout.unified:
             _show_hierarchy(view, "cgroup2", options, [], layout.unified, group)
-        if options.set & kernel.MOUNT_ATTR_RDONLY:
-            kernel.mount_setattr(view, set=kernel.MOUNT_ATTR_RDONLY, about=mount.destination)
+        if options.set & MOUNT_ATTR_RDONLY:
+            mount_setattr(view, set=MOUNT_ATTR_RDONLY, about=mount.destination)
     finally:
         os.close(view)
 
@@ -402,7 +425,7 @@ def _cgroup_tree(kind: str, options: Parsed, data: list[str], host: str, group: 
 
 def _bound(directory: str) -> int:
     """A copy of the host's mount of one directory."""
-    return kernel.open_tree(kernel.AT_FDCWD, directory, kernel.OPEN_TREE_CLONE)
+    return open_tree(AT_FDCWD, directory, OPEN_TREE_CLONE)
 
 
 def link_mtab(root: int) -> None:
@@ -433,3 +456,50 @@ def write_sysctls(spec: Spec) -> None:
                 file.write(value)
         except OSError as err:
             raise SystemFailure(f"cannot set sysctl {name} to {value!r}: {err.strerror}") from err
+
+
+_OVER_PROC = frozenset(
+    f"/proc/{name}"
+    for name in "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo net/dev "
+    "sys/kernel/ns_last_pid sys/crypto/fips_enabled".split()
+)
+"""Files that are covered to show a container its own figures (lxcfs)."""
+
+
+# What may be mounted over a container's /proc: almost nothing. Labels, limits and masks are read
+# and written through it, by us before execve(2) and by every ``exec`` later, so an image or a
+# volume must not be able to put another tree there (CVE-2019-16884, CVE-2019-19921,
+# CVE-2023-27561).
+
+
+def check_place(root: int, target: int, tree: int, kind: str, destination: str) -> None:
+    """Whether the mount ``tree`` may go to the place ``target`` beneath ``root``.
+
+    Raises InvalidParameter. ``kind``: the type of a new file system, empty for a bind mount.
+    """
+    place = _place_beneath(root, target, tree if kind == "proc" else -1)
+    if kind in ("proc", "sysfs") and place != os.path.normpath("/" + destination.lstrip("/")):
+        raise InvalidParameter(
+            f'error mounting "{kind}" to rootfs at "{destination}": filesystem "{kind}" must be '
+            "mounted on ordinary directory"
+        )
+    if place != "/proc" and not place.startswith("/proc/"):
+        return
+    if place in _OVER_PROC or filesystem_of(tree) == PROC_SUPER_MAGIC:
+        return
+    what = "not of type proc" if place == "/proc" else "inside /proc"
+    raise InvalidParameter(
+        f'error mounting to rootfs at "{destination}": "{place}" cannot be mounted because it '
+        f"is {what}"
+    )
+
+
+def _place_beneath(root: int, target: int, proc: int) -> str:
+    """Where a place is; ``proc``: a proc file system to be asked, when /proc has none."""
+    view = os.open("/proc", os.O_PATH | os.O_CLOEXEC) if proc < 0 else proc
+    try:
+        above, place = (os.readlink(f"self/fd/{fd}", dir_fd=view) for fd in (root, target))
+    finally:
+        if view != proc:
+            os.close(view)
+    return place.removeprefix(above.rstrip("/")) or "/"

@@ -15,9 +15,20 @@ from typing import TypeVar
 
 import msgspec
 
-from portside.kernel import process as kernel
-from portside.kernel import seccomp as filters
 from portside.kernel.openat2 import IN_ROOT, openat2
+from portside.kernel.process import (
+    PR_SET_KEEPCAPS,
+    PR_SET_NO_NEW_PRIVS,
+    bounding_set,
+    capability_bits,
+    capset,
+    drop_bounding,
+    permitted,
+    prctl,
+    raise_ambient,
+    setgroups,
+)
+from portside.kernel.seccomp import install
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Capabilities, Process, Rlimit, User
 from portside.runtime.messages import Identity
@@ -194,37 +205,37 @@ def drop(
     installed: seccomp(2) asks for CAP_SYS_ADMIN or no-new-privileges.
     """
     sets = process.capabilities or Capabilities()
-    held = kernel.bounding_set(last_capability)
+    held = bounding_set(last_capability)
     bits = {
-        name: kernel.capability_bits(getattr(sets, name)) & held
+        name: capability_bits(getattr(sets, name)) & held
         for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
     }
     ambient = bits["ambient"] & bits["permitted"] & bits["inheritable"]
-    kernel.drop_bounding(bits["bounding"], last_capability)
-    kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
-    kernel.setgroups(who.groups)
+    drop_bounding(bits["bounding"], last_capability)
+    prctl(PR_SET_KEEPCAPS, 1)
+    setgroups(who.groups)
     os.setresgid(who.gid, who.gid, who.gid)
     os.setresuid(who.uid, who.uid, who.uid)
-    kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)
+    prctl(PR_SET_KEEPCAPS, 0)
     os.umask(0o022 if process.user.umask is None else process.user.umask)
-    permitted = kernel.permitted()
+    held_now = permitted()
     try:
         # root has its permitted set again after execve(2); others keep only what is ambient
         usual = bits["permitted"] if who.uid == 0 else ambient
-        kernel.capset(usual & permitted, permitted, bits["inheritable"])
+        capset(usual & held_now, held_now, bits["inheritable"])
         found = as_user()
         listener = -1
         if seccomp and not process.no_new_privileges:
-            kernel.capset(permitted, permitted, bits["inheritable"])
-            listener = filters.install(seccomp, seccomp_flags)
-        kernel.capset(bits["effective"], bits["permitted"], bits["inheritable"])
+            capset(held_now, held_now, bits["inheritable"])
+            listener = install(seccomp, seccomp_flags)
+        capset(bits["effective"], bits["permitted"], bits["inheritable"])
     except OSError as err:
         if err.filename != "capset":
             raise
         raise SystemFailure(f"unable to apply caps: {(err.strerror or '').lower()}") from err
-    kernel.raise_ambient(ambient)
+    raise_ambient(ambient)
     if process.no_new_privileges:
-        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
         if seccomp:
-            listener = filters.install(seccomp, seccomp_flags)
+            listener = install(seccomp, seccomp_flags)
     return found, listener

@@ -6,23 +6,22 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from portside.kernel import mount as kernel
-from portside.kernel import overlay as kernel_overlay
-from portside.kernel import process
+from portside.kernel import mount, process
+from portside.kernel.overlay import overlay
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.rootfs import Rootfs
-from portside.runtime import idmap
+from portside.runtime import userns
 
 _PROPAGATION = {
-    "": kernel.MS_SLAVE,
-    "private": kernel.MS_PRIVATE,
-    "rprivate": kernel.MS_PRIVATE,
-    "slave": kernel.MS_SLAVE,
-    "rslave": kernel.MS_SLAVE,
-    "shared": kernel.MS_SHARED,
-    "rshared": kernel.MS_SHARED,
-    "unbindable": kernel.MS_UNBINDABLE,
-    "runbindable": kernel.MS_UNBINDABLE,
+    "": mount.MS_SLAVE,
+    "private": mount.MS_PRIVATE,
+    "rprivate": mount.MS_PRIVATE,
+    "slave": mount.MS_SLAVE,
+    "rslave": mount.MS_SLAVE,
+    "shared": mount.MS_SHARED,
+    "rshared": mount.MS_SHARED,
+    "unbindable": mount.MS_UNBINDABLE,
+    "runbindable": mount.MS_UNBINDABLE,
 }
 
 
@@ -31,42 +30,42 @@ def attach(rootfs: Rootfs, state_dir: str, propagation: str, opened: int = -1) -
 
     Nothing of it is seen outside: the namespace is ours, and what it inherited from the
     host only receives the host's changes (mount_namespaces(7), slave). ``opened``: the root
-    as :func:`mount` made it before.
+    as :func:`open_root` made it before.
     """
     try:
         flags = _PROPAGATION[propagation]
     except KeyError:
         raise InvalidParameter(f"unknown rootfsPropagation {propagation!r}") from None
     # sharing is for the root's own mount, after it is in place; the host's get no more than slave
-    _set_all(kernel.MS_PRIVATE if flags == kernel.MS_PRIVATE else kernel.MS_SLAVE)
-    root = opened if opened >= 0 else mount(rootfs)
+    _set_all(mount.MS_PRIVATE if flags == mount.MS_PRIVATE else mount.MS_SLAVE)
+    root = opened if opened >= 0 else open_root(rootfs)
     target = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        kernel.move_mount(root, target, state_dir)
+        mount.move_mount(root, target, state_dir)
     finally:
         os.close(target)
     # what the root's own mount is to be, pivot_root(2) must not find shared yet
-    kernel.mount_setattr(root, propagation=kernel.MS_PRIVATE, about=state_dir)
+    mount.mount_setattr(root, propagation=mount.MS_PRIVATE, about=state_dir)
     return root
 
 
-def mount(rootfs: Rootfs, private: bool = True) -> int:
+def open_root(rootfs: Rootfs, private: bool = True) -> int:
     """The root, mounted nowhere yet. ``private``: this mount namespace is the caller's own."""
     if rootfs.uid_mappings and rootfs.driver == "overlay":
         _map_owners(rootfs)
         with _as_mapped_root(rootfs):
-            return overlay(rootfs, True)
+            return _overlay(rootfs, True)
     if rootfs.driver == "overlay":
-        return overlay(rootfs, private)
+        return _overlay(rootfs, private)
     if rootfs.driver != "bind":
         raise InvalidParameter(f"unknown storage driver {rootfs.driver!r}")
-    clone = kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE
+    clone = mount.OPEN_TREE_CLONE | mount.AT_RECURSIVE
     try:
-        root = kernel.open_tree(kernel.AT_FDCWD, rootfs.upper, clone)
+        root = mount.open_tree(mount.AT_FDCWD, rootfs.upper, clone)
     except OSError as err:
         raise SystemFailure(f"the root file system {rootfs.upper}: {err.strerror}") from err
     if rootfs.uid_mappings:
-        idmap.apply(root, rootfs.uid_mappings, rootfs.gid_mappings)
+        userns.map_owners(root, rootfs.uid_mappings, rootfs.gid_mappings)
     return root
 
 
@@ -77,16 +76,16 @@ def _map_owners(rootfs: Rootfs) -> None:
     be of one mount, so the directory that holds both is mapped.
     """
     process.unshare(process.CLONE_NEWNS)
-    _set_all(kernel.MS_SLAVE)
-    namespace = idmap.user_namespace(rootfs.uid_mappings, rootfs.gid_mappings)
+    _set_all(mount.MS_SLAVE)
+    namespace = userns.user_namespace(rootfs.uid_mappings, rootfs.gid_mappings)
     above = [os.path.dirname(rootfs.upper)] if rootfs.work else []
     try:
         for directory in (*rootfs.lower, *above):
-            tree = kernel.open_tree(kernel.AT_FDCWD, directory, kernel.OPEN_TREE_CLONE)
+            tree = mount.open_tree(mount.AT_FDCWD, directory, mount.OPEN_TREE_CLONE)
             target = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                idmap.apply_namespace(tree, namespace)
-                kernel.move_mount(tree, target, directory)
+                userns.map_owners_as(tree, namespace)
+                mount.move_mount(tree, target, directory)
             finally:
                 os.close(tree)
                 os.close(target)
@@ -115,22 +114,20 @@ def _as_mapped_root(rootfs: Rootfs) -> Iterator[None]:
 
 def _set_all(flags: int) -> None:
     try:
-        kernel.mount("", "/", "", flags | kernel.MS_REC)
+        mount.mount("", "/", "", flags | mount.MS_REC)
     except OSError as err:
         # "/" is no mount point: a plain chroot. Every mount we can see is set instead.
         if err.errno != 22:
             raise
         with open("/proc/self/mountinfo") as file:
             for line in file:
-                kernel.mount("", line.split(" ")[4], "", flags)
+                mount.mount("", line.split(" ")[4], "", flags)
 
 
-def overlay(rootfs: Rootfs, private: bool = True) -> int:
+def _overlay(rootfs: Rootfs, private: bool = True) -> int:
     """The root's overlay, mounted nowhere yet."""
     try:
-        return kernel_overlay.overlay(
-            rootfs.lower, rootfs.upper, rootfs.work, rootfs.options, private=private
-        )
+        return overlay(rootfs.lower, rootfs.upper, rootfs.work, rootfs.options, private=private)
     except OSError as err:
         raise SystemFailure(f"cannot mount the container's root: {err.strerror}") from err
 
@@ -146,14 +143,14 @@ def pivot(root: int, namespace: int, propagation: str) -> None:
     os.close(namespace)
     old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.fchdir(root)
-    kernel.pivot_root(".", ".")
+    mount.pivot_root(".", ".")
     # slave, so that the host keeps its mounts; by descriptor, since the name "." would stand
     # for the new root here, whose shared mounts must stay what they are
-    kernel.mount_setattr(old, propagation=kernel.MS_SLAVE, recursive=True, about="/")
+    mount.mount_setattr(old, propagation=mount.MS_SLAVE, recursive=True, about="/")
     os.close(old)
     # the old root lies on top of the new one
-    kernel.umount2(".", kernel.MNT_DETACH)
+    mount.umount2(".", mount.MNT_DETACH)
     os.chdir("/")
     if propagation:  # of the root alone: the mounts below have what was asked for them
-        kernel.mount_setattr(root, propagation=_PROPAGATION[propagation], about="/")
+        mount.mount_setattr(root, propagation=_PROPAGATION[propagation], about="/")
     os.close(root)

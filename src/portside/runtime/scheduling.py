@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from portside.kernel import process as kernel
+from portside.kernel.process import ioprio_set, personality, sched_setattr
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import IOPriority, Personality, Process, Scheduler
 
@@ -25,7 +25,7 @@ IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3
 DOMAINS = {"LINUX": 0x0000, "LINUX32": 0x0008}
 
 
-def check(process: Process, personality: Personality | None) -> None:
+def check(process: Process, domain: Personality | None) -> None:
     """Raise InvalidParameter for what no kernel could do."""
     if process.scheduler is not None:
         _check_scheduler(process.scheduler)
@@ -34,10 +34,10 @@ def check(process: Process, personality: Personality | None) -> None:
     if process.exec_cpu_affinity is not None:
         for text in (process.exec_cpu_affinity.initial, process.exec_cpu_affinity.final):
             cpus(text)
-    if personality is not None:
-        if personality.domain not in DOMAINS:
-            raise InvalidParameter(f"unknown personality domain {personality.domain!r}")
-        if personality.flags:
+    if domain is not None:
+        if domain.domain not in DOMAINS:
+            raise InvalidParameter(f"unknown personality domain {domain.domain!r}")
+        if domain.flags:
             raise InvalidParameter("personality flags are not supported")
 
 
@@ -79,13 +79,13 @@ def apply(process: Process) -> None:
         times = (wanted.runtime, wanted.deadline, wanted.period)
         policy = POLICIES[wanted.policy]
         try:
-            kernel.sched_setattr(policy, flags, wanted.nice, wanted.priority, *times)
+            sched_setattr(policy, flags, wanted.nice, wanted.priority, *times)
         except OSError as err:
             raise SystemFailure(f"error setting scheduler: {err.strerror}") from err
     priority = process.io_priority
     if priority is not None:
         try:
-            kernel.ioprio_set(_io_class(priority), priority.priority)
+            ioprio_set(_io_class(priority), priority.priority)
         except OSError as err:
             raise SystemFailure(f"failed to set io priority: {err.strerror}") from err
 
@@ -95,7 +95,7 @@ def set_domain(wanted: Personality | None) -> None:
     if wanted is None:
         return
     try:
-        kernel.personality(DOMAINS[wanted.domain])
+        personality(DOMAINS[wanted.domain])
     except OSError as err:
         raise SystemFailure(f"cannot set personality {wanted.domain}: {err.strerror}") from err
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 import msgspec
 
-from portside.kernel import process as kernel
+from portside.kernel import process
 from portside.kernel.cgroup import Cgroup, detect, warm_up
 from portside.kernel.seccomp import NEW_LISTENER
 from portside.model.errors import PortsideError
@@ -78,7 +78,7 @@ def start_exec(
     monitor: socket.socket, request: Exec, start: StartRequest, init_pidfd: int, seccomp: int
 ) -> None:
     """The life of a starter that executes a process beside the container's."""
-    kernel.close_all_but([monitor.fileno(), init_pidfd, *([seccomp] if seccomp >= 0 else [])])
+    process.close_all_but([monitor.fileno(), init_pidfd, *([seccomp] if seccomp >= 0 else [])])
     program = read_all(seccomp) if seccomp >= 0 else b""
     _report(monitor, lambda: _exec(monitor, request, start, init_pidfd, program))
 

@@ -11,7 +11,7 @@ import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from portside.kernel import mount as kernel
+from portside.kernel import mount
 from portside.kernel.openat2 import IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
 from portside.model.errors import SystemFailure
 
@@ -31,7 +31,7 @@ def open_pair() -> tuple[int, int]:
     flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
     with _root() as root:
         leader = openat2(root, "/dev/pts/ptmx", flags, resolve=IN_ROOT | RESOLVE_NO_SYMLINKS)
-    if os.fstat(leader).st_rdev != _PTMX or kernel.filesystem_of(leader) != _DEVPTS:
+    if os.fstat(leader).st_rdev != _PTMX or mount.filesystem_of(leader) != _DEVPTS:
         os.close(leader)
         raise SystemFailure("a terminal needs devpts on /dev/pts, and something else is there")
     fcntl.ioctl(leader, _TIOCSPTLCK, struct.pack("i", 0))
@@ -71,10 +71,10 @@ def set_size(fd: int, height: int, width: int) -> None:
 def bind_console(follower: int) -> None:
     """Show the terminal as /dev/console as well (runtime-spec, "Default Devices"); by
     descriptor, so that it is the terminal indeed (CVE-2025-52565)."""
-    tree = kernel.open_tree(follower, "", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH)
+    tree = mount.open_tree(follower, "", mount.OPEN_TREE_CLONE | mount.AT_EMPTY_PATH)
     target = _console()
     try:
-        kernel.move_mount(tree, target, "/dev/console")
+        mount.move_mount(tree, target, "/dev/console")
     finally:
         os.close(tree)
         os.close(target)

@@ -366,7 +366,7 @@ class Cgroup:
         return collect(self)
 
     def oom_kills(self) -> int:
-        """How many processes the kernel has killed here for want of memory.
+        """How many processes the kernel has killed here because memory ran out.
 
         Version 1: ``oom_kill`` of ``memory.oom_control`` (Linux 4.13); version 2:
         ``memory.events``, where groups below are counted as well.
@@ -380,7 +380,7 @@ class Cgroup:
         return files.keyed(text).get("oom_kill", 0)
 
     def watch_oom(self) -> OomWatch:
-        """A descriptor that becomes readable when the kernel kills for want of memory."""
+        """A descriptor that becomes readable when the kernel kills because memory ran out."""
         from portside.kernel.cgroup.oom import OomWatch
 
         return OomWatch(self)

@@ -133,7 +133,7 @@ def _number(value: int) -> str:
 
 
 def _memory(layout: Layout, memory: Memory) -> Iterator[Write]:
-    """``kernel`` and its TCP kin are ignored as every runtime does since kernel 5.15."""
+    """``kernel`` and its TCP variant are ignored as every runtime does since kernel 5.15."""
     if (
         memory.swappiness is not None
         and not 0 <= memory.swappiness <= 100

@@ -1,11 +1,14 @@
-"""Options and operands of one command of ``portside-runtime``."""
+"""Options and operands of one command of ``portside-runtime``, and the global ones."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from portside.flags import table
 from portside.model.errors import InvalidParameter
+
+DEFAULT_ROOT = "/run/portside-runtime"
 
 
 class Options(table.Options):
@@ -45,3 +48,16 @@ def parse(arguments: list[str], flags: Sequence[table.Flag]) -> Options:
     except table.UsageError as err:
         raise InvalidParameter(str(err)) from None
     return found
+
+
+class Context:
+    """Global options."""
+
+    def __init__(self, options: Options) -> None:
+        runtime = os.environ.get("XDG_RUNTIME_DIR") if os.geteuid() else ""
+        fallback = f"{runtime}/portside-runtime" if runtime else DEFAULT_ROOT
+        self.root = os.path.abspath(options.text("root") or fallback)
+        self.log = options.text("log")
+        self.format = options.text("log-format", "text")
+        self.systemd = options.flag("systemd-cgroup")
+        self.debug = options.flag("debug")

@@ -15,8 +15,7 @@ from portside.kernel.cgroup import Cgroup
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.ociruntime import DeviceCgroup, Linux, Resources, Spec
 from portside.model.rootfs import Rootfs
-from portside.runtime import hooks, seccomp_listener, userns
-from portside.runtime import init as steps
+from portside.runtime import hooks, init, seccomp_listener, userns
 from portside.runtime.init_channel import Child, Own, explain_kill
 from portside.runtime.messages import StartRequest
 from portside.runtime.oci import console, notify, validate
@@ -155,9 +154,9 @@ class _Creation:
     def run(self) -> Child:
         spec, request = self.spec, self.request
         assert spec.process is not None and spec.linux is not None
-        steps.prepare()
+        init.prepare()
         if not userns.wanted(spec):
-            steps.choose_child_namespaces(spec)
+            init.choose_child_namespaces(spec)
         hold = os.open(self.box.fifo, os.O_RDWR | os.O_CLOEXEC)
         result = os.open(
             self.box.result, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
@@ -168,7 +167,7 @@ class _Creation:
             terminal=spec.process.terminal,
             stdin=False,
             inherit=True,
-            passes=steps.joins_others(spec),
+            passes=init.joins_others(spec),
         )
         os.close(hold)
         os.close(result)
@@ -179,7 +178,7 @@ class _Creation:
             child.settle(spec)
             group.add(child.pid)
             self.box.save(self._saved(child.pid))  # so that "delete" finds it if we are killed
-            steps.keep_children_here(spec)
+            init.keep_children_here(spec)
             if child.await_hooks(spec.hooks):
                 self._hooks(child.pid)
             child.go()
@@ -200,7 +199,7 @@ class _Creation:
     def _become(self, own: Own, hold: int, result: int) -> None:
         own.hold, own.result, own.preserve = hold, result, self.wanted.preserve_fds
         own.keyring = self.wanted.keyring
-        steps.run_init(self.request, self.spec, own, -1, self.filter)
+        init.run_init(self.request, self.spec, own, -1, self.filter)
 
     def _notified(self, fd: int, pid: int) -> None:
         assert self.spec.linux is not None and self.spec.linux.seccomp is not None

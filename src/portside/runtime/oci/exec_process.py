@@ -11,8 +11,7 @@ from portside.kernel.cgroup import Cgroup
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Capabilities, Process, Spec, User
 from portside.model.rootfs import Rootfs
-from portside.runtime import exec_init, messages, scheduling, seccomp_listener
-from portside.runtime import init as steps
+from portside.runtime import exec_init, init, messages, scheduling, seccomp_listener
 from portside.runtime.init_channel import Child, Own
 from portside.runtime.messages import Exec, StartRequest
 from portside.runtime.oci import console, validate
@@ -57,7 +56,7 @@ def _start(
     box: Container, pid: int, cgroup: str, spec: Spec, process: Process, options: Options
 ) -> Child:
     assert spec.linux is not None
-    steps.prepare()
+    init.prepare()
     pidfd = os.pidfd_open(pid)
     filter = box.seccomp()
     flags = seccomp.flags_of(spec.linux.seccomp) if spec.linux.seccomp is not None else 0

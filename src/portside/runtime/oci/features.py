@@ -30,8 +30,7 @@ from portside.model.ociruntime import (
     complete,
 )
 from portside.runtime import mounts
-from portside.runtime.oci.arguments import Options
-from portside.runtime.oci.main import Context
+from portside.runtime.oci.arguments import Context, Options
 
 _MOUNTS = (
     Mount("/proc", "proc", "proc"),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 
 from portside.runtime.oci import bundle as creating
-from portside.runtime.oci.arguments import Options
+from portside.runtime.oci.arguments import Context, Options
 from portside.runtime.oci.foreground import attend, pass_signals
-from portside.runtime.oci.main import Context
 
 
 def _wanted(context: Context, options: Options, detach: bool) -> creating.Wanted:

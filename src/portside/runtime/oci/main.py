@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 from portside.flags.table import Flag, HelpWanted, read_table
 from portside.model.errors import InvalidParameter, PortsideError
-from portside.runtime.oci.arguments import Options, parse
+from portside.runtime.oci.arguments import Context, Options, parse
 
-DEFAULT_ROOT = "/run/portside-runtime"
 _GLOBAL = """
       --criu string         Accepted: checkpoints are not supported
       --debug               Write a traceback of unexpected errors
@@ -85,19 +84,6 @@ _OPERANDS: dict[str, tuple[int, int | None]] = {
 """How many operands a verb takes at least and at most; one, when it is not here."""
 
 Verb = Callable[["Context", Options], int]
-
-
-class Context:
-    """Global options."""
-
-    def __init__(self, options: Options) -> None:
-        runtime = os.environ.get("XDG_RUNTIME_DIR") if os.geteuid() else ""
-        fallback = f"{runtime}/portside-runtime" if runtime else DEFAULT_ROOT
-        self.root = os.path.abspath(options.text("root") or fallback)
-        self.log = options.text("log")
-        self.format = options.text("log-format", "text")
-        self.systemd = options.flag("systemd-cgroup")
-        self.debug = options.flag("debug")
 
 
 _VERBS: dict[str, tuple[str, str, str, str]] = {

@@ -14,8 +14,7 @@ from typing import Any
 from portside.kernel.cgroup import Cgroup
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import SPEC_VERSION
-from portside.runtime.oci.arguments import Options
-from portside.runtime.oci.main import Context
+from portside.runtime.oci.arguments import Context, Options
 from portside.runtime.oci.state_store import Container, Saved, everyone
 
 

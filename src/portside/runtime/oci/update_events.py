@@ -17,8 +17,7 @@ from portside.model.golang.numbers import parse_int
 from portside.model.golang.sizes import ram_bytes
 from portside.model.ociruntime import CPU, BlockIO, Memory, Pids, Resources
 from portside.runtime import messages
-from portside.runtime.oci.arguments import Options
-from portside.runtime.oci.main import Context
+from portside.runtime.oci.arguments import Context, Options
 from portside.runtime.oci.state_store import Container
 
 
