@@ -511,6 +511,7 @@ class _Conversion:
         step = Step(
             text=text, stage=state.stage.index, span=span, created_by=created_by,
             author=state.author, output=state.output if changed else None, config=state.config,
+            triggered=state.in_triggers,
         )  # fmt: skip
         state.history.append(step)
         self._steps[state.stage.index].append(step)

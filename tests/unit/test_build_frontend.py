@@ -1,0 +1,292 @@
+"""From a Dockerfile to LLB: scopes, stages, mounts, history; and the graph's own rules."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from portside.builder import llb
+from portside.builder.dockerfile.diagnostics import DockerfileError
+from portside.builder.dockerfile.frontend import (
+    FrontendOptions,
+    NamedContext,
+    Plan,
+    ResolvedImage,
+    convert,
+)
+from portside.builder.dockerfile.history_text import ClassicPhrases
+from portside.builder.dockerfile.syntax import PARSERS, parse
+from portside.model.errors import InvalidParameter, NotFound
+from portside.model.image import ImageConfig, RootFS, RunConfig
+from portside.model.platform import Platform
+
+LAYER = "sha256:" + "1" * 64
+
+
+class Images:
+    """Every image but ``missing``; ``trigger`` has ONBUILD instructions."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def resolve(self, ref: str, platform: Platform) -> ResolvedImage:
+        self.asked.append(ref)
+        if ref == "missing":
+            raise NotFound("No such image: missing")
+        run = RunConfig(
+            env=("PATH=/bin", "BASE=1"),
+            cmd=("sh",),
+            on_build=("COPY . /app", "RUN make") if ref == "trigger" else None,
+        )
+        config = ImageConfig(architecture="amd64", os="linux", config=run,
+                             rootfs=RootFS(diff_ids=(LAYER,)))  # fmt: skip
+        return ResolvedImage(f"{ref}@{LAYER}", config, LAYER)
+
+
+def plan(text: str, images: Images | None = None, **options: Any) -> Plan:
+    options.setdefault("context", llb.local("context"))
+    return asyncio.run(convert(parse(text), FrontendOptions(**options), images or Images()))
+
+
+def ops(found: Plan, kind: type) -> list[Any]:
+    assert found.output is not None
+    return [vertex.op for vertex in llb.walk([found.output]) if isinstance(vertex.op, kind)]
+
+
+def env_of(found: Plan) -> dict[str, str]:
+    return dict(entry.split("=", 1) for entry in found.config.env or ())
+
+
+def test_scope_of_arguments() -> None:
+    text = """ARG V=global
+FROM base AS a
+ARG V
+ARG W=$V-w
+ENV X=$V$W
+RUN one
+FROM base
+ENV Y=${V:-none}
+RUN two
+"""
+    (one,) = ops(plan(text, target="a"), llb.ExecOp)
+    assert one.meta.env == (
+        "V=global", "W=global-w", "PATH=/bin", "BASE=1", "X=globalglobal-w",
+    )  # fmt: skip
+    assert env_of(plan(text))["Y"] == "none"
+    (one,) = ops(plan(text, target="a", build_args={"V": "given"}), llb.ExecOp)
+    assert one.meta.env[:2] == ("V=given", "W=given-w")
+    assert plan(text, build_args={"ZZ": "1", "V": "2", "http_proxy": "x"}).unused_args == ["ZZ"]
+
+
+def test_variables_of_one_instruction_do_not_see_each_other() -> None:
+    found = plan("FROM base\nENV a=hello\nENV a=bye d=$a\nENV g=$a")
+    assert {**env_of(found), "PATH": ""} | {"PATH": ""} == {
+        "PATH": "", "BASE": "1", "a": "bye", "d": "hello", "g": "bye",
+    }  # fmt: skip
+
+
+def test_a_variable_wins_over_an_argument() -> None:
+    found = plan("FROM base\nARG A=arg\nENV A=env\nRUN x")
+    (run,) = ops(found, llb.ExecOp)
+    assert "A=env" in run.meta.env and "A=arg" not in run.meta.env
+
+
+def test_platform_arguments() -> None:
+    arm = Platform.parse("linux/arm64")
+    found = plan("FROM base\nARG TARGETARCH\nARG TARGETPLATFORM\nENV T=$TARGETARCH,$TARGETPLATFORM",
+                 platform=arm)  # fmt: skip
+    assert env_of(found)["T"] == "arm64,linux/arm64"
+
+
+def test_only_needed_stages() -> None:
+    images = Images()
+    text = "FROM unused AS a\nRUN x\nFROM used AS b\nRUN y\nFROM base\nCOPY --from=b /y /y"
+    found = plan(text, images)
+    assert images.asked == ["base", "used"]
+    assert [op.meta.args[-1] for op in ops(found, llb.ExecOp)] == ["y"]
+    assert len(found.steps) == 4
+
+
+def test_stages_by_number_name_and_target() -> None:
+    text = "FROM base AS One\nRUN a\nFROM one\nRUN b\nFROM base\nCOPY --from=0 /a /a"
+    found = plan(text)
+    assert [op.meta.args[-1] for op in ops(found, llb.ExecOp)] == ["a"]
+    assert [op.meta.args[-1] for op in ops(plan(text, target="1"), llb.ExecOp)] == ["a", "b"]
+    with pytest.raises(DockerfileError, match=r'"oen" could not be found \(did you mean one\?\)'):
+        plan(text, target="oen")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("FROM base AS a\nCOPY --from=b /x /x\nFROM base AS b\nCOPY --from=a /x /x", "circular"),
+        ("FROM base AS a\nCOPY --from=a /x /x", "refers to current build stage"),
+        ("FROM base\nCOPY --from=7 /x /x", "there are 1 stages"),
+        ("FROM $NO", "should not be blank"),
+        ("FROM base\nCOPY a b c", "must be a directory and end with a /"),
+        ("FROM base\nRUN --mount=type=bnid x", 'unsupported mount type "bnid" .did you mean bind'),
+        ("FROM base\nRUN --mount=type=cache,targt=/x x", 'unexpected key "targt".*target'),
+        ("FROM base\nRUN --mount=type=cache x", "target is required"),
+        ("FROM base\nSTOPSIGNAL NOPE", "invalid signal"),
+        ("FROM base\nEXPOSE x", "invalid containerPort"),
+        ("FROM base\nCOPY --chmod=9 a b", "invalid chmod parameter"),
+        ("FROM base\nADD --checksum=sha256:0 a b", "checksum can't be specified"),
+        ("FROM base\nENV A=${B:?needed}", "B: needed"),
+        ("FROM base\nHEALTHCHECK --interval=x CMD a", "invalid duration"),
+    ],
+)
+def test_errors_have_places(text: str, message: str) -> None:
+    with pytest.raises(DockerfileError, match=message) as caught:
+        plan(text)
+    assert caught.value.source and caught.value.snippet()
+
+
+def test_a_misspelt_stage_gets_a_suggestion() -> None:
+    with pytest.raises(NotFound, match=r"did you mean missin\?"):
+        plan("FROM base AS missin\nFROM base\nCOPY --from=missing /x /x")
+
+
+def test_triggers_run_in_the_child() -> None:
+    found = plan("FROM trigger\nRUN after")
+    assert [op.meta.args[-1] for op in ops(found, llb.ExecOp)] == ["make", "after"]
+    assert not found.config.on_build
+    assert [step.triggered for step in found.steps] == [False, True, True, False]
+
+
+def test_an_entrypoint_takes_the_inherited_command_away() -> None:
+    assert plan('FROM base\nENTRYPOINT ["x"]').config.cmd is None
+    assert plan('FROM base\nCMD ["y"]\nENTRYPOINT ["x"]').config.cmd == ("y",)
+
+
+def test_copies() -> None:
+    found = plan("FROM base\nWORKDIR /w\nCOPY a b/ x/\nCOPY --link --chown=1:2 --chmod=755 c /d")
+    copies = [
+        op for op in ops(found, llb.FileOp) if isinstance(op.actions[0].action, llb.CopyAction)
+    ]
+    linked, first = sorted(copies, key=lambda op: len(op.actions))
+    assert [item.action.src for item in first.actions] == ["/a", "/b"]
+    assert {item.action.dest for item in first.actions} == {"/w/x/"}
+    assert first.actions[1].input == 2 and first.actions[1].output == 0
+    action = linked.actions[0].action
+    assert action.owner == llb.ChownOpt(user=llb.UserOpt(id=1), group=llb.UserOpt(id=2))
+    assert action.mode == "755" and linked.actions[0].input == llb.SCRATCH
+    assert ops(found, llb.MergeOp)
+
+
+def test_named_contexts() -> None:
+    other = llb.local("other")
+    contexts = {"base": NamedContext(image="replaced"), "data": NamedContext(output=other)}
+    images = Images()
+    found = plan("FROM base\nCOPY --from=data /x /x", images, contexts=contexts)
+    assert images.asked == ["replaced"]
+    assert {op.identifier for op in ops(found, llb.SourceOp)} == {
+        f"docker-image://replaced@{LAYER}", "local://other",
+    }  # fmt: skip
+
+
+def test_secrets_are_no_part_of_history_or_identity() -> None:
+    text = "FROM base\nRUN --mount=type=secret,id=s,env=TOKEN use"
+    found = plan(text)
+    (run,) = ops(found, llb.ExecOp)
+    assert run.secret_env == (llb.SecretEnv(id="s", name="TOKEN", optional=True),)
+    assert not any("TOKEN" in step.created_by for step in found.history)
+    one = plan("FROM base\nRUN x", build_args={"http_proxy": "http://user:pw@p"})
+    other = plan("FROM base\nRUN x")
+    assert one.output and other.output
+    assert one.output.vertex.digest == other.output.vertex.digest
+
+
+def test_history_in_both_wordings() -> None:
+    text = 'FROM base\nARG A=1\nRUN x\nCMD ["a"]\nEXPOSE 80\nHEALTHCHECK NONE'
+    assert [step.created_by for step in plan(text).history] == [
+        "ARG A=1", "RUN |1 A=1 /bin/sh -c x # buildkit", 'CMD ["a"]', "EXPOSE [80/tcp]",
+        'HEALTHCHECK &{["NONE"] "0s" "0s" "0s" "0s" \'\\x00\'}',
+    ]  # fmt: skip
+    classic = plan(text, phrases=ClassicPhrases())
+    assert [step.created_by for step in classic.history] == [
+        "/bin/sh -c #(nop)  ARG A=1", "|1 A=1 /bin/sh -c x", '/bin/sh -c #(nop)  CMD ["a"]',
+        "/bin/sh -c #(nop)  EXPOSE 80",
+        "/bin/sh -c #(nop)  HEALTHCHECK &{[NONE] 0s 0s 0s 0s 0}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("FROM base\nENV A=$TYPO", "UndefinedVar"),
+        ("FROM base\nWORKDIR rel", "WorkdirRelativePath"),
+        ("ARG T\nFROM base:$T", "InvalidDefaultArgInFrom"),
+        ("FROM $BAES:x", "UndefinedArgInFrom"),
+    ],
+)
+def test_checks_that_need_scopes(text: str, rule: str) -> None:
+    options = {"build_args": {"T": "1"}} if "ARG T" in text else {}
+    try:
+        found = plan(text, **options)
+    except DockerfileError:
+        assert rule == "UndefinedArgInFrom"
+        return
+    assert rule in [warned.rule.name for warned in found.warnings]
+
+
+# -- the graph -----------------------------------------------------------------------------------
+
+
+def test_digests_cover_operation_inputs_and_platform_only() -> None:
+    base, other = llb.image("a"), llb.image("b")
+    op = llb.FileOp(actions=(llb.FileAction(action=llb.MakeDir(path="/x"), input=0, output=0),))
+    one = llb.Vertex(op, (base,), meta=llb.VertexMeta(name="one"))
+    assert one.digest == llb.Vertex(op, (llb.image("a"),)).digest
+    assert one.digest != llb.Vertex(op, (other,)).digest
+    assert one.digest != llb.Vertex(op, (base,), Platform.parse("linux/arm64")).digest
+
+
+def test_malformed_graphs_are_refused() -> None:
+    meta = llb.Meta(args=("x",))
+    bad = [
+        llb.Vertex(llb.SourceOp(identifier="nope://x")),
+        llb.Vertex(llb.ExecOp(meta=meta, mounts=())),
+        llb.Vertex(llb.ExecOp(meta=meta, mounts=(llb.Mount(dest="/", input=3, output=0),))),
+        llb.Vertex(llb.ExecOp(meta=llb.Meta(args=()), mounts=(llb.Mount(dest="/", output=0),))),
+        llb.Vertex(llb.FileOp(actions=())),
+        llb.Vertex(llb.MergeOp(), (llb.Vertex(llb.MergeOp()).output(5),)),
+    ]
+    for vertex in bad:
+        with pytest.raises(InvalidParameter):
+            llb.check([vertex.output()])
+
+
+def test_a_long_chain_needs_no_recursion() -> None:
+    output = llb.image("a")
+    for _ in range(20_000):
+        output = llb.Vertex(llb.MergeOp(), (output,)).output()
+    llb.check([output])
+    for _ in range(llb.MAX_VERTICES - 20_000):
+        output = llb.Vertex(llb.MergeOp(), (output,)).output()
+    with pytest.raises(InvalidParameter, match="more than"):
+        llb.check([output])
+
+
+words = st.sampled_from(
+    ["FROM base", "FROM base AS a", "FROM a", "FROM scratch", "ARG A=1", "ARG B", "ENV C=$A",
+     "RUN x", "RUN <<E\nx\nE", "COPY a b", "COPY --from=a a b", "COPY --from=0 . /x/",
+     "ADD http://h/x /y", "WORKDIR w", "WORKDIR /", "USER $A", "CMD x", 'ENTRYPOINT ["x"]',
+     "EXPOSE $B", "VOLUME /v", "LABEL a=$C", "ONBUILD RUN x", "SHELL [\"a\"]", "HEALTHCHECK NONE",
+     "RUN --mount=type=cache,target=$A x", "RUN --mount=from=a,target=/m x", "STOPSIGNAL 9"]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(words, min_size=1, max_size=15))
+def test_any_file_gives_a_sound_graph_or_an_error_with_its_place(text: list[str]) -> None:
+    try:
+        found = plan("FROM base\n" + "\n".join(text))
+    except DockerfileError as err:
+        assert err.snippet() and str(err)
+    else:
+        if found.output is not None:
+            llb.check([found.output])
+        assert len(found.steps) >= len(found.history)
+    assert PARSERS
