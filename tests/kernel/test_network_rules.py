@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import Any
 
 import msgspec
@@ -267,3 +268,18 @@ async def test_ipv6_name_servers_of_the_host(host: Host) -> None:
     service = await host.service([four.running()], ipv6=True, fixed_cidr_v6="fd12:5::/64")
     given = await host.container(service, "given", dns=("2001:db8::1",))
     assert "nameserver 2001:db8::1" in (given.directory / "resolv.conf").read_text(), "the user's"
+
+
+@private_host
+async def test_a_bridge_that_cannot_be_set_up_is_not_left(host: Host) -> None:
+    service = await host.service()
+    before = sh("ip -o link show type bridge")
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "no such address")
+
+    service._links._bridge_addresses = fails  # type: ignore[method-assign,assignment]
+    with pytest.raises(OSError, match="no such address"):
+        await service.create(NetworkCreate(name="net", ipam=IPAM(config=(FOUR,))))
+    assert sh("ip -o link show type bridge") == before
+    assert not [network for network in service.list() if network.name == "net"]

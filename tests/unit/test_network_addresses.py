@@ -9,7 +9,13 @@ import pytest
 
 from portside.kernel.netlink import Route
 from portside.model.errors import Conflict, Forbidden, InvalidParameter, SystemFailure
-from portside.model.network import AddressPool, IPAMConfig
+from portside.model.network import (
+    AddressPool,
+    IPAMConfig,
+    NetworkResource,
+    NetworkStatus,
+    SubnetStatus,
+)
 from portside.networks import ipam
 
 
@@ -130,3 +136,25 @@ def test_unique_local_pool_is_stable() -> None:
     one, same, other = map(ipam.unique_local_pool, ("a", "a", "b"))
     assert one == same != other
     assert ipaddress.ip_network(one.base).subnet_of(ipaddress.IPv6Network("fd00::/8"))  # type: ignore[arg-type]
+
+
+def test_how_full_a_subnet_is() -> None:
+    """As Engine API 1.52 counts: the network's own addresses and the gateway are in use."""
+    whole = ipam.Subnet.of(ipam.with_gateway(IPAMConfig("10.1.0.0/24")))
+    assert whole.status() == SubnetStatus(3, 253)
+    whole.allocate()
+    assert whole.status() == SubnetStatus(4, 252)
+    part = ipam.Subnet.of(
+        IPAMConfig("10.1.0.0/24", "10.1.0.128/25", "10.1.0.1", {"a": "10.1.0.200"})
+    )
+    assert part.status() == SubnetStatus(4, 126)
+    six = ipam.Subnet.of(ipam.with_gateway(IPAMConfig("fd00::/64")))
+    assert six.status() == SubnetStatus(2, 2**64 - 2)
+    assert ipam.Subnet.of(IPAMConfig("fd00::/48")).status().dynamic_ips_available == 2**64 - 1
+
+
+def test_status_is_told_from_its_version_on() -> None:
+    resource = NetworkResource(name="n", id="1", status=NetworkStatus())
+    assert "Status" not in resource.wire((1, 51))
+    assert resource.wire((1, 52))["Status"] == {"IPAM": {"Subnets": {}}}
+    assert "Status" not in NetworkResource(name="n", id="1").wire((1, 52)), "of a list"

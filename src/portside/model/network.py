@@ -144,6 +144,27 @@ class EndpointResource(msgspec.Struct, frozen=True):
     ipv6_address: str = msgspec.field(name="IPv6Address", default="")
 
 
+class SubnetStatus(msgspec.Struct, frozen=True):
+    """How many addresses of a subnet are taken, and how many are left to be chosen from."""
+
+    ips_in_use: int = msgspec.field(name="IPsInUse", default=0)
+    """With those of the network itself, the gateway and auxiliary ones."""
+    dynamic_ips_available: int = msgspec.field(name="DynamicIPsAvailable", default=0)
+    """At most 2**64 - 1."""
+
+
+class IPAMStatus(msgspec.Struct, frozen=True):
+    """Subnets by name."""
+
+    subnets: dict[str, SubnetStatus] = msgspec.field(name="Subnets", default_factory=dict)
+
+
+class NetworkStatus(msgspec.Struct, frozen=True):
+    """``Status`` of a network's inspection (API 1.52)."""
+
+    ipam: IPAMStatus = msgspec.field(name="IPAM", default_factory=IPAMStatus)
+
+
 class NetworkResource(msgspec.Struct, frozen=True, kw_only=True):
     """A network as ``GET /networks`` and ``GET /networks/{id}`` tell it."""
 
@@ -164,12 +185,16 @@ class NetworkResource(msgspec.Struct, frozen=True, kw_only=True):
     containers: dict[str, EndpointResource] = msgspec.field(name="Containers", default_factory=dict)
     options: dict[str, str] = msgspec.field(name="Options", default_factory=dict)
     labels: dict[str, str] = msgspec.field(name="Labels", default_factory=dict)
+    status: NetworkStatus | None = msgspec.field(name="Status", default=None)
+    """Of an inspection only."""
 
     def wire(self, version: tuple[int, int], containers: bool = True) -> dict[str, Any]:
         """As an API version tells it; lists leave the containers out (API 1.28 on)."""
         value: dict[str, Any] = msgspec.to_builtins(self)
         if version < (1, 48):
             del value["EnableIPv4"]
+        if version < (1, 52) or self.status is None:
+            del value["Status"]
         if not containers:
             value["Containers"] = {}
         return value

@@ -11,12 +11,13 @@ import errno
 import ipaddress
 import os
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
 from portside.kernel import netlink
-from portside.kernel.netlink import Message, Rtnl
+from portside.kernel.netlink import Link, Message, Rtnl
 from portside.model.errors import Conflict, InvalidParameter, NotFound, SystemFailure
 from portside.model.instance import Instance
 from portside.model.network import IPAddress
@@ -138,19 +139,31 @@ class Links:
             self.delete([record.link])
 
     def _ensure_bridge(self, record: NetworkRecord) -> NetworkRecord:
-        name, own = record.link, record.own_link
-        link = self._rtnl.link(name)
-        if link is None:
-            mac = netlink.attribute(netlink.IFLA_ADDRESS, parse_mac(random_mac()))
-            try:
-                self._rtnl.run(netlink.new_link_message(name, "bridge", b"", mac))
-            except OSError as err:
-                raise SystemFailure(f"cannot create bridge {name}: {err}") from err
-            link, own = self._rtnl.link(name), True
-            assert link is not None
-        elif link.kind != "bridge":
+        link, own = self._rtnl.link(record.link), record.own_link
+        if link is not None and link.kind != "bridge":
             kind = link.kind or "physical"
-            raise Conflict(f"{name} is a {kind} interface of the host, not a bridge")
+            raise Conflict(f"{record.link} is a {kind} interface of the host, not a bridge")
+        with ExitStack() as undo:
+            if link is None:
+                link, own = self._make_bridge(record.link), True
+                undo.callback(self.delete, [record.link])
+            self._set_up_bridge(record, link, own)
+            undo.pop_all()
+        self._indexes[record.link] = link.index
+        return record if own == record.own_link else _with_own_link(record)
+
+    def _make_bridge(self, name: str) -> Link:
+        mac = netlink.attribute(netlink.IFLA_ADDRESS, parse_mac(random_mac()))
+        try:
+            self._rtnl.run(netlink.new_link_message(name, "bridge", b"", mac))
+        except OSError as err:
+            raise SystemFailure(f"cannot create bridge {name}: {err}") from err
+        link = self._rtnl.link(name)
+        assert link is not None
+        return link
+
+    def _set_up_bridge(self, record: NetworkRecord, link: Link, own: bool) -> None:
+        """Settings, MTU and addresses; the latter two of the engine's own bridges only."""
         self._bridge_sysctls(record)
         messages: list[Message] = []
         mtu = int(record.option(network_records.MTU, "0"))
@@ -161,8 +174,6 @@ class Links:
         if not link.up:
             messages.append(netlink.link_message(link.index, up=True))
         self._rtnl.run(*messages)
-        self._indexes[name] = link.index
-        return record if own == record.own_link else _with_own_link(record)
 
     def _bridge_sysctls(self, record: NetworkRecord) -> None:
         name = record.link

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from portside.kernel.netlink import Route
 from portside.model.errors import Conflict, Forbidden, InvalidParameter, SystemFailure
-from portside.model.network import AddressPool, IPAddress, IPAMConfig, IPNetwork
+from portside.model.network import AddressPool, IPAddress, IPAMConfig, IPNetwork, SubnetStatus
 
 DEFAULT_POOLS = (
     AddressPool("172.17.0.0/16", 16),
@@ -203,6 +203,14 @@ class Subnet:
         self._used.discard(number)
         if self._first <= number < self._next:
             self._next = number
+
+    def status(self) -> SubnetStatus:
+        """How full it is."""
+        used = self._used | self._edges
+        first, last = int(self.range.network_address), int(self.range.broadcast_address)
+        taken = sum(first <= number <= last for number in used)
+        free = last - first + 1 - taken
+        return SubnetStatus(len(used), min(free, (1 << 64) - 1))
 
     def _address(self, number: int) -> IPAddress:
         if self.network.version == 4:

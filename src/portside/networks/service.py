@@ -20,6 +20,7 @@ from portside.model.network import (
     PREDEFINED,
     EndpointResource,
     EndpointSettings,
+    IPAMStatus,
     NetworkAttachment,
     NetworkCreate,
     NetworkCreated,
@@ -27,6 +28,7 @@ from portside.model.network import (
     NetworkRequest,
     NetworkResource,
     NetworkSettings,
+    NetworkStatus,
     PathStep,
     RunningContainer,
 )
@@ -286,7 +288,14 @@ class NetworkService:
 
     def inspect(self, name: str) -> NetworkResource:
         """One network by name, id or unique beginning of its id; NotFound."""
-        return self._resource(self._catalogue.resolve(name))
+        record = self._catalogue.resolve(name)
+        subnets = {
+            str(subnet.network): subnet.status()
+            for version in (4, 6)
+            for subnet in self._catalogue.subnets(record, version)
+        }
+        status = NetworkStatus(IPAMStatus(subnets))
+        return msgspec.structs.replace(self._resource(record), status=status)
 
     def id_of(self, name: str) -> str:
         """A network's ID; empty when there is no such network any more."""
