@@ -17,7 +17,7 @@ import pytest
 from netkit import HOST_WAN, HOST_WAN6, OUTSIDE_WAN, Container, Host, Machine, private_host
 
 from portside.model.network import EndpointSettings, NetworkCreate, PortBinding
-from portside.networks import dns
+from portside.networks.dns.name_server import MAX_CONNECTIONS
 
 LOOK_UP = """
 import socket, struct, sys
@@ -182,9 +182,9 @@ async def test_idle_connections_take_few_descriptors(host: Host) -> None:
     assert process.stdout is not None
     loop = asyncio.get_running_loop()
     made = int(await loop.run_in_executor(None, process.stdout.readline))
-    assert made > dns.MAX_CONNECTIONS
+    assert made > MAX_CONNECTIONS
     held = len(list(Path("/proc/self/fd").iterdir())) - before
-    assert held < dns.MAX_CONNECTIONS + 100, "all that were made, without a limit"
+    assert held < MAX_CONNECTIONS + 100, "all that were made, without a limit"
     assert await output(victim, LOOK_UP, "bad") == "0"
     process.kill()
     process.wait()

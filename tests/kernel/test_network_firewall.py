@@ -15,8 +15,8 @@ from portside.kernel import nftables, nftrules
 from portside.kernel.netlink import attribute
 from portside.kernel.nftables import Chain, Nft, Set, Table
 from portside.model.network import EndpointSettings, NetworkCreate, PortBinding
-from portside.networks.hostfirewall import HostFirewall
-from portside.networks.ruleset import LinkRule, NetworkRules, render, subnets
+from portside.networks.firewall.host_firewall import HostFirewall
+from portside.networks.firewall.ruleset import LinkRule, NetworkRules, render, subnets
 from portside.networks.service import NetworkService
 
 ANY = (PortBinding("", "8080"),)

@@ -12,8 +12,8 @@ from netkit import OUTSIDE_WAN, Container, Host, Machine, private_host, until
 
 from portside.kernel import netns
 from portside.model.network import EndpointSettings, NetworkCreate
-from portside.networks import dns, dnswire
-from portside.networks.resolver import Upstream
+from portside.networks.dns import dnswire, name_server
+from portside.networks.dns.resolver import Upstream
 from portside.networks.shares import Shares
 
 pytest.importorskip("dnslib")
@@ -222,7 +222,7 @@ async def test_nobody_listens_on_port_53_inside(host: Host) -> None:
 
 @private_host
 async def test_a_lost_question_is_asked_again(host: Host) -> None:
-    dns.RESEND = 0.05  # in this process, which is the test's own
+    name_server.RESEND = 0.05  # in this process, which is the test's own
     data = b"\0\1\1\0\0\1\0\0\0\0\0\0\1a\0\0\1\0\1"
     query = dnswire.Query.parse(data)
     loop = asyncio.get_running_loop()
@@ -237,7 +237,7 @@ async def test_a_lost_question_is_asked_again(host: Host) -> None:
 
         serving = asyncio.create_task(serve())
         space = netns.open_own()
-        forwarder = dns.Forwarder(space, Shares(1))
+        forwarder = name_server.Forwarder(space, Shares(1))
         reply = await forwarder.ask(data, query, [Upstream("127.0.0.9")], tcp=False)
         os.close(space)
         assert reply == query.answer([])

@@ -22,7 +22,7 @@ from netkit import (
 
 from portside.model.errors import SystemFailure
 from portside.model.network import EndpointSettings, NetworkCreate, PortBinding
-from portside.networks import udp_relay
+from portside.networks import relay
 
 ANY = (PortBinding("", "8080"),)
 
@@ -309,7 +309,7 @@ async def test_datagrams_of_ipv6_clients(host: Host) -> None:
 
 @private_host
 async def test_a_port_has_room_for_a_limited_number_of_clients(host: Host) -> None:
-    udp_relay.MAX_CLIENTS = 2  # in this process, which is the test's own
+    relay.MAX_CLIENTS = 2  # in this process, which is the test's own
     service = await host.service()
     web = await host.container(service, "web", port_bindings={"53/udp": (PortBinding("", "5353"),)})
     web.serve(53, "udp")

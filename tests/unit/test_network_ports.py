@@ -6,8 +6,8 @@ import pytest
 
 from portside.model.errors import InvalidParameter
 from portside.model.network import PortBinding
+from portside.networks.firewall.ruleset import elements
 from portside.networks.portmapper import Publication, Wanted, parse_port, parse_range, parse_wanted
-from portside.networks.ruleset import elements
 
 
 def test_ranges_pair_up_or_choose() -> None:

@@ -17,10 +17,10 @@ from portside.model.instance import Instance
 from portside.model.network import EndpointSettings, NetworkRequest
 from portside.networks import host_links as kernel_links
 from portside.networks.container_interfaces import Plumbing
+from portside.networks.dns.naming import Naming
 from portside.networks.endpoint_options import check_link_local, check_settings
 from portside.networks.endpoints import Endpoints, choose_interface
 from portside.networks.hostfiles import HostFiles
-from portside.networks.naming import Naming
 from portside.networks.network_records import EndpointRecord, NetworkRecord, SandboxRecord
 from portside.networks.network_store import Catalogue
 from portside.networks.publish import Publisher, forget_flows

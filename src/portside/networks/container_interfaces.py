@@ -136,7 +136,7 @@ def _sysctls(endpoint: EndpointRecord) -> list[tuple[str, str]]:
         found.append((f"ipv6/conf/{endpoint.interface}/disable_ipv6", "0"))
     text = (endpoint.settings.driver_opts or {}).get(network_records.ENDPOINT_SYSCTLS, "")
     for item in filter(None, text.split(",")):
-        name, _, value = item.partition("=")  # its form was checked: wishes.py
+        name, _, value = item.partition("=")  # its form was checked by endpoint_options
         parts = name.split(".")
         parts[3] = endpoint.interface
         found.append(("/".join(parts[1:]), value))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from portside.model.errors import InvalidParameter
-from portside.networks.resolver import FALLBACK_SERVERS, ResolvConf
+from portside.networks.dns.resolver import FALLBACK_SERVERS, ResolvConf
 
 HOST_GATEWAY = "host-gateway"
 """The word in an extra host that stands for the host's address as containers see it."""

@@ -13,10 +13,10 @@ from portside.model.errors import Conflict
 from portside.model.ids import short
 from portside.model.network import IPAddress, NetworkOptions
 from portside.networks import etc_files
+from portside.networks.dns.resolver import HostResolver, ResolvConf, Upstream, is_loopback
 from portside.networks.network_records import EndpointRecord, SandboxRecord
 from portside.networks.network_store import Catalogue
 from portside.networks.portmapper import parse_port
-from portside.networks.resolver import HostResolver, ResolvConf, Upstream, is_loopback
 
 MAX_FILE = 1 << 20
 """Bytes of a container's own hosts or resolv.conf that are read back."""

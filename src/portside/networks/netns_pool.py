@@ -31,7 +31,7 @@ from typing import TypeVar
 
 from portside.kernel import netlink, netns
 from portside.model.instance import Instance
-from portside.networks.dns import DnsSockets
+from portside.networks.dns.name_server import DnsSockets
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Publishing: from a container's wishes to reserved host ports and firewall elements."""
+"""Publishing: from a container's bindings to reserved host ports and firewall elements."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from portside.model.errors import SystemFailure
 from portside.model.network import IPAddress, NetworkOptions, NetworkRequest
 from portside.networks import network_records
 from portside.networks.endpoints import gateway_endpoint
-from portside.networks.firewall import Firewall
+from portside.networks.firewall.firewall_table import Firewall
+from portside.networks.firewall.ruleset import LinkRule, Member, elements
 from portside.networks.network_records import EndpointRecord, SandboxRecord
 from portside.networks.network_store import Catalogue
 from portside.networks.portmapper import HostPorts, Publication, Wanted, parse_wanted
 from portside.networks.relay import Relays
-from portside.networks.ruleset import LinkRule, Member, elements
 
 log = logging.getLogger(__name__)
 

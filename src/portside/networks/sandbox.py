@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from portside.model.errors import Forbidden
-from portside.networks.dns import NameServer
+from portside.networks.dns.name_server import NameServer
 from portside.networks.endpoints import lease_names
 from portside.networks.netns_pool import Namespace
 from portside.networks.network_records import EndpointRecord, SandboxRecord

@@ -39,19 +39,19 @@ from portside.model.network import (
 from portside.networks import network_records
 from portside.networks.connecting import Connections
 from portside.networks.container_interfaces import Plumbing
+from portside.networks.dns.naming import Naming
 from portside.networks.endpoint_options import check_link_local, check_settings
 from portside.networks.endpoints import Endpoints, choose_interface, network_settings
-from portside.networks.firewall import Firewall
+from portside.networks.firewall.firewall_table import Firewall
+from portside.networks.firewall.ruleset import LinkRule
 from portside.networks.host_links import Links
 from portside.networks.hostfiles import HostFiles
-from portside.networks.naming import Naming
 from portside.networks.netns_pool import Namespace, NamespacePool, NamespaceWorker, inside_setup
 from portside.networks.network_records import EndpointRecord, NetworkRecord, SandboxRecord
 from portside.networks.network_store import Catalogue
 from portside.networks.portmapper import parse_port
 from portside.networks.publish import Publisher as PortPublisher
 from portside.networks.publish import forget_flows
-from portside.networks.ruleset import LinkRule
 from portside.networks.sandbox import Book, Sandbox
 from portside.store.db import Database
 

@@ -36,13 +36,13 @@ from portside.networks import etc_files, explain, predefined
 from portside.networks import network_store as catalogue_module
 from portside.networks.endpoint_options import check_settings
 from portside.networks.endpoints import network_settings
-from portside.networks.firewall import Firewall
+from portside.networks.firewall.firewall_table import Firewall
+from portside.networks.firewall.ruleset import network_rules
 from portside.networks.host_links import Links, enable_forwarding, parse_mac
 from portside.networks.netns_pool import NamespacePool, NamespaceWorker
 from portside.networks.network_records import NetworkRecord
 from portside.networks.network_store import LIST_FILTERS, PRUNE_FILTERS, Catalogue
 from portside.networks.portmapper import parse_port, parse_wanted
-from portside.networks.rules import network_rules
 from portside.networks.sandboxes import Sandboxes
 from portside.store.db import Database
 
@@ -181,14 +181,14 @@ class NetworkService:
             except ValueError as err:
                 raise InvalidParameter(f"{server} is not an IP address (--dns)") from err
         for key, settings in request.endpoints.items():
-            self._check_wishes("bridge" if key == "default" else key, settings)
+            self._check_endpoint("bridge" if key == "default" else key, settings)
         if request.mode == "host" and request.port_bindings:
             return ["Published ports are discarded when using host network mode"]
         if request.mode in ("host", "none") or request.mode.startswith("container:"):
             return []
         return self._sandboxes.ports.warnings(wanted)
 
-    def _check_wishes(self, name: str, wanted: EndpointSettings) -> None:
+    def _check_endpoint(self, name: str, wanted: EndpointSettings) -> None:
         network = None
         with contextlib.suppress(PortsideError):
             network = self._catalogue.resolve(name)

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from portside.kernel import nftables
 from portside.kernel.nftables import Message, Monitor, Nft, NftError
 from portside.model.errors import SystemFailure
-from portside.networks.hostfirewall import HostFirewall
-from portside.networks.ruleset import LinkRule, Member, NetworkRules, member_set, render
+from portside.networks.firewall.host_firewall import HostFirewall
+from portside.networks.firewall.ruleset import LinkRule, Member, NetworkRules, member_set, render
 
 
 class Firewall:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from portside.model.network import IPAddress
+from portside.networks.dns.resolver import Upstream
 from portside.networks.network_records import EndpointRecord, SandboxRecord
-from portside.networks.resolver import Upstream
 
 HOST_NAMES = ("host.docker.internal", "gateway.docker.internal")
 """Names of the host as containers see it."""

@@ -29,9 +29,9 @@ from typing import Any, Protocol
 from portside.kernel import netns
 from portside.kernel.nftables import Chain, Nft, Table
 from portside.model.network import IPAddress
-from portside.networks import dnswire
+from portside.networks.dns import dnswire
+from portside.networks.dns.resolver import Upstream
 from portside.networks.etc_files import EMBEDDED_SERVER
-from portside.networks.resolver import Upstream
 from portside.networks.shares import Shares
 
 PORT = 53

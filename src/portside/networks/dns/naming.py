@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from portside.model.network import IPAddress
-from portside.networks.dns import MAX_FORWARDED, DnsSockets, NameServer
+from portside.networks.dns.name_server import MAX_FORWARDED, DnsSockets, NameServer
+from portside.networks.dns.name_table import ContainerNames, Directory
 from portside.networks.hostfiles import HostFiles
-from portside.networks.name_table import ContainerNames, Directory
 from portside.networks.netns_pool import NamespaceWorker
 from portside.networks.network_records import EndpointRecord
 from portside.networks.network_store import Catalogue

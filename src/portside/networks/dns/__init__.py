@@ -1,0 +1,1 @@
+"""The engine's name server: what containers ask, what they are answered, who is asked next."""
