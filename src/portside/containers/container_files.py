@@ -28,11 +28,17 @@ def view(core: Core, container: Container) -> View:
         for point in record.mounts
         if point.type in ("bind", "volume")
     ]
+    directory = core.directory(record.id)
+    taken = {mount.destination for mount in mounts}
+    for name in ("hosts", "hostname", "resolv.conf"):
+        if f"/etc/{name}" not in taken and (directory / name).exists():
+            mounts.append(ViewMount(str(directory / name), f"/etc/{name}"))
     return View(
         record.name,
         pid=record.pid if record.running else 0,
         rootfs=core.store.layers.rootfs(record.id),
         mounts=tuple(mounts),
+        read_only=record.host.readonly_rootfs,
         working_dir="" if record.started_ns else record.config.working_dir.strip("/"),
     )
 

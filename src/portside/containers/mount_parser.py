@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from portside.containers import bind_idmaps
-from portside.containers.mounts import Points
+from portside.containers.mounts import Points, is_around
 from portside.containers.record import Point
 from portside.containers.spec_mounts import tmpfs_options
 from portside.model.container import ContainerConfig, HostConfig, MountRequest
@@ -127,7 +127,7 @@ class PointParser:
                 raise InvalidParameter(_extra(text, "bind", "VolumeOptions"))
             return msgspec.structs.replace(
                 point, source=clean(source), create_source=True,
-                propagation=point.propagation or "rprivate")  # fmt: skip
+                propagation=self._propagation(clean(source), point.propagation))  # fmt: skip
         if source.startswith((".", "~")) or "/" in source:
             raise InvalidParameter(
                 f'create {source}: "{source}" includes invalid characters for a local volume '
@@ -142,6 +142,23 @@ class PointParser:
         return self._volume(
             msgspec.structs.replace(point, type="volume", anonymous=not source), request
         )
+
+    def _propagation(self, source: str, wanted: str) -> str:
+        """How mounts pass between the host and a bind mount.
+
+        Around the data root it is ``rslave``: a private copy would hold the mounts of other
+        containers and volumes after they have ended, as in Docker.
+        """
+        root = str(self._core.instance.data_root)
+        if not is_around(source, root):
+            return wanted or "rprivate"
+        if wanted not in ("", "rslave", "rshared"):
+            raise InvalidParameter(
+                'invalid mount config: must use either propagation mode "rslave" or "rshared" '
+                f'when mount source is within the daemon root, daemon root: "{root}", '
+                f'bind mount source: "{source}", propagation: "{wanted}"'
+            )
+        return wanted or "rslave"
 
     def _volume(self, point: Point, request: VolumeCreate) -> Point:
         self._requests[point.destination] = request
@@ -189,7 +206,7 @@ class PointParser:
             point,
             source=clean(wish.source),
             create_source=create,
-            propagation=propagation or "rprivate",
+            propagation=self._propagation(clean(wish.source), propagation),
             non_recursive=bool(options and options.non_recursive),
             read_only_non_recursive=bool(options and options.read_only_non_recursive),
             read_only_force_recursive=bool(options and options.read_only_force_recursive),

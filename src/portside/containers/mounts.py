@@ -107,7 +107,7 @@ async def runtime_mounts(core: Core, record: Record) -> tuple[oci.Mount, ...]:
             found.append(oci.Mount(point.destination, "bind", ready.source, options))
             _map_owners(found[-1], point, record)
         elif point.type == "bind":
-            found.append(_bind_mount(point))
+            found.append(_bind_mount(point, str(core.instance.data_root)))
             _map_owners(found[-1], point, record)
         else:
             found.append(await image_mounts.mount(core, record, point))
@@ -121,7 +121,7 @@ def _map_owners(mount: oci.Mount, point: Point, record: Record) -> None:
         )
 
 
-def _bind_mount(point: Point) -> oci.Mount:
+def _bind_mount(point: Point, data_root: str) -> oci.Mount:
     if not os.path.lexists(point.source):
         if not point.create_source:
             raise InvalidParameter(
@@ -129,12 +129,19 @@ def _bind_mount(point: Point) -> oci.Mount:
                 f"{point.source}"
             )
         _make_source(point.source)
-    _check_propagation(point)
+    if point.propagation != "rslave" or not is_around(point.source, data_root):
+        _check_propagation(point)  # around the data root nobody asked for it
     options = ["bind" if point.non_recursive else "rbind", point.propagation or "rprivate"]
     if not point.rw:
         plain = point.non_recursive or point.read_only_non_recursive
         options.append("ro" if plain else "rro")
     return oci.Mount(point.destination, "bind", point.source, tuple(options))
+
+
+def is_around(source: str, root: str) -> bool:
+    """Whether a bind mount's source holds the data root, or is in it."""
+    above, below = source.rstrip("/") + "/", root.rstrip("/") + "/"
+    return below.startswith(above) or above.startswith(below)
 
 
 def _check_propagation(point: Point) -> None:

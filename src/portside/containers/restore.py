@@ -163,8 +163,9 @@ def _sweep_groups(core: Core) -> None:
         if container.monitor is None:
             start.end_processes(core, container)
     ours = core.instance.cgroup
+    known = set(core.store.db.collection("container", Record).ids())
     for name in children(ours):
-        if _ID.fullmatch(name) and name not in core.containers:
+        if _ID.fullmatch(name) and name not in known:
             try:
                 left = Cgroup(f"{ours}/{name}").end()
             except (PortsideError, OSError) as err:
@@ -174,17 +175,26 @@ def _sweep_groups(core: Core) -> None:
 
 
 def _drop_unknown(core: Core) -> None:
-    """Directories without a container; in a runtime's one a monitor may still run."""
+    """Directories without a container; in a runtime's one a monitor may still run.
+
+    A container whose record cannot be read is no unknown one: `system check --repair` decides.
+    """
+    known = set(core.store.db.collection("container", Record).ids())
     directory = core.instance.exec_root / "containers"
+    swept = 0
     if directory.is_dir():
         for entry in directory.iterdir():
-            if entry.name not in core.containers:
+            if entry.name not in known:
                 start.drop_leftover(core, entry)
+                swept += 1
     for entry in core.store.layers.containers_dir.iterdir():
-        if entry.name not in core.containers:  # also a build step's of a killed engine
+        if entry.name not in known:  # also a build step's of a killed engine
             image_mounts.unbind_all(entry)
             core.store.layers.forget_writable(entry.name)
             core.store.trash.discard(entry)
+            swept += 1
+    if swept:
+        log.warning("%d directories of containers that no record names: removed", swept)
 
 
 def _start_what_should_run(core: Core, ended: set[str]) -> None:

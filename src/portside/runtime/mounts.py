@@ -185,17 +185,36 @@ def _new(root: int, mount: Mount, options: Parsed) -> None:
     data = options.data
     if options.set & MOUNT_ATTR_RDONLY and mount.type != "tmpfs":
         data = [*data, "ro"]
+    given = dict(option.partition("=")[::2] for option in data)
+    if mount.type == "tmpfs" and "mode" not in given:
+        mode = _mode_of(root, mount.destination)
+        data = data if mode is None else [*data, f"mode={mode:o}"]
     tree = filesystem(mount.type, mount.source, data, options.set & ~MOUNT_ATTR_RDONLY)
     if options.copy_up and mount.type == "tmpfs":
         try:
-            _copy_up(root, mount.destination, tree)
+            _copy_up(root, mount.destination, tree, given)
         except BaseException:
             os.close(tree)
             raise
     _attach(root, tree, mount.destination, directory=True, options=options, kind=mount.type)
 
 
-def _copy_up(root: int, destination: str, tree: int) -> None:
+def _mode_of(root: int, destination: str) -> int | None:
+    """The mode of a directory that a tmpfs hides, which the tmpfs keeps; None when there is none.
+    As runc has it."""
+    try:
+        place = openat2(root, destination, os.O_PATH | os.O_CLOEXEC, resolve=IN_ROOT)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(place)
+        return stat.S_IMODE(found.st_mode) if stat.S_ISDIR(found.st_mode) else None
+    finally:
+        os.close(place)
+
+
+def _copy_up(root: int, destination: str, tree: int, given: Mapping[str, str]) -> None:
+    """``given`` are the options of the tmpfs: a mode and an owner among them win."""
     target = resolve(root, destination, True)
     with ExitStack() as stack:
         stack.callback(os.close, target)
@@ -204,6 +223,10 @@ def _copy_up(root: int, destination: str, tree: int) -> None:
             places.append(openat2(directory, ".", os.O_RDONLY | os.O_DIRECTORY))
             stack.callback(os.close, places[-1])
         tmpcopyup.copy(*places)
+        if "uid" in given or "gid" in given:
+            os.fchown(places[1], int(given.get("uid", -1)), int(given.get("gid", -1)))
+        if "mode" in given:
+            os.fchmod(places[1], int(given["mode"], 8))
 
 
 def filesystem(kind: str, source: str, data: list[str], attributes: int) -> int:

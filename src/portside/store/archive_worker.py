@@ -39,8 +39,10 @@ def open_view(view: View) -> int:
     root = open_root(view.rootfs)
     if view.mounts:
         _mount_into(root, view)
-    if view.working_dir:
+    if view.working_dir and not view.read_only:
         _make_directories(root, view.working_dir)
+    if view.read_only and view.rootfs.driver == "overlay":
+        mnt.mount_setattr(root, set=mnt.MOUNT_ATTR_RDONLY, about="the root")
     return root
 
 
@@ -198,6 +200,25 @@ def follow(root: int, path: str) -> str:
     return "/" + "/".join(done)
 
 
+_KERNEL = frozenset(
+    "proc sysfs cgroup cgroup2 devpts mqueue securityfs debugfs tracefs bpf configfs".split()
+)
+
+
+def _kernel_devices(pid: int) -> frozenset[int]:
+    """Devices of what the kernel shows as files in a running container, and of its /dev: a copy of
+    the whole root does not want them, and reading some of them fails."""
+    found = set()
+    with suppress(OSError), open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as f:
+        for line in f:
+            fields = line.split()
+            kind = fields[fields.index("-") + 1]
+            if kind in _KERNEL or (fields[4] == "/dev" and kind == "tmpfs"):
+                major, _, minor = fields[2].partition(":")
+                found.add(os.makedev(int(major), int(minor)))
+    return frozenset(found)
+
+
 def get_archive(view: View, path: str, out: int, answer: int) -> int:
     """The stat first, so that it can go into the response's head; then the tar."""
     place = Place(view, path)
@@ -206,6 +227,8 @@ def get_archive(view: View, path: str, out: int, answer: int) -> int:
         told = told[os.write(answer, told) :]
     os.close(answer)
     writer = TarWriter(out)
+    if view.pid and place.path.strip("/.") == "":
+        writer.closed = _kernel_devices(view.pid)
     name = os.fsencode(base_name(path))
     try:
         if stat.S_ISDIR(place.found.st_mode):

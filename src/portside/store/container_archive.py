@@ -51,6 +51,8 @@ class View(msgspec.Struct, frozen=True):
     pid: int = 0
     rootfs: Rootfs | None = None
     mounts: tuple[ViewMount, ...] = ()
+    read_only: bool = False
+    """The root itself cannot be written; what is mounted in it can."""
     working_dir: str = ""
     """Made when it is missing: the first start would, and files are put there before it."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Collection, Sequence
 
 from portside.kernel.openat2 import openat2
 from portside.model.rootfs import Rootfs
@@ -23,8 +24,15 @@ from portside.store.tar_unpack import OPAQUE, OVERLAY_OPAQUE, WHITEOUT, is_white
 from portside.store.trees import BELOW
 
 CHANGED, ADDED, DELETED = 0, 1, 2
-PLACEHOLDERS = frozenset(("/.dockerenv", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"))
+PLACEHOLDERS = frozenset(
+    ("/.dockerenv", "/dev/console", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
+)
 """Empty files the engine puts into a container: one as a mark, the others to mount over."""
+MOUNT_POINTS = frozenset(
+    ("/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/etc")
+)
+"""What the runtime makes where the image has no such directory, to mount over it or to hold the
+files above. Docker keeps them in a layer of their own, which is no change either."""
 
 
 def _is_ours(path: str, found: os.stat_result) -> bool:
@@ -111,7 +119,8 @@ def _directory_changes(
                 if gone not in present
             ]
         if old is None:
-            found.append(Change(where, ADDED))
+            if where not in MOUNT_POINTS or len(found) > before:
+                found.append(Change(where, ADDED))
         elif below < 0 or len(found) > before or _differ(new, old):
             found.append(Change(where, CHANGED))
     finally:
@@ -151,7 +160,8 @@ def _compare(new_fd: int, old_fd: int, path: str, found: list[Change]) -> None:
                 child = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=new_fd)
                 _compare(child, below, where, found)
             if old is None:
-                found.append(Change(where, ADDED))
+                if where not in MOUNT_POINTS or len(found) > before:
+                    found.append(Change(where, ADDED))
             elif len(found) > before or _differ(new, old):
                 found.append(Change(where, CHANGED))
     finally:
@@ -169,7 +179,8 @@ def pack_changes(rootfs: Rootfs, base: str, out: int) -> int:
     if rootfs.driver == "overlay":
         upper = os.open(rootfs.upper, OPEN_DIR)
         _root_entry(writer, upper, os.stat(rootfs.lower[0]))
-        _pack_upper(writer, upper, b"")
+        made = {path for path in MOUNT_POINTS if _is_made(upper, rootfs.lower, path)}
+        _pack_upper(writer, upper, b"", made)
     else:
         root = os.open(rootfs.upper, OPEN_DIR)
         _root_entry(writer, root, os.stat(base))
@@ -186,12 +197,49 @@ def _root_entry(writer: TarWriter, fd: int, old: os.stat_result) -> None:
         writer.directory(fd, b".")
 
 
-def _pack_upper(writer: TarWriter, fd: int, path: bytes) -> None:
+def _is_made(upper: int, lower: Sequence[str], path: str) -> bool:
+    """Whether a mount point is the runtime's: no layer has it, and nothing of the container's is
+    in it. (Its parents are directories of layers: links in them lead nowhere, see BELOW.)"""
+    if any(_has(layer, path[1:]) for layer in lower):
+        return False
+    return not _holds_more(upper, path)
+
+
+def _has(layer: str, name: str) -> bool:
+    top = os.open(layer, OPEN_DIR)
+    try:
+        os.close(openat2(top, name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, resolve=BELOW))
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(top)
+
+
+def _holds_more(upper: int, path: str) -> bool:
+    try:
+        fd = openat2(upper, path[1:], OPEN_DIR | os.O_NOFOLLOW, resolve=BELOW)
+    except OSError as err:
+        return err.errno != errno.ENOENT and path != "/dev/console"
+    try:
+        for name in os.listdir(fd):
+            where = f"{path}/{name}"
+            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if _is_ours(where, found) or (where in MOUNT_POINTS and not _holds_more(upper, where)):
+                continue
+            return True
+        return False
+    finally:
+        os.close(fd)
+
+
+def _pack_upper(writer: TarWriter, fd: int, path: bytes, made: Collection[str] = ()) -> None:
     prefix = path + b"/" if path else b""
     for text in sorted(os.listdir(fd), key=os.fsencode):
         name = os.fsencode(text)
         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if _is_ours(f"/{os.fsdecode(prefix)}{text}", found):
+        where = f"/{os.fsdecode(prefix)}{text}"
+        if _is_ours(where, found) or where in made:
             continue
         if is_whiteout(found):
             writer.entry(_mark(prefix + WHITEOUT + name))
@@ -202,7 +250,7 @@ def _pack_upper(writer: TarWriter, fd: int, path: bytes) -> None:
         try:
             if is_opaque(child):
                 writer.entry(_mark(prefix + name + b"/" + OPAQUE))
-            _pack_upper(writer, child, prefix + name)
+            _pack_upper(writer, child, prefix + name, made)
         finally:
             os.close(child)
 

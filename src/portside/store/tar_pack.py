@@ -42,6 +42,8 @@ class TarWriter:
         self._out = out
         self._buffer = bytearray()
         self._links: dict[tuple[int, int], bytes] = {}
+        self.closed: frozenset[int] = frozenset()
+        """Devices of file systems that :meth:`tree` shows as empty directories."""
 
     def entry(self, entry: Entry, data: bytes = b"") -> None:
         """An entry whose content, if any, is at hand."""
@@ -110,6 +112,8 @@ class TarWriter:
                 continue  # removed while we look
             if child >= 0:
                 try:
+                    if self.closed and os.fstat(child).st_dev in self.closed:
+                        continue
                     self.tree(child, prefix + name)
                 finally:
                     os.close(child)

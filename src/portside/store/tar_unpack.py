@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.model.digest import Digest
-from portside.model.errors import InvalidParameter, NoSpace, SystemFailure
+from portside.model.errors import Forbidden, InvalidParameter, NoSpace, SystemFailure
 from portside.store import tar_format as tar
 from portside.store.blobs import DigestMismatch
 from portside.store.decompress import Pipeline
@@ -415,10 +415,12 @@ class Unpacker:
     def close(self) -> None:
         self._forget_dirs()
 
-    def _explained(self, err: OSError, name: bytes) -> SystemFailure | InvalidParameter:
+    def _explained(self, err: OSError, name: bytes) -> SystemFailure | InvalidParameter | Forbidden:
         what = f"cannot unpack {os.fsdecode(name)!r}: {(err.strerror or '').lower()}"
         if is_full(err):
             return NoSpace(f"{what}: {HINT}")
+        if err.errno == errno.EROFS:
+            return Forbidden(f"{what}: container rootfs or volume is marked read-only")
         if err.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EEXIST):
             return Malformed(f"malformed archive: {what}")
         if err.errno == errno.ENOENT and not isinstance(err.filename, int):

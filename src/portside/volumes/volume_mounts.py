@@ -31,10 +31,10 @@ from portside.kernel.mount import (
     open_tree,
     umount2,
 )
+from portside.kernel.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.volume import VolumeMount
 from portside.store.db import Ref
-from portside.store.roots import open_beneath
 from portside.store.store import Store
 from portside.volumes import local_driver_options
 from portside.volumes.local_driver_options import IN_CONTAINER, MountOptions
@@ -43,6 +43,7 @@ from portside.volumes.volume_records import Record, Records
 
 log = logging.getLogger(__name__)
 
+INSIDE = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
 USE = "volume-mount"
 """Kind of the reference from a running container to a volume it has mounted."""
 
@@ -160,7 +161,9 @@ class Mounts:
         try:
             root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                fd = open_beneath(root_fd, subpath, os.O_PATH | os.O_CLOEXEC)
+                # a link that leaves the volume is refused, not led back into it
+                flags = os.O_PATH | os.O_CLOEXEC
+                fd = openat2(root_fd, subpath, flags, resolve=INSIDE)
             finally:
                 os.close(root_fd)
         except OSError as err:
