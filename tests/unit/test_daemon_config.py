@@ -138,7 +138,11 @@ def test_the_file_has_the_same_keys(write: Any) -> None:
         ({"oom-score-adjust": 5000}, "oom-score-adjust: 5000"),
         ({"features": {"x": 1}}, "features.x must be true or false"),
         ({"proxies": {"https-proxy": 1}}, "proxies.https-proxy"),
-        ({"runtimes": {"x": {}}}, '"runtimes.x" needs "path"'),
+        ({"runtimes": {"x": {}}}, "either a runtimeType or a path must be configured"),
+        ({"runtimes": {"x": 1}}, '"runtimes.x" must be an object'),
+        ({"runtimes": {"x": {"path": "a", "runtimeType": "b"}}}, "cannot configure both path and"),
+        ({"runtimes": {"x": {"path": "a", "options": {"a": 1}}}}, "options cannot be used with"),
+        ({"runtimes": {"x": {"runtimeType": "b", "runtimeArgs": ["-x"]}}}, "args cannot be used"),
         ("{broken", "Expecting property name"),
         ("[]", "one JSON object"),
     ],
@@ -149,6 +153,25 @@ def test_bad_files_name_the_key(write: Any, content: Any, words: str) -> None:
         config.load(["--config-file", path])
     assert words in str(caught.value)
     assert path in str(caught.value)
+
+
+def test_runtimes_of_both_sources_and_of_containerds_names(write: Any) -> None:
+    runtimes = {
+        "crun": {
+            "runtimeType": "io.containerd.runc.v2",
+            "options": {"BinaryName": "/usr/bin/crun"},
+        },
+        "gvisor": {"runtimeType": "io.containerd.runsc.v1", "options": {"ConfigPath": "/x"}},
+        "same": {"path": "/from/file"},
+    }
+    flags = ["--add-runtime", "mine=/usr/bin/mine", "--add-runtime", "same=/from/flag"]
+    found = config.load([*flags, "--config-file", write({"runtimes": runtimes})])
+    assert {name: item.path for name, item in found.runtimes.items()} == {
+        "crun": "/usr/bin/crun",
+        "gvisor": "runsc",
+        "mine": "/usr/bin/mine",
+        "same": "/from/file",
+    }
 
 
 def test_conflicts_name_both_sides(write: Any) -> None:

@@ -245,10 +245,29 @@ def _ulimit(key: str, name: str, item: Any) -> Ulimit:
 
 
 def _runtime(key: str, name: str, item: Any) -> Runtime:
-    try:
-        return Runtime(str(item["path"]), tuple(map(str, item.get("runtimeArgs") or ())))
-    except (KeyError, TypeError, AttributeError):
-        raise InvalidParameter(f'"{key}.{name}" needs "path"') from None
+    """A runtime by ``path`` and ``runtimeArgs``, or by containerd's name for it.
+
+    Of the latter (``runtimeType``, such as ``io.containerd.runsc.v1``) the program is called
+    directly: ``options.BinaryName``, or what the type is named after.
+    """
+    if not isinstance(item, dict):
+        raise InvalidParameter(f'"{key}.{name}" must be an object')
+    path, kind = str(item.get("path") or ""), str(item.get("runtimeType") or "")
+    args, options = item.get("runtimeArgs") or (), item.get("options") or {}
+    if not path and not kind:
+        raise InvalidParameter(f"runtime {name}: either a runtimeType or a path must be configured")
+    if path and kind:
+        raise InvalidParameter(
+            f"runtime {name}: cannot configure both path and runtimeType for the same runtime"
+        )
+    if path and options:
+        raise InvalidParameter(f"runtime {name}: options cannot be used with a path runtime")
+    if kind and args:
+        raise InvalidParameter(f"runtime {name}: args cannot be used with a runtimeType runtime")
+    if kind:
+        named = kind.split(".")[-2] if kind.count(".") >= 3 else Path(kind).name
+        path = str(options.get("BinaryName") or named) if isinstance(options, dict) else named
+    return Runtime(path, tuple(map(str, args)))
 
 
 def _merge(flags: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
@@ -257,14 +276,18 @@ def _merge(flags: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
     conflicts = [
         f"{table[name].key}: (from flag: {_show(flags[name])}, from file: {_show(file[name])})"
         for name in file
-        if name in flags
+        if name in flags and table[name].kind != "runtimes"
     ]
     if conflicts:
         raise InvalidParameter(
             "the following directives are specified both as a flag and in the configuration "
             "file: " + ", ".join(conflicts)
         )
-    return {**flags, **file}
+    merged = {**flags, **file}
+    for name in file:
+        if name in flags and table[name].kind == "runtimes":  # as dockerd adds them up
+            merged[name] = {**flags[name], **file[name]}
+    return merged
 
 
 def _show(value: Any) -> str:
