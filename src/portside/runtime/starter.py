@@ -135,6 +135,7 @@ class Start:
                 group.add(child.pid)
             # All this while the child makes its mounts, on another processor.
             oom = _watch_oom(group)
+            state = _state_of(request, child.pid)
             self._clock.enter("wait")
             init.keep_children_here(spec)
             if child.await_hooks(spec.hooks):
@@ -144,9 +145,9 @@ class Start:
             started = Started(
                 child.pid, time.time_ns(), self._clock.done() | told.timings, told.uid, told.gid
             )
-            state = msgspec.structs.replace(
-                _state_of(request, child.pid), started_ns=started.started_ns
-            )
+            if child.pid != state.pid:  # it has passed on to a sibling
+                state = _state_of(request, child.pid)
+            state = msgspec.structs.replace(state, started_ns=started.started_ns)
             write_whole(f"{request.state_dir}/state.json", msgspec.json.encode(state), sync=False)
             if spec.hooks is not None and spec.hooks.poststart:
                 hooks.run_all(
