@@ -43,6 +43,8 @@ Take = Callable[[bool], socket.socket]
 DEFAULT_KEYS = "ctrl-p,ctrl-q"
 _KEPT_EXECS = 300.0
 """Seconds for which an ended exec can still be inspected."""
+_MOST_EXECS = 1000
+"""Execs of a container that are known and do not run; the oldest makes room."""
 _STARTS_WITHIN = 10.0
 """Seconds that a change of its terminal's size waits for an exec to be started."""
 
@@ -147,6 +149,9 @@ def create_exec(core: Core, container: Container, config: ExecConfig) -> ExecIns
         raise InvalidParameter("No exec command specified")
     _check_runs(container)
     parse_keys(config.detach_keys or DEFAULT_KEYS)
+    waiting = [each for each in container.execs.values() if not each.running]
+    if len(waiting) >= _MOST_EXECS:
+        core.forget_exec(waiting[0])
     instance = ExecInstance(new_id(), container, config)
     container.execs[instance.id] = instance
     core.execs[instance.id] = instance

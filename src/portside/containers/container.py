@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,10 @@ if TYPE_CHECKING:
     from portside.containers.health import HealthMonitor
     from portside.containers.record import Record
     from portside.runtime.monitor_client import MonitorClient
+
+
+_MOST_PENDING = 32
+"""Clients that may wait for the start of one container; a message carries 64 descriptors."""
 
 
 @dataclass(slots=True)
@@ -85,12 +88,23 @@ class Container:
         return self.record.name
 
     def add_pending(self, streams: Streams, sock: socket.socket) -> None:
-        """Keep a client for the next start; those that have gone meanwhile are dropped."""
-        self.pending = [item for item in self.pending if not _hung_up(item.sock)]
-        self.pending.append(PendingAttachment(streams, sock))
+        """Keep a client for the next start, until it leaves; beyond some the oldest goes."""
+        if len(self.pending) >= _MOST_PENDING:
+            self.drop_pending(self.pending[0])
+        item = PendingAttachment(streams, sock)
+        self.pending.append(item)
+        _clients().watch(self, item)
+
+    def drop_pending(self, item: PendingAttachment) -> None:
+        if item in self.pending:
+            self.pending.remove(item)
+            _clients().forget(item)
+            item.sock.close()
 
     def take_pending(self) -> list[PendingAttachment]:
         taken, self.pending = self.pending, []
+        for item in taken:
+            _clients().forget(item)
         return taken
 
     def close_pending(self) -> None:
@@ -112,10 +126,43 @@ class Container:
                 waiter.future.set_result((code, error))
 
 
-def _hung_up(sock: socket.socket) -> bool:
-    """Whether the peer has closed both directions."""
-    poller = select.poll()
-    with suppress(OSError, ValueError):
-        poller.register(sock, 0)
-        return bool(poller.poll(0))
-    return True
+class _Clients:
+    """Watches clients that wait for a start: one that leaves gives its descriptor back at once.
+
+    epoll(7) tells a hang-up (both directions are closed) of whatever it watches, and a client
+    that is silent or only half closed wakes nobody.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._owners: dict[int, tuple[Container, PendingAttachment]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._epoll.fileno(), self._left)
+
+    def watch(self, container: Container, item: PendingAttachment) -> None:
+        self._owners[item.sock.fileno()] = container, item
+        self._epoll.register(item.sock.fileno(), 0)
+
+    def forget(self, item: PendingAttachment) -> None:
+        fd = item.sock.fileno()
+        if self._owners.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+        if not self._owners:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            _watches.pop(self._loop, None)
+
+    def _left(self) -> None:
+        for fd, _ in self._epoll.poll(0):
+            if found := self._owners.get(fd):
+                found[0].drop_pending(found[1])
+
+
+_watches: dict[asyncio.AbstractEventLoop, _Clients] = {}
+
+
+def _clients() -> _Clients:
+    loop = asyncio.get_running_loop()
+    if loop not in _watches:
+        _watches[loop] = _Clients()
+    return _watches[loop]

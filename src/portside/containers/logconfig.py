@@ -97,7 +97,7 @@ def monitor_log(record: Record, path: str) -> messages.LogConfig:
 
 def _attributes(record: Record, options: dict[str, str], path: str) -> dict[str, str]:
     """Labels and variables that ``labels``, ``env`` and their regular expressions choose."""
-    import re
+    from portside.model.golang.regexps import search
 
     found: dict[str, str] = {}
     environment = dict(entry.partition("=")[::2] for entry in record.config.env or ())
@@ -107,7 +107,7 @@ def _attributes(record: Record, options: dict[str, str], path: str) -> dict[str,
                 found[name] = values[name]
         pattern = options.get(f"{option}-regex")
         if pattern:
-            found |= {key: value for key, value in values.items() if re.search(pattern, key)}
+            found |= {key: value for key, value in values.items() if search(pattern, key)}
     if options.get("tag"):
         from portside.containers import log_tag
 

@@ -146,9 +146,10 @@ class PackChanges(Job, kw_only=True):
 
 class PackRoot(Job, kw_only=True):
     """Write the whole of ``rootfs``, mounted privately, or the root of the process ``pid``, as a
-    tar to the first descriptor."""
+    tar to the first descriptor. As slow as its client, so it takes no processor from others."""
 
     result: ClassVar[type] = int
+    heavy: ClassVar[bool] = False
     rootfs: Rootfs
     pid: int
 

@@ -49,8 +49,8 @@ _READ_AHEAD = 256 << 10
 class Connection(asyncio.Protocol):
     """Speaks HTTP/1.1 with one client."""
 
-    def __init__(self, handler: Handler, server: Server) -> None:
-        self._handler, self._server = handler, server
+    def __init__(self, handler: Handler, server: Server, peer: str = "") -> None:
+        self._handler, self._server, self.peer = handler, server, peer
         self._loop = server.loop
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
@@ -74,6 +74,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._server.can_yield()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.gone(self)
@@ -406,6 +407,11 @@ class Connection(asyncio.Protocol):
             self._close()
         else:
             self._request.head.keep_alive = False
+
+    def make_cancellable(self) -> None:
+        """The handler under way only listens: it ends with its client, or for another one."""
+        self.cancellable = True
+        self._server.can_yield()
 
     def cancel(self) -> None:
         """The server stops now: end streams that would never end by themselves."""

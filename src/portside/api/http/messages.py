@@ -224,7 +224,7 @@ class Request:
 
     def make_cancellable(self) -> None:
         """The handler is to be cancelled when the client goes away."""
-        self._connection.cancellable = True
+        self._connection.make_cancellable()
 
     @property
     def has_started(self) -> bool:

@@ -12,6 +12,8 @@ import errno
 import logging
 import resource
 import socket
+import struct
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,17 @@ def most_connections() -> int:
     """Half the descriptors this process may have."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(max(soft // 2, 16), _MOST) if soft != resource.RLIM_INFINITY else _MOST
+
+
+def _peer(sock: socket.socket) -> str:
+    """Who is at the other end: a process, or an address."""
+    try:
+        if sock.family == socket.AF_UNIX:
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            return f"process {struct.unpack('iII', credentials)[0]}"
+        return str(sock.getpeername()[0])
+    except OSError:  # it has gone already
+        return ""
 
 
 class Server:
@@ -90,7 +103,7 @@ class Server:
                 self._pause()
                 self.loop.call_later(_PAUSE, self._resume)
                 return
-            connection = Connection(self._handler, self)
+            connection = Connection(self._handler, self, _peer(sock))
             self.opened(connection)
             task = self.loop.create_task(self._connect(connection, sock, self._listeners[listener]))
             self._tasks.add(task)
@@ -108,13 +121,21 @@ class Server:
             self.gone(connection)
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle for longest; False when none is idle."""
-        for connection in self._connections:
-            if connection.is_idle:
-                connection.abort()
-                self.gone(connection)
-                return True
-        return False
+        """Close the connection that has been idle for longest, else the oldest of those that
+        only listen (events, logs, stats, waits) of the client that has most of them; False when
+        there is neither."""
+        victim = next((each for each in self._connections if each.is_idle), None)
+        if victim is None:
+            listening = [each for each in self._connections if each.cancellable]
+            shares = Counter(each.peer for each in listening)
+            most = max(shares.values(), default=0)
+            victim = next((each for each in listening if shares[each.peer] == most), None)
+            if victim is None:
+                return False
+            log.warning("a client with %d streams loses one: all connections are in use", most)
+        victim.abort()
+        self.gone(victim)
+        return True
 
     def _pause(self) -> None:
         self._accepting = False
@@ -134,6 +155,11 @@ class Server:
         """It has been accepted, or has become idle just now."""
         self._connections.pop(connection, None)
         self._connections[connection] = None
+        if not self._accepting:
+            self._resume()
+
+    def can_yield(self) -> None:
+        """One of the connections may be closed for a new one from now on."""
         if not self._accepting:
             self._resume()
 

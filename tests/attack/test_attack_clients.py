@@ -1,0 +1,156 @@
+"""Attacks by clients of the engine on one another: whoever takes all leaves the others a share.
+
+The class of CVE-2021-21285 and CVE-2014-5277's neighbours (resources used up by one client);
+shares of connections, descriptors, listeners, job processes, execs and the event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from enginekit import RunningEngine
+
+BASE = "portside/base"
+DESCRIPTORS = 256
+_NARROW = (
+    "import resource, runpy; "
+    f"resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS})); "
+    "runpy.run_module('portside.daemon', run_name='__main__', alter_sys=True)"
+)
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: an engine is started")
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[RunningEngine]:
+    """An engine that may have few descriptors."""
+    running = RunningEngine()
+    running.entry = ["-c", _NARROW]
+    running.start()
+    running.request("POST", f"/images/create?fromImage={BASE}&tag=latest")
+    yield running
+    running.remove()
+
+
+def descriptors(engine: RunningEngine) -> int:
+    return len(os.listdir(f"/proc/{engine.pid}/fd"))
+
+
+def ask(engine: RunningEngine, head: str, body: bytes = b"") -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(20)
+    try:
+        sock.connect(str(engine.socket))
+    except OSError:
+        return sock
+    text = f"{head} HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n\r\n"
+    sock.sendall(text.encode() + body)
+    return sock
+
+
+def run_one(engine: RunningEngine, name: str) -> None:
+    """What every user may do meanwhile."""
+    body = {"Image": BASE, "Cmd": ["true"]}
+    engine.json("POST", f"/containers/create?name={name}", body, 201)
+    engine.json("POST", f"/containers/{name}/start", status=204)
+    assert engine.json("POST", f"/containers/{name}/wait")["StatusCode"] == 0
+    engine.json("DELETE", f"/containers/{name}?force=1", status=204)
+
+
+@pytest.fixture
+def stopped(narrow: RunningEngine) -> Iterator[str]:
+    body = {"Image": BASE, "Cmd": ["sleep", "1000"], "OpenStdin": True}
+    made = narrow.json("POST", "/containers/create", body, 201)["Id"]
+    yield made
+    narrow.request("DELETE", f"/containers/{made}?force=1")
+
+
+@pytest.mark.parametrize(
+    "path", ["/events", "/containers/{}/logs?follow=1&stdout=1", "/containers/{}/stats"]
+)
+def test_listeners_leave_others_their_connections(
+    narrow: RunningEngine, stopped: str, path: str
+) -> None:
+    narrow.json("POST", f"/containers/{stopped}/start", status=204)
+    mine = ask(narrow, "GET /events")
+    assert mine.recv(1)
+    held: list[socket.socket] = []
+    attacker = threading.Thread(
+        target=lambda: held.extend(ask(narrow, f"GET {path.format(stopped)}") for _ in range(600))
+    )
+    attacker.start()
+    attacker.join(60)
+    try:
+        run_one(narrow, "beside")
+        assert descriptors(narrow) < DESCRIPTORS
+    finally:
+        for sock in [*held, mine]:
+            sock.close()
+
+
+def test_waiting_clients_leave_others_their_connections(
+    narrow: RunningEngine, stopped: str
+) -> None:
+    path = f"POST /containers/{stopped}/wait?condition=next-exit"
+    held = [ask(narrow, path) for _ in range(600)]
+    try:
+        run_one(narrow, "beside")
+    finally:
+        for sock in held:
+            sock.close()
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_attached_clients_give_their_descriptors_back(
+    narrow: RunningEngine, stopped: str, leave: bool
+) -> None:
+    path = f"POST /containers/{stopped}/attach?stream=1&stdin=1&stdout=1"
+    before = descriptors(narrow)
+    held = []
+    for _ in range(400):
+        sock = ask(narrow, path)
+        assert sock.recv(4) == b"HTTP"
+        if leave:
+            sock.close()
+        else:
+            held.append(sock)
+    run_one(narrow, "beside")
+    assert descriptors(narrow) < before + 48
+    narrow.json("POST", f"/containers/{stopped}/start", status=204)
+    for sock in held:
+        sock.close()
+
+
+def test_an_export_nobody_reads_keeps_no_processor(narrow: RunningEngine, stopped: str) -> None:
+    held = [ask(narrow, f"GET /containers/{stopped}/export") for _ in range(8)]
+    try:
+        made = narrow.json("POST", f"/commit?container={stopped}&repo=beside", status=201)
+        narrow.json("DELETE", f"/images/{made['Id']}")
+    finally:
+        for sock in held:
+            sock.close()
+
+
+def test_an_endless_expression_is_ended(narrow: RunningEngine) -> None:
+    name = "a" * 60
+    narrow.json("POST", f"/containers/create?name={name}", {"Image": BASE, "Cmd": ["true"]}, 201)
+    try:
+        path = "/containers/json?all=1&filters=%7B%22name%22%3A%7B%22(a%2B)%2Bz%22%3Atrue%7D%7D"
+        status, _, data = narrow.request("GET", path)
+        assert (status, b"takes too long" in data) == (400, True)
+        run_one(narrow, "beside")
+    finally:
+        narrow.json("DELETE", f"/containers/{name}")
+
+
+def test_execs_that_are_never_started_are_bounded(narrow: RunningEngine, stopped: str) -> None:
+    narrow.json("POST", f"/containers/{stopped}/start", status=204)
+    made = [
+        narrow.json("POST", f"/containers/{stopped}/exec", {"Cmd": ["true"]}, 201)["Id"]
+        for _ in range(1100)
+    ]
+    known = [narrow.request("GET", f"/exec/{each}/json")[0] for each in (made[0], made[-1])]
+    assert known == [404, 200]
