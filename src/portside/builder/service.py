@@ -97,6 +97,7 @@ class BuildService:
         """``limit``: bytes of the cache; 0 takes a share of the disk."""
         self._core, self._images = core, images
         self.store = core.store
+        core.store.workers.warm("portside.builder.solver.job_imports")
         self.cache = CacheStore(core.store)
         self._solver = Solver(self.cache)
         self._memo: dict[tuple[str, bytes], str] = {}

@@ -20,6 +20,8 @@ from portside.store import overlay_changes as _changes  # noqa: F401
 from portside.store.worker_pool import Failure, Job
 
 MAX_FDS = 32
+IMPORT = b"import "
+"""Begins a message that names a module which jobs to come will need."""
 
 
 def main(control_fd: int) -> None:
@@ -31,9 +33,13 @@ def main(control_fd: int) -> None:
     gc.collect()
     gc.freeze()
     while True:
-        message, fds, _, _ = socket.recv_fds(control, 16, MAX_FDS)
+        message, fds, _, _ = socket.recv_fds(control, 256, MAX_FDS)
         if not message:
             return
+        if message.startswith(IMPORT):
+            import_module(message[len(IMPORT) :].decode())
+            gc.freeze()
+            continue
         if os.fork() == 0:
             control.close()
             _job(fds)

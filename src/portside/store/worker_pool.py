@@ -88,6 +88,7 @@ class Workers:
         self._running = 0
         self._idle: asyncio.TimerHandle | None = None
         self._ended: list[subprocess.Popen[bytes]] = []
+        self._warm: list[str] = []
 
     async def run(
         self,
@@ -157,6 +158,14 @@ class Workers:
             else:
                 return msgspec.json.decode(body, type=job.result)
 
+    def warm(self, module: str) -> None:
+        """Have the fork server import ``module`` before it forks: jobs that need it start at
+        once."""
+        if module not in self._warm:
+            self._warm.append(module)
+            if self._server is not None:
+                self._server[1].send(b"import " + module.encode())
+
     def _submit(self, fds: tuple[int, ...]) -> None:
         packed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         for attempt in (0, 1):
@@ -187,6 +196,8 @@ class Workers:
                 cwd="/",
             )
         self._server = process, ours
+        for module in self._warm:
+            ours.send(b"import " + module.encode())
         return self._server
 
     def _rest(self) -> None:
