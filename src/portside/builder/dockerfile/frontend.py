@@ -21,11 +21,11 @@ from portside.builder.dockerfile import history_text, lint, shell_words
 from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean
 from portside.builder.dockerfile.dockerignore import Ignore
-from portside.builder.dockerfile.lines import Heredoc
 from portside.builder.dockerfile.lint import CheckOptions, Linter
 from portside.builder.dockerfile.run_mounts import MountFlag, parse_mount
 from portside.builder.dockerfile.stages import Stages
 from portside.builder.dockerfile.syntax import parse_trigger
+from portside.builder.dockerfile.transfers import Transfers, destination
 from portside.images.config_changes import exposed, health_options, stop_signal
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.model.image import Healthcheck, ImageConfig, RunConfig
@@ -38,8 +38,6 @@ PROXIES = frozenset(
     name for base in ("http", "https", "ftp", "no", "all")
     for name in (f"{base}_proxy", f"{base.upper()}_PROXY")
 )  # fmt: skip
-_GIT = re.compile(r"(?:git@|git://|ssh://|https?://[^#]+\.git(?:#|$))")
-_URL = re.compile(r"https?://")
 
 
 class ResolvedImage(NamedTuple):
@@ -135,13 +133,13 @@ async def convert(
 ) -> Plan:
     """The plan of a Dockerfile. DockerfileError; what the resolver raises."""
     try:
-        return await _Conversion(dockerfile, options, images).run()
+        return await Conversion(dockerfile, options, images).run()
     except DockerfileError as err:
         raise err.within(dockerfile.file, dockerfile.source) from None
 
 
 @dataclass
-class _State:
+class StageState:
     """A stage on its way."""
 
     stage: ins.Stage
@@ -177,13 +175,13 @@ class _State:
         self.config = msgspec.structs.replace(self.config, **fields)
 
 
-class _Conversion:
+class Conversion:
     def __init__(
         self, dockerfile: ins.Dockerfile, options: FrontendOptions, images: ImageResolver
     ) -> None:
-        self._file, self._options, self._images = dockerfile, options, images
+        self.file, self.options, self._images = dockerfile, options, images
         self._stages = Stages(dockerfile.stages)
-        self._done: dict[int, _State] = {}
+        self._done: dict[int, StageState] = {}
         self._open: list[int] = []
         self._steps: dict[int, list[Step]] = {}
         self._resolved: dict[tuple[str, str], ResolvedImage] = {}
@@ -193,9 +191,9 @@ class _Conversion:
         self.linter = Linter(CheckOptions.parse(check or text, place))
 
     async def run(self) -> Plan:
-        lint.check_file(self._file, self.linter)
+        lint.check_file(self.file, self.linter)
         self._globals = self._global_args()
-        target = self._stages.target(self._options.target)
+        target = self._stages.target(self.options.target)
         state = await self._build(target)
         self.linter.fail_if_asked()
         self._labels(state)
@@ -207,7 +205,7 @@ class _Conversion:
             steps=[
                 *(
                     Step(text=arg.text, stage=-1, span=arg.span, created_by="")
-                    for arg in self._file.global_args
+                    for arg in self.file.global_args
                 ),
                 *(step for index in sorted(self._steps) for step in self._steps[index]),
             ],
@@ -219,20 +217,20 @@ class _Conversion:
         )
 
     def _unused(self) -> list[str]:
-        known = PROXIES | set(self._platform_args(self._options.platform))
+        known = PROXIES | set(self._platform_args(self.options.platform))
         return sorted(
-            name for name in self._options.build_args
+            name for name in self.options.build_args
             if name not in self._used_args and name not in known
             and not name.startswith("BUILDKIT_") and name != "SOURCE_DATE_EPOCH"
         )  # fmt: skip
 
-    def _labels(self, state: _State) -> None:
+    def _labels(self, state: StageState) -> None:
         """``--label``, as the last instruction."""
-        if not self._options.labels:
+        if not self.options.labels:
             return
-        state.put(labels={**(state.config.labels or {}), **self._options.labels})
-        if self._options.phrases.is_classic:
-            text = " ".join(f"{k}={v}" for k, v in sorted(self._options.labels.items()))
+        state.put(labels={**(state.config.labels or {}), **self.options.labels})
+        if self.options.phrases.is_classic:
+            text = " ".join(f"{k}={v}" for k, v in sorted(self.options.labels.items()))
             where = state.stage.instructions[-1].span if state.stage.instructions else (
                 state.stage.base.span)  # fmt: skip
             self._record(state, f"LABEL {text}", where, self._phrase(state, "LABEL", text))
@@ -248,13 +246,13 @@ class _Conversion:
             found[f"{prefix}OSVERSION"] = platform.os_version
             found[f"{prefix}ARCH"] = platform.architecture
             found[f"{prefix}VARIANT"] = platform.variant
-        found["TARGETSTAGE"] = self._options.target or "default"
+        found["TARGETSTAGE"] = self.options.target or "default"
         return found
 
     def _global_args(self) -> dict[str, str]:
         """ARGs before the first FROM, above the platform's."""
-        found = self._platform_args(self._options.platform)
-        for arg in self._file.global_args:
+        found = self._platform_args(self.options.platform)
+        for arg in self.file.global_args:
             for declared in arg.declared:
                 value = self._given(declared.key)
                 if value is None and declared.default is not None:
@@ -264,8 +262,8 @@ class _Conversion:
         return found
 
     def _given(self, name: str) -> str | None:
-        value = self._options.build_args.get(name)
-        if name in self._options.build_args:
+        value = self.options.build_args.get(name)
+        if name in self.options.build_args:
             self._used_args.add(name)
         return value
 
@@ -276,7 +274,7 @@ class _Conversion:
         self, text: str, variables: Mapping[str, str], span: Span
     ) -> shell_words.Expansion:
         try:
-            return shell_words.process(text, variables, self._file.escape)
+            return shell_words.process(text, variables, self.file.escape)
         except DockerfileError:
             raise
         except InvalidParameter as err:
@@ -284,7 +282,7 @@ class _Conversion:
                 f'failed to process "{text}": {err}', span, parsing=False
             ) from None
 
-    def _in(self, state: _State, text: str, instruction: ins.Instruction) -> str:
+    def expanded(self, state: StageState, text: str, instruction: ins.Instruction) -> str:
         """Expand with the stage's variables, and tell of those that are not defined."""
         found = self._process(text, state.variables, instruction.span)
         for name in sorted(found.unset):
@@ -299,7 +297,7 @@ class _Conversion:
 
     # -- stages --------------------------------------------------------------------------
 
-    async def _build(self, stage: ins.Stage) -> _State:
+    async def _build(self, stage: ins.Stage) -> StageState:
         if stage.index in self._done:
             return self._done[stage.index]
         if stage.index in self._open:
@@ -321,7 +319,7 @@ class _Conversion:
         self._done[stage.index] = state
         return state
 
-    async def _apply(self, state: _State, instruction: ins.Instruction) -> None:
+    async def _apply(self, state: StageState, instruction: ins.Instruction) -> None:
         state.number += 1
         handler = _HANDLERS[type(instruction)]
         try:
@@ -333,7 +331,7 @@ class _Conversion:
         except InvalidParameter as err:
             raise DockerfileError(str(err), instruction.span, parsing=False) from err
 
-    async def _triggers(self, state: _State) -> None:
+    async def _triggers(self, state: StageState) -> None:
         triggers = state.config.on_build or ()
         if not triggers:
             return
@@ -355,11 +353,11 @@ class _Conversion:
             await self._apply(state, _placed(found, state.stage.base.span))
         state.in_triggers = False
 
-    async def _base(self, stage: ins.Stage) -> _State:
+    async def _base(self, stage: ins.Stage) -> StageState:
         base = stage.base
         self._steps.setdefault(stage.index, [])
         name = self._from_word(base.base, base, "FROM")
-        platform = self._options.platform
+        platform = self.options.platform
         if base.platform:
             platform = Platform.parse(self._from_word(base.platform, base, "--platform"))
         if not name:
@@ -376,14 +374,14 @@ class _Conversion:
         resolved = await self._resolve(context.image if context else name, platform, base.span)
         return self._on_image(stage, platform, resolved, name)
 
-    def _empty(self, stage: ins.Stage, platform: Platform, root: llb.Output | None) -> _State:
+    def _empty(self, stage: ins.Stage, platform: Platform, root: llb.Output | None) -> StageState:
         """A stage without an image's configuration."""
         config = self._first_config(None)
-        return _State(stage, platform, root, config, env=_pairs(config.env))
+        return StageState(stage, platform, root, config, env=_pairs(config.env))
 
     def _on_image(
         self, stage: ins.Stage, platform: Platform, resolved: ResolvedImage, name: str
-    ) -> _State:
+    ) -> StageState:
         offered = resolved.config.platform
         if offered.architecture and not platform.matches(offered):
             self.linter.report(
@@ -396,7 +394,7 @@ class _Conversion:
         label = self._label(stage, 1, len(stage.instructions) + 1, stage.base.text)
         output = llb.image(resolved.ref, platform, name=label)
         root = output if resolved.config.diff_ids else None
-        state = _State(stage, platform, root, config, resolved, resolved.config.author)
+        state = StageState(stage, platform, root, config, resolved, resolved.config.author)
         state.env = _pairs(config.env)
         return state
 
@@ -420,8 +418,8 @@ class _Conversion:
 
     def _default_base(self, text: str, base: ins.From) -> None:
         """Whether the name is one, too, without any build argument."""
-        defaults = self._platform_args(self._options.platform)
-        for arg in self._file.global_args:
+        defaults = self._platform_args(self.options.platform)
+        for arg in self.file.global_args:
             for declared in arg.declared:
                 if declared.default is not None:
                     defaults[declared.key] = self._expand(declared.default, defaults, arg.span)
@@ -433,7 +431,7 @@ class _Conversion:
             )
 
     def _named(self, name: str) -> NamedContext | None:
-        contexts = self._options.contexts
+        contexts = self.options.contexts
         for known in (name, name.lower()):
             if known in contexts:
                 return contexts[known]
@@ -451,14 +449,14 @@ class _Conversion:
         return self._resolved[key]
 
     async def _source(
-        self, state: _State, name: str, instruction: ins.Instruction
+        self, state: StageState, name: str, instruction: ins.Instruction
     ) -> tuple[llb.Output | None, bool]:
         """The tree that ``--from`` names, and whether it is a context from a client."""
         if not name:
-            if self._options.context is None:
+            if self.options.context is None:
                 raise DockerfileError(f"{instruction.name}: there is no build context",
                                       instruction.span, parsing=False)  # fmt: skip
-            return self._options.context, True
+            return self.options.context, True
         context = self._named(name)
         if context is None:
             stage = self._stages.source(name, state.stage, instruction.span)
@@ -482,8 +480,8 @@ class _Conversion:
     def _label(self, stage: ins.Stage, number: int, total: int, text: str) -> str:
         """``[stage 2/5] RUN make``."""
         parts = []
-        if self._options.show_platform:
-            parts.append(str(self._options.platform))
+        if self.options.show_platform:
+            parts.append(str(self.options.platform))
         if stage.name:
             parts.append(stage.name)
         elif len(self._stages.all) > 1:
@@ -491,22 +489,22 @@ class _Conversion:
         parts.append(f"{number}/{total}")
         return f"[{' '.join(parts)}] {text}"
 
-    def _meta(self, state: _State, instruction: ins.Instruction) -> llb.VertexMeta:
+    def _meta(self, state: StageState, instruction: ins.Instruction) -> llb.VertexMeta:
         stage = state.stage
-        ignore = self._options.no_cache or stage.name in self._options.no_cache_stages
+        ignore = self.options.no_cache or stage.name in self.options.no_cache_stages
         return llb.VertexMeta(
             name=self._label(stage, state.number + 1, state.total, instruction.text),
             ignore_cache=ignore,
             group=stage.name or str(stage.index),
             location=(instruction.span.line, instruction.span.end_line),
-            file=self._file.file,
+            file=self.file.file,
         )
 
-    def _phrase(self, state: _State, keyword: str, text: str) -> str:
-        return self._options.phrases.other(keyword, text, state.shell)
+    def _phrase(self, state: StageState, keyword: str, text: str) -> str:
+        return self.options.phrases.other(keyword, text, state.shell)
 
     def _record(
-        self, state: _State, text: str, span: Span, created_by: str, *, changed: bool = False
+        self, state: StageState, text: str, span: Span, created_by: str, *, changed: bool = False
     ) -> None:
         step = Step(
             text=text, stage=state.stage.index, span=span, created_by=created_by,
@@ -516,7 +514,7 @@ class _Conversion:
         state.history.append(step)
         self._steps[state.stage.index].append(step)
 
-    def _noted(self, state: _State, instruction: ins.Instruction, text: str) -> None:
+    def _noted(self, state: StageState, instruction: ins.Instruction, text: str) -> None:
         """An instruction that changed the configuration."""
         self._record(
             state, instruction.text, instruction.span,
@@ -525,12 +523,12 @@ class _Conversion:
 
     # -- configuration -------------------------------------------------------------------
 
-    def arg(self, state: _State, instruction: ins.Arg) -> None:
+    def arg(self, state: StageState, instruction: ins.Arg) -> None:
         shown = []
         for declared in instruction.declared:
-            key = self._in(state, declared.key, instruction)
+            key = self.expanded(state, declared.key, instruction)
             default = declared.default
-            default = None if default is None else self._in(state, default, instruction)
+            default = None if default is None else self.expanded(state, default, instruction)
             value = self._given(key)
             if value is None:
                 value = default
@@ -539,84 +537,88 @@ class _Conversion:
             state.declared.add(key)
             if value is not None:
                 state.args[key] = value
-            written = value if value is not None and not self._options.phrases.is_classic else (
+            written = value if value is not None and not self.options.phrases.is_classic else (
                 default)  # fmt: skip
             shown.append(key if written is None else f"{key}={written}")
         self._noted(state, instruction, " ".join(shown))
 
-    def env(self, state: _State, instruction: ins.Env) -> None:
+    def env(self, state: StageState, instruction: ins.Env) -> None:
         found = {
-            self._in(state, pair.key, instruction): self._in(state, pair.value, instruction)
+            self.expanded(state, pair.key, instruction): self.expanded(
+                state, pair.value, instruction
+            )
             for pair in instruction.pairs
         }
         state.env.update(found)
         state.put(env=tuple(f"{k}={v}" for k, v in state.env.items()))
         self._noted(state, instruction, " ".join(f"{k}={v}" for k, v in found.items()))
 
-    def label(self, state: _State, instruction: ins.Label) -> None:
+    def label(self, state: StageState, instruction: ins.Label) -> None:
         found = {
-            self._in(state, pair.key, instruction): self._in(state, pair.value, instruction)
+            self.expanded(state, pair.key, instruction): self.expanded(
+                state, pair.value, instruction
+            )
             for pair in instruction.pairs
         }
         state.put(labels={**(state.config.labels or {}), **found})
         self._noted(state, instruction, " ".join(f"{k}={v}" for k, v in found.items()))
 
-    def maintainer(self, state: _State, instruction: ins.Maintainer) -> None:
+    def maintainer(self, state: StageState, instruction: ins.Maintainer) -> None:
         state.author = instruction.author
         self._noted(state, instruction, instruction.author)
 
-    def cmd(self, state: _State, instruction: ins.Cmd) -> None:
+    def cmd(self, state: StageState, instruction: ins.Cmd) -> None:
         words = self._command(state, instruction.command)
         state.cmd_set = True
-        escaped = not instruction.command.is_shell or not self._options.phrases.is_classic
-        state.put(cmd=words or None, args_escaped=escaped and not self._options.phrases.is_classic)
+        escaped = not instruction.command.is_shell or not self.options.phrases.is_classic
+        state.put(cmd=words or None, args_escaped=escaped and not self.options.phrases.is_classic)
         self._noted(state, instruction, history_text.quoted(words))
 
-    def entrypoint(self, state: _State, instruction: ins.Entrypoint) -> None:
+    def entrypoint(self, state: StageState, instruction: ins.Entrypoint) -> None:
         words = self._command(state, instruction.command)
         # a command that was inherited was meant for the entrypoint that goes
         state.put(entrypoint=words or None, cmd=state.config.cmd if state.cmd_set else None)
         self._noted(state, instruction, history_text.quoted(words))
 
-    def _command(self, state: _State, command: ins.Command) -> tuple[str, ...]:
+    def _command(self, state: StageState, command: ins.Command) -> tuple[str, ...]:
         if command.is_shell and command.words:
             return (*state.shell, *command.words)
         return command.words
 
-    def shell(self, state: _State, instruction: ins.Shell) -> None:
+    def shell(self, state: StageState, instruction: ins.Shell) -> None:
         state.put(shell=instruction.words)
         self._noted(state, instruction, history_text.plain(instruction.words))
 
-    def expose(self, state: _State, instruction: ins.Expose) -> None:
+    def expose(self, state: StageState, instruction: ins.Expose) -> None:
         ports: list[str] = []
         for word in instruction.ports:
             ports += self._process(word, state.variables, instruction.span).words
-            self._in(state, word, instruction)
+            self.expanded(state, word, instruction)
         found = exposed([port.rpartition(":")[2] for port in ports])
         state.put(exposed_ports={**(state.config.exposed_ports or {}), **found})
-        if self._options.phrases.is_classic:
+        if self.options.phrases.is_classic:
             self._noted(state, instruction, " ".join(sorted(ports)))
         else:
             self._noted(state, instruction, history_text.plain(sorted(found)))
 
-    def volume(self, state: _State, instruction: ins.Volume) -> None:
-        paths = [self._in(state, path, instruction) for path in instruction.paths]
+    def volume(self, state: StageState, instruction: ins.Volume) -> None:
+        paths = [self.expanded(state, path, instruction) for path in instruction.paths]
         if not all(paths):
             raise InvalidParameter("VOLUME specified can not be an empty string")
         state.put(volumes={**(state.config.volumes or {}), **{path: {} for path in paths}})
         self._noted(state, instruction, history_text.plain(paths))
 
-    def user(self, state: _State, instruction: ins.User) -> None:
-        user = self._in(state, instruction.user, instruction)
+    def user(self, state: StageState, instruction: ins.User) -> None:
+        user = self.expanded(state, instruction.user, instruction)
         state.put(user=user)
         self._noted(state, instruction, user)
 
-    def stopsignal(self, state: _State, instruction: ins.StopSignal) -> None:
-        name = stop_signal(self._in(state, instruction.signal, instruction))
+    def stopsignal(self, state: StageState, instruction: ins.StopSignal) -> None:
+        name = stop_signal(self.expanded(state, instruction.signal, instruction))
         state.put(stop_signal=name)
         self._noted(state, instruction, name)
 
-    def healthcheck(self, state: _State, instruction: ins.HealthCheck) -> None:
+    def healthcheck(self, state: StageState, instruction: ins.HealthCheck) -> None:
         command = instruction.command
         if command is None:
             check = Healthcheck(test=("NONE",))
@@ -625,20 +627,20 @@ class _Conversion:
             options = {
                 name.replace("_", "-"): text
                 for name in ("interval", "timeout", "start_period", "start_interval", "retries")
-                if (text := self._in(state, getattr(instruction, name), instruction))
+                if (text := self.expanded(state, getattr(instruction, name), instruction))
             }
             check = health_options((kind, *command.words), options)
         state.put(healthcheck=check)
-        self._noted(state, instruction, self._options.phrases.health(check))
+        self._noted(state, instruction, self.options.phrases.health(check))
 
-    def onbuild(self, state: _State, instruction: ins.OnBuild) -> None:
+    def onbuild(self, state: StageState, instruction: ins.OnBuild) -> None:
         state.put(on_build=(*(state.config.on_build or ()), instruction.trigger))
         self._noted(state, instruction, instruction.trigger)
 
     # -- files ---------------------------------------------------------------------------
 
-    def workdir(self, state: _State, instruction: ins.Workdir) -> None:
-        path = self._in(state, instruction.path, instruction)
+    def workdir(self, state: StageState, instruction: ins.Workdir) -> None:
+        path = self.expanded(state, instruction.path, instruction)
         if not path:
             raise InvalidParameter("WORKDIR needs a path")
         if not path.startswith("/") and not state.workdir_set and not state.config.working_dir:
@@ -658,32 +660,32 @@ class _Conversion:
         created_by = self._phrase(state, "WORKDIR", path)
         self._record(state, instruction.text, instruction.span, created_by, changed=path != "/")
 
-    async def copy(self, state: _State, instruction: ins.Copy) -> None:
-        name = self._in(state, instruction.source_stage, instruction)
+    async def copy(self, state: StageState, instruction: ins.Copy) -> None:
+        name = self.expanded(state, instruction.source_stage, instruction)
         source, is_client = await self._source(state, name, instruction)
-        ignore = self._options.ignore if is_client and not name else None
+        ignore = self.options.ignore if is_client and not name else None
         await self._transfer(state, instruction, source, ignore, is_add=False)
 
-    async def add(self, state: _State, instruction: ins.Add) -> None:
+    async def add(self, state: StageState, instruction: ins.Add) -> None:
         await self._transfer(
-            state, instruction, self._options.context, self._options.ignore, is_add=True
+            state, instruction, self.options.context, self.options.ignore, is_add=True
         )
 
     async def _transfer(
-        self, state: _State, instruction: ins.Copy | ins.Add, source: llb.Output | None,
+        self, state: StageState, instruction: ins.Copy | ins.Add, source: llb.Output | None,
         ignore: Ignore | None, *, is_add: bool,
     ) -> None:  # fmt: skip
-        dest = self._in(state, instruction.destination, instruction)
-        sources = [self._in(state, word, instruction) for word in instruction.sources]
+        dest = self.expanded(state, instruction.destination, instruction)
+        sources = [self.expanded(state, word, instruction) for word in instruction.sources]
         if not dest:
             raise InvalidParameter(f"{instruction.name}: the destination is empty")
-        dest = _destination(state.workdir, dest)
+        dest = destination(state.workdir, dest)
         if len(sources) + len(instruction.heredocs) > 1 and not dest.endswith("/"):
             raise InvalidParameter(
                 f"When using {instruction.name} with more than one source file, the destination "
                 "must be a directory and end with a /"
             )
-        maker = _Transfers(self, state, instruction, dest, ignore, len(sources))
+        maker = Transfers(self, state, instruction, dest, ignore, len(sources))
         actions = [maker.one(word, source, is_add=is_add) for word in sources]
         actions += [maker.heredoc(item) for item in instruction.heredocs]
         meta = self._meta(state, instruction)
@@ -694,15 +696,15 @@ class _Conversion:
             state.output = llb.merge([*below, part], label) if below else part
         else:
             state.output = llb.file_op(state.output, actions, meta, state.platform)
-        content = f"{maker.named()} in {self._in(state, instruction.destination, instruction)}"
-        created_by = self._options.phrases.transfer(
+        content = f"{maker.named()} in {self.expanded(state, instruction.destination, instruction)}"
+        created_by = self.options.phrases.transfer(
             _flattened(instruction.text), instruction.name, state.shell, content
         )
         self._record(state, instruction.text, instruction.span, created_by, changed=True)
 
     # -- running -------------------------------------------------------------------------
 
-    async def run_(self, state: _State, instruction: ins.Run) -> None:
+    async def run_(self, state: StageState, instruction: ins.Run) -> None:
         command = instruction.command
         args = self._command(state, command)
         mounts = [llb.Mount(dest="/", input=0 if state.output else llb.SCRATCH, output=0)]
@@ -714,9 +716,9 @@ class _Conversion:
                 inputs.append(script)
         secrets: list[llb.SecretEnv] = []
         for text in instruction.mounts:
-            flag = parse_mount(text, lambda word: self._in(state, word, instruction))
+            flag = parse_mount(text, lambda word: self.expanded(state, word, instruction))
             await self._mount(state, instruction, flag, mounts, inputs, secrets)
-        network = self._in(state, instruction.network, instruction) or self._options.network
+        network = self.expanded(state, instruction.network, instruction) or self.options.network
         network = {"": "sandbox", "default": "sandbox"}.get(network, network)
         op = llb.ExecOp(
             meta=self._exec_meta(state, args),
@@ -724,32 +726,34 @@ class _Conversion:
             network=network,
             security=instruction.security or "sandbox",
             secret_env=tuple(secrets),
-            cdi_devices=tuple(self._in(state, text, instruction) for text in instruction.devices),
-            shm_size=self._options.shm_size,
+            cdi_devices=tuple(
+                self.expanded(state, text, instruction) for text in instruction.devices
+            ),
+            shm_size=self.options.shm_size,
         )
         meta = self._meta(state, instruction)
         state.output = llb.Vertex(op, tuple(inputs), state.platform, meta).output()
         build_args = [f"{k}={v}" for k, v in sorted(state.args.items()) if k not in PROXIES]
-        created_by = self._options.phrases.run(args, build_args)
+        created_by = self.options.phrases.run(args, build_args)
         self._record(state, instruction.text, instruction.span, created_by, changed=True)
 
-    def _exec_meta(self, state: _State, args: Sequence[str]) -> llb.Meta:
+    def _exec_meta(self, state: StageState, args: Sequence[str]) -> llb.Meta:
         env = {**{k: v for k, v in state.args.items() if k not in PROXIES}, **state.env}
-        given = self._options.build_args
+        given = self.options.build_args
         return llb.Meta(
             args=tuple(args),
             env=tuple(f"{k}={v}" for k, v in env.items()),
             cwd=state.workdir,
             user=state.config.user,
             proxy={k: v for k, v in given.items() if k in PROXIES and v is not None},
-            extra_hosts=self._options.extra_hosts,
-            hostname=self._options.hostname,
-            ulimits=self._options.ulimits,
-            cgroup_parent=self._options.cgroup_parent,
+            extra_hosts=self.options.extra_hosts,
+            hostname=self.options.hostname,
+            ulimits=self.options.ulimits,
+            cgroup_parent=self.options.cgroup_parent,
         )
 
     def _script(
-        self, state: _State, command: ins.Command
+        self, state: StageState, command: ins.Command
     ) -> tuple[tuple[str, ...], llb.Output | None]:
         """A here-document alone is the script; else the shell reads it."""
         text, first = command.words[0], command.heredocs[0]
@@ -764,10 +768,10 @@ class _Conversion:
         return (*state.shell, text + body), None
 
     async def _mount(
-        self, state: _State, instruction: ins.Run, flag: MountFlag, mounts: list[llb.Mount],
+        self, state: StageState, instruction: ins.Run, flag: MountFlag, mounts: list[llb.Mount],
         inputs: list[llb.Output], secrets: list[llb.SecretEnv],
     ) -> None:  # fmt: skip
-        target = _destination(state.workdir, flag.target) if flag.target else ""
+        target = destination(state.workdir, flag.target) if flag.target else ""
         if flag.type in ("bind", "cache") and (flag.type == "bind" or flag.source_stage):
             source, _ = await self._source(state, flag.source_stage, instruction)
         else:
@@ -783,7 +787,7 @@ class _Conversion:
                           readonly=flag.readonly)
             )  # fmt: skip
         elif flag.type == "cache":
-            identifier = f"{self._options.cache_namespace}/{flag.id or target}".lstrip("/")
+            identifier = f"{self.options.cache_namespace}/{flag.id or target}".lstrip("/")
             if source is None and (flag.uid or flag.gid or flag.mode is not None):
                 number = len(inputs)
                 inputs.append(_owned_directory(flag))
@@ -824,176 +828,31 @@ class _Conversion:
         mounts.append(llb.Mount(dest=dest, type=flag.type, secret=option))
 
 
-class _Transfers:
-    """The actions of one COPY or ADD."""
-
-    def __init__(
-        self, conversion: _Conversion, state: _State, instruction: ins.Copy | ins.Add, dest: str,
-        ignore: Ignore | None, count: int,
-    ) -> None:  # fmt: skip
-        self._conversion, self._state, self._instruction = conversion, state, instruction
-        self._dest, self._ignore, self._count = dest, ignore, count
-        expand = self._expand
-        chown = expand(instruction.chown)
-        self._owner = _owner(chown, state) if chown else None
-        self._mode = expand(instruction.chmod)
-        if self._mode and not re.fullmatch(r"0?[0-7]{1,4}|[ugoa]*[-+=][-+=rwxXstugoa,]*",
-                                           self._mode):  # fmt: skip
-            raise InvalidParameter(f"invalid chmod parameter: '{self._mode}': it should be octal "
-                                   "(0755) or symbolic (u=rwX)")  # fmt: skip
-        self._exclude = tuple(expand(word) for word in instruction.exclude)
-        self._urls = 0
-
-    def _expand(self, text: str) -> str:
-        return self._conversion._in(self._state, text, self._instruction)
-
-    def one(
-        self, word: str, source: llb.Output | None, *, is_add: bool
-    ) -> tuple[llb.Action, llb.Output | None]:
-        if is_add and isinstance(self._instruction, ins.Add):
-            if _GIT.match(word):
-                return self._git(word, self._instruction)
-            if _URL.match(word):
-                return self._http(word, self._instruction)
-            if self._instruction.checksum:
-                raise InvalidParameter("checksum can't be specified for local sources")
-            if source is None:
-                raise InvalidParameter("ADD: there is no build context")
-        unpack = None if not isinstance(self._instruction, ins.Add) else self._instruction.unpack
-        self._lint_ignored(word)
-        clean, parents = self._path(word)
-        classic = self._conversion._options.phrases.is_classic
-        action = llb.CopyAction(
-            src=clean, dest=self._dest, owner=self._chown(source), mode=self._mode,
-            follow_symlink=True, dir_copy_contents=True,
-            attempt_unpack=is_add and unpack is not False, unpack_fails=bool(unpack),
-            create_dest_path=True, allow_wildcard=True,
-            allow_empty_wildcard=not classic or self._count > 1,
-            exclude=self._exclude, parents=parents,
-        )  # fmt: skip
-        return action, source
-
-    def _chown(self, source: llb.Output | None) -> llb.ChownOpt | None:
-        """Contexts have no owners: what comes from them is root's."""
-        if self._owner is not None:
-            return self._owner
-        if source is not None and source is self._conversion._options.context:
-            return llb.ChownOpt(user=llb.UserOpt(id=0), group=llb.UserOpt(id=0))
-        return None
-
-    def _path(self, word: str) -> tuple[str, str]:
-        """The source's path in its root, and what ``--parents`` keeps from."""
-        classic = self._conversion._options.phrases.is_classic
-        if classic and posixpath.normpath(word).startswith(".."):
-            raise InvalidParameter(
-                f"{self._instruction.name} failed: forbidden path outside the build context: "
-                f"{word} ()"
-            )
-        clean = posixpath.normpath(posixpath.join("/", word))
-        clean = "/" + clean.lstrip("/")
-        if not getattr(self._instruction, "parents", False):
-            return clean, ""
-        before, pivot, _ = posixpath.join("/", word).partition("/./")
-        start = posixpath.normpath("/" + before) if pivot else "/"
-        return clean, "/" + start.lstrip("/")
-
-    def _lint_ignored(self, word: str) -> None:
-        path = posixpath.normpath(word.lstrip("/"))
-        plain = not re.search(r"[*?[]", path) and path != "."
-        if self._ignore and plain and self._ignore.prunes(path):
-            self._conversion.linter.report(
-                lint.COPY_IGNORED_FILE,
-                f'Attempting to {self._instruction.name} file "{word}" that is excluded by '
-                ".dockerignore",
-                self._instruction.span,
-            )
-
-    def _http(self, url: str, add: ins.Add) -> tuple[llb.Action, llb.Output | None]:
-        attrs = {}
-        if add.checksum:
-            attrs["http.checksum"] = self._expand(add.checksum)
-        name = posixpath.basename(url.partition("?")[0].partition("#")[0])
-        if not name and self._dest.endswith("/"):
-            raise InvalidParameter(
-                f"cannot determine filename from url: {url}: give a destination that does not "
-                "end with a /"
-            )
-        attrs["http.filename"] = name = name or "download"
-        vertex = llb.Vertex(llb.SourceOp(identifier=url, attrs=attrs),
-                            meta=llb.VertexMeta(name=url))  # fmt: skip
-        root = llb.UserOpt(id=0)
-        action = llb.CopyAction(
-            src=f"/{name}", dest=self._dest, mode=self._mode or "0600",
-            owner=self._owner or llb.ChownOpt(user=root, group=root), create_dest_path=True,
-            attempt_unpack=bool(add.unpack), unpack_fails=bool(add.unpack),
-        )  # fmt: skip
-        return action, vertex.output()
-
-    def _git(self, url: str, add: ins.Add) -> tuple[llb.Action, llb.Output | None]:
-        attrs = {"git.keepgitdir": "true"} if add.keep_git_dir else {}
-        if add.checksum:
-            attrs["git.checksum"] = self._expand(add.checksum)
-        vertex = llb.Vertex(
-            llb.SourceOp(identifier=llb.GIT + url.removeprefix(llb.GIT), attrs=attrs),
-            meta=llb.VertexMeta(name=url),
-        )
-        action = llb.CopyAction(
-            src="/", dest=self._dest, owner=self._owner, mode=self._mode,
-            dir_copy_contents=True, create_dest_path=True, exclude=self._exclude,
-        )  # fmt: skip
-        return action, vertex.output()
-
-    def heredoc(self, item: Heredoc) -> tuple[llb.Action, llb.Output | None]:
-        content = item.content
-        if item.expand:
-            content = shell_words.expand_heredoc(
-                content, self._state.variables, self._conversion._file.escape
-            )
-        data = content.encode("utf-8", "surrogateescape")
-        meta = llb.VertexMeta(name=f"preparing here-document {item.name}")
-        make = llb.MakeFile(path=f"/{item.name}", data=data, mode=0o644, timestamp=0)
-        made = llb.file_op(None, [(make, None)], meta)
-        action = llb.CopyAction(
-            src=f"/{item.name}", dest=self._dest, owner=self._owner, mode=self._mode,
-            create_dest_path=True,
-        )  # fmt: skip
-        return action, made
-
-    def named(self) -> str:
-        """What the classic builder's history says of the sources: kind and digest, which the
-        exporter fills in once they are known."""
-        chown = f"--chown={self._expand(self._instruction.chown)} " if self._owner else ""
-        return f"{chown}{CONTENT}"
-
-
-CONTENT = "\0content\0"
-"""Stands in a classic history line for ``file:…``, ``dir:…`` or ``multi:…``."""
-
-_Handler = Callable[[_Conversion, _State, Any], Any]
+_Handler = Callable[[Conversion, StageState, Any], Any]
 _HANDLERS: dict[type[ins.Instruction], _Handler] = {
-    ins.Add: _Conversion.add,
-    ins.Arg: _Conversion.arg,
-    ins.Cmd: _Conversion.cmd,
-    ins.Copy: _Conversion.copy,
-    ins.Entrypoint: _Conversion.entrypoint,
-    ins.Env: _Conversion.env,
-    ins.Expose: _Conversion.expose,
-    ins.HealthCheck: _Conversion.healthcheck,
-    ins.Label: _Conversion.label,
-    ins.Maintainer: _Conversion.maintainer,
-    ins.OnBuild: _Conversion.onbuild,
-    ins.Run: _Conversion.run_,
-    ins.Shell: _Conversion.shell,
-    ins.StopSignal: _Conversion.stopsignal,
-    ins.User: _Conversion.user,
-    ins.Volume: _Conversion.volume,
-    ins.Workdir: _Conversion.workdir,
+    ins.Add: Conversion.add,
+    ins.Arg: Conversion.arg,
+    ins.Cmd: Conversion.cmd,
+    ins.Copy: Conversion.copy,
+    ins.Entrypoint: Conversion.entrypoint,
+    ins.Env: Conversion.env,
+    ins.Expose: Conversion.expose,
+    ins.HealthCheck: Conversion.healthcheck,
+    ins.Label: Conversion.label,
+    ins.Maintainer: Conversion.maintainer,
+    ins.OnBuild: Conversion.onbuild,
+    ins.Run: Conversion.run_,
+    ins.Shell: Conversion.shell,
+    ins.StopSignal: Conversion.stopsignal,
+    ins.User: Conversion.user,
+    ins.Volume: Conversion.volume,
+    ins.Workdir: Conversion.workdir,
 }
 
 
-def _child(stage: ins.Stage, parent: _State) -> _State:
+def _child(stage: ins.Stage, parent: StageState) -> StageState:
     """A stage that stands on another one: its files and configuration, not its arguments."""
-    return _State(
+    return StageState(
         stage,
         parent.platform,
         parent.output,
@@ -1017,32 +876,10 @@ def _pairs(env: Sequence[str] | None) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _destination(workdir: str, path: str) -> str:
-    """Absolute and clean; a slash at the end stays, since it says that it is a directory."""
-    ends = path.endswith(("/", "/.")) or path in (".", "")
-    found = posixpath.normpath(posixpath.join("/", workdir, path))
-    found = "/" + found.lstrip("/")
-    return found + "/" if ends and found != "/" else found
-
-
 def _inside(path: str) -> str:
     """A path in another root; empty for the whole."""
     found = posixpath.normpath(posixpath.join("/", path)).lstrip("/")
     return f"/{found}" if found else ""
-
-
-def _owner(text: str, state: _State) -> llb.ChownOpt:
-    user, colon, group = text.partition(":")
-    return llb.ChownOpt(user=_identity(user), group=_identity(group) if colon and group else None)
-
-
-def _identity(text: str) -> llb.UserOpt:
-    """A number, or a name to be looked up in the root that is copied to (the first input)."""
-    if text.isascii() and text.isdigit():
-        if len(text) > 10 or int(text) >= 2**32 - 1:
-            raise InvalidParameter(f"invalid user or group ID: {text}")
-        return llb.UserOpt(id=int(text))
-    return llb.UserOpt(name=text, input=0)
 
 
 def _owned_directory(flag: MountFlag) -> llb.Output:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from portside.builder.dockerfile.frontend import CONTENT, Plan, Step
+from portside.builder.dockerfile.frontend import Plan, Step
+from portside.builder.dockerfile.transfers import CONTENT
 from portside.builder.solver.solver import Build
 from portside.builder.solver.tree import Tree
 from portside.images.image_store import Catalogue, provides_nothing

@@ -1,0 +1,186 @@
+"""COPY and ADD: each source becomes an action on the root and, perhaps, a root to copy from."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import TYPE_CHECKING
+
+from portside.builder import llb
+from portside.builder.dockerfile import instructions as ins
+from portside.builder.dockerfile import lint, shell_words
+from portside.builder.dockerfile.dockerignore import Ignore
+from portside.builder.dockerfile.lines import Heredoc
+from portside.model.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from portside.builder.dockerfile.frontend import Conversion, StageState
+
+_GIT = re.compile(r"(?:git@|git://|ssh://|https?://[^#]+\.git(?:#|$))")
+_URL = re.compile(r"https?://")
+CONTENT = "\0content\0"
+"""Stands in a classic history line for ``file:…``, ``dir:…`` or ``multi:…``."""
+
+
+class Transfers:
+    """The actions of one COPY or ADD."""
+
+    def __init__(
+        self, conversion: Conversion, state: StageState, instruction: ins.Copy | ins.Add, dest: str,
+        ignore: Ignore | None, count: int,
+    ) -> None:  # fmt: skip
+        self._conversion, self._state, self._instruction = conversion, state, instruction
+        self._dest, self._ignore, self._count = dest, ignore, count
+        expand = self._expand
+        chown = expand(instruction.chown)
+        self._owner = _owner(chown, state) if chown else None
+        self._mode = expand(instruction.chmod)
+        if self._mode and not re.fullmatch(r"0?[0-7]{1,4}|[ugoa]*[-+=][-+=rwxXstugoa,]*",
+                                           self._mode):  # fmt: skip
+            raise InvalidParameter(f"invalid chmod parameter: '{self._mode}': it should be octal "
+                                   "(0755) or symbolic (u=rwX)")  # fmt: skip
+        self._exclude = tuple(expand(word) for word in instruction.exclude)
+        self._urls = 0
+
+    def _expand(self, text: str) -> str:
+        return self._conversion.expanded(self._state, text, self._instruction)
+
+    def one(
+        self, word: str, source: llb.Output | None, *, is_add: bool
+    ) -> tuple[llb.Action, llb.Output | None]:
+        if is_add and isinstance(self._instruction, ins.Add):
+            if _GIT.match(word):
+                return self._git(word, self._instruction)
+            if _URL.match(word):
+                return self._http(word, self._instruction)
+            if self._instruction.checksum:
+                raise InvalidParameter("checksum can't be specified for local sources")
+            if source is None:
+                raise InvalidParameter("ADD: there is no build context")
+        unpack = None if not isinstance(self._instruction, ins.Add) else self._instruction.unpack
+        self._lint_ignored(word)
+        clean, parents = self._path(word)
+        classic = self._conversion.options.phrases.is_classic
+        action = llb.CopyAction(
+            src=clean, dest=self._dest, owner=self._chown(source), mode=self._mode,
+            follow_symlink=True, dir_copy_contents=True,
+            attempt_unpack=is_add and unpack is not False, unpack_fails=bool(unpack),
+            create_dest_path=True, allow_wildcard=True,
+            allow_empty_wildcard=not classic or self._count > 1,
+            exclude=self._exclude, parents=parents,
+        )  # fmt: skip
+        return action, source
+
+    def _chown(self, source: llb.Output | None) -> llb.ChownOpt | None:
+        """Contexts have no owners: what comes from them is root's."""
+        if self._owner is not None:
+            return self._owner
+        if source is not None and source is self._conversion.options.context:
+            return llb.ChownOpt(user=llb.UserOpt(id=0), group=llb.UserOpt(id=0))
+        return None
+
+    def _path(self, word: str) -> tuple[str, str]:
+        """The source's path in its root, and what ``--parents`` keeps from."""
+        classic = self._conversion.options.phrases.is_classic
+        if classic and posixpath.normpath(word).startswith(".."):
+            raise InvalidParameter(
+                f"{self._instruction.name} failed: forbidden path outside the build context: "
+                f"{word} ()"
+            )
+        clean = posixpath.normpath(posixpath.join("/", word))
+        clean = "/" + clean.lstrip("/")
+        if not getattr(self._instruction, "parents", False):
+            return clean, ""
+        before, pivot, _ = posixpath.join("/", word).partition("/./")
+        start = posixpath.normpath("/" + before) if pivot else "/"
+        return clean, "/" + start.lstrip("/")
+
+    def _lint_ignored(self, word: str) -> None:
+        path = posixpath.normpath(word.lstrip("/"))
+        plain = not re.search(r"[*?[]", path) and path != "."
+        if self._ignore and plain and self._ignore.prunes(path):
+            self._conversion.linter.report(
+                lint.COPY_IGNORED_FILE,
+                f'Attempting to {self._instruction.name} file "{word}" that is excluded by '
+                ".dockerignore",
+                self._instruction.span,
+            )
+
+    def _http(self, url: str, add: ins.Add) -> tuple[llb.Action, llb.Output | None]:
+        attrs = {}
+        if add.checksum:
+            attrs["http.checksum"] = self._expand(add.checksum)
+        name = posixpath.basename(url.partition("?")[0].partition("#")[0])
+        if not name and self._dest.endswith("/"):
+            raise InvalidParameter(
+                f"cannot determine filename from url: {url}: give a destination that does not "
+                "end with a /"
+            )
+        attrs["http.filename"] = name = name or "download"
+        vertex = llb.Vertex(llb.SourceOp(identifier=url, attrs=attrs),
+                            meta=llb.VertexMeta(name=url))  # fmt: skip
+        root = llb.UserOpt(id=0)
+        action = llb.CopyAction(
+            src=f"/{name}", dest=self._dest, mode=self._mode or "0600",
+            owner=self._owner or llb.ChownOpt(user=root, group=root), create_dest_path=True,
+            attempt_unpack=bool(add.unpack), unpack_fails=bool(add.unpack),
+        )  # fmt: skip
+        return action, vertex.output()
+
+    def _git(self, url: str, add: ins.Add) -> tuple[llb.Action, llb.Output | None]:
+        attrs = {"git.keepgitdir": "true"} if add.keep_git_dir else {}
+        if add.checksum:
+            attrs["git.checksum"] = self._expand(add.checksum)
+        vertex = llb.Vertex(
+            llb.SourceOp(identifier=llb.GIT + url.removeprefix(llb.GIT), attrs=attrs),
+            meta=llb.VertexMeta(name=url),
+        )
+        action = llb.CopyAction(
+            src="/", dest=self._dest, owner=self._owner, mode=self._mode,
+            dir_copy_contents=True, create_dest_path=True, exclude=self._exclude,
+        )  # fmt: skip
+        return action, vertex.output()
+
+    def heredoc(self, item: Heredoc) -> tuple[llb.Action, llb.Output | None]:
+        content = item.content
+        if item.expand:
+            content = shell_words.expand_heredoc(
+                content, self._state.variables, self._conversion.file.escape
+            )
+        data = content.encode("utf-8", "surrogateescape")
+        meta = llb.VertexMeta(name=f"preparing here-document {item.name}")
+        make = llb.MakeFile(path=f"/{item.name}", data=data, mode=0o644, timestamp=0)
+        made = llb.file_op(None, [(make, None)], meta)
+        action = llb.CopyAction(
+            src=f"/{item.name}", dest=self._dest, owner=self._owner, mode=self._mode,
+            create_dest_path=True,
+        )  # fmt: skip
+        return action, made
+
+    def named(self) -> str:
+        """What the classic builder's history says of the sources: kind and digest, which the
+        exporter fills in once they are known."""
+        chown = f"--chown={self._expand(self._instruction.chown)} " if self._owner else ""
+        return f"{chown}{CONTENT}"
+
+
+def destination(workdir: str, path: str) -> str:
+    """Absolute and clean; a slash at the end stays, since it says that it is a directory."""
+    ends = path.endswith(("/", "/.")) or path in (".", "")
+    found = posixpath.normpath(posixpath.join("/", workdir, path))
+    found = "/" + found.lstrip("/")
+    return found + "/" if ends and found != "/" else found
+
+
+def _owner(text: str, state: StageState) -> llb.ChownOpt:
+    user, colon, group = text.partition(":")
+    return llb.ChownOpt(user=_identity(user), group=_identity(group) if colon and group else None)
+
+
+def _identity(text: str) -> llb.UserOpt:
+    """A number, or a name to be looked up in the root that is copied to (the first input)."""
+    if text.isascii() and text.isdigit():
+        if len(text) > 10 or int(text) >= 2**32 - 1:
+            raise InvalidParameter(f"invalid user or group ID: {text}")
+        return llb.UserOpt(id=int(text))
+    return llb.UserOpt(name=text, input=0)
