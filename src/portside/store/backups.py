@@ -13,6 +13,7 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 
+from portside.model.errors import SystemFailure
 from portside.store import guard, metadata_file
 from portside.store.db import Database
 from portside.store.space import RESERVE, Reserve, Space
@@ -33,15 +34,16 @@ class Backups:
         self.damaged = ""
         """What the last look at the metadata found wrong."""
         self._root, self._db, self._reserve = root, db, reserve
-        self._mark: guard.Mark | None = None
+        self._counted = True
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         db.changed = self.soon
 
-    def start(self, mark: guard.Mark) -> None:
-        """The engine has started: copy soon, and note the start once the metadata are safe."""
-        self._mark = mark
-        if self._timer is not None:  # counting the start was a change
+    def start(self) -> None:
+        """The engine has started: copy and count the start soon. Not at once: the first write
+        waits for the disk."""
+        self._counted = False
+        if self._timer is not None:  # something was repaired
             self._timer.cancel()
             self._timer = None
         self.soon(AT_START)
@@ -50,7 +52,7 @@ class Backups:
         """Something was changed; without an event loop it waits for the next start."""
         if self._timer is not None:
             return
-        with suppress(RuntimeError):
+        with suppress(RuntimeError):  # in a thread, or before the loop: the next change will do
             self._timer = asyncio.get_running_loop().call_later(seconds, self._begin)
 
     def _begin(self) -> None:
@@ -61,14 +63,19 @@ class Backups:
     def now(self) -> None:
         """Make a copy and drop the oldest. Runs in a thread."""
         try:
-            if self._mark is not None and not self._db.spilled:
-                self._db.write_out()
-                guard.write_mark(self._root, self._mark)
-                self._mark = None
+            self._count()
             self._reserve.take()
             self._copy()
-        except (sqlite3.Error, OSError) as err:
+        except (sqlite3.Error, OSError, SystemFailure) as err:
             log.warning("the metadata cannot be copied to %s: %s", self.path, err)
+
+    def _count(self) -> None:
+        """Count this start, in the metadata first and then in ``root.json``."""
+        if not self._counted and not self._db.spilled:
+            mark = guard.count_start(self._root, self._db)
+            self._db.write_out()
+            guard.write_mark(self._root, mark)
+            self._counted = True
 
     def _copy(self) -> None:
         if Space.of(self.path).free < self._db.path.stat().st_size * 2 + 4 * RESERVE:
@@ -91,11 +98,8 @@ class Backups:
             self._timer.cancel()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._mark is not None:  # it ended before the first copy
-            with suppress(OSError):
-                if not self._db.spilled:
-                    self._db.write_out()
-                    guard.write_mark(self._root, self._mark)
+        with suppress(OSError, SystemFailure):  # it may have ended before the first copy
+            self._count()
         self._db.changed = lambda: None
 
 

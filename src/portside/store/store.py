@@ -81,7 +81,7 @@ class Store:
             chosen = crash_repair.choose_driver(data_root, driver, db)
             store = cls(data_root, lock_fd, db, chosen, limits or Limits())
             crash_repair.at_start(store)
-            store.backups.start(guard.count_start(data_root, db))
+            store.backups.start()
         except OSError as err:
             os.close(lock_fd)
             raise _cannot_open(data_root, err) from err
