@@ -1,6 +1,6 @@
 """Entry of the ``portside`` command: hands over to the part that a verb belongs to.
 
-Started by the ``portside`` script without the site module (``-S``), which would cost as
+Started by the ``portside`` scripts without the site module (``-S``), which would cost as
 much as the rest of a short verb: the package's directories are found here instead.
 """
 
@@ -20,7 +20,7 @@ def _find_packages() -> None:
 def main() -> int:
     """Run the command line; the exit status is returned."""
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
-    if verb == "daemon" and "stop" not in sys.argv[2:3]:
+    if verb == "daemon" and (len(sys.argv) < 3 or sys.argv[2].startswith("-")):
         from portside.daemon.main import main as daemon
 
         return daemon(sys.argv[2:])
@@ -38,6 +38,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.flags.no_site:
+    if __spec__ is None:  # a script: not by -m, which has found the package
         _find_packages()
     sys.exit(main())

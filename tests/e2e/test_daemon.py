@@ -490,8 +490,13 @@ def test_the_units_are_sound(tmp_path: Path) -> None:
     tool = shutil.which("systemd-analyze")
     if tool is None:
         pytest.skip("needs systemd-analyze")
-    units = ROOT / "src/portside/daemon/units"
-    names = [shutil.copy(units / f"portside.{kind}", tmp_path) for kind in ("service", "socket")]
+    from portside.cli.daemon_service import files
+
+    units = tmp_path
+    found = files(str(ROOT / "portside"), "/usr/local", str(tmp_path))
+    names = [f"{tmp_path}/portside.{kind}" for kind in ("service", "socket")]
+    for name in names:
+        Path(name).write_text(found[name])
     done = subprocess.run(
         [tool, "verify", "--man=no", *names], capture_output=True, text=True, timeout=60
     )

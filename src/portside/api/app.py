@@ -18,6 +18,7 @@ import portside
 from portside.api import errors
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Route, Router
+from portside.model import build_info
 from portside.model.errors import (
     Cancelled,
     InvalidParameter,
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 
 _VERSION = re.compile(r"/v([0-9.]+)(?=/)")
 """As dockerd's router has it; what is inside is compared number by number."""
-_SERVER = f"Portside/{portside.__version__} (linux)"
+_COMMIT = build_info.commit()
+_SERVER = f"Portside/{portside.__version__}{_COMMIT and f'+{_COMMIT}'} (linux)"
 
 
 Observer = Callable[[str, str, int, float], None]

@@ -29,6 +29,8 @@ _FAMILIES = {
     "system": "version, info, events, system info, system events, system df, system check, "
     "system reset, daemon stop",
     "dial_stdio": "system dial-stdio",
+    "daemon_service": "daemon install, daemon uninstall, daemon start, daemon status, "
+    "daemon restart, __install",
     "prune": "container prune, image prune, network prune, volume prune, system prune, "
     "builder prune",
     "context": "context ls, context list, context inspect, context show, context use, "
@@ -54,7 +56,7 @@ COMMON = ("run", "exec", "ps", "pull", "push", "images", "login", "logout", "sea
           "info")  # fmt: skip
 """Named first in the help."""
 ELSEWHERE = {
-    "daemon": "Run the engine in the foreground, or stop one: daemon stop [--containers]",
+    "daemon": "Run the engine in the foreground, or manage it: status, stop, restart, install",
     "registry": "Serve images to others: registry serve",
 }
 """Run by other parts of the package: ``portside.__main__`` hands them over."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LOG = "/var/log/portside.log"
 _READY = b"READY=1"
+_MAIN = f"{__file__.rpartition('/cli/')[0]}/__main__.py"
 
 
 def start_engine(endpoint: Endpoint) -> None:
@@ -96,7 +97,7 @@ def _become_daemon(address: str) -> None:
             if not name.startswith(("DOCKER_", "PORTSIDE_", "LISTEN_"))
         }
         environment["NOTIFY_SOCKET"] = address
-        command = [sys.executable, "-I", "-m", "portside", "daemon"]
+        command = [sys.executable, "-I", _MAIN, "daemon"]
         os.execve(sys.executable, command, environment)
     except BaseException as err:
         os.write(2, f"portside: cannot start the engine: {err}\n".encode())

@@ -72,8 +72,10 @@ def _run(program: str, words: Sequence[str]) -> int:
         return err.status
     if options.flag("version"):
         from portside import __version__
+        from portside.model import build_info
 
-        sys.stdout.write(f"Portside version {__version__}\n")
+        commit = build_info.commit()
+        sys.stdout.write(f"Portside version {__version__}{commit and f', build {commit}'}\n")
         return 0
     if problem := _problem(options):
         sys.stderr.write(f"{problem}\n")

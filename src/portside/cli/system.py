@@ -52,6 +52,7 @@ def version(session: Session, options: Options, arguments: list[str]) -> int:
 def _client_version(session: Session) -> dict[str, Any]:
     from portside import __version__
     from portside.client.client import VERSION
+    from portside.model import build_info
 
     machine = os.uname().machine
     return {
@@ -59,7 +60,7 @@ def _client_version(session: Session) -> dict[str, Any]:
         "Version": __version__,
         "ApiVersion": session.client.version if session._client else VERSION,
         "DefaultAPIVersion": VERSION,
-        "GitCommit": "",
+        "GitCommit": build_info.commit(),
         "GoVersion": "",
         "Os": "linux",
         "Arch": _ARCHITECTURES.get(machine, machine),
@@ -212,7 +213,12 @@ def check(session: Session, options: Options, arguments: list[str]) -> int:
       --containers   Stop its containers, too
 """)  # fmt: skip
 def daemon_stop(session: Session, options: Options, arguments: list[str]) -> None:
-    query = {"containers": options.flag("containers") or None}
+    end_engine(session, containers=options.flag("containers"))
+
+
+def end_engine(session: Session, *, containers: bool) -> None:
+    """End the engine and wait until it is gone. Raises NotRunning."""
+    query = {"containers": containers or None}
     _end(session.unconnected_client(), "/portside/daemon/stop", query)
 
 

@@ -186,6 +186,8 @@ class Client:
         except (SystemFailure, KeyError, TypeError):
             message = data.decode(errors="replace").strip() or response.reason
         self.release(response)
+        if response.status >= 500:
+            message = message.rstrip("\n") + _age(response.headers.get("server", ""))
         exit_status = response.headers.get("portside-exit-status", "")
         return Refused(response.status, message.rstrip("\n"), int(exit_status or 0))
 
@@ -246,6 +248,25 @@ class Client:
             self._idle.append(connection)
         else:
             connection.close()
+
+
+def _age(server: str) -> str:
+    """A line for the error of an engine that runs an older source than this command's.
+
+    Files that it reads late may not fit it any more.
+    """
+    name, _, theirs = server.partition(" ")[0].partition("+")
+    if not name.startswith("Portside/") or not theirs:
+        return ""
+    from portside.model import build_info
+
+    own = build_info.commit()
+    if not own or own == theirs:
+        return ""
+    return (
+        f"\nThe engine runs another version (commit {theirs}, this command is {own}): "
+        "portside daemon restart"
+    )
 
 
 def _number(version: str) -> tuple[int, ...]:

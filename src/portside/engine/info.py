@@ -17,6 +17,7 @@ from portside.containers.validation import OWN_RUNTIMES
 from portside.engine import apparmor, machine_info
 from portside.engine.options import DaemonOptions
 from portside.kernel.cgroup.machine import machine
+from portside.model import build_info
 from portside.model.ids import new_id
 from portside.model.system import (
     API_VERSION,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+COMMIT = build_info.commit()
+"""Of the source that this process was started from; the files may be newer by now."""
+
 
 def version() -> Version:
     python = f"python{platform.python_version()}"
@@ -47,7 +51,7 @@ def version() -> Version:
         "Arch": machine_info.architecture(),
         "BuildTime": "",
         "Experimental": "false",
-        "GitCommit": "",
+        "GitCommit": COMMIT,
         "GoVersion": python,
         "KernelVersion": machine_info.kernel(),
         "MinAPIVersion": api_text(MIN_API_VERSION),
@@ -57,6 +61,7 @@ def version() -> Version:
         platform=PlatformName("Portside"),
         components=(Component("Engine", portside.__version__, details),),
         version=portside.__version__,
+        git_commit=COMMIT,
         go_version=python,
         arch=machine_info.architecture(),
         kernel_version=machine_info.kernel(),
