@@ -194,7 +194,7 @@ def test_reads(engine: RunningEngine, house: dict[str, str], path: str, shape: A
     status, headers, body = engine.request("GET", f"/v1.51{path.format(**house)}")
     assert status == 200, body
     assert headers["content-type"].startswith("application/json")
-    assert headers["api-version"] == "1.51"
+    assert headers["api-version"] == "1.55"
     assert check(json.loads(body), shape) == []
 
 

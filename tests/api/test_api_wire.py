@@ -36,7 +36,7 @@ def test_ping_has_the_headers_clients_negotiate_with(engine: RunningEngine) -> N
     for method, body in (("GET", b"OK"), ("HEAD", b"")):
         status, headers, data = engine.request(method, "/_ping")
         assert (status, data) == (200, body)
-        assert headers["api-version"] == "1.51"
+        assert headers["api-version"] == "1.55"
         assert headers["ostype"] == "linux"
         assert headers["docker-experimental"] == "false"
         assert headers["builder-version"] == "2"
@@ -45,19 +45,19 @@ def test_ping_has_the_headers_clients_negotiate_with(engine: RunningEngine) -> N
         assert headers["server"].startswith("Portside/")
 
 
-@pytest.mark.parametrize("version", ["", "/v1.24", "/v1.41", "/v1.51"])
+@pytest.mark.parametrize("version", ["", "/v1.24", "/v1.41", "/v1.55"])
 def test_every_version_answers(engine: RunningEngine, version: str) -> None:
     found = engine.json("GET", f"{version}/version")
-    assert (found["ApiVersion"], found["MinAPIVersion"]) == ("1.51", "1.24")
+    assert (found["ApiVersion"], found["MinAPIVersion"]) == ("1.55", "1.24")
 
 
 @pytest.mark.parametrize(
     ("path", "status", "message"),
     [
         (
-            "/v1.52/info",
+            "/v1.56/info",
             400,
-            "client version 1.52 is too new. Maximum supported API version is 1.51",
+            "client version 1.56 is too new. Maximum supported API version is 1.55",
         ),
         (
             "/v1.23/info",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from portside.api import params, reply, versions
+from portside.api import params, reply, request_versions, versions
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
 from portside.model.container import decode_create
@@ -42,15 +42,15 @@ async def create(api: Api, request: Request, _: str) -> Answer:
     if body.strip() in (b"null", b"{}"):
         raise InvalidParameter("config cannot be empty in order to create a container")
     wish = decode_create(body)
-    endpoints = wish.networking_config.endpoints_config or {}
-    if len(endpoints) > 1 and request.version < (1, 44):
-        raise InvalidParameter(
-            f"Container cannot be connected to network endpoints: {', '.join(endpoints)}"
-        )
-    platform = params.text(request, "platform")
+    warnings = request_versions.create(wish, request.version, api.engine.cgroup_version)
+    platform = params.text(request, "platform") if request.version >= (1, 41) else ""
     created = await api.engine.containers.create(
-        params.text(request, "name"), wish, Platform.parse(platform) if platform else None
+        params.text(request, "name"),
+        wish,
+        Platform.parse(platform) if platform else None,
+        read_only_non_recursive=request_versions.read_only_non_recursive(request.version),
     )
+    created.warnings = (*created.warnings, *warnings)
     return reply.json(created, 201)
 
 
@@ -78,7 +78,7 @@ async def start(api: Api, request: Request, name: str) -> Answer:
 @router.add("POST", "/containers/{name}/stop")
 async def stop(api: Api, request: Request, name: str) -> Answer:
     word = await api.engine.containers.stop(
-        name, params.text(request, "signal"), params.number(request, "t")
+        name, _stop_signal(request), params.number(request, "t")
     )
     return Response(204, headers={"Portside-Warning": word} if word else None)
 
@@ -88,11 +88,16 @@ async def restart(api: Api, request: Request, name: str) -> Answer:
     found = api.engine.containers.find(name)
     try:
         await api.engine.containers.restart(
-            found.id, params.text(request, "signal"), params.number(request, "t")
+            found.id, _stop_signal(request), params.number(request, "t")
         )
     except PortsideError as err:
         raise type(err)(f"Cannot restart container {name}: {err}") from err
     return Response(204)
+
+
+def _stop_signal(request: Request) -> str:
+    """The signal instead of the container's own; API 1.42 on."""
+    return params.text(request, "signal") if request.version >= (1, 42) else ""
 
 
 @router.add("POST", "/containers/{name}/kill")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.api import params, reply
+from portside.api import params, reply, request_versions
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
 from portside.containers.container_files import CommitWish
@@ -105,13 +105,15 @@ async def stats(api: Api, request: Request, name: str) -> Answer:
     samples = api.engine.containers.stats(name, stream=endless, one_shot=one_shot)
     stream = request.start(200, reply.JSON)
     async for sample in samples:
+        if request.version >= (1, 52):
+            sample = msgspec.structs.replace(sample, os_type="linux")
         await stream.write(msgspec.json.encode(sample) + b"\n")
     return stream
 
 
 @router.add("POST", "/containers/{name}/update")
 async def update(api: Api, request: Request, name: str) -> Answer:
-    wish = await params.json(request, UpdateRequest)
+    wish = request_versions.update(await params.json(request, UpdateRequest), request.version)
     warnings = await api.engine.containers.update(name, wish)
     return reply.json(Updated(warnings=tuple(warnings) or None))
 

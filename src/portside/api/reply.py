@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from portside.api.http.messages import Request, Response, Stream
-from portside.model.errors import Cancelled, PortsideError
+from portside.model.errors import Cancelled, InvalidText, PortsideError
+from portside.model.golang.numbers import parse_float
 from portside.model.progress import Progress, Report
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
+JSON_LINES = "application/jsonl"
+JSON_SEQUENCE = "application/json-seq"
 TAR = "application/x-tar"
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
@@ -20,6 +24,37 @@ _encoder = msgspec.json.Encoder(enc_hook=str)
 def json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """``value`` as a JSON document; Docker ends it with a line feed."""
     return Response(status, _encoder.encode(value) + b"\n", JSON, headers)
+
+
+def preferred(accept: str, offers: Sequence[str]) -> str:
+    """The offer that a header ``Accept`` prefers (RFC 9110, section 12.5.1); the first of those
+    it likes equally, and "" when it names none of them."""
+    best, chosen = 0.0, ""
+    for offer in offers:
+        quality = max(
+            (
+                weight
+                for kind, weight in map(_media_range, accept.lower().split(","))
+                if kind == offer
+            ),
+            default=0.0,
+        )
+        if quality > best:
+            best, chosen = quality, offer
+    return chosen
+
+
+def _media_range(text: str) -> tuple[str, float]:
+    """``text/plain;q=0.5`` as type and weight."""
+    kind, *parameters = (part.strip() for part in text.split(";"))
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return kind, parse_float(value.strip())
+            except InvalidText:
+                return kind, 0.0
+    return kind, 1.0
 
 
 def empty(status: int = 204) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from portside.api import params, reply
+from portside.api import params, reply, request_versions
 from portside.api.http.hijack import replay
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
@@ -72,12 +72,13 @@ async def attach_websocket(api: Api, request: Request, name: str) -> Answer:
     from portside.api.http import websocket
 
     head = websocket.accept(request.head.headers)
+    every = request.version < (1, 42)  # the choice of streams was ignored
     options = AttachOptions(
         stream=params.boolean(request, "stream"),
         logs=params.boolean(request, "logs"),
-        stdin=params.boolean(request, "stdin"),
-        stdout=params.boolean(request, "stdout"),
-        stderr=params.boolean(request, "stderr"),
+        stdin=every or params.boolean(request, "stdin"),
+        stdout=every or params.boolean(request, "stdout"),
+        stderr=every or params.boolean(request, "stderr"),
         detach_keys=params.text(request, "detachKeys"),
         raw=True,
     )
@@ -92,7 +93,7 @@ async def attach_websocket(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/containers/{name}/exec")
 async def exec_create(api: Api, request: Request, name: str) -> Answer:
-    config = await params.json(request, ExecConfig)
+    config = request_versions.exec_config(await params.json(request, ExecConfig), request.version)
     if not config.cmd:
         raise InvalidParameter("No exec command specified")
     return reply.json({"Id": api.engine.containers.exec_create(name, config)}, 201)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from portside.api import params, reply, versions
 from portside.api.http.messages import Request, Response, Stream
 from portside.api.router import Answer, Router
 from portside.engine import events
 from portside.model.errors import InvalidParameter
+from portside.model.events import Event
 from portside.model.registryauth import AuthConfig
 
 if TYPE_CHECKING:
@@ -64,18 +68,19 @@ async def get_events(api: Api, request: Request, _: str) -> Answer:
     wanted = params.filters(request)  # filters that are not known are not looked at
     bus = api.engine.events
     listener = bus.subscribe(wanted)
+    form = _EventForm.negotiate(request)
     try:
-        stream = request.start(200, reply.JSON)
+        stream = request.start(200, form.content_type)
         asked = since is not None or until is not None
         past = bus.past(since or 0, until, wanted) if asked else []
         for event in past:
-            await stream.write(reply.line(events.wire(event)))
+            await stream.write(form.encode(event))
         if until is None:
-            await _follow(listener, stream)
+            await _follow(listener, stream, form)
         elif until > time.time_ns():
             try:
                 async with asyncio.timeout((until - time.time_ns()) / 1e9):
-                    await _follow(listener, stream)
+                    await _follow(listener, stream, form)
             except TimeoutError:
                 pass
         return stream
@@ -83,9 +88,36 @@ async def get_events(api: Api, request: Request, _: str) -> Answer:
         listener.close()
 
 
-async def _follow(listener: events.Listener, stream: Stream) -> None:
+async def _follow(listener: events.Listener, stream: Stream, form: _EventForm) -> None:
     async for event in listener:
-        await stream.write(reply.line(events.wire(event)))
+        await stream.write(form.encode(event))
+
+
+@dataclass(frozen=True, slots=True)
+class _EventForm:
+    """How one client gets its events."""
+
+    version: tuple[int, int]
+    content_type: str
+
+    @classmethod
+    def negotiate(cls, request: Request) -> _EventForm:
+        """JSON, and since API 1.52 (lines: 1.53) what the header Accept prefers."""
+        offers = [kind for kind, since in _EVENT_TYPES.items() if request.version >= since]
+        found = reply.preferred(request.header("accept"), offers)
+        return cls(request.version, found or reply.JSON)
+
+    def encode(self, event: Event) -> bytes:
+        data = msgspec.json.encode(versions.event(events.wire(event), self.version))
+        if self.content_type == reply.JSON_SEQUENCE:
+            return b"\x1e" + data + b"\n"  # RFC 7464, section 2.2
+        return data + (b"\r\n" if self.content_type == reply.JSON else b"\n")
+
+
+_EVENT_TYPES = {
+    reply.JSON: (1, 24), reply.NDJSON: (1, 52), reply.JSON_SEQUENCE: (1, 52),
+    reply.JSON_LINES: (1, 53),
+}  # fmt: skip
 
 
 @router.add("GET", "/system/df", cancellable=True)
@@ -96,4 +128,5 @@ async def disk_usage(api: Api, request: Request, _: str) -> Answer:
     if unknown:
         raise InvalidParameter(f"unknown object type: {sorted(unknown)[0]}")
     usage = await api.engine.disk_usage(kinds, request.version)
-    return reply.json(versions.disk_usage(usage, request.version))
+    verbose = params.boolean(request, "verbose")
+    return reply.json(versions.disk_usage(usage, request.version, verbose))

@@ -11,11 +11,25 @@ from typing import Any
 
 Version = tuple[int, int]
 _SHORT = 12
+_USAGES = ("ImagesUsage", "ContainersUsage", "VolumesUsage", "BuildCacheUsage")
+_OLD_USAGES = ("LayersSize", "Images", "Containers", "Volumes", "BuildCache")
+_DEFAULT_BRIDGE = (
+    "Bridge", "HairpinMode", "LinkLocalIPv6Address", "LinkLocalIPv6PrefixLen",
+    "SecondaryIPAddresses", "SecondaryIPv6Addresses", "EndpointID", "Gateway", "GlobalIPv6Address",
+    "GlobalIPv6PrefixLen", "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress",
+)  # fmt: skip
+"""What ``NetworkSettings`` told of the default bridge; gone since 1.52."""
 """Digits of a short identifier."""
 
 
 def container(value: dict[str, Any], version: Version) -> dict[str, Any]:
     """``GET /containers/{id}/json``."""
+    if version >= (1, 52):
+        for name in _DEFAULT_BRIDGE:
+            value["NetworkSettings"].pop(name, None)
+        if not value["Config"].get("OnBuild"):
+            value["Config"].pop("OnBuild", None)
+        value["HostConfig"].pop("KernelMemoryTCP", None)
     if version < (1, 48):
         value.pop("ImageManifestDescriptor", None)
     if version < (1, 45):
@@ -33,6 +47,14 @@ def _add_short_name(endpoint: dict[str, Any], short: str) -> None:
         endpoint["Aliases"] = [*(endpoint.get("Aliases") or ()), short]
 
 
+def event(value: dict[str, Any], version: Version) -> dict[str, Any]:
+    """One message of ``GET /events``: three fields that 1.22 had replaced were told until 1.52."""
+    if version >= (1, 52):
+        for name in ("status", "id", "from"):
+            value.pop(name, None)
+    return value
+
+
 def summary(value: dict[str, Any], version: Version) -> dict[str, Any]:
     """One entry of ``GET /containers/json``."""
     if version < (1, 48):
@@ -44,8 +66,22 @@ def summary(value: dict[str, Any], version: Version) -> dict[str, Any]:
     return value
 
 
-def disk_usage(value: dict[str, Any], version: Version) -> dict[str, Any]:
-    """``GET /system/df``."""
+def disk_usage(value: dict[str, Any], version: Version, verbose: bool) -> dict[str, Any]:
+    """``GET /system/df``: the fields of old, the sums of API 1.52, or in 1.52 both.
+
+    ``value`` has both, with the sums' ``Items``, which are only told when asked for.
+    """
+    for usage in _USAGES:
+        if usage not in value:
+            continue
+        if version < (1, 52):
+            del value[usage]
+        elif not verbose:
+            value[usage].pop("Items", None)
+    if version >= (1, 53) or (verbose and version >= (1, 52)):
+        for name in _OLD_USAGES:
+            value.pop(name, None)
+        return value
     if version < (1, 42):
         value["BuilderSize"] = 0
     if value["Containers"] is not None:

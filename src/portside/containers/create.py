@@ -44,6 +44,7 @@ class Wish:
     name: str
     request: CreateRequest
     platform: Platform | None = None
+    read_only_non_recursive: bool = False
 
 
 async def create(core: Core, wish: Wish) -> Created:
@@ -84,7 +85,7 @@ async def create(core: Core, wish: Wish) -> Created:
             id=identifier, config=config, host=host, directory="", user=User(0, 0),
             defaults=core.defaults())
     )  # fmt: skip
-    points = PointParser(core, config, host).parse()
+    points = PointParser(core, config, host).parse(wish.read_only_non_recursive)
     record.making = bool(points)
     container = Container(record)
     container.exited.set()

@@ -48,7 +48,7 @@ class PointParser:
         self._points: dict[str, Point] = {}
         self._requests: dict[str, VolumeCreate] = {}
 
-    def parse(self) -> Points:
+    def parse(self, read_only_non_recursive: bool = False) -> Points:
         """All mounts; raises InvalidParameter, NotFound."""
         own: set[str] = set()
         for inherited in self._host.volumes_from or ():
@@ -57,6 +57,11 @@ class PointParser:
             self._add(self._bind(text), own)
         for request in self._host.mounts or ():
             self._add(self._mount(request), own)
+        for point in [self._points[name] for name in own] if read_only_non_recursive else ():
+            if point.type == "bind" and not point.rw:
+                self._points[point.destination] = msgspec.structs.replace(
+                    point, read_only_non_recursive=True
+                )
         for target in self._host.tmpfs or {}:
             if clean(target) in own:
                 raise InvalidParameter(f"Duplicate mount point: {target}")

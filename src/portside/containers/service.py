@@ -131,10 +131,19 @@ class ContainerService:
     # -- life --------------------------------------------------------------------------------
 
     async def create(
-        self, name: str, request: CreateRequest, platform: Platform | None = None
+        self,
+        name: str,
+        request: CreateRequest,
+        platform: Platform | None = None,
+        *,
+        read_only_non_recursive: bool = False,
     ) -> Created:
-        """Raises NotFound (image), Conflict (name), InvalidParameter."""
-        return await create.create(self.core, create.Wish(name, request, platform))
+        """Raises NotFound (image), Conflict (name), InvalidParameter.
+
+        ``read_only_non_recursive``: what is mounted below a read-only bind mount stays writable.
+        """
+        wish = create.Wish(name, request, platform, read_only_non_recursive)
+        return await create.create(self.core, wish)
 
     async def start_container(self, name: str) -> None:
         """Raises NotFound, NotModified, Conflict, CommandNotFound and their kin."""

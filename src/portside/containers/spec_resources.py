@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from portside.kernel.cgroup.devices import DEFAULT_DEVICES
 from portside.model import ociruntime as oci
 from portside.model.container import Resources, ThrottleDevice, WeightDevice
@@ -36,11 +38,41 @@ def resources(limits: Resources, privileged: bool = False) -> oci.Resources:
     )
 
 
-def update_resources(limits: Resources) -> oci.Resources:
-    """For ``update`` of a running container: no devices, only what was given."""
-    return oci.Resources(
-        memory=_memory(limits), cpu=_cpu(limits), pids=_pids(limits), block_io=_block_io(limits)
-    )
+def update_resources(limits: Resources, before: Resources | None = None) -> oci.Resources:
+    """For ``update`` of a running container: no devices, only what was given.
+
+    Rules of block devices that ``before`` has and ``limits`` has not are taken back: a rate or
+    weight of 0 does that.
+    """
+    io = _block_io(limits)
+    if before is not None:
+        gone = _block_io(_without_rules(before, limits))
+        if gone is not None:
+            io = _joined(io or oci.BlockIO(), gone)
+    return oci.Resources(memory=_memory(limits), cpu=_cpu(limits), pids=_pids(limits), block_io=io)
+
+
+_DEVICE_RULES = ("blkio_weight_device", "blkio_device_read_bps", "blkio_device_write_bps",
+                 "blkio_device_read_iops", "blkio_device_write_iops")  # fmt: skip
+
+
+def _without_rules(before: Resources, after: Resources) -> Resources:
+    """Rules with 0 for each device that lost its rule; one that is gone needs none."""
+    found = Resources()
+    for name in _DEVICE_RULES:
+        kept = {device.path for device in getattr(after, name) or ()}
+        lost = (d for d in getattr(before, name) or () if d.path not in kept)
+        zeroed = tuple(type(d)(path=d.path) for d in lost if Path(d.path).is_block_device())
+        setattr(found, name, zeroed or None)
+    return found
+
+
+def _joined(one: oci.BlockIO, other: oci.BlockIO) -> oci.BlockIO:
+    """Both lists of rules, the other's first."""
+    names = ("weight_device", "throttle_read_bps_device", "throttle_write_bps_device",
+             "throttle_read_iops_device", "throttle_write_iops_device")  # fmt: skip
+    rules = {name: (*getattr(other, name), *getattr(one, name)) for name in names}
+    return msgspec.structs.replace(one, **rules)
 
 
 def device_rules(given: Iterable[str], privileged: bool) -> tuple[oci.DeviceCgroup, ...]:

@@ -89,7 +89,7 @@ async def update(core: Core, container: Container, wish: UpdateRequest) -> list[
         host, warnings = check_limits(host, update=True)
         if record.running:
             group = cgroup_of(core, container)
-            limits = spec_resources.update_resources(host)
+            limits = spec_resources.update_resources(host, record.host)
             with suppress(NotRunning), unless_ended(container):  # the next start has them
                 await asyncio.to_thread(group.update, limits)
             reach("container.update:applied")

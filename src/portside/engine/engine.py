@@ -16,6 +16,7 @@ from portside.engine.events import EventBus
 from portside.engine.options import DaemonOptions
 from portside.engine.space_watch import SpaceWatch
 from portside.images.service import ImageService
+from portside.kernel.cgroup.machine import machine
 from portside.model.instance import Instance
 from portside.model.system import Info, Version
 from portside.networks.service import NetworkService
@@ -53,6 +54,11 @@ class Engine:
         self.stop_requested: Callable[..., None] = lambda containers, reset=False: None
         """Set by the daemon: end this engine, with its containers or without; ``reset``: and
         delete all it has."""
+
+    @property
+    def cgroup_version(self) -> int:
+        """1 (also where both are mounted and the controllers are on version 1) or 2."""
+        return machine().cgroup_version
 
     @classmethod
     async def start(cls, options: DaemonOptions, instance: Instance, launcher: Launcher) -> Engine:

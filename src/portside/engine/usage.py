@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 if TYPE_CHECKING:
     from portside.engine.engine import Engine
+    from portside.model.imageapi import ImageSummary
+
+
+_ACTIVE = ("running", "paused", "restarting")
 
 
 async def disk_usage(
@@ -21,13 +26,22 @@ async def disk_usage(
         images = await engine.images.list(all=False, shared_size=True)
         found["Images"] = [image.wire(version) for image in images]
         found["LayersSize"] = sum(layer.size for layer in engine.store.layers.all())
+        found["ImagesUsage"] = _images(images, found["Images"], found["LayersSize"])
     if not kinds or "container" in kinds:
         containers = await engine.containers.list({}, all=True, size=True)
         found["Containers"] = [container.wire() for container in containers]
+        sizes = [(c.size_rw or 0, c.state in _ACTIVE) for c in containers]
+        found["ContainersUsage"] = _usage(sizes, found["Containers"])
     if not kinds or "volume" in kinds:
-        found["Volumes"] = [msgspec.to_builtins(v) for v in await engine.volumes.usage()]
+        volumes = await engine.volumes.usage()
+        found["Volumes"] = [msgspec.to_builtins(volume) for volume in volumes]
+        uses = [v.usage_data for v in volumes if not isinstance(v.usage_data, msgspec.UnsetType)]
+        sizes = [(max(0, use.size), use.ref_count > 0) for use in uses]
+        found["VolumesUsage"] = _usage(sizes, found["Volumes"])
     if not kinds or "build-cache" in kinds:
         found["BuildCache"] = await _build_cache(engine) if engine.has_build_cache() else []
+        records = [(record["Size"], record["InUse"]) for record in found["BuildCache"]]
+        found["BuildCacheUsage"] = _usage(records, found["BuildCache"])
     if warnings := engine.space.warnings():
         found["Warnings"] = list(warnings)
     return found
@@ -53,3 +67,26 @@ async def _build_cache(engine: Engine) -> list[dict[str, Any]]:
         }
         for record in sorted(await builder.usage(), key=lambda record: record.used)
     ]
+
+
+def _usage(sizes: Sequence[tuple[int, bool]], items: list[Any]) -> dict[str, Any]:
+    """The sums over objects of which each has a size and is in use or not."""
+    return {
+        "ActiveCount": sum(active for _, active in sizes),
+        "TotalCount": len(sizes),
+        "Reclaimable": sum(size for size, active in sizes if not active),
+        "TotalSize": sum(size for size, _ in sizes),
+        "Items": items,
+    }
+
+
+def _images(images: Sequence[ImageSummary], items: list[Any], total: int) -> dict[str, Any]:
+    """Layers that images share count once; those of used images stay."""
+    used = sum(image.size - max(0, image.shared_size) for image in images if image.containers > 0)
+    return {
+        "ActiveCount": sum(image.containers > 0 for image in images),
+        "TotalCount": len(images),
+        "Reclaimable": max(0, total - used),
+        "TotalSize": total,
+        "Items": items,
+    }

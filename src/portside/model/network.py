@@ -1,4 +1,4 @@
-"""Networks with Docker's wire names (Engine API 1.24 to 1.51), and the values exchanged
+"""Networks with Docker's wire names (Engine API 1.24 to 1.55), and the values exchanged
 between the containers and the networks services.
 
 The first half are wire types; ``msgspec.to_builtins`` of them is what the API sends. The

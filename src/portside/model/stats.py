@@ -98,3 +98,5 @@ class StatsResponse(_Wire):
     precpu_stats: CpuStats = msgspec.field(default_factory=CpuStats)
     memory_stats: MemoryStats = msgspec.field(default_factory=MemoryStats)
     networks: dict[str, NetworkStats] | msgspec.UnsetType = msgspec.UNSET
+    os_type: str | msgspec.UnsetType = msgspec.UNSET
+    """API 1.52 on."""

@@ -6,9 +6,7 @@ from typing import Any
 
 import msgspec
 
-from portside.model.imageapi import ImageSummary
-
-API_VERSION = (1, 51)
+API_VERSION = (1, 55)
 """The newest Engine API version spoken."""
 MIN_API_VERSION = (1, 24)
 
@@ -191,6 +189,10 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("OSVersion", "ProductLicense", "DefaultAddressPools", "DiscoveredDevices"):
             if not value[name]:
                 del value[name]
+        if version >= (1, 53):
+            value["NRI"] = None  # node resource plugins are not supported
+        if version >= (1, 52):
+            del value["KernelMemoryTCP"]
         if version >= (1, 50):
             del value["BridgeNfIptables"], value["BridgeNfIp6tables"]
         else:
@@ -213,13 +215,3 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
         empty: list[str] | None = [] if version < (1, 48) else None
         value["RegistryConfig"]["AllowNondistributableArtifactsCIDRs"] = empty
         value["RegistryConfig"]["AllowNondistributableArtifactsHostnames"] = empty
-
-
-class DiskUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """``GET /system/df``; what was not asked for is absent. Sizes in bytes."""
-
-    layers_size: int | None = msgspec.field(name="LayersSize", default=None)
-    images: tuple[ImageSummary, ...] | None = msgspec.field(name="Images", default=None)
-    containers: tuple[Any, ...] | None = msgspec.field(name="Containers", default=None)
-    volumes: tuple[Any, ...] | None = msgspec.field(name="Volumes", default=None)
-    build_cache: tuple[Any, ...] | None = msgspec.field(name="BuildCache", default=None)

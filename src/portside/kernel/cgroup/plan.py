@@ -230,11 +230,11 @@ def _block_io(layout: Layout, io: BlockIO) -> Iterator[Write]:
         yield Write(side, "blkio.leaf_weight", str(io.leaf_weight))
     for device in io.weight_device or ():
         number = f"{device.major}:{device.minor}"
-        if device.weight:
+        if device.weight is not None:
             files = (
                 "blkio.weight_device|blkio.bfq.weight_device" if old else "io.bfq.weight|io.weight"
             )
-            yield Write(side, files, f"{number} {device.weight}")
+            yield Write(side, files, f"{number} {device.weight or (0 if old else 'default')}")
         if device.leaf_weight and old:
             yield Write(side, "blkio.leaf_weight_device", f"{number} {device.leaf_weight}")
     throttles = (
