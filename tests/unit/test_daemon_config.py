@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from portside.daemon import config
 from portside.daemon.listeners import link_docker_sock, open_all
 from portside.daemon.main import main
+from portside.engine.option_checks import warnings
 from portside.engine.options import DaemonOptions, Pool, Runtime, Ulimit, specs
 from portside.model.errors import InvalidParameter
 
@@ -109,22 +110,22 @@ def test_the_file_has_the_same_keys(write: Any) -> None:
         ({"default-gateway": "fe80::1"}, "default-gateway: invalid value"),
         ({"dns": ["1.1.1.1", "x"]}, "dns: invalid value 'x'"),
         ({"ip": "x"}, "ip: invalid value"),
-        ({"ip6tables": False}, "ip6tables"),
         ({"default-address-pools": [{"base": "x", "size": 24}]}, "default-address-pools"),
         ({"default-address-pools": [{"base": "10.0.0.0/8", "size": 4}]}, "default-address-pools"),
         ({"default-address-pools": {}}, '"default-address-pools" must be a list of objects'),
         ({"default-shm-size": "64x"}, '"default-shm-size": invalid suffix'),
         ({"default-ulimits": {"core": {"Hard": 1, "Soft": 2}}}, "default-ulimits.core"),
-        ({"storage-driver": "btrfs"}, "storage-driver: 'btrfs' is not built"),
+        ({"storage-driver": "btrfs"}, "storage-driver: 'btrfs' is not supported"),
+        ({"exec-opts": ["bogus"]}, "must be formatted 'opt=value'"),
+        ({"authorization-plugins": ["x"]}, "authorization-plugins is not supported"),
+        ({"rootless": True}, "rootless is not supported"),
+        ({"default-network-opts": {"bridge": "x"}}, '"default-network-opts" must be an object'),
         ({"storage-opts": ["size=1"]}, "storage-opts: unknown option 'size=1'"),
-        ({"exec-opts": ["native.cgroupdriver=systemd"]}, "exec-opts"),
-        ({"selinux-enabled": True}, "selinux-enabled"),
         ({"userns-remap": "default"}, "userns-remap"),
         ({"registry-mirrors": ["r.test"]}, "registry-mirrors: invalid mirror: 'r.test'"),
         ({"registry-mirrors": ["https://u:p@r.test"]}, "registry-mirrors"),
         ({"upstream-mirrors": ["https://m.test"]}, "write HOST=https://MIRROR"),
         ({"upstream-mirrors": ["quay.io=m.test"]}, "upstream-mirrors: invalid mirror: 'm.test'"),
-        ({"insecure-registries": ["http://r.test"]}, "insecure-registries"),
         ({"insecure-registries": ["10.0.0.0/99"]}, "insecure-registries: invalid value"),
         ({"labels": ["a=1", "a=2"]}, "conflict labels for a=2 and a=1"),
         ({"group": "no-such-group-here"}, "group no-such-group-here not found"),
@@ -143,7 +144,7 @@ def test_the_file_has_the_same_keys(write: Any) -> None:
         ({"runtimes": {"x": {"path": "a", "runtimeType": "b"}}}, "cannot configure both path and"),
         ({"runtimes": {"x": {"path": "a", "options": {"a": 1}}}}, "options cannot be used with"),
         ({"runtimes": {"x": {"runtimeType": "b", "runtimeArgs": ["-x"]}}}, "args cannot be used"),
-        ("{broken", "Expecting property name"),
+        ("{broken", "invalid character 'b' looking for beginning of object key"),
         ("[]", "one JSON object"),
     ],
 )
@@ -295,3 +296,78 @@ def test_wild_files_never_crash(content: Any) -> None:
         config.parse_file(json.dumps(content))
     except InvalidParameter:
         pass
+
+
+DOCKER_DESKTOP = {
+    "builder": {"gc": {"defaultKeepStorage": "20GB", "enabled": True}},
+    "experimental": False,
+    "features": {"buildkit": True},
+}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        DOCKER_DESKTOP,
+        {"allow-direct-routing": True},
+        {"allow-nondistributable-artifacts": ["r.test"]},
+        {"authorization-plugins": []},
+        {"containerd": "/run/containerd/containerd.sock", "containerd-namespace": "moby",
+         "containerd-plugins-namespace": "plugins.moby", "cri-containerd": True},
+        {"cpu-rt-period": 5, "cpu-rt-runtime": 5},
+        {"deprecated-key-path": "/x"},
+        {"exec-opts": ["native.cgroupdriver=systemd"]},
+        {"ip-forward-no-drop": True, "raw-logs": True, "rootless": False},
+        {"ip6tables": False},
+        {"network-control-plane-mtu": 1400, "node-generic-resources": ["GPU=1"],
+         "swarm-default-advertise-addr": "192.0.2.1"},
+        {"selinux-enabled": True},
+        {"storage-driver": "overlayfs", "storage-opts": ["overlay2.size=1G"]},
+        {"userland-proxy-path": "/usr/bin/docker-proxy"},
+        {"default-runtime": "runc"},
+        {"userns-remap": "", "containerd": ""},
+        {"hosts": None, "debug": None, "log-opts": None, "runtimes": None, "dns": None},
+        "null", "", " \n", "\ufeff{}",
+    ],
+)  # fmt: skip
+def test_files_that_start_dockerd(write: Any, content: Any) -> None:
+    assert main(["--validate", "--config-file", write(content)]) == 0
+
+
+def test_every_option_without_effect_says_why(write: Any) -> None:
+    found = config.load(
+        ["--containerd=/x", "--raw-logs", "--config-file",
+         write({"cpu-rt-period": 5, "builder": {}, "ip6tables": False, "selinux-enabled": True,
+                "storage-opts": ["overlay2.size=1G"], "exec-opts": ["a=b"],
+                "insecure-registries": ["https://r.test"]})]
+    )  # fmt: skip
+    words = warnings(found)
+    for option in ("containerd", "cpu-rt-period", "ip6tables", "selinux-enabled", "storage-opts",
+                   "exec-opts", "insecure registry https://r.test"):  # fmt: skip
+        assert any(word.startswith(option) for word in words), option
+    assert not any(word.startswith(("raw-logs", "builder")) for word in words)
+    assert found.insecure_hosts == ("r.test",)
+
+
+def test_values_that_docker_writes(write: Any) -> None:
+    found = config.load(
+        ["--add-runtime", "c=/c", "--config-file",
+         write({"host-gateway-ip": "192.0.2.1",
+                "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1400"}},
+                "runtimes": {"a": {"runtimeType": "io.containerd.runsc.v1", "options": {}},
+                             "b": {"runtimeType": "io.containerd.runc.v2",
+                                   "options": {"BinaryName": "/usr/bin/crun"}}}})]
+    )  # fmt: skip
+    assert found.host_gateway_ips == ("192.0.2.1",)
+    assert found.default_network_opts == {"bridge": {"com.docker.network.driver.mtu": "1400"}}
+    assert {name: runtime.path for name, runtime in found.runtimes.items()} == {
+        "a": "runsc", "b": "/usr/bin/crun", "c": "/c",
+    }  # fmt: skip
+
+
+def test_default_network_options_as_flags(write: Any) -> None:
+    found = config.load(
+        ["--default-network-opt", "bridge=a=1", "--default-network-opt=bridge=b=2",
+         "--default-network-opt", "macvlan=c=3=4", "--config-file", write({})]
+    )  # fmt: skip
+    assert found.default_network_opts == {"bridge": {"a": "1", "b": "2"}, "macvlan": {"c": "3=4"}}

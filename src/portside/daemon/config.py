@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from portside.engine.foreign_options import BY_FLAG, BY_KEY
 from portside.engine.option_checks import check
 from portside.engine.options import (
     DEFAULT_CONFIG_FILE,
@@ -23,6 +23,7 @@ from portside.engine.options import (
 from portside.flags.help_text import of_flags
 from portside.flags.table import Flag, HelpWanted, UsageError, parse
 from portside.model.errors import InvalidParameter
+from portside.model.golang import json_reading
 from portside.model.golang.numbers import parse_int
 from portside.model.golang.sizes import ram_bytes
 
@@ -77,6 +78,7 @@ def reload(current: DaemonOptions, arguments: Sequence[str]) -> DaemonOptions:
 _KINDS_OF_FLAGS = {
     "bool": "", "list": "list", "pools": "pool-options", "map": "map", "ulimits": "ulimit",
     "runtimes": "runtime", "int": "int", "size": "bytes", "str": "string",
+    "network-options": "mapmap",
 }  # fmt: skip
 _VERSION = Flag("version", "v", "", "Print version information and quit")
 
@@ -94,7 +96,11 @@ def flag_table() -> list[Flag]:
         for name, spec in specs().items()
         if spec.flag
     ]
-    return sorted([*flags, _VERSION], key=lambda flag: flag.name)
+    foreign = [
+        Flag(name, "", "" if option.is_switch else "list", "hidden: " + option.reason)
+        for name, option in BY_FLAG.items()
+    ]
+    return sorted([*flags, *foreign, _VERSION], key=lambda flag: flag.name)
 
 
 def _default(spec: Spec, value: Any) -> str:
@@ -129,8 +135,19 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
             found[name] = tuple(value)
         elif spec.kind in ("map", "ulimits", "runtimes"):
             found[name] = {key: item for pair in value for key, item in pair.items()}
+        elif spec.kind == "network-options":
+            found[name] = _by_driver(value)
         else:
             found[name] = value
+    ignored = tuple(option.key for name, option in BY_FLAG.items() if options.given(name))
+    return {**found, "ignored": ignored} if ignored else found
+
+
+def _by_driver(pairs: Sequence[dict[str, dict[str, str]]]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for pair in pairs:
+        for driver, settings in pair.items():
+            found.setdefault(driver, {}).update(settings)
     return found
 
 
@@ -143,6 +160,7 @@ def _convert(kind: str, text: str) -> Any:
         "map": _pair,
         "ulimit": _ulimit_pair,
         "runtime": _runtime_pair,
+        "mapmap": _network_option,
     }
     try:
         return readers[kind](text) if kind in readers else text
@@ -155,6 +173,14 @@ def _pair(text: str) -> dict[str, str]:
     if not equals:
         raise InvalidParameter("must be key=value")
     return {key: value}
+
+
+def _network_option(text: str) -> dict[str, dict[str, str]]:
+    """``DRIVER=KEY=VALUE``."""
+    driver, _, pair = text.partition("=")
+    if not driver or "=" not in pair:
+        raise InvalidParameter("must be driver=key=value")
+    return {driver: _pair(pair)}
 
 
 def _ulimit_pair(text: str) -> dict[str, Ulimit]:
@@ -174,20 +200,43 @@ def _runtime_pair(text: str) -> dict[str, Runtime]:
 
 def parse_file(text: str) -> dict[str, Any]:
     """Options of a configuration file, by field name."""
+    text = text.removeprefix("\ufeff")  # editors of other systems write a mark of byte order
     try:
-        data = json.loads(text) if text.strip() else {}
-    except ValueError as err:
-        raise InvalidParameter(str(err)) from None
+        data = json_reading.parse(text) if text.strip() else {}
+    except InvalidParameter as err:
+        raise InvalidParameter(f"invalid JSON: {err}") from None
+    data = {} if data is None else data
     if not isinstance(data, dict):
-        raise InvalidParameter("the file must hold one JSON object")
+        raise InvalidParameter("invalid JSON: the file must hold one JSON object")
     by_key = {spec.key: name for name, spec in specs().items() if not spec.flag_only}
-    unknown = [key for key in data if key not in by_key]
+    if "host-gateway-ip" in data:  # the name of Docker 27
+        data.setdefault("host-gateway-ips", [data.pop("host-gateway-ip")])
+    _refuse_unsafe(data)
+    ignored = tuple(key for key in data if key in BY_KEY)
+    unknown = [key for key in data if key not in by_key and key not in BY_KEY]
     if unknown:
         raise InvalidParameter(
             "the following directives don't match any configuration option: " + ", ".join(unknown)
         )
     table = specs()
-    return {by_key[key]: _from_json(table[by_key[key]], key, value) for key, value in data.items()}
+    found = {
+        by_key[key]: _from_json(table[by_key[key]], key, value)
+        for key, value in data.items()
+        if key in by_key and value is not None  # null is the default, as for Go
+    }
+    return {**found, "ignored": ignored} if ignored else found
+
+
+def _refuse_unsafe(data: dict[str, Any]) -> None:
+    """What must not be ignored: the user relies on it."""
+    if data.get("authorization-plugins"):
+        raise InvalidParameter(
+            "authorization-plugins is not supported: nobody would be asked whether a request is "
+            "allowed. Remove it, and limit who reaches the socket (see group and tlsverify)"
+        )
+    data.pop("authorization-plugins", None)
+    if data.get("rootless"):
+        raise InvalidParameter("rootless is not supported: start the engine as root")
 
 
 def _from_json(spec: Spec, key: str, value: Any) -> Any:
@@ -208,6 +257,8 @@ def _from_json(spec: Spec, key: str, value: Any) -> Any:
             return tuple(_pool(key, item) for item in value)
         case "ulimits", dict():
             return {name: _ulimit(key, name, item) for name, item in value.items()}
+        case "network-options", dict() if all(isinstance(item, dict) for item in value.values()):
+            return value
         case "runtimes", dict():
             return {name: _runtime(key, name, item) for name, item in value.items()}
     raise InvalidParameter(f'"{key}" must be {_KINDS.get(spec.kind, "an object")}')
@@ -273,10 +324,12 @@ def _runtime(key: str, name: str, item: Any) -> Runtime:
 def _merge(flags: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
     """Both sources together; an option in both is an error, except where lists add up."""
     table = specs()
+    both = [name for name in file if name in flags]
+    adding = {name for name in both if name in ("runtimes", "ignored")}
     conflicts = [
         f"{table[name].key}: (from flag: {_show(flags[name])}, from file: {_show(file[name])})"
-        for name in file
-        if name in flags and table[name].kind != "runtimes"
+        for name in both
+        if name not in adding
     ]
     if conflicts:
         raise InvalidParameter(
@@ -284,9 +337,10 @@ def _merge(flags: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
             "file: " + ", ".join(conflicts)
         )
     merged = {**flags, **file}
-    for name in file:
-        if name in flags and table[name].kind == "runtimes":  # as dockerd adds them up
-            merged[name] = {**flags[name], **file[name]}
+    if "runtimes" in adding:  # as dockerd adds them up
+        merged["runtimes"] = {**flags["runtimes"], **file["runtimes"]}
+    if "ignored" in adding:
+        merged["ignored"] = (*file["ignored"], *flags["ignored"])
     return merged
 
 

@@ -20,6 +20,7 @@ from portside.daemon import config
 from portside.daemon.logs import set_up_logging
 from portside.daemon.notify import notify
 from portside.daemon.pidfile import PidFile
+from portside.engine.option_checks import warnings
 from portside.engine.options import DaemonOptions
 from portside.kernel.directories import make_public
 from portside.model.errors import PortsideError, SystemFailure
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging(options)
     # a crash in a library says in the log where it happened
     faulthandler.enable()
+    for warning in warnings(options):
+        log.warning("%s", warning)
     try:
         Daemon(options, arguments).run()
     except PortsideError as err:

@@ -42,7 +42,9 @@ class Engine:
         self.options, self.instance, self.launcher = options, instance, launcher
         self.events = EventBus()
         self.store = Store.open(
-            instance.data_root, options.storage_driver, spill=instance.exec_root / "metadata.db"
+            instance.data_root,
+            options.storage_driver.replace("overlayfs", "overlay2"),
+            spill=instance.exec_root / "metadata.db",
         )
         self.identity = info.engine_id(instance.data_root)
         self.space = SpaceWatch(self.store, self.events, self.identity)

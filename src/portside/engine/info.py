@@ -178,8 +178,8 @@ def _proxy(option: str, configured: str | None, variable: str) -> str:
 
 
 def _registries(options: DaemonOptions) -> RegistryConfig:
-    networks = [name for name in options.insecure_registries if "/" in name]
-    hosts = [name for name in options.insecure_registries if "/" not in name]
+    networks = [name for name in options.insecure_hosts if "/" in name]
+    hosts = [name for name in options.insecure_hosts if "/" not in name]
     mirrors = tuple(mirror.rstrip("/") + "/" for mirror in options.registry_mirrors)
     indexes = {"docker.io": IndexInfo("docker.io", mirrors, True, True)}
     indexes |= {name: IndexInfo(name, (), False) for name in hosts}

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from portside.containers.validation import OWN_RUNTIMES
+from portside.engine.foreign_options import BY_KEY
 from portside.model.errors import InvalidParameter, PortsideError
 
 if TYPE_CHECKING:
     from portside.engine.options import DaemonOptions
 
 _LEVELS = ("debug", "info", "warn", "warning", "error", "fatal", "panic", "trace")
-_DRIVERS = ("", "overlay", "overlay2", "vfs")
+_DRIVERS = ("", "overlay", "overlay2", "overlayfs", "vfs")
+_STORAGE_OPTIONS = ("overlay", "overlay2", "vfs", "dm", "zfs", "btrfs")
 _LONGEST_PREFIX = {4: 30, 6: 126}
 """A network needs room for a gateway and a container."""
 
@@ -27,10 +30,38 @@ def check(options: DaemonOptions) -> None:
     """Raise InvalidParameter for the first option that cannot be right."""
     for one in (
         _check_log, _check_numbers, _check_labels, _check_modes, _check_tls, _check_registries,
-        _check_network, _check_pools, _check_unbuilt, _check_maps, _check_container_log,
+        _check_network, _check_pools, _check_unsupported, _check_maps, _check_container_log,
         _check_places,
     ):  # fmt: skip
         one(options)
+
+
+def warnings(options: DaemonOptions) -> list[str]:
+    """Why some options change nothing here, one sentence each."""
+    found = [f"{key} has no effect: {BY_KEY[key].reason}" for key in dict.fromkeys(options.ignored)
+             if BY_KEY[key].reason]  # fmt: skip
+    if options.selinux_enabled:
+        found.append("selinux-enabled has no effect: SELinux labels are not supported")
+    if options.iptables and not options.ip6tables:
+        found.append(
+            "ip6tables has no effect: the rules of both address families are one table; "
+            "iptables=false leaves the firewall alone altogether"
+        )
+    for option in options.storage_opts:
+        found.append(f"storage-opts: {option} has no effect")
+    for option in options.exec_opts:
+        if option != "native.cgroupdriver=cgroupfs":
+            found.append(
+                f"exec-opts: {option} has no effect: control groups are made directly "
+                "(native.cgroupdriver=cgroupfs)"
+            )
+    for name in options.insecure_registries:
+        if "://" in name:
+            bare = name.partition("://")[2]
+            found.append(f"insecure registry {name} is taken as {bare}: it is given without scheme")
+    if options.init_path:
+        found.append("init-path has no effect: the init is built in")
+    return found
 
 
 def _check_log(options: DaemonOptions) -> None:
@@ -86,7 +117,7 @@ def _check_modes(options: DaemonOptions) -> None:
     for name in ("portside", ""):
         if name in options.runtimes:
             raise InvalidParameter(f"runtime name '{name}' is reserved")
-    if options.default_runtime not in {"portside", *options.runtimes}:
+    if options.default_runtime not in {*OWN_RUNTIMES, *options.runtimes}:
         raise InvalidParameter(
             f"specified default runtime '{options.default_runtime}' does not exist"
         )
@@ -122,6 +153,7 @@ def _check_registries(options: DaemonOptions) -> None:
             )
         _check_mirror("upstream-mirrors", mirror)
     for name in options.insecure_registries:
+        name = name.removeprefix("https://").removeprefix("http://")
         if "://" in name:
             raise InvalidParameter(
                 f"insecure-registries: insecure registry {name} should not contain '://'"
@@ -177,11 +209,6 @@ def _check_network(options: DaemonOptions) -> None:
         for text in values:
             if text:
                 _value(key, text, parse)
-    if options.iptables and not options.ip6tables:
-        raise InvalidParameter(
-            "ip6tables: the rules of both address families are one table here: "
-            "iptables=false leaves the firewall alone altogether"
-        )
 
 
 def _check_pools(options: DaemonOptions) -> None:
@@ -202,27 +229,24 @@ def _check_pools(options: DaemonOptions) -> None:
 # -- containers and places -------------------------------------------------------------------
 
 
-def _check_unbuilt(options: DaemonOptions) -> None:
+def _check_unsupported(options: DaemonOptions) -> None:
     """What dockerd has and this engine does not: refused, rather than accepted in silence."""
     if options.userns_remap:
         raise InvalidParameter(
-            '"userns-remap" is not built yet: leave it out, or run the containers that need it '
+            '"userns-remap" is not supported: leave it out, or run the containers that need it '
             "with idmapped mounts"
         )
-    if options.selinux_enabled:
-        raise InvalidParameter("selinux-enabled: SELinux labels are not built")
     if options.storage_driver not in _DRIVERS:
         raise InvalidParameter(
-            f"storage-driver: {options.storage_driver!r} is not built: use overlay2 or vfs"
+            f"storage-driver: {options.storage_driver!r} is not supported: use overlay2 or vfs"
         )
     for option in options.storage_opts:
-        raise InvalidParameter(f"storage-opts: unknown option {option!r}: there are none here")
+        name = option.partition("=")[0]
+        if name.rpartition(".")[0] not in _STORAGE_OPTIONS:
+            raise InvalidParameter(f"storage-opts: unknown option {option!r}")
     for option in options.exec_opts:
-        if option != "native.cgroupdriver=cgroupfs":
-            raise InvalidParameter(
-                f"exec-opts: {option!r} is not built: cgroups are made directly "
-                "(native.cgroupdriver=cgroupfs)"
-            )
+        if "=" not in option:
+            raise InvalidParameter(f"invalid exec-opt ({option}): must be formatted 'opt=value'")
 
 
 def _check_maps(options: DaemonOptions) -> None:

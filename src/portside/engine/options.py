@@ -51,7 +51,7 @@ class Spec:
     flag: str
     key: str
     kind: str
-    """str, bool, int, size, seconds, list, map, ulimits, runtimes, pools."""
+    """str, bool, int, size, seconds, list, map, ulimits, runtimes, pools, network-options."""
     help: str
     short: str = ""
     reloads: bool = False
@@ -165,6 +165,9 @@ class DaemonOptions:
     default_gateway_v6: str = _option(
         "", "default-gateway-v6", "Default gateway IPv6 address for the default bridge network"
     )
+    default_network_opts: dict[str, dict[str, str]] = _option(
+        {}, "default-network-opt", "Default network options (driver=key=value)",
+        kind="network-options", key="default-network-opts")  # fmt: skip
     default_address_pools: tuple[Pool, ...] = _option(
         (), "default-address-pool", "Default address pools for node specific local networks",
         kind="pools", key="default-address-pools")  # fmt: skip
@@ -251,6 +254,13 @@ class DaemonOptions:
         {}, "feature", "Enable feature in the daemon", key="features", reloads=True
     )
     experimental: bool = _option(False, "experimental", "Enable experimental features")
+    ignored: tuple[str, ...] = _option((), "", "", flag_only=True)
+    """Keys of dockerd's without effect here (:mod:`portside.engine.foreign_options`)."""
+
+    @property
+    def insecure_hosts(self) -> tuple[str, ...]:
+        """``insecure-registries`` without the schemes that some write before them."""
+        return tuple(name.rpartition("://")[2] for name in self.insecure_registries)
 
     @property
     def uses_tls(self) -> bool:

@@ -31,7 +31,7 @@ def registry_options(options: DaemonOptions) -> RegistryOptions:
     return RegistryOptions(
         mirrors=options.registry_mirrors,
         upstream_mirrors=upstream,
-        insecure=options.insecure_registries,
+        insecure=options.insecure_hosts,
         certs_dir=Path(options.certs_dir),
         http_proxy=options.http_proxy or proxies.get("http-proxy"),
         https_proxy=options.https_proxy or proxies.get("https-proxy"),
@@ -54,6 +54,7 @@ def network_options(options: DaemonOptions) -> NetworkOptions:
         default_address_pools=tuple(
             AddressPool(pool.base, pool.size) for pool in options.default_address_pools
         ),
+        default_network_opts=options.default_network_opts,
         ipv6=options.ipv6,
         default_network_ipv6=options.default_network_ipv6,
         mtu=options.mtu,
@@ -161,7 +162,7 @@ def reload_attributes(options: DaemonOptions) -> dict[str, str]:
         "debug": str(options.debug).lower(),
         "default-runtime": options.default_runtime,
         "default-shm-size": str(options.default_shm_size),
-        "insecure-registries": json.dumps(list(options.insecure_registries)),
+        "insecure-registries": json.dumps(list(options.insecure_hosts)),
         "labels": json.dumps(list(options.labels)),
         "live-restore": str(options.live_restore).lower(),
         "max-concurrent-downloads": str(options.max_concurrent_downloads),

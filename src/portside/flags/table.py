@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Convert = Callable[[str, str], Any]
 
 MANY = frozenset(("list", "strings", "map", "filter", "mount", "network", "ulimit", "gpu-request",
-                  "pool-options", "runtime"))  # fmt: skip
+                  "pool-options", "runtime", "mapmap"))  # fmt: skip
 """Kinds that may be given several times."""
 _PLAIN = frozenset(("string", "list"))
 

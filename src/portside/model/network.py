@@ -279,6 +279,8 @@ class NetworkOptions(msgspec.Struct, frozen=True, kw_only=True):
     default_gateway: str = ""
     default_gateway_v6: str = ""
     default_address_pools: tuple[AddressPool, ...] = ()
+    default_network_opts: dict[str, dict[str, str]] = {}
+    """By driver: options of user networks that do not give them."""
     ipv6: bool = False
     """The default bridge gets IPv6 too (a unique-local network unless fixed_cidr_v6)."""
     default_network_ipv6: bool = False

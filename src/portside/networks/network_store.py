@@ -143,7 +143,9 @@ class Catalogue:
             raise Conflict(f"network with name {request.name} already exists")
         request = self._with_template(request)
         _check_driver(request)
-        options = dict(request.options or {})
+        options = self._options.default_network_opts.get(request.driver, {}) | (
+            request.options or {}
+        )
         _check_options(request.driver, options)
         _check_isolated(request)
         self._check_bridge(options.get(network_records.BRIDGE_NAME, ""))
