@@ -303,10 +303,10 @@ def test_oci_explain_and_timings(containers: Containers) -> None:
 def test_disk_usage(containers: Containers) -> None:
     containers.run("sh", "-c", "head -c 100000 /dev/zero > /f; sleep 1000", name="api-df")
     time.sleep(0.3)
-    found = containers.engine.json("GET", "/system/df")
+    found = containers.engine.json("GET", "/v1.51/system/df")
     sizes = {item["Names"][0]: item["SizeRw"] for item in found["Containers"]}
     assert sizes["/api-df"] >= 100000
     assert found["Images"][0]["Containers"] >= 1
-    only = containers.engine.json("GET", "/system/df?type=volume")
+    only = containers.engine.json("GET", "/v1.51/system/df?type=volume")
     assert only["Images"] is None
     assert containers.engine.request("GET", "/system/df?type=nope")[0] == 400

@@ -165,7 +165,7 @@ def test_endpoints_without_settings_and_several_for_old_clients(
     wish = {"EndpointsConfig": {"bridge": {}, "other": {}}}
     status, message = create(engine, made, version="/v1.43", NetworkingConfig=wish)
     assert status == 400
-    assert message.startswith("Container cannot be connected to network endpoints: ")
+    assert message.startswith("Container cannot be created with multiple network endpoints: ")
 
 
 def test_an_empty_word_is_a_command_that_is_not_found(

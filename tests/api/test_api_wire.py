@@ -117,7 +117,7 @@ def test_errors(engine: RunningEngine, path: str, status: int, message: str | No
             "invalid character 'I' looking for beginning of object key string",
         ),
         (b"[]", {"Content-Type": "application/json"}, "invalid JSON"),
-        (b"", {"Content-Type": "application/json"}, "config cannot be empty"),
+        (b"", {"Content-Type": "application/json"}, "invalid JSON: got EOF"),
         (
             b"{}",
             {"Content-Type": "text/plain"},

@@ -345,10 +345,14 @@ def test_tls_asks_for_a_certificate_and_hijacks_work(
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
             connection.request("GET", "/_ping")
             connection.getresponse()
-        with pytest.raises((http.client.HTTPException, OSError)):
+        for method in ("GET", "POST"):
             plain = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-            plain.request("GET", "/_ping")
-            plain.getresponse()
+            plain.request(method, "/_ping")
+            answer = plain.getresponse()
+            assert (answer.status, answer.read()) == (
+                400,
+                b"Client sent an HTTP request to an HTTPS server.\n",
+            )
         shutil.copy(certificates / "ca.pem", tmp_path / "ca.pem")
         shutil.copy(certificates / "client.pem", tmp_path / "cert.pem")
         shutil.copy(certificates / "client-key.pem", tmp_path / "key.pem")

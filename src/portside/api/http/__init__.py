@@ -5,5 +5,6 @@ Written for what the Engine API needs and general servers make hard: a connectio
 server costs little memory, and a small request costs little time.
 
 ``parser`` turns bytes into heads and bodies, ``messages`` are the values handlers see,
-``connection`` is one client's connection, ``websocket`` RFC 6455 for ``attach/ws``.
+``connection`` is one client's connection, ``http2`` one that begins with HTTP/2, ``websocket``
+RFC 6455 for ``attach/ws``.
 """

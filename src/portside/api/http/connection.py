@@ -31,6 +31,7 @@ from portside.api.http.tls import TlsTransport
 from portside.model.errors import Cancelled, SystemFailure
 
 if TYPE_CHECKING:
+    from portside.api.http.http2 import Http2Session
     from portside.api.http.server import Server
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Request], Awaitable[Response | Stream | None]]
 """Answers a request: a Response, the Stream it has written, or None after a hijack."""
 
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What a connection in HTTP/2 begins with (RFC 9113, section 3.4)."""
 HEAD_TIMEOUT = 60.0
 """Seconds a client may take to send a head it has begun."""
 _DRAINED = 64 << 20
@@ -63,6 +66,9 @@ class Connection(asyncio.Protocol):
         self._eof = False
         self._started = False
         self._hijacked = False
+        self._is_first = True
+        """No request has come yet: the client may begin with HTTP/2's preface."""
+        self._http2: Http2Session | None = None
         self._broken = False
         """The peer's bytes make no sense any more: nothing can follow."""
         self._draining = 0
@@ -80,6 +86,8 @@ class Connection(asyncio.Protocol):
         self._server.gone(self)
         self._transport = None
         self._set_timer(False)
+        if self._http2 is not None:
+            self._http2.connection_lost()
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
         self._peer_gone()
@@ -101,6 +109,10 @@ class Connection(asyncio.Protocol):
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if self._http2 is not None:
+            self._http2.data_received(data)
+            self._set_timer(not self._http2.has_asked and self._transport is not None)
+            return
         self._buffer += data
         try:
             if self._request is not None:
@@ -117,11 +129,15 @@ class Connection(asyncio.Protocol):
         resumed, self._resumed = self._resumed, None
         if resumed is not None and not resumed.done():
             resumed.set_result(None)
+        if self._http2 is not None:
+            self._http2.resume_writing()
 
     # -- requests --------------------------------------------------------------------------
 
     def _next_request(self) -> None:
         """Start answering when a whole head has arrived."""
+        if self._is_first and self._begins_http2():
+            return
         end, after = end_of_head(self._buffer)
         if end < 0:
             if len(self._buffer) > MAX_HEAD:
@@ -131,6 +147,7 @@ class Connection(asyncio.Protocol):
         self._set_timer(False)
         if end > MAX_HEAD:
             raise ProtocolError(431, "request header too large")
+        self._is_first = False
         # Empty lines before a request are skipped (RFC 9112, section 2.2).
         head = parse_head(bytes(self._buffer[:end]).strip(b"\r\n"))
         del self._buffer[:after]
@@ -139,6 +156,35 @@ class Connection(asyncio.Protocol):
         self._started = False
         self._feed_body(request)
         self._task = self._loop.create_task(self._answer(request))
+
+    def _begins_http2(self) -> bool:
+        """Whether the client speaks HTTP/2, or may yet turn out to."""
+        begin = self._buffer[: len(_PREFACE)]
+        if not begin or not _PREFACE.startswith(begin):
+            return False
+        self._set_timer(True)
+        if len(begin) < len(_PREFACE) or self._transport is None:
+            return True
+        from portside.api.http.http2 import Http2Session  # seldom needed, and slow to import
+
+        self._is_first = False
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        server = self._server
+        self._http2 = Http2Session(
+            self._handler,
+            self._transport,
+            common_headers=server.common_headers,
+            take_grpc=server.take_grpc,
+            given_away=self._given_away,
+        )
+        self._http2.data_received(data)
+        return True
+
+    def _given_away(self) -> None:
+        self._hijacked = True
+        self._server.gone(self)
+        self._transport = None
 
     def _feed_body(self, request: Request) -> None:
         body, parser = request.body, self._parser
@@ -355,6 +401,22 @@ class Connection(asyncio.Protocol):
         transport.abort()
         return Hijacked(sock, early)
 
+    def release(self, answer: bytes) -> tuple[asyncio.Transport, bytes]:
+        """Give the transport away; see :meth:`Request.release`."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise Cancelled("the client went away")
+        if not self._request_complete():
+            raise SystemFailure("a connection cannot be given away before its request was read")
+        self._started = True
+        self.cancellable = False
+        early = bytes(self._buffer)
+        self._buffer.clear()
+        self._read(True)
+        transport.write(answer)
+        self._given_away()
+        return transport, early
+
     # -- ends ------------------------------------------------------------------------------
 
     def _refuse(self, err: ProtocolError) -> None:
@@ -390,12 +452,14 @@ class Connection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Nothing is being asked: the client keeps the connection for later."""
+        if self._http2 is not None:
+            return not self._http2.streams
         return self._request is None and self._transport is not None
 
     @property
     def task(self) -> asyncio.Task[None] | None:
         """What answers the request under way."""
-        return self._task
+        return self._task if self._http2 is None else self._http2.task
 
     def abort(self) -> None:
         """Cut it off, whatever is under way."""
@@ -403,7 +467,9 @@ class Connection(asyncio.Protocol):
 
     def close_when_idle(self) -> None:
         """The server stops: no further requests, the one under way is finished."""
-        if self._request is None:
+        if self._http2 is not None:
+            self._http2.close_when_idle()
+        elif self._request is None:
             self._close()
         else:
             self._request.head.keep_alive = False
@@ -415,5 +481,7 @@ class Connection(asyncio.Protocol):
 
     def cancel(self) -> None:
         """The server stops now: end streams that would never end by themselves."""
+        if self._http2 is not None:
+            self._http2.cancel()
         if self._task is not None and self.cancellable:
             self._task.cancel()

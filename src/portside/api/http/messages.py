@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl
 
 from portside.api.http.parser import find_bad_escape
 from portside.model.errors import Cancelled, InvalidParameter, TooLarge
 
 if TYPE_CHECKING:
-    from portside.api.http.connection import Connection
     from portside.api.http.parser import Head
 
 MAX_JSON = 8 << 20
@@ -31,12 +30,34 @@ REASONS = {
 }  # fmt: skip
 
 
+class Link(Protocol):
+    """What requests, bodies and answers need of the connection, or of its stream in HTTP/2."""
+
+    cancellable: bool
+    """The running handler is cancelled when the client goes away."""
+
+    @property
+    def has_started(self) -> bool: ...
+    @property
+    def is_write_paused(self) -> bool: ...
+    @property
+    def is_closing(self) -> bool: ...
+    def wants_body(self) -> None: ...
+    def write(self, data: bytes) -> None: ...
+    async def drain(self) -> None: ...
+    def start_stream(
+        self, status: int, content_type: str, headers: Mapping[str, str]
+    ) -> Stream: ...
+    def hijack(self, answer: bytes) -> Hijacked: ...
+    def release(self, answer: bytes) -> tuple[asyncio.Transport, bytes]: ...
+
+
 class Body:
     """A request's body, read by the handler as it arrives."""
 
     __slots__ = ("_chunks", "_connection", "_discards", "_error", "_size", "_waiter", "complete")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Link) -> None:
         self._connection = connection
         self._chunks: list[bytes] = []
         self._size = 0
@@ -144,7 +165,7 @@ class Stream:
 
     __slots__ = ("_chunked", "_connection", "_empty")
 
-    def __init__(self, connection: Connection, chunked: bool, empty: bool) -> None:
+    def __init__(self, connection: Link, chunked: bool, empty: bool) -> None:
         self._connection, self._chunked, self._empty = connection, chunked, empty
 
     async def write(self, data: bytes) -> None:
@@ -176,7 +197,7 @@ class Request:
 
     __slots__ = ("_connection", "_query", "body", "head", "version")
 
-    def __init__(self, head: Head, body: Body, connection: Connection) -> None:
+    def __init__(self, head: Head, body: Body, connection: Link) -> None:
         self.head, self.body = head, body
         self._connection = connection
         self._query: dict[str, list[str]] | None = None
@@ -221,6 +242,14 @@ class Request:
         The request's body must have been read. The handler then returns None.
         """
         return self._connection.hijack(answer)
+
+    def release(self, answer: bytes) -> tuple[asyncio.Transport, bytes]:
+        """Send ``answer`` (a whole head) and give the connection away on this event loop: its
+        transport, to which a new protocol is set, and what the client has sent already.
+
+        The request's body must have been read. The handler then returns None.
+        """
+        return self._connection.release(answer)
 
     def make_cancellable(self) -> None:
         """The handler is to be cancelled when the client goes away."""

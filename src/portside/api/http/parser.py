@@ -71,6 +71,22 @@ def parse_head(data: bytes) -> Head:
     return head
 
 
+def make_head(method: str, target: str, headers: dict[str, str]) -> Head:
+    """The head of a request in HTTP/2, whose body is framed by the protocol itself.
+
+    ``length`` is what the client says, or None.
+    """
+    path, _, query = _origin_form(target).partition("?")
+    if bad := find_bad_escape(path):
+        raise ProtocolError(400, f'invalid URL escape "{bad}"')
+    length = headers.get("content-length", "")
+    if length and not _LENGTH.fullmatch(length):
+        raise ProtocolError(400, "bad Content-Length")
+    head = Head(method, target, unquote(path), query, 1, headers)
+    head.length = int(length) if length else None
+    return head
+
+
 def find_bad_escape(text: str) -> str:
     """The first ``%`` in a URL that is not followed by two hexadecimal digits, and what is."""
     match = _BAD_ESCAPE.search(text)

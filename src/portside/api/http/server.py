@@ -23,6 +23,8 @@ from portside.api.http.tls import TlsTransport
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from portside.api.http.http2 import TakeGrpc
+
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
@@ -61,12 +63,16 @@ class Server:
         *,
         common_headers: Callable[[], str] = lambda: "",
         error_body: Callable[[str], bytes] = str.encode,
+        take_grpc: TakeGrpc | None = None,
         most: int = 0,
     ) -> None:
-        """``most`` connections at a time; by default as many as the system's limits allow."""
+        """``take_grpc`` gets connections in HTTP/2 whose first request is gRPC; ``most``
+        connections at a time, by default as many as the system's limits allow.
+        """
         self.loop = asyncio.get_running_loop()
         self.is_closing = False
         self.common_headers, self.error_body = common_headers, error_body
+        self.take_grpc = take_grpc
         self._handler = handler
         self._connections: dict[Connection, None] = {}
         """Those that have been idle for longest come first."""

@@ -15,6 +15,8 @@ from typing import Any, cast
 HANDSHAKE_TIMEOUT = 15.0
 """Seconds a client may take for its handshake."""
 _PIECE = 256 << 10
+_PLAIN_HTTP = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+"""What Go's servers say, which clients know."""
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
@@ -67,7 +69,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             if not self._ready and not self._shake_hands():
                 return
             self._read()
-        except ssl.SSLError:
+        except ssl.SSLError as err:
+            if err.reason == "HTTP_REQUEST" and self._raw is not None:
+                self._raw.write(_PLAIN_HTTP)
+                self._raw.close()
+                return
             self._flush()  # the alert tells the client why
             self.abort()
 
