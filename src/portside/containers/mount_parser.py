@@ -270,7 +270,7 @@ class PointParser:
             name=wish.source,
             rw=False,
             subpath=subpath,
-            chain=image.chain or "",
+            chain=str(image.chain or ""),
         )
 
 
