@@ -361,6 +361,10 @@ class _StreamConnection:
             except H2Error:
                 pass
 
+    def make_cancellable(self) -> None:
+        """The handler is cancelled when the client goes away."""
+        self.cancellable = True
+
     # -- what only a whole connection can do ---------------------------------------------------
 
     def hijack(self, answer: bytes) -> Hijacked:
