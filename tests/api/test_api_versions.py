@@ -87,8 +87,6 @@ UNTIL = [
     ("/system/df", "BuilderSize", "1.42"),
     ("/images/json", "0.VirtualSize", "1.44"),
     (f"/images/{BASE}/json", "VirtualSize", "1.44"),
-    (f"/images/{BASE}/json", "Container", "1.45"),
-    (f"/images/{BASE}/json", "ContainerConfig", "1.45"),
     (f"/images/{BASE}/json", "Config.Hostname", "1.50"),
     ("/containers/versioned/json", "HostConfig.KernelMemory", "1.42"),
     ("/containers/versioned/json", "HostConfig.KernelMemoryTCP", "1.42"),

@@ -126,9 +126,6 @@ class ImageInspect(msgspec.Struct, frozen=True, kw_only=True):
             value["Config"] = _EMPTY_CONFIG | value["Config"]
         if version >= (1, 52):
             del value["GraphDriver"]
-        if version < (1, 45):
-            value["Container"] = ""
-            value["ContainerConfig"] = full_config(RunConfig())
         if version < (1, 44):
             value["VirtualSize"] = self.size
         if not self.created:
