@@ -14,8 +14,8 @@ from portside.builder.solver.content_hash import hash_copies
 from portside.builder.solver.file_worker import _Worker
 from portside.model.errors import PortsideError
 from portside.model.rootfs import Rootfs
+from portside.store.archive_values import Limits
 from portside.store.roots import OPEN_DIR
-from portside.store.store_jobs import Limits
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners are kept")
 ROUNDS = 300

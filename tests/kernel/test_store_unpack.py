@@ -19,9 +19,9 @@ from peerkit import CAPABILITY, rich_layers, snapshot
 from portside.model.digest import Digest
 from portside.model.errors import PortsideError
 from portside.model.image import OCI_LAYER, OCI_LAYER_GZIP
+from portside.store.archive_values import Limits
 from portside.store.db import Lease
 from portside.store.store import Store
-from portside.store.store_jobs import Limits
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes overlay layers")
 

@@ -151,3 +151,99 @@ def test_the_test_sees_an_upward_import(tmp_path: Path, monkeypatch: pytest.Monk
     wrong.write_text("def f():\n    from portside.engine import engine\n")
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     assert upward(wrong) == ["kernel/wrong.py:2: kernel imports engine"]
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+KNOWN_CIRCLES = {
+    frozenset({"store.archive_worker", "store.container_archive"}),
+    frozenset(
+        {
+            "containers.attach_exec",
+            "containers.core",
+            "containers.ended",
+            "containers.legacy_links",
+            "containers.log_reader",
+        }
+    ),
+    frozenset({"containers.health", "containers.lifecycle", "containers.restart_policy"}),
+    frozenset(
+        {
+            "builder.solver.build_jobs",
+            "builder.solver.content_hash",
+            "builder.solver.context_receive",
+            "builder.solver.file_worker",
+            "builder.solver.layer_seal",
+        }
+    ),
+}
+"""Circles of files inside one folder that are still to be opened. The list only gets shorter."""
+
+SAME_MEANING = frozenset(
+    """app apparmor auth client config connection container context endpoints errors events explain
+    files filters gc guard images inspect lifecycle logs main merge messages metrics mounts networks
+    notify options parser progress rootfs service spec stats streams system table tls tree update
+    usage volumes""".split()
+)
+"""Names of modules that occur in several folders: each folder's own part of the same thing."""
+
+
+def _is_for_types_only(node: ast.If) -> bool:
+    return "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def _file_imports(path: Path, modules: set[str]) -> set[str]:
+    """The files of the package that a file imports when it runs, at any depth of it."""
+    tree = ast.parse(path.read_bytes())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and _is_for_types_only(node)
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in modules else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & modules
+
+
+def _circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """The sets of files that reach one another."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        stack = list(graph[start])
+        while stack:
+            name = stack.pop()
+            if name not in seen:
+                seen.add(name)
+                stack += graph[name]
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    return {
+        frozenset(other.removeprefix("portside.") for other in reach[name] if name in reach[other])
+        for name in graph
+        if name in reach[name]
+    }
+
+
+def test_files_import_one_another_in_no_new_circle() -> None:
+    files = {module_of(path).removesuffix(".__init__"): path for path in PACKAGE.rglob("*.py")}
+    graph = {module: _file_imports(path, set(files)) - {module} for module, path in files.items()}
+    found = _circles(graph)
+    assert found <= KNOWN_CIRCLES, f"new circles: {found - KNOWN_CIRCLES}"
+    assert found >= KNOWN_CIRCLES, f"no longer circles, take them out: {KNOWN_CIRCLES - found}"
+
+
+def test_a_module_name_means_one_thing() -> None:
+    names = [path.stem for path in PACKAGE.rglob("*.py") if not path.stem.startswith("__")]
+    twice = {name for name in names if names.count(name) > 1}
+    assert twice <= SAME_MEANING, f"occur more than once: {sorted(twice - SAME_MEANING)}"

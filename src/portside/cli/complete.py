@@ -151,7 +151,7 @@ class _Line:
             self._globals.append(word)
 
     def _name(self, word: str) -> None:
-        from portside.cli.main import load
+        from portside.cli.verb_table import load
 
         name = f"{self.group} {word}".strip()
         if name in commands.MODULES:
@@ -200,7 +200,7 @@ class _Line:
 
     def _commands(self) -> list[Pair]:
         from portside.cli import help
-        from portside.cli.main import load
+        from portside.cli.verb_table import load
 
         if self.group:
             names = [name.partition(" ")[2] for name in commands.MODULES
@@ -268,7 +268,7 @@ class _Line:
 
 
 def _global_table() -> str:
-    from portside.cli.main import GLOBAL
+    from portside.cli.verb_table import GLOBAL
 
     return GLOBAL
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from portside.cli.flag_values import csv
 from portside.flags.table import invalid
 from portside.model.errors import InvalidParameter
+from portside.model.golang.csv_line import csv
 from portside.model.golang.sizes import ram_bytes
 
 TYPE_CHECKING = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from portside.model.golang.csv_line import csv
 from portside.model.golang.durations import parse_duration
 from portside.model.golang.numbers import parse_int, parse_uint
 from portside.model.golang.sizes import ram_bytes
@@ -69,18 +70,6 @@ def pair(text: str) -> tuple[str, str]:
 def strings(text: str) -> list[str]:
     """Values between commas, quoted ones as in CSV."""
     return [] if not text else csv(text)
-
-
-def csv(text: str) -> list[str]:
-    """The fields of one line of comma-separated values (RFC 4180)."""
-    if '"' not in text:
-        return text.split(",")
-    import csv as standard
-
-    try:
-        return next(standard.reader([text], strict=True))
-    except standard.Error as err:
-        raise ValueError(f"parse error: {err}") from None
 
 
 def ulimit(text: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from portside.cli import commands
-from portside.cli.main import GLOBAL, load
 from portside.cli.verb import Verb
+from portside.cli.verb_table import GLOBAL, load
 from portside.flags.help_text import of_flags
 from portside.flags.table import read_table
 

@@ -6,7 +6,7 @@ import os
 import select
 import sys
 
-from portside.cli.stats import Entry, chosen, lines
+from portside.cli.stats_table import Entry, chosen, lines
 from portside.client.client import filters_text, path_of
 from portside.client.errors import Refused
 from portside.model import jsontext

@@ -7,7 +7,7 @@ import sys
 
 from portside.cli import commands
 from portside.cli.session import DOCKER, Failed, Session, describe
-from portside.cli.verb import VERBS
+from portside.cli.verb_table import GLOBAL, load
 from portside.flags.table import HelpWanted, UsageError, parse, read_table
 from portside.model.errors import PortsideError
 
@@ -19,22 +19,6 @@ if TYPE_CHECKING:
     from portside.cli.verb import Verb
     from portside.client.endpoint import TlsFiles
     from portside.flags.table import Options
-
-GLOBAL = """
-      --config string      Directory of the client's configuration (default "~/.docker")
-  -c, --context string     Docker context that tells where the engine is, in place of
-                           DOCKER_HOST
-  -D, --debug              Show where an unexpected error came from
-  -H, --host list          Address of the engine (unix://PATH or tcp://HOST[:PORT])
-  -l, --log-level string   Accepted for Docker's sake (debug, info, warn, error, fatal); this
-                           command writes no log
-      --tls                Speak TLS without checking the engine's certificate
-      --tlscacert string   The one authority to trust (default "~/.docker/ca.pem")
-      --tlscert string     Certificate to show to the engine (default "~/.docker/cert.pem")
-      --tlskey string      Its key (default "~/.docker/key.pem")
-      --tlsverify          Speak TLS and check the engine's certificate
-  -v, --version            Print the version and quit
-"""
 
 
 _LEVELS = frozenset(("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"))
@@ -128,13 +112,6 @@ def _problem(options: Options) -> str:
     if level.lower() not in _LEVELS:
         return f"Unable to parse logging level: {level}"
     return ""
-
-
-def load(name: str) -> Verb:
-    """Import the module of a verb; the verb."""
-    if name not in VERBS:
-        __import__(f"portside.cli.{commands.MODULES[name]}")
-    return VERBS[name]
 
 
 def _find(words: Sequence[str]) -> tuple[str, list[str]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from portside.cli import commands
-from portside.cli.main import GLOBAL, load
+from portside.cli.verb_table import GLOBAL, load
 from portside.flags.help_text import is_hidden
 from portside.flags.table import read_table
 

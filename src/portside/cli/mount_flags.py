@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from portside.cli.flag_values import csv
 from portside.model.errors import InvalidParameter
 from portside.model.golang.booleans import parse_bool
+from portside.model.golang.csv_line import csv
 from portside.model.golang.sizes import ram_bytes
 
 TYPE_CHECKING = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from portside.cli.flag_values import csv
 from portside.model.errors import InvalidParameter
+from portside.model.golang.csv_line import csv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from portside.containers.mount_parser import clean
 from portside.model.container import ContainerConfig
 from portside.model.errors import Conflict, Forbidden, InvalidParameter
 from portside.model.reference import Reference
+from portside.store.archive_values import Change
 from portside.store.container_archive import PathStat, View, ViewMount
 from portside.store.failpoints import reach
-from portside.store.store_jobs import Change
 
 
 def view(core: Core, container: Container) -> View:

@@ -46,9 +46,9 @@ from portside.model.instance import Instance
 from portside.model.network import EndpointSettings
 from portside.model.platform import Platform
 from portside.model.stats import StatsResponse
+from portside.store.archive_values import Change
 from portside.store.container_archive import PathStat
 from portside.store.store import Store
-from portside.store.store_jobs import Change
 
 if TYPE_CHECKING:
     from portside.containers.log_reader import LogsOptions

@@ -23,10 +23,10 @@ from portside.model.digest import Digest
 from portside.model.errors import PortsideError
 from portside.model.image import MAX_MANIFEST
 from portside.store import backups, crash_repair, guard, metadata_file
+from portside.store.archive_values import Limits
 from portside.store.db import Database, Ref
 from portside.store.layers import Kept, chain_of
 from portside.store.store import Store, hold
-from portside.store.store_jobs import Limits
 
 Tell = Callable[[str], None]
 

@@ -12,8 +12,8 @@ from portside.images.image_jobs import Packed, PackLayer
 from portside.images.stream_feed import run_fed
 from portside.model.digest import Digest
 from portside.model.ids import new_id
+from portside.store.archive_values import Limits
 from portside.store.db import Ref
-from portside.store.store_jobs import Limits
 from portside.store.worker_pool import Job
 
 if TYPE_CHECKING:

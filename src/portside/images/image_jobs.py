@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from portside.store.store_jobs import Limits
+from portside.store.archive_values import Limits
 from portside.store.worker_pool import Job
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import ClassVar
 import msgspec
 
 from portside.model.rootfs import Rootfs
+from portside.store.archive_values import Limits
 from portside.store.job_streams import JobStream
-from portside.store.store_jobs import Limits
 from portside.store.worker_pool import Job, Workers
 
 

@@ -32,11 +32,11 @@ from portside.model.ids import new_id
 from portside.model.image import COMPRESSIONS
 from portside.model.rootfs import Rootfs
 from portside.store import store_jobs, trees
+from portside.store.archive_values import Change, Limits
 from portside.store.blobs import BlobStore
 from portside.store.db import Database, Ref
 from portside.store.durability import Settler
 from portside.store.failpoints import reach
-from portside.store.store_jobs import Change, Limits
 from portside.store.trash import Trash
 from portside.store.worker_pool import Workers
 

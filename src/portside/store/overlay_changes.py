@@ -16,8 +16,8 @@ from collections.abc import Collection, Sequence
 from portside.kernel.openat2 import openat2
 from portside.model.rootfs import Rootfs
 from portside.store import tar_format as tar
+from portside.store.archive_values import Change
 from portside.store.roots import OPEN_DIR, open_root
-from portside.store.store_jobs import Change
 from portside.store.tar_format import Entry
 from portside.store.tar_pack import TarWriter
 from portside.store.tar_unpack import OPAQUE, OVERLAY_OPAQUE, WHITEOUT, is_whiteout

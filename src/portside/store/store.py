@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from portside.model.errors import Conflict, NoSpace, SystemFailure
+from portside.store.archive_values import Limits
 from portside.store.backups import Backups
 from portside.store.blobs import BlobStore
 from portside.store.container_archive import Archives
@@ -15,7 +16,6 @@ from portside.store.db import Database, Lease
 from portside.store.durability import Settler
 from portside.store.layers import LayerStore
 from portside.store.space import HINT, Reserve, Space, is_full
-from portside.store.store_jobs import Limits
 from portside.store.trash import Trash
 from portside.store.worker_pool import Workers
 

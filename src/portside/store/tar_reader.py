@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from portside.model.errors import TooLarge
 from portside.store import tar_format as tar
-from portside.store.store_jobs import Limits
+from portside.store.archive_values import Limits
 from portside.store.tar_format import BLOCK, Entry, Extent, Malformed
 
 _META = (tar.PAX_NEXT, tar.PAX_GLOBAL, tar.GNU_LONGNAME, tar.GNU_LONGLINK)

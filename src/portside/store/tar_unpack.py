@@ -23,10 +23,10 @@ from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.model.digest import Digest
 from portside.model.errors import Forbidden, InvalidParameter, NoSpace, SystemFailure
 from portside.store import tar_format as tar
+from portside.store.archive_values import Limits
 from portside.store.blobs import DigestMismatch
 from portside.store.decompress import Pipeline
 from portside.store.space import HINT, is_full
-from portside.store.store_jobs import Limits
 from portside.store.tar_format import Entry, Malformed
 from portside.store.tar_reader import TarReader
 from portside.store.trees import copy_tree, remove

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from portside.model.rootfs import Rootfs
-from portside.store.store_jobs import Limits
+from portside.store.archive_values import Limits
 from portside.store.worker_pool import Job
 
 Progress = Callable[[int], None]

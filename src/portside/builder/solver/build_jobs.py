@@ -9,7 +9,7 @@ import msgspec
 
 from portside.builder.llb import Action, CopyAction
 from portside.model.rootfs import Rootfs
-from portside.store.store_jobs import Limits
+from portside.store.archive_values import Limits
 from portside.store.worker_pool import Job
 
 Progress = Callable[[int], None]
