@@ -131,6 +131,15 @@ async def until_no_stale(host: Host, service: NetworkService) -> None:
             await asyncio.sleep(0.02)
 
 
+async def check_clean(service: NetworkService) -> None:
+    """A clean stop leaves the links of the containers that run, and their networks'."""
+    used = {e.network_id for r in service._sandboxes.book.records() for e in r.endpoints}
+    wanted = {record.link for record in service._catalogue.all() if record.id in used}
+    await service.clean()
+    listed = sh("ip -o link show type bridge").splitlines()
+    assert {line.split()[1].rstrip(":") for line in listed} == wanted
+
+
 async def each_step(
     host: Host, running: list[Container], outside: Machine, before: Operation, act: Operation
 ) -> None:
@@ -144,6 +153,7 @@ async def each_step(
         service = await host.service([container.running() for container in running])
         check(host, service, running, outside)
         await until_no_stale(host, service)
+        await check_clean(service)
         await host.stop(service)
         if not died:
             break
@@ -242,3 +252,34 @@ async def test_create_and_remove_a_network(host: Host) -> None:
         await service.remove("extra")
 
     await each_step(host, [web], outside, clean, both)
+
+
+@private_host
+async def test_create_and_remove_a_network_with_a_name_for_its_bridge(host: Host) -> None:
+    web, outside = await world(host)
+    options = {"com.docker.network.bridge.name": "mine0"}
+
+    async def clean(service: NetworkService) -> None:
+        if any(network.name == "extra" for network in service.list()):
+            await service.remove("extra")
+
+    async def both(service: NetworkService) -> None:
+        await service.create(NetworkCreate(name="extra", options=options))
+        await service.remove("extra")
+
+    await each_step(host, [web], outside, clean, both)
+
+
+@private_host
+async def test_no_bridge_stays_when_the_option_changes(host: Host) -> None:
+    """A killed engine's default bridge goes when the next start uses none or another one, and
+    the user's own bridge stays as it is."""
+    sh("ip link add br7 type bridge && ip addr add 10.77.0.1/24 dev br7 && ip link set br7 up")
+    for options in ({"bridge": "none"}, {"bridge": "br7"}):
+        await host.stop(await host.service())  # leaves its bridge, like a killed one
+        assert host.instance.bridge in sh("ip -o link show type bridge")
+        service = await host.service(**options)
+        assert host.instance.bridge not in sh("ip -o link show type bridge")
+        await service.clean()
+        await host.stop(service)
+        assert "10.77.0.1/24" in sh("ip -o addr show dev br7")

@@ -124,8 +124,8 @@ class Links:
     # -- networks --------------------------------------------------------------------------
 
     def ensure(self, record: NetworkRecord) -> NetworkRecord:
-        """Make the network's interface, or repair what is missing of it. The record tells
-        whether the engine made it."""
+        """Make the network's interface, or repair what is missing of it. The record that is
+        returned tells whether the engine made it."""
         if record.driver == "bridge":
             return self._ensure_bridge(record)
         if record.driver in ("macvlan", "ipvlan"):
@@ -135,11 +135,16 @@ class Links:
     def remove(self, record: NetworkRecord) -> None:
         """Delete a network's interface if the engine made it; slow, for the worker."""
         self._indexes.pop(record.link, None)
-        if record.link and record.own_link:
+        if record.link and self._owns(record):
             self.delete([record.link])
 
+    def _owns(self, record: NetworkRecord) -> bool:
+        """Whether the engine made the interface: as recorded, or by its name, which nobody
+        else gives."""
+        return record.own_link or record.link == self._instance.link(record.id)
+
     def _ensure_bridge(self, record: NetworkRecord) -> NetworkRecord:
-        link, own = self._rtnl.link(record.link), record.own_link
+        link, own = self._rtnl.link(record.link), self._owns(record)
         if link is not None and link.kind != "bridge":
             kind = link.kind or "physical"
             raise Conflict(f"{record.link} is a {kind} interface of the host, not a bridge")
@@ -212,7 +217,7 @@ class Links:
         """The host interface a macvlan or ipvlan network hangs on: as named, a VLAN made when
         the name is ``parent.id``, or a dummy when the network has no parent."""
         parent = self._rtnl.link(record.link)
-        own = record.own_link
+        own = self._owns(record)
         if parent is None:
             base, dot, tag = record.link.rpartition(".")
             if dot and tag.isdigit():
@@ -361,13 +366,13 @@ class Links:
         return outer is not None and outer.up and outer.master == self._indexes.get(network.link)
 
     def stale(self, known: set[str]) -> list[str]:
-        """Interfaces with this engine's naming pattern that nothing known accounts for."""
+        """Interfaces with a name only this engine gives that nothing known accounts for."""
         suffix = self._instance.suffix
         pattern = re.compile(f"ps{suffix[:4]}[0-9a-f]{{9}}" if suffix else "ps[0-9a-f]{11}")
         return [
             link.name
             for link in self._rtnl.links()
-            if pattern.fullmatch(link.name)
+            if (pattern.fullmatch(link.name) or link.name == self._instance.bridge)
             and link.kind in ("veth", "bridge", "dummy")
             and link.name not in known
         ]

@@ -60,7 +60,8 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
     chosen: tuple[int, ...] = ()
     """IP versions whose range the engine chose."""
     own_link: bool = False
-    """The engine made that interface and removes it with the network."""
+    """The engine makes that interface and removes it with the network. Recorded before it is
+    made, so that one made right before a crash is still known as ours."""
 
     @property
     def id(self) -> str:

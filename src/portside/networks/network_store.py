@@ -185,9 +185,11 @@ class Catalogue:
             options=options,
             labels=request.labels or {},
         )
+        link = self._link(resource)
         return NetworkRecord(
             resource=resource,
-            link=self._link(resource),
+            link=link,
+            own_link=bool(link) and rtnl.link(link) is None,
             ranges=used,
             chosen=tuple(version for version in (4, 6) if version not in versions),
         )

@@ -61,9 +61,11 @@ def _default_bridge(
         ipam=IPAM("default", None, tuple(configs)),
         options=_options(options, link),
     )
-    record = NetworkRecord(
-        resource=resource, link=link, own_link=old.own_link if old is not None else False
-    )
+    if old is not None and old.link == link:
+        own = old.own_link
+    else:
+        own = not options.bridge or rtnl.link(link) is None
+    record = NetworkRecord(resource=resource, link=link, own_link=own)
     if old is None:
         catalogue.insert(record)
     elif record != old:

@@ -124,7 +124,11 @@ class NetworkService:
         undo whatever belongs to containers that are gone."""
         for problem in await self._sandboxes.restore(running):
             log.warning("restoring networks: %s", problem)
-        known = self._sandboxes.known_links() | {n.link for n in self._catalogue.all()}
+        await self._sweep(self._catalogue.all())
+
+    async def _sweep(self, networks: Sequence[NetworkRecord]) -> None:
+        """Delete the interfaces of ours that neither these networks nor a container have."""
+        known = self._sandboxes.known_links() | {network.link for network in networks}
         await self._worker.run(lambda: self._delete_stale(known))
 
     def _delete_stale(self, known: set[str]) -> None:
@@ -151,9 +155,13 @@ class NetworkService:
         """Remove what the engine made on this host: its table and its bridges without
         containers. The next start makes them again."""
         used = {e.network_id for r in self._sandboxes.book.records() for e in r.endpoints}
+        kept = []
         for record in self._catalogue.all():
-            if record.id not in used:
+            if record.id in used:
+                kept.append(record)
+            else:
                 self._links.remove(record)
+        await self._sweep(kept)
         if not used:
             self._firewall.clean()
 
@@ -268,7 +276,7 @@ class NetworkService:
 
     def _undo_create(self, record: NetworkRecord) -> None:
         with contextlib.suppress(OSError):
-            self._links.remove(self._catalogue.get(record.id))
+            self._links.remove(record)
         self._catalogue.delete(record)
 
     def _announce(self, action: str, record: NetworkRecord) -> None:
