@@ -306,7 +306,7 @@ def test_info_and_version_have_dockers_fields(engine: RunningEngine) -> None:
         assert name in info, name
     assert info["Swarm"]["LocalNodeState"] == "inactive"
     assert {"portside", "runc", "io.containerd.runc.v2"} <= set(info["Runtimes"])
-    assert dict(info["DriverStatus"])["Backing Filesystem"]
+    assert dict(info["DriverStatus"])["driver-type"] == "io.containerd.snapshotter.v1"
     assert info["DockerRootDir"] == str(engine.data_root)
     version = engine.json("GET", "/version")
     assert version["Components"][0]["Name"] == "Engine"

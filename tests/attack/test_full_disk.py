@@ -165,7 +165,7 @@ def test_low_space_is_told(disk: SmallDisk) -> None:
     """Before the disk is full: an event, a warning in info and in system df."""
     disk.run("true", Binds=["fill:/v"])
     with (disk.data_root / "volumes" / "fill" / "_data" / "host").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, disk.free() - (5 << 20))
+        os.posix_fallocate(file.fileno(), 0, disk.free() - (7 << 20))
     assert "nearly full" in json.dumps(disk.json("GET", "/info")["Warnings"])
     assert "nearly full" in json.dumps(disk.json("GET", "/system/df")["Warnings"])
     deadline = time.monotonic() + 60

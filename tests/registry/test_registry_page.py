@@ -296,7 +296,7 @@ async def test_addresses_focus_and_the_keyboard(serve: Any, browser: Ask) -> Non
     await registry.push_image("app9", "x")
     page = f"{registry.base}/portside/registry/"
     await browser("open", f"{page}#/team/app:v10")
-    await browser("until", "document.querySelector('tr.wanted[data-tag=v10] details').open")
+    await browser("until", "document.querySelector('tr.wanted[data-tag=v10] details')?.open")
     assert await browser("run", "return document.title") == "team/app – Registry"
     names = "return [...document.querySelectorAll('#repositories a')].map(e => e.dataset.name)"
     assert await browser("run", names) == ["app9", "app10", "team/app"]
