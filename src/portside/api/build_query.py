@@ -19,7 +19,7 @@ from portside.builder.service import CONTEXT, BuildRequest, Context
 from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import NETWORK_HOST, StepSettings
 from portside.model.container import HostConfig, Ulimit
-from portside.model.errors import InvalidParameter, NotImplementedHere, SystemFailure
+from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.platform import Platform
 from portside.model.reference import Reference
 from portside.model.registryauth import HUB_INDEX, AuthConfig
@@ -32,13 +32,12 @@ def classic_options(request: Request) -> ClassicOptions:
     epoch = (_json(request, "buildargs", dict[str, str | None]) or {}).get("SOURCE_DATE_EPOCH")
     if epoch is not None and not epoch.isdigit():
         raise InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {epoch}")
-    if params.boolean(request, "squash"):
-        raise NotImplementedHere("squash is not supported: it loses what layers share")
     return ClassicOptions(
         names=tuple(_name(text) for text in params.texts(request, "t") if text),
         quiet=params.boolean(request, "q"),
         remove=params.boolean(request, "rm", True) or params.boolean(request, "forcerm"),
         epoch=int(epoch) if epoch else None,
+        squash=params.boolean(request, "squash"),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from portside.builder import llb
 from portside.builder.dockerfile.frontend import Plan, Step
-from portside.builder.exporters.image_exporter import ImageOptions
+from portside.builder.exporters.export_options import ExportOptions
 from portside.builder.service import BuildRequest, BuildService, Session
 from portside.builder.solver.build_events import Event, Log
 from portside.builder.solver.step_runner import StepFailed
@@ -42,6 +42,7 @@ class ClassicOptions:
     remove: bool = True
     """Told of: intermediate containers are removed."""
     epoch: int | None = None
+    squash: bool = False
 
 
 @dataclass
@@ -100,7 +101,12 @@ class ClassicBuild:
         return image
 
     async def _export(self, session: Session) -> str:
-        options = ImageOptions(names=self._options.names, epoch=self._options.epoch)
+        options = ExportOptions(
+            type="moby",
+            names=self._options.names,
+            epoch=self._options.epoch,
+            squash=self._options.squash,
+        )
         image = await self._service.export(session, options)
         plan = session.plan
         self._say(f" ---> {short(image)}\n")

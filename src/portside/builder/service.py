@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,7 +24,10 @@ from portside.builder.dockerfile.frontend import (
     ResolvedImage,
     convert,
 )
-from portside.builder.exporters.image_exporter import ImageExporter, ImageOptions
+from portside.builder.exporters.delivery import Delivery
+from portside.builder.exporters.export_options import ExportOptions
+from portside.builder.exporters.plan_results import plan_result
+from portside.builder.results import BuildResult, ExportRequest, PlatformResult
 from portside.builder.solver.build_events import Report, silent
 from portside.builder.solver.build_jobs import ReceiveContext, Received
 from portside.builder.solver.cache_records import CACHE_MOUNT, KIND, CacheRecord, CacheStore
@@ -88,6 +91,7 @@ class Session:
     plan: Plan
     build: Build
     lease: Lease
+    request: BuildRequest
 
 
 class BuildService:
@@ -149,21 +153,45 @@ class BuildService:
             )  # fmt: skip
             build = Build(self._solver, operations.operations(), new_id(), report)
             try:
-                yield Session(plan=plan, build=build, lease=lease)
+                yield Session(plan=plan, build=build, lease=lease, request=request)
             finally:
                 await build.close()
         await self.tidy()
 
-    async def export(self, session: Session, options: ImageOptions) -> str:
-        """The image of a session's plan; its ID. Everything it needs is solved here."""
-        if session.plan.output is not None:
-            await session.build.solve(session.plan.output)
-        exporter = ImageExporter(self._images.catalogue)
-        identifier = await exporter.export(session.plan, session.build, session.lease, options)
+    async def result(self, session: Session) -> PlatformResult:
+        """What a session's plan comes to; everything it needs is solved here."""
+        plan = session.plan
+        if plan.output is not None:
+            await session.build.solve(plan.output)
+        phrases = session.request.frontend.phrases
+        return await plan_result(plan, session.build, self._images.catalogue, phrases.comment)
+
+    async def deliver(
+        self,
+        result: BuildResult,
+        requests: Sequence[ExportRequest],
+        lease: Lease,
+        *,
+        auths: Mapping[str, AuthConfig] | None = None,
+        epoch: int | None = None,
+        report: PullReport = quiet,
+    ) -> list[dict[str, str]]:
+        """Give a result to every exporter asked for; each one's answer in BuildKit's keys.
+
+        ``epoch`` is the build's SOURCE_DATE_EPOCH, ``auths`` credentials by registry. Raises
+        InvalidParameter for a bad request before anything is exported.
+        """
+        delivery = Delivery(self._images, lease, auths or {}, report)
+        answers = await delivery.deliver(result, requests, epoch)
         await self.store.settle()
-        for name in options.names:
-            self._images.publish("image", "tag", identifier, {"name": name.familiar})
-        return identifier
+        return answers
+
+    async def export(self, session: Session, options: ExportOptions) -> str:
+        """The image of a session's plan; its ID."""
+        result = BuildResult(platforms=(await self.result(session),))
+        delivery = Delivery(self._images, session.lease, session.request.auths)
+        answer = await delivery.one(result, options)
+        return answer["containerimage.digest"]
 
     def register(self, identifier: str, task: asyncio.Task[object]) -> Callable[[], None]:
         """Let ``/build/cancel`` find a build; what is returned ends that."""

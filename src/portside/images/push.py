@@ -83,15 +83,28 @@ class Pusher:
         self._report(Progress(status=f"The push refers to repository [{reference.name}]"))
         chosen = self._choose(reference, all_tags)
         for name, identifier in chosen:
-            part = self._part(name, identifier, platform)
-            await self._registries.on_repository(
-                name.domain,
-                name.path,
-                partial(self._push_one, name, identifier, part),
-                auth=auth,
-                push=True,
-            )
+            await self.push_image(name, identifier, auth, platform=platform)
         return reference if all_tags and reference.is_name_only else chosen[0][0]
+
+    async def push_image(
+        self,
+        name: Reference,
+        identifier: str,
+        auth: AuthConfig | None,
+        *,
+        platform: Platform | None = None,
+        by_digest: bool = False,
+    ) -> None:
+        """Push an image, whatever its local names are, as ``name``; with ``by_digest`` no tag
+        leads to it afterwards."""
+        part = self._part(name, identifier, platform)
+        await self._registries.on_repository(
+            name.domain,
+            name.path,
+            partial(self._push_one, name, identifier, part, by_digest),
+            auth=auth,
+            push=True,
+        )
 
     def _choose(self, reference: Reference, all_tags: bool) -> list[tuple[Reference, str]]:
         known = {
@@ -147,7 +160,12 @@ class Pusher:
         return True
 
     async def _push_one(
-        self, name: Reference, identifier: str, part: _Part, repository: Repository
+        self,
+        name: Reference,
+        identifier: str,
+        part: _Part,
+        by_digest: bool,
+        repository: Repository,
     ) -> None:
         manifests = [*(variant.manifest for variant in part.variants), *part.attestations]
         documents = [self._catalogue.manifest(digest) for digest in manifests]
@@ -167,7 +185,9 @@ class Pusher:
             await self._blob(repository, name, document.config, None)
         await self._manifests(repository, part)
         data = self._store.blobs.read(Digest(part.target.digest), MAX_MANIFEST)
-        digest = await repository.put_manifest(name.tag, part.target.media_type, data)
+        digest = await repository.put_manifest(
+            part.target.digest if by_digest else name.tag, part.target.media_type, data
+        )
         self._catalogue.at_registry(identifier, name)
         self._report(Progress(status=f"{name.tag}: digest: {digest} size: {len(data)}"))
         aux = {"Tag": name.tag, "Digest": str(digest), "Size": len(data)}

@@ -11,9 +11,9 @@ little more than reading::
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -33,6 +33,9 @@ from portside.model.image import (
 from portside.model.platform import Platform
 from portside.model.reference import Reference
 from portside.store import tar_format as tar
+
+if TYPE_CHECKING:
+    from portside.store.store import Store
 
 
 @dataclass(slots=True)
@@ -115,29 +118,9 @@ class Saver:
         blobs = survey(self._catalogue, identifier, record.media_type).blobs
         return _Image(identifier, target, main, blobs, [])
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        """The archive. A lease keeps the content while it is read."""
-        with self._store.lease("save") as lease:
-            blobs = self._blobs()
-            for digest in blobs:
-                self._store.blobs.claim(Digest(digest), lease.ref)
-            yield _directory("blobs/")
-            for algorithm in sorted({Digest(digest).algorithm for digest in blobs}):
-                yield _directory(f"blobs/{algorithm}/")
-            for digest in blobs:
-                async for piece in self._blob(Digest(digest)):
-                    yield piece
-            for name, data in self._documents():
-                yield _file(name, len(data)) + data + bytes(tar.padding(len(data)))
-            yield bytes(2 * tar.BLOCK)
-
-    async def _blob(self, digest: Digest) -> AsyncIterator[bytes]:
-        size = self._store.blobs.size(digest)
-        yield _file(f"blobs/{digest.algorithm}/{digest.hex}", size)
-        async for piece in read_blob(self._store, digest):
-            yield piece
-        if tar.padding(size):
-            yield bytes(tar.padding(size))
+    def stream(self) -> AsyncIterator[bytes]:
+        """The archive."""
+        return layout_stream(self._store, self._blobs(), self._documents())
 
     def _blobs(self) -> list[str]:
         found = {digest for image in self._images.values() for digest in image.blobs}
@@ -172,6 +155,30 @@ class Saver:
             "RepoTags": [reference.familiar for reference in image.tags] or None,
             "Layers": [_path(layer.digest) for layer in manifest.layers],
         }
+
+
+async def layout_stream(
+    store: Store, blobs: Sequence[str], documents: Iterable[tuple[str, bytes]]
+) -> AsyncIterator[bytes]:
+    """Blobs and documents as a tar in the shape of an OCI layout. A lease keeps the content
+    while it is read."""
+    with store.lease("save") as lease:
+        for digest in blobs:
+            store.blobs.claim(Digest(digest), lease.ref)
+        yield _directory("blobs/")
+        for algorithm in sorted({Digest(digest).algorithm for digest in blobs}):
+            yield _directory(f"blobs/{algorithm}/")
+        for text in blobs:
+            digest = Digest(text)
+            size = store.blobs.size(digest)
+            yield _file(f"blobs/{digest.algorithm}/{digest.hex}", size)
+            async for piece in read_blob(store, digest):
+                yield piece
+            if tar.padding(size):
+                yield bytes(tar.padding(size))
+        for name, data in documents:
+            yield _file(name, len(data)) + data + bytes(tar.padding(len(data)))
+        yield bytes(2 * tar.BLOCK)
 
 
 def _path(digest: str) -> str:

@@ -281,6 +281,24 @@ class ImageService:
         pushed = await pusher.push(Reference.parse(ref), auth, all_tags=all_tags, platform=platform)
         self.publish("image", "push", pushed.familiar, {"name": pushed.familiar_name})
 
+    async def push_image(
+        self,
+        identifier: str,
+        name: str,
+        auth: AuthConfig | None = None,
+        progress: Report = quiet,
+        *,
+        by_digest: bool = False,
+    ) -> None:
+        """Push the image with this ID as ``name``, which need not be one of its local names; with
+        ``by_digest`` no tag leads to it at the registry."""
+        from portside.images.push import Pusher
+
+        reference = require_name(name)
+        pusher = Pusher(self.catalogue, self.registries, self._uploads, progress)
+        await pusher.push_image(reference, identifier, auth, by_digest=by_digest)
+        self.publish("image", "push", reference.familiar, {"name": reference.familiar_name})
+
     def save(
         self, names: Sequence[str], *, platform: Platform | None = None
     ) -> AsyncIterator[bytes]:

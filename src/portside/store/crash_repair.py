@@ -193,7 +193,7 @@ def _layers(store: Store) -> None:
 def _drop_layer(store: Store, chain: str) -> None:
     """Drop a layer that is damaged, and note that it is to be unpacked again."""
     row = store.db.row("SELECT parent, diff_id, blob, media_type FROM layers WHERE chain=?", chain)
-    if row is not None:
+    if row is not None and row[2]:
         with store.db.transaction():
             lost = msgspec.json.decode(store.db.get_meta(LOST) or "[]", type=list[Lost])
             store.db.set_meta(LOST, msgspec.json.encode([*lost, Lost(chain, *row)]).decode())

@@ -235,7 +235,7 @@ class LayerStore:
         self,
         container_id: str,
         diff_id: Digest,
-        blob: Digest,
+        blob: Digest | None,
         media_type: str,
         size: int,
         *,
@@ -243,8 +243,9 @@ class LayerStore:
     ) -> Digest:
         """Make a writable layer, which nobody uses any more, a layer above what it stood on.
 
-        ``blob``, its content packed, is in the store already; ``size`` is the bytes of its files.
-        With overlay the files themselves become the layer. The writable layer is forgotten.
+        ``blob``, its content packed, is in the store already; None (overlay only) when it is to
+        be made later (:meth:`set_blob`). ``size`` is the bytes of its files. With overlay the
+        files themselves become the layer.
         """
         parent, driver = self._required(container_id)
         chain = chain_of(parent, diff_id)
@@ -257,8 +258,32 @@ class LayerStore:
             except BaseException:
                 self._trash.discard(temporary)
                 raise
-        await self.ensure(parent, diff_id, blob, media_type, owner=owner)
+        if not self._claim(chain, owner):
+            if blob is None:
+                raise NotFound(f"layer {chain} has no content")
+            await self.ensure(parent, diff_id, blob, media_type, owner=owner)
         return chain
+
+    def set_blob(self, chain: Digest, blob: Digest, media_type: str) -> None:
+        """Remember the blob of a layer that was made here; the layer keeps it."""
+        with self._db.transaction() as sql:
+            sql.execute(
+                "UPDATE layers SET blob=?, media_type=? WHERE chain=?", (blob, media_type, chain)
+            )
+            self._db.refs.add(Ref.layer(chain), Ref.blob(blob))
+        info = self.info(chain)
+        kept = self.layers_dir / chain.hex / "layer.json"
+        temporary = kept.with_suffix(".tmp")
+        values = (str(chain), str(info.parent or ""), str(info.diff_id), str(blob), media_type)
+        temporary.write_bytes(msgspec.json.encode(Kept(*values, info.size, self.driver)))
+        temporary.rename(kept)
+
+    def written_rootfs(self, chain: Digest) -> Rootfs:
+        """Overlay: a layer's own changes above what it stands on, as its container had them; to
+        pack them once more. Nothing may be written there."""
+        lower = self._lower(self.info(chain).parent)
+        upper = str(self.layers_dir / chain.hex / "diff")
+        return Rootfs("overlay", lower=tuple(lower), upper=upper, options=OVERLAY_OPTIONS)
 
     # -- writable layers -----------------------------------------------------------------
 
@@ -458,13 +483,13 @@ class LayerStore:
         chain: Digest,
         parent: Digest | None,
         diff_id: Digest,
-        blob: Digest,
+        blob: Digest | None,
         media_type: str,
         size: int,
         temporary: Path,
         owner: Ref,
     ) -> None:
-        values = (chain, parent or "", diff_id, blob, media_type, size, self.driver)
+        values = (chain, parent or "", diff_id, blob or "", media_type, size, self.driver)
         target = self.layers_dir / chain.hex
         (temporary / "layer.json").write_bytes(
             msgspec.json.encode(
@@ -472,7 +497,7 @@ class LayerStore:
                     str(chain),
                     str(parent or ""),
                     str(diff_id),
-                    str(blob),
+                    str(blob or ""),
                     media_type,
                     size,
                     self.driver,

@@ -19,7 +19,7 @@ from portside.store import tar_format as tar
 from portside.store.archive_values import Change
 from portside.store.roots import OPEN_DIR, open_root
 from portside.store.tar_format import Entry
-from portside.store.tar_pack import TarWriter
+from portside.store.tar_pack import TarWriter, read_xattrs
 from portside.store.tar_unpack import OPAQUE, OVERLAY_OPAQUE, WHITEOUT, is_whiteout
 from portside.store.trees import BELOW
 
@@ -140,8 +140,11 @@ def _differ(new: os.stat_result, old: os.stat_result) -> bool:
     return not same or (not stat.S_ISDIR(new.st_mode) and new.st_size != old.st_size)
 
 
-def _compare(new_fd: int, old_fd: int, path: str, found: list[Change]) -> None:
-    """vfs: the tree against the one it was copied from."""
+def _compare(
+    new_fd: int, old_fd: int, path: str, found: list[Change], *, deep: bool = False
+) -> None:
+    """A tree against another: vfs' against the one it was copied from. With ``deep`` also the
+    extended attributes of files that are not the same inode."""
     try:
         new_names = set(os.listdir(new_fd))
         old_names = set(os.listdir(old_fd)) if old_fd >= 0 else set()
@@ -158,11 +161,15 @@ def _compare(new_fd: int, old_fd: int, path: str, found: list[Change]) -> None:
                 if old is not None and stat.S_ISDIR(old.st_mode):
                     below = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=old_fd)
                 child = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=new_fd)
-                _compare(child, below, where, found)
+                _compare(child, below, where, found, deep=deep)
             if old is None:
                 if where not in MOUNT_POINTS or len(found) > before:
                     found.append(Change(where, ADDED))
-            elif len(found) > before or _differ(new, old):
+            elif (
+                len(found) > before
+                or _differ(new, old)
+                or (deep and new.st_ino != old.st_ino and _xattrs_differ(name, new_fd, old_fd))
+            ):
                 found.append(Change(where, CHANGED))
     finally:
         os.close(new_fd)
@@ -170,12 +177,19 @@ def _compare(new_fd: int, old_fd: int, path: str, found: list[Change]) -> None:
             os.close(old_fd)
 
 
+def _xattrs_differ(name: str, new_fd: int, old_fd: int) -> bool:
+    one, other = (
+        read_xattrs(b"/proc/self/fd/%d/%s" % (fd, os.fsencode(name))) for fd in (new_fd, old_fd)
+    )
+    return one != other
+
+
 # -- as a layer --------------------------------------------------------------------------------
 
 
-def pack_changes(rootfs: Rootfs, base: str, out: int) -> int:
-    """Write a container's changes as a layer."""
-    writer = TarWriter(out)
+def pack_changes(rootfs: Rootfs, base: str, out: int, latest: int | None = None) -> int:
+    """Write a container's changes as a layer; no time after ``latest`` (nanoseconds)."""
+    writer = TarWriter(out, latest)
     if rootfs.driver == "overlay":
         upper = os.open(rootfs.upper, OPEN_DIR)
         _root_entry(writer, upper, os.stat(rootfs.lower[0]))
@@ -188,6 +202,22 @@ def pack_changes(rootfs: Rootfs, base: str, out: int) -> int:
             _pack_change(writer, root, change)
     writer.close()
     return 0
+
+
+def pack_tree_changes(new: int, old: int, out: int) -> None:
+    """Write what the tree at the descriptor ``new`` has beyond the one at ``old`` as a layer. Both
+    are closed."""
+    writer = TarWriter(out)
+    root = os.dup(new)
+    _root_entry(writer, new, os.fstat(old))
+    found: list[Change] = []
+    _compare(new, old, "", found, deep=True)
+    try:
+        for change in sorted(found):
+            _pack_change(writer, root, change)
+    finally:
+        os.close(root)
+    writer.close()
 
 
 def _root_entry(writer: TarWriter, fd: int, old: os.stat_result) -> None:

@@ -36,10 +36,11 @@ KINDS = {
 
 
 class TarWriter:
-    """Write entries to a descriptor; :meth:`close` ends the archive."""
+    """Write entries to a descriptor; :meth:`close` ends the archive. Files younger than
+    ``latest`` (nanoseconds since the epoch) are written as of that time."""
 
-    def __init__(self, out: int) -> None:
-        self._out = out
+    def __init__(self, out: int, latest: int | None = None) -> None:
+        self._out, self._latest = out, latest
         self._buffer = bytearray()
         self._links: dict[tuple[int, int], bytes] = {}
         self.closed: frozenset[int] = frozenset()
@@ -72,7 +73,7 @@ class TarWriter:
             finally:
                 os.close(fd)
             return -1
-        entry = describe(found, path, KINDS[kind])
+        entry = self._describe(found, path, KINDS[kind])
         if kind == stat.S_IFLNK:
             entry.linkname = os.readlink(name, dir_fd=dir_fd)
         entry.xattrs = read_xattrs(b"/proc/self/fd/%d/%s" % (dir_fd, name))
@@ -80,7 +81,7 @@ class TarWriter:
         return -1
 
     def directory(self, fd: int, path: bytes) -> None:
-        entry = describe(os.fstat(fd), path + b"/", tar.DIRTYPE)
+        entry = self._describe(os.fstat(fd), path + b"/", tar.DIRTYPE)
         entry.xattrs = read_xattrs(fd)
         self.entry(entry)
 
@@ -89,7 +90,7 @@ class TarWriter:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.ESTALE, "changed while it was read", os.fsdecode(path))
-        entry = describe(found, path, tar.REGTYPE)
+        entry = self._describe(found, path, tar.REGTYPE)
         entry.xattrs = read_xattrs(fd)
         entry.size = found.st_size
         if entry.size - found.st_blocks * 512 >= HOLES:
@@ -124,6 +125,12 @@ class TarWriter:
 
     # -- inside --------------------------------------------------------------------------
 
+    def _describe(self, found: os.stat_result, path: bytes, kind: bytes) -> Entry:
+        entry = describe(found, path, kind)
+        if self._latest is not None:
+            entry.mtime = min(entry.mtime, self._latest)
+        return entry
+
     def _hard_link(self, found: os.stat_result, path: bytes) -> bool:
         if found.st_nlink < 2:
             return False
@@ -131,7 +138,7 @@ class TarWriter:
         first = self._links.setdefault(key, path)
         if first == path:
             return False
-        entry = describe(found, path, tar.LNKTYPE)
+        entry = self._describe(found, path, tar.LNKTYPE)
         entry.linkname = first
         self.entry(entry)
         return True

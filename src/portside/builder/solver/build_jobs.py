@@ -20,8 +20,9 @@ class Sealed(msgspec.Struct, frozen=True):
 
     diff_id: str
     digest: str
+    """Of its gzip blob; empty for a large layer, which is compressed when an image needs it."""
     size: int
-    """Bytes of the compressed blob."""
+    """Bytes of that blob."""
     content: str
     """Digest of what the layer holds, without times."""
     tree_size: int
@@ -40,8 +41,8 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class SealLayer(Job, kw_only=True):
-    """Remove ``stubs`` that are still empty, then pack the writable layer of ``rootfs`` into the
-    gzip file ``target``."""
+    """Remove ``stubs`` that are still empty, then digest the writable layer of ``rootfs``; a small
+    one is packed into the gzip file ``target`` on the way."""
 
     result: ClassVar[type] = Sealed
     rootfs: Rootfs

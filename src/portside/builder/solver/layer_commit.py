@@ -11,7 +11,7 @@ from portside.builder.solver.solver import Made
 from portside.builder.solver.tree import Tree
 from portside.model.digest import Digest
 from portside.model.ids import new_id
-from portside.model.image import DOCKER_LAYER_GZIP
+from portside.model.image import OCI_LAYER_GZIP
 from portside.model.rootfs import Rootfs
 
 if TYPE_CHECKING:
@@ -57,13 +57,15 @@ class LayerCommitter:
             sealed: Sealed = await self._store.workers.run(job)
             if sealed.is_empty:
                 return Made((below,), sources=sealed.sources)
-            blob = Digest(sealed.digest)
-            self._store.blobs.adopt(path, blob, sealed.size, self.owner)
+            blob = Digest(sealed.digest) if sealed.digest else None
+            if blob is not None:
+                self._store.blobs.adopt(path, blob, sealed.size, self.owner)
         finally:
             path.unlink(missing_ok=True)
         chain = await self._store.layers.adopt_writable(
-            identifier, Digest(sealed.diff_id), blob, DOCKER_LAYER_GZIP, sealed.tree_size,
+            identifier, Digest(sealed.diff_id), blob, OCI_LAYER_GZIP, sealed.tree_size,
             owner=self.owner,
         )  # fmt: skip
         tree = below.above(str(chain), sealed.content)
-        return Made((tree,), (str(blob),), sealed.size + sealed.tree_size, sealed.sources)
+        blobs = (str(blob),) if blob is not None else ()
+        return Made((tree,), blobs, sealed.size + sealed.tree_size, sealed.sources)

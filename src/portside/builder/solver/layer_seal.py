@@ -1,15 +1,13 @@
-"""A writable layer becomes a blob: packed, compressed and digested in one go. In job processes."""
+"""A writable layer becomes a layer: packed and digested in one go. In job processes."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-import threading
-from pathlib import Path
 
 from portside.builder.solver.build_jobs import Sealed, SealLayer
 from portside.builder.solver.content_hash import ContentHash
+from portside.builder.solver.layer_pack import pack
 from portside.kernel.openat2 import openat2
 from portside.store.overlay_changes import pack_changes
 from portside.store.roots import OPEN_DIR
@@ -17,39 +15,31 @@ from portside.store.trees import BELOW, measure
 
 EMPTY_SIZE = 1024
 """Bytes of a tar without an entry, as we write it."""
-PIECE = 1 << 19
 CONTENT_LIMIT = 512 << 20
 """Bytes of files up to which a layer's content is digested without times. Beyond, reading it
 once more costs more than a changed step with the same large output is likely to save."""
+SMALL = 4 << 20
+"""Bytes of files up to which a layer is compressed at once. A larger one is compressed when an
+image first needs its blob: most large layers are of stages that no image has."""
 
 
 def seal(job: SealLayer) -> Sealed:
     _drop_stubs(job)
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    packer = _Compressor(reading, job.target)
-    thread = threading.Thread(target=packer.run)
-    thread.start()
-    try:
-        pack_changes(job.rootfs, job.base, writing)
-    finally:
-        os.close(writing)
-        thread.join()
-        os.close(reading)
-    if packer.error is not None:
-        raise packer.error
-    diff_id = f"sha256:{packer.plain.hexdigest()}"
     upper = job.rootfs.upper
     size = measure(upper)
-    content = diff_id
-    if job.rootfs.driver == "overlay" and size <= CONTENT_LIMIT:
+    is_overlay = job.rootfs.driver == "overlay"
+    target = "" if is_overlay and size > SMALL else job.target
+    packed = pack(lambda out: pack_changes(job.rootfs, job.base, out), target, "gzip")
+    content = packed.diff_id
+    if is_overlay and size <= CONTENT_LIMIT:
         content = _content(upper)
     return Sealed(
-        diff_id=diff_id,
-        digest=f"sha256:{packer.packed.hexdigest()}",
-        size=packer.size,
+        diff_id=packed.diff_id,
+        digest=packed.digest,
+        size=packed.size,
         content=content,
         tree_size=size,
-        is_empty=packer.plain_size <= EMPTY_SIZE,
+        is_empty=packed.plain_size <= EMPTY_SIZE,
     )
 
 
@@ -61,40 +51,6 @@ def _content(upper: str) -> str:
         return hasher.hexdigest()
     finally:
         os.close(fd)
-
-
-class _Compressor:
-    """Reads a tar from a pipe, writes gzip, and digests both; in a thread of its own, since
-    isal and hashlib let go of the interpreter lock."""
-
-    def __init__(self, source: int, target: str) -> None:
-        self._source, self._target = source, target
-        self.plain, self.packed = hashlib.sha256(), hashlib.sha256()
-        self.size = self.plain_size = 0
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        from isal import isal_zlib
-
-        try:
-            state = isal_zlib.compressobj(level=1, wbits=31)
-            with Path(self._target).open("xb", buffering=0) as out:
-                while piece := os.read(self._source, PIECE):
-                    self.plain.update(piece)
-                    self.plain_size += len(piece)
-                    self._put(out.write, state.compress(piece))
-                self._put(out.write, state.flush())
-        except Exception as err:
-            self.error = err
-            while os.read(self._source, PIECE):
-                pass  # the writer must not wait for ever
-
-    def _put(self, write: object, data: bytes) -> None:
-        view = memoryview(data)
-        self.packed.update(view)
-        self.size += len(view)
-        while view:
-            view = view[write(view) :]  # type: ignore[operator]
 
 
 def _drop_stubs(job: SealLayer) -> None:

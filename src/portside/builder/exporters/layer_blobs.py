@@ -1,0 +1,162 @@
+"""The blobs of a tree's layers, in the form that an export wants: made when first needed, and
+remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from portside.builder.exporters.export_options import Compression, ExportOptions
+from portside.builder.exporters.layer_jobs import ConvertBlob, Converted, PackBlob
+from portside.model.digest import Digest
+from portside.model.errors import NotFound, SystemFailure
+from portside.model.ids import new_id
+from portside.model.image import (
+    COMPRESSIONS,
+    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    Descriptor,
+)
+
+if TYPE_CHECKING:
+    from portside.store.db import Ref
+    from portside.store.layers import LayerInfo
+    from portside.store.store import Store
+
+KIND = "layerblob"
+TOC_ANNOTATION = "containerd.io/snapshot/stargz/toc.digest"
+_TYPES = {"gzip": OCI_LAYER_GZIP, "estargz": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD,
+          "uncompressed": OCI_LAYER}  # fmt: skip
+_DOCKER = {OCI_LAYER_GZIP: DOCKER_LAYER_GZIP, OCI_LAYER: DOCKER_LAYER}
+
+
+@dataclass(frozen=True)
+class LayerBlob:
+    diff_id: str
+    descriptor: Descriptor
+
+
+class LayerBlobs:
+    """See the module's docstring. ``owner`` (a lease) keeps what is made."""
+
+    def __init__(self, store: Store, owner: Ref) -> None:
+        self._store, self._owner = store, owner
+        self._known = store.db.collection(KIND, Converted)
+
+    async def of_chain(
+        self, chain: str, options: ExportOptions, base_layers: int = 0
+    ) -> list[LayerBlob]:
+        """Of all layers of a stack, base first."""
+        import asyncio
+
+        stack = list(reversed(self._store.layers.stack(Digest(chain)))) if chain else []
+        return list(
+            await asyncio.gather(
+                *(
+                    self._one(layer, options, is_base=number < base_layers)
+                    for number, layer in enumerate(stack)
+                )
+            )
+        )
+
+    async def native(self, layer: LayerInfo) -> Descriptor:
+        """The layer's own blob, which is made if it is not here."""
+        if layer.blob and self._store.blobs.claim(Digest(layer.blob), self._owner):
+            return self._descriptor(layer.blob, self._media_type(layer))
+        made = await self._packed(layer, Compression(), None)
+        if made.diff_id != layer.diff_id:
+            raise SystemFailure(
+                f"layer {layer.chain} cannot be packed as it was (its diff ID is "
+                f"{layer.diff_id}, now {made.diff_id}): build again with --no-cache"
+            )
+        self._store.layers.set_blob(layer.chain, Digest(made.digest), OCI_LAYER_GZIP)
+        return self._descriptor(made.digest, OCI_LAYER_GZIP)
+
+    async def _one(self, layer: LayerInfo, options: ExportOptions, *, is_base: bool) -> LayerBlob:
+        wanted = options.compression
+        latest = None
+        if options.rewrite_timestamp and options.epoch is not None and not is_base:
+            latest = options.epoch * 10**9
+        keeps = is_base and not wanted.force
+        if latest is None and (keeps or (wanted.kind == "gzip" and wanted.level is None)):
+            kind = COMPRESSIONS.get(self._media_type(layer), "gzip") if layer.blob else "gzip"
+            if keeps or kind == "gzip":
+                found = await self.native(layer)
+                return LayerBlob(str(layer.diff_id), _typed(found, options))
+        made = await self._converted(layer, wanted, latest)
+        annotations = {TOC_ANNOTATION: made.toc} if made.toc else {}
+        found = msgspec.structs.replace(
+            self._descriptor(made.digest, _TYPES[wanted.kind]), annotations=annotations
+        )
+        return LayerBlob(made.diff_id, _typed(found, options))
+
+    async def _converted(
+        self, layer: LayerInfo, wanted: Compression, latest: int | None
+    ) -> Converted:
+        level = "" if wanted.level is None else wanted.level
+        key = f"{layer.diff_id} {wanted.kind} {level} {'' if latest is None else latest}"
+        known = self._known.find(key)
+        if known is not None:
+            if self._store.blobs.claim(Digest(known.digest), self._owner):
+                return known
+            self._known.delete(key)
+        made = await self._packed(layer, wanted, latest)
+        self._known.put(key, made)
+        return made
+
+    async def _packed(self, layer: LayerInfo, wanted: Compression, latest: int | None) -> Converted:
+        """Made of the layer's blob if there is one, else of its files."""
+        store = self._store
+        target = str(store.blobs.ingest_dir / f"tmp-{new_id()}")
+        job: ConvertBlob | PackBlob
+        if layer.blob and store.blobs.claim(Digest(layer.blob), self._owner):
+            job = ConvertBlob(
+                source=str(store.blobs.path(Digest(layer.blob))), target=target, kind=wanted.kind,
+                level=wanted.level, latest=latest, limits=store.layers.limits,
+            )  # fmt: skip
+        elif store.layers.driver == "overlay":
+            job = PackBlob(
+                rootfs=store.layers.written_rootfs(layer.chain), target=target, kind=wanted.kind,
+                level=wanted.level, latest=latest,
+            )  # fmt: skip
+        else:
+            raise NotFound(f"the blob of layer {layer.diff_id} is not here: pull its image again")
+        try:
+            made: Converted = await store.workers.run(job)
+            store.blobs.adopt(Path(target), Digest(made.digest), made.size, self._owner)
+        finally:
+            Path(target).unlink(missing_ok=True)
+        return made
+
+    def _media_type(self, layer: LayerInfo) -> str:
+        row = self._store.db.row("SELECT media_type FROM layers WHERE chain=?", layer.chain)
+        return str(row[0]) if row and row[0] else OCI_LAYER_GZIP
+
+    def _descriptor(self, digest: str, media_type: str) -> Descriptor:
+        size = self._store.blobs.size(Digest(digest))
+        return Descriptor(media_type=media_type, digest=digest, size=size)
+
+
+def _typed(found: Descriptor, options: ExportOptions) -> Descriptor:
+    """With Docker's media type or OCI's, as the manifest has it."""
+    kind = found.media_type
+    if options.oci_types:
+        oci = {docker: oci for oci, docker in _DOCKER.items()}
+        kind = oci.get(kind, kind)
+    else:
+        kind = _DOCKER.get(kind, kind)
+    return msgspec.structs.replace(found, media_type=kind)
+
+
+def forget_lost(store: Store) -> None:
+    """Drop what is remembered of blobs that are not here any more."""
+    known = store.db.collection(KIND, Converted)
+    for key, made in known.items():
+        if not store.blobs.has(made.digest):
+            known.delete(key)
