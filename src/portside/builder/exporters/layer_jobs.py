@@ -8,7 +8,7 @@ from typing import ClassVar
 import msgspec
 
 from portside.model.rootfs import Rootfs
-from portside.store.store_jobs import Limits
+from portside.store.archive_values import Limits
 from portside.store.worker_pool import Job
 
 Progress = Callable[[int], None]
