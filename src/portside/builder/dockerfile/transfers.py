@@ -11,12 +11,12 @@ from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile import lint, shell_words
 from portside.builder.dockerfile.dockerignore import Ignore
 from portside.builder.dockerfile.lines import Heredoc
+from portside.builder.git_urls import is_git_url
 from portside.model.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from portside.builder.dockerfile.frontend import Conversion, StageState
 
-_GIT = re.compile(r"(?:git@|git://|ssh://|https?://[^#]+\.git(?:#|$))")
 _URL = re.compile(r"https?://")
 CONTENT = "\0content\0"
 """Stands in a classic history line for ``file:…``, ``dir:…`` or ``multi:…``."""
@@ -49,7 +49,7 @@ class Transfers:
         self, word: str, source: llb.Output | None, *, is_add: bool
     ) -> tuple[llb.Action, llb.Output | None]:
         if is_add and isinstance(self._instruction, ins.Add):
-            if _GIT.match(word):
+            if is_git_url(word):
                 return self._git(word, self._instruction)
             if _URL.match(word):
                 return self._http(word, self._instruction)

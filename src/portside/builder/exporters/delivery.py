@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +16,9 @@ from portside.builder.exporters.export_options import (
     parse_export,
 )
 from portside.builder.exporters.image_writer import ImageWriter, Written, response
-from portside.builder.exporters.layer_jobs import Converted, Named, PackDifference, PackTrees
+from portside.builder.layers.layer_blobs import difference
+from portside.builder.layers.layer_jobs import PackTrees
+from portside.builder.layers.layer_values import Named
 from portside.builder.results import BuildResult, ExportRequest, OutputSink, PlatformResult
 from portside.builder.solver.tree import Tree
 from portside.images.push import read_blob
@@ -25,12 +26,10 @@ from portside.images.save import layout_stream
 from portside.images.service import ImageService
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
-from portside.model.ids import new_id
 from portside.model.image import (
     ANNOTATION_NAME,
     ANNOTATION_REF,
     OCI_INDEX,
-    OCI_LAYER_GZIP,
     Descriptor,
     History,
     Index,
@@ -116,7 +115,7 @@ class Delivery:
         if len(stack) <= item.base_layers + 1:
             return item
         below = stack[item.base_layers - 1].chain if item.base_layers else None
-        tree = await difference(self._images, self._lease, below, Digest(item.tree.chain), below)
+        tree = await difference(self._store, self._lease.ref, below, Digest(item.tree.chain), below)
         history = list(item.config.history or ())
         layers_left = item.base_layers
         for number, line in enumerate(history):
@@ -241,27 +240,3 @@ def _check(result: BuildResult, options: ExportOptions, sink: OutputSink | None)
 
 def _path(part: Descriptor) -> str:
     return "blobs/" + part.digest.replace(":", "/")
-
-
-async def difference(
-    images: ImageService, lease: Lease, lower: Digest | None, upper: Digest,
-    parent: Digest | None,
-) -> Tree:  # fmt: skip
-    """What ``upper`` has beyond ``lower``, as a layer on ``parent``."""
-    store = images.store
-    empty = Rootfs("bind", upper=str(store.layers.links_dir / "empty"))
-    target = store.blobs.ingest_dir / f"tmp-{new_id()}"
-    job = PackDifference(
-        lower=store.layers.rootfs(lower) if lower else empty,
-        upper=store.layers.rootfs(upper),
-        target=str(target),
-    )
-    try:
-        made: Converted = await store.workers.run(job)
-        store.blobs.adopt(Path(target), Digest(made.digest), made.size, lease.ref)
-    finally:
-        target.unlink(missing_ok=True)
-    chain = await store.layers.ensure(
-        parent, Digest(made.diff_id), Digest(made.digest), OCI_LAYER_GZIP, owner=lease.ref
-    )
-    return Tree.of_chain(str(chain))

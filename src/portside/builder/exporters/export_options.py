@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from portside.builder.layers.layer_blobs import Compression, LayerForm
 from portside.builder.results import ExportRequest
 from portside.images.image_store import require_name
 from portside.model.errors import InvalidParameter
@@ -23,16 +24,6 @@ _ANNOTATION = re.compile(
 )
 INDEX, INDEX_DESCRIPTOR = "index", "index-descriptor"
 MANIFEST, MANIFEST_DESCRIPTOR = "manifest", "manifest-descriptor"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compression:
-    """How layers are packed."""
-
-    kind: str = "gzip"
-    level: int | None = None
-    force: bool = False
-    """Also layers that exist in another compression."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +57,13 @@ class ExportOptions:
     attestation_prefix: str = ""
     squash: bool = False
     """One layer of all that the build added (the classic builder's ``--squash``)."""
+
+    @property
+    def form(self) -> LayerForm:
+        """How layers are wanted."""
+        rewrites = self.rewrite_timestamp and self.epoch is not None
+        latest = (self.epoch or 0) * 10**9 if rewrites else None
+        return LayerForm(compression=self.compression, oci_types=self.oci_types, latest=latest)
 
     def annotated(self, place: str, platform: Platform | None = None) -> dict[str, str]:
         """The annotations of one place, sorted by key."""

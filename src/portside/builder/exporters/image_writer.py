@@ -20,7 +20,7 @@ from portside.builder.exporters.export_options import (
     MANIFEST_DESCRIPTOR,
     ExportOptions,
 )
-from portside.builder.exporters.layer_blobs import LayerBlob, LayerBlobs
+from portside.builder.layers.layer_blobs import LayerBlob, LayerBlobs
 from portside.builder.results import BuildResult, PlatformResult
 from portside.model.golang.timestamps import format_rfc3339, now_rfc3339
 from portside.model.image import (
@@ -102,7 +102,7 @@ class ImageWriter:
     async def _platform(
         self, item: PlatformResult, options: ExportOptions
     ) -> tuple[Descriptor, str]:
-        layers = await self._layers.of_chain(item.tree.chain, options, item.base_layers)
+        layers = await self._layers.of_chain(item.tree.chain, options.form, item.base_layers)
         config = finished_config(item, layers, options)
         kind = OCI_CONFIG if options.oci_types else DOCKER_CONFIG
         described = self._put(encode(config), kind)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from portside.builder import llb
+from portside.builder.layers.layer_blobs import LayerBlobs, difference
 from portside.builder.llb import Vertex
+from portside.builder.results import ContentStore
 from portside.builder.solver.build_events import Report
 from portside.builder.solver.build_jobs import HashContent, Placed
+from portside.builder.solver.git_source import GitSource, git_source
 from portside.builder.solver.layer_commit import LayerCommitter
+from portside.builder.solver.layout_source import LayoutSource
 from portside.builder.solver.solver import Made, Operations
 from portside.builder.solver.step_runner import StepRunner, StepSettings
 from portside.builder.solver.tree import Tree, digest_of
 from portside.model.digest import Digest
-from portside.model.errors import InvalidParameter, NotFound, NotImplementedHere
+from portside.model.errors import InvalidParameter, NotFound
 from portside.model.ids import new_id
 from portside.model.rootfs import Rootfs
+from portside.store.layers import chain_of
 
 if TYPE_CHECKING:
     from portside.builder.solver.http_source import HttpSource
@@ -42,6 +47,8 @@ class BuildInputs:
 
     local: dict[str, Tree] = field(default_factory=dict)
     """By the name of a ``local://`` source: the directory of a context."""
+    content: Callable[[str], ContentStore | None] = lambda _: None
+    """A content store of the client by its name: for ``oci-layout://``."""
     settings: StepSettings = field(default_factory=StepSettings)
 
 
@@ -55,6 +62,8 @@ class OperationSet:
         self._store, self._images, self._runner = store, images, runner
         self._committer, self._inputs, self._http = committer, inputs, http
         self._memo = memo
+        self._git = GitSource(store, inputs.settings.secrets)
+        self._layouts = LayoutSource(store, inputs.content)
 
     def operations(self) -> Operations:
         return Operations(self.definition, self.content, self.run)
@@ -72,6 +81,12 @@ class OperationSet:
         if op.scheme in (llb.HTTP, llb.HTTPS):
             checksum = op.attrs.get("http.checksum", "")
             return digest_of("http", op.identifier, checksum) if checksum else None
+        if op.scheme == llb.GIT:
+            url, keep = git_source(op)
+            commit = await self._git.commit_of(url)
+            return digest_of("git", commit, url.subdir, str(keep), str(url.submodules))
+        if op.scheme == llb.OCI_LAYOUT and "@" in op.name:
+            return digest_of("layout", op.name.rpartition("@")[2], str(vertex.platform or ""))
         return None
 
     async def content(self, vertex: Vertex, trees: Sequence[Tree]) -> str:
@@ -158,40 +173,65 @@ class OperationSet:
             return Made((tree,))
         if op.scheme in (llb.HTTP, llb.HTTPS):
             return await self._http.fetch(vertex, op, self._committer, report)
-        raise NotImplementedHere(f"sources of the kind {op.scheme} are not supported yet")
+        if op.scheme == llb.GIT:
+            made = await self._git.fetch(op, self._committer)
+            # the commit tells what it is: a checkout's times and index tell when it was made
+            tree = Tree(made.outputs[0].chain, await self.definition(vertex) or "")
+            return made._replace(outputs=(tree,))
+        owner = self._committer.owner
+        return Made((await self._layouts.fetch(op, vertex.platform, owner),))
 
     async def _file(self, op: llb.FileOp, trees: Sequence[Tree]) -> Made:
-        """A chain of actions, each on the result of the one before."""
-        count = len(trees)
-        actions = []
-        for number, item in enumerate(op.actions):
-            follows = item.input == count + number - 1 if number else item.input < count
-            if not follows or item.secondary >= count:
-                raise NotImplementedHere(
-                    "file operations whose actions do not follow each other are not supported"
-                )
-            actions.append(Placed(item.action, item.secondary))
-        first = op.actions[0].input
-        below = trees[first] if first >= 0 else Tree()
-        if below.directory:
-            raise InvalidParameter("a file operation cannot change a client's directory")
+        """A graph of actions: each run of them that nothing else looks into is one layer."""
+        known: dict[int, Tree] = dict(enumerate(trees))
+        outputs: list[Tree] = [Tree()] * llb.output_count(op)
+        blobs: list[str] = []
+        size, sources = 0, ""
+        for run in action_runs(op, len(trees)):
+            items = [op.actions[number] for number in run]
+            below = known[items[0].input] if items[0].input >= 0 else Tree()
+            made = await self._actions(await self._layered(below), items, known)
+            known[len(trees) + run[-1]] = made.outputs[0]
+            if items[-1].output >= 0:
+                outputs[items[-1].output] = made.outputs[0]
+            blobs += made.blobs
+            size, sources = size + made.size, made.sources
+        return Made(tuple(outputs), tuple(blobs), size, sources)
+
+    async def _actions(
+        self, below: Tree, items: Sequence[llb.FileAction], known: dict[int, Tree]
+    ) -> Made:
+        """Actions one after the other on one root."""
+        needed = sorted({item.secondary for item in items if item.secondary >= 0})
+        sources = [self.readable(known[number]) for number in needed]
+        actions = [
+            Placed(item.action, needed.index(item.secondary) if item.secondary >= 0 else -1)
+            for item in items
+        ]
         identifier = new_id()
         layers = self._store.layers
-        chain = Digest(below.chain) if below.chain else None
-        await layers.create_writable_copy(identifier, chain)
+        await layers.create_writable_copy(identifier, Digest(below.chain) if below.chain else None)
         try:
-            sources = [self.readable(tree) for tree in trees]
             return await self._committer.file_op(identifier, below, actions, sources)
         finally:
             layers.remove_writable(identifier)
             self._store.trash.discard(layers.containers_dir / identifier)
 
+    async def _layered(self, tree: Tree) -> Tree:
+        """A tree that can be changed: a client's directory as a layer."""
+        if not tree.directory:
+            return tree
+        action = llb.CopyAction(src="/", dest="/", dir_copy_contents=True)
+        item = llb.FileAction(action=action, secondary=0, output=0)
+        return (await self._actions(Tree(), [item], {0: tree})).outputs[0]
+
     async def _merge(self, trees: Sequence[Tree]) -> Made:
         """The layers of all, one stack over the other."""
-        chain = trees[0].chain
-        for tree in trees[1:]:
+        layered = [await self._layered(tree) for tree in trees]
+        chain = layered[0].chain
+        for tree in layered[1:]:
             chain = await self._stacked(chain, tree.chain, "")
-        return Made((Tree(chain, digest_of("merge", *(tree.content for tree in trees))),))
+        return Made((Tree(chain, digest_of("merge", *(tree.content for tree in layered))),))
 
     async def _stacked(self, below: str, above: str, beyond: str) -> str:
         """``below`` with the layers of ``above`` on it, down to the chain ``beyond``."""
@@ -203,23 +243,51 @@ class OperationSet:
                 break
             wanted.append(layer)
         chain = Digest(below) if below else None
+        blobs = LayerBlobs(self._store, self._committer.owner)
         for layer in reversed(wanted):
-            chain = await self._store.layers.ensure(
-                chain, layer.diff_id, Digest(layer.blob), "", owner=self._committer.owner
-            )
+            if not self._store.layers.claim(chain_of(chain, layer.diff_id), self._committer.owner):
+                blob = await blobs.native(layer)
+                await self._store.layers.ensure(
+                    chain, layer.diff_id, Digest(blob.digest), blob.media_type,
+                    owner=self._committer.owner,
+                )  # fmt: skip
+            chain = chain_of(chain, layer.diff_id)
         return str(chain or "")
 
     async def _diff(self, op: llb.DiffOp, trees: Sequence[Tree]) -> Made:
-        lower = trees[op.lower].chain if op.lower >= 0 else ""
-        upper = trees[op.upper].chain if op.upper >= 0 else ""
-        chains = [str(layer.chain) for layer in self._store.layers.stack(Digest(upper))] if (
-            upper) else []  # fmt: skip
-        if lower and lower not in chains:
-            raise NotImplementedHere(
-                "the difference of trees that do not stand on each other is not supported"
-            )
-        chain = await self._stacked("", upper, lower)
+        """The layers above the lower one; of unrelated trees, what differs, as one layer."""
+        lower = await self._layered(trees[op.lower]) if op.lower >= 0 else Tree()
+        upper = await self._layered(trees[op.upper]) if op.upper >= 0 else Tree()
+        chains = [str(layer.chain) for layer in self._store.layers.stack(Digest(upper.chain))] if (
+            upper.chain) else []  # fmt: skip
+        if not lower.chain or lower.chain in chains:
+            chain = await self._stacked("", upper.chain, lower.chain)
+        else:
+            layer = await difference(
+                self._store, self._committer.owner, Digest(lower.chain),
+                Digest(upper.chain) if upper.chain else None, None,
+            )  # fmt: skip
+            chain = layer.chain
         return Made((Tree(chain, digest_of("diff", *(tree.content for tree in trees))),))
+
+
+def action_runs(op: llb.FileOp, count: int) -> list[list[int]]:
+    """The actions of an operation with ``count`` inputs in runs, each on the result of the one
+    before: a run ends where its result is an output, copied from, or the base of several."""
+    uses: dict[int, int] = {}
+    kept = {number for number, item in enumerate(op.actions) if item.output >= 0}
+    for item in op.actions:
+        uses[item.input - count] = uses.get(item.input - count, 0) + 1
+        kept.add(item.secondary - count)
+    runs: list[list[int]] = []
+    for number, item in enumerate(op.actions):
+        before = item.input - count
+        follows = bool(runs) and runs[-1][-1] == before
+        if follows and before not in kept and uses[before] == 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
 
 
 def _image_id(op: llb.SourceOp) -> str:

@@ -5,23 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-import msgspec
-
+from portside.builder.layers.layer_values import Converted, Named
 from portside.model.rootfs import Rootfs
-from portside.store.archive_values import Limits
 from portside.store.worker_pool import Job
 
 Progress = Callable[[int], None]
-
-
-class Converted(msgspec.Struct, frozen=True):
-    """A layer's blob in a wanted form."""
-
-    diff_id: str
-    digest: str
-    size: int
-    toc: str = ""
-    """Digest of an eStargz table of contents."""
 
 
 class PackBlob(Job, kw_only=True):
@@ -36,9 +24,9 @@ class PackBlob(Job, kw_only=True):
     latest: int | None = None
 
     def run(self, fds: list[int], progress: Progress) -> Converted:
-        from portside.builder.exporters.layer_convert import pack_blob
+        from portside.builder.layers.layer_convert import pack_blob
 
-        return pack_blob(self)
+        return pack_blob(self.rootfs, self.target, self.kind, self.level, self.latest)
 
 
 class ConvertBlob(Job, kw_only=True):
@@ -50,12 +38,11 @@ class ConvertBlob(Job, kw_only=True):
     kind: str
     level: int | None = None
     latest: int | None = None
-    limits: Limits
 
     def run(self, fds: list[int], progress: Progress) -> Converted:
-        from portside.builder.exporters.layer_convert import convert_blob
+        from portside.builder.layers.layer_convert import convert_blob
 
-        return convert_blob(self)
+        return convert_blob(self.source, self.target, self.kind, self.level, self.latest)
 
 
 class PackDifference(Job, kw_only=True):
@@ -68,18 +55,9 @@ class PackDifference(Job, kw_only=True):
     target: str
 
     def run(self, fds: list[int], progress: Progress) -> Converted:
-        from portside.builder.exporters.layer_convert import pack_difference
+        from portside.builder.layers.layer_convert import pack_difference
 
-        return pack_difference(self)
-
-
-class Named(msgspec.Struct, frozen=True):
-    """A tree and the folder of the archive that it goes to; empty for the top."""
-
-    folder: str
-    rootfs: Rootfs
-    files: tuple[tuple[str, bytes], ...] = ()
-    """More files: attestations."""
+        return pack_difference(self.lower, self.upper, self.target)
 
 
 class PackTrees(Job, kw_only=True):
@@ -91,6 +69,6 @@ class PackTrees(Job, kw_only=True):
     latest: int | None = None
 
     def run(self, fds: list[int], progress: Progress) -> int:
-        from portside.builder.exporters.layer_convert import pack_trees
+        from portside.builder.layers.layer_convert import pack_trees
 
-        return pack_trees(self, fds[0])
+        return pack_trees(self.trees, self.latest, fds[0])

@@ -5,16 +5,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import BinaryIO
 
-from portside.builder.exporters.layer_jobs import (
-    ConvertBlob,
-    Converted,
-    PackBlob,
-    PackDifference,
-    PackTrees,
-)
+from portside.builder.layers.layer_values import Converted, Named
 from portside.builder.solver.layer_pack import Packed, pack
+from portside.model.rootfs import Rootfs
 from portside.store import tar_format as tar
 from portside.store.decompress import plain
 from portside.store.overlay_changes import pack_changes, pack_tree_changes
@@ -23,30 +19,34 @@ from portside.store.tar_format import Entry
 from portside.store.tar_pack import TarWriter
 
 
-def pack_blob(job: PackBlob) -> Converted:
+def pack_blob(
+    rootfs: Rootfs, target: str, kind: str, level: int | None, latest: int | None
+) -> Converted:
     def write(out: int) -> None:
-        pack_changes(job.rootfs, "", out, job.latest)
+        pack_changes(rootfs, "", out, latest)
 
-    if job.kind == "estargz":
-        with tempfile.TemporaryFile(dir=os.path.dirname(job.target)) as spool:
+    if kind == "estargz":
+        with tempfile.TemporaryFile(dir=os.path.dirname(target)) as spool:
             write(spool.fileno())
-            return _estargz(spool, job.target, job.level)
-    return _converted(pack(write, job.target, job.kind, job.level))
+            return _estargz(spool, target, level)
+    return _converted(pack(write, target, kind, level))
 
 
-def convert_blob(job: ConvertBlob) -> Converted:
-    with open(job.source, "rb", buffering=0) as source:
-        if job.kind == "estargz" or job.latest is not None:
-            with tempfile.TemporaryFile(dir=os.path.dirname(job.target)) as spool:
+def convert_blob(
+    source_path: str, target: str, kind: str, level: int | None, latest: int | None
+) -> Converted:
+    with open(source_path, "rb", buffering=0) as source:
+        if kind == "estargz" or latest is not None:
+            with tempfile.TemporaryFile(dir=os.path.dirname(target)) as spool:
                 _inflate(source, spool.fileno())
-                if job.latest is not None:
-                    return _clamped(job, spool)
-                return _estargz(spool, job.target, job.level)
+                if latest is not None:
+                    return _clamped(spool, target, kind, level, latest)
+                return _estargz(spool, target, level)
 
         def write(out: int) -> None:
             _inflate(source, out)
 
-        return _converted(pack(write, job.target, job.kind, job.level))
+        return _converted(pack(write, target, kind, level))
 
 
 def _converted(packed: Packed) -> Converted:
@@ -60,54 +60,56 @@ def _inflate(source: BinaryIO, out: int) -> None:
             view = view[os.write(out, view) :]
 
 
-def _clamped(job: ConvertBlob, spool: BinaryIO) -> Converted:
+def _clamped(spool: BinaryIO, target: str, kind: str, level: int | None, latest: int) -> Converted:
     """Times no later than the latest; with :mod:`tarfile`, since the archive is not ours."""
     import tarfile
 
-    assert job.latest is not None
-    seconds = job.latest / 10**9
+    seconds = latest / 10**9
 
     def write(out: int) -> None:
         spool.seek(0)
         with (
             tarfile.open(fileobj=spool, mode="r:") as source,
             os.fdopen(os.dup(out), "wb") as raw,
-            tarfile.open(fileobj=raw, mode="w|", format=tarfile.PAX_FORMAT) as target,
+            tarfile.open(fileobj=raw, mode="w|", format=tarfile.PAX_FORMAT) as copy,
         ):
             for member in source:
                 if member.mtime > seconds:
                     member.mtime = int(seconds)
                     kept = member.pax_headers.items()
                     member.pax_headers = {k: v for k, v in kept if k != "mtime"}
-                target.addfile(member, source.extractfile(member) if member.isreg() else None)
+                copy.addfile(member, source.extractfile(member) if member.isreg() else None)
 
-    kind = "gzip" if job.kind == "estargz" else job.kind
-    return _converted(pack(write, job.target, kind, job.level))
+    if kind != "estargz":
+        return _converted(pack(write, target, kind, level))
+    with tempfile.TemporaryFile(dir=os.path.dirname(target)) as clamped:
+        write(clamped.fileno())
+        return _estargz(clamped, target, level)
 
 
 def _estargz(spool: BinaryIO, target: str, level: int | None) -> Converted:
-    from portside.builder.exporters.estargz import write_estargz
+    from portside.builder.layers.estargz import write_estargz
 
     return write_estargz(spool, target, level)
 
 
-def pack_difference(job: PackDifference) -> Converted:
-    lower, upper = open_root(job.lower), open_root(job.upper)
+def pack_difference(lower_rootfs: Rootfs, upper_rootfs: Rootfs, target: str) -> Converted:
+    lower, upper = open_root(lower_rootfs), open_root(upper_rootfs)
     try:
         new, old = (os.open(".", OPEN_DIR, dir_fd=fd) for fd in (upper, lower))
-        packed = pack(lambda out: pack_tree_changes(new, old, out), job.target, "gzip")
+        packed = pack(lambda out: pack_tree_changes(new, old, out), target, "gzip")
     finally:
         os.close(lower)
         os.close(upper)
     return _converted(packed)
 
 
-def pack_trees(job: PackTrees, out: int) -> int:
-    writer = TarWriter(out, job.latest)
-    for item in job.trees:
+def pack_trees(trees: Sequence[Named], latest: int | None, out: int) -> int:
+    writer = TarWriter(out, latest)
+    for item in trees:
         prefix = os.fsencode(item.folder)
         if prefix:
-            writer.entry(Entry(prefix + b"/", tar.DIRTYPE, 0o755, mtime=job.latest or 0))
+            writer.entry(Entry(prefix + b"/", tar.DIRTYPE, 0o755, mtime=latest or 0))
         for name, data in item.files:
             where = prefix + b"/" + os.fsencode(name) if prefix else os.fsencode(name)
             writer.entry(Entry(where, tar.REGTYPE, 0o644, size=len(data)), data)

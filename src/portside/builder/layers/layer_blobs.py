@@ -3,14 +3,19 @@ remembered."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.builder.exporters.export_options import Compression, ExportOptions
-from portside.builder.exporters.layer_jobs import ConvertBlob, Converted, PackBlob
+from portside.builder.layers.layer_jobs import (
+    ConvertBlob,
+    PackBlob,
+    PackDifference,
+)
+from portside.builder.layers.layer_values import Converted
+from portside.builder.solver.tree import Tree
 from portside.model.digest import Digest
 from portside.model.errors import NotFound, SystemFailure
 from portside.model.ids import new_id
@@ -23,6 +28,7 @@ from portside.model.image import (
     OCI_LAYER_ZSTD,
     Descriptor,
 )
+from portside.model.rootfs import Rootfs
 
 if TYPE_CHECKING:
     from portside.store.db import Ref
@@ -34,6 +40,26 @@ TOC_ANNOTATION = "containerd.io/snapshot/stargz/toc.digest"
 _TYPES = {"gzip": OCI_LAYER_GZIP, "estargz": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD,
           "uncompressed": OCI_LAYER}  # fmt: skip
 _DOCKER = {OCI_LAYER_GZIP: DOCKER_LAYER_GZIP, OCI_LAYER: DOCKER_LAYER}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """How layers are packed: gzip, zstd, estargz or uncompressed."""
+
+    kind: str = "gzip"
+    level: int | None = None
+    force: bool = False
+    """Also layers that exist in another compression."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerForm:
+    """What an export wants of layers."""
+
+    compression: Compression = field(default_factory=Compression)
+    oci_types: bool = True
+    latest: int | None = None
+    """Nanoseconds since the epoch: no file of the build's own layers is younger."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +75,7 @@ class LayerBlobs:
         self._store, self._owner = store, owner
         self._known = store.db.collection(KIND, Converted)
 
-    async def of_chain(
-        self, chain: str, options: ExportOptions, base_layers: int = 0
-    ) -> list[LayerBlob]:
+    async def of_chain(self, chain: str, form: LayerForm, base_layers: int = 0) -> list[LayerBlob]:
         """Of all layers of a stack, base first."""
         import asyncio
 
@@ -59,7 +83,7 @@ class LayerBlobs:
         return list(
             await asyncio.gather(
                 *(
-                    self._one(layer, options, is_base=number < base_layers)
+                    self._one(layer, form, is_base=number < base_layers)
                     for number, layer in enumerate(stack)
                 )
             )
@@ -78,23 +102,21 @@ class LayerBlobs:
         self._store.layers.set_blob(layer.chain, Digest(made.digest), OCI_LAYER_GZIP)
         return self._descriptor(made.digest, OCI_LAYER_GZIP)
 
-    async def _one(self, layer: LayerInfo, options: ExportOptions, *, is_base: bool) -> LayerBlob:
-        wanted = options.compression
-        latest = None
-        if options.rewrite_timestamp and options.epoch is not None and not is_base:
-            latest = options.epoch * 10**9
+    async def _one(self, layer: LayerInfo, form: LayerForm, *, is_base: bool) -> LayerBlob:
+        wanted = form.compression
+        latest = None if is_base else form.latest
         keeps = is_base and not wanted.force
         if latest is None and (keeps or (wanted.kind == "gzip" and wanted.level is None)):
             kind = COMPRESSIONS.get(self._media_type(layer), "gzip") if layer.blob else "gzip"
             if keeps or kind == "gzip":
                 found = await self.native(layer)
-                return LayerBlob(str(layer.diff_id), _typed(found, options))
+                return LayerBlob(str(layer.diff_id), _typed(found, form))
         made = await self._converted(layer, wanted, latest)
         annotations = {TOC_ANNOTATION: made.toc} if made.toc else {}
         found = msgspec.structs.replace(
             self._descriptor(made.digest, _TYPES[wanted.kind]), annotations=annotations
         )
-        return LayerBlob(made.diff_id, _typed(found, options))
+        return LayerBlob(made.diff_id, _typed(found, form))
 
     async def _converted(
         self, layer: LayerInfo, wanted: Compression, latest: int | None
@@ -118,7 +140,7 @@ class LayerBlobs:
         if layer.blob and store.blobs.claim(Digest(layer.blob), self._owner):
             job = ConvertBlob(
                 source=str(store.blobs.path(Digest(layer.blob))), target=target, kind=wanted.kind,
-                level=wanted.level, latest=latest, limits=store.layers.limits,
+                level=wanted.level, latest=latest,
             )  # fmt: skip
         elif store.layers.driver == "overlay":
             job = PackBlob(
@@ -143,10 +165,32 @@ class LayerBlobs:
         return Descriptor(media_type=media_type, digest=digest, size=size)
 
 
-def _typed(found: Descriptor, options: ExportOptions) -> Descriptor:
+async def difference(
+    store: Store, owner: Ref, lower: Digest | None, upper: Digest | None, parent: Digest | None
+) -> Tree:
+    """What the tree ``upper`` has beyond ``lower``, as a layer on ``parent``."""
+    empty = Rootfs("bind", upper=str(store.layers.links_dir / "empty"))
+    target = store.blobs.ingest_dir / f"tmp-{new_id()}"
+    job = PackDifference(
+        lower=store.layers.rootfs(lower) if lower else empty,
+        upper=store.layers.rootfs(upper) if upper else empty,
+        target=str(target),
+    )
+    try:
+        made: Converted = await store.workers.run(job)
+        store.blobs.adopt(target, Digest(made.digest), made.size, owner)
+    finally:
+        target.unlink(missing_ok=True)
+    chain = await store.layers.ensure(
+        parent, Digest(made.diff_id), Digest(made.digest), OCI_LAYER_GZIP, owner=owner
+    )
+    return Tree.of_chain(str(chain))
+
+
+def _typed(found: Descriptor, form: LayerForm) -> Descriptor:
     """With Docker's media type or OCI's, as the manifest has it."""
     kind = found.media_type
-    if options.oci_types:
+    if form.oci_types:
         oci = {docker: oci for oci, docker in _DOCKER.items()}
         kind = oci.get(kind, kind)
     else:

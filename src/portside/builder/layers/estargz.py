@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from portside.builder.exporters.layer_jobs import Converted
+from portside.builder.layers.layer_values import Converted
 from portside.builder.solver.layer_pack import compressor
 
 TOC_NAME = "stargz.index.json"

@@ -1,0 +1,1 @@
+"""A build's layers as blobs: packed, compressed, compared."""
