@@ -255,10 +255,12 @@ def test_the_link_for_docker_clients(tmp_path: Path) -> None:
         assert link.read_text() == "a file"
 
 
-def test_only_root_can_start_it(monkeypatch: pytest.MonkeyPatch, write: Any, capfd: Any) -> None:
+def test_a_user_needs_directories_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, write: Any, capfd: Any, tmp_path: Any
+) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert main(["--config-file", write({})]) == 1
-    assert "must run as root: use sudo" in capfd.readouterr().err
+    assert main(["--config-file", write({}), "--exec-root", str(tmp_path / "x")]) == 1
+    assert "belongs to another user" in capfd.readouterr().err
 
 
 def test_names_are_unique_and_documented() -> None:

@@ -9,11 +9,10 @@ import shutil
 
 from portside.cli.table import table
 from portside.cli.verb import verb
-from portside.client.endpoint import DEFAULT_CONTEXT, Endpoint
+from portside.client.endpoint import DEFAULT_CONTEXT, Endpoint, default_socket
 from portside.model import jsontext
 from portside.model.errors import Conflict, InvalidParameter, NotFound, SystemFailure
 from portside.model.golang.booleans import parse_bool
-from portside.model.paths import DEFAULT_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def _tls_directory(session: Session, name: str) -> str:
 def _read(session: Session, name: str) -> Meta:
     """Raises NotFound."""
     if name == DEFAULT_CONTEXT:
-        where = os.environ.get("DOCKER_HOST") or f"unix://{DEFAULT_SOCKET}"
+        where = os.environ.get("DOCKER_HOST") or f"unix://{default_socket()}"
         return {"Name": name, "Metadata": {},
                 "Endpoints": {"docker": {"Host": where, "SkipTLSVerify": False}}}  # fmt: skip
     try:
@@ -214,7 +213,7 @@ def _write(session: Session, name: str, meta: Meta, values: dict[str, str]) -> N
         docker["Host"] = values["host"]
     if "skip-tls-verify" in values:
         docker["SkipTLSVerify"] = parse_bool(values["skip-tls-verify"])
-    docker.setdefault("Host", f"unix://{DEFAULT_SOCKET}")
+    docker.setdefault("Host", f"unix://{default_socket()}")
     docker.setdefault("SkipTLSVerify", False)
     directory = _meta_directory(session, name)
     os.makedirs(directory, mode=0o755, exist_ok=True)

@@ -14,20 +14,25 @@ import sys
 
 from portside.client.errors import NotRunning
 from portside.model.errors import Unavailable
-from portside.model.paths import DEFAULT_EXEC_ROOT
+from portside.model.paths import DEFAULT_EXEC_ROOT, DEFAULT_LOG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portside.client.endpoint import Endpoint
 
-LOG = "/var/log/portside.log"
+LOG = DEFAULT_LOG
 _READY = b"READY=1"
 _MAIN = f"{__file__.rpartition('/cli/')[0]}/__main__.py"
 
 
 def start_engine(endpoint: Endpoint) -> None:
     """Have an engine at the default address. Raises Unavailable with the end of its log."""
-    os.makedirs(DEFAULT_EXEC_ROOT, mode=0o711, exist_ok=True)
+    if os.geteuid():
+        from portside.cli import rootless_checks
+
+        rootless_checks.check(DEFAULT_EXEC_ROOT, os.path.dirname(LOG))
+    else:
+        os.makedirs(DEFAULT_EXEC_ROOT, mode=0o711, exist_ok=True)
     lock = os.open(f"{DEFAULT_EXEC_ROOT}/start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -44,8 +49,7 @@ def _start() -> None:
 
     ready = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
     try:
-        ready.bind("")  # an abstract name of the kernel's choice, unix(7)
-        address = "@" + ready.getsockname()[1:].decode()
+        address = _bind(ready)
         sys.stderr.write("portside: no engine is running: starting one in the background "
                          f"(log: {LOG}; end it with 'portside daemon stop')\n")  # fmt: skip
         sys.stderr.flush()
@@ -56,6 +60,22 @@ def _start() -> None:
         _wait(ready, pid, size)
     finally:
         ready.close()
+        if address.startswith("/"):
+            os.unlink(address)
+
+
+def _bind(ready: object) -> str:
+    """Where the engine is to tell of its readiness, as in ``NOTIFY_SOCKET``.
+
+    Without root it will be in a network namespace of its own, where abstract names of ours are
+    not known (unix(7)).
+    """
+    if os.geteuid():
+        address = f"{DEFAULT_EXEC_ROOT}/ready-{os.getpid()}"
+        ready.bind(address)  # type: ignore[attr-defined]
+        return address
+    ready.bind("")  # type: ignore[attr-defined]  # a name of the kernel's choice
+    return "@" + ready.getsockname()[1:].decode()  # type: ignore[attr-defined,no-any-return]
 
 
 def _wait(ready: object, pid: int, size: int) -> None:

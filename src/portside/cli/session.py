@@ -71,7 +71,7 @@ class Session:
     @property
     def client(self) -> Client:
         """A connected client. An engine is started when none answers at the default
-        address and the caller is root. Raises NotRunning, Unavailable."""
+        address: the system's for root, else the user's own. Raises NotRunning, Unavailable."""
         if self._client is None:
             client = self.unconnected_client()
             try:
@@ -80,13 +80,9 @@ class Session:
                 from portside.cli import hints
 
                 raise NotAllowed(f"{err}: {hints.group_of(self.endpoint.path)}") from None
-            except NotRunning as err:
-                if not self.endpoint.is_default or os.geteuid() != 0:
+            except NotRunning:
+                if not self.endpoint.is_default:
                     if self.program != DOCKER:
-                        if self.endpoint.is_default:
-                            raise NotRunning(
-                                f"{err}\nStart it with: sudo portside daemon"
-                            ) from None
                         raise
                     raise NotRunning(  # in the words that scripts around docker look for
                         f"Cannot connect to the Docker daemon at {self.endpoint.text}. "

@@ -6,7 +6,7 @@ import os
 
 from portside.client.errors import NotAllowed, NotRunning
 from portside.model.errors import InvalidParameter, NotFound, Unavailable
-from portside.model.paths import DEFAULT_SOCKET
+from portside.model.paths import DEFAULT_SOCKET, SYSTEM_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -186,7 +186,19 @@ def choose(
         context = config.text("currentContext")
     if context and context != DEFAULT_CONTEXT:
         return of_context(config, context)
-    return Endpoint(f"unix://{DEFAULT_SOCKET}", is_default=True)
+    return Endpoint(f"unix://{default_socket()}", is_default=True)
+
+
+def default_socket() -> str:
+    """The engine's socket when nobody has chosen one: the user's own engine, else the system's
+    where the user may use that, else where the user's own will be."""
+    if (
+        DEFAULT_SOCKET != SYSTEM_SOCKET
+        and not os.path.exists(DEFAULT_SOCKET)
+        and os.access(SYSTEM_SOCKET, os.W_OK)
+    ):
+        return SYSTEM_SOCKET
+    return DEFAULT_SOCKET
 
 
 def _tls_of_environment(config: ClientConfig) -> TlsFiles | None:

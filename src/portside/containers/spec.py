@@ -231,11 +231,21 @@ def _namespace(kind: str, joined: dict[str, int]) -> oci.Namespace:
     return oci.Namespace(kind)
 
 
-_NETWORK_SYSCTLS = {
-    "net.ipv4.ip_unprivileged_port_start": "0",
-    "net.ipv4.ping_group_range": "0 2147483647",
-}
-"""Ports below 1024 and ping without capabilities, as Docker gives them."""
+_LAST_PING_GROUP = 2147483647
+"""The highest that the kernel takes (icmp(7), ping_group_range)."""
+
+
+def _network_sysctls() -> dict[str, str]:
+    """Ports below 1024 and ping without capabilities, as Docker gives them. A user namespace
+    has only the groups it maps."""
+    from portside.kernel.subordinate_ids import highest
+
+    return {
+        "net.ipv4.ip_unprivileged_port_start": "0",
+        "net.ipv4.ping_group_range": f"0 {min(_LAST_PING_GROUP, highest('gid'))}",
+    }
+
+
 _IPC_SYSCTLS = frozenset(
     {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall"}
     | {"kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"}
@@ -247,7 +257,7 @@ def _sysctls(inputs: SpecInputs) -> dict[str, str]:
     host = inputs.host
     check_sysctls(host)
     shared = host.network_mode == "host" or "network" in inputs.joined
-    return {**({} if shared else _NETWORK_SYSCTLS), **(host.sysctls or {})}
+    return {**({} if shared else _network_sysctls()), **(host.sysctls or {})}
 
 
 def check_sysctls(host: HostConfig) -> None:

@@ -34,7 +34,7 @@ from portside.model.errors import (
 )
 from portside.model.network import NetworkAttachment
 from portside.model.ociruntime import Mount, Spec, User
-from portside.runtime.messages import Identity, StartRequest
+from portside.runtime.messages import Identity, StartRequest, StateFile
 from portside.runtime.state_files import clean
 from portside.store.failpoints import reach
 
@@ -278,9 +278,28 @@ async def _failed(core: Core, container: Container, err: BaseException) -> None:
 def cgroup_of(core: Core, container: Container) -> Cgroup:
     """The container's control group."""
     from portside.containers.spec import cgroup_path
-    from portside.kernel.cgroup import Cgroup
 
-    return Cgroup(cgroup_path(container.id, container.record.host, core.defaults()))
+    path = cgroup_path(container.id, container.record.host, core.defaults())
+    return _group(path, core.state_dir(container.id))
+
+
+def _group(path: str, state_dir: Path) -> Cgroup:
+    """A control group, or where there are none, what a state directory tells of processes."""
+    from portside.kernel.cgroup import Cgroup, detect
+
+    if detect().mode != "none":
+        return Cgroup(path)
+    from portside.kernel.process_tree import ProcessTree, Root
+
+    def roots() -> list[Root]:
+        try:
+            state = StateFile.read(state_dir)
+        except (OSError, msgspec.MsgspecError):
+            return []
+        return [Root(state.monitor_pid, state.monitor_started, False),
+                Root(state.pid, state.pid_started, True)]  # fmt: skip
+
+    return ProcessTree(path, roots)
 
 
 def end_processes(core: Core, container: Container) -> bool:
@@ -321,13 +340,12 @@ def drop_leftover(core: Core, directory: Path) -> None:
     """A runtime directory whose container is unknown: end what runs there and delete it."""
     from contextlib import suppress
 
-    from portside.kernel.cgroup import Cgroup
     from portside.model.errors import PortsideError
-    from portside.runtime.messages import StateFile
 
-    group = Cgroup(f"{core.defaults().cgroup_parent}/{directory.name}")
+    path = f"{core.defaults().cgroup_parent}/{directory.name}"
     with suppress(OSError, msgspec.MsgspecError):
-        group = Cgroup(StateFile.read(directory).cgroup)
+        path = StateFile.read(directory).cgroup
+    group = _group(path, directory)
     with suppress(PortsideError, OSError):
         if group.exists():
             group.kill()

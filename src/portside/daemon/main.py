@@ -23,7 +23,7 @@ from portside.daemon.pidfile import PidFile
 from portside.engine.option_checks import warnings
 from portside.engine.options import DaemonOptions
 from portside.kernel.directories import make_public
-from portside.model.errors import PortsideError, SystemFailure
+from portside.model.errors import PortsideError
 from portside.model.instance import Instance
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ class Daemon:
         from portside.daemon.chroot import refuse_plain_chroot
 
         if os.geteuid() != 0:
-            raise SystemFailure("the engine must run as root: use sudo")
+            from portside.daemon import rootless_start
+
+            rootless_start.enter(self.options, self.arguments)
         refuse_plain_chroot()
         self._make_directories()
         pidfile = PidFile(self.options.effective_pidfile)

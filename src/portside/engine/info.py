@@ -19,6 +19,7 @@ from portside.engine.options import DaemonOptions
 from portside.kernel.cgroup.machine import machine
 from portside.model import build_info
 from portside.model.ids import new_id
+from portside.model.paths import rootless_user
 from portside.model.system import (
     API_VERSION,
     MIN_API_VERSION,
@@ -167,6 +168,8 @@ def now() -> str:
 def _security(cgroup_version: int) -> tuple[str, ...]:
     found = ["name=apparmor"] if apparmor.in_use() else []
     found.append("name=seccomp,profile=builtin")
+    if rootless_user():
+        found.append("name=rootless")
     if cgroup_version == 2:
         found.append("name=cgroupns")
     return tuple(found)

@@ -14,9 +14,14 @@ from typing import Any
 
 from portside.model.errors import InvalidParameter, InvalidText
 from portside.model.golang.numbers import atoi
-from portside.model.instance import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, DEFAULT_SOCKET
+from portside.model.paths import (
+    DEFAULT_CONFIG_DIR,
+    DEFAULT_DATA_ROOT,
+    DEFAULT_EXEC_ROOT,
+    DEFAULT_SOCKET,
+)
 
-DEFAULT_CONFIG_FILE = "/etc/portside/daemon.json"
+DEFAULT_CONFIG_FILE = f"{DEFAULT_CONFIG_DIR}/daemon.json"
 
 
 @dataclass(frozen=True, slots=True)

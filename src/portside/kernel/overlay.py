@@ -14,7 +14,20 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from portside.kernel import fsopen, mount, process
+from portside.model.paths import rootless_user
 
+XATTR = "user.overlay." if rootless_user() else "trusted.overlay."
+"""Prefix of the attributes in which an overlay keeps what it has to remember. Trusted ones are
+the host's root's alone; ``userxattr`` (Linux 5.11) is the way of user namespaces."""
+OPAQUE = f"{XATTR}opaque"
+"""``y`` on a directory that hides what lies below (overlayfs.rst)."""
+OPTIONS = (
+    ("index=off", "userxattr")
+    if rootless_user()
+    else ("index=off", "redirect_dir=off", "metacopy=off")
+)
+"""What is in ``upper`` must be the whole truth about the changes: no redirected renames, no
+files without their data. ``userxattr`` has neither, and refuses to be told so."""
 _PAGE = 4096
 """Bytes of mount(2)'s ``data``, the terminating NUL among them."""
 

@@ -21,6 +21,7 @@ import msgspec
 
 from portside.kernel.sealed_executable import sealed
 from portside.model.errors import SystemFailure, Unavailable
+from portside.model.paths import ROOTLESS_VARIABLE
 from portside.runtime import messages
 from portside.runtime.messages import StartRequest
 from portside.runtime.monitor_client import MonitorClient
@@ -167,4 +168,5 @@ def _spawn(parent: str, files: int) -> tuple[socket.socket, int]:
 def _environment() -> dict[str, str]:
     """What other runtimes are found with. All else of ours may be secret, and a container that
     may trace processes can read it in one on its way to execve(2)."""
-    return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    names = ("PATH", "HOME", ROOTLESS_VARIABLE)
+    return {name: os.environ[name] for name in names if name in os.environ}

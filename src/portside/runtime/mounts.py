@@ -403,6 +403,9 @@ def mount_cgroups(root: int, mounts: Iterable[Mount], group: str, private: bool)
 def _cgroup(root: int, mount: Mount, options: Parsed, group: str) -> None:
     layout = detect()
     plain = Parsed(Mount(destination="", options=("nosuid", "nodev", "noexec", "relatime")))
+    if layout.mode == "none":
+        _no_cgroups(root, mount, options)
+        return
     if layout.unified and not layout.hierarchies:
         tree = _cgroup_tree("cgroup2", options, [], layout.unified, group)
         _attach(root, tree, mount.destination, directory=True, options=options)
@@ -424,6 +427,16 @@ def _cgroup(root: int, mount: Mount, options: Parsed, group: str) -> None:
             mount_setattr(view, set=MOUNT_ATTR_RDONLY, about=mount.destination)
     finally:
         os.close(view)
+
+
+def _no_cgroups(root: int, mount: Mount, options: Parsed) -> None:
+    """What programs look for at /sys/fs/cgroup where we have no groups: version 2 as the host
+    has it, read-only, or an empty directory."""
+    try:
+        tree = filesystem("cgroup2", "cgroup", [], options.set | MOUNT_ATTR_RDONLY)
+    except OSError:
+        tree = filesystem("tmpfs", "tmpfs", ["mode=755"], options.set)
+    _attach(root, tree, mount.destination, directory=True, options=options)
 
 
 def _show_hierarchy(

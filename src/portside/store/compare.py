@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import stat
 
-_OVERLAYS_OWN = (b"trusted.overlay.",)
-_OPAQUE = "trusted.overlay.opaque"
+from portside.kernel import overlay
+
+_OVERLAYS_OWN = (os.fsencode(overlay.XATTR),)
+_OPAQUE = overlay.OPAQUE
 _PIECE = 1 << 20
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from portside.kernel import overlay
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.store.db import Database, Ref
@@ -111,7 +112,7 @@ def _can_overlay(root: Path) -> bool:
     probe = root / f"probe-{os.getpid()}"
     try:
         probe.mkdir(mode=0o700)
-        os.setxattr(probe, "trusted.overlay.opaque", b"y")
+        os.setxattr(probe, overlay.OPAQUE, b"y")
         os.mknod(probe / "whiteout", stat.S_IFCHR, 0)
         return "overlay" in Path("/proc/filesystems").read_text() and _not_overlay(root)
     except OSError as err:

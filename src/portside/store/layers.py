@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from portside.kernel import overlay
 from portside.model.digest import Digest
 from portside.model.errors import Conflict, NotFound
 from portside.model.ids import new_id
@@ -43,9 +44,7 @@ from portside.store.worker_pool import Workers
 if TYPE_CHECKING:
     from portside.store.job_streams import JobStream
 
-OVERLAY_OPTIONS = ("index=off", "redirect_dir=off", "metacopy=off")
-"""What is in ``upper`` must be the whole truth about the changes: no redirected renames, no
-files without their data."""
+OVERLAY_OPTIONS = overlay.OPTIONS
 
 
 class LayerInfo(NamedTuple):

@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 
+from portside.kernel import overlay
 from portside.model.errors import NotFound, NotRunning, SystemFailure
 from portside.model.rootfs import Rootfs
 from portside.store import tar_format as tar
@@ -224,7 +225,7 @@ def read_xattrs(target: int | bytes) -> dict[bytes, bytes]:
         raise
     found = {}
     for key in keys:
-        if key.startswith("trusted.overlay.") or key == "security.selinux":
+        if key.startswith(overlay.XATTR) or key == "security.selinux":
             continue
         try:
             found[os.fsencode(key)] = os.getxattr(target, key, follow_symlinks=follow)

@@ -19,9 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from portside.kernel import overlay
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.model.digest import Digest
 from portside.model.errors import Forbidden, InvalidParameter, NoSpace, SystemFailure
+from portside.model.paths import rootless_user
 from portside.store import tar_format as tar
 from portside.store.archive_values import Limits
 from portside.store.blobs import DigestMismatch
@@ -43,7 +45,7 @@ REPORT = 4 << 20
 
 OVERLAY, APPLY, LITERAL = "overlay", "apply", "literal"
 WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
-OVERLAY_OPAQUE = "trusted.overlay.opaque"
+OVERLAY_OPAQUE = overlay.OPAQUE
 # what overlayfs itself would believe must not come out of an archive
 FORBIDDEN_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 DENIED = (errno.EPERM, errno.ENOTSUP, errno.EINVAL)
@@ -247,7 +249,12 @@ class Unpacker:
         kinds = {tar.CHRTYPE: stat.S_IFCHR, tar.BLKTYPE: stat.S_IFBLK, tar.FIFOTYPE: stat.S_IFIFO}
         device = os.makedev(entry.major, entry.minor)
         mode = kinds[entry.type] | entry.mode
-        self._replacing(entry, dir_fd, last, os.mknod, last, mode, device)
+        try:
+            self._replacing(entry, dir_fd, last, os.mknod, last, mode, device)
+        except PermissionError:
+            if not rootless_user() or entry.type == tar.FIFOTYPE:
+                raise
+            return  # no device nodes in a user namespace; a container's /dev is made anyway
         self._unopened(entry, dir_fd, last)
 
     def _unopened(self, entry: Entry, dir_fd: int, last: bytes) -> None:

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 
+from portside.kernel import overlay
 from portside.kernel.openat2 import (
     RESOLVE_BENEATH,
     RESOLVE_NO_MAGICLINKS,
@@ -281,7 +282,7 @@ def copy_attributes(source: int, target: int, found: os.stat_result) -> None:
 def _copy_xattrs(source: int | bytes, target: int | bytes) -> None:
     follow = isinstance(source, int)
     for key in os.listxattr(source, follow_symlinks=follow):
-        if key.startswith("trusted.overlay."):
+        if key.startswith(overlay.XATTR):
             continue
         try:
             value = os.getxattr(source, key, follow_symlinks=follow)

@@ -29,6 +29,7 @@ from portside.kernel.cgroup.devices import (
 from portside.kernel.cgroup.layout import Layout, detect, path_of
 from portside.kernel.cgroup.plan import Write, plan
 from portside.model.errors import Conflict, InvalidParameter, SystemFailure
+from portside.model.paths import rootless_user
 
 if TYPE_CHECKING:
     from portside.kernel.cgroup.oom import OomWatch
@@ -157,9 +158,9 @@ class Cgroup:
 
     def _add_beside(self, text: str, beside: int) -> None:
         path = path_of(beside)
-        if path != self.path and not path.startswith(self.path + "/"):
+        if self.path not in path:  # of a delegated part the way down to it is told as well
             raise SystemFailure(f"process {beside} has left the container's control group: {path}")
-        target = f"{self.layout.unified}{path}/cgroup.procs"
+        target = f"{self.layout.unified}{path[path.index(self.path) :]}/cgroup.procs"
         try:
             files.write(target, text)
         except OSError as error:
@@ -174,7 +175,7 @@ class Cgroup:
 
     def _any_directory(self) -> str:
         """One directory that tells the processes; version 2 when there is one."""
-        return self.directories()[-1]
+        return self.directories()[-1] if self.layout.mode != "none" else ""
 
     # -- limits --------------------------------------------------------------------------
 
@@ -264,13 +265,15 @@ class Cgroup:
             try:
                 bpf.set_device_program(fd, access)
             except OSError as error:
+                if rootless_user() and error.errno == errno.EPERM:
+                    return  # no devices of the host's can be made or opened there anyway
                 raise SystemFailure(
                     f"cannot restrict devices of {self.path}: bpf: {error.strerror} "
                     "(cgroup v2 needs CONFIG_CGROUP_BPF and CAP_BPF or CAP_SYS_ADMIN)"
                 ) from error
             finally:
                 os.close(fd)
-        elif not access.unrestricted:
+        elif not access.unrestricted and self.layout.mode != "none":
             raise SystemFailure("devices cannot be restricted: no devices controller is mounted")
 
     def _set_devices_v1(self, access: DeviceAccess, fresh: bool) -> None:

@@ -6,6 +6,8 @@ Facts from cgroups(7), ``Documentation/admin-guide/cgroup-v1`` and ``cgroup-v2.r
 * ``v1``: one hierarchy for each controller, or for a few that are mounted together.
 * ``hybrid``: version 1 hierarchies for some controllers beside a version 2 hierarchy that
   has the others, or none. A process is in one group of every hierarchy.
+* ``none``: there are no groups to make. An engine without root has a part of version 2 that
+  was delegated to its user (``v2``, with that part as the root), or nothing at all.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from typing import Literal
 import msgspec
 
 from portside.model.errors import SystemFailure
+from portside.model.paths import rootless_user
 
-Mode = Literal["v1", "v2", "hybrid"]
+Mode = Literal["v1", "v2", "hybrid", "none"]
 _V1_CONTROLLERS = frozenset(
     {"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc"}
     | {"net_cls", "net_prio", "perf_event", "pids", "rdma"}
@@ -46,7 +49,8 @@ class Layout(msgspec.Struct, frozen=True):
     hierarchies: tuple[Hierarchy, ...] = ()
     """Version 1 hierarchies in mount order."""
     unified: str = ""
-    """Mount point of the version 2 hierarchy, or empty."""
+    """Mount point of the version 2 hierarchy, or the directory that was delegated to us, or
+    empty."""
     unified_controllers: frozenset[str] = frozenset()
     """Controllers of the version 2 hierarchy's root (``cgroup.controllers``)."""
 
@@ -84,12 +88,35 @@ def detect() -> Layout:
     Raises SystemFailure where no control group file system is mounted.
     """
     with open("/proc/self/mountinfo") as file:
-        return parse(file.read(), _read_controllers)
+        text = file.read()
+    if not rootless_user():
+        return parse(text, _read_controllers)
+    try:
+        return delegated(parse(text, _read_controllers), own_path())
+    except SystemFailure:
+        return NONE
 
 
 def _read_controllers(mount: str) -> str:
     with open(f"{mount}/cgroup.controllers") as file:
         return file.read()
+
+
+NONE = Layout("none")
+OWN_LEAF = "portside-engine"
+"""Where the engine's processes go when they sit in a group that must delegate."""
+
+
+def delegated(layout: Layout, path: str) -> Layout:
+    """What a user may use: the version 2 group ``path`` that the caller is in, when it was
+    delegated (cgroup-v2.rst, "Delegation Containment"), else nothing."""
+    if not layout.unified:
+        return NONE
+    directory = (layout.unified + path.removesuffix(f"/{OWN_LEAF}")).rstrip("/")
+    names = ("", "/cgroup.procs", "/cgroup.subtree_control")
+    if not all(os.access(directory + name, os.W_OK) for name in names):
+        return NONE
+    return Layout("v2", (), directory, frozenset(_read_controllers(directory).split()))
 
 
 def parse(mountinfo: str, controllers_of: object = _read_controllers) -> Layout:
@@ -160,8 +187,10 @@ def warm_up(layout: Layout | None = None) -> None:
     """
     layout = layout or detect()
     try:
-        if layout.unified:
+        if layout.unified and not rootless_user():
             directory = layout.unified + own_path()
+        elif not layout.hierarchies:
+            return
         else:
             first = layout.hierarchies[0]
             directory = first.mount + own_path(first.label.split(",")[0])

@@ -13,12 +13,10 @@ import errno
 import os
 
 from portside.kernel.cgroup import files
-from portside.kernel.cgroup.layout import Layout, own_path
+from portside.kernel.cgroup.layout import OWN_LEAF, Layout, own_path
 from portside.model.errors import Conflict, SystemFailure
 
 WANTED = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc")
-OWN_LEAF = "portside-engine"
-"""Where the engine's processes go when they sit in a group that must delegate."""
 
 _prepared: set[tuple[str, str]] = set()
 

@@ -1,0 +1,110 @@
+"""Subordinate user and group IDs: subuid(5), subgid(5), newuidmap(1), newgidmap(1).
+
+A user may map the IDs that the administrator gave to them, and their own, into a user
+namespace of theirs. The two set-user-ID programs of the package ``uidmap`` write the mapping.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+SUBUID, SUBGID = Path("/etc/subuid"), Path("/etc/subgid")
+USUAL_COUNT = 65536
+"""IDs that images expect: 0 to 65535."""
+
+
+class Range(NamedTuple):
+    """IDs of the host, ``start`` to ``start + size - 1``."""
+
+    start: int
+    size: int
+
+
+def ranges(path: Path, user: int) -> list[Range]:
+    """What ``/etc/subuid`` or ``/etc/subgid`` gives to a user, by name or number, in the file's
+    order. Lines that make no sense are skipped, as shadow's tools do; no file is no range."""
+    owners = {str(user)}
+    try:
+        owners.add(pwd.getpwuid(user).pw_name)
+    except KeyError:
+        pass
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        fields = line.strip().split(":")
+        if len(fields) != 3 or fields[0] not in owners:
+            continue
+        if not (fields[1].isdecimal() and fields[2].isdecimal()):
+            continue
+        start, count = int(fields[1]), int(fields[2])
+        if count > 0 and start + count <= 1 << 32:
+            found.append(Range(start, count))
+    return found
+
+
+def arguments(own: int, given: list[Range]) -> list[str]:
+    """The triples of newuidmap(1): the namespace's root is the user, the rest follows from 1."""
+    words, inside = ["0", str(own), "1"], 1
+    for item in given:
+        words += [str(inside), str(item.start), str(item.size)]
+        inside += item.size
+    return words
+
+
+def write_maps(pid: int, user: int, group: int) -> str:
+    """Give the new user namespace of a child its mappings; what is lacking, or nothing.
+
+    With subordinate IDs and the package ``uidmap`` the user is root in there and has the
+    subordinate IDs from 1. Without, only root is mapped: that needs no help (and no more
+    supplementary groups, user_namespaces(7)). Raises OSError when even that fails.
+    """
+    lacking = _write_all(pid, user, group)
+    if lacking:
+        Path(f"/proc/{pid}/setgroups").write_text("deny")
+        Path(f"/proc/{pid}/uid_map").write_text(f"0 {user} 1\n")
+        Path(f"/proc/{pid}/gid_map").write_text(f"0 {group} 1\n")
+    return lacking
+
+
+def _write_all(pid: int, user: int, group: int) -> str:
+    uids, gids = ranges(SUBUID, user), ranges(SUBGID, user)
+    if not uids or not gids:
+        name = _name(user)
+        return (
+            f"user {name} has no subordinate IDs in {SUBUID if not uids else SUBGID}: give them "
+            f"with: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
+        )
+    # group first: once the users are mapped nothing is left to refuse
+    for program, own, given in (("newgidmap", group, gids), ("newuidmap", user, uids)):
+        path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin:/sbin")
+        if path is None:
+            return f"{program} is missing: install the package uidmap"
+        command = [path, str(pid), *arguments(own, given)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"{program} failed: {done.stderr.strip() or done.returncode}"
+    return ""
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
+
+
+@cache
+def highest(kind: str) -> int:
+    """The highest ID that the caller's user namespace has (user_namespaces(7), uid_map);
+    ``kind`` is ``uid`` or ``gid``."""
+    with open(f"/proc/self/{kind}_map") as file:
+        return max(int(start) + int(count) - 1 for start, _, count in map(str.split, file))

@@ -1,0 +1,196 @@
+"""A real user of the machine with an engine of its own, for tests of engines without root."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TUN = Path("/dev/net/tun")
+TIMEOUT = 180
+"""Seconds a command may take on a busy machine."""
+
+
+def refuse_reason() -> str:
+    """Why these tests cannot run here, or nothing."""
+    if os.geteuid() != 0:
+        return "makes users, which needs root"
+    for name in ("useradd", "userdel", "newuidmap", "newgidmap"):
+        if shutil.which(name) is None:
+            return f"{name} is missing (packages passwd and uidmap)"
+    if not (shutil.which("pasta") or shutil.which("slirp4netns")):
+        return "pasta and slirp4netns are missing"
+    for directory in (ROOT, *ROOT.parents):
+        if not directory.stat().st_mode & stat.S_IXOTH:
+            return f"{directory} cannot be entered by other users"
+    return ""
+
+
+class RootlessUser:
+    """A user made for a test; :meth:`close` removes it with everything it had."""
+
+    def __init__(self, *, subordinate: bool = True) -> None:
+        self.name = f"psr{random.randrange(16**6):06x}"
+        self.place = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
+        self.place.chmod(0o755)
+        self.home = self.place / "home"
+        subprocess.run(
+            ["useradd", "-m", "-d", str(self.home), "-s", "/bin/sh", self.name], check=True
+        )
+        found = pwd.getpwnam(self.name)
+        self.uid, self.gid = found.pw_uid, found.pw_gid
+        self.subordinates = self._subordinates(subordinate)
+        self.runtime = self.place / "run"
+        self.runtime.mkdir(mode=0o700)
+        os.chown(self.runtime, self.uid, self.gid)
+        self.socket = self.runtime / "portside/portside.sock"
+        self.host = f"unix://{self.socket}"
+        self.data_root = self.home / ".local/share/portside"
+        self.exec_root = self.runtime / "portside"
+        self.python = self._python()
+
+    def _subordinates(self, wanted: bool) -> list[range]:
+        """What useradd(8) gave it, of user IDs."""
+        found = []
+        for line in Path("/etc/subuid").read_text().splitlines():
+            name, start, count = line.split(":")
+            if name == self.name:
+                found.append(range(int(start), int(start) + int(count)))
+        if not wanted and found:
+            last = found[0][-1]
+            for kind in ("uids", "gids"):
+                subprocess.run(
+                    ["usermod", f"--del-sub{kind}", f"{found[0][0]}-{last}", self.name], check=True
+                )
+            return []
+        return found
+
+    def _python(self) -> str:
+        """An interpreter that the user may execute, with the packages of ours."""
+        real = Path(sys.executable).resolve()
+        if all(one.stat().st_mode & stat.S_IXOTH for one in (real, *real.parents)):
+            return sys.executable
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        other = shutil.which(version, path="/usr/bin:/usr/local/bin")
+        if other is None:
+            pytest.skip(f"{real} is closed to other users, and there is no other {version}")
+        environment = self.place / "venv"
+        subprocess.run([other, "-m", "venv", "--without-pip", str(environment)], check=True)
+        packages = environment / f"lib/{version}/site-packages"
+        packages.rmdir()
+        packages.symlink_to(next(Path(sys.prefix).glob("lib/python*/site-packages")))
+        return str(environment / "bin/python")
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {
+            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "HOME": str(self.home),
+            "USER": self.name,
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "LC_ALL": "C.UTF-8",
+            **more,
+        }
+
+    def call(
+        self, *command: str, input: str | None = None, check: bool = True, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A command as the user."""
+        done = subprocess.run(
+            command,
+            user=self.uid,
+            group=self.gid,
+            extra_groups=[],
+            env=self.environment(**more),
+            cwd=self.home,
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}{self.log()}"
+        return done
+
+    def portside(
+        self, *words: str, check: bool = True, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        entry = str(ROOT / "src/portside/__main__.py")
+        return self.call(self.python, "-I", "-S", entry, *words, check=check, **more)
+
+    def docker(
+        self, *words: str, check: bool = True, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        return self.call("docker", *words, check=check, DOCKER_HOST=self.host, **more)
+
+    def log(self) -> str:
+        path = self.data_root / "engine.log"
+        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+
+    def processes(self) -> list[tuple[int, str]]:
+        """PID and name of everything that runs as the user or its subordinates; no zombies."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError, ValueError):
+                text = (path / "status").read_text()
+                fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+                uid = int(fields["Uid"].split()[0])
+                mine = uid == self.uid or any(uid in ids for ids in self.subordinates)
+                if mine and not fields["State"].startswith("Z"):
+                    found.append((int(path.name), fields["Name"]))
+        return found
+
+    def pid_of(self, name: str) -> int:
+        """The one process of a name."""
+        (pid,) = [pid for pid, found in self.processes() if found == name]
+        return pid
+
+    def engine_pid(self) -> int:
+        return int((self.exec_root / "portside.pid").read_text())
+
+    def until_quiet(self, seconds: float = 30) -> list[tuple[int, str]]:
+        """What still runs when the time is over: nothing, one hopes."""
+        deadline = time.monotonic() + seconds
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return left
+
+    def close(self) -> None:
+        with suppress(Exception):
+            if self.socket.exists():
+                self.portside("daemon", "stop", "--containers", check=False)
+        self.until_quiet(5)
+        for _ in range(50):
+            left = self.processes()
+            for pid, _name in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if not left:
+                break
+            time.sleep(0.05)
+        subprocess.run(["userdel", self.name], check=False, capture_output=True)
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+class OpenTun:
+    """/dev/net/tun as systems have it: open to everybody; as it was afterwards."""
+
+    def __enter__(self) -> OpenTun:
+        self.mode = stat.S_IMODE(TUN.stat().st_mode)
+        TUN.chmod(0o666)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        TUN.chmod(self.mode)
