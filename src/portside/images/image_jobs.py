@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 
 from portside.store.archive_values import Limits
+from portside.store.whole_pieces import whole_pieces
 from portside.store.worker_pool import Job
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _compress(
     state = isal_zlib.compressobj(level=1, wbits=31)
     hasher = hashlib.sha256()
     size = plain = reported = 0
-    for piece in pieces:
+    for piece in whole_pieces(pieces):
         plain += len(piece)
         packed = state.compress(piece)
         if packed:

@@ -137,12 +137,14 @@ class LayerBlobs:
         store = self._store
         target = str(store.blobs.ingest_dir / f"tmp-{new_id()}")
         job: ConvertBlob | PackBlob
-        if layer.blob and store.blobs.claim(Digest(layer.blob), self._owner):
+        is_overlay = store.layers.driver == "overlay"
+        again = is_overlay and latest is not None  # our own writer gives the same bytes for less
+        if not again and layer.blob and store.blobs.claim(Digest(layer.blob), self._owner):
             job = ConvertBlob(
                 source=str(store.blobs.path(Digest(layer.blob))), target=target, kind=wanted.kind,
                 level=wanted.level, latest=latest,
             )  # fmt: skip
-        elif store.layers.driver == "overlay":
+        elif is_overlay:
             job = PackBlob(
                 rootfs=store.layers.written_rootfs(layer.chain), target=target, kind=wanted.kind,
                 level=wanted.level, latest=latest,

@@ -6,11 +6,12 @@ import hashlib
 import os
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-PIECE = 1 << 19
+from portside.store.whole_pieces import PIECE, whole_pieces
+
 GZIP_LEVEL = 1
 """Of ISA-L, which has levels 0 to 3; this one packs about as well as zlib's 4 and ten times as
 fast."""
@@ -75,6 +76,11 @@ def pack(
     return sink.packed()
 
 
+def _pieces(fd: int) -> Iterator[bytes]:
+    while piece := os.read(fd, PIECE):
+        yield piece
+
+
 class _Sink:
     """Reads a tar from a pipe in a thread of its own: the compressors and hashlib let go of the
     interpreter lock."""
@@ -96,7 +102,7 @@ class _Sink:
                 with Path(self._target).open("xb", buffering=0) as out:
                     self._compress(out.write)
             else:
-                while piece := os.read(self._source, PIECE):
+                for piece in whole_pieces(_pieces(self._source)):
                     self._read(piece)
         except Exception as err:
             self.error = err
@@ -105,7 +111,7 @@ class _Sink:
 
     def _compress(self, write: Callable[[memoryview], int | None]) -> None:
         state = compressor(self._kind, self._level)
-        while piece := os.read(self._source, PIECE):
+        for piece in whole_pieces(_pieces(self._source)):
             self._read(piece)
             self._put(write, state.compress(piece))
         self._put(write, state.flush())
