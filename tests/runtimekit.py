@@ -290,15 +290,15 @@ def needs_idmapping(directory: Path) -> None:
     """Skip a test where the file system of a directory cannot be mounted idmapped."""
     import pytest
 
+    from portside.kernel import idmapped
     from portside.kernel import mount as kernel
     from portside.model.errors import SystemFailure
     from portside.model.ociruntime import IDMapping
-    from portside.runtime import userns
 
     mapping = (IDMapping(0, 1000, 1),)
     tree = kernel.open_tree(kernel.AT_FDCWD, str(directory), kernel.OPEN_TREE_CLONE)
     try:
-        userns.map_owners(tree, mapping, mapping)
+        idmapped.map_owners(tree, mapping, mapping)
     except SystemFailure as err:
         pytest.skip(str(err))
     finally:

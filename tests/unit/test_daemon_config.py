@@ -121,7 +121,6 @@ def test_the_file_has_the_same_keys(write: Any) -> None:
         ({"rootless": True}, "rootless is not supported"),
         ({"default-network-opts": {"bridge": "x"}}, '"default-network-opts" must be an object'),
         ({"storage-opts": ["size=1"]}, "storage-opts: unknown option 'size=1'"),
-        ({"userns-remap": "default"}, "userns-remap"),
         ({"registry-mirrors": ["r.test"]}, "registry-mirrors: invalid mirror: 'r.test'"),
         ({"registry-mirrors": ["https://u:p@r.test"]}, "registry-mirrors"),
         ({"upstream-mirrors": ["https://m.test"]}, "write HOST=https://MIRROR"),

@@ -52,13 +52,14 @@ _WORDS = {
     "platform": "linux/amd64 linux/arm64 linux/386 linux/arm/v7",
     "pull": "always missing never",
     "restart": "no always unless-stopped on-failure on-failure: on-unhealthy",
-    "security-opt": "apparmor= label= no-new-privileges seccomp= systempaths=unconfined",
+    "security-opt": "apparmor= label= no-new-privileges seccomp= systempaths=unconfined "
+    "writable-cgroups=",
     "signal": "HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH",
     "stop-signal": "HUP INT QUIT KILL USR1 USR2 TERM WINCH",
     "type": "container image network volume",
     "ulimit": "as= core= cpu= data= fsize= locks= memlock= msgqueue= nice= nofile= nproc= "
     "rss= rtprio= rttime= sigpending= stack=",
-    "userns": "host",
+    "userns": "auto auto:size= host",
     "uts": "host",
 }
 """Values of flags that are known without asking."""

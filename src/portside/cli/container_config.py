@@ -272,6 +272,8 @@ def _check_modes(options: Options) -> None:
     ):
         text = options.text(flag)
         joined = text.startswith("container:") and len(text) > len("container:") and joins
+        if flag == "userns" and (text == "auto" or text.startswith("auto:")):
+            continue  # the engine reads its options
         if text and text not in allowed and not joined:
             raise InvalidParameter(f"--{flag}: invalid {name} mode")
     swappiness = options.number("memory-swappiness")

@@ -195,7 +195,11 @@ def _rights(found: Item) -> list[str]:
     lines = _head("Rights", "capabilities(7), seccomp(2)")
     groups = found.get("groups") or ()
     also = f", groups {', '.join(map(str, groups))}" if groups else ""
-    lines.append(f"  runs as user {found['uid']}, group {found['gid']}{also}")
+    maps = found.get("id_mappings") or {}
+    where = " of the host" if maps else ""
+    lines.append(f"  runs as user {found['uid']}, group {found['gid']}{also}{where}")
+    for kind, mappings in maps.items():  # user_namespaces(7)
+        lines.append(f"  {kind} inside:host:count {' '.join(mappings)}")
     sets = found.get("capabilities") or {}
     grouped: dict[tuple[str, ...], list[str]] = {}
     for name in ("effective", "permitted", "bounding", "inheritable", "ambient"):

@@ -106,7 +106,8 @@ CREATE = """
   -u, --user string                      User, and group, to run as (NAME|UID[:GROUP|GID])
       --use-api-socket                   Give it the engine's socket and the credentials of
                                          registries
-      --userns string                    User namespace: host
+      --userns string                    User namespace: host, or
+                                         auto[:size=,uidmapping=,gidmapping=]
       --uts string                       UTS namespace: host
   -v, --volume list                      Mount a directory or a volume (SOURCE:PATH[:OPTIONS])
       --volume-driver string             Driver of volumes that are made for it

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from portside.containers import lifecycle, merge
+from portside.containers import lifecycle, merge, user_mapping
 from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.containers.ended import unless_removed
 from portside.containers.mount_parser import clean
 from portside.model.container import ContainerConfig
 from portside.model.errors import Conflict, Forbidden, InvalidParameter
+from portside.model.idmap import IDMappings
 from portside.model.reference import Reference
 from portside.store.archive_values import Change
 from portside.store.container_archive import PathStat, View, ViewMount
@@ -23,8 +24,16 @@ from portside.store.failpoints import reach
 def view(core: Core, container: Container) -> View:
     """The files as the container sees them, running or not."""
     record = container.record
+    mappings = user_mapping.of(core, record)
+    hosts = mappings.inverse() if mappings is not None else IDMappings((), ())
     mounts = [
-        ViewMount(point.source, point.destination, read_only=not point.rw)
+        ViewMount(
+            point.source,
+            point.destination,
+            read_only=not point.rw,
+            uid_mappings=hosts.uids if point.type == "bind" else (),
+            gid_mappings=hosts.gids if point.type == "bind" else (),
+        )
         for point in record.mounts
         if point.type in ("bind", "volume")
     ]

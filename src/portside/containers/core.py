@@ -18,6 +18,7 @@ from portside.containers.spec import Defaults
 from portside.model.container import Ulimit
 from portside.model.errors import Conflict, InvalidParameter, NotFound
 from portside.model.events import Publisher
+from portside.model.idmap import IDMappings
 from portside.model.instance import Instance
 from portside.store.db import NameTaken
 from portside.store.store import Store
@@ -46,6 +47,8 @@ class ContainerOptions:
     apparmor_profile: str = ""
     init: bool = False
     init_path: str = ""
+    id_mappings: IDMappings | None = None
+    """Of the user namespace that containers have by default (``--userns-remap``)."""
     default_runtime: str = "portside"
     runtimes: Mapping[str, str] = field(default_factory=dict)
     """Name to path of further OCI runtimes."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from portside.containers import container_names, legacy_links, spec
+from portside.containers import container_names, legacy_links, spec, user_mapping
 from portside.containers.container import Container
 from portside.containers.core import Core, make_directory
 from portside.containers.merge import merge
@@ -77,6 +77,7 @@ async def create(core: Core, wish: Wish) -> Created:
         endpoints=endpoints,
         link_targets=legacy_links.targets(core, host),
     )
+    record.id_mappings = user_mapping.allocate(core, host, config.user)
     warnings += core.networks.validate(network_request(core, record))
     warnings += _platform_warning(image, wish.platform)
     # Everything a start would refuse for its form is refused now.
@@ -114,7 +115,10 @@ async def _make(core: Core, container: Container, image: Image, points: Points) 
     if layers.driver != "overlay":
         _mark(await layers.create_writable_copy(record.id, chain))
     if points:
-        record.mounts, record.making = await points.acquire(record.id), False
+        record.mounts, record.making = (
+            await points.acquire(record.id, user_mapping.of(core, record)),
+            False,
+        )
         keep_copy(core.directory(record.id), record)
         core.save(container)
         reach("container.create:mounted")

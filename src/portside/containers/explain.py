@@ -58,6 +58,7 @@ def explain(core: Core, container: Container, network: Sequence[PathStep]) -> Ex
     found.blkio, found.devices = _blkio(record.host), _devices(record.host)
     with suppress(OSError):
         found.processes = tuple(sorted(group.pids()))
+        found.id_mappings = _id_mappings(record.pid)
         _status(found, Path(f"/proc/{record.pid}/status").read_text())
         found.ulimits = _ulimits(Path(f"/proc/{record.pid}/limits").read_text())
     return found
@@ -220,6 +221,19 @@ class _Mounted(msgspec.Struct, frozen=True):
 
 def _unescaped(text: str) -> str:
     return re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def _id_mappings(pid: int) -> dict[str, tuple[str, ...]]:
+    """Of its user namespace (user_namespaces(7)), unless that is ours."""
+    if _inode(pid, "user") == _inode("self", "user"):
+        return {}
+    files = {"users": "uid_map", "groups": "gid_map"}
+    return {
+        kind: tuple(
+            ":".join(line.split()) for line in Path(f"/proc/{pid}/{name}").read_text().splitlines()
+        )
+        for kind, name in files.items()
+    }
 
 
 def _status(found: Explanation, text: str) -> None:

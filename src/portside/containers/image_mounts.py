@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import msgspec
+
 from portside.containers.record import Point, Record
 from portside.kernel.mount import (
     AT_EMPTY_PATH,
@@ -28,6 +30,7 @@ from portside.kernel.mount import (
 from portside.model import ociruntime as oci
 from portside.model.digest import Digest, chain_id
 from portside.model.errors import InvalidParameter
+from portside.model.idmap import IDMappings
 from portside.model.rootfs import Rootfs
 from portside.store.worker_pool import Job
 
@@ -53,12 +56,16 @@ class BindImagePath(Job, kw_only=True):
     place: str
 
     def run(self, fds: list[int], progress: Callable[[int], None]) -> None:
+        from portside.runtime.rootfs import open_root as open_mapped_root
         from portside.store.roots import open_beneath, open_root
 
         whole = self.place + _WHOLE
         Path(whole).mkdir(0o700)
-        root = open_root(self.rootfs)
-        if self.rootfs.driver == "bind":
+        if self.rootfs.uid_mappings:
+            root = open_mapped_root(self.rootfs, private=False)
+        elif self.rootfs.driver == "overlay":
+            root = open_root(self.rootfs)
+        else:
             root = open_tree(AT_FDCWD, self.rootfs.upper, OPEN_TREE_CLONE)
         _attach(root, whole)
         try:
@@ -92,13 +99,18 @@ def _attach(tree: int, place: str) -> None:
         os.close(tree)
 
 
-async def mount(core: Core, record: Record, point: Point) -> oci.Mount:
+async def mount(core: Core, record: Record, point: Point, mappings: IDMappings | None) -> oci.Mount:
     """What the runtime is told for an image's mount, read-only. InvalidParameter when the image
     has no such path."""
     chain = Digest(point.chain) if point.chain else None
     if chain is None:  # made by an engine that did not note it
         chain = chain_id(core.images.get(point.source).config.diff_ids)
     rootfs = core.store.layers.rootfs(chain)
+    if mappings is not None:
+        rootfs = msgspec.structs.replace(
+            rootfs, uid_mappings=mappings.uids, gid_mappings=mappings.gids
+        )
+    uids, gids = rootfs.uid_mappings, rootfs.gid_mappings
     if point.subpath:
         number = sum(1 for _ in core.directory(record.id).glob("image-*"))
         place = core.directory(record.id) / f"image-{number}"
@@ -106,9 +118,10 @@ async def mount(core: Core, record: Record, point: Point) -> oci.Mount:
         await core.store.workers.run(job)
         return oci.Mount(point.destination, "bind", str(place), ("bind", "rprivate", "ro"))
     if rootfs.driver != "overlay":
-        return oci.Mount(point.destination, "bind", rootfs.upper, ("rbind", "ro"))
+        return oci.Mount(point.destination, "bind", rootfs.upper, ("rbind", "ro"), uids, gids)
     lower = (f"lowerdir+={path}" for path in rootfs.lower)  # one by one: no limit in length
-    return oci.Mount(point.destination, "overlay", "overlay", ("ro", *lower, *rootfs.options))
+    options = ("ro", *lower, *rootfs.options)
+    return oci.Mount(point.destination, "overlay", "overlay", options, uids, gids)
 
 
 def unmount(core: Core, record: Record) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import msgspec
 
-from portside.containers import legacy_links, security
+from portside.containers import legacy_links, security, user_mapping
 from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.containers.ended import unless_removed
@@ -24,10 +24,11 @@ from portside.model.containerstate import (
     SummaryHostConfig,
     SummaryNetworks,
 )
-from portside.model.errors import InvalidParameter, NotFound
+from portside.model.errors import Conflict, InvalidParameter, NotFound
 from portside.model.filters import Filters
 from portside.model.golang.durations import human_duration
 from portside.model.golang.timestamps import rfc3339_or_never
+from portside.model.idmap import short
 from portside.model.network import EndpointSettings, NetworkSettings
 
 FILTERS = frozenset(
@@ -67,6 +68,7 @@ async def inspect(core: Core, container: Container, size: bool = False) -> Conta
         host_config=_host(core, record),
         graph_driver=GraphDriver(data=None, name=core.store.layers.snapshotter),
         mounts=tuple(point.shown() for point in record.mounts),
+        id_mappings=_id_mappings(core, record),
         config=record.config,
         network_settings=_networks(core, record),
     )
@@ -75,6 +77,14 @@ async def inspect(core: Core, container: Container, size: bool = False) -> Conta
             found.size_rw = await core.store.layers.size_rw(record.id)
             found.size_root_fs = found.size_rw + root_size(core, record.id)
     return found
+
+
+def _id_mappings(core: Core, record: Record) -> dict[str, list[str]] | None:
+    with suppress(Conflict):  # told at the start
+        found = user_mapping.of(core, record)
+        if found is not None:
+            return {"UidMap": short(found.uids), "GidMap": short(found.gids)}
+    return None
 
 
 def _host(core: Core, record: Record) -> HostConfig:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.containers import bind_idmaps, image_mounts
+from portside.containers import bind_idmaps, image_mounts, user_mapping
 from portside.containers.record import Point, Record
 from portside.kernel.directories import make_public
 from portside.kernel.mountinfo import mount_of
 from portside.model import ociruntime as oci
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
+from portside.model.idmap import IDMappings, composed
 from portside.model.volume import ANONYMOUS, VolumeCreate
 from portside.store.db import Ref
 
@@ -37,7 +38,9 @@ class Points:
     def __bool__(self) -> bool:
         return bool(self._points)
 
-    async def acquire(self, container_id: str) -> tuple[Point, ...]:
+    async def acquire(
+        self, container_id: str, mappings: IDMappings | None = None
+    ) -> tuple[Point, ...]:
         """Make the volumes, claim them and copy the image's content up; all or nothing."""
         volumes, images = self._core.volumes, self._core.images
         found: list[Point] = []
@@ -52,7 +55,7 @@ class Points:
                         image = await images.unpack(image)
                     images.acquire(image, container_id)
                 elif point.type == "bind" and point.create_source:
-                    _make_source(point.source)
+                    _make_source(point.source, mappings)
                 found.append(point)
             rootfs = self._core.store.layers.rootfs(container_id)
             for point in found:
@@ -78,9 +81,13 @@ async def _give_back(core: Core, point: Point, container_id: str) -> None:
             await core.volumes.remove(point.name, force=True)
 
 
-def _make_source(path: str) -> None:
-    """``-v`` makes a missing source directory, as Docker does."""
+def _make_source(path: str, mappings: IDMappings | None) -> None:
+    """``-v`` makes a missing source directory, which is the container's root's, as in Docker."""
     try:
+        if mappings is not None and not os.path.lexists(path):
+            make_public(Path(path))
+            os.chown(path, *mappings.root, follow_symlinks=False)
+            return
         make_public(Path(path))
     except FileExistsError:
         pass  # a file, a socket or a device
@@ -97,6 +104,7 @@ def _make_source(path: str) -> None:
 async def runtime_mounts(core: Core, record: Record) -> tuple[oci.Mount, ...]:
     """Every point as a mount; volumes are mounted for this container. Pair with release."""
     found: list[oci.Mount] = []
+    mappings = user_mapping.of(core, record) if record.mounts else None
     for point in record.mounts:
         if point.type == "tmpfs":
             found.append(oci.Mount(point.destination, "tmpfs", "tmpfs", point.tmpfs))
@@ -105,30 +113,39 @@ async def runtime_mounts(core: Core, record: Record) -> tuple[oci.Mount, ...]:
             _tell_mount(core, record, point)
             options = ("rbind", "rprivate", *(() if point.rw else ("ro",)), *ready.options)
             found.append(oci.Mount(point.destination, "bind", ready.source, options))
-            _map_owners(found[-1], point, record)
+            _map_owners(found[-1], point, record, mappings)
         elif point.type == "bind":
-            found.append(_bind_mount(point, str(core.instance.data_root)))
-            _map_owners(found[-1], point, record)
+            found.append(_bind_mount(point, str(core.instance.data_root), mappings))
+            _map_owners(found[-1], point, record, mappings)
         else:
-            found.append(await image_mounts.mount(core, record, point))
+            found.append(await image_mounts.mount(core, record, point, mappings))
     return tuple(found)
 
 
-def _map_owners(mount: oci.Mount, point: Point, record: Record) -> None:
+def _map_owners(
+    mount: oci.Mount, point: Point, record: Record, mappings: IDMappings | None
+) -> None:
+    """What is the engine's keeps the container's identifiers on disk; what a bind mount shows is
+    the host's, unless it is to be mapped."""
+    uids: tuple[oci.IDMapping, ...] = ()
+    gids: tuple[oci.IDMapping, ...] = ()
     if point.idmap:
-        mount.uid_mappings, mount.gid_mappings = bind_idmaps.mappings(
-            point.idmap, mount.source, record.config.user
-        )
+        uids, gids = bind_idmaps.mappings(point.idmap, mount.source, record.config.user)
+        if mappings is not None:
+            uids, gids = composed(uids, mappings.uids), composed(gids, mappings.gids)
+    elif mappings is not None and point.type != "bind":
+        uids, gids = mappings.uids, mappings.gids
+    mount.uid_mappings, mount.gid_mappings = uids, gids
 
 
-def _bind_mount(point: Point, data_root: str) -> oci.Mount:
+def _bind_mount(point: Point, data_root: str, mappings: IDMappings | None) -> oci.Mount:
     if not os.path.lexists(point.source):
         if not point.create_source:
             raise InvalidParameter(
                 f'invalid mount config for type "bind": bind source path does not exist: '
                 f"{point.source}"
             )
-        _make_source(point.source)
+        _make_source(point.source, mappings)
     if point.propagation != "rslave" or not is_around(point.source, data_root):
         _check_propagation(point)  # around the data root nobody asked for it
     options = ["bind" if point.non_recursive else "rbind", point.propagation or "rprivate"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from portside.containers import user_mapping
 from portside.containers.record import Record
 from portside.model.network import UNCONNECTED, NetworkRequest
 
@@ -42,7 +43,16 @@ def network_request(core: Core, record: Record) -> NetworkRequest:
         mac_address=config.mac_address,
         links=_links(record),
         directory=str(core.directory(record.id)),
+        id_mappings=user_mapping.of(core, record),
+        userns_path=_userns_of_donor(core, record),
     )
+
+
+def _userns_of_donor(core: Core, record: Record) -> str:
+    """Where the user namespace is that is shared with another, running container."""
+    donor = user_mapping.donor_of(core, record)
+    shared = donor is not None and donor.running and user_mapping.of(core, record) is not None
+    return f"/proc/{donor.pid}/ns/user" if shared and donor is not None else ""
 
 
 def _links(record: Record) -> tuple[str, ...]:

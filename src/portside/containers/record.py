@@ -8,6 +8,7 @@ import msgspec
 
 from portside.model.container import ContainerConfig, HostConfig
 from portside.model.containerstate import HealthResult, MountPoint
+from portside.model.idmap import IDMappings
 from portside.model.image import Descriptor
 from portside.model.network import EndpointSettings
 
@@ -74,6 +75,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     config: ContainerConfig
     """With the image's merged in."""
     host: HostConfig
+    id_mappings: IDMappings | None = None
+    """The range that was given to it alone (``--userns=auto``)."""
     endpoints: dict[str, EndpointSettings] = {}
     """What the user asked for, by network name or ID."""
     mounts: tuple[Point, ...] = ()

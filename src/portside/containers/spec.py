@@ -21,6 +21,7 @@ from portside.model import capabilities
 from portside.model import ociruntime as oci
 from portside.model.container import ContainerConfig, HostConfig, Ulimit
 from portside.model.errors import InvalidParameter
+from portside.model.idmap import IDMappings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,8 @@ class SpecInputs:
     root: str = "rootfs"
     devices: tuple[oci.Device, ...] = ()
     """Further nodes (CDI), which are allowed as well."""
+    id_mappings: IDMappings | None = None
+    """Of the user namespace; None is the host's. ``joined`` may name a container whose it is."""
     selinux_process: str = ""
     selinux_mount: str = ""
     defaults: Defaults = field(default_factory=Defaults)
@@ -129,7 +132,11 @@ def _mounts(inputs: SpecInputs, options: security.SecurityOptions) -> list[oci.M
     standard = spec_mounts.default_mounts(host.privileged, writable_cgroup)
     standard += spec_mounts.ipc_mounts(host, _shared_shm(inputs))
     user = [*inputs.mounts, *spec_mounts.tmpfs_mounts(host.tmpfs)]
-    standard += spec_mounts.network_mounts(inputs.directory, (m.destination for m in user))
+    files = spec_mounts.network_mounts(inputs.directory, (m.destination for m in user))
+    if (mappings := inputs.id_mappings) is not None:
+        for mount in files:
+            mount.uid_mappings, mount.gid_mappings = mappings.uids, mappings.gids
+    standard += files
     return spec_mounts.combine(standard, user, host.readonly_rootfs)
 
 
@@ -169,6 +176,8 @@ def _linux(
         masked_paths=masked_paths(host),
         readonly_paths=readonly_paths(host),
         mount_label=inputs.selinux_mount,
+        uid_mappings=inputs.id_mappings.uids if inputs.id_mappings else (),
+        gid_mappings=inputs.id_mappings.gids if inputs.id_mappings else (),
     )
 
 
@@ -212,6 +221,8 @@ def seccomp_of(
 def _namespaces(inputs: SpecInputs) -> list[oci.Namespace]:
     host, joined = inputs.host, inputs.joined
     found = [oci.Namespace("mount")]
+    if inputs.id_mappings is not None:
+        found.append(_namespace("user", joined))
     for kind, mode in (("network", host.network_mode), ("pid", host.pid_mode)):
         if mode != "host":
             found.append(_namespace(kind, joined))
@@ -225,7 +236,7 @@ def _namespaces(inputs: SpecInputs) -> list[oci.Namespace]:
 
 
 def _namespace(kind: str, joined: dict[str, int]) -> oci.Namespace:
-    files = {"network": "net", "pid": "pid", "ipc": "ipc"}
+    files = {"network": "net", "pid": "pid", "ipc": "ipc", "user": "user"}
     if pid := joined.get(kind):
         return oci.Namespace(kind, f"/proc/{pid}/ns/{files[kind]}")
     return oci.Namespace(kind)
@@ -235,14 +246,15 @@ _LAST_PING_GROUP = 2147483647
 """The highest that the kernel takes (icmp(7), ping_group_range)."""
 
 
-def _network_sysctls() -> dict[str, str]:
+def _network_sysctls(mappings: IDMappings | None) -> dict[str, str]:
     """Ports below 1024 and ping without capabilities, as Docker gives them. A user namespace
     has only the groups it maps."""
     from portside.kernel.subordinate_ids import highest
 
+    last = highest("gid") if mappings is None else mappings.last_gid()
     return {
         "net.ipv4.ip_unprivileged_port_start": "0",
-        "net.ipv4.ping_group_range": f"0 {min(_LAST_PING_GROUP, highest('gid'))}",
+        "net.ipv4.ping_group_range": f"0 {min(_LAST_PING_GROUP, last)}",
     }
 
 
@@ -257,7 +269,8 @@ def _sysctls(inputs: SpecInputs) -> dict[str, str]:
     host = inputs.host
     check_sysctls(host)
     shared = host.network_mode == "host" or "network" in inputs.joined
-    return {**({} if shared else _network_sysctls()), **(host.sysctls or {})}
+    usual = {} if shared else _network_sysctls(inputs.id_mappings)
+    return {**usual, **(host.sysctls or {})}
 
 
 def check_sysctls(host: HostConfig) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.containers import legacy_links, mounts
+from portside.containers import legacy_links, mounts, user_mapping
 from portside.containers.container import Container, PendingAttachment
 from portside.containers.core import Core, make_directory
 from portside.containers.hangup import hang_up
@@ -32,9 +32,11 @@ from portside.model.errors import (
     PortsideError,
     SystemFailure,
 )
+from portside.model.idmap import IDMappings
 from portside.model.network import NetworkAttachment
 from portside.model.ociruntime import Mount, Spec, User
 from portside.runtime.messages import Identity, StartRequest, StateFile
+from portside.model.rootfs import Rootfs
 from portside.runtime.state_files import clean
 from portside.store.failpoints import reach
 
@@ -80,6 +82,7 @@ async def bring_up(core: Core, container: Container) -> None:
         client = await core.launcher.start(
             _request(core, record, spec, attachment, directory, pending, groups),
             netns_fd=attachment.netns_fd,
+            userns_fd=attachment.userns_fd,
             seccomp=seccomp_program(core, spec),
             sockets=tuple(item.sock for item in pending),
         )
@@ -140,10 +143,20 @@ def _specification(
             user=User(0, 0),  # resolved inside the root by the runtime (Identity)
             mounts=mounts,
             links=record.link_variables,
-            joined={kind: other.record.pid for kind, other in shared.items()},
+            joined=_pids(core, record, shared),
+            id_mappings=user_mapping.of(core, record),
             defaults=core.defaults(),
         )
     )
+
+
+def _pids(core: Core, record: Record, shared: dict[str, Container]) -> dict[str, int]:
+    """The processes whose namespaces are joined, by type."""
+    found = {kind: other.record.pid for kind, other in shared.items()}
+    donor = user_mapping.donor_of(core, record)
+    if donor is not None:
+        found["user"] = donor.pid
+    return found
 
 
 def _devices(core: Core, record: Record, spec: Spec) -> tuple[str, ...]:
@@ -210,7 +223,7 @@ def _request(
     return StartRequest(
         id=record.id,
         state_dir=directory,
-        rootfs=core.store.layers.rootfs(record.id),
+        rootfs=mapped_root(core, record.id, user_mapping.of(core, record)),
         cgroup=linux.cgroups_path,
         log=monitor_log(record, core.log_path(record.id)),
         identity=Identity(record.config.user or "0", (*(host.group_add or ()), *groups)),
@@ -219,11 +232,20 @@ def _request(
         init=_has_init(host, core.options.init),
         init_path=core.options.init_path,
         has_netns=attachment.netns_fd is not None,
+        has_userns=attachment.userns_fd is not None,
         has_seccomp=linux.seccomp is not None,
         seccomp_flags=seccomp_flags(spec),
         attachments=tuple(item.streams for item in pending),
         runtime=core.options.runtimes.get(host.runtime, ""),
     )
+
+
+def mapped_root(core: Core, identifier: str, mappings: IDMappings | None) -> Rootfs:
+    """A container's root, whose files have the container's identifiers on disk."""
+    root = core.store.layers.rootfs(identifier)
+    if mappings is None:
+        return root
+    return msgspec.structs.replace(root, uid_mappings=mappings.uids, gid_mappings=mappings.gids)
 
 
 def _has_init(host: HostConfig, default: bool) -> bool:

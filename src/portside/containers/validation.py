@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from portside.containers import user_mapping
 from portside.containers.core import Core
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig
 from portside.model.errors import InvalidParameter, NotFound
@@ -129,8 +130,7 @@ def _check_modes(core: Core, host: HostConfig) -> None:
         raise InvalidParameter(f"invalid PID mode: {host.pid_mode}")
     if host.uts_mode not in ("", "host"):
         raise InvalidParameter(f"invalid UTS mode: {host.uts_mode}")
-    if host.userns_mode not in ("", "host"):
-        raise InvalidParameter(f"invalid USER mode: {host.userns_mode}")
+    user_mapping.check(core, host)
     if host.cgroupns_mode not in ("private", "host"):
         raise InvalidParameter(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
 

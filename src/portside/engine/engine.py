@@ -17,6 +17,7 @@ from portside.engine.options import DaemonOptions
 from portside.engine.space_watch import SpaceWatch
 from portside.images.service import ImageService
 from portside.kernel.cgroup.machine import machine
+from portside.model.idmap import short
 from portside.model.instance import Instance
 from portside.model.system import Info, Version
 from portside.networks.service import NetworkService
@@ -48,6 +49,7 @@ class Engine:
         )
         self.identity = info.engine_id(instance.data_root)
         self.space = SpaceWatch(self.store, self.events, self.identity)
+        self.id_mappings = wiring.id_mappings(options)
         self.images: ImageService = wiring.images(self)
         self.networks: NetworkService = wiring.networks(self)
         self.volumes: VolumeService = wiring.volumes(self)
@@ -122,7 +124,7 @@ class Engine:
         """Take over reloadable options (SIGHUP)."""
         self.options = options
         self.images.reconfigure(wiring.registry_options(options))
-        self.containers.reconfigure(wiring.container_options(options))
+        self.containers.reconfigure(wiring.container_options(options, self.id_mappings))
         self.events("daemon", "reload", self.identity, wiring.reload_attributes(options))
 
     @property
@@ -131,8 +133,13 @@ class Engine:
         return self.store.layers.snapshotter
 
     def storage_status(self) -> tuple[tuple[str, str], ...]:
-        """What tells clients that image IDs are digests of manifests and indexes."""
-        return (("driver-type", "io.containerd.snapshotter.v1"),)
+        """What tells clients that image IDs are digests of manifests and indexes, and which
+        identifiers containers have on the host."""
+        found = [("driver-type", "io.containerd.snapshotter.v1")]
+        if self.id_mappings is not None:
+            found.append(("uid mapping", " ".join(short(self.id_mappings.uids))))
+            found.append(("gid mapping", " ".join(short(self.id_mappings.gids))))
+        return tuple(found)
 
     def image_count(self) -> int:
         return len(self.store.db.collection("image", object))

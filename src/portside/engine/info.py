@@ -141,7 +141,7 @@ async def gather(engine: Engine) -> Info:
         | {name: RuntimeInfo(item.path, item.args) for name, item in options.runtimes.items()},
         default_runtime=options.default_runtime,
         live_restore=True,
-        security_options=_security(limits.cgroup_version),
+        security_options=_security(limits.cgroup_version, engine.id_mappings is not None),
         default_address_pools=tuple(
             PoolInfo(pool.base, pool.size) for pool in options.default_address_pools
         ),
@@ -165,11 +165,13 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
 
 
-def _security(cgroup_version: int) -> tuple[str, ...]:
+def _security(cgroup_version: int, remapped: bool) -> tuple[str, ...]:
     found = ["name=apparmor"] if apparmor.in_use() else []
     found.append("name=seccomp,profile=builtin")
     if rootless_user():
         found.append("name=rootless")
+    if remapped:
+        found.append("name=userns")
     if cgroup_version == 2:
         found.append("name=cgroupns")
     return tuple(found)

@@ -231,11 +231,6 @@ def _check_pools(options: DaemonOptions) -> None:
 
 def _check_unsupported(options: DaemonOptions) -> None:
     """What dockerd has and this engine does not: refused, rather than accepted in silence."""
-    if options.userns_remap:
-        raise InvalidParameter(
-            '"userns-remap" is not supported: leave it out, or run the containers that need it '
-            "with idmapped mounts"
-        )
     if options.storage_driver not in _DRIVERS:
         raise InvalidParameter(
             f"storage-driver: {options.storage_driver!r} is not supported: use overlay2 or vfs"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from portside.engine.options import DaemonOptions
 from portside.model.container import Ulimit
 from portside.model.errors import InvalidParameter
+from portside.model.idmap import IDMappings
 from portside.model.network import AddressPool, NetworkOptions
 from portside.registry.client.options import RegistryOptions
 
@@ -42,7 +43,7 @@ def registry_options(options: DaemonOptions) -> RegistryOptions:
     )
 
 
-def network_options(options: DaemonOptions) -> NetworkOptions:
+def network_options(options: DaemonOptions, mappings: IDMappings | None) -> NetworkOptions:
     return NetworkOptions(
         bridge=options.bridge,
         bip=options.bip,
@@ -69,7 +70,17 @@ def network_options(options: DaemonOptions) -> NetworkOptions:
         dns_search=options.dns_search,
         dns_options=options.dns_opts,
         host_gateway_ips=options.host_gateway_ips,
+        id_mappings=mappings,
     )
+
+
+def id_mappings(options: DaemonOptions) -> IDMappings | None:
+    """Of the user namespace that containers have by default."""
+    if not options.userns_remap:
+        return None
+    from portside.engine.userns_remap import mappings
+
+    return mappings(options.userns_remap)
 
 
 def images(engine: Engine) -> ImageService:
@@ -87,7 +98,10 @@ def networks(engine: Engine) -> NetworkService:
     from portside.networks.service import NetworkService
 
     return NetworkService(
-        engine.store.db, engine.instance, network_options(engine.options), engine.events
+        engine.store.db,
+        engine.instance,
+        network_options(engine.options, engine.id_mappings),
+        engine.events,
     )
 
 
@@ -97,7 +111,7 @@ def volumes(engine: Engine) -> VolumeService:
     return VolumeService(engine.store, engine.events)
 
 
-def container_options(options: DaemonOptions) -> ContainerOptions:
+def container_options(options: DaemonOptions, mappings: IDMappings | None) -> ContainerOptions:
     from portside.containers.core import ContainerOptions
     from portside.engine.apparmor import default_profile
 
@@ -125,6 +139,7 @@ def container_options(options: DaemonOptions) -> ContainerOptions:
         apparmor_profile=default_profile(),
         init=options.init,
         init_path=options.init_path,
+        id_mappings=mappings,
         default_runtime=options.default_runtime,
         runtimes={
             name: shlex.join((item.path, *item.args)) for name, item in options.runtimes.items()
@@ -143,7 +158,7 @@ def containers(engine: Engine) -> ContainerService:
         engine.images,
         engine.networks,
         engine.volumes,
-        container_options(engine.options),
+        container_options(engine.options, engine.id_mappings),
         engine.events,
     )
 

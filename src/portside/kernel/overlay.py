@@ -81,6 +81,32 @@ prepare = _by_layer
 """Asks the kernel now, so that no fork has to."""
 
 
+@cache
+def by_descriptor() -> bool:
+    """Whether :func:`overlay_of` can be used: Linux 6.15 takes layers by descriptor, also of
+    mounts that are attached nowhere."""
+    numbers = os.uname().release.split("-")[0].split(".")[:2]
+    return tuple(int(number) for number in numbers if number.isdigit()) >= (6, 15)
+
+
+def overlay_of(
+    lower: Sequence[int], upper: int, work: int, options: Iterable[str] = (), attributes: int = 0
+) -> int:
+    """As :func:`overlay`, of descriptors of directories (idmapped copies, say), which may be of
+    mounts that are attached nowhere; ``upper`` and ``work`` are -1 for a read-only one.
+    Linux 6.15 (:func:`by_descriptor`)."""
+    layers = [("lowerdir+", fd) for fd in lower]
+    layers += [("upperdir", upper), ("workdir", work)] if upper >= 0 else []
+    context = fsopen.fsopen("overlay")
+    try:
+        fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "source", "overlay")
+        for key, fd in layers:
+            fsopen.fsconfig(context, fsopen.FSCONFIG_SET_FD, key, None, fd)
+        return _created(context, options, attributes)
+    finally:
+        os.close(context)
+
+
 def _configured(
     lower: Sequence[str], upper: str, work: str, options: Iterable[str], attributes: int
 ) -> int:
@@ -94,14 +120,19 @@ def _configured(
         if upper:
             fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "upperdir", upper)
             fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "workdir", work)
-        for option in options:
-            key, equals, value = option.partition("=")
-            kind = fsopen.FSCONFIG_SET_STRING if equals else fsopen.FSCONFIG_SET_FLAG
-            fsopen.fsconfig(context, kind, key, value if equals else None)
-        fsopen.fsconfig(context, fsopen.FSCONFIG_CMD_CREATE, None, None)
-        return fsopen.fsmount(context, attributes)
+        return _created(context, options, attributes)
     finally:
         os.close(context)
+
+
+def _created(context: int, options: Iterable[str], attributes: int) -> int:
+    """The rest of the options, then the mount."""
+    for option in options:
+        key, equals, value = option.partition("=")
+        kind = fsopen.FSCONFIG_SET_STRING if equals else fsopen.FSCONFIG_SET_FLAG
+        fsopen.fsconfig(context, kind, key, value if equals else None)
+    fsopen.fsconfig(context, fsopen.FSCONFIG_CMD_CREATE, None, None)
+    return fsopen.fsmount(context, attributes)
 
 
 def _mounted(

@@ -10,6 +10,7 @@ import os
 import pwd
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -28,27 +29,34 @@ class Range(NamedTuple):
 
 def ranges(path: Path, user: int) -> list[Range]:
     """What ``/etc/subuid`` or ``/etc/subgid`` gives to a user, by name or number, in the file's
-    order. Lines that make no sense are skipped, as shadow's tools do; no file is no range."""
-    owners = {str(user)}
-    try:
-        owners.add(pwd.getpwuid(user).pw_name)
-    except KeyError:
-        pass
+    order."""
+    return ranges_of(path, _name(user), str(user))
+
+
+def ranges_of(path: Path, *owners: str) -> list[Range]:
+    """The same by the words that a line may begin with; users need not exist."""
+    return [found for owner, found in _lines(path) if owner in owners]
+
+
+def first_free(path: Path, beginning: int = 100000) -> int:
+    """The first ID from ``beginning`` on above all ranges of the file."""
+    return max([beginning, *(found.start + found.size for _, found in _lines(path))])
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Range]]:
+    """Owners and ranges. Lines that make no sense are skipped, as shadow's tools do; no file is
+    no range."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
-        return []
-    found = []
+        return
     for line in lines:
         fields = line.strip().split(":")
-        if len(fields) != 3 or fields[0] not in owners:
-            continue
-        if not (fields[1].isdecimal() and fields[2].isdecimal()):
+        if len(fields) != 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
             continue
         start, count = int(fields[1]), int(fields[2])
         if count > 0 and start + count <= 1 << 32:
-            found.append(Range(start, count))
-    return found
+            yield fields[0], Range(start, count)
 
 
 def arguments(own: int, given: list[Range]) -> list[str]:

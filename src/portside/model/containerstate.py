@@ -103,6 +103,8 @@ class ContainerInspect(Named):
     size_root_fs: int | None = msgspec.field(name="SizeRootFs", default=None)
     image_manifest_descriptor: Descriptor | None = None
     mounts: tuple[MountPoint, ...] = ()
+    id_mappings: dict[str, list[str]] | None = msgspec.field(name="IDMappings", default=None)
+    """``UidMap`` and ``GidMap`` of its user namespace, each ``container:host:size``."""
     config: ContainerConfig = msgspec.field(default_factory=ContainerConfig)
     network_settings: NetworkSettings = msgspec.field(default_factory=NetworkSettings)
 
@@ -112,7 +114,7 @@ class ContainerInspect(Named):
         value["HostConfig"] = self.host_config.wire()
         value["Config"] = self.config.wire()
         value["Mounts"] = [mount.wire() for mount in self.mounts]
-        for name in ("SizeRw", "SizeRootFs", "ImageManifestDescriptor"):
+        for name in ("SizeRw", "SizeRootFs", "ImageManifestDescriptor", "IDMappings"):
             if value[name] is None:
                 del value[name]
         return value

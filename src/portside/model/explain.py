@@ -92,6 +92,9 @@ class Explanation(msgspec.Struct, kw_only=True):
     uid: int = 0
     gid: int = 0
     groups: tuple[int, ...] = ()
+    id_mappings: dict[str, tuple[str, ...]] = {}
+    """``users`` and ``groups`` of its user namespace, each ``container:host:size``; empty for the
+    host's. ``uid``, ``gid`` and ``groups`` are the host's."""
     mounts: tuple[MountFact, ...] = ()
     network: tuple[PathStep, ...] = ()
     processes: tuple[int, ...] = ()

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from portside.model.errors import InvalidParameter
+from portside.model.idmap import IDMappings
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -292,6 +293,8 @@ class NetworkOptions(msgspec.Struct, frozen=True, kw_only=True):
     ip_forward: bool = True
     firewall: bool = True
     """False leaves the host's nftables alone altogether (``--iptables=false``)."""
+    id_mappings: IDMappings | None = None
+    """Of the user namespace that containers have by default (``--userns-remap``)."""
     default_binding_ip: str = ""
     """``--ip``: address that published ports listen on when the request names none."""
     userland_proxy: bool = True
@@ -334,6 +337,10 @@ class NetworkRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Legacy links ``container-name-or-id:alias`` (HostConfig.Links)."""
     directory: str = ""
     """Host directory that receives ``hosts``, ``hostname`` and ``resolv.conf``; empty: none."""
+    id_mappings: IDMappings | None = None
+    """Of the container's user namespace; None is the host's."""
+    userns_path: str = ""
+    """That namespace, when it is another container's."""
 
 
 class NetworkAttachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -345,6 +352,9 @@ class NetworkAttachment(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     netns_fd: int | None
+    userns_fd: int | None = None
+    """The user namespace that the network namespace belongs to, which the container's init enters
+    as well; None when there is none, or when it is another container's."""
     settings: NetworkSettings
     directory: str = ""
     """Whose ``hosts``, ``hostname`` and ``resolv.conf`` to mount: the request's, or with

@@ -29,7 +29,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from portside.kernel import netlink, netns
+from portside.kernel import idmapped, netlink, netns
+from portside.model.errors import SystemFailure
+from portside.model.idmap import IDMappings
 from portside.model.instance import Instance
 from portside.networks.dns.name_server import DnsSockets
 
@@ -52,6 +54,10 @@ REFILL_DELAY = 0.02
 """Seconds of quiet before the stock is filled up again, so as not to compete with a start."""
 FIRST = "eth0"
 
+Userns = IDMappings | str | None
+"""The user namespace that a network namespace belongs to: a new one with these mappings, an
+existing one by its path in /proc, or the host's."""
+
 
 @dataclass(slots=True)
 class Namespace:
@@ -67,6 +73,8 @@ class Namespace:
     """Indexes of the interfaces that were set up inside, by name."""
     names: DnsSockets | None = None
     """Sockets of the name server, while nobody serves them yet."""
+    userns: int = -1
+    """Descriptor of the user namespace that it belongs to, until the container is in it."""
 
     def interface(self, name: str) -> int:
         """The index of an interface inside; FileNotFoundError when it is gone."""
@@ -82,7 +90,14 @@ class Namespace:
         if self.names is not None:
             self.names.close()
         self.inside.close()
+        self.release_userns()
         os.close(self.fd)
+
+    def release_userns(self) -> None:
+        """Let go of the user namespace; the network namespace keeps it."""
+        if self.userns >= 0:
+            os.close(self.userns)
+            self.userns = -1
 
 
 class NamespaceWorker:
@@ -98,12 +113,6 @@ class NamespaceWorker:
             self._executor, self._visit, fd, work
         )
 
-    async def fresh(self, work: Callable[[int], T]) -> T:
-        """Run ``work`` inside a new namespace; it is given a descriptor of it to keep."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, self.fresh_now, work
-        )
-
     async def run(self, work: Callable[[], T]) -> T:
         """Run ``work`` in the thread, in the host's namespace."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
@@ -115,18 +124,40 @@ class NamespaceWorker:
         finally:
             netns.setns_net(self._host)
 
-    def fresh_now(self, work: Callable[[int], T]) -> T:
-        """``fresh`` for a caller that is in the thread already."""
+    def fresh_now(self, names: bool, mappings: Userns) -> Namespace:
+        """A new namespace, for a caller that is in the thread; with ``mappings`` it belongs to a
+        new user namespace of these."""
+        if mappings is not None:
+            return self._fresh_in_userns(names, mappings)
         netns.unshare_net()
         try:
             fd = netns.open_own()
             try:
-                return work(fd)
+                return inside_setup(fd, names)
             except BaseException:
                 os.close(fd)
                 raise
         finally:
             netns.setns_net(self._host)
+
+    def _fresh_in_userns(self, names: bool, mappings: IDMappings | str) -> Namespace:
+        if isinstance(mappings, str):
+            user = os.open(mappings, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fd = idmapped.network_namespace_of(user)
+            except BaseException:
+                os.close(user)
+                raise
+        else:
+            user, fd = idmapped.user_and_network_namespace(mappings.uids, mappings.gids)
+        try:
+            made = self._visit(fd, lambda: inside_setup(fd, names))
+        except BaseException:
+            os.close(fd)
+            os.close(user)
+            raise
+        made.userns = user
+        return made
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
@@ -160,8 +191,11 @@ class Kind(Enum):
 class NamespacePool:
     """A stock of each kind. ``take`` waits only when the right one is empty."""
 
-    def __init__(self, worker: NamespaceWorker, instance: Instance) -> None:
-        self._worker, self._instance = worker, instance
+    def __init__(
+        self, worker: NamespaceWorker, instance: Instance, mappings: IDMappings | None = None
+    ) -> None:
+        """``mappings``: of the user namespaces that most containers will have."""
+        self._worker, self._instance, self._mappings = worker, instance, mappings
         self._stock: dict[Kind, deque[Namespace]] = {kind: deque() for kind in Kind}
         self._sizes = {Kind.PLAIN: STOCK, Kind.NAMES: 0, Kind.BARE: BARE}
         self._made: set[str] = set()
@@ -174,7 +208,7 @@ class NamespacePool:
     async def start(self) -> None:
         """Make the first namespace; the rest follow in the background."""
         self._rtnl = await self._worker.run(netlink.Rtnl)
-        self._stock[Kind.PLAIN].append(await self._make(Kind.PLAIN))
+        self._stock[Kind.PLAIN].append(await self._make(Kind.PLAIN, self._mappings))
         self._schedule()
 
     def expect_names(self, expected: bool) -> None:
@@ -182,19 +216,20 @@ class NamespacePool:
         self._sizes[Kind.NAMES] = STOCK if expected else 0
         self._schedule()
 
-    async def take(self, names: bool = False) -> Namespace:
-        """A namespace with an eth0 pair, from stock or made now."""
-        return await self._take(Kind.NAMES if names else Kind.PLAIN)
+    async def take(self, names: bool = False, mappings: Userns = None) -> Namespace:
+        """A namespace with an eth0 pair, from stock or made now; ``mappings`` are those of the
+        user namespace it is to belong to."""
+        return await self._take(Kind.NAMES if names else Kind.PLAIN, mappings)
 
-    async def take_bare(self, names: bool = False) -> Namespace:
+    async def take_bare(self, names: bool = False, mappings: Userns = None) -> Namespace:
         """A namespace with a loopback only (``--network none``, macvlan)."""
         if names:
-            return await self._worker.fresh(lambda fd: inside_setup(fd, names))
-        return await self._take(Kind.BARE)
+            return await self._worker.run(lambda: self._worker.fresh_now(names, mappings))
+        return await self._take(Kind.BARE, mappings)
 
-    async def _take(self, kind: Kind) -> Namespace:
-        stock = self._stock[kind]
-        space = stock.popleft() if stock else await self._make(kind)
+    async def _take(self, kind: Kind, mappings: Userns) -> Namespace:
+        stock = self._stock[kind] if mappings == self._mappings else None
+        space = stock.popleft() if stock else await self._make(kind, mappings)
         self._made.discard(space.link)
         self._schedule()
         return space
@@ -238,8 +273,8 @@ class NamespacePool:
     async def _fill(self) -> None:
         while not self._closed and (missing := self._missing()):
             try:
-                space = await self._make(missing[0])
-            except OSError:
+                space = await self._make(missing[0], self._mappings)
+            except (OSError, SystemFailure):
                 return  # the next take makes its own, and tells its caller what is wrong
             if self._closed:
                 space.close()
@@ -247,13 +282,13 @@ class NamespacePool:
             self._stock[missing[0]].append(space)
             self._made.discard(space.link)
 
-    async def _make(self, kind: Kind) -> Namespace:
-        return await self._worker.run(lambda: self._make_now(kind))
+    async def _make(self, kind: Kind, mappings: Userns) -> Namespace:
+        return await self._worker.run(lambda: self._make_now(kind, mappings))
 
-    def _make_now(self, kind: Kind) -> Namespace:
+    def _make_now(self, kind: Kind, mappings: Userns) -> Namespace:
         assert self._rtnl is not None
         rtnl = self._rtnl
-        made = self._worker.fresh_now(lambda fd: inside_setup(fd, kind is Kind.NAMES))
+        made = self._worker.fresh_now(kind is Kind.NAMES, mappings)
         if kind is Kind.BARE:
             return made
         name = self._instance.link(os.urandom(8).hex())

@@ -177,9 +177,9 @@ class Sandboxes:
         plans = self.plan(request)
         names = any(network.has_names for network, _ in plans)
         if plans and plans[0][0].driver == "bridge":
-            space = await self._pool.take(names)
+            space = await self._pool.take(names, request.userns_path or request.id_mappings)
         else:
-            space = await self._pool.take_bare(names)
+            space = await self._pool.take_bare(names, request.userns_path or request.id_mappings)
         with ExitStack() as undo:
             undo.callback(space.close)
             endpoints = self._make_endpoints(plans, request, space, undo)
@@ -205,7 +205,10 @@ class Sandboxes:
                 await self._worker.run(lambda: forget_flows(ports))
             undo.pop_all()
         self._announce("connect", record)
-        return self._attachment(record, space.fd, environment)
+        attachment = self._attachment(record, space.fd, environment)
+        if space.userns >= 0:
+            attachment = msgspec.structs.replace(attachment, userns_fd=space.userns)
+        return attachment
 
     def _link_rules(self, record: SandboxRecord) -> list[LinkRule]:
         """What legacy links allow on a default bridge whose containers may not talk."""

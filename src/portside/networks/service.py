@@ -66,7 +66,7 @@ class NetworkService:
         self._links = Links(instance, options.firewall)
         self._firewall = Firewall(instance.table, options.firewall, options.publish_policy)
         self._worker = NamespaceWorker()
-        self._pool = NamespacePool(self._worker, instance)
+        self._pool = NamespacePool(self._worker, instance, options.id_mappings)
         self._sandboxes = Sandboxes(
             db, instance, options, self._catalogue, self._links, self._firewall,
             self._worker, self._pool, publish,

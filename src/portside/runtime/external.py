@@ -26,7 +26,7 @@ from portside.kernel.process import CLONE_NEWNS, unshare
 from portside.model.errors import PortsideError, SystemFailure
 from portside.model.ociruntime import Mount, Process, Spec, User, complete
 from portside.runtime import init_program, privileges, rootfs
-from portside.runtime.init_channel import START_TIMEOUT, StartError, pipes
+from portside.runtime.init_channel import START_TIMEOUT, Given, StartError, pipes
 from portside.runtime.messages import Exec, Identity, StartRequest
 from portside.runtime.state_files import clean, place_of
 
@@ -89,14 +89,14 @@ class External:
         self.directory = place_of(request.state_dir)
         self.log = f"{self.directory}/runtime.log"
 
-    def create(self, spec: Spec, netns: int) -> tuple[int, Streams]:
+    def create(self, spec: Spec, given: Given) -> tuple[int, Streams]:
         """Create it; the first process's PID and its streams. Raises StartError."""
         assert spec.process is not None
         os.makedirs(self.directory, 0o700, exist_ok=True)
-        self._mount_root()
+        self._mount_root(given.userns)
         bundle = f"{self.directory}/bundle"
         os.makedirs(bundle, 0o700, exist_ok=True)
-        self._write_bundle(spec, netns)
+        self._write_bundle(spec, given)
         streams = Streams(spec.process.terminal, self.request.open_stdin, bundle)
         pid_file = f"{bundle}/pid"
         self._call(
@@ -137,27 +137,29 @@ class External:
                 with suppress(OSError):
                     os.unlink(path)
 
-    def _mount_root(self) -> None:
+    def _mount_root(self, namespace: int) -> None:
         """The root, seen in a mount namespace that only this process and the runtime have."""
         place = f"{self.directory}/rootfs"
         os.makedirs(place, 0o711, exist_ok=True)
         unshare(CLONE_NEWNS)
         mount.mount("", "/", "", mount.MS_SLAVE | mount.MS_REC)
-        root = rootfs.open_root(self.request.rootfs)
+        root = rootfs.open_root(self.request.rootfs, namespace=namespace)
         target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         mount.move_mount(root, target, place)
         os.close(target)
         os.close(root)
 
-    def _write_bundle(self, spec: Spec, netns: int) -> None:
+    def _write_bundle(self, spec: Spec, given: Given) -> None:
         assert spec.process is not None and spec.root is not None and spec.linux is not None
         spec.oci_version = _VERSION
         spec.root.path = f"{self.directory}/rootfs"
         spec.process.user = resolved(spec.root.path, spec.process.user, self.request.identity)
-        if netns >= 0:
-            for found in spec.linux.namespaces:
-                if found.type == "network":
-                    found.path = f"/proc/{os.getpid()}/fd/{netns}"
+        paths = {"network": given.netns, "user": given.userns}
+        for found in spec.linux.namespaces:
+            if (fd := paths.get(found.type, -1)) >= 0:
+                found.path = f"/proc/{os.getpid()}/fd/{fd}"
+            if found.type == "user" and found.path:  # runc takes a path or mappings
+                spec.linux.uid_mappings = spec.linux.gid_mappings = ()
         if self.request.init:
             self._add_init(spec, spec.process)
         with open(f"{self.directory}/bundle/config.json", "wb") as file:

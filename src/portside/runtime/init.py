@@ -57,7 +57,7 @@ from portside.runtime import (
     terminal,
     userns,
 )
-from portside.runtime.init_channel import Outcome, Own, explain
+from portside.runtime.init_channel import Given, Outcome, Own, explain
 from portside.runtime.messages import StartRequest
 
 _last_capability = 40
@@ -119,29 +119,29 @@ def _root() -> _opened:
     return _opened("/", os.O_PATH | os.O_DIRECTORY)
 
 
-def run_init(request: StartRequest, spec: Spec, own: Own, netns: int, seccomp: bytes) -> None:
+def run_init(request: StartRequest, spec: Spec, own: Own, given: Given, seccomp: bytes) -> None:
     """Become the container's first process; returns only by raising."""
     assert spec.process is not None
     try:
-        _build(request, spec, own, netns)
+        _build(request, spec, own, given)
     except (PortsideError, OSError) as err:
         raise SystemFailure(executable.INIT + explain(own, err)) from err
     finish(own, spec.process, request, seccomp, init=request.init)
 
 
-def _build(request: StartRequest, spec: Spec, own: Own, netns: int) -> None:
+def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
     """Everything around the process: namespaces, root, mounts, names, terminal."""
     assert spec.process is not None and spec.linux is not None and spec.root is not None
     steps = own.steps
     prctl(PR_SET_DUMPABLE, 0)  # nobody inside may look at us through /proc
     steps.enter("namespaces")
     if userns.wanted(spec):
-        prepared = _enter_user_namespace(request, spec, own, netns)
+        prepared = _enter_user_namespace(request, spec, own, given)
         os.setsid()
         state_dir = "."  # by name it may be out of reach now
     else:
         os.setsid()
-        _enter_namespaces(spec, netns)
+        _enter_namespaces(spec, given.netns)
         prepared = userns.Prepared(sources=mounts.open_shared(spec.mounts))
         set_oom_score(spec.process)
         state_dir = request.state_dir
@@ -210,9 +210,23 @@ def _of_proc(root: int, spec: Spec, sources: dict[int, int]) -> list[Mount]:
             found.append(mount)
         if mount.type == "proc":
             os.close(mounts.resolve(root, mount.destination, True))
+            if userns.wanted(spec):
+                sources[id(mount)] = _proc_of(spec, mount)
     missing = [m for m in found if id(m) not in sources]
-    sources.update(mounts.open_shared(missing, everything=True))
+    known = mounts.Mappers(spec)
+    sources.update(mounts.open_shared(missing, known))
+    known.close()
     return found
+
+
+def _proc_of(spec: Spec, mount: Mount) -> int:
+    """A proc that shows the PID namespace we are about to join. In a user namespace it can only be
+    made while the host's is in sight (mount_namespaces(7)), so before pivot_root(2)."""
+    join = _open_pid_namespace(spec)
+    try:
+        return mounts.proc_of(join, mount)
+    finally:
+        os.close(join)
 
 
 def _open_pid_namespace(spec: Spec) -> int:
@@ -239,7 +253,7 @@ def _make_cwd(root: int, path: str) -> None:
 
 
 def _enter_user_namespace(
-    request: StartRequest, spec: Spec, own: Own, netns: int
+    request: StartRequest, spec: Spec, own: Own, given: Given
 ) -> userns.Prepared:
     """The host's part of the work, then the user namespace, then a child of our parent's."""
     assert spec.process is not None
@@ -248,14 +262,20 @@ def _enter_user_namespace(
     assert user is not None
     set_oom_score(spec.process)
     userns.raise_limits(spec)
+    existing = given.userns
+    if existing < 0 and user.path:
+        existing = os.open(user.path, os.O_RDONLY | os.O_CLOEXEC)
+    known = mounts.Mappers(spec, existing)
     prepared = userns.Prepared(
-        rootfs.open_root(request.rootfs, private=False), mounts.open_shared(spec.mounts, True)
+        rootfs.open_root(request.rootfs, False, known.of_root(request.rootfs)),
+        mounts.open_shared(spec.mounts, known),
     )
+    known.close()
     os.chdir(request.state_dir)
-    userns.become_root(own.tell, user.path)
+    userns.become_root(own.tell, existing)
     prctl(PR_SET_DUMPABLE, 1)  # else our own files in /proc are not ours
     choose_child_namespaces(spec)
-    _enter_namespaces(spec, netns)
+    _enter_namespaces(spec, given.netns)
     prctl(PR_SET_DUMPABLE, 0)
     pid = fork_sibling()
     if pid:

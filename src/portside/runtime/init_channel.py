@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 
@@ -30,6 +31,13 @@ from portside.runtime.messages import StartRequest
 
 START_TIMEOUT = 120.0
 """Seconds a start may take before it is given up (a dead network file system, say)."""
+
+
+class Given(NamedTuple):
+    """Descriptors of namespaces that were made before, -1 where there is none."""
+
+    netns: int = -1
+    userns: int = -1
 
 
 class Outcome(msgspec.Struct):

@@ -60,6 +60,7 @@ class Launcher:
         request: StartRequest,
         *,
         netns_fd: int | None = None,
+        userns_fd: int | None = None,
         seccomp: bytes = b"",
         sockets: tuple[socket.socket, ...] = (),
     ) -> MonitorClient:
@@ -69,7 +70,7 @@ class Launcher:
         its copies. Raises CommandNotFound, CommandNotExecutable, SystemFailure.
         """
         for attempt in (1, 2):
-            client = self._ask(request, netns_fd, seccomp, sockets)
+            client = self._ask(request, (netns_fd, userns_fd), seccomp, sockets)
             try:
                 async with asyncio.timeout(_PATIENCE):
                     await asyncio.shield(client.started)
@@ -94,7 +95,7 @@ class Launcher:
     def _ask(
         self,
         request: StartRequest,
-        netns_fd: int | None,
+        namespaces: tuple[int | None, ...],
         seccomp: bytes,
         sockets: tuple[socket.socket, ...],
     ) -> MonitorClient:
@@ -103,8 +104,7 @@ class Launcher:
         program = -1
         try:
             fds = [theirs.fileno()]
-            if netns_fd is not None:
-                fds.append(netns_fd)
+            fds += [fd for fd in namespaces if fd is not None]
             if seccomp:
                 program = os.memfd_create("seccomp", os.MFD_CLOEXEC)
                 os.write(program, seccomp)

@@ -55,7 +55,8 @@ class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Start a container whose ``config.json`` lies in ``state_dir``.
 
     Descriptors along with it: the monitor's end of the control socket; then as the flags
-    say the network namespace, the seccomp program; then one socket an attachment.
+    say the network namespace, the user namespace, the seccomp program; then one socket an
+    attachment.
     """
 
     id: str
@@ -73,6 +74,8 @@ class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     init_path: str = ""
     """That program; empty for the system's."""
     has_netns: bool = False
+    has_userns: bool = False
+    """The user namespace is there already, with the specification's mappings."""
     has_seccomp: bool = False
     seccomp_flags: int = 0
     attachments: tuple[Streams, ...] = ()

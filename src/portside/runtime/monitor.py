@@ -468,7 +468,7 @@ def main(launcher: socket.socket) -> None:
     socket.send_fds(sock, [data], fds[1:])
     request = _REQUEST.decode(data)
     engine = socket.socket(fileno=fds.pop(0))
-    if request.has_netns:
+    for _ in range(request.has_netns + request.has_userns):  # the starter's
         os.close(fds.pop(0))
     monitor = Monitor(request, engine, fds.pop(0) if request.has_seccomp else -1)
     try:

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
-from portside.kernel import fsopen
+from portside.kernel import fsopen, idmapped
 from portside.kernel.cgroup import detect
 from portside.kernel.mount import (
     AT_EMPTY_PATH,
@@ -49,8 +49,10 @@ from portside.kernel.overlay import overlay
 from portside.kernel.overlay import prepare as prepare_overlay
 from portside.kernel.process import CLONE_NEWNS, setns
 from portside.model.errors import InvalidParameter, SystemFailure
-from portside.model.ociruntime import Mount, Spec
-from portside.runtime import tmpcopyup, userns
+from portside.model.ociruntime import IDMapping, Mount, Spec
+from portside.model.rootfs import Rootfs
+from portside.runtime import tmpcopyup
+from portside.runtime.rootfs import open_root
 
 _ATTRIBUTES = {
     "ro": (MOUNT_ATTR_RDONLY, 0),
@@ -134,19 +136,71 @@ class Parsed:
             self.data.append(option)
 
 
-def open_shared(mounts: Iterable[Mount], everything: bool = False) -> dict[int, int]:
+class Mappers:
+    """User namespaces by their mappings, for idmapped mounts: each is made once in a start, and
+    the container's own (``existing``, -1 for none yet) serves where its mappings are wanted."""
+
+    def __init__(self, spec: Spec, existing: int = -1) -> None:
+        assert spec.linux is not None
+        self._found: dict[tuple[object, object], int] = {}
+        self._existing = existing
+        if existing >= 0:
+            self._found[_key(spec.linux.uid_mappings, spec.linux.gid_mappings)] = existing
+
+    def of(self, uids: tuple[IDMapping, ...], gids: tuple[IDMapping, ...]) -> int:
+        """The descriptor stays ours."""
+        key = _key(uids, gids)
+        if key not in self._found:
+            self._found[key] = idmapped.user_namespace(uids, gids)
+        return self._found[key]
+
+    def of_root(self, rootfs: Rootfs) -> int:
+        """-1 when the root is not mapped."""
+        return self.of(rootfs.uid_mappings, rootfs.gid_mappings) if rootfs.uid_mappings else -1
+
+    def close(self) -> None:
+        """Close all but the one that was there before."""
+        for fd in self._found.values():
+            if fd != self._existing:
+                os.close(fd)
+
+
+def _key(*mappings: tuple[IDMapping, ...]) -> tuple[object, object]:
+    uids, gids = (tuple((m.container_id, m.host_id, m.size) for m in each) for each in mappings)
+    return uids, gids
+
+
+def open_shared(mounts: Iterable[Mount], mappers: Mappers | None = None) -> dict[int, int]:
     """Copies of the sources that stay the host's peers (``shared``), by the mount's ``id``, since
     several may have one destination; to be taken
-    while the mounts of this namespace are still what the host's are. ``everything``: of all
-    bind mounts, for who will not have the host's rights afterwards."""
+    while the mounts of this namespace are still what the host's are. With ``mappers``: of all
+    bind mounts and mapped overlays, for who will not have the host's rights afterwards."""
     found = {}
     for mount in mounts:
         options = Parsed(mount)
-        if options.bind and (everything or options.propagation == MS_SHARED):
+        mapped = mappers is not None and bool(mount.uid_mappings or mount.gid_mappings)
+        if mappers is not None and mapped and mount.type == "overlay":
+            found[id(mount)] = _mapped_overlay(mount, options, mappers)
+        elif options.bind and (mappers is not None or options.propagation == MS_SHARED):
             found[id(mount)] = tree = _opened(mount, options)
-            if everything and (mount.uid_mappings or mount.gid_mappings):
-                userns.map_owners(tree, mount.uid_mappings, mount.gid_mappings)
+            if mappers is not None and mapped:
+                namespace = mappers.of(mount.uid_mappings, mount.gid_mappings)
+                idmapped.map_owners_as(tree, namespace)
     return found
+
+
+def _mapped_overlay(mount: Mount, options: Parsed, mappers: Mappers) -> int:
+    """A read-only overlay of idmapped layers, since an overlay cannot be idmapped itself."""
+    lower = tuple(option[10:] for option in options.data if option.startswith("lowerdir+="))
+    others = tuple(option for option in options.data if not option.startswith("lowerdir+="))
+    root = Rootfs(
+        "overlay",
+        lower=lower,
+        options=others,
+        uid_mappings=mount.uid_mappings,
+        gid_mappings=mount.gid_mappings,
+    )
+    return open_root(root, False, mappers.of_root(root))
 
 
 def _opened(mount: Mount, options: Parsed) -> int:
@@ -174,7 +228,7 @@ def mount_all(root: int, mounts: Iterable[Mount], opened: Mapping[int, int]) -> 
 
 def _mount(root: int, mount: Mount, opened: int) -> None:
     options = Parsed(mount)
-    if options.bind:
+    if options.bind or opened >= 0:
         _bind(root, mount, options, opened)
     else:
         _new(root, mount, options)
@@ -252,6 +306,24 @@ def filesystem(kind: str, source: str, data: list[str], attributes: int) -> int:
         os.close(context)
 
 
+def proc_of(pid_namespace: int, mount: Mount) -> int:
+    """A detached proc that shows the PID namespace of a descriptor. Needs Linux 6.17; raises
+    SystemFailure before."""
+    options = Parsed(mount)
+    context = fsopen.fsopen("proc")
+    try:
+        fsopen.fsconfig(context, fsopen.FSCONFIG_SET_FD, "pidns", None, pid_namespace)
+        fsopen.fsconfig(context, fsopen.FSCONFIG_CMD_CREATE, None, None)
+        return fsopen.fsmount(context, options.set)
+    except OSError as err:
+        raise SystemFailure(
+            "sharing a PID namespace inside a user namespace needs Linux 6.17 (the option pidns "
+            f"of proc): {err.strerror}"
+        ) from err
+    finally:
+        os.close(context)
+
+
 def _source(mount: Mount, options: Parsed) -> int:
     """A copy of what is mounted at a bind mount's source."""
     flags = OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0)
@@ -289,8 +361,9 @@ def _bind(root: int, mount: Mount, options: Parsed, opened: int) -> None:
     tree = opened if opened >= 0 else _source(mount, options)
     directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     if opened < 0 and (mount.uid_mappings or mount.gid_mappings):
-        userns.map_owners(tree, mount.uid_mappings, mount.gid_mappings)
-    _attach(root, tree, mount.destination, directory=directory, options=options)
+        idmapped.map_owners(tree, mount.uid_mappings, mount.gid_mappings)
+    kind = "proc" if mount.type == "proc" else ""
+    _attach(root, tree, mount.destination, directory=directory, options=options, kind=kind)
 
 
 def _attach(

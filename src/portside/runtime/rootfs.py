@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from portside.kernel import mount, process
-from portside.kernel.overlay import overlay
+from portside.kernel import idmapped, mount, process
+from portside.kernel.overlay import by_descriptor, overlay, overlay_of
 from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.idmap import IDMappings
 from portside.model.rootfs import Rootfs
-from portside.runtime import userns
 
 _PROPAGATION = {
     "": mount.MS_SLAVE,
@@ -39,58 +39,99 @@ def attach(rootfs: Rootfs, state_dir: str, propagation: str, opened: int = -1) -
     # sharing is for the root's own mount, after it is in place; the host's get no more than slave
     _set_all(mount.MS_PRIVATE if flags == mount.MS_PRIVATE else mount.MS_SLAVE)
     root = opened if opened >= 0 else open_root(rootfs)
-    target = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        mount.move_mount(root, target, state_dir)
-    finally:
-        os.close(target)
+    if state_dir == ".":  # by the empty path: "." would need the right to search it
+        mount.move_mount(root, mount.AT_FDCWD, state_dir)
+    else:
+        target = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mount.move_mount(root, target, state_dir)
+        finally:
+            os.close(target)
     # what the root's own mount is to be, pivot_root(2) must not find shared yet
     mount.mount_setattr(root, propagation=mount.MS_PRIVATE, about=state_dir)
     return root
 
 
-def open_root(rootfs: Rootfs, private: bool = True) -> int:
-    """The root, mounted nowhere yet. ``private``: this mount namespace is the caller's own."""
-    if rootfs.uid_mappings and rootfs.driver == "overlay":
-        _map_owners(rootfs)
-        with _as_mapped_root(rootfs):
-            return _overlay(rootfs, True)
+def open_root(rootfs: Rootfs, private: bool = True, namespace: int = -1) -> int:
+    """The root, mounted nowhere yet. ``private``: this mount namespace is the caller's own.
+    ``namespace``: a user namespace that has the root's mappings already."""
+    if not rootfs.uid_mappings:
+        return _plain_root(rootfs, private)
+    made = -1
+    if namespace < 0:
+        namespace = made = idmapped.user_namespace(rootfs.uid_mappings, rootfs.gid_mappings)
+    try:
+        return _mapped_root(rootfs, namespace)
+    finally:
+        if made >= 0:
+            os.close(made)
+
+
+def _plain_root(rootfs: Rootfs, private: bool) -> int:
     if rootfs.driver == "overlay":
         return _overlay(rootfs, private)
     if rootfs.driver != "bind":
         raise InvalidParameter(f"unknown storage driver {rootfs.driver!r}")
     clone = mount.OPEN_TREE_CLONE | mount.AT_RECURSIVE
     try:
-        root = mount.open_tree(mount.AT_FDCWD, rootfs.upper, clone)
+        return mount.open_tree(mount.AT_FDCWD, rootfs.upper, clone)
     except OSError as err:
         raise SystemFailure(f"the root file system {rootfs.upper}: {err.strerror}") from err
-    if rootfs.uid_mappings:
-        userns.map_owners(root, rootfs.uid_mappings, rootfs.gid_mappings)
-    return root
 
 
-def _map_owners(rootfs: Rootfs) -> None:
+def _mapped_root(rootfs: Rootfs, namespace: int) -> int:
+    if rootfs.driver != "overlay":
+        root = _plain_root(rootfs, True)
+        idmapped.map_owners_as(root, namespace)
+        return root
+    if not by_descriptor():
+        _cover_with_mapped(rootfs, namespace)
+        with _as_mapped_root(rootfs):
+            return _overlay(rootfs, True)
+    with ExitStack() as stack:
+
+        def opened(fd: int) -> int:
+            stack.callback(os.close, fd)
+            return fd
+
+        lower = [opened(idmapped.mapped_copy(path, namespace)) for path in rootfs.lower]
+        upper = work = -1
+        if rootfs.work:
+            # both must be of one mount, so the directory that holds them is mapped
+            above, directory = os.path.dirname(rootfs.upper), os.O_PATH | os.O_DIRECTORY
+            tree = opened(idmapped.mapped_copy(above, namespace))
+            upper, work = (
+                opened(os.open(os.path.basename(path), directory | os.O_CLOEXEC, dir_fd=tree))
+                for path in (rootfs.upper, rootfs.work)
+            )
+        with _as_mapped_root(rootfs):
+            try:
+                return overlay_of(lower, upper, work, rootfs.options)
+            except OSError as err:
+                raise _no_root(err) from err
+
+
+def _no_root(err: OSError) -> SystemFailure:
+    return SystemFailure(f"cannot mount the container's root: {err.strerror}")
+
+
+def _cover_with_mapped(rootfs: Rootfs, namespace: int) -> None:
     """Lay idmapped copies of the layers over themselves, in a mount namespace of our own.
 
-    An overlay cannot be idmapped as a whole, its layers can. Upper and work directory must
-    be of one mount, so the directory that holds both is mapped.
+    An overlay cannot be idmapped as a whole, its layers can; before Linux 6.15 they must be
+    attached somewhere.
     """
     process.unshare(process.CLONE_NEWNS)
     _set_all(mount.MS_SLAVE)
-    namespace = userns.user_namespace(rootfs.uid_mappings, rootfs.gid_mappings)
     above = [os.path.dirname(rootfs.upper)] if rootfs.work else []
-    try:
-        for directory in (*rootfs.lower, *above):
-            tree = mount.open_tree(mount.AT_FDCWD, directory, mount.OPEN_TREE_CLONE)
-            target = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                userns.map_owners_as(tree, namespace)
-                mount.move_mount(tree, target, directory)
-            finally:
-                os.close(tree)
-                os.close(target)
-    finally:
-        os.close(namespace)
+    for directory in (*rootfs.lower, *above):
+        tree = idmapped.mapped_copy(directory, namespace)
+        target = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mount.move_mount(tree, target, directory)
+        finally:
+            os.close(tree)
+            os.close(target)
 
 
 @contextmanager
@@ -100,7 +141,7 @@ def _as_mapped_root(rootfs: Rootfs) -> Iterator[None]:
     An overlay writes to its upper layer as who mounted it, and an idmapped mount takes files
     of mapped users only (EOVERFLOW).
     """
-    user, group = rootfs.uid_mappings[0].host_id, rootfs.gid_mappings[0].host_id
+    user, group = IDMappings(rootfs.uid_mappings, rootfs.gid_mappings).root
     process.prctl(process.PR_SET_SECUREBITS, process.SECBIT_NO_SETUID_FIXUP)
     try:
         os.setegid(group)
@@ -129,7 +170,7 @@ def _overlay(rootfs: Rootfs, private: bool = True) -> int:
     try:
         return overlay(rootfs.lower, rootfs.upper, rootfs.work, rootfs.options, private=private)
     except OSError as err:
-        raise SystemFailure(f"cannot mount the container's root: {err.strerror}") from err
+        raise _no_root(err) from err
 
 
 def pivot(root: int, namespace: int, propagation: str) -> None:

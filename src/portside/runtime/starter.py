@@ -34,7 +34,7 @@ from portside.runtime import (
     userns,
 )
 from portside.runtime.external import External
-from portside.runtime.init_channel import Child, Outcome, Own, Steps, explain_kill
+from portside.runtime.init_channel import Child, Given, Outcome, Own, Steps, explain_kill
 from portside.runtime.messages import (
     Call,
     Exec,
@@ -68,9 +68,9 @@ def wait_for_start(monitor: socket.socket) -> None:
     if not data:
         return
     request = msgspec.json.decode(data, type=StartRequest)
-    netns = fds.pop(0) if request.has_netns else -1
+    given = Given(*(fds.pop(0) if has else -1 for has in (request.has_netns, request.has_userns)))
     seccomp = read_all(fds.pop(0)) if request.has_seccomp else b""
-    start = Start(request, netns, seccomp)
+    start = Start(request, given, seccomp)
     _report(monitor, lambda: (start.run_external if request.runtime else start.run)(monitor))
 
 
@@ -98,8 +98,8 @@ def _report(monitor: socket.socket, body: Callable[[], None]) -> None:
 class Start:
     """One start of a container; :meth:`run` undoes what it made when a step fails."""
 
-    def __init__(self, request: StartRequest, netns: int, seccomp: bytes) -> None:
-        self.request, self.netns, self.seccomp = request, netns, seccomp
+    def __init__(self, request: StartRequest, given: Given, seccomp: bytes) -> None:
+        self.request, self.given, self.seccomp = request, given, seccomp
         self._clock = Steps()
 
     def run(self, monitor: socket.socket) -> None:
@@ -120,7 +120,7 @@ class Start:
 
             def become(own: Own) -> None:
                 own.init_program = program
-                init.run_init(request, spec, own, self.netns, self.seccomp)
+                init.run_init(request, spec, own, self.given, self.seccomp)
 
             child = Child.fork(
                 become,
@@ -172,7 +172,7 @@ class Start:
         other = External(request)
         try:
             self._clock.enter("runtime create")
-            pid, streams = other.create(spec, self.netns)
+            pid, streams = other.create(spec, self.given)
             group = Cgroup(request.cgroup)
             descriptors = streams.descriptors(pid)
             oom = _watch_oom(group)

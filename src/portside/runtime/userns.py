@@ -17,9 +17,9 @@ import socket
 
 import msgspec
 
-from portside.kernel import mount, process
+from portside.kernel import idmapped, process
 from portside.model.errors import InvalidParameter, SystemFailure
-from portside.model.ociruntime import IDMapping, Linux, Spec
+from portside.model.ociruntime import Linux, Spec
 
 
 class Prepared(msgspec.Struct):
@@ -44,15 +44,14 @@ def check(spec: Spec) -> None:
         raise InvalidParameter("a new user namespace needs uidMappings and gidMappings")
 
 
-def become_root(tell: socket.socket, path: str) -> None:
-    """Enter the user namespace, new or the one of ``path``, as its root.
+def become_root(tell: socket.socket, existing: int) -> None:
+    """Enter the user namespace, new (-1) or the one of the descriptor ``existing``, as its root.
 
     For a new one the other side of ``tell`` is asked to write the mappings.
     """
-    if path:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        process.setns(fd, process.CLONE_NEWUSER, path)
-        os.close(fd)
+    if existing >= 0:
+        process.setns(existing, process.CLONE_NEWUSER, "user namespace")
+        os.close(existing)
     else:
         process.unshare(process.CLONE_NEWUSER)
         tell.send(b"u")
@@ -73,13 +72,9 @@ def write_mappings(pid: int, linux: Linux) -> None:
     for name, mappings in (("uid_map", linux.uid_mappings), ("gid_map", linux.gid_mappings)):
         try:
             with open(f"/proc/{pid}/{name}", "w") as file:
-                file.write(lines(mappings))
+                file.write(idmapped.lines(mappings))
         except OSError as err:
             raise SystemFailure(f"cannot write {name}: {err.strerror}") from err
-
-
-def lines(mappings: tuple[IDMapping, ...]) -> str:
-    return "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
 
 
 def raise_limits(spec: Spec) -> None:
@@ -112,70 +107,3 @@ def offset_clocks(spec: Spec) -> None:
             file.write(text)
     except OSError as err:
         raise SystemFailure(f"cannot set the time namespace's offsets: {err.strerror}") from err
-
-
-# Idmapped mounts: files keep their owners on disk and show others inside. mount_setattr(2),
-# MOUNT_ATTR_IDMAP (Linux 5.12) takes the mapping from a user namespace, which a short-lived child
-# is made to hold.
-
-
-def map_owners(tree: int, uids: tuple[IDMapping, ...], gids: tuple[IDMapping, ...]) -> None:
-    """Map the owners of a detached mount; SystemFailure where the file system cannot."""
-    namespace = user_namespace(uids, gids)
-    try:
-        map_owners_as(tree, namespace)
-    finally:
-        os.close(namespace)
-
-
-def map_owners_as(tree: int, namespace: int) -> None:
-    """As :func:`map_owners`, with the mapping of a user namespace's descriptor."""
-    try:
-        mount.mount_setattr(tree, set=mount.MOUNT_ATTR_IDMAP, userns_fd=namespace, recursive=True)
-    except OSError as err:
-        raise SystemFailure(
-            f"idmapped mount: {err.strerror}: the file system or the kernel does not support it"
-        ) from err
-
-
-def user_namespace(uids: tuple[IDMapping, ...], gids: tuple[IDMapping, ...]) -> int:
-    """A descriptor of a user namespace with these mappings (user_namespaces(7)).
-
-    The child hands over its directory in /proc: its number would be wrong for us when we
-    are in a PID namespace that /proc does not show.
-    """
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            ours.close()
-            process.unshare(process.CLONE_NEWUSER)
-            directory = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-            socket.send_fds(theirs, [b"r"], [directory])
-            theirs.recv(1)
-        finally:
-            os._exit(0)
-    theirs.close()
-    try:
-        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
-        if not fds:
-            raise SystemFailure("idmapped mount: cannot make a user namespace")
-        try:
-            _write_mapping(fds[0], "uid_map", uids)
-            _write_mapping(fds[0], "gid_map", gids)
-            return os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fds[0])
-        finally:
-            os.close(fds[0])
-    finally:
-        ours.close()
-        os.waitpid(pid, 0)
-
-
-def _write_mapping(directory: int, name: str, mappings: tuple[IDMapping, ...]) -> None:
-    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        os.write(fd, lines(mappings).encode())
-    except OSError as err:
-        raise SystemFailure(f"idmapped mount: cannot write {name}: {err.strerror}") from err
-    finally:
-        os.close(fd)

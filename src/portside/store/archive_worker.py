@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from portside.kernel import mount as mnt
+from portside.kernel.idmapped import map_owners
 from portside.kernel.process import CLONE_NEWNS, unshare
 from portside.model.errors import InvalidParameter, NotFound, NotRunning, SystemFailure
 from portside.model.golang.timestamps import format_rfc3339
@@ -77,6 +78,9 @@ def _mount_into(root: int, view: View) -> None:
             if missing(err):
                 continue  # its volume is gone: the start will tell
             raise
+        if mount.uid_mappings:
+            with suppress(SystemFailure):  # then the host's owners are shown
+                map_owners(tree, mount.uid_mappings, mount.gid_mappings)
         if mount.read_only:
             mnt.mount_setattr(tree, set=mnt.MOUNT_ATTR_RDONLY, about=mount.destination)
         target = _mount_point(root, mount.destination, mount.source)

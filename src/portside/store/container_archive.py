@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import msgspec
 
+from portside.model.ociruntime import IDMapping
 from portside.model.rootfs import Rootfs
 from portside.store.archive_values import Limits
 from portside.store.job_streams import JobStream
@@ -40,6 +41,9 @@ class ViewMount(msgspec.Struct, frozen=True):
     destination: str
     """Path in the container."""
     read_only: bool = False
+    uid_mappings: tuple[IDMapping, ...] = ()
+    """Show the files' owners moved so: the host's as the container's."""
+    gid_mappings: tuple[IDMapping, ...] = ()
 
 
 class View(msgspec.Struct, frozen=True):

@@ -16,7 +16,13 @@ import os
 from portside.kernel import mount as mnt
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.kernel.overlay import overlay
-from portside.kernel.process import CLONE_NEWNS, setns
+from portside.kernel.process import (
+    CLONE_NEWNS,
+    CLONE_NEWUSER,
+    PR_SET_DUMPABLE,
+    prctl,
+    setns,
+)
 from portside.model.errors import NotRunning, SystemFailure
 from portside.model.rootfs import Rootfs
 
@@ -30,14 +36,35 @@ def open_root(source: Rootfs | int) -> int:
     """
     if isinstance(source, int):
         try:
-            return os.open(f"/proc/{source}/root", OPEN_DIR)
+            root = os.open(f"/proc/{source}/root", OPEN_DIR)
         except (FileNotFoundError, ProcessLookupError):
             raise NotRunning(f"process {source} has ended") from None
+        enter_user_namespace(source)
+        return root
     if source.driver == "bind":
         return os.open(source.upper, OPEN_DIR)
     if source.upper:
         _await_others(source.upper)
     return mount_overlay(source)
+
+
+def enter_user_namespace(pid: int) -> None:
+    """Be root in the user namespace of a container's process, so that its files' owners are read
+    and written as it sees them. For jobs: there is no way back. Nothing when it is ours."""
+    try:
+        theirs = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        raise NotRunning(f"process {pid} has ended") from None
+    try:
+        if os.fstat(theirs).st_ino == os.stat("/proc/self/ns/user").st_ino:
+            return
+        setns(theirs, CLONE_NEWUSER, "the container's user namespace")
+    finally:
+        os.close(theirs)
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    prctl(PR_SET_DUMPABLE, 1)  # else our own files in /proc are not ours
 
 
 def _await_others(upper: str) -> None:
@@ -61,6 +88,7 @@ def open_bare_root(pid: int) -> int:
         raise NotRunning(f"process {pid} has ended") from None
     finally:
         os.close(own)
+    enter_user_namespace(pid)
     return tree
 
 

@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import msgspec
+
 from portside.builder import llb
 from portside.builder.solver.build_jobs import InitCache
 from portside.builder.solver.cache_records import CacheStore
@@ -69,6 +71,7 @@ class StepMounts:
         self.outputs: list[Writable] = []
 
     async def add_all(self, op: llb.ExecOp, trees: Sequence[Tree]) -> None:
+        mappings = self._core.options.id_mappings
         for mount in op.mounts:
             tree = trees[mount.input] if mount.input >= 0 else Tree()
             if mount.dest == "/":
@@ -76,6 +79,8 @@ class StepMounts:
             else:
                 found = await self._one(mount, tree)
                 if found is not None:
+                    if mappings is not None and mount.type in ("cache", "secret", "ssh"):
+                        found.uid_mappings, found.gid_mappings = mappings.uids, mappings.gids
                     self.mounts.append(found)
 
     async def _root(self, mount: llb.Mount, tree: Tree) -> None:
@@ -116,6 +121,10 @@ class StepMounts:
         else:
             rootfs = await self._above(mount, tree)
             access = ("rw",)
+        if (mappings := self._core.options.id_mappings) is not None:
+            rootfs = msgspec.structs.replace(
+                rootfs, uid_mappings=mappings.uids, gid_mappings=mappings.gids
+            )
         place = await self._bound(rootfs, mount.selector or "/")
         return oci.Mount(mount.dest, "bind", place, ("bind", "rprivate", *access))
 

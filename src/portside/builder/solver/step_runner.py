@@ -22,7 +22,7 @@ from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.solver import Made
 from portside.builder.solver.step_mounts import CacheLocks, NoSecrets, Secrets, StepMounts
 from portside.builder.solver.tree import Tree
-from portside.containers import start
+from portside.containers import start, user_mapping
 from portside.containers.core import Core
 from portside.containers.spec import SpecInputs, build
 from portside.kernel.cgroup import Cgroup
@@ -123,11 +123,14 @@ class StepRunner:
         core = self._core
         mode = {"sandbox": "default", "host": "host", "none": "none"}[op.network]
         hostname = op.meta.hostname or DEFAULT_HOSTNAME
+        mappings = core.options.id_mappings
+        user_mapping.check(core, _host(op, mode, settings))
         attachment = await core.networks.attach(
             NetworkRequest(
                 container_id=identifier, name=f"build-{short(identifier)}", hostname=hostname,
                 mode=mode, directory=str(core.directory(identifier)),
                 extra_hosts=tuple(f"{item.host}:{item.ip}" for item in op.meta.extra_hosts),
+                id_mappings=mappings,
             )
         )  # fmt: skip
         ours, theirs = socket.socketpair()
@@ -140,6 +143,7 @@ class StepRunner:
                     host=_host(op, mode, settings),
                     directory=attachment.directory or str(core.directory(identifier)),
                     mounts=mounts,
+                    id_mappings=mappings,
                     defaults=core.defaults(),
                 )
             )
@@ -148,11 +152,12 @@ class StepRunner:
             request = StartRequest(
                 id=identifier,
                 state_dir=start.write_bundle(core, identifier, spec),
-                rootfs=core.store.layers.rootfs(identifier),
+                rootfs=start.mapped_root(core, identifier, mappings),
                 cgroup=cgroup,
                 log=LogConfig(driver="none"),
                 identity=Identity(op.meta.user or "0"),
                 has_netns=attachment.netns_fd is not None,
+                has_userns=attachment.userns_fd is not None,
                 has_seccomp=spec.linux.seccomp is not None,
                 seccomp_flags=start.seccomp_flags(spec),
                 attachments=(Streams(stdout=True, stderr=True),),
@@ -161,6 +166,7 @@ class StepRunner:
                 client = await core.launcher.start(
                     request,
                     netns_fd=attachment.netns_fd,
+                    userns_fd=attachment.userns_fd,
                     seccomp=start.seccomp_program(core, spec),
                     sockets=(theirs,),
                 )

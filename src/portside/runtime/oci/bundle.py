@@ -16,7 +16,7 @@ from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.ociruntime import DeviceCgroup, Linux, Resources, Spec
 from portside.model.rootfs import Rootfs
 from portside.runtime import hooks, init, seccomp_listener, userns
-from portside.runtime.init_channel import Child, Own, explain_kill
+from portside.runtime.init_channel import Child, Given, Own, explain_kill
 from portside.runtime.messages import StartRequest
 from portside.runtime.oci import console, notify, validate
 from portside.runtime.oci.state_store import Container, Saved, read_spec
@@ -199,7 +199,7 @@ class _Creation:
     def _become(self, own: Own, hold: int, result: int) -> None:
         own.hold, own.result, own.preserve = hold, result, self.wanted.preserve_fds
         own.keyring = self.wanted.keyring
-        init.run_init(self.request, self.spec, own, -1, self.filter)
+        init.run_init(self.request, self.spec, own, Given(), self.filter)
 
     def _notified(self, fd: int, pid: int) -> None:
         assert self.spec.linux is not None and self.spec.linux.seccomp is not None

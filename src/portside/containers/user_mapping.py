@@ -1,0 +1,229 @@
+"""The user namespace of each container: the host's, the engine's default, or a range of its own.
+
+``HostConfig.UsernsMode``::
+
+    (empty)                       the engine's default (``--userns-remap``), else the host's
+    host                          the host's
+    auto[:size=N,uidmapping=C:H:N,gidmapping=C:H:N]
+                                  a range that no other container has (Podman's meaning)
+
+A range is kept in the container's record, which is inserted in one transaction with everything
+else, so that it is taken exactly as long as there is the container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from portside.kernel import subordinate_ids
+from portside.model.container import HostConfig
+from portside.model.errors import Conflict, InvalidParameter
+from portside.model.idmap import MAX_ID, IDMappings
+from portside.model.ociruntime import IDMapping
+
+if TYPE_CHECKING:
+    from portside.containers.core import Core
+    from portside.containers.record import Record
+
+AUTO_OWNER = "containers"
+"""The name in /etc/subuid and /etc/subgid whose ranges are given out."""
+AUTO_RANGE = subordinate_ids.Range(1 << 31, (1 << 31) - (1 << 16))
+"""Where they have no line of that name: the upper half of all identifiers, which no login has."""
+SIZE = 65536
+"""Identifiers that a container gets when it asks for no size, unless its user is above them."""
+_SHARING = ("network_mode", "pid_mode", "ipc_mode")
+
+
+class Auto(msgspec.Struct, frozen=True):
+    """``--userns=auto`` taken apart."""
+
+    size: int = 0
+    """0: :data:`SIZE`."""
+    uids: tuple[IDMapping, ...] = ()
+    """Mappings that are fixed; the rest of the range is put around them."""
+    gids: tuple[IDMapping, ...] = ()
+
+
+def parse_auto(mode: str) -> Auto | None:
+    """The options of ``auto``; None for another mode. Raises InvalidParameter."""
+    name, colon, text = mode.partition(":")
+    if name != "auto":
+        return None
+    size, uids, gids = 0, list[IDMapping](), list[IDMapping]()
+    for part in text.split(",") if colon else ():
+        key, _, value = part.partition("=")
+        if key == "size":
+            if not value.isdecimal() or not 0 < int(value) <= MAX_ID:
+                raise InvalidParameter(f"invalid USER mode: size {value!r} of {mode!r}")
+            size = int(value)
+        elif key in ("uidmapping", "gidmapping"):
+            (uids if key == "uidmapping" else gids).append(_mapping(value, mode))
+        else:
+            raise InvalidParameter(
+                f"invalid USER mode: {mode}: auto has the options size, uidmapping and gidmapping"
+            )
+    return Auto(size, tuple(uids), tuple(gids))
+
+
+def _mapping(text: str, mode: str) -> IDMapping:
+    parts = text.split(":")
+    if len(parts) == 2:
+        parts.append("1")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise InvalidParameter(f"invalid USER mode: {mode}: {text!r} is not CONTAINER:HOST[:COUNT]")
+    inside, outside, count = map(int, parts)
+    if not count or max(inside, outside) + count > MAX_ID:
+        raise InvalidParameter(f"invalid USER mode: {mode}: {text!r} is out of range")
+    return IDMapping(inside, outside, count)
+
+
+def check(core: Core, host: HostConfig) -> None:
+    """Whether a container may share what it asks for. InvalidParameter in Docker's words."""
+    mode = host.userns_mode
+    if mode not in ("", "host") and parse_auto(mode) is None:
+        raise InvalidParameter(f"invalid USER mode: {mode}")
+    if mode == "host" or not (mode or core.options.id_mappings):
+        return
+    if host.privileged:
+        raise InvalidParameter(
+            "privileged mode is incompatible with user namespaces.  You must run the container in "
+            "the host namespace when running privileged mode"
+        )
+    if host.network_mode == "host":
+        raise InvalidParameter(
+            "cannot share the host's network namespace when user namespaces are enabled"
+        )
+    if host.pid_mode == "host":
+        raise InvalidParameter(
+            "cannot share the host PID namespace when user namespaces are enabled"
+        )
+    for option in host.security_opt or ():
+        key, _, value = option.replace(":", "=", 1).partition("=")
+        if key == "writable-cgroups" and value.lower() in ("1", "t", "true"):
+            raise InvalidParameter(
+                "option WritableCgroups conflicts with user namespaces and rootless mode"
+            )
+
+
+def of(core: Core, record: Record) -> IDMappings | None:
+    """The mappings of a container's user namespace, None for the host's. One that shares
+    another container's namespaces shares that one's user namespace as well."""
+    mode = record.host.userns_mode
+    if mode == "host":
+        return None
+    donor = donor_of(core, record)
+    if donor is not None:
+        return of(core, donor)
+    return record.id_mappings or core.options.id_mappings
+
+
+def donor_of(core: Core, record: Record) -> Record | None:
+    """The container whose user namespace is joined: the namespaces shared with it belong to it.
+    Raises Conflict when there are several that differ."""
+    if record.host.userns_mode == "host":
+        return None
+    found: dict[str, Record] = {}
+    for field in _SHARING:
+        kind, _, name = getattr(record.host, field).partition(":")
+        other = core.containers.get(name) if kind == "container" else None
+        if other is not None:
+            found[other.id] = other.record
+    mapped = {key: each for key, each in found.items() if of(core, each) is not None}
+    if not mapped:
+        return next(iter(found.values()), None)
+    spaces = {(donor_of(core, each) or each).id for each in mapped.values()}
+    if len(spaces) > 1 or len(mapped) < len(found):
+        raise Conflict(
+            f"container {record.name} cannot share namespaces of containers that have different "
+            "user namespaces"
+        )
+    return next(iter(mapped.values()))
+
+
+def allocate(core: Core, host: HostConfig, user: str) -> IDMappings | None:
+    """A range of its own for a container with ``--userns=auto`` that runs as ``user``, None for
+    others. The caller stores it before anyone else may ask.
+
+    Raises InvalidParameter when /etc/subuid or /etc/subgid have no range left.
+    """
+    auto = parse_auto(host.userns_mode)
+    if auto is None:
+        return None
+    numbers = [int(part) for part in user.split(":") if part.isdecimal() and len(part) < 11]
+    size = auto.size or max([SIZE, *(number + 1 for number in numbers)])
+    taken = [c.record.id_mappings for c in core.containers.values() if c.record.id_mappings]
+    return IDMappings(
+        _kind(subordinate_ids.SUBUID, size, auto.uids, [m.uids for m in taken]),
+        _kind(subordinate_ids.SUBGID, size, auto.gids, [m.gids for m in taken]),
+    )
+
+
+def _kind(
+    file: Path,
+    size: int,
+    fixed: tuple[IDMapping, ...],
+    taken: list[tuple[IDMapping, ...]],
+) -> tuple[IDMapping, ...]:
+    holes = _without(size, fixed)
+    wanted = sum(count for _, count in holes)
+    if not wanted:
+        return tuple(sorted(fixed, key=lambda one: one.container_id))
+    ranges = subordinate_ids.ranges_of(file, AUTO_OWNER)
+    if not ranges:
+        ranges = [AUTO_RANGE]
+        if subordinate_ids.first_free(file) > AUTO_RANGE[0]:
+            raise InvalidParameter(
+                f"--userns=auto: {file} gives identifiers above {AUTO_RANGE[0]} to others: add a "
+                f"line that gives a free range to {AUTO_OWNER} ({AUTO_OWNER}:FIRST:COUNT)"
+            )
+    used = sorted((one.host_id, one.host_id + one.size) for each in taken for one in each)
+    used += [(one.host_id, one.host_id + one.size) for one in fixed]
+    first = first_fit(ranges, sorted(used), wanted)
+    if first is None:
+        raise InvalidParameter(
+            f"--userns=auto: no {wanted} identifiers in a row are left of {AUTO_OWNER} in {file}: "
+            "remove containers, or make the range larger"
+        )
+    found = list(fixed)
+    for inside, count in holes:
+        found.append(IDMapping(inside, first, count))
+        first += count
+    return tuple(sorted(found, key=lambda one: one.container_id))
+
+
+def _without(size: int, fixed: tuple[IDMapping, ...]) -> list[tuple[int, int]]:
+    """The container's identifiers below ``size`` that no fixed mapping has: (first, count)."""
+    found, position = [], 0
+    for one in sorted(fixed, key=lambda each: each.container_id):
+        if one.container_id < position and position < size:
+            raise InvalidParameter(
+                f"invalid USER mode: identifier {one.container_id} is mapped twice"
+            )
+        if position < min(one.container_id, size):
+            found.append((position, min(one.container_id, size) - position))
+        position = max(position, one.container_id + one.size)
+    if position < size:
+        found.append((position, size - position))
+    return found
+
+
+def first_fit(
+    ranges: Iterable[tuple[int, int]], used: list[tuple[int, int]], size: int
+) -> int | None:
+    """The first of ``size`` identifiers in a row within the ranges that are not used; ``used``
+    are sorted (first, end)."""
+    for first, count in ranges:
+        position = first
+        for low, high in used:
+            if high <= position or low >= first + count:
+                continue
+            if low - position >= size:
+                break
+            position = max(position, high)
+        if first + count - position >= size:
+            return position
+    return None
