@@ -293,8 +293,8 @@ def test_an_engine_killed_meanwhile_keeps_its_containers(
 
 def _create(engine: RunningEngine, name: str, mode: str, *command: str) -> list[str]:
     body = {"Image": BASE, "Cmd": list(command), "HostConfig": {"UsernsMode": mode}}
-    engine.json("POST", f"/containers/create?name={name}", body)
-    found: list[str] = engine.json("GET", f"/containers/{name}/json")["IDMappings"]["UidMap"]
+    engine.json("POST", f"/containers/create?name=auto-{name}", body)
+    found: list[str] = engine.json("GET", f"/containers/auto-{name}/json")["IDMappings"]["UidMap"]
     return found
 
 
@@ -308,19 +308,19 @@ def test_auto_gives_each_container_a_range_and_takes_it_back(
     starts = sorted(int(mapping[0].split(":")[1]) for mapping in given.values())
     assert [high - low for low, high in pairwise(starts)] == [1000, 1000]
     for name in "ab":
-        engine.json("POST", f"/containers/{name}/start")
-        pid = engine.json("GET", f"/containers/{name}/json")["State"]["Pid"]
+        engine.json("POST", f"/containers/auto-{name}/start")
+        pid = engine.json("GET", f"/containers/auto-{name}/json")["State"]["Pid"]
         mapped = Path(f"/proc/{pid}/uid_map").read_text().split()
         assert ":".join(mapped) == given[name][0]
     engine.kill()
     engine.start()
     assert _create(engine, "d", "auto:size=1000", "true") not in given.values()
-    engine.json("DELETE", "/containers/b?force=1")
+    engine.json("DELETE", "/containers/auto-b?force=1")
     assert _create(engine, "e", "auto:size=1000", "true") == given["b"]
     fixed = _create(engine, "f", "auto:size=10,uidmapping=3:5000:2", "cat", "/proc/self/uid_map")
     assert "3:5000:2" in fixed
     for name in "acdef":
-        engine.json("DELETE", f"/containers/{name}?force=1")
+        engine.json("DELETE", f"/containers/auto-{name}?force=1")
     status, _, told = engine.request(
         "POST", "/containers/create", {"Image": BASE, "HostConfig": {"UsernsMode": "auto:x=1"}}
     )
