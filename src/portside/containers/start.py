@@ -35,8 +35,8 @@ from portside.model.errors import (
 from portside.model.idmap import IDMappings
 from portside.model.network import NetworkAttachment
 from portside.model.ociruntime import Mount, Spec, User
-from portside.runtime.messages import Identity, StartRequest, StateFile
 from portside.model.rootfs import Rootfs
+from portside.runtime.messages import Identity, StartRequest, StateFile
 from portside.runtime.state_files import clean
 from portside.store.failpoints import reach
 

@@ -45,8 +45,7 @@ def mappings(option: str) -> IDMappings | None:
     group_name, gid = _group(group or primary)
     uids = sorted(ids.ranges_of(ids.SUBUID, name, str(uid)))
     gids = sorted(
-        ids.ranges_of(ids.SUBGID, group_name, str(gid))
-        or ids.ranges_of(ids.SUBGID, name, str(uid))
+        ids.ranges_of(ids.SUBGID, group_name, str(gid)) or ids.ranges_of(ids.SUBGID, name, str(uid))
     )
     for found, file, who in ((uids, ids.SUBUID, name), (gids, ids.SUBGID, group_name)):
         if not found:
