@@ -84,10 +84,48 @@ def test_exec_that_cannot_start(
     assert docker("exec", *options, "-d", house, *command, check=False).returncode == 1
 
 
-def test_exec_of_an_unknown_user(docker: Docker, house: str) -> None:
-    done = docker("exec", "-u", "nobody-here", house, "true", check=False)
-    assert done.returncode == 126
-    assert "unable to find user nobody-here: no matching entries in passwd file" in done.stdout
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        ("nope", "unable to find user nope: no matching entries in passwd file"),
+        ("nope:root", "unable to find user nope: no matching entries in passwd file"),
+        ("root:nope", "unable to find group nope: no matching entries in group file"),
+        ("-1", "uids and gids must be in range 0-2147483647"),
+        ("0:4294967296", "uids and gids must be in range 0-2147483647"),
+        ("99999999999999999999", "uids and gids must be in range 0-2147483647"),
+        ("root", ""), ("0:0", ""), ("4242:4242", ""), (":root", ""), (":", ""), ("root:", ""),
+    ],
+)  # fmt: skip
+def test_exec_of_an_unknown_user(
+    engine: RunningEngine, docker: Docker, house: str, user: str, said: str
+) -> None:
+    """Refused when it is made, with dockerd's status and text."""
+    body = {"Cmd": ["true"], "User": user}
+    status, _, data = engine.request("POST", f"/containers/{house}/exec", body)
+    assert (status, json.loads(data).get("message", "")) == (400 if said else 201, said)
+    done = docker("exec", "-u", user, house, "true", check=False)
+    assert (done.returncode, done.stdout) == (1 if said else 0, "")
+    assert said in done.stderr
+
+
+def test_exec_users_are_read_beneath_the_root(
+    engine: RunningEngine, docker: Docker, house: str
+) -> None:
+    """passwd is the container's: a link that leaves it, a link of /proc and a device tell nothing,
+    and what hangs keeps nobody waiting."""
+    host = next(
+        name
+        for name in (line.split(":")[0] for line in Path("/etc/passwd").read_text().splitlines())
+        if docker("exec", "-u", name, house, "true", check=False).returncode != 0
+    )
+    up = "../" * 12
+    for link in (f"{up}etc/passwd", "/proc/1/root/etc/passwd", "/dev/zero", "/proc/self/fd/0"):
+        script = f"rm /etc/passwd; ln -s {link} /etc/passwd"
+        docker("exec", house, "sh", "-c", script)
+        body = {"Cmd": ["true"], "User": host}
+        assert engine.request("POST", f"/containers/{house}/exec", body)[0] == 400, link
+    docker("exec", house, "sh", "-c", "rm /etc/passwd; mkfifo /etc/passwd")
+    assert engine.request("POST", f"/containers/{house}/exec", body)[0] == 400
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -9 $$", 137), ("true", 0)])

@@ -252,7 +252,7 @@ async def test_waiting_for_the_next_start(house: Kit) -> None:
     assert shown.state.running and shown.state.restarting and shown.state.pid == 0
     assert [item.state for item in await house.service.list({})] == ["restarting"]
     with pytest.raises(Conflict, match="is restarting, wait until the container is running"):
-        house.service.exec_create("box", _command())
+        await house.service.exec_create("box", _command())
     with pytest.raises(Conflict, match="container is restarting: stop the container before"):
         await house.service.remove("box")
     assert house.service.find("box").restart is not None, "a refused removal changes nothing"

@@ -96,7 +96,7 @@ async def exec_create(api: Api, request: Request, name: str) -> Answer:
     config = request_versions.exec_config(await params.json(request, ExecConfig), request.version)
     if not config.cmd:
         raise InvalidParameter("No exec command specified")
-    return reply.json({"Id": api.engine.containers.exec_create(name, config)}, 201)
+    return reply.json({"Id": await api.engine.containers.exec_create(name, config)}, 201)
 
 
 @router.add("POST", "/exec/{id}/start")

@@ -143,11 +143,17 @@ async def _send_logs(
 # -- exec ------------------------------------------------------------------------------------
 
 
-def create_exec(core: Core, container: Container, config: ExecConfig) -> ExecInstance:
+async def create_exec(core: Core, container: Container, config: ExecConfig) -> ExecInstance:
     """Prepare an exec. Raises Conflict, InvalidParameter."""
     if not config.cmd:
         raise InvalidParameter("No exec command specified")
     _check_runs(container)
+    if config.user:
+        from portside.containers.exec_user import check_user
+
+        with unless_ended(container):
+            await check_user(core, container.record.pid, config.user)
+        _check_runs(container)
     parse_keys(config.detach_keys or DEFAULT_KEYS)
     waiting = [each for each in container.execs.values() if not each.running]
     if len(waiting) >= _MOST_EXECS:

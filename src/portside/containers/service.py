@@ -197,9 +197,9 @@ class ContainerService:
     async def attach(self, name: str, options: AttachOptions, take: Take) -> None:
         await attach_exec.attach(self.core, self.core.find(name), options, take)
 
-    def exec_create(self, name: str, config: ExecConfig) -> str:
+    async def exec_create(self, name: str, config: ExecConfig) -> str:
         """The new exec's ID."""
-        return attach_exec.create_exec(self.core, self.core.find(name), config).id
+        return (await attach_exec.create_exec(self.core, self.core.find(name), config)).id
 
     async def exec_start(self, exec_id: str, start: ExecStart, take: Take | None) -> None:
         await attach_exec.start_exec(self.core, self.core.find_exec(exec_id), start, take)

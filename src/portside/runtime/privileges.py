@@ -50,13 +50,15 @@ class Who(msgspec.Struct):
     home: str
 
 
-def _entries(path: str) -> Iterator[list[str]]:
-    """Lines of passwd or group, split; none when the image has no such file.
+def _entries(path: str, root: int | None) -> Iterator[list[str]]:
+    """Lines of passwd or group, split; none when the image has no such file. ``root`` is a
+    descriptor of the container's root, None for one's own.
 
     What is no regular file beneath the root is not opened: a device may act on that, a link of
     /proc may lead out. A line cut off by a limit counts for nothing.
     """
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    root = os.open("/", flags) if root is None else os.open(".", flags, dir_fd=root)
     try:
         found = openat2(root, path, os.O_PATH, resolve=IN_ROOT)
         regular = stat.S_ISREG(os.fstat(found).st_mode)
@@ -94,24 +96,31 @@ def _is_id(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= _MAX_ID
 
 
-def _passwd() -> list[list[str]]:
+def _passwd(root: int | None) -> list[list[str]]:
     """Lines with a login name and numbers that make sense; a missing home is ``/``."""
-    found = [e for e in _entries("/etc/passwd") if len(e) > 3 and _is_id(e[2]) and _is_id(e[3])]
+    lines = _entries("/etc/passwd", root)
+    found = [e for e in lines if len(e) > 3 and _is_id(e[2]) and _is_id(e[3])]
     return [[*e[:5], (e[5] if len(e) > 5 else "") or "/"] if len(e) > 4 else [*e, "", "/"]
             for e in found]  # fmt: skip
 
 
-def _groups() -> list[list[str]]:
-    found = [e for e in _entries("/etc/group") if len(e) > 2 and _is_id(e[2])]
+def _groups(root: int | None) -> list[list[str]]:
+    found = [e for e in _entries("/etc/group", root) if len(e) > 2 and _is_id(e[2])]
     return [e if len(e) > 3 else [*e, ""] for e in found]
 
 
-def resolve(user: User, wanted: Identity) -> Who:
-    """The numbers behind names; raises SystemFailure in Docker's words."""
+def are_numbers(wanted: str) -> bool:
+    """Whether ``USER[:GROUP]`` has no names; SystemFailure for a number out of range."""
+    return all(_number(part) is not None for part in wanted.split(":", 1) if part)
+
+
+def resolve(user: User, wanted: Identity, root: int | None = None) -> Who:
+    """The numbers behind names, from the files beneath the descriptor ``root`` (None: beneath
+    one's own root); raises SystemFailure in Docker's words."""
     if not wanted.user and not wanted.groups:
         return _known(user)
     name, _, group = wanted.user.partition(":")
-    passwd, groups = _passwd(), _groups()
+    passwd, groups = _passwd(root), _groups(root)
     uid, gid, login, home = _user(name or str(user.uid), user, passwd)
     if group:
         gid = _group(group, groups)
@@ -123,7 +132,7 @@ def resolve(user: User, wanted: Identity) -> Who:
 def _known(user: User) -> Who:
     if not all(0 <= number <= _MAX_ID for number in (user.uid, user.gid, *user.additional_gids)):
         raise InvalidParameter(f"uids and gids must be in range 0-{_MAX_ID}")
-    home = next((e[5] for e in _passwd() if int(e[2]) == user.uid), "/")
+    home = next((e[5] for e in _passwd(None) if int(e[2]) == user.uid), "/")
     return Who(user.uid, user.gid, user.additional_gids, home)
 
 
