@@ -224,14 +224,14 @@ async def test_layout_of_several_platforms(service: ImageService) -> None:
     assert [v.unpacked for v in service.catalogue.record(image.id).variants] == [False, True]
     again = await saved(service, "multi:1")
     await service.remove("multi:1")
-    await service.load(pieces(archive), platform=s390x)
+    await service.load(pieces(archive), platforms=[s390x])
     assert service.get("multi:1").config.rootfs.diff_ids == diff_ids(other)
     with pytest.raises(NotFound, match="does not provide the specified platform"):
         service.get("multi:1", Platform.parse("linux/amd64"))
     await service.load(pieces(again))
     assert service.get("multi:1").config.rootfs.diff_ids == diff_ids(mine)
     with pytest.raises(NotFound, match="linux/mips64le"):
-        await service.load(pieces(archive), platform=Platform.parse("linux/mips64le"))
+        await service.load(pieces(archive), platforms=[Platform.parse("linux/mips64le")])
 
 
 async def test_saved_is_both_forms_and_loads_again(service: ImageService, tmp_path: Path) -> None:

@@ -41,12 +41,12 @@ def _one_platform(value: str) -> Platform:
     return Platform.parse(value)
 
 
-def _platforms(request: Request) -> Platform | None:
-    """The one platform of ``save`` and ``load`` (they allow a list, Docker takes one)."""
-    found = params.texts(request, "platform")
-    if len(found) > 1:
+def _platforms(request: Request) -> list[Platform]:
+    """The platforms of ``save`` and ``load``: several since API 1.52."""
+    found = [value for value in params.texts(request, "platform") if value]
+    if len(found) > 1 and request.version < (1, 52):
         raise InvalidParameter("multiple platform parameters not supported")
-    return _platform(request)
+    return [_one_platform(value) for value in found]
 
 
 def _auth(request: Request) -> AuthConfig:
@@ -63,11 +63,16 @@ async def list_images(api: Api, request: Request, _: str) -> Answer:
     name = params.text(request, "filter")
     if name and request.version < (1, 41):
         filters.setdefault("reference", []).append(name)
+    manifests = request.version >= (1, 47) and params.boolean(request, "manifests")
+    identity = request.version >= (1, 54) and params.boolean(request, "identity")
+    if identity and not manifests:
+        raise InvalidParameter("conflicting options: identity requires manifests=1")
     found = await api.engine.images.list(
         all=params.boolean(request, "all"),
         filters=filters,
         shared_size=request.version >= (1, 42) and params.boolean(request, "shared-size"),
-        manifests=request.version >= (1, 47) and params.boolean(request, "manifests"),
+        manifests=manifests,
+        identity=identity,
     )
     return reply.json([image.wire(request.version) for image in found])
 
@@ -123,14 +128,16 @@ async def _import(api: Api, request: Request) -> Answer:
 @router.add("POST", "/images/load", cancellable=True)
 async def load(api: Api, request: Request, _: str) -> Answer:
     quiet = params.boolean(request, "quiet", True)
-    platform = _platforms(request)
+    platforms = _platforms(request)
 
     async def work(report: Report) -> Any:
         def unless_quiet(message: Progress) -> None:
             if not quiet or message.stream:
                 report(message)
 
-        return await api.engine.images.load(request.body.chunks(), unless_quiet, platform=platform)
+        return await api.engine.images.load(
+            request.body.chunks(), unless_quiet, platforms=platforms
+        )
 
     # Docker says 200 before it reads the archive, and clients look for errors in the stream.
     return await reply.progress(request, work, failures_in_stream=True)
@@ -151,12 +158,12 @@ async def save_many(api: Api, request: Request, _: str) -> Answer:
     names = [part for value in params.texts(request, "names") for part in value.split(",") if part]
     if not names:
         raise InvalidParameter("no images to save: give names")
-    return await reply.pour(request, api.engine.images.save(names, platform=_platforms(request)))
+    return await reply.pour(request, api.engine.images.save(names, platforms=_platforms(request)))
 
 
 @router.add("GET", "/images/{name}/get", cancellable=True)
 async def save_one(api: Api, request: Request, name: str) -> Answer:
-    return await reply.pour(request, api.engine.images.save([name], platform=_platforms(request)))
+    return await reply.pour(request, api.engine.images.save([name], platforms=_platforms(request)))
 
 
 @router.add("GET", "/images/{name}/json")
@@ -167,6 +174,20 @@ async def inspect(api: Api, request: Request, name: str) -> Answer:
         raise InvalidParameter("conflicting options: manifests and platform options are both set")
     image = await api.engine.images.inspect(name, manifests=manifests, platform=platform)
     return reply.json(image.wire(request.version))
+
+
+@router.add("GET", "/images/{name}/attestations", since=(1, 55))
+async def attestations(api: Api, request: Request, name: str) -> Answer:
+    if len(params.texts(request, "platform")) > 1:
+        raise InvalidParameter("only one platform value is currently supported")
+    types = [kind for text in params.texts(request, "type") if (kind := text.strip())]
+    found = await api.engine.images.attestations(
+        name,
+        _platform(request),
+        types=types,
+        statements=params.boolean(request, "statement"),
+    )
+    return reply.json(list(found))
 
 
 @router.add("GET", "/images/{name}/history")

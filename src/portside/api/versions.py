@@ -30,6 +30,8 @@ def container(value: dict[str, Any], version: Version) -> dict[str, Any]:
         if not value["Config"].get("OnBuild"):
             value["Config"].pop("OnBuild", None)
         value["HostConfig"].pop("KernelMemoryTCP", None)
+        snapshot = {"Name": value.pop("GraphDriver")["Name"]}
+        value["Storage"] = {"RootFS": {"Snapshot": snapshot}}
     if version < (1, 48):
         value.pop("ImageManifestDescriptor", None)
     if version < (1, 45):

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from portside.containers.core import Core
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import User
 from portside.runtime import privileges
 from portside.runtime.messages import Identity
 from portside.store.worker_pool import Job
+
+if TYPE_CHECKING:
+    from portside.containers.core import Core
 
 _WITHIN = 10.0
 """Seconds that reading two small files may take."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import platform
@@ -11,6 +12,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 import portside
 from portside.containers.validation import OWN_RUNTIMES
@@ -137,7 +140,7 @@ async def gather(engine: Engine) -> Info:
         labels=options.labels,
         experimental_build=options.experimental,
         server_version=portside.__version__,
-        runtimes=dict.fromkeys(OWN_RUNTIMES, RuntimeInfo("portside-runtime"))
+        runtimes=dict.fromkeys(OWN_RUNTIMES, _own_runtime())
         | {name: RuntimeInfo(item.path, item.args) for name, item in options.runtimes.items()},
         default_runtime=options.default_runtime,
         live_restore=True,
@@ -148,6 +151,18 @@ async def gather(engine: Engine) -> Info:
         cdi_spec_dirs=options.cdi_spec_dirs,
         discovered_devices=_devices(options.cdi_spec_dirs),
         warnings=_warnings(engine) or None,
+    )
+
+
+@functools.cache
+def _own_runtime() -> RuntimeInfo:
+    """The runtime that is part of the engine, with its features as ``portside-runtime features``
+    prints them (runtime-spec, features.md)."""
+    from portside.runtime.oci.features import described
+
+    text = msgspec.json.encode(described()).decode()
+    return RuntimeInfo(
+        "portside-runtime", status={"org.opencontainers.runtime-spec.features": text}
     )
 
 

@@ -26,6 +26,7 @@ from portside.model.imageapi import (
     NO_TIME,
     GraphDriver,
     HistoryItem,
+    Identity,
     ImageInspect,
     ImageSummary,
     InspectRootFS,
@@ -44,6 +45,8 @@ class ListOptions:
     all: bool = False
     shared_size: bool = False
     manifests: bool = False
+    identity: bool = False
+    """With manifests: where their images come from."""
 
 
 class Lister:
@@ -110,7 +113,9 @@ class Lister:
             size=record.size,
             labels=labels,
             containers=len(users),
-            manifests=manifest_summaries(catalogue, identifier, record)
+            manifests=manifest_summaries(
+                catalogue, identifier, record, identity=self._options.identity
+            )
             if self._options.manifests
             else None,
             descriptor=catalogue.descriptor(identifier, record.media_type),
@@ -198,6 +203,7 @@ def inspect(
         last_tag_time=record.last_tagged or record.stored_at or NO_TIME,
         descriptor=target,
         manifests=manifest_summaries(catalogue, identifier, record) if manifests else None,
+        identity=Identity.of(record.sources),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,14 +144,16 @@ class Loader:
         self._publish = publish
         self._report = report
 
-    async def load(self, archive: AsyncIterable[bytes], platform: Platform | None) -> list[Loaded]:
-        """Load all images of an archive (of ``platform`` only, if given)."""
+    async def load(
+        self, archive: AsyncIterable[bytes], platforms: Sequence[Platform] = ()
+    ) -> list[Loaded]:
+        """Load all images of an archive (of ``platforms`` only, if any are given)."""
         directory = self._store.blobs.ingest_dir / f"tmp-{new_id()}"
         directory.mkdir(mode=0o700)
         try:
             job = SpoolArchive(directory=str(directory), limits=self._store.layers.limits)
             members = await run_fed(self._store.workers, job, archive)
-            images = _images(Archive(directory, members), platform)
+            images = _images(Archive(directory, members), platforms)
             with self._store.lease("load") as lease:
                 loaded = [
                     item
@@ -222,29 +224,30 @@ class Loader:
         return [Loaded(identifier, name.familiar) for name in image.names]
 
 
-def _images(archive: Archive, platform: Platform | None) -> list[_Found]:
+def _images(archive: Archive, platforms: Sequence[Platform]) -> list[_Found]:
     """The images of either form; the OCI layout is believed first, names are united.
 
-    With ``platform``, of each image only what is for it; NotFound when nothing is.
+    With ``platforms``, of each image only what is for them; NotFound when nothing is.
     """
-    images = list(_layout(archive, platform)) if "index.json" in archive else []
+    images = list(_layout(archive, platforms)) if "index.json" in archive else []
     if "manifest.json" in archive:
         _add_items(archive, images)
     elif not images and "index.json" not in archive:
         raise InvalidParameter("invalid archive: does not contain a manifest.json or an index.json")
-    if platform is None:
+    if not platforms:
         return images
-    chosen = [image for image in images if _only(image, platform)]
+    chosen = [
+        image for image in images if any(_wanted(platforms, p) for p in image.configs.values())
+    ]
     if not chosen:
         offered = describe([p for image in images for p in image.configs.values()])
-        raise NotFound(
-            f"requested platform ({platform}) not found in the archive: it has {offered}"
-        )
+        asked = ", ".join(map(str, platforms))
+        raise NotFound(f"requested platform ({asked}) not found in the archive: it has {offered}")
     return chosen
 
 
-def _only(image: _Found, platform: Platform) -> bool:
-    return any(platform.matches(found) for found in image.configs.values())
+def _wanted(platforms: Sequence[Platform], found: Platform) -> bool:
+    return any(platform.matches(found) for platform in platforms)
 
 
 def _add_items(archive: Archive, images: list[_Found]) -> None:
@@ -302,7 +305,7 @@ def _from_item(archive: Archive, item: _Item) -> _Found:
     )
 
 
-def _layout(archive: Archive, platform: Platform | None) -> list[_Found]:
+def _layout(archive: Archive, platforms: Sequence[Platform]) -> list[_Found]:
     """The images of an OCI layout; entries whose content is not in it are passed over."""
     top = decode(archive.read("index.json", MAX_MANIFEST), Index, "index.json")
     found: dict[str, _Found] = {}
@@ -311,7 +314,7 @@ def _layout(archive: Archive, platform: Platform | None) -> list[_Found]:
         if kept is None:
             kept = _Found(entry.plain())
             archive.required(entry.digest)
-            _descend(archive, entry, kept, platform, 0)
+            _descend(archive, entry, kept, platforms, 0)
             if not kept.configs and not kept.blobs:
                 continue  # an attestation or an artifact on its own
             found[entry.digest] = kept
@@ -322,9 +325,9 @@ def _layout(archive: Archive, platform: Platform | None) -> list[_Found]:
 
 
 def _descend(
-    archive: Archive, entry: Descriptor, found: _Found, platform: Platform | None, depth: int
+    archive: Archive, entry: Descriptor, found: _Found, platforms: Sequence[Platform], depth: int
 ) -> None:
-    """Collect what the archive has below an entry, of ``platform`` only if it is given."""
+    """Collect what the archive has below an entry, of ``platforms`` only if any are given."""
     if archive.blob(entry.digest) is None:
         return  # another platform's, left out by whoever saved
     if depth > DEEPEST:
@@ -333,21 +336,21 @@ def _descend(
         return
     data = archive.document(entry.digest, MAX_MANIFEST)
     if not is_index(entry.media_type, data):
-        _descend_manifest(archive, entry, data, found, platform)
+        _descend_manifest(archive, entry, data, found, platforms)
         return
     found.blobs.add(entry.digest)
     index = decode(data, Index, f"index {entry.digest}")
     if len(index.manifests) > MOST_ENTRIES:
         raise InvalidParameter(f"index {entry.digest} has more than {MOST_ENTRIES} manifests")
     for child in index.manifests:
-        _descend(archive, child, found, platform, depth + 1)
+        _descend(archive, child, found, platforms, depth + 1)
     for child in index.manifests:
         if child.annotations.get(ATTESTATION_FOR) in found.blobs and archive.blob(child.digest):
             found.blobs |= _parts(archive, child.digest)
 
 
 def _descend_manifest(
-    archive: Archive, entry: Descriptor, data: bytes, found: _Found, platform: Platform | None
+    archive: Archive, entry: Descriptor, data: bytes, found: _Found, platforms: Sequence[Platform]
 ) -> None:
     manifest = decode(data, Manifest, f"manifest {entry.digest}")
     if not manifest.is_image:
@@ -355,11 +358,11 @@ def _descend_manifest(
     config_bytes = archive.document(manifest.config.digest, MAX_CONFIG)
     config = decode(config_bytes, ImageConfig, f"image configuration {manifest.config.digest}")
     check_layers(manifest, config)
-    if platform is not None and not platform.matches(config.platform):
+    if platforms and not _wanted(platforms, config.platform):
         found.configs.setdefault(manifest.config.digest, config.platform)
         return
     found.configs[manifest.config.digest] = config.platform
-    if platform is not None:
+    if platforms:
         found.wanted.add(entry.digest)
     found.blobs |= {entry.digest, manifest.config.digest}
     for layer in manifest.layers:

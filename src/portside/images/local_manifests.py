@@ -7,6 +7,7 @@ from portside.model.image import ATTESTATION_FOR, Descriptor
 from portside.model.imageapi import (
     AttestationData,
     ContentSize,
+    Identity,
     ManifestImageData,
     ManifestSummary,
     UnpackedSize,
@@ -16,12 +17,14 @@ from portside.store.db import Ref
 
 
 def manifest_summaries(
-    catalogue: Catalogue, identifier: str, record: ImageRecord
+    catalogue: Catalogue, identifier: str, record: ImageRecord, *, identity: bool = False
 ) -> tuple[ManifestSummary, ...]:
-    """Every manifest of the image's index, or its only one; what is not here has no size."""
+    """Every manifest of the image's index, or its only one; what is not here has no size. With
+    ``identity`` also where its images come from."""
+    origin = Identity.of(record.sources) if identity else None
     index = catalogue.index(identifier, record)
     if index is not None:
-        return tuple(_summary(catalogue, record, entry) for entry in index.manifests)
+        return tuple(_summary(catalogue, record, entry, origin) for entry in index.manifests)
     # not an index, or a damaged one: then what was chosen from it is still here
     own = [] if record.is_index else [catalogue.descriptor(identifier, record.media_type)]
     found = {entry.digest: entry for entry in own}
@@ -29,10 +32,12 @@ def manifest_summaries(
         found.setdefault(
             variant.manifest, catalogue.descriptor(variant.manifest, variant.media_type)
         )
-    return tuple(_summary(catalogue, record, entry) for entry in found.values())
+    return tuple(_summary(catalogue, record, entry, origin) for entry in found.values())
 
 
-def _summary(catalogue: Catalogue, record: ImageRecord, entry: Descriptor) -> ManifestSummary:
+def _summary(
+    catalogue: Catalogue, record: ImageRecord, entry: Descriptor, origin: Identity | None
+) -> ManifestSummary:
     attested = entry.annotations.get(ATTESTATION_FOR)
     if attested is not None or entry.is_attestation:
         content = record.attestations.get(entry.digest)
@@ -56,6 +61,7 @@ def _summary(catalogue: Catalogue, record: ImageRecord, entry: Descriptor) -> Ma
             platform=variant.platform if variant else entry.platform or Platform(),
             size=UnpackedSize(unpacked),
             containers=(containers_of(catalogue, variant) or None) if variant else None,
+            identity=origin if variant else None,
         ),
     )
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from portside.images.image_attestations import attested
 from portside.images.image_content import survey
-from portside.images.image_store import Catalogue, Variant, lacks_platform
+from portside.images.image_store import Catalogue, ImageRecord, Variant, lacks_platform
 from portside.images.push import read_blob
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound
@@ -55,30 +56,31 @@ class Saver:
     """One save; names are resolved when it is made."""
 
     def __init__(
-        self, catalogue: Catalogue, names: Sequence[str], platform: Platform | None
+        self, catalogue: Catalogue, names: Sequence[str], platforms: Sequence[Platform] = ()
     ) -> None:
         if not names:
             raise InvalidParameter("no image was named: nothing to save")
         self._catalogue = catalogue
         self._store = catalogue.store
         self._images: dict[str, _Image] = {}
+        self._platforms = platforms
         for name in names:
-            self._choose(name, platform)
+            self._choose(name)
 
     @property
     def ids(self) -> list[str]:
         return list(self._images)
 
-    def _choose(self, name: str, platform: Platform | None) -> None:
+    def _choose(self, name: str) -> None:
         named = self._all_tags(name)
         for identifier, tags in named.items():
-            self._add(identifier, tags, platform, name)
+            self._add(identifier, tags, name)
         if named:
             return
         identifier = self._catalogue.resolve(name)
         given = None if self._catalogue.is_id(name) else Reference.parse(name)
         tags = [given] if given is not None and given.digest is None else []
-        self._add(identifier, tags, platform, name)
+        self._add(identifier, tags, name)
 
     def _all_tags(self, name: str) -> dict[str, list[Reference]]:
         """A bare name means all its tags, as Docker takes it; empty for anything else."""
@@ -94,29 +96,48 @@ class Saver:
         }
         return {identifier: tags for identifier, tags in found.items() if tags}
 
-    def _add(
-        self, identifier: str, tags: list[Reference], platform: Platform | None, name: str
-    ) -> None:
+    def _add(self, identifier: str, tags: list[Reference], name: str) -> None:
         image = self._images.get(identifier)
         if image is None:
-            image = self._images[identifier] = self._image(identifier, platform, name)
+            image = self._images[identifier] = self._image(identifier, name)
         image.tags += [tag for tag in sorted(tags, key=str) if tag not in image.tags]
 
-    def _image(self, identifier: str, platform: Platform | None, name: str) -> _Image:
+    def _image(self, identifier: str, name: str) -> _Image:
         record = self._catalogue.record(identifier)
-        main = record.variant(platform)
-        if main is None and platform is not None:
-            raise NotFound(f"no suitable export target found: {lacks_platform(name, platform)}")
+        chosen = self._variants(record, name)
+        main = record.variant() if not chosen else chosen[0]
         if main is None:
             raise NotFound(
                 f"image with reference {name} was found but does not provide any platform"
             )
-        if platform is not None:
+        if len(chosen) == 1:
             target = self._catalogue.manifest_descriptor(main)
             return _Image(identifier, target, main, self._owned(main.manifest), [])
         target = self._catalogue.descriptor(identifier, record.media_type)
         blobs = survey(self._catalogue, identifier, record.media_type).blobs
+        if chosen:
+            blobs -= self._others(identifier, record, {variant.manifest for variant in chosen})
         return _Image(identifier, target, main, blobs, [])
+
+    def _variants(self, record: ImageRecord, name: str) -> list[Variant]:
+        """The image's manifests of the platforms asked for; empty when none was."""
+        found = []
+        for platform in self._platforms:
+            variant = record.variant(platform)
+            if variant is None:
+                raise NotFound(f"no suitable export target found: {lacks_platform(name, platform)}")
+            if variant not in found:
+                found.append(variant)
+        return found
+
+    def _others(self, identifier: str, record: ImageRecord, chosen: set[str]) -> set[str]:
+        """What of an image only the manifests name that were not chosen, and the attestations
+        about those."""
+        kept, others = set(chosen), {v.manifest for v in record.variants} - chosen
+        for digest, about in attested(self._catalogue, identifier, record).items():
+            (kept if about in chosen else others).add(digest)
+        needed = {blob for digest in kept for blob in self._owned(digest)}
+        return {blob for digest in others for blob in self._owned(digest)} - needed
 
     def stream(self) -> AsyncIterator[bytes]:
         """The archive."""

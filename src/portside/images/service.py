@@ -21,6 +21,7 @@ from portside.model.events import Publisher
 from portside.model.filters import Filters
 from portside.model.image import Descriptor, Image, RunConfig
 from portside.model.imageapi import (
+    AttestationStatement,
     DeleteItem,
     DistributionInspect,
     HistoryItem,
@@ -225,16 +226,17 @@ class ImageService:
         archive: AsyncIterable[bytes],
         progress: Report = quiet,
         *,
-        platform: Platform | None = None,
+        platforms: Sequence[Platform] = (),
     ) -> Sequence[str]:
-        """Load a docker archive or OCI layout (plain, gzip, xz, zstd, bzip2).
+        """Load a docker archive or OCI layout (plain, gzip, xz, zstd, bzip2); of ``platforms``
+        only, if any are given.
 
         Returns what was loaded: references and IDs.
         """
         from portside.images.load import Loader
 
         async with self._tidy():
-            loaded = await Loader(self.catalogue, self.publish, progress).load(archive, platform)
+            loaded = await Loader(self.catalogue, self.publish, progress).load(archive, platforms)
         return [item.name for item in loaded]
 
     async def import_(
@@ -300,15 +302,16 @@ class ImageService:
         self.publish("image", "push", reference.familiar, {"name": reference.familiar_name})
 
     def save(
-        self, names: Sequence[str], *, platform: Platform | None = None
+        self, names: Sequence[str], *, platforms: Sequence[Platform] = ()
     ) -> AsyncIterator[bytes]:
-        """A tar that is both a docker archive and an OCI layout.
+        """A tar that is both a docker archive and an OCI layout; of ``platforms`` only, if any
+        are given: one as its manifest alone, several in the image's index.
 
         Unknown names raise NotFound at the call, before the first byte.
         """
         from portside.images.save import Saver
 
-        saver = Saver(self.catalogue, names, platform)
+        saver = Saver(self.catalogue, names, platforms)
         for identifier in saver.ids:
             self.publish("image", "save", identifier, {"name": identifier})
         return saver.stream()
@@ -386,11 +389,12 @@ class ImageService:
         filters: Filters | None = None,
         shared_size: bool = False,
         manifests: bool = False,
+        identity: bool = False,
     ) -> Sequence[ImageSummary]:
         """Newest first. ``all`` shows intermediate images too."""
         from portside.images.image_list import Lister, ListOptions
 
-        options = ListOptions(all, shared_size, manifests)
+        options = ListOptions(all, shared_size, manifests, identity)
         return Lister(self.catalogue, filters or {}, options).summaries()
 
     async def inspect(
@@ -401,6 +405,23 @@ class ImageService:
 
         identifier = self._resolve(name_or_id, platform)
         return inspect(self.catalogue, identifier, platform, manifests=manifests)
+
+    async def attestations(
+        self,
+        name_or_id: str,
+        platform: Platform | None = None,
+        *,
+        types: Sequence[str] = (),
+        statements: bool = False,
+    ) -> Sequence[AttestationStatement]:
+        """In-toto statements about an image of ``platform`` (default: the host's), only of these
+        predicate types if any are given, with their text if ``statements``. Raises NotFound."""
+        from portside.images.image_attestations import find_statements
+
+        identifier = self.catalogue.resolve(name_or_id)
+        return find_statements(
+            self.catalogue, identifier, name_or_id, platform, frozenset(types), statements
+        )
 
     async def history(
         self, name_or_id: str, platform: Platform | None = None

@@ -21,10 +21,37 @@ class UnpackedSize(msgspec.Struct, frozen=True):
     unpacked: int = msgspec.field(name="Unpacked", default=0)
 
 
-class ManifestImageData(msgspec.Struct, frozen=True):
+class PullIdentity(msgspec.Struct, frozen=True):
+    repository: str = msgspec.field(name="Repository")
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Where an image comes from, as the engine itself has seen it; no name and no label says so
+    (API 1.53)."""
+
+    pull: tuple[PullIdentity, ...] = msgspec.field(name="Pull")
+
+    @classmethod
+    def of(cls, repositories: tuple[str, ...]) -> Identity | None:
+        """Of an image that these repositories have; None when nothing is known."""
+        return cls(tuple(map(PullIdentity, sorted(repositories)))) if repositories else None
+
+
+class AttestationStatement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One of ``GET /images/{name}/attestations``: an in-toto statement about an image."""
+
+    descriptor: Descriptor = msgspec.field(name="Descriptor")
+    predicate_type: str = msgspec.field(name="PredicateType")
+    """URI of what it states, such as ``https://slsa.dev/provenance/v1``."""
+    statement: msgspec.Raw | None = msgspec.field(name="Statement", default=None)
+    """The statement as it is stored, when it was asked for."""
+
+
+class ManifestImageData(msgspec.Struct, frozen=True, omit_defaults=True):
     platform: Platform = msgspec.field(name="Platform")
-    size: UnpackedSize = msgspec.field(name="Size", default_factory=UnpackedSize)
-    containers: tuple[str, ...] | None = msgspec.field(name="Containers", default=None)
+    size: UnpackedSize = msgspec.field(name="Size")
+    containers: tuple[str, ...] | None = msgspec.field(name="Containers")
+    identity: Identity | None = msgspec.field(name="Identity", default=None)
 
 
 class AttestationData(msgspec.Struct, frozen=True):
@@ -108,6 +135,7 @@ class ImageInspect(msgspec.Struct, frozen=True, kw_only=True):
     last_tag_time: str = NO_TIME
     descriptor: Descriptor | None = msgspec.field(name="Descriptor", default=None)
     manifests: tuple[ManifestSummary, ...] | None = msgspec.field(name="Manifests", default=None)
+    identity: Identity | None = msgspec.field(name="Identity", default=None)
 
     def wire(self, version: tuple[int, int]) -> dict[str, Any]:
         """As an API version tells it."""
@@ -126,6 +154,11 @@ class ImageInspect(msgspec.Struct, frozen=True, kw_only=True):
             value["Config"] = _EMPTY_CONFIG | value["Config"]
         if version >= (1, 52):
             del value["GraphDriver"]
+            for name in ("Parent", "Comment", "DockerVersion", "Author"):
+                if not value[name]:
+                    del value[name]
+        if version < (1, 53) or self.identity is None:
+            del value["Identity"]
         if version < (1, 44):
             value["VirtualSize"] = self.size
         if not self.created:

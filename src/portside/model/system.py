@@ -73,6 +73,8 @@ class RegistryConfig(msgspec.Struct, frozen=True):
 class RuntimeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str = msgspec.field(name="path", default="")
     args: tuple[str, ...] = msgspec.field(name="runtimeArgs", default=())
+    status: dict[str, str] = msgspec.field(name="status", default_factory=dict)
+    """What the runtime says of itself, by key (API 1.44)."""
 
 
 class SwarmInfo(msgspec.Struct, frozen=True):
@@ -201,6 +203,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
             self._before_1_49(value, version)
         if version < (1, 44):
             del value["CDISpecDirs"]
+            for runtime in value["Runtimes"].values():
+                runtime.pop("status", None)
         if version < (1, 42):
             value["KernelMemory"] = value["KernelMemoryTCP"]
         if version < (1, 25):

@@ -145,11 +145,12 @@ def _make_rootless(spec: Spec) -> None:
 
 def features(context: Context, options: Options) -> int:
     """What is built and what this machine has (runtime-spec, features.md)."""
-    print(json.dumps(_features(), indent=2))
+    print(json.dumps(described(), indent=2))
     return 0
 
 
-def _features() -> dict[str, Any]:
+def described() -> dict[str, Any]:
+    """The runtime-spec's document of features, as a JSON value."""
     layout = detect()
     return {
         "ociVersionMin": "1.0.0",
