@@ -429,3 +429,61 @@ async def test_commit_of_an_unknown_container_leaves_nothing(service: ImageServi
     await service.store.collect()
     assert set((service.store.blobs.root / "sha256").iterdir()) == before
     assert list(service.store.blobs.ingest_dir.iterdir()) == []
+
+
+def version_1(*, loop: bool = False, layers: bool = True) -> tuple[dict[str, bytes], list[str]]:
+    """An archive as Docker before 1.10 wrote it, and the identifiers of its two layers."""
+    ids = ["a" * 64, "b" * 64]
+    documents: list[dict[str, Any]] = [
+        {"id": ids[0], "created": "2014-01-01T00:00:00Z", "config": {"Cmd": ["first"]},
+         "container_config": {"Cmd": ["/bin/sh"]}, "architecture": "amd64", "os": "linux"},
+        {"id": ids[1], "parent": ids[0], "created": "2014-01-02T00:00:00Z", "author": "me",
+         "comment": "hi", "container_config": {"Cmd": ["/bin/sh", "-c", "#(nop) X"]},
+         "config": {"Cmd": ["/bin/true"], "Env": ["A=<b>&"]}, "architecture": "amd64",
+         "os": "linux", "docker_version": "1.9.1"},
+    ]  # fmt: skip
+    if loop:
+        documents[0]["parent"] = ids[1]
+    files = {"repositories": json.dumps({"old/v1": {"1": ids[1]}}).encode()}
+    for identifier, document in zip(ids, documents, strict=True):
+        files[f"{identifier}/VERSION"] = b"1.0"
+        files[f"{identifier}/json"] = json.dumps(document).encode()
+        if layers:
+            name = f"f{identifier[0]}"
+            files[f"{identifier}/layer.tar"] = tar_of({name: identifier[:3].encode()})
+    return files, ids
+
+
+async def test_archive_of_version_1(service: ImageService) -> None:
+    assert list(await service.load(pieces(tar_of(version_1()[0])))) == ["old/v1:1"]
+    image = service.get("old/v1:1")
+    # dockerd 28.5.2 makes the same configuration of the same archive
+    assert image.manifest is not None
+    manifest = service.catalogue.manifest(image.manifest.digest)
+    assert manifest.config.digest == (
+        "sha256:9550eeda34067f1be7dfb8641ff4f0bb9be17d672e2c5d1c886ecf481d19ff47"
+    )
+    assert image.config.run.cmd == ("/bin/true",)
+    lines = await service.history("old/v1:1")
+    assert [line.created_by for line in lines] == ["/bin/sh -c #(nop) X", "/bin/sh"]
+    assert [line.size for line in lines] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (version_1(loop=True)[0], "has more than 1000 parents, or a circle"),
+        (version_1(layers=False)[0], "layer.tar is missing"),
+        ({"repositories": b"[]"}, "repositories is malformed"),
+        ({"repositories": b'{"a": {"1": "../../etc/passwd"}}'}, "is no image ID"),
+        ({"repositories": b'{"a": {"1": "%s"}}' % (b"c" * 64)}, "json is missing"),
+        ({**version_1()[0], "b" * 64 + "/json": b"[1"}, "json is malformed"),
+        ({**version_1()[0], "b" * 64 + "/json": b"[1]"}, "an object is expected"),
+        ({**version_1()[0], "b" * 64 + "/layer.tar": gzip.compress(b"x")}, "is compressed with"),
+    ],
+)  # fmt: skip
+async def test_damaged_archives_of_version_1(
+    service: ImageService, files: dict[str, bytes], said: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=said):
+        await service.load(pieces(tar_of(files)))

@@ -288,6 +288,20 @@ def test_an_excluded_directory_is_walked_only_for_an_exception() -> None:
     assert not Ignore(read_patterns("a\n!**/x")).prunes("a")
 
 
+@pytest.mark.parametrize(
+    ("exception", "directory", "pruned"),
+    [
+        ("\\/?", "a", True), ("b\\/c", "b", False), ("a\\/c", "b", True),
+        ("[\\/a]/c", "a", False), ("[]b]/c", "b", False), ("\\b/c", "b", False),
+        ("b\\\\/c", "b", True),
+    ],
+)  # fmt: skip
+def test_an_exception_is_cut_at_its_slashes(exception: str, directory: str, pruned: bool) -> None:
+    """An escaped slash is one too; one in a class is not."""
+    assert Ignore(["?", f"!{exception}"]).prunes(directory) == pruned
+    assert Ignore(["[^?]", f"!{exception}"]).prunes("z/y")
+
+
 @pytest.mark.parametrize("pattern", ["[", "a[", "a\\", "[]", "[a/b]"])
 def test_malformed_patterns(pattern: str) -> None:
     with pytest.raises(InvalidParameter):

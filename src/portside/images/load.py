@@ -21,6 +21,7 @@ from portside.images.image_store import Catalogue
 from portside.images.manifest_builder import build_manifest
 from portside.images.platform_select import check_layers, check_system
 from portside.images.stream_feed import run_fed
+from portside.images.v1_archive import read_old_images
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.events import Publisher
@@ -225,14 +226,20 @@ class Loader:
 
 
 def _images(archive: Archive, platforms: Sequence[Platform]) -> list[_Found]:
-    """The images of either form; the OCI layout is believed first, names are united.
+    """The images of any form; the OCI layout is believed first, names are united.
 
     With ``platforms``, of each image only what is for them; NotFound when nothing is.
     """
     images = list(_layout(archive, platforms)) if "index.json" in archive else []
     if "manifest.json" in archive:
         _add_items(archive, images)
-    elif not images and "index.json" not in archive:
+    elif "index.json" in archive:
+        pass
+    elif "repositories" in archive:
+        for old in read_old_images(archive):
+            images.append(_made(archive, old.config, "the archive", old.layers))
+            images[-1].names = old.names
+    else:
         raise InvalidParameter("invalid archive: does not contain a manifest.json or an index.json")
     if not platforms:
         return images
@@ -278,10 +285,14 @@ def _tag(text: str) -> Reference:
 
 def _from_item(archive: Archive, item: _Item) -> _Found:
     """An image of a docker archive, which has no manifest: one is made."""
-    config_bytes = archive.read(item.config, MAX_CONFIG)
-    config = decode(config_bytes, ImageConfig, f"image configuration {item.config}")
+    return _made(archive, archive.read(item.config, MAX_CONFIG), item.config, item.layers)
+
+
+def _made(archive: Archive, config_bytes: bytes, source: str, names: Sequence[str]) -> _Found:
+    """An image of a configuration, which comes from ``source``, and layers by name."""
+    config = decode(config_bytes, ImageConfig, f"image configuration of {source}")
     layers = []
-    for name in item.layers:
+    for name in names:
         member = archive.member(name)
         media_type = _LAYER_TYPES.get(member.compression)
         if media_type is None:

@@ -83,12 +83,27 @@ def _ways(path: str) -> list[str]:
 
 def _may_lead(pattern: str, parts: list[str]) -> bool:
     """Whether an exception can match something beneath the directory."""
-    for wanted, part in zip(pattern.split("/"), parts, strict=False):
+    for wanted, part in zip(_components(pattern), parts, strict=False):
         if "**" in wanted:
             return True
         if not compile_pattern(wanted).fullmatch(part):
             return False
     return True
+
+
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+"""A character of a pattern: an escaped one, a class, or one as it is."""
+
+
+def _components(pattern: str) -> list[str]:
+    """The pattern cut at its slashes. An escaped one is a slash too; one in a class is not."""
+    found = [""]
+    for token in _TOKEN.findall(pattern):
+        if token in ("/", "\\/"):
+            found.append("")
+        else:
+            found[-1] += token
+    return found
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
