@@ -67,6 +67,31 @@ def test_diff_and_commit(
     assert not names & {"proc", "sys", "dev", "etc", "etc/mtab"}, names
 
 
+@pytest.mark.parametrize("running", [False, True])
+def test_export(
+    docker: Docker, bare: str, base: str, box: Callable[..., str], running: bool
+) -> None:
+    """Nothing of the engine's; what the image or the container has of the same name stays."""
+    script = "echo x > /written; echo 127.9.9.9 mine > /etc/own"
+    command = ("/busybox", "sh", "-c", script + ("; sleep 1000" if running else ""))
+    name = box("-v", "/data/volume", bare, *command)
+    docker("start", *(() if running else ("-a",)), name)
+    if running:
+        docker("exec", name, "/busybox", "sh", "-c", "until [ -s /etc/own ]; do sleep 0.1; done")
+    assert exported(docker, name) == {"busybox", "written", "etc", "etc/own", "data", "data/volume"}
+    name = box(base, "true")
+    docker("start", "-a", name)
+    names = exported(docker, name)
+    assert {"proc", "sys", "dev"} <= names or not names & {"proc", "sys", "dev"}
+    assert ".dockerenv" not in names
+
+
+def exported(docker: Docker, name: str) -> set[str]:
+    data = docker("export", name, text=False).stdout
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return {member.name for member in archive}
+
+
 def test_a_directory_that_the_container_fills_is_a_change(
     docker: Docker, bare: str, box: Callable[..., str]
 ) -> None:

@@ -57,7 +57,7 @@ class _Item(msgspec.Struct, frozen=True):
     """One image of ``manifest.json``."""
 
     config: str = msgspec.field(name="Config")
-    layers: tuple[str, ...] = msgspec.field(name="Layers", default=())
+    layers: tuple[str, ...] | None = msgspec.field(name="Layers", default=None)
     repo_tags: tuple[str, ...] | None = msgspec.field(name="RepoTags", default=None)
 
 
@@ -285,7 +285,7 @@ def _tag(text: str) -> Reference:
 
 def _from_item(archive: Archive, item: _Item) -> _Found:
     """An image of a docker archive, which has no manifest: one is made."""
-    return _made(archive, archive.read(item.config, MAX_CONFIG), item.config, item.layers)
+    return _made(archive, archive.read(item.config, MAX_CONFIG), item.config, item.layers or ())
 
 
 def _made(archive: Archive, config_bytes: bytes, source: str, names: Sequence[str]) -> _Found:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -311,6 +312,7 @@ class LayerStore:
                 top = os.stat(lower[0])
                 os.chown(upper, top.st_uid, top.st_gid)
                 upper.chmod(top.st_mode & 0o7777)
+                _make_mount_points(upper, lower)
         return self._overlay(lower, directory)
 
     async def create_writable_copy(self, container_id: str, chain: Digest | None) -> Rootfs:
@@ -596,3 +598,17 @@ def base36(number: int) -> str:
         number, rest = divmod(number, 36)
         digits = "0123456789abcdefghijklmnopqrstuvwxyz"[rest] + digits
     return digits
+
+
+def _make_mount_points(upper: Path, lower: list[str]) -> None:
+    """Directories in place of what an image has as a file or link where the kernel's file systems
+    are mounted; the runtime mounts these over directories alone (CVE-2019-19921)."""
+    for name in ("proc", "sys", "dev"):
+        for layer in lower:
+            try:
+                found = os.lstat(f"{layer}/{name}").st_mode
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISDIR(found) and not stat.S_ISCHR(found):  # a whiteout is a device
+                (upper / name).mkdir(mode=0o755)
+            break

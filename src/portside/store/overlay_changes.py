@@ -121,7 +121,10 @@ def _directory_changes(
         if old is None:
             if where not in MOUNT_POINTS or len(found) > before:
                 found.append(Change(where, ADDED))
-        elif below < 0 or len(found) > before or _differ(new, old):
+        elif below < 0:
+            if where not in MOUNT_POINTS or len(found) > before:
+                found.append(Change(where, CHANGED))
+        elif len(found) > before or _differ(new, old):
             found.append(Change(where, CHANGED))
     finally:
         os.close(child)
@@ -227,18 +230,49 @@ def _root_entry(writer: TarWriter, fd: int, old: os.stat_result) -> None:
         writer.directory(fd, b".")
 
 
+def own_files(rootfs: Rootfs) -> frozenset[bytes]:
+    """Paths in a container's root that are the engine's, not the image's nor the container's."""
+    if rootfs.driver != "overlay" or not rootfs.upper:
+        return frozenset()
+    upper = os.open(rootfs.upper, OPEN_DIR)
+    try:
+        found = {path for path in MOUNT_POINTS if _is_made(upper, rootfs.lower, path)}
+        for path in (*PLACEHOLDERS, "/etc/mtab"):
+            if _is_placeholder(upper, path) and not any(
+                _has(layer, path[1:], 0) for layer in rootfs.lower
+            ):
+                found.add(path)
+    finally:
+        os.close(upper)
+    return frozenset(os.fsencode(path[1:]) for path in found)
+
+
+def _is_placeholder(upper: int, path: str) -> bool:
+    try:
+        fd = openat2(upper, path[1:], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, resolve=BELOW)
+    except OSError:
+        return False
+    try:
+        return _is_ours(path, os.fstat(fd))
+    finally:
+        os.close(fd)
+
+
 def _is_made(upper: int, lower: Sequence[str], path: str) -> bool:
-    """Whether a mount point is the runtime's: no layer has it, and nothing of the container's is
-    in it. (Its parents are directories of layers: links in them lead nowhere, see BELOW.)"""
-    if any(_has(layer, path[1:]) for layer in lower):
+    """Whether a mount point is the engine's: no layer has such a directory (or file, for one), and
+    nothing of the container's is in it. (Its parents are directories of layers: links in them lead
+    nowhere, see BELOW.)"""
+    kind = 0 if path == "/dev/console" else os.O_DIRECTORY
+    if any(_has(layer, path[1:], kind) for layer in lower):
         return False
     return not _holds_more(upper, path)
 
 
-def _has(layer: str, name: str) -> bool:
+def _has(layer: str, name: str, kind: int) -> bool:
     top = os.open(layer, OPEN_DIR)
     try:
-        os.close(openat2(top, name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, resolve=BELOW))
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | kind
+        os.close(openat2(top, name, flags, resolve=BELOW))
         return True
     except OSError:
         return False

@@ -122,7 +122,8 @@ class PackChanges(Job, kw_only=True):
 
 class PackRoot(Job, kw_only=True):
     """Write the whole of ``rootfs``, mounted privately, or the root of the process ``pid``, as a
-    tar to the first descriptor. As slow as its client, so it takes no processor from others."""
+    tar to the first descriptor, without the files that the engine itself put there. As slow as
+    its client, so it takes no processor from others."""
 
     result: ClassVar[type] = int
     heavy: ClassVar[bool] = False
@@ -130,6 +131,7 @@ class PackRoot(Job, kw_only=True):
     pid: int
 
     def run(self, fds: list[int], progress: Progress) -> int:
+        from portside.store.overlay_changes import own_files
         from portside.store.tar_pack import pack_root
 
-        return pack_root(self.rootfs, self.pid, fds[0])
+        return pack_root(self.rootfs, self.pid, fds[0], own_files(self.rootfs))

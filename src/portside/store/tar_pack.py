@@ -46,6 +46,8 @@ class TarWriter:
         self._links: dict[tuple[int, int], bytes] = {}
         self.closed: frozenset[int] = frozenset()
         """Devices of file systems that :meth:`tree` shows as empty directories."""
+        self.left_out: frozenset[bytes] = frozenset()
+        """Paths that :meth:`tree` leaves out, with all that is in them."""
 
     def entry(self, entry: Entry, data: bytes = b"") -> None:
         """An entry whose content, if any, is at hand."""
@@ -108,6 +110,8 @@ class TarWriter:
         if prefix is None:
             prefix = path + b"/" if path else b""
         for name in sorted(os.fsencode(text) for text in os.listdir(fd)):
+            if prefix + name in self.left_out:
+                continue
             try:
                 child = self.node(fd, name, prefix + name)
             except FileNotFoundError:
@@ -235,9 +239,9 @@ def read_xattrs(target: int | bytes) -> dict[bytes, bytes]:
     return found
 
 
-def pack_root(rootfs: Rootfs, pid: int, out: int) -> int:
+def pack_root(rootfs: Rootfs, pid: int, out: int, left_out: frozenset[bytes]) -> int:
     """Write a whole root as a tar (``docker export``), through the process ``pid`` while that
-    runs (0: none), without what is mounted in it."""
+    runs (0: none), without what is mounted in it, and without the paths ``left_out``."""
     try:
         root_fd = open_bare_root(pid) if pid else open_root(rootfs)
     except NotRunning:  # it has just ended: then its overlay is mounted nowhere any more
@@ -247,6 +251,7 @@ def pack_root(rootfs: Rootfs, pid: int, out: int) -> int:
     except FileNotFoundError as err:
         raise NotFound(f"the root is gone: {err}") from err
     writer = TarWriter(out)
+    writer.left_out = left_out
     try:
         writer.tree(top, b"")
     except OSError as err:
