@@ -189,8 +189,6 @@ def test_the_configuration_file(two: tuple[FakeEngine, FakeEngine], tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
-        ("build .", "pull or load"),
-        ("image build .", "pull or load"),
         ("compose up", "docker-compose as a plugin"),
         ("swarm init", "works alone"),
         ("service ls", "works alone"),

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile import shell_words
 from portside.builder.dockerfile.diagnostics import DockerfileError, nearest
-from portside.builder.dockerfile.dockerignore import Ignore, read_patterns
 from portside.builder.dockerfile.lint import RULES, CheckOptions, Linter, check_file
 from portside.builder.dockerfile.syntax import PARSERS, parse, parse_trigger
+from portside.model.dockerignore import Ignore, read_patterns
 from portside.model.errors import InvalidParameter
 
 

@@ -8,6 +8,7 @@ from portside.api.router import Router
 
 GROUPS = (
     "build",
+    "build_session",
     "containers",
     "files",
     "images",

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from portside.builder import llb
 from portside.builder.dockerfile import syntax
-from portside.builder.dockerfile.dockerignore import Ignore, read_patterns
 from portside.builder.dockerfile.frontend import (
     FrontendOptions,
     Plan,
@@ -42,6 +41,7 @@ from portside.containers.core import Core
 from portside.images.service import ImageService
 from portside.images.stream_feed import run_fed
 from portside.model.digest import chain_id
+from portside.model.dockerignore import Ignore, read_patterns
 from portside.model.errors import NotFound
 from portside.model.ids import new_id
 from portside.model.platform import Platform
@@ -73,6 +73,10 @@ class BuildRequest:
     """Look for newer base images."""
     auths: dict[str, AuthConfig] = field(default_factory=dict)
     """Credentials by registry."""
+    credentials: Callable[[str], Awaitable[AuthConfig | None]] | None = None
+    """Asks the client for those of a registry that ``auths`` does not have."""
+    resolving: Callable[[str], AbstractContextManager[object]] = nullcontext
+    """Entered while a base image is looked for."""
 
 
 @dataclass(kw_only=True)
@@ -107,6 +111,9 @@ class BuildService:
         self._memo: dict[tuple[str, bytes], str] = {}
         self._limit = limit
         self._running: dict[str, asyncio.Task[object]] = {}
+        self.exec_root = core.instance.exec_root
+        for left in self.exec_root.glob("build-*"):
+            shutil.rmtree(left, ignore_errors=True)
         self._contexts = core.store.root / "contexts"
         shutil.rmtree(self._contexts, ignore_errors=True)  # of a killed engine's builds
         self._contexts.mkdir(mode=0o700)
@@ -156,6 +163,8 @@ class BuildService:
                 yield Session(plan=plan, build=build, lease=lease, request=request)
             finally:
                 await build.close()
+                await build.landed()
+                await operations.close()
         await self.tidy()
 
     async def result(self, session: Session) -> PlatformResult:
@@ -192,6 +201,11 @@ class BuildService:
         delivery = Delivery(self._images, session.lease, session.request.auths)
         answer = await delivery.one(result, options)
         return answer["containerimage.digest"]
+
+    def config_digest(self, identifier: str) -> str:
+        """The digest of an image's configuration."""
+        variant = self._images.catalogue.record(identifier).variant()
+        return variant.config if variant is not None else ""
 
     def register(self, identifier: str, task: asyncio.Task[object]) -> Callable[[], None]:
         """Let ``/build/cancel`` find a build; what is returned ends that."""
@@ -293,6 +307,10 @@ class _Resolver:
         self._images, self._request, self._pulls = images, request, pulls
 
     async def resolve(self, ref: str, platform: Platform) -> ResolvedImage:
+        with self._request.resolving(ref):
+            return await self._resolved(ref, platform)
+
+    async def _resolved(self, ref: str, platform: Platform) -> ResolvedImage:
         image = None if self._request.pull else self._local(ref, platform)
         if image is None:
             image = await self._pulled(ref, platform)
@@ -318,6 +336,8 @@ class _Resolver:
     async def _pulled(self, ref: str, platform: Platform) -> Image:
         reference = Reference.parse(ref)
         auth = self._request.auths.get(reference.domain)
+        if auth is None and self._request.credentials is not None:
+            auth = await self._request.credentials(reference.domain)
         image = await self._images.pull(str(reference), platform, auth, self._pulls)
         if image is None:
             raise NotFound(f"No such image: {ref}")

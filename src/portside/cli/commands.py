@@ -21,6 +21,7 @@ _FAMILIES = {
     "pull_push": "pull, push, search, image pull, image push",
     "login": "login, logout",
     "manifest": "manifest annotate, manifest create, manifest inspect, manifest push, manifest rm",
+    "build.build_command": "build, image build, builder build, buildx build, buildx b",
     "imagetools": "buildx imagetools inspect",
     "networks": "network create, network ls, network list, network rm, network remove, "
     "network connect, network disconnect",
@@ -41,7 +42,7 @@ _FAMILIES = {
 
 GROUPS = {
     "builder": "Manage builds",
-    "buildx": "Look at images in registries",
+    "buildx": "Build images, and look at images in registries",
     "container": "Manage containers",
     "context": "Manage contexts",
     "image": "Manage images",
@@ -61,10 +62,8 @@ ELSEWHERE = {
 }
 """Run by other parts of the package: ``portside.__main__`` hands them over."""
 
-_NO_BUILDER = "build elsewhere, then pull or load the image"
 _NO_SWARM = "an engine works alone here; Compose projects run on it through its API"
 NOT_BUILT = {
-    **dict.fromkeys(("build", "buildx", "image build", "builder build"), _NO_BUILDER),
     **dict.fromkeys(("swarm", "node", "service", "stack", "secret", "config"), _NO_SWARM),
     "plugin": "drivers of volumes, networks and logs are built in",
     "trust": "signatures are not checked; name an image by its digest instead",

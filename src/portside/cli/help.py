@@ -15,10 +15,22 @@ def of_verb(program: str, called: str, verb: Verb) -> str:
     """``portside run --help``."""
     parts = [f"Usage:  {verb.usage_of(program, called)}", verb.about]
     if len(verb.names) > 1:
-        parts.append("Aliases:\n  " + ", ".join(f"{program} {name}" for name in verb.names))
+        parts.append(_aliases([f"{program} {name}" for name in verb.names]))
     if verb.flags:
         parts.append("Options:\n" + of_flags(sorted(verb.flags, key=lambda flag: flag.name)))
     return "\n\n".join(parts) + "\n"
+
+
+def _aliases(names: list[str]) -> str:
+    """The verb's names, in lines of at most 100 characters."""
+    lines = [""]
+    for name in names:
+        if lines[-1] and len(lines[-1]) + len(name) > 95:
+            lines.append("")
+        lines[-1] += f", {name}" if lines[-1] else f"  {name}"
+    return "Aliases:\n" + ",\n".join(
+        line if line.startswith("  ") else f"  {line}" for line in lines
+    )
 
 
 def first_line(name: str) -> str:

@@ -20,13 +20,13 @@ from portside.builder import llb
 from portside.builder.dockerfile import history_text, lint, shell_words
 from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean
-from portside.builder.dockerfile.dockerignore import Ignore
 from portside.builder.dockerfile.lint import CheckOptions, Linter
 from portside.builder.dockerfile.run_mounts import MountFlag, parse_mount
 from portside.builder.dockerfile.stages import Stages
 from portside.builder.dockerfile.syntax import parse_trigger
 from portside.builder.dockerfile.transfers import Transfers, destination
 from portside.images.config_changes import exposed, health_options, stop_signal
+from portside.model.dockerignore import Ignore
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.model.image import Healthcheck, ImageConfig, RunConfig
 from portside.model.platform import Platform
@@ -126,6 +126,13 @@ class Plan:
     warnings: list[lint.Warned] = field(default_factory=list)
     unused_args: list[str] = field(default_factory=list)
     stage: ins.Stage | None = None
+    stages: list[ins.Stage] = field(default_factory=list)
+    """All of the file."""
+    arguments: list[tuple[ins.Arg, dict[str, str]]] = field(default_factory=list)
+    """What the needed stages declare, with the values."""
+    secrets: dict[str, bool] = field(default_factory=dict)
+    """IDs that steps read, and whether they must be there."""
+    agents: dict[str, bool] = field(default_factory=dict)
 
 
 async def convert(
@@ -186,6 +193,9 @@ class Conversion:
         self._steps: dict[int, list[Step]] = {}
         self._resolved: dict[tuple[str, str], ResolvedImage] = {}
         self._used_args: set[str] = set()
+        self._arguments: list[tuple[ins.Arg, dict[str, str]]] = []
+        self._secret_ids: dict[str, bool] = {}
+        self._agent_ids: dict[str, bool] = {}
         check = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") or ""
         text, place = dockerfile.directives.get("check", ""), Span(1, 1)
         self.linter = Linter(CheckOptions.parse(check or text, place))
@@ -214,6 +224,10 @@ class Conversion:
             warnings=self.linter.warnings,
             unused_args=self._unused(),
             stage=target,
+            stages=list(self._stages.all),
+            arguments=self._arguments,
+            secrets=self._secret_ids,
+            agents=self._agent_ids,
         )
 
     def _unused(self) -> list[str]:
@@ -259,6 +273,7 @@ class Conversion:
                     value = self._expand(declared.default, found, arg.span)
                 if value is not None:
                     found[declared.key] = value
+            self._arguments.append((arg, found))
         return found
 
     def _given(self, name: str) -> str | None:
@@ -307,7 +322,7 @@ class Conversion:
             )
         self._open.append(stage.index)
         state = await self._base(stage)
-        state.total = len(stage.instructions) + 1
+        state.total = 1 + sum(_changes_files(each) for each in stage.instructions)
         self._steps[stage.index].append(
             Step(text=stage.base.text, stage=stage.index, span=stage.base.span, created_by="",
                  output=state.output, config=state.config)
@@ -320,7 +335,7 @@ class Conversion:
         return state
 
     async def _apply(self, state: StageState, instruction: ins.Instruction) -> None:
-        state.number += 1
+        state.number += _changes_files(instruction)
         handler = _HANDLERS[type(instruction)]
         try:
             found = handler(self, state, instruction)
@@ -336,11 +351,11 @@ class Conversion:
         if not triggers:
             return
         state.put(on_build=None)
-        state.total += len(triggers)
         state.in_triggers = True
         for text in triggers:
             try:
                 found = parse_trigger(text)
+                state.total += _changes_files(found)
             except DockerfileError as err:
                 raise DockerfileError(
                     f"ONBUILD trigger {text!r} of {state.stage.base.base}: {err.reason}",
@@ -391,7 +406,8 @@ class Conversion:
                 stage.base.span,
             )
         config = self._first_config(resolved.config.run)
-        label = self._label(stage, 1, len(stage.instructions) + 1, stage.base.text)
+        total = 1 + sum(_changes_files(each) for each in stage.instructions)
+        label = self._label(stage, 1, total, f"FROM {_canonical(name)}")
         output = llb.image(resolved.ref, platform, name=label)
         root = output if resolved.config.diff_ids else None
         state = StageState(stage, platform, root, config, resolved, resolved.config.author)
@@ -540,6 +556,7 @@ class Conversion:
             written = value if value is not None and not self.options.phrases.is_classic else (
                 default)  # fmt: skip
             shown.append(key if written is None else f"{key}={written}")
+        self._arguments.append((instruction, state.args))
         self._noted(state, instruction, " ".join(shown))
 
     def env(self, state: StageState, instruction: ins.Env) -> None:
@@ -808,6 +825,9 @@ class Conversion:
         self, flag: MountFlag, target: str, mounts: list[llb.Mount],
         secrets: list[llb.SecretEnv],
     ) -> None:  # fmt: skip
+        known = self._agent_ids if flag.type == "ssh" else self._secret_ids
+        name = flag.id or ("default" if flag.type == "ssh" else posixpath.basename(target))
+        known[name] = known.get(name, False) or flag.required
         if flag.type == "ssh":
             identifier = flag.id or "default"
             dest = target or f"/run/buildkit/ssh_agent.{sum(m.type == 'ssh' for m in mounts)}"
@@ -869,6 +889,18 @@ def _placed(instruction: ins.Instruction, span: Span) -> ins.Instruction:
     from dataclasses import replace
 
     return replace(instruction, span=span, triggered=True)
+
+
+def _changes_files(instruction: ins.Instruction) -> bool:
+    """It counts as a step."""
+    return isinstance(instruction, (ins.Run, ins.Copy, ins.Add, ins.Workdir))
+
+
+def _canonical(name: str) -> str:
+    try:
+        return str(Reference.parse(name).tagged())
+    except PortsideError:
+        return name
 
 
 def _pairs(env: Sequence[str] | None) -> dict[str, str]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from portside.builder import llb
 from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile import lint, shell_words
-from portside.builder.dockerfile.dockerignore import Ignore
 from portside.builder.dockerfile.lines import Heredoc
 from portside.builder.git_urls import is_git_url
+from portside.model.dockerignore import Ignore
 from portside.model.errors import InvalidParameter
 
 if TYPE_CHECKING:

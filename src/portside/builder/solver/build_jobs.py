@@ -62,6 +62,8 @@ class RunFileOp(SealLayer, kw_only=True):
 
     actions: tuple[Placed, ...] = ()
     sources: tuple[Rootfs, ...] = ()
+    ignores: tuple[tuple[str, ...], ...] = ()
+    """Patterns of what is left out of each source."""
 
     def run(self, fds: list[int], progress: Progress) -> Sealed:
         from portside.builder.solver.file_worker import run_file_op
@@ -77,11 +79,28 @@ class HashContent(Job, kw_only=True):
     source: Rootfs
     copies: tuple[CopyAction, ...] = ()
     path: str = "/"
+    ignore: tuple[str, ...] = ()
+    """Patterns of what is left out of the source."""
 
     def run(self, fds: list[int], progress: Progress) -> str:
         from portside.builder.solver.content_hash import hash_copies
 
         return hash_copies(self)
+
+
+class SnapshotContext(Job, kw_only=True):
+    """Copy a client's directory, without what its ignore file names, into the new directory
+    ``target``: for steps that mount it."""
+
+    result: ClassVar[type] = int
+    source: Rootfs
+    ignore: tuple[str, ...]
+    target: str
+
+    def run(self, fds: list[int], progress: Progress) -> int:
+        from portside.builder.solver.file_worker import snapshot_context
+
+        return snapshot_context(self)
 
 
 class InitCache(Job, kw_only=True):

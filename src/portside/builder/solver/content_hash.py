@@ -7,8 +7,12 @@ import hashlib
 import os
 import stat
 
+import msgspec
+
+from portside.builder.llb import CopyAction
 from portside.builder.solver.build_jobs import HashContent
 from portside.builder.solver.copy_selection import Selected, Selection
+from portside.model.dockerignore import Ignore
 from portside.model.errors import NotFound
 from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
 from portside.store.tar_pack import read_xattrs
@@ -77,12 +81,15 @@ def hash_copies(job: HashContent) -> str:
     fails is found when it is made."""
     root = open_root(job.source)
     hasher = ContentHash()
+    ignore = Ignore(job.ignore)
+    if not job.copies and ignore:
+        job = msgspec.structs.replace(job, copies=(CopyAction(src=job.path, dest="/"),))
     if not job.copies:
         _whole(root, job.path, hasher)
     for action in job.copies:
         hasher.text(b"copy")
         try:
-            for selected in Selection(root, action):
+            for selected in Selection(root, action, ignore):
                 _selected(selected, hasher)
         except NotFound as err:
             hasher.text(f"missing {err}".encode("utf-8", "surrogateescape"))

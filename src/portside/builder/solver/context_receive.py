@@ -7,8 +7,8 @@ import os
 import stat
 from collections.abc import Iterator
 
-from portside.builder.dockerfile.dockerignore import Ignore, read_patterns
 from portside.builder.solver.build_jobs import ReceiveContext, Received
+from portside.model.dockerignore import Ignore, read_patterns
 from portside.store.decompress import detect, plain
 from portside.store.roots import OPEN_DIR, missing, open_beneath
 from portside.store.tar_format import Malformed, parse_header

@@ -14,8 +14,8 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from portside.builder.dockerfile.dockerignore import Ignore, compile_pattern
 from portside.builder.llb import CopyAction
+from portside.model.dockerignore import Ignore, compile_pattern
 from portside.model.errors import InvalidParameter, NotFound
 from portside.store.roots import OPEN_DIR, missing, open_beneath
 
@@ -23,6 +23,9 @@ _WILD = re.compile(r"[*?\[]")
 MAX_MATCHES = 100_000
 MAX_DEPTH = 400
 """Levels of directories that are walked; each holds a descriptor."""
+
+
+NOTHING = Ignore(())
 
 
 class Entry(NamedTuple):
@@ -38,9 +41,15 @@ class Entry(NamedTuple):
 class Selected:
     """One thing that a copy's source names: a file or a directory with what is in it."""
 
-    def __init__(self, root: int, path: str, ignore: Ignore, below: str) -> None:
-        """``below`` is the path that patterns are relative to, beneath ``path``'s root."""
+    def __init__(
+        self, root: int, path: str, ignore: Ignore, below: str, absent: Ignore = NOTHING
+    ) -> None:
+        """``below`` is the path that patterns are relative to, beneath ``path``'s root;
+        ``absent`` is what the root's own ignore file names."""
         self._root, self.path, self._ignore, self._below = root, path, ignore, below
+        self._absent = absent
+        self._waiting: list[Entry] = []
+        """Ignored directories, which are there only if something in them is."""
         self.named = ""
         """The source's own last component; a link is followed, and keeps its name."""
         where, _, last = path.rpartition("/")
@@ -52,6 +61,10 @@ class Selected:
             if missing(err):
                 raise NotFound(f'"{path}": not found') from err
             raise
+
+    def close(self) -> None:
+        """It is not walked."""
+        os.close(self._parent)
 
     @property
     def is_dir(self) -> bool:
@@ -80,11 +93,19 @@ class Selected:
                     continue
                 is_dir = stat.S_ISDIR(found.st_mode)
                 excluded, prune = self._excluded(where, is_dir)
+                missing_, never = self._is_absent(where, is_dir)
+                if never or (missing_ and not is_dir):
+                    continue
+                waiting = len(self._waiting)
                 if not excluded:
-                    yield Entry(fd, name, where, found)
+                    self._waiting.append(Entry(fd, name, where, found))
+                    if not missing_:
+                        yield from self._waiting
+                        self._waiting.clear()
                 if is_dir and not prune:
                     child = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=fd)
                     yield from self._inside(child, where, depth + 1)
+                del self._waiting[waiting:]
         finally:
             os.close(fd)
 
@@ -96,12 +117,22 @@ class Selected:
             return False, False
         return True, is_dir and self._ignore.prunes(relative)
 
+    def _is_absent(self, path: bytes, is_dir: bool) -> tuple[bool, bool]:
+        """Whether the ignore file leaves it out, and everything in it."""
+        if not self._absent:
+            return False, False
+        whole = posixpath.join(self.path, os.fsdecode(path)).lstrip("/")
+        if not self._absent.excludes(whole):
+            return False, False
+        return True, is_dir and self._absent.prunes(whole)
+
 
 class Selection:
     """Everything that a copy's source names, in order. NotFound, InvalidParameter."""
 
-    def __init__(self, root: int, action: CopyAction) -> None:
-        self._root, self._action = root, action
+    def __init__(self, root: int, action: CopyAction, absent: Ignore = NOTHING) -> None:
+        """``absent``: what of the root counts as not there."""
+        self._root, self._action, self._absent = root, action, absent
         self._ignore = Ignore(action.exclude)
 
     def __iter__(self) -> Iterator[Selected]:
@@ -115,12 +146,25 @@ class Selection:
             named = posixpath.basename(path)
             if action.follow_symlink:
                 path = self._followed(path)
+            if self._absent and path.strip("/") and self._absent.prunes(path.strip("/")):
+                if path == action.src:
+                    raise NotFound(f'"{path}": not found')
+                continue
             # patterns are relative to the directory, or to where the last component stands
-            selected = Selected(self._root, path, self._ignore, self._below(path))
+            selected = Selected(self._root, path, self._ignore, self._below(path), self._absent)
+            if self._is_absent(selected, path):
+                selected.close()
+                if path == action.src:
+                    raise NotFound(f'"{path}": not found')
+                continue
             if not selected.is_dir and self._ignore and self._ignore.excludes(named):
                 continue
             selected.named = named
             yield selected
+
+    def _is_absent(self, selected: Selected, path: str) -> bool:
+        """A file that the ignore file names; a directory may hold exceptions."""
+        return bool(self._absent) and not selected.is_dir and self._absent.excludes(path.strip("/"))
 
     def _below(self, path: str) -> str:
         return posixpath.relpath(path, self._action.parents) if self._action.parents else ""

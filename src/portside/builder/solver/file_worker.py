@@ -22,10 +22,11 @@ from portside.builder.llb import (
     Symlink,
     UserOpt,
 )
-from portside.builder.solver.build_jobs import InitCache, RunFileOp, Sealed
+from portside.builder.solver.build_jobs import InitCache, RunFileOp, Sealed, SnapshotContext
 from portside.builder.solver.content_hash import ContentHash
 from portside.builder.solver.copy_selection import Entry, Selected, Selection
 from portside.builder.solver.layer_seal import seal
+from portside.model.dockerignore import Ignore
 from portside.model.errors import InvalidParameter, NotFound, SystemFailure
 from portside.store.decompress import detect, plain
 from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
@@ -47,7 +48,8 @@ def run_file_op(job: RunFileOp) -> Sealed:
     try:
         for placed in job.actions:
             source = sources[placed.source] if placed.source >= 0 else -1
-            _Worker(root, source, job, told).run(placed.action)
+            ignored = job.ignores[placed.source] if placed.source >= 0 and job.ignores else ()
+            _Worker(root, source, job, told, Ignore(ignored)).run(placed.action)
     except OSError as err:
         where = err.filename if isinstance(err.filename, str) else ""
         if isinstance(err.filename, bytes):
@@ -60,6 +62,20 @@ def run_file_op(job: RunFileOp) -> Sealed:
     return msgspec.structs.replace(seal(job), sources=_named(told))
 
 
+def snapshot_context(job: SnapshotContext) -> int:
+    """See :class:`SnapshotContext`. Contexts have no owners: everything is root's."""
+    os.umask(0)
+    os.mkdir(job.target, 0o755)
+    root, top = open_root(job.source), os.open(job.target, OPEN_DIR)
+    action = CopyAction(src="/", dest="/")
+    copier = _Copier(top, action, (0, 0), ContentHash(owners=False))
+    for selected in Selection(root, action, Ignore(job.ignore)):
+        copier.directory(selected, os.dup(top), keep_top=True)
+    os.close(root)
+    os.close(top)
+    return 0
+
+
 def _named(told: list[tuple[str, str]]) -> str:
     if len(told) == 1:
         return f"{told[0][0]}:{told[0][1]}"
@@ -70,8 +86,11 @@ def _named(told: list[tuple[str, str]]) -> str:
 class _Worker:
     """One action on one root."""
 
-    def __init__(self, root: int, source: int, job: RunFileOp, told: list[tuple[str, str]]) -> None:
+    def __init__(
+        self, root: int, source: int, job: RunFileOp, told: list[tuple[str, str]], ignore: Ignore
+    ) -> None:
         self._root, self._source, self._job, self._told = root, source, job, told
+        self._ignore = ignore
 
     def run(self, action: Action) -> None:
         if isinstance(action, CopyAction):
@@ -215,7 +234,7 @@ class _Worker:
         if self._source < 0:
             raise NotFound(f'"{action.src}": not found: the source is empty')
         owner = self._owner(action.owner)
-        for selected in Selection(self._source, action):
+        for selected in Selection(self._source, action, self._ignore):
             self._one(action, selected, owner)
 
     def _one(self, action: CopyAction, selected: Selected, owner: Owner) -> None:

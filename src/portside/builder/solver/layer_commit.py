@@ -37,14 +37,16 @@ class LayerCommitter:
         return await self._sealed(identifier, below, job, target)
 
     async def file_op(
-        self, identifier: str, below: Tree, actions: Sequence[Placed], sources: Sequence[Rootfs]
-    ) -> Made:
+        self, identifier: str, below: Tree, actions: Sequence[Placed],
+        sources: Sequence[Rootfs], ignores: Sequence[tuple[str, ...]],
+    ) -> Made:  # fmt: skip
         """Carry file actions out above ``below``."""
         layers = self._store.layers
         target = self._target()
         job = RunFileOp(
             rootfs=layers.rootfs(identifier), base=layers.base(identifier), target=target,
             limits=layers.limits, actions=tuple(actions), sources=tuple(sources),
+            ignores=tuple(ignores),
         )  # fmt: skip
         return await self._sealed(identifier, below, job, target)
 

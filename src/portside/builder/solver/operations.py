@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -13,7 +15,7 @@ from portside.builder.layers.layer_blobs import LayerBlobs, difference
 from portside.builder.llb import Vertex
 from portside.builder.results import ContentStore
 from portside.builder.solver.build_events import Report
-from portside.builder.solver.build_jobs import HashContent, Placed
+from portside.builder.solver.build_jobs import HashContent, Placed, SnapshotContext
 from portside.builder.solver.git_source import GitSource, git_source
 from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.layout_source import LayoutSource
@@ -64,6 +66,7 @@ class OperationSet:
         self._memo = memo
         self._git = GitSource(store, inputs.settings.secrets)
         self._layouts = LayoutSource(store, inputs.content)
+        self._snapshots: dict[str, asyncio.Task[str]] = {}
 
     def operations(self) -> Operations:
         return Operations(self.definition, self.content, self.run)
@@ -102,7 +105,9 @@ class OperationSet:
             return ""
         tree = trees[mount.input]
         if tree.directory or (mount.readonly and mount.selector):
-            job = HashContent(source=self.readable(tree), path=mount.selector or "/")
+            job = HashContent(
+                source=self.readable(tree), path=mount.selector or "/", ignore=tree.ignore
+            )
             return await self._hashed(tree, job)
         return tree.content
 
@@ -125,7 +130,7 @@ class OperationSet:
             if not copies and not tree.directory:
                 found.append(tree.content)
                 continue
-            job = HashContent(source=self.readable(tree), copies=copies)
+            job = HashContent(source=self.readable(tree), copies=copies, ignore=tree.ignore)
             found.append(await self._hashed(tree, job))
         return found
 
@@ -156,6 +161,7 @@ class OperationSet:
         if isinstance(op, llb.SourceOp):
             return await self._source(vertex, op, report)
         if isinstance(op, llb.ExecOp):
+            trees = [await self._mountable(tree) for tree in trees]
             return await self._runner.run(vertex, op, trees, self._inputs.settings, report)
         if isinstance(op, llb.FileOp):
             return await self._file(op, trees)
@@ -180,6 +186,34 @@ class OperationSet:
             return made._replace(outputs=(tree,))
         owner = self._committer.owner
         return Made((await self._layouts.fetch(op, vertex.platform, owner),))
+
+    async def _mountable(self, tree: Tree) -> Tree:
+        """A client's directory as steps may mount it: as it is now, without ignored files, in the
+        engine's own mount namespace."""
+        if not tree.is_open:
+            return tree
+        if tree.directory not in self._snapshots:
+            self._snapshots[tree.directory] = asyncio.create_task(self._snapshot(tree))
+        directory = await asyncio.shield(self._snapshots[tree.directory])
+        return Tree(content=tree.content, directory=directory)
+
+    async def _snapshot(self, tree: Tree) -> str:
+        target = str(self._store.root / "contexts" / new_id())
+        job = SnapshotContext(source=self.readable(tree), ignore=tree.ignore, target=target)
+        try:
+            await self._store.workers.run(job)
+        except BaseException:
+            self._store.trash.discard(Path(target))
+            raise
+        return target
+
+    async def close(self) -> None:
+        """Let go of what was copied for steps."""
+        for task in self._snapshots.values():
+            task.cancel()
+        for found in await asyncio.gather(*self._snapshots.values(), return_exceptions=True):
+            if isinstance(found, str):
+                self._store.trash.discard(Path(found))
 
     async def _file(self, op: llb.FileOp, trees: Sequence[Tree]) -> Made:
         """A graph of actions: each run of them that nothing else looks into is one layer."""
@@ -212,7 +246,8 @@ class OperationSet:
         layers = self._store.layers
         await layers.create_writable_copy(identifier, Digest(below.chain) if below.chain else None)
         try:
-            return await self._committer.file_op(identifier, below, actions, sources)
+            ignores = [known[number].ignore for number in needed]
+            return await self._committer.file_op(identifier, below, actions, sources, ignores)
         finally:
             layers.remove_writable(identifier)
             self._store.trash.discard(layers.containers_dir / identifier)

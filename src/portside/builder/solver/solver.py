@@ -62,6 +62,8 @@ class _Flight:
     """A vertex under way, for all who wait for it."""
 
     task: asyncio.Task[Solved]
+    begun_by: str
+    """ID of the build whose inputs it reads."""
     reports: list[Report] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     waiting: int = 0
@@ -74,14 +76,21 @@ class Solver:
         self.cache = cache
         self._flights: dict[str, _Flight] = {}
 
+    async def landed(self, build: str) -> None:
+        """Wait for what a build has begun and others still wait for: it reads that build's
+        inputs."""
+        tasks = [flight.task for flight in self._flights.values() if flight.begun_by == build]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def shared(
-        self, key: str, report: Report, work: Callable[[Report], Awaitable[Solved]]
-    ) -> Solved:
+        self, key: str, report: Report, work: Callable[[Report], Awaitable[Solved]],
+        begun_by: str = "",
+    ) -> Solved:  # fmt: skip
         """Run ``work``, or wait for who runs it; its events reach everybody who waits."""
         while True:
             flight = self._flights.get(key)
             if flight is None:
-                flight = self._begin(key, work)
+                flight = self._begin(key, work, begun_by)
             else:
                 for event in flight.events:
                     report(event)
@@ -101,7 +110,9 @@ class Solver:
                     flight.task.cancel()
                     await asyncio.gather(flight.task, return_exceptions=True)
 
-    def _begin(self, key: str, work: Callable[[Report], Awaitable[Solved]]) -> _Flight:
+    def _begin(
+        self, key: str, work: Callable[[Report], Awaitable[Solved]], begun_by: str
+    ) -> _Flight:
         def tell(event: Event) -> None:
             flight.events.append(event)
             for report in list(flight.reports):
@@ -114,7 +125,7 @@ class Solver:
                 if self._flights.get(key) is flight:
                     del self._flights[key]
 
-        flight = _Flight(asyncio.get_running_loop().create_task(run()))
+        flight = _Flight(asyncio.get_running_loop().create_task(run()), begun_by)
         self._flights[key] = flight
         return flight
 
@@ -157,6 +168,10 @@ class Build:
         for identifier in self._held:
             self._cache.let_go(identifier)
         self._held.clear()
+
+    async def landed(self) -> None:
+        """Wait until nobody reads this build's inputs any more."""
+        await self._solver.landed(self._id)
 
     # -- keys ----------------------------------------------------------------------------
 
@@ -241,7 +256,7 @@ class Build:
             return Solved(made.outputs, record)
 
         key = f"{self._id}:{key}" if vertex.meta.ignore_cache else key
-        return self._keep(await self._solver.shared(key, self._report, work))
+        return self._keep(await self._solver.shared(key, self._report, work, self._id))
 
     def _keep(self, solved: Solved) -> Solved:
         if solved.record is not None:

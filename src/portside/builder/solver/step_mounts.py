@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -190,11 +191,13 @@ class StepMounts:
         data = await self.secret(option.id, option.optional)
         if data is None:
             return None
-        directory = self._core.state_dir(self._id)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # not in the container's own directory: the runtime mounts its root there
+        directory = self._core.instance.exec_root / f"build-{self._id}"
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True)
+            self._stack.callback(lambda: shutil.rmtree(directory, ignore_errors=True))
         place = directory / f"secret-{self._count}"
         self._count += 1
-        self._stack.callback(lambda: place.unlink(missing_ok=True))
         fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, data)

@@ -19,6 +19,13 @@ class Tree(msgspec.Struct, frozen=True, omit_defaults=True):
     content: str = ""
     directory: str = ""
     """Absolute path on this host, read only beneath its own descriptor."""
+    ignore: tuple[str, ...] = ()
+    """Of a directory: the patterns of its ignore file; what they name is not there."""
+
+    @property
+    def is_open(self) -> bool:
+        """A client's own directory, by a descriptor of the engine."""
+        return self.directory.startswith("/proc/")
 
     @classmethod
     def of_chain(cls, chain: str) -> Tree:

@@ -1,0 +1,336 @@
+"""One build of ``portside build``, from its request to its result."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from portside.builder import llb
+from portside.builder.dockerfile.diagnostics import DockerfileError, Span, snippet
+from portside.builder.dockerfile.frontend import NamedContext, Plan
+from portside.builder.dockerfile.history_text import BUILDKIT_COMMENT
+from portside.builder.exporters.image_exporter import ImageOptions
+from portside.builder.remote_context import fetch
+from portside.builder.service import BuildRequest, BuildService, Context, Session
+from portside.builder.session import session_request
+from portside.builder.session.session_calls import called
+from portside.builder.session.session_channel import Channel, SessionConnection
+from portside.builder.session.session_request import ContextSource, Output, SessionRequest
+from portside.builder.session.session_secrets import ClientSecrets
+from portside.builder.session.status_json import InternalStep, StatusWriter
+from portside.builder.solver.operations import BuildInputs
+from portside.builder.solver.step_runner import StepFailed
+from portside.builder.solver.tree import Tree
+from portside.model import build_frames as wire
+from portside.model.digest import Digest
+from portside.model.dockerignore import read_patterns
+from portside.model.errors import Cancelled, InvalidParameter, NotFound, PortsideError
+from portside.model.golang.sizes import human_size
+from portside.model.ids import new_id
+from portside.model.progress import Progress
+from portside.model.reference import Reference
+from portside.model.rootfs import Rootfs
+from portside.store.store_jobs import PackRoot
+
+MAIN = "context"
+_PIECE = 256 << 10
+
+
+class SessionBuild:
+    """See the module's docstring. :meth:`run` owns the connection."""
+
+    def __init__(
+        self, service: BuildService, request: SessionRequest, sock: socket.socket, exec_root: Path
+    ) -> None:
+        self._service, self._request = service, request
+        self._connection = SessionConnection(sock)
+        self._secrets = ClientSecrets(self._connection, request.secrets, request.ssh, exec_root)
+        self._status = StatusWriter(self._connection.tell)
+        self._inputs = BuildInputs(
+            settings=replace(session_request.step_settings(request), secrets=self._secrets)
+        )
+        self._dockerfile = request.source_text()
+        self._metadata: InternalStep | None = None
+
+    async def run(self) -> None:
+        """Build, tell the result, close the connection. When the client leaves, the build ends."""
+        try:
+            await self._connection.begin()
+        except (PortsideError, TimeoutError, ConnectionError, wire.BadFrame):
+            await self._connection.close()
+            self._connection.close_directories()
+            return
+        reading = asyncio.create_task(self._connection.run())
+        work = asyncio.create_task(self._answered())
+        forget = self._service.register(new_id(), work)
+        try:
+            await asyncio.wait((reading, work), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (work, reading):
+                task.cancel()
+            await asyncio.gather(work, reading, return_exceptions=True)
+            forget()
+            await self._secrets.close()
+            await self._connection.close()
+            self._connection.close_directories()
+
+    async def _answered(self) -> None:
+        try:
+            result = await self._build()
+        except Cancelled:
+            return
+        except PortsideError as err:
+            result = self._failure(err)
+        await self._connection.send(wire.RESULT, 0, msgspec.json.encode(result))
+
+    def _failure(self, err: PortsideError) -> dict[str, Any]:
+        """The text, and the lines of the Dockerfile that it is about."""
+        found: dict[str, Any] = {"error": str(err)}
+        place = _place_of(err)
+        if place is not None:
+            source = (self._dockerfile or b"").decode("utf-8", "replace")
+            found["snippet"] = snippet(self._request.file, source, place)
+        if isinstance(err, StepFailed):
+            found["step"] = {"digest": err.vertex.digest, "code": err.code}
+        return found
+
+    # -- contexts ------------------------------------------------------------------------
+
+    async def _contexts(self, stack: AsyncExitStack) -> dict[str, NamedContext]:
+        """Trees of those that are here; streams are asked for once it is known what is needed."""
+        found = {}
+        for name, source in self._request.contexts.items():
+            if source.image:
+                found[name] = NamedContext(image=source.image)
+                continue
+            label = "load build context" if name == MAIN else f"context {name}"
+            found[name] = NamedContext(llb.local(name, label=f"[internal] {label}"))
+            if source.url:
+                await self._received(stack, name, source, fetch(source.url))
+            elif source.directory is not None:
+                self._inputs.local[name] = self._opened(source)
+            elif name == MAIN and self._dockerfile is None:
+                await self._received(stack, name, source, self._asked(name, None))
+        return found
+
+    def _opened(self, source: ContextSource) -> Tree:
+        directories = self._connection.directories
+        if source.directory is None or not 0 <= source.directory < len(directories):
+            raise InvalidParameter(f"there is no open directory {source.directory}")
+        fd = directories[source.directory]
+        return Tree(directory=f"/proc/{os.getpid()}/fd/{fd}",
+                    ignore=tuple(read_patterns(source.ignore)))  # fmt: skip
+
+    async def _received(
+        self, stack: AsyncExitStack, name: str, source: ContextSource, data: AsyncIterator[bytes]
+    ) -> None:
+        """A context as a tar; the main one may bring the Dockerfile along."""
+        with self._status.internal(f"[internal] load {'build ' if name == MAIN else ''}context"
+                                   + ("" if name == MAIN else f" {name}")) as step:  # fmt: skip
+            context: Context = await stack.enter_async_context(
+                self._service.receive(_counted(data, step), self._request.file)
+            )
+        self._inputs.local[name] = context.tree
+        if name != MAIN or self._dockerfile is not None:
+            return
+        if context.dockerfile is None:
+            raise NotFound(
+                f"failed to read dockerfile: open {self._request.file}: no such file or directory"
+            )
+        self._dockerfile = context.dockerfile
+
+    async def _asked(self, name: str, paths: list[str] | None) -> AsyncIterator[bytes]:
+        """A tar of a context from the client: of ``paths``, or all of it."""
+        channel = await self._connection.ask(context=name, paths=paths)
+        try:
+            async for piece in channel.pieces():
+                yield piece
+        finally:
+            channel.close()
+
+    async def _missing(self, stack: AsyncExitStack, plan: Plan) -> None:
+        """Ask for the contexts that the plan reads and that are not here."""
+        if plan.output is None:
+            return
+        wanted = _wanted_paths([plan.output])
+        for name, paths in wanted.items():
+            source = self._request.contexts.get(name)
+            if name in self._inputs.local or source is None or not source.stream:
+                continue
+            await self._received(stack, name, source, self._asked(name, paths))
+
+    # -- building ------------------------------------------------------------------------
+
+    async def _build(self) -> dict[str, Any]:
+        async with AsyncExitStack() as stack:
+            contexts = await self._contexts(stack)
+            if self._dockerfile is None:
+                raise NotFound("failed to read dockerfile: the build has no context")
+            if not self._dockerfile.strip():
+                raise InvalidParameter("the Dockerfile cannot be empty")
+            with self._status.internal(
+                f"[internal] load build definition from {os.path.basename(self._request.file)}"
+            ) as step:
+                step.at("transferring dockerfile:", len(self._dockerfile), len(self._dockerfile))
+            request = BuildRequest(
+                dockerfile=self._dockerfile,
+                file=self._request.file,
+                frontend=session_request.frontend_options(self._request, contexts),
+                inputs=self._inputs,
+                pull=self._request.pull,
+                resolving=self._resolving,
+                credentials=self._secrets.credentials,
+            )
+            session = await stack.enter_async_context(
+                self._service.session(request, self._status.hear, self._pulling)
+            )
+            for warned in session.plan.warnings:
+                self._status.warn(warned, self._request.file, self._dockerfile)
+            if self._request.call != "build":
+                return {"call": called(self._request.call, session.plan, self._dockerfile,
+                                        self._request.file)}  # fmt: skip
+            await self._missing(stack, session.plan)
+            return await self._results(session)
+
+    @contextmanager
+    def _resolving(self, ref: str) -> Iterator[None]:
+        with self._status.internal(f"[internal] load metadata for {_full(ref)}") as step:
+            self._metadata = step
+            yield
+
+    def _pulling(self, progress: Progress) -> None:
+        if progress.id and progress.is_item and self._metadata is not None:
+            self._metadata.at(f"{progress.status} {progress.id}", progress.current, progress.total)
+
+    # -- results -------------------------------------------------------------------------
+
+    async def _results(self, session: Session) -> dict[str, Any]:
+        outputs = self._request.outputs or [Output("image")]
+        if session.plan.output is not None:
+            await session.build.solve(session.plan.output)
+        result: dict[str, Any] = {}
+        for number, output in enumerate(outputs):
+            if output.type in ("local", "tar"):
+                await self._sent(session, number, output)
+            elif output.type != "cacheonly":
+                result |= await self._image(session, output)
+        return result
+
+    async def _image(self, session: Session, output: Output) -> dict[str, Any]:
+        names = self._request.names()
+        epoch = self._request.args.get("SOURCE_DATE_EPOCH")
+        if epoch is not None and not epoch.isdigit():
+            raise InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {epoch}")
+        with self._status.internal("exporting to image") as step:
+            options = ImageOptions(
+                names=names, comment=BUILDKIT_COMMENT, epoch=int(epoch) if epoch else None
+            )
+            image = await self._service.export(session, options)
+            step.did("exporting layers")
+            step.did(f"writing image {image}")
+            for name in names:
+                step.did(f"naming to {name}")
+        return {
+            "image": image, "config": self._service.config_digest(image),
+            "names": [str(name) for name in names],
+        }  # fmt: skip
+
+    async def _sent(self, session: Session, number: int, output: Output) -> None:
+        """The result's files as a tar to the client."""
+        label = "client directory" if output.type == "local" else "client tarball"
+        plan = session.plan
+        tree = await session.build.solve(plan.output) if plan.output is not None else Tree()
+        layers = self._service.store.layers
+        rootfs = layers.rootfs(Digest(tree.chain)) if tree.chain else (
+            Rootfs("bind", upper=str(layers.links_dir / "empty")))  # fmt: skip
+        with self._status.internal(f"exporting to {label}") as step:
+            channel = await self._connection.ask(output=number)
+            sent = await self._packed(rootfs, channel)
+            await channel.end()
+            await channel.read(0)  # until it is written, or refused
+            channel.close()
+            step.did(f"sending tarball {human_size(sent)}")
+
+    async def _packed(self, rootfs: Rootfs, channel: Channel) -> int:
+        ours, theirs = socket.socketpair()
+        job = self._service.store.workers.run(
+            PackRoot(rootfs=rootfs, pid=0), (theirs.detach(),), steal=True
+        )
+        work, sent = asyncio.create_task(job), 0
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            while piece := await reader.read(_PIECE):
+                await channel.write(piece)
+                sent += len(piece)
+            await work
+        finally:
+            writer.close()
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        return sent
+
+
+def _full(ref: str) -> str:
+    try:
+        return str(Reference.parse(ref).tagged())
+    except PortsideError:
+        return ref
+
+
+def _place_of(err: BaseException) -> Span | None:
+    """Where in the Dockerfile an error is from."""
+    if isinstance(err, DockerfileError):
+        return err.span
+    vertex = getattr(err, "vertex", None)
+    if isinstance(vertex, llb.Vertex) and vertex.meta.location:
+        return Span(*vertex.meta.location)
+    return None
+
+
+async def _counted(data: AsyncIterator[bytes], step: InternalStep) -> AsyncIterator[bytes]:
+    total, told = 0, time.monotonic()
+    async for piece in data:
+        total += len(piece)
+        yield piece
+        if time.monotonic() - told > 0.2:
+            told = time.monotonic()
+            step.at("transferring context:", total)
+    step.at("transferring context:", total, total)
+
+
+def _wanted_paths(outputs: list[llb.Output]) -> dict[str, list[str] | None]:
+    """Of each ``local://`` source, the paths that are read; None for all of it."""
+    found: dict[str, set[str] | None] = {}
+    for vertex in llb.walk(outputs):
+        for number, item in enumerate(vertex.inputs):
+            op = item.vertex.op
+            if isinstance(op, llb.SourceOp) and op.scheme == llb.LOCAL:
+                paths = _read_by(vertex.op, number)
+                known = found.setdefault(op.name, set())
+                if paths is None or known is None:
+                    found[op.name] = None
+                else:
+                    known |= paths
+    return {name: None if paths is None else sorted(paths) for name, paths in found.items()}
+
+
+def _read_by(op: llb.Op, number: int) -> set[str] | None:
+    if not isinstance(op, llb.FileOp):
+        return None
+    paths = set()
+    for item in op.actions:
+        if item.secondary == number and isinstance(item.action, llb.CopyAction):
+            path = item.action.src
+            if path == "/" or item.action.parents:
+                return None
+            paths.add(path)
+    return paths

@@ -1,0 +1,155 @@
+"""The JSON of ``POST /portside/build`` as a build's values."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import msgspec
+
+from portside.builder import llb
+from portside.builder.dockerfile.frontend import FrontendOptions, NamedContext
+from portside.builder.solver.step_runner import NETWORK_HOST, SECURITY_INSECURE, StepSettings
+from portside.model.container import HostConfig, Ulimit
+from portside.model.errors import InvalidParameter
+from portside.model.platform import Platform
+from portside.model.reference import Reference
+
+MAX_DOCKERFILE = 4 << 20
+ENTITLEMENTS = frozenset((NETWORK_HOST, SECURITY_INSECURE, "device"))
+CALLS = ("build", "check", "outline", "targets")
+OUTPUTS = ("image", "docker", "local", "tar", "cacheonly", "registry")
+
+
+class ContextSource(msgspec.Struct, omit_defaults=True):
+    """Where a context comes from; one of these."""
+
+    directory: int | None = None
+    """Number of the descriptor that came with the first frame."""
+    ignore: str = ""
+    """Text of its ignore file."""
+    stream: bool = False
+    """The client sends a tar when it is asked; with ``directory`` unset."""
+    image: str = ""
+    url: str = ""
+    """A tar or a Dockerfile that the engine fetches."""
+
+
+class Output(msgspec.Struct, omit_defaults=True):
+    type: str
+    attrs: dict[str, str] = {}
+
+
+class SessionRequest(msgspec.Struct, omit_defaults=True):
+    """What a client of ``POST /portside/build`` asks for. Texts that may hold any bytes are
+    base64."""
+
+    dockerfile: str | None = None
+    """None: it is in the context, which comes as a stream."""
+    file: str = "Dockerfile"
+    contexts: dict[str, ContextSource] = {}
+    """The main one is named ``context``."""
+    target: str = ""
+    args: dict[str, str | None] = {}
+    labels: dict[str, str] = {}
+    platforms: list[str] = []
+    no_cache: bool = False
+    no_cache_filter: list[str] = []
+    network: str = ""
+    hosts: list[tuple[str, str]] = []
+    ulimits: list[llb.UlimitOpt] = []
+    shm_size: int = 0
+    cgroup_parent: str = ""
+    pull: bool = False
+    allow: list[str] = []
+    tags: list[str] = []
+    outputs: list[Output] = []
+    call: str = "build"
+    secrets: list[str] = []
+    """IDs of those that the client has."""
+    ssh: list[str] = []
+    shell: bool = False
+    """Offer a shell in a step that fails."""
+
+    def source_text(self) -> bytes | None:
+        if self.dockerfile is None:
+            return None
+        try:
+            data = base64.b64decode(self.dockerfile, validate=True)
+        except binascii.Error as err:
+            raise InvalidParameter(f"the Dockerfile is not base64: {err}") from None
+        if len(data) > MAX_DOCKERFILE:
+            raise InvalidParameter(
+                f"the Dockerfile ({self.file}) is larger than {MAX_DOCKERFILE} bytes"
+            )
+        return data
+
+    def names(self) -> tuple[Reference, ...]:
+        found = []
+        for text in self.tags:
+            try:
+                reference = Reference.parse(text)
+            except InvalidParameter as err:
+                raise InvalidParameter(f'invalid tag "{text}": {err}') from None
+            if reference.digest is not None:
+                raise InvalidParameter(f'invalid tag "{text}": a tag cannot contain a digest')
+            found.append(reference.tagged())
+        return tuple(found)
+
+    def platform(self) -> Platform:
+        if len(self.platforms) > 1:
+            raise InvalidParameter(
+                "several platforms in one build are not supported: build them one by one and join "
+                "them with `portside buildx imagetools create`"
+            )
+        return Platform.parse(self.platforms[0]) if self.platforms else Platform.host()
+
+
+def check(request: SessionRequest) -> None:
+    """What can be refused before the connection is upgraded. InvalidParameter."""
+    request.source_text()
+    request.names()
+    request.platform()
+    if request.call not in CALLS:
+        raise InvalidParameter(f'method "{request.call}" is not one of {", ".join(CALLS)}')
+    for name in request.allow:
+        if name not in ENTITLEMENTS:
+            raise InvalidParameter(f"invalid entitlement {name!r}: use "
+                                   f"{', '.join(sorted(ENTITLEMENTS))}")  # fmt: skip
+    for output in request.outputs:
+        if output.type not in OUTPUTS:
+            raise InvalidParameter(f'output type "{output.type}" is not supported: use '
+                                   f"{', '.join(OUTPUTS)}")  # fmt: skip
+    if request.network not in ("", "default", "host", "none"):
+        raise InvalidParameter(
+            f'network mode "{request.network}" not supported by buildkit: use default, host or none'
+        )
+
+
+def frontend_options(request: SessionRequest, contexts: dict[str, NamedContext]) -> FrontendOptions:
+    main = contexts.pop("context", None)
+    return FrontendOptions(
+        context=main.output if main is not None else None,
+        contexts=contexts,
+        target=request.target,
+        build_args=request.args,
+        labels=request.labels,
+        platform=request.platform(),
+        no_cache=request.no_cache,
+        no_cache_stages=frozenset(name.lower() for name in request.no_cache_filter),
+        network=request.network if request.network != "default" else "",
+        extra_hosts=tuple(llb.HostAlias(host=host, ip=ip) for host, ip in request.hosts),
+        ulimits=tuple(request.ulimits),
+        shm_size=request.shm_size,
+        cgroup_parent=request.cgroup_parent,
+        show_platform=len(request.platforms) > 1,
+    )
+
+
+def step_settings(request: SessionRequest) -> StepSettings:
+    return StepSettings(
+        entitlements=frozenset(request.allow),
+        host=HostConfig(
+            ulimits=tuple(Ulimit(name=u.name, soft=u.soft, hard=u.hard) for u in request.ulimits)
+        ),
+    )

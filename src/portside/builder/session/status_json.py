@@ -1,0 +1,127 @@
+"""Build events as the JSON of BuildKit's SolveStatus, which ``--progress=rawjson`` prints."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from portside.builder import llb
+from portside.builder.solver.build_events import Completed, Event, Log, Started
+from portside.builder.solver.tree import digest_of
+from portside.model.golang.timestamps import format_rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from portside.builder.dockerfile.lint import Warned
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+def moment(seconds: float) -> str:
+    return format_rfc3339(int(seconds * 10**9))
+
+
+class StatusWriter:
+    """Turns events into messages; each vertex's state is told as a whole each time."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._vertices: dict[str, dict[str, Any]] = {}
+
+    def hear(self, event: Event) -> None:
+        """A :data:`build_events.Report`."""
+        vertex = self._of(event.vertex)
+        stamp = moment(event.at)
+        if isinstance(event, Started):
+            vertex.setdefault("started", stamp)
+        elif isinstance(event, Completed):
+            self._complete(vertex, event, stamp)
+        elif isinstance(event, Log):
+            data = base64.b64encode(event.data).decode()
+            self._emit({"logs": [{"vertex": vertex["digest"], "stream": event.stream,
+                                  "data": data, "timestamp": stamp}]})  # fmt: skip
+            return
+        else:
+            self._status(vertex["digest"], event.name, event.current, event.total, stamp)
+            return
+        self._emit({"vertexes": [vertex]})
+
+    def _complete(self, vertex: dict[str, Any], event: Completed, stamp: str) -> None:
+        vertex.setdefault("started", stamp)
+        vertex["completed"] = stamp
+        if event.cached:
+            vertex["cached"] = True
+        if event.error:
+            vertex["error"] = event.error
+
+    def _status(self, digest: str, name: str, current: int, total: int, stamp: str) -> None:
+        status: dict[str, Any] = {
+            "id": name, "vertex": digest, "current": current, "total": total, "timestamp": stamp,
+            "started": stamp,
+        }  # fmt: skip
+        if total and current >= total:
+            status["completed"] = stamp
+        self._emit({"statuses": [status]})
+
+    def _of(self, vertex: llb.Vertex) -> dict[str, Any]:
+        digest = vertex.digest
+        if digest not in self._vertices:
+            found: dict[str, Any] = {"digest": digest, "name": vertex.label}
+            if vertex.inputs:
+                found["inputs"] = [item.vertex.digest for item in vertex.inputs]
+            if vertex.meta.location:
+                found["location"] = list(vertex.meta.location)
+            self._vertices[digest] = found
+        return self._vertices[digest]
+
+    @contextmanager
+    def internal(self, name: str) -> Iterator[InternalStep]:
+        """Something that is no vertex of the graph, such as ``[internal] load build context``."""
+        digest = digest_of("internal", name, str(len(self._vertices)))
+        vertex: dict[str, Any] = {"digest": digest, "name": name, "started": moment(time.time())}
+        self._vertices[digest] = vertex
+        self._emit({"vertexes": [vertex]})
+        try:
+            yield InternalStep(self, digest)
+        except BaseException as err:
+            vertex["error"] = str(err) or "cancelled"
+            raise
+        finally:
+            vertex["completed"] = moment(time.time())
+            self._emit({"vertexes": [vertex]})
+
+    def warn(self, warned: Warned, file: str, source: bytes) -> None:
+        """A build check's finding."""
+        position = {"line": warned.span.line, "character": 0}
+        end = {"line": warned.span.end_line, "character": 0}
+        self._emit({"warnings": [{
+            "vertex": f"sha256:{hashlib.sha256(source).hexdigest()}", "level": 1,
+            "short": _encoded(warned.text), "detail": [_encoded(warned.rule.description)],
+            "url": warned.rule.url,
+            "sourceInfo": {"filename": file, "data": base64.b64encode(source).decode()},
+            "range": [{"start": position, "end": end}],
+        }]})  # fmt: skip
+
+
+class InternalStep:
+    """Tells how far an internal step is."""
+
+    def __init__(self, writer: StatusWriter, digest: str) -> None:
+        self._writer, self._digest = writer, digest
+
+    def did(self, name: str) -> None:
+        """A part of it is done."""
+        self._writer._status(self._digest, name, 1, 1, moment(time.time()))
+
+    def at(self, name: str, current: int, total: int = 0) -> None:
+        """``current`` of ``total`` bytes; 0 when nobody knows."""
+        self._writer._status(self._digest, name, current, total, moment(time.time()))
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

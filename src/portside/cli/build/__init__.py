@@ -1,0 +1,1 @@
+"""``portside build``: the client's side of a build."""

@@ -1,0 +1,261 @@
+"""build: an image from a Dockerfile."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from portside.cli.build import build_progress
+from portside.cli.session import Failed
+from portside.cli.verb import verb
+from portside.model import build_frames as wire
+from portside.model.errors import PortsideError, Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from portside.cli.build.build_connection import Channel
+    from portside.cli.build.build_contexts import Contexts
+    from portside.cli.build.build_outputs import Outputs
+    from portside.cli.build.build_progress import Silent
+    from portside.cli.build.build_secrets import Agents, Secrets
+    from portside.cli.session import Session
+    from portside.flags.table import Options
+
+FLAGS = """
+      --add-host list           Add a host's name and address to steps (NAME:IP)
+      --allow list              Allow steps more: network.host, security.insecure
+      --build-arg list          Set a variable that the Dockerfile declares with ARG
+      --build-context list      A further context: NAME=PATH, NAME=docker-image://IMAGE, NAME=URL
+      --builder string          Accepted for Docker's sake: there is one builder
+      --call string             What to do: build, check, outline or targets (default "build")
+      --cgroup-parent string    Control group above the steps'
+      --check                   Short for --call=check
+  -D, --debug                   Show where an unexpected error came from
+  -f, --file string             The Dockerfile (default "PATH/Dockerfile")
+      --iidfile string          Write the image's ID to a file
+      --label list              Set a label of the image
+      --load                    Short for --output=type=docker
+      --metadata-file string    Write the result's digests and names to a file, as JSON
+      --network string          Network of steps: default, host or none (default "default")
+      --no-cache                Run every step
+      --no-cache-filter list    Run every step of these stages
+      --on-fail string          What to do when a step fails: exit, or a shell in it
+                                (default "exit")
+  -o, --output list             Where the result goes: type=local,dest=DIR and others
+      --platform list           Platform of the image
+      --progress string         How to tell what happens: auto, none, plain, quiet, rawjson, tty
+                                (default "auto")
+      --pull                    Look for newer base images
+      --push                    Short for --output=type=registry
+  -q, --quiet                   Tell nothing, and print the image's ID at the end
+      --secret list             A secret for steps: id=NAME[,src=FILE|,env=VARIABLE]
+      --shm-size bytes          Size of /dev/shm in steps
+      --ssh list                An ssh agent, or keys, for steps: default|ID[=SOCKET|=KEY[,KEY]]
+  -t, --tag list                A name for the image (NAME[:TAG])
+      --target string           The stage to build
+      --timings                 Tell how long each step took, at the end
+      --ulimit ulimit           A limit of the steps' processes
+"""
+
+
+@verb("buildx build", "build", "image build", "builder build", "buildx b",
+      usage="[OPTIONS] PATH | URL | -", arguments=(1, 1),
+      about="Build an image from a Dockerfile", flags=FLAGS)  # fmt: skip
+def build(session: Session, options: Options, arguments: list[str]) -> int:
+    return BuildRun(session, options).run(arguments[0])
+
+
+class BuildRun:
+    """One build by the command line."""
+
+    def __init__(self, session: Session, options: Options) -> None:
+        self._session, self._options = session, options
+
+    def run(self, place: str) -> int:
+        """The exit status. Raises Failed."""
+        from portside.cli.build import build_request
+        from portside.cli.build.build_contexts import Contexts
+        from portside.cli.build.build_outputs import Outputs
+        from portside.cli.build.build_secrets import Agents, Secrets
+
+        options = self._options
+        self._mode = _mode(options)
+        request = build_request.of(self._session, options)
+        outputs = Outputs(options, options.many("tag"))
+        secrets = Secrets(options.many("secret"))
+        contexts = Contexts(bool(self._session.endpoint.path))
+        agents = Agents(options.many("ssh"))
+        try:
+            for text in options.many("build-context"):
+                contexts.named(text)
+            contexts.main(place, options.text("file"))
+            request |= {
+                "dockerfile": contexts.dockerfile, "file": contexts.file,
+                "contexts": contexts.request, "outputs": outputs.request,
+                "secrets": secrets.ids, "ssh": agents.ids,
+                "shell": options.text("on-fail") == "shell",
+            }  # fmt: skip
+            result, progress = self._built(
+                request, contexts, _Answers(self._session, contexts, secrets, agents, outputs)
+            )
+        finally:
+            agents.close()
+            contexts.close()
+        return self._told(request, result, progress)
+
+    def _built(
+        self, request: dict[str, Any], contexts: Contexts, answers: _Answers
+    ) -> tuple[dict[str, Any], Silent]:
+        from portside.cli.build.build_connection import BuildConnection
+
+        client = self._session.client
+        progress = _progress(self._mode)
+        try:
+            connection = BuildConnection(client, request, contexts.directories, answers.of)
+        except PortsideError as err:
+            raise Failed(1, f"ERROR: failed to build: {err}") from None
+        answers.progress = progress
+        result: dict[str, Any] = {}
+        try:
+            for kind, value in connection.messages(progress.timeout):
+                if kind == wire.EVENT:
+                    progress.show(value)
+                elif kind == wire.RESULT:
+                    result = value
+                else:
+                    progress.tick()
+        except Unavailable as err:
+            result = {"error": str(err)}
+        except KeyboardInterrupt:
+            result = {"error": "Canceled: context canceled", "status": 130}
+        finally:
+            connection.close()
+        progress.close("error" in result)
+        return result, progress
+
+    def _told(self, request: dict[str, Any], result: dict[str, Any], progress: Silent) -> int:
+        if "error" in result:
+            sys.stderr.write(build_progress.failure(progress.record, result))
+            self._timings(progress)
+            raise Failed(
+                int(result.get("status", 1)),
+                f"ERROR: failed to build: failed to solve: {result['error']}",
+            )
+        if "call" in result:
+            from portside.cli.build import build_calls
+
+            return build_calls.show(self._session, self._options, request["call"], result["call"])
+        if self._mode not in ("quiet", "none", "rawjson"):
+            sys.stderr.write(build_progress.warnings(progress.record))
+        self._timings(progress)
+        self._files(result)
+        if self._mode == "quiet" and result.get("image"):
+            self._session.out(result["image"])
+        return 0
+
+    def _files(self, result: dict[str, Any]) -> None:
+        """``--iidfile`` and ``--metadata-file``."""
+        from portside.model import jsontext
+
+        if path := self._options.text("iidfile"):
+            _write(path, result.get("image", ""))
+        if path := self._options.text("metadata-file"):
+            found = {"buildx.build.ref": f"default/default/{result.get('ref', '')}"}
+            if result.get("image"):
+                found |= {
+                    "containerimage.config.digest": result["config"],
+                    "containerimage.digest": result["image"],
+                }
+            if result.get("names"):
+                found["image.name"] = ",".join(result["names"])
+            _write(path, jsontext.dumps(dict(sorted(found.items())), "  "))
+
+    def _timings(self, progress: Silent) -> None:
+        """``--timings``: the steps that took longest first."""
+        if not self._options.flag("timings"):
+            return
+        vertices = [v for v in progress.record.vertices.values() if v.started]
+        total = time.time() - progress.record.began
+        lines = [f"{'TIME':>9}  STEP"]
+        for vertex in sorted(vertices, key=lambda v: -v.seconds):
+            cached = "CACHED " if vertex.cached else ""
+            lines.append(f"{vertex.seconds:>8.3f}s  {cached}{vertex.name}")
+        sys.stderr.write("\n" + "\n".join([*lines, f"{total:>8.3f}s  in all"]) + "\n")
+
+
+class _Answers:
+    """What the engine may ask for."""
+
+    def __init__(
+        self, session: Session, contexts: Contexts, secrets: Secrets, agents: Agents,
+        outputs: Outputs,
+    ) -> None:  # fmt: skip
+        self._session, self._contexts = session, contexts
+        self._secrets, self._agents, self._outputs = secrets, agents, outputs
+        self.progress: Silent | None = None
+
+    def of(self, wanted: dict[str, Any]) -> Callable[[Channel], None]:
+        from portside.cli.build.build_connection import RefusedAnswer
+
+        if "secret" in wanted:
+            return lambda channel: self._secrets.send(channel, wanted["secret"])
+        if "ssh" in wanted:
+            return lambda channel: self._agents.relay(channel, wanted["ssh"])
+        if "context" in wanted:
+            return lambda channel: self._contexts.send(
+                channel, wanted["context"], wanted.get("paths")
+            )
+        if "output" in wanted:
+            return lambda channel: self._outputs.write(channel, wanted["output"])
+        if "credentials" in wanted:
+            return lambda channel: self._credentials(channel, wanted["credentials"])
+
+        def refuse(channel: Channel) -> None:
+            raise RefusedAnswer("this client does not know what is asked for")
+
+        return refuse
+
+    def _credentials(self, channel: Channel, registry: str) -> None:
+        from portside.cli import auth
+        from portside.model import jsontext
+
+        found = auth.lookup(self._session.config, registry)
+        channel.send([jsontext.dumps(found).encode()] if found else [])
+        channel.end()
+
+
+def _mode(options: Options) -> str:
+    mode = options.text("progress") or os.environ.get("BUILDKIT_PROGRESS", "") or "auto"
+    if mode not in build_progress.MODES:
+        raise Failed(1, f"ERROR: invalid progress mode {mode}")
+    if options.text("on-fail", "exit") not in ("exit", "shell"):
+        raise Failed(1, "ERROR: --on-fail is exit or shell")
+    if options.flag("quiet"):
+        if mode not in ("auto", "quiet"):
+            raise Failed(1, f"ERROR: progress={mode} and quiet cannot be used together")
+        return "quiet"
+    if mode == "auto":
+        return "tty" if os.isatty(2) and not options.flag("check") else "plain"
+    return mode
+
+
+def _progress(mode: str) -> Silent:
+    if mode == "tty":
+        from portside.cli.build.build_screen import Screen
+
+        return Screen()
+    kinds = {"plain": build_progress.Plain, "rawjson": build_progress.RawJson}
+    return kinds.get(mode, build_progress.Silent)()
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as err:
+        why = (err.strerror or "").lower()
+        raise Failed(1, f"ERROR: failed to build: open {path}: {why}") from None

@@ -1,0 +1,129 @@
+"""``--output``: where results go, and writing those that come to this machine."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from portside.cli.build.build_connection import RefusedAnswer
+from portside.cli.flag_values import csv
+from portside.cli.session import Failed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from portside.cli.build.build_connection import Channel
+    from portside.flags.table import Options
+
+LOCAL = ("local", "tar")
+"""Kinds whose files come over the connection."""
+FILES = ("tar", "oci", "docker")
+
+
+class Outputs:
+    """What was asked for, in order."""
+
+    def __init__(self, options: Options, tags: list[str]) -> None:
+        """Raises Failed."""
+        self.request: list[dict[str, Any]] = []
+        self._places: list[str] = []
+        for text in options.many("output"):
+            self._add(text)
+        if options.flag("push"):
+            self._shorthand("registry")
+        if options.flag("load"):
+            self._shorthand("docker")
+        pushes = any(o["type"] == "registry" or o["attrs"].get("push") == "true"
+                     for o in self.request)  # fmt: skip
+        named = tags or any(o["attrs"].get("name") for o in self.request)
+        if pushes and not named:
+            raise Failed(1, "ERROR: failed to build: tag is needed when pushing to registry")
+
+    def _shorthand(self, kind: str) -> None:
+        if not any(output["type"] == kind for output in self.request):
+            self.request.append({"type": kind, "attrs": {}})
+            self._places.append("")
+
+    def _add(self, text: str) -> None:
+        try:
+            parts = csv(text)
+        except ValueError as err:
+            raise Failed(1, f"ERROR: {err}") from None
+        if len(parts) == 1 and "=" not in parts[0]:
+            kind = "tar" if parts[0] == "-" else "local"
+            parts = [f"type={kind}", f"dest={parts[0]}"]
+        attrs = {}
+        for part in parts:
+            key, equals, value = part.partition("=")
+            if not equals:
+                raise Failed(1, f"ERROR: invalid value {part}")
+            attrs[key.strip().lower()] = value
+        kind = attrs.pop("type", "")
+        if not kind:
+            raise Failed(1, f"ERROR: type is required for output {text}")
+        place = attrs.pop("dest", "") if kind in ("local", *FILES) else ""
+        self._check(kind, place)
+        self.request.append({"type": kind, "attrs": attrs})
+        self._places.append(place)
+
+    def _check(self, kind: str, place: str) -> None:
+        if kind == "local" and not place:
+            raise Failed(1, "ERROR: failed to build: dest is required for local exporter")
+        if kind == "local" and os.path.exists(place) and not os.path.isdir(place):
+            raise Failed(1, "ERROR: failed to build: destination directory should not be a file: "
+                            f"{place}")  # fmt: skip
+        if kind in FILES and place not in ("", "-"):
+            if os.path.isdir(place):
+                raise Failed(1, f"ERROR: failed to build: destination file {place} is a directory")
+            directory = os.path.dirname(place) or "."
+            if not os.path.isdir(directory):
+                raise Failed(1, f"ERROR: failed to build: failed to open open {place}: no such "
+                                "file or directory")  # fmt: skip
+        if kind in ("tar", "oci") and place in ("", "-") and os.isatty(1):
+            raise Failed(1, "ERROR: failed to build: dest file is required for "
+                            f"{kind} exporter. refusing to write to console")  # fmt: skip
+
+    def write(self, channel: Channel, number: int) -> None:
+        """Write what the engine sends for an output."""
+        if not 0 <= number < len(self._places):
+            raise RefusedAnswer(f"there is no output {number}")
+        place = self._places[number]
+        if self.request[number]["type"] == "local":
+            _unpack(channel, place)
+        elif place in ("", "-"):
+            from portside.cli.stream_pump import write_all
+
+            for piece in channel.pieces():
+                write_all(1, piece)
+        else:
+            _file(channel, place)
+        channel.end()
+
+
+def _unpack(channel: Channel, place: str) -> None:
+    from portside.cli import untar
+
+    os.makedirs(place, exist_ok=True)
+    keeps = os.geteuid() == 0
+    try:
+        untar.unpack(channel.pieces(), place, lambda name: name, keeps_owner=keeps)
+    except Exception as err:
+        raise RefusedAnswer(str(err)) from err
+
+
+def _file(channel: Channel, place: str) -> None:
+    """Whole or not at all; a device or a pipe is written where it is."""
+    exists = os.path.exists(place)
+    direct = exists and not stat.S_ISREG(os.stat(place).st_mode)
+    directory, name = os.path.split(place)
+    temporary = place if direct else os.path.join(directory or ".", f".tmp-{name}-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            for piece in channel.pieces():
+                file.write(piece)
+        if not direct:
+            os.replace(temporary, place)
+    finally:
+        if not direct and os.path.exists(temporary):
+            os.unlink(temporary)

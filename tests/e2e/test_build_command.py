@@ -1,0 +1,334 @@
+"""``portside build``: flags, contexts, secrets, outputs, progress, errors; images that run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from enginekit import RunningEngine
+
+Build = Callable[..., "subprocess.CompletedProcess[str]"]
+BASE = "portside/base"
+
+
+@pytest.fixture(scope="module")
+def tcp(engine: RunningEngine) -> Iterator[str]:
+    """The engine behind a TCP port: contexts travel as streams."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    open_ = [listener]
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            near = socket.socket(socket.AF_UNIX)
+            near.connect(str(engine.socket))
+            open_.extend((client, near))
+            for pair in ((client, near), (near, client)):
+                threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+    for sock in open_:
+        sock.close()
+
+
+@pytest.fixture
+def build(docker: Any, docker_env: dict[str, str], tmp_path: Path) -> Build:
+    """``build(dockerfile, *flags, files={…}, verb="build", host=…, env={…}, check=True)``."""
+
+    def run(
+        text: str | None, *flags: str, files: dict[str, str] | None = None, verb: str = "build",
+        place: str | None = None, host: str = "", env: dict[str, str] | None = None,
+        check: bool = True, input: bytes | None = None,
+    ) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        for name, content in (files or {}).items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        if text is not None:
+            (tmp_path / "Dockerfile").write_text(text)
+        environment = {**docker_env, **(env or {})}
+        if host:
+            environment["DOCKER_HOST"] = host
+        done = subprocess.run(
+            [sys.executable, "-m", "portside", *verb.split(), *flags, place or str(tmp_path)],
+            env=environment, capture_output=True, input=input, timeout=180, cwd=tmp_path,
+        )  # fmt: skip
+        found = subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode("utf-8", "replace"),
+            done.stderr.decode("utf-8", "replace"),
+        )  # fmt: skip
+        if check and found.returncode:
+            pytest.fail(f"{found.stdout}\n{found.stderr}")
+        return found
+
+    return run
+
+
+def test_an_image_by_every_name_of_the_verb(build: Build, docker: Any) -> None:
+    text = f'FROM {BASE}\nRUN echo made > /f\nCOPY a.txt /a\nCMD ["cat", "/f", "/a"]\n'
+    for verb in ("build", "image build", "builder build", "buildx build", "buildx b"):
+        build(text, "-t", "by-verb", "-t", "by-verb:2", files={"a.txt": "a\n"}, verb=verb)
+    assert docker("run", "--rm", "by-verb:2").stdout == "made\na\n"
+
+
+def test_plain_progress_is_buildkits(build: Build) -> None:
+    text = f"FROM {BASE}\nRUN echo one; echo two >&2\nCOPY a.txt /progress\n"
+    done = build(text, "--progress=plain", "--no-cache", "-t", "p:1", files={"a.txt": "a"})
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith('#0 building with "default" instance')
+    assert "#1 [internal] load build definition from Dockerfile" in lines
+    assert f"#2 [internal] load metadata for docker.io/{BASE}:latest" in lines
+    step = next(line for line in lines if line.endswith("[2/3] RUN echo one; echo two >&2"))
+    number = step.split()[0]
+    said = [line.split()[-1] for line in lines if line.startswith(f"{number} 0.")]
+    assert sorted(said) == ["one", "two"]
+    assert any(line.startswith(f"{number} DONE ") for line in lines)
+    assert any("naming to docker.io/library/p:1 done" in line for line in lines)
+    assert done.stdout == ""
+    again = build(text, "--progress=plain", "-t", "p:1")
+    assert sum(line.endswith(" CACHED") for line in again.stderr.splitlines()) == 3
+
+
+def test_quiet_iidfile_metadata_and_timings(build: Build, docker: Any, tmp_path: Path) -> None:
+    text = f"FROM {BASE}\nRUN true\n"
+    done = build(text, "-q", "-t", "files", "--iidfile", "iid", "--metadata-file", "meta")
+    assert done.stderr == ""
+    identifier = done.stdout.strip()
+    assert identifier == docker("image", "inspect", "-f", "{{.Id}}", "files").stdout.strip()
+    assert (tmp_path / "iid").read_text() == identifier
+    meta = json.loads((tmp_path / "meta").read_text())
+    assert meta["containerimage.digest"] == identifier
+    assert meta["image.name"] == "docker.io/library/files:latest"
+    done = build(text, "--timings")
+    assert "  STEP\n" in done.stderr and "CACHED [2/2] RUN true" in done.stderr
+
+
+def test_raw_json_is_a_solve_status_a_line(build: Build) -> None:
+    done = build(f"FROM {BASE}\nRUN echo $((40+2))\n", "--progress=rawjson", "--no-cache")
+    messages = [json.loads(line) for line in done.stderr.splitlines()]
+    assert any(v["name"].startswith("[2/2] RUN") for m in messages for v in m.get("vertexes", ()))
+    import base64
+
+    logs = b"".join(base64.b64decode(e["data"]) for m in messages for e in m.get("logs", ()))
+    assert logs == b"42\n"
+
+
+def test_a_failing_step(build: Build) -> None:
+    text = f"FROM {BASE}\nRUN true\nRUN echo last words; exit 7\nRUN true\n"
+    done = build(text, check=False)
+    assert done.returncode == 1
+    tail = done.stderr[done.stderr.index("------\n") :]
+    assert tail.splitlines()[1] == " > [3/4] RUN echo last words; exit 7:"
+    assert tail.splitlines()[2].endswith(" last words")
+    assert "   3 | >>> RUN echo last words; exit 7\n" in tail
+    assert tail.splitlines()[-1] == (
+        'ERROR: failed to build: failed to solve: process "/bin/sh -c echo last words; exit 7" did '
+        "not complete successfully: exit code: 7"
+    )
+
+
+def test_ignored_files_are_not_there(build: Build, docker: Any, tcp: str) -> None:
+    files = {
+        "a.md": "", "README.md": "", "secret/key": "", "keep/x": "", "keep/y.tmp": "",
+        "deep/er/no": "", "deep/er/yes": "", "tema": "", "temp/z": "",
+        ".dockerignore": "# a comment\n*.md\n!README.md\n/secret\n**/*.tmp\ntem?\ndeep/er/*\n"
+                         "!deep/er/yes\nDockerfile\n.dockerignore\n",
+    }  # fmt: skip
+    text = (
+        f"FROM {BASE}\nCOPY . /c\nRUN cd /c && find . | sort\nCMD cd /c && find . -type f | sort\n"
+    )
+    for host in ("", tcp):
+        build(text, "-t", "ignored", "--no-cache", files=files, host=host)
+        assert docker("run", "--rm", "ignored").stdout.split() == [
+            "./README.md", "./deep/er/yes", "./keep/x",
+        ]  # fmt: skip
+        done = build(f"FROM {BASE}\nCOPY a.md /\n", check=False, host=host)
+        assert done.returncode == 1 and '"/a.md": not found' in done.stderr
+    mounted = f"FROM {BASE}\nRUN --mount=type=bind,target=/m find /m -type f | sort > /found\n"
+    build(mounted, "-t", "mounted", "--no-cache")
+    assert docker("run", "--rm", "mounted", "cat", "/found").stdout.split() == [
+        "/m/README.md", "/m/deep/er/yes", "/m/keep/x",
+    ]  # fmt: skip
+
+
+def test_a_remote_engine_gets_what_the_steps_read(build: Build, docker: Any, tcp: str) -> None:
+    files = {"src/a": "1", "src/b": "2", "other": "x" * 5_000_000, "one.py": "p"}
+    text = f'FROM {BASE}\nCOPY src /src\nCOPY o*.py /\nCMD ["cat", "/src/a", "/src/b", "/one.py"]\n'
+    done = build(text, "-t", "remote", "--no-cache", files=files, host=tcp)
+    assert docker("run", "--rm", "remote").stdout == "12p"
+    sent = next(line for line in done.stderr.splitlines() if "transferring context:" in line)
+    assert "MB" not in sent, sent
+
+
+def test_contexts(build: Build, docker: Any, tmp_path: Path) -> None:
+    done = build(None, "-t", "stdin", place="-", input=f"FROM {BASE}\nRUN echo a > /f\n".encode())
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, data in {"Dockerfile": f"FROM {BASE}\nCOPY in/f /f\n", "in/f": "tar\n"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data.encode()))
+    build(None, "-t", "tar", place="-", input=archive.getvalue())
+    assert docker("run", "--rm", "tar", "cat", "/f").stdout == "tar\n"
+    (tmp_path / "x.tar.gz").write_bytes(archive.getvalue())
+    build(None, "-t", "tarfile", place=str(tmp_path / "x.tar.gz"))
+    assert docker("run", "--rm", "tarfile", "cat", "/f").stdout == "tar\n"
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named" / "n").write_text("named\n")
+    build(None, "-t", "byname", "-f", "-", "--build-context", "Two=named",
+          "--build-context", f"bb=docker-image://{BASE}",
+          input=b"FROM bb\nCOPY --from=two n /n\nCMD cat /n\n")  # fmt: skip
+    assert docker("run", "--rm", "byname").stdout == "named\n"
+    assert done.returncode == 0
+
+
+def test_a_git_context(build: Build, docker: Any, tmp_path: Path) -> None:
+    repository = tmp_path / "r.git"
+    repository.mkdir()
+    git = ["git", "-C", str(repository), "-c", "user.name=n", "-c", "user.email=e"]
+    (repository / "sub").mkdir()
+    (repository / "sub" / "Dockerfile").write_text(f"FROM {BASE}\nCOPY f /f\n")
+    (repository / "sub" / "f").write_text("from git\n")
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "m"]):
+        subprocess.run([*git, *words], check=True)
+    from portside.cli.build import git_context
+
+    root, place = git_context.clone(f"file://{repository}#main:sub")
+    try:
+        assert sorted(os.listdir(root)) == ["sub"]
+        build(None, "-t", "git", place=place)
+    finally:
+        git_context.remove(root)
+    assert docker("run", "--rm", "git", "cat", "/f").stdout == "from git\n"
+
+
+def test_secrets_stay_secret(
+    build: Build, docker: Any, engine: RunningEngine, tmp_path: Path
+) -> None:
+    marker = f"portside-secret-{os.getpid()}"
+    (tmp_path / "s").write_text(f"{marker}-file")
+    text = (
+        f"FROM {BASE}\nRUN --mount=type=secret,id=one,required=true wc -c < /run/secrets/one > /n\n"
+        'RUN --mount=type=secret,id=two,env=TWO test -n "$TWO"\nCMD cat /n\n'
+    )
+    done = build(
+        text, "-t", "secret", "--no-cache", "--secret", "id=one,src=s", "--secret",
+        "id=two,env=MINE", env={"MINE": f"{marker}-env"}, files={".dockerignore": "s\n"},
+    )  # fmt: skip
+    assert docker("run", "--rm", "secret").stdout.strip() == str(len(f"{marker}-file"))
+    assert marker not in done.stderr
+    assert marker not in docker("image", "inspect", "secret").stdout
+    assert marker not in docker("history", "--no-trunc", "secret").stdout
+    found = subprocess.run(
+        ["grep", "-rl", "--", marker, str(engine.root)], capture_output=True, text=True
+    )
+    assert found.stdout == ""
+    missing = build(text, "--no-cache", check=False)
+    assert missing.returncode == 1 and "secret one: not found" in missing.stderr
+
+
+def test_outputs(build: Build, tmp_path: Path) -> None:
+    text = f"FROM {BASE} AS b\nRUN echo data > /out\nFROM scratch\nCOPY --from=b /out /dir/out\n"
+    build(text, "-o", "here")
+    assert (tmp_path / "here/dir/out").read_text() == "data\n"
+    build(text, "-o", "type=tar,dest=here.tar", "-o", "type=local,dest=there")
+    with tarfile.open(tmp_path / "here.tar") as tar:
+        assert [m.name.strip("./") for m in tar if m.isfile()] == ["dir/out"]
+    assert (tmp_path / "there/dir/out").read_text() == "data\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "says"),
+    [
+        ("--progress=foo .", 1, "ERROR: invalid progress mode foo"),
+        ("--network=foo .", 1, 'ERROR: failed to build: network mode "foo" not supported by'),
+        ("--allow=foo .", 1, "ERROR: failed to build: unknown entitlement foo"),
+        ("--secret id=a,src=/nope .", 1, "ERROR: failed to build: failed to stat /nope: stat "
+         "/nope: no such file or directory"),
+        ("--secret foo=bar .", 1, "ERROR: unexpected key 'foo' in 'foo=bar'"),
+        ("--build-context a .", 1, "ERROR: invalid context value: a, expected key=value"),
+        ("--output a,b .", 1, "ERROR: invalid value a"),
+        ("-o type=local .", 1, "ERROR: failed to build: dest is required for local exporter"),
+        ("-o type=tar,dest=/nope/x .", 1, "ERROR: failed to build: failed to open open /nope/x"),
+        ("--platform foo/bar/baz/x .", 1, 'ERROR: failed to build: "foo/bar/baz/x": '),
+        ("--add-host a .", 1, "ERROR: failed to build: invalid host a"),
+        ("--push .", 1, "ERROR: failed to build: tag is needed when pushing to registry"),
+        ("-t A .", 1, 'ERROR: failed to build: invalid tag "A": repository name must be lowercase'),
+        ("nope", 1, 'ERROR: failed to build: unable to prepare context: path "nope" not found'),
+        ("-f nope .", 1, "ERROR: failed to build: failed to solve: failed to read dockerfile: open "
+         "nope: no such file or directory"),
+        ("--target nope .", 1, 'failed to solve: target stage "nope" could not be found'),
+        ("--shm-size x .", 125, 'invalid argument "x" for "--shm-size" flag: invalid size: \'x\''),
+        ("--ulimit x .", 125, 'invalid argument "x" for "--ulimit" flag: invalid ulimit argument'),
+        ("--foo .", 125, "unknown flag: --foo"),
+        ("--ssh default .", 1, "invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set"),
+    ],
+)  # fmt: skip
+def test_bad_flags(build: Build, flags: str, status: int, says: str) -> None:
+    *words, place = flags.split()
+    done = build(f"FROM {BASE}\n", *words, place=place, check=False, env={"SSH_AUTH_SOCK": ""})
+    assert (done.returncode, says in done.stderr) == (status, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"FROM {BASE}\nRUNN echo\n", "dockerfile parse error on line 2: unknown instruction: RUNN "
+         "(did you mean RUN?)"),
+        (f"FROM {BASE}\nCOPY missing /\n", '"/missing": not found'),
+        (f"FROM {BASE}\nCOPY ../../etc/passwd /\n", '"/etc/passwd": not found'),
+        (f"FROM {BASE} AS a\nCOPY --from=b / /\nFROM a AS b\n", "b"),
+        ("\n", "the Dockerfile cannot be empty"),
+        (f"FROM {BASE}\nRUN --mount=type=secret,id=s,required cat /run/secrets/s\n",
+         "secret s: not found"),
+        (f"FROM {BASE}\nRUN --network=host true\n", "network.host is not allowed"),
+        ("FROM 127.0.0.1:1/nope\n", "127.0.0.1:1"),
+    ],
+)  # fmt: skip
+def test_bad_dockerfiles(build: Build, text: str, says: str) -> None:
+    done = build(text, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("ERROR: failed to build: failed to solve: ") and says in last
+
+
+def test_calls(build: Build) -> None:
+    text = (
+        f"FROM {BASE} AS b\n# foo what it is for\nARG foo=bar\n"
+        "RUN --mount=type=secret,id=x --mount=type=ssh true\nFROM b AS c\nCMD echo hi\n"
+    )
+    done = build(text, "--call=outline")
+    assert done.stdout.split("\n\n")[:2] == [
+        "TARGET: c", "BUILD ARG   VALUE   DESCRIPTION\nfoo         bar     what it is for",
+    ]  # fmt: skip
+    done = build(text, "--call=targets")
+    assert [line.rstrip() for line in done.stdout.splitlines()] == [
+        "TARGET        DESCRIPTION", "b", "c (default)",
+    ]  # fmt: skip
+    done = build(text, "--check", check=False)
+    assert done.returncode == 1
+    assert done.stdout.startswith("Check complete, 1 warning has been found!\n\nWARNING: JSONArgs")
+    assert "   6 | >>> CMD echo hi\n" in done.stdout
+    assert build(f"FROM {BASE}\n", "--check").stdout == "Check complete, no warnings found.\n"
