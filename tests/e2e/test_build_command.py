@@ -121,6 +121,7 @@ def test_quiet_iidfile_metadata_and_timings(build: Build, docker: Any, tmp_path:
     meta = json.loads((tmp_path / "meta").read_text())
     assert meta["containerimage.digest"] == identifier
     assert meta["image.name"] == "docker.io/library/files:latest"
+    assert meta["containerimage.descriptor"]["digest"] == identifier
     done = build(text, "--timings")
     assert "  STEP\n" in done.stderr and "CACHED [2/2] RUN true" in done.stderr
 

@@ -202,11 +202,6 @@ class BuildService:
         answer = await delivery.one(result, options)
         return answer["containerimage.digest"]
 
-    def config_digest(self, identifier: str) -> str:
-        """The digest of an image's configuration."""
-        variant = self._images.catalogue.record(identifier).variant()
-        return variant.config if variant is not None else ""
-
     def register(self, identifier: str, task: asyncio.Task[object]) -> Callable[[], None]:
         """Let ``/build/cancel`` find a build; what is returned ends that."""
         self._running[identifier] = task

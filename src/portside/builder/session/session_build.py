@@ -6,43 +6,46 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from portside.builder import llb
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, snippet
 from portside.builder.dockerfile.frontend import NamedContext, Plan
-from portside.builder.dockerfile.history_text import BUILDKIT_COMMENT
-from portside.builder.exporters.image_exporter import ImageOptions
+from portside.builder.exporters.export_options import (
+    ARCHIVE_TYPES,
+    IMAGE_TYPES,
+    parse_export,
+)
 from portside.builder.remote_context import fetch
+from portside.builder.results import BuildResult, ExportRequest
 from portside.builder.service import BuildRequest, BuildService, Context, Session
 from portside.builder.session import session_request
 from portside.builder.session.session_calls import called
-from portside.builder.session.session_channel import Channel, SessionConnection
+from portside.builder.session.session_channel import SessionConnection
 from portside.builder.session.session_request import ContextSource, Output, SessionRequest
 from portside.builder.session.session_secrets import ClientSecrets
+from portside.builder.session.session_sink import ClientSink
 from portside.builder.session.status_json import InternalStep, StatusWriter
 from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import StepFailed
 from portside.builder.solver.tree import Tree
 from portside.model import build_frames as wire
-from portside.model.digest import Digest
 from portside.model.dockerignore import read_patterns
 from portside.model.errors import Cancelled, InvalidParameter, NotFound, PortsideError
-from portside.model.golang.sizes import human_size
 from portside.model.ids import new_id
+from portside.model.platform import Platform
 from portside.model.progress import Progress
 from portside.model.reference import Reference
-from portside.model.rootfs import Rootfs
-from portside.store.store_jobs import PackRoot
+from portside.model.registryauth import AuthConfig
 
 MAIN = "context"
-_PIECE = 256 << 10
+T = TypeVar("T")
 
 
 class SessionBuild:
@@ -157,11 +160,9 @@ class SessionBuild:
         finally:
             channel.close()
 
-    async def _missing(self, stack: AsyncExitStack, plan: Plan) -> None:
-        """Ask for the contexts that the plan reads and that are not here."""
-        if plan.output is None:
-            return
-        wanted = _wanted_paths([plan.output])
+    async def _missing(self, stack: AsyncExitStack, plans: list[Plan]) -> None:
+        """Ask for the contexts that the plans read and that are not here."""
+        wanted = _wanted_paths([plan.output for plan in plans if plan.output is not None])
         for name, paths in wanted.items():
             source = self._request.contexts.get(name)
             if name in self._inputs.local or source is None or not source.stream:
@@ -181,25 +182,33 @@ class SessionBuild:
                 f"[internal] load build definition from {os.path.basename(self._request.file)}"
             ) as step:
                 step.at("transferring dockerfile:", len(self._dockerfile), len(self._dockerfile))
-            request = BuildRequest(
-                dockerfile=self._dockerfile,
-                file=self._request.file,
-                frontend=session_request.frontend_options(self._request, contexts),
-                inputs=self._inputs,
-                pull=self._request.pull,
-                resolving=self._resolving,
-                credentials=self._secrets.credentials,
-            )
-            session = await stack.enter_async_context(
-                self._service.session(request, self._status.hear, self._pulling)
-            )
-            for warned in session.plan.warnings:
+            sessions = []
+            for platform in self._request.each_platform():
+                request = self._build_request(dict(contexts), platform)
+                sessions.append(
+                    await stack.enter_async_context(
+                        self._service.session(request, self._status.hear, self._pulling)
+                    )
+                )
+            plan = sessions[0].plan
+            for warned in plan.warnings:
                 self._status.warn(warned, self._request.file, self._dockerfile)
             if self._request.call != "build":
-                return {"call": called(self._request.call, session.plan, self._dockerfile,
-                                        self._request.file)}  # fmt: skip
-            await self._missing(stack, session.plan)
-            return await self._results(session)
+                return {"call": called(self._request.call, plan, self._dockerfile,
+                                       self._request.file)}  # fmt: skip
+            await self._missing(stack, [session.plan for session in sessions])
+            return await self._results(sessions)
+
+    def _build_request(self, contexts: dict[str, NamedContext], platform: Platform) -> BuildRequest:
+        return BuildRequest(
+            dockerfile=self._dockerfile or b"",
+            file=self._request.file,
+            frontend=session_request.frontend_options(self._request, contexts, platform),
+            inputs=self._inputs,
+            pull=self._request.pull,
+            resolving=self._resolving,
+            credentials=self._secrets.credentials,
+        )
 
     @contextmanager
     def _resolving(self, ref: str) -> Iterator[None]:
@@ -213,70 +222,70 @@ class SessionBuild:
 
     # -- results -------------------------------------------------------------------------
 
-    async def _results(self, session: Session) -> dict[str, Any]:
+    async def _results(self, sessions: list[Session]) -> dict[str, Any]:
+        results = await gathered([self._service.result(session) for session in sessions])
         outputs = self._request.outputs or [Output("image")]
-        if session.plan.output is not None:
-            await session.build.solve(session.plan.output)
-        result: dict[str, Any] = {}
-        for number, output in enumerate(outputs):
-            if output.type in ("local", "tar"):
-                await self._sent(session, number, output)
-            elif output.type != "cacheonly":
-                result |= await self._image(session, output)
-        return result
+        sinks = [ClientSink(self._connection, number) for number in range(len(outputs))]
+        requests = [
+            ExportRequest(type=output.type, attrs=self._attrs(output), sink=sink)
+            for output, sink in zip(outputs, sinks, strict=True)
+        ]
+        label = "client directory" if outputs[0].type == "local" else "image" if (
+            outputs[0].type in IMAGE_TYPES) else f"{outputs[0].type} image format"  # fmt: skip
+        result = BuildResult(platforms=tuple(results), is_multi=len(self._request.platforms) > 1)
+        with self._status.internal(f"exporting to {label}") as step:
+            answers = await self._service.deliver(
+                result, requests, sessions[0].lease, auths=await self._push_auths(requests),
+                epoch=self._epoch(), report=lambda progress: _relayed(step, progress),
+            )  # fmt: skip
+            found: dict[str, str] = {}
+            for answer in answers:
+                found |= answer
+            if image := found.get("containerimage.digest"):
+                step.did("exporting layers")
+                step.did(f"writing image {image}")
+            for name in filter(None, found.get("image.name", "").split(",")):
+                step.did(f"naming to {name}")
+        return {"metadata": found, "ref": new_id()[:25]}
 
-    async def _image(self, session: Session, output: Output) -> dict[str, Any]:
-        names = self._request.names()
+    def _attrs(self, output: Output) -> dict[str, str]:
+        attrs = dict(output.attrs)
+        if output.type in IMAGE_TYPES | ARCHIVE_TYPES and self._request.tags:
+            attrs.setdefault("name", ",".join(str(name) for name in self._request.names()))
+        return attrs
+
+    def _epoch(self) -> int | None:
         epoch = self._request.args.get("SOURCE_DATE_EPOCH")
         if epoch is not None and not epoch.isdigit():
             raise InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {epoch}")
-        with self._status.internal("exporting to image") as step:
-            options = ImageOptions(
-                names=names, comment=BUILDKIT_COMMENT, epoch=int(epoch) if epoch else None
-            )
-            image = await self._service.export(session, options)
-            step.did("exporting layers")
-            step.did(f"writing image {image}")
-            for name in names:
-                step.did(f"naming to {name}")
-        return {
-            "image": image, "config": self._service.config_digest(image),
-            "names": [str(name) for name in names],
-        }  # fmt: skip
+        return int(epoch) if epoch else None
 
-    async def _sent(self, session: Session, number: int, output: Output) -> None:
-        """The result's files as a tar to the client."""
-        label = "client directory" if output.type == "local" else "client tarball"
-        plan = session.plan
-        tree = await session.build.solve(plan.output) if plan.output is not None else Tree()
-        layers = self._service.store.layers
-        rootfs = layers.rootfs(Digest(tree.chain)) if tree.chain else (
-            Rootfs("bind", upper=str(layers.links_dir / "empty")))  # fmt: skip
-        with self._status.internal(f"exporting to {label}") as step:
-            channel = await self._connection.ask(output=number)
-            sent = await self._packed(rootfs, channel)
-            await channel.end()
-            await channel.read(0)  # until it is written, or refused
-            channel.close()
-            step.did(f"sending tarball {human_size(sent)}")
+    async def _push_auths(self, requests: list[ExportRequest]) -> dict[str, AuthConfig]:
+        """Credentials for the registries that something is pushed to."""
+        found = {}
+        for request in requests:
+            options = parse_export(request)
+            for name in options.names if options.push else ():
+                auth = await self._secrets.credentials(name.domain)
+                if auth is not None:
+                    found[name.domain] = auth
+        return found
 
-    async def _packed(self, rootfs: Rootfs, channel: Channel) -> int:
-        ours, theirs = socket.socketpair()
-        job = self._service.store.workers.run(
-            PackRoot(rootfs=rootfs, pid=0), (theirs.detach(),), steal=True
-        )
-        work, sent = asyncio.create_task(job), 0
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        try:
-            while piece := await reader.read(_PIECE):
-                await channel.write(piece)
-                sent += len(piece)
-            await work
-        finally:
-            writer.close()
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-        return sent
+
+async def gathered(work: list[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results; when one fails the others are stopped, and its error is raised."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _relayed(step: InternalStep, progress: Progress) -> None:
+    if progress.id and progress.is_item:
+        step.at(f"{progress.status} {progress.id}", progress.current, progress.total)
 
 
 def _full(ref: str) -> str:

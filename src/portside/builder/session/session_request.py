@@ -9,6 +9,8 @@ import msgspec
 
 from portside.builder import llb
 from portside.builder.dockerfile.frontend import FrontendOptions, NamedContext
+from portside.builder.exporters.export_options import parse_export
+from portside.builder.results import ExportRequest
 from portside.builder.solver.step_runner import NETWORK_HOST, SECURITY_INSECURE, StepSettings
 from portside.model.container import HostConfig, Ulimit
 from portside.model.errors import InvalidParameter
@@ -18,7 +20,6 @@ from portside.model.reference import Reference
 MAX_DOCKERFILE = 4 << 20
 ENTITLEMENTS = frozenset((NETWORK_HOST, SECURITY_INSECURE, "device"))
 CALLS = ("build", "check", "outline", "targets")
-OUTPUTS = ("image", "docker", "local", "tar", "cacheonly", "registry")
 
 
 class ContextSource(msgspec.Struct, omit_defaults=True):
@@ -96,20 +97,15 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
             found.append(reference.tagged())
         return tuple(found)
 
-    def platform(self) -> Platform:
-        if len(self.platforms) > 1:
-            raise InvalidParameter(
-                "several platforms in one build are not supported: build them one by one and join "
-                "them with `portside buildx imagetools create`"
-            )
-        return Platform.parse(self.platforms[0]) if self.platforms else Platform.host()
+    def each_platform(self) -> list[Platform]:
+        return [Platform.parse(text) for text in self.platforms] or [Platform.host()]
 
 
 def check(request: SessionRequest) -> None:
     """What can be refused before the connection is upgraded. InvalidParameter."""
     request.source_text()
     request.names()
-    request.platform()
+    request.each_platform()
     if request.call not in CALLS:
         raise InvalidParameter(f'method "{request.call}" is not one of {", ".join(CALLS)}')
     for name in request.allow:
@@ -117,16 +113,19 @@ def check(request: SessionRequest) -> None:
             raise InvalidParameter(f"invalid entitlement {name!r}: use "
                                    f"{', '.join(sorted(ENTITLEMENTS))}")  # fmt: skip
     for output in request.outputs:
-        if output.type not in OUTPUTS:
-            raise InvalidParameter(f'output type "{output.type}" is not supported: use '
-                                   f"{', '.join(OUTPUTS)}")  # fmt: skip
+        attrs = dict(output.attrs)
+        if request.tags:
+            attrs.setdefault("name", ",".join(request.tags))
+        parse_export(ExportRequest(type=output.type, attrs=attrs))
     if request.network not in ("", "default", "host", "none"):
         raise InvalidParameter(
             f'network mode "{request.network}" not supported by buildkit: use default, host or none'
         )
 
 
-def frontend_options(request: SessionRequest, contexts: dict[str, NamedContext]) -> FrontendOptions:
+def frontend_options(
+    request: SessionRequest, contexts: dict[str, NamedContext], platform: Platform
+) -> FrontendOptions:
     main = contexts.pop("context", None)
     return FrontendOptions(
         context=main.output if main is not None else None,
@@ -134,7 +133,7 @@ def frontend_options(request: SessionRequest, contexts: dict[str, NamedContext])
         target=request.target,
         build_args=request.args,
         labels=request.labels,
-        platform=request.platform(),
+        platform=platform,
         no_cache=request.no_cache,
         no_cache_stages=frozenset(name.lower() for name in request.no_cache_filter),
         network=request.network if request.network != "default" else "",

@@ -24,7 +24,7 @@ from portside.builder.llb import (
 )
 from portside.builder.solver.build_jobs import InitCache, RunFileOp, Sealed, SnapshotContext
 from portside.builder.solver.content_hash import ContentHash
-from portside.builder.solver.copy_selection import Entry, Selected, Selection
+from portside.builder.solver.copy_selection import NOTHING, Entry, Selected, Selection
 from portside.builder.solver.layer_seal import seal
 from portside.model.dockerignore import Ignore
 from portside.model.errors import InvalidParameter, NotFound, SystemFailure
@@ -87,8 +87,9 @@ class _Worker:
     """One action on one root."""
 
     def __init__(
-        self, root: int, source: int, job: RunFileOp, told: list[tuple[str, str]], ignore: Ignore
-    ) -> None:
+        self, root: int, source: int, job: RunFileOp, told: list[tuple[str, str]],
+        ignore: Ignore = NOTHING,
+    ) -> None:  # fmt: skip
         self._root, self._source, self._job, self._told = root, source, job, told
         self._ignore = ignore
 

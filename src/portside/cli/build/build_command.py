@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FLAGS = """
       --add-host list           Add a host's name and address to steps (NAME:IP)
       --allow list              Allow steps more: network.host, security.insecure
+      --annotation list         An annotation of the image: [index:|manifest:]KEY=VALUE
       --build-arg list          Set a variable that the Dockerfile declares with ARG
       --build-context list      A further context: NAME=PATH, NAME=docker-image://IMAGE, NAME=URL
       --builder string          Accepted for Docker's sake: there is one builder
@@ -153,25 +154,24 @@ class BuildRun:
             sys.stderr.write(build_progress.warnings(progress.record))
         self._timings(progress)
         self._files(result)
-        if self._mode == "quiet" and result.get("image"):
-            self._session.out(result["image"])
+        image = (result.get("metadata") or {}).get("containerimage.digest")
+        if self._mode == "quiet" and image:
+            self._session.out(image)
         return 0
 
     def _files(self, result: dict[str, Any]) -> None:
         """``--iidfile`` and ``--metadata-file``."""
+        from binascii import a2b_base64
+
         from portside.model import jsontext
 
+        metadata = result.get("metadata") or {}
         if path := self._options.text("iidfile"):
-            _write(path, result.get("image", ""))
+            _write(path, metadata.get("containerimage.digest", ""))
         if path := self._options.text("metadata-file"):
-            found = {"buildx.build.ref": f"default/default/{result.get('ref', '')}"}
-            if result.get("image"):
-                found |= {
-                    "containerimage.config.digest": result["config"],
-                    "containerimage.digest": result["image"],
-                }
-            if result.get("names"):
-                found["image.name"] = ",".join(result["names"])
+            found = {"buildx.build.ref": f"default/default/{result.get('ref', '')}", **metadata}
+            if descriptor := found.get("containerimage.descriptor"):
+                found["containerimage.descriptor"] = jsontext.loads(a2b_base64(descriptor))
             _write(path, jsontext.dumps(dict(sorted(found.items())), "  "))
 
     def _timings(self, progress: Silent) -> None:

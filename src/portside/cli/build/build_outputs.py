@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 from portside.cli.build.build_connection import RefusedAnswer
-from portside.cli.flag_values import csv
 from portside.cli.session import Failed
+from portside.model.golang.csv_line import csv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 LOCAL = ("local", "tar")
 """Kinds whose files come over the connection."""
+_ANNOTATION = re.compile(
+    r"(?:(index|index-descriptor|manifest|manifest-descriptor)(\[[^]]+\])?:)?(.+)"
+)
 FILES = ("tar", "oci", "docker")
 
 
@@ -33,7 +37,8 @@ class Outputs:
         if options.flag("push"):
             self._shorthand("registry")
         if options.flag("load"):
-            self._shorthand("docker")
+            self._shorthand("image")
+        self._annotate(options.many("annotation"))
         pushes = any(o["type"] == "registry" or o["attrs"].get("push") == "true"
                      for o in self.request)  # fmt: skip
         named = tags or any(o["attrs"].get("name") for o in self.request)
@@ -44,6 +49,21 @@ class Outputs:
         if not any(output["type"] == kind for output in self.request):
             self.request.append({"type": kind, "attrs": {}})
             self._places.append("")
+
+    def _annotate(self, texts: list[str]) -> None:
+        """Annotations are attributes of what has manifests."""
+        if texts and not self.request:
+            self._shorthand("image")
+        for text in texts:
+            key, equals, value = text.partition("=")
+            match = _ANNOTATION.fullmatch(key)
+            if not equals or match is None:
+                raise Failed(1, "ERROR: failed to build: parse annotations: invalid annotation "
+                                f'"{text}", expected key=value')  # fmt: skip
+            place = f"annotation{'-' if match[1] else ''}{match[1] or ''}{match[2] or ''}"
+            for output in self.request:
+                if output["type"] in ("image", "registry", "oci"):
+                    output["attrs"][f"{place}.{match[3]}"] = value
 
     def _add(self, text: str) -> None:
         try:
@@ -64,6 +84,8 @@ class Outputs:
             raise Failed(1, f"ERROR: type is required for output {text}")
         place = attrs.pop("dest", "") if kind in ("local", *FILES) else ""
         self._check(kind, place)
+        if kind == "docker" and not place:
+            kind = "image"
         self.request.append({"type": kind, "attrs": attrs})
         self._places.append(place)
 

@@ -9,8 +9,8 @@ import subprocess
 import threading
 
 from portside.cli.build.build_connection import RefusedAnswer
-from portside.cli.flag_values import csv
 from portside.cli.session import Failed
+from portside.model.golang.csv_line import csv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
