@@ -187,6 +187,26 @@ def test_a_subpath_that_leaves_its_volume(docker: Docker, base: str) -> None:
         docker("volume", "rm", "leaving")
 
 
+def test_a_subpath_is_filled_from_the_image(docker: Docker, base: str) -> None:
+    """An empty directory of a volume is, one with files and one behind a link out are not."""
+    docker("volume", "create", "filled")
+    try:
+        script = "mkdir /v/empty /v/full; touch /v/full/x; ln -s empty /v/link; ln -s /tmp /v/out"
+        docker("run", "--rm", "-v", "filled:/v", base, "sh", "-c", script)
+        expected = docker("run", "--rm", base, "ls", "/bin").stdout
+        mount = "type=volume,source=filled,target=/bin,volume-subpath="
+        for name, nocopy in (("full", ""), ("out", ""), ("empty", ",volume-nocopy")):
+            made = docker("create", "--mount", mount + name + nocopy, base, "ls").stdout.strip()
+            docker("rm", made)
+        found = docker("run", "--rm", "-v", "filled:/v", base, "ls", "/v/empty", "/v/full", "/tmp")
+        assert found.stdout == "/tmp:\n\n/v/empty:\n\n/v/full:\nx\n"
+        docker("rm", docker("create", "--mount", f"{mount}link", base, "ls").stdout.strip())
+        found = docker("run", "--rm", "-v", "filled:/v", base, "ls", "/v/empty")
+        assert found.stdout == expected
+    finally:
+        docker("volume", "rm", "filled")
+
+
 def test_binds_around_the_data_root(
     docker: Docker, base: str, box: Callable[..., str], engine: RunningEngine
 ) -> None:

@@ -17,6 +17,8 @@ RESOLVE_CACHED = 0x20
 IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 """For every path inside an image or a container: links stay beneath the root, and those of
 /proc, which lead anywhere, are refused."""
+INSIDE = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+"""For a path that must not leave a directory: a link that does is refused, not led back."""
 
 SYS_openat2 = 437
 """The same number on every architecture (the unified table)."""

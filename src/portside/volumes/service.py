@@ -184,22 +184,23 @@ class VolumeService:
         await self._mounts.unmount(name, container_id)
 
     async def copy_up(self, name: str, rootfs: Rootfs, path: str, subpath: str = "") -> bool:
-        """Fill an empty volume with what the image has at ``path``; whether it did.
+        """Fill an empty volume, or an empty directory ``subpath`` of it, with what the image has
+        at ``path``; whether it did.
 
         Owner and mode of the directory come along. A volume that holds anything is left as it
         is. Only what is whole becomes visible, unless a running container has the volume mounted
-        already, or its files are elsewhere (``device``).
+        already, its files are elsewhere (``device``), or it is a part that is filled.
         """
         record = self._records.get(name)
         wanted = local_driver_options.parse(name, record.options or {})
         if wanted is not None:
-            return not subpath and await self._fill_device(record, wanted, rootfs, path)
+            return await self._fill_device(record, wanted, rootfs, path, subpath)
         async with self._locked(name):
             data = self._records.data(name)
-            if subpath or os.listdir(data):
+            if not subpath and os.listdir(data):
                 return False
-            if self._mounts.active(name):
-                job = CopyUp(rootfs=rootfs, path=path, target=str(data))
+            if subpath or self._mounts.active(name):
+                job = CopyUp(rootfs=rootfs, path=path, target=str(data), subpath=subpath)
                 return bool(await self._store.workers.run(job))
             fill = self._fill_directory(name)
             try:
@@ -214,7 +215,12 @@ class VolumeService:
             return True
 
     async def _fill_device(
-        self, record: Record, wanted: local_driver_options.MountOptions, rootfs: Rootfs, path: str
+        self,
+        record: Record,
+        wanted: local_driver_options.MountOptions,
+        rootfs: Rootfs,
+        path: str,
+        subpath: str,
     ) -> bool:
         """Fill an empty directory or file system of the user's. A tmpfs would forget it, and
         what is not there is told at the start."""
@@ -225,9 +231,7 @@ class VolumeService:
         async with self._locked(record.name):
             target = (await self._mounts.mount(record, user, "")).source
             try:
-                if os.listdir(target):
-                    return False
-                job = CopyUp(rootfs=rootfs, path=path, target=target)
+                job = CopyUp(rootfs=rootfs, path=path, target=target, subpath=subpath)
                 return bool(await self._store.workers.run(job))
             finally:
                 await self._mounts.unmount(record.name, user)

@@ -14,15 +14,18 @@ Progress = Callable[[int], None]
 
 
 class CopyUp(Job, kw_only=True):
-    """Copy what ``path`` holds in ``rootfs`` into the empty directory ``target``; whether there
-    was such a directory. Owner and mode of the directory itself are copied, too."""
+    """Copy what ``path`` holds in ``rootfs`` into the empty directory ``target``, or the one at
+    ``subpath`` in it; whether there were such directories. Owner and mode of the directory itself
+    are copied, too."""
 
     result: ClassVar[type] = bool
     rootfs: Rootfs
     path: str
     target: str
+    subpath: str = ""
 
     def run(self, fds: list[int], progress: Progress) -> bool:
+        from portside.kernel.openat2 import INSIDE, openat2
         from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
         from portside.store.trees import copy_into
 
@@ -34,6 +37,13 @@ class CopyUp(Job, kw_only=True):
                 return False
             raise
         target = os.open(self.target, OPEN_DIR)
+        if self.subpath:
+            try:
+                target = openat2(target, self.subpath, OPEN_DIR, resolve=INSIDE)
+            except OSError:  # the start tells what is wrong with it
+                return False
+        if os.listdir(target):
+            return False
         os.umask(0)
         copy_into(source, target)
         return True

@@ -31,7 +31,7 @@ from portside.kernel.mount import (
     open_tree,
     umount2,
 )
-from portside.kernel.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from portside.kernel.openat2 import INSIDE, openat2
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.volume import VolumeMount
 from portside.store.db import Ref
@@ -42,8 +42,6 @@ from portside.volumes.volume_jobs import MountVolume
 from portside.volumes.volume_records import Record, Records
 
 log = logging.getLogger(__name__)
-
-INSIDE = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
 USE = "volume-mount"
 """Kind of the reference from a running container to a volume it has mounted."""
 
