@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,6 +12,7 @@ from portside.api.router import Answer, Router
 from portside.model.container import ReshapeRequest, decode_as
 from portside.model.errors import InvalidParameter
 from portside.model.imageapi import ListPart
+from portside.model.progress import Progress, Report
 from portside.model.registryauth import AuthConfig
 
 if TYPE_CHECKING:
@@ -40,8 +41,19 @@ async def reset(api: Api, request: Request, _: str) -> Answer:
 
 @router.add("POST", "/portside/check", cancellable=True)
 async def check(api: Api, request: Request, _: str) -> Answer:
-    """``system check``: verify the store; with ``repair`` mend what can be mended."""
-    return reply.json(await api.engine.check(repair=params.boolean(request, "repair")))
+    """``system check``: verify the store; with ``repair`` repair what can be repaired. With
+    ``progress`` the answer is a stream of messages, the report the last one's ``aux``."""
+    repair = params.boolean(request, "repair")
+    if not params.boolean(request, "progress"):
+        return reply.json(await api.engine.check(repair=repair))
+
+    async def work(tell: Report) -> dict[str, Any]:
+        found: dict[str, Any] = msgspec.to_builtins(
+            await api.engine.check(repair=repair, tell=tell)
+        )
+        return found
+
+    return await reply.progress(request, work, render=lambda found: [Progress(aux=found).message()])
 
 
 # -- containers ------------------------------------------------------------------------------

@@ -36,11 +36,15 @@ def show(
         screen.show(message)
 
 
-def drain(messages: Iterable[dict[str, Any]]) -> None:
+def drain(
+    messages: Iterable[dict[str, Any]], on_aux: Callable[[dict[str, Any]], None] | None = None
+) -> None:
     """Print nothing, but fail as :func:`show` does."""
     for message in messages:
         if message.get("error"):
             raise StreamFailed(str(message["error"]))
+        if message.get("aux") is not None and on_aux is not None:
+            on_aux(message["aux"])
 
 
 class Plain:

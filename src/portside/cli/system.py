@@ -189,10 +189,17 @@ def df(session: Session, options: Options, arguments: list[str]) -> None:
       --repair    Mend what can be mended: fetch, rebuild or drop it
 """)  # fmt: skip
 def check(session: Session, options: Options, arguments: list[str]) -> int:
+    from portside.cli import progress
     from portside.model.golang.sizes import human_size
 
     repair = options.flag("repair")
-    report = session.client.post("/portside/check", {"repair": repair or None})
+    report: dict[str, Any] = {}
+    query = {"repair": repair or None, "progress": True}
+    messages = session.client.messages("POST", "/portside/check", query)
+    if os.isatty(2):
+        progress.show(messages, 2, on_aux=report.update)
+    else:
+        progress.drain(messages, on_aux=report.update)
     problems = report.get("problems") or []
     session.out(f"Read {report['blobs']} blobs ({human_size(report['bytes'])}) and "
                 f"{report['layers']} layers: {len(problems) or 'no'} problem"

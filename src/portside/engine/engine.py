@@ -19,6 +19,7 @@ from portside.images.service import ImageService
 from portside.kernel.cgroup.machine import machine
 from portside.model.idmap import short
 from portside.model.instance import Instance
+from portside.model.progress import Progress, quiet
 from portside.model.system import Info, Version
 from portside.networks.service import NetworkService
 from portside.store.store import Store
@@ -150,8 +151,8 @@ class Engine:
 
         return await disk_usage(self, kinds, version)
 
-    async def check(self, *, repair: bool) -> Report:
-        """Verify what is stored, and mend it when asked."""
+    async def check(self, *, repair: bool, tell: Callable[[Progress], None] = quiet) -> Report:
+        """Verify what is stored, and repair it when asked; ``tell`` hears how far it is."""
         from portside.containers import record as container_record
         from portside.images.image_store import ImageRecord
         from portside.store.store_check import check
@@ -159,7 +160,7 @@ class Engine:
 
         types = {"container": container_record.Record, "image": ImageRecord,
                  "volume": volume_records.Record}  # fmt: skip
-        return await check(self.store, repair, types)
+        return await check(self.store, repair, types, tell)
 
     async def explain(self, name: str) -> Explanation:
         """A container in the kernel's terms, from its namespaces to its firewall rules."""

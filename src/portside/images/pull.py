@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portside.images.download import fetch_blob
-from portside.images.image_content import record_image
-from portside.images.image_store import Catalogue
+from portside.images.image_content import record_image, survey
+from portside.images.image_store import Catalogue, Variant
 from portside.images.platform_select import Chosen, choose
 from portside.images.progress_meter import Meter
 from portside.images.pull_layers import unpack_layers
@@ -80,18 +80,29 @@ class Puller:
     async def _up_to_date(
         self, repository: Repository, ref: Reference, platform: Platform | None
     ) -> Pulled | None:
-        """The image behind ``ref`` if the registry still means the same one."""
+        """The image behind ``ref`` if the registry still means the same one, and all of it is
+        here: what a repair has dropped is brought again."""
         identifier = self.catalogue.by_reference(ref)
         if identifier is None:
             return None
         variant = self.catalogue.record(identifier).variant(platform or Platform.host())
-        if variant is None or not variant.unpacked:
+        if variant is None or not variant.unpacked or not self._is_whole(identifier, variant):
             return None
         if ref.digest is None:
             head = await repository.head_manifest(ref.target)
             if head is None or head.digest != identifier:
                 return None
         return Pulled(identifier, Digest(identifier), is_new=False)
+
+    def _is_whole(self, identifier: str, variant: Variant) -> bool:
+        """Whether the store has every blob of an image and, of its layers, the files."""
+        try:
+            found = survey(self.catalogue, identifier)
+            chain = self.catalogue.chain(variant)
+        except PortsideError:
+            return False
+        here = any(variant.manifest == other.manifest for other in found.variants)
+        return here and (chain is None or self.store.layers.has(chain))
 
     async def _bring(self, repository: Repository, chosen: Chosen, lease: Lease) -> None:
         """Documents and layers into the store, the layers also unpacked."""

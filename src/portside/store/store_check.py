@@ -19,6 +19,7 @@ import msgspec
 
 from portside.model.digest import Digest
 from portside.model.errors import PortsideError
+from portside.model.progress import Progress, quiet
 from portside.store import gc
 from portside.store.db import Collection
 from portside.store.layers import base36, chain_of
@@ -63,7 +64,7 @@ class VerifyBlobs(Job, kw_only=True):
     """(digest, path)"""
 
     def run(self, fds: list[int], progress: Callable[[int], None]) -> list[str]:
-        bad = []
+        bad, done = [], 0
         for text, path in self.files:
             digest = Digest(text)
             hasher = digest.hasher()
@@ -71,6 +72,8 @@ class VerifyBlobs(Job, kw_only=True):
                 with open(path, "rb", buffering=0) as file:
                     while piece := file.read(1 << 20):
                         hasher.update(piece)
+                        done += len(piece)
+                        progress(done)
             except OSError:
                 bad.append(text)
                 continue
@@ -80,13 +83,16 @@ class VerifyBlobs(Job, kw_only=True):
 
 
 async def check(
-    store: Store, repair: bool = False, types: Mapping[str, type] | None = None
+    store: Store,
+    repair: bool = False,
+    types: Mapping[str, type] | None = None,
+    tell: Callable[[Progress], None] = quiet,
 ) -> Report:
     """Look at everything; with ``repair`` repair what can be repaired.
 
-    ``types`` are what the records of each kind are read as.
+    ``types`` are what the records of each kind are read as; ``tell`` hears how far it is.
     """
-    run = _Check(store, repair)
+    run = _Check(store, repair, tell)
     run.metadata()
     run.records(types or {})
     await run.blobs()
@@ -95,18 +101,33 @@ async def check(
     await run.orphans()
     run.unrecorded()
     run.leftovers()
+    if repair:
+        await store.trash.wait()  # what was dropped takes no room any more
     return run.report
 
 
 class _Check:
-    def __init__(self, store: Store, repair: bool) -> None:
-        self.store, self.repair = store, repair
+    def __init__(self, store: Store, repair: bool, tell: Callable[[Progress], None]) -> None:
+        self.store, self.repair, self._tell = store, repair, tell
         self.report = Report()
         self._damaged: set[str] = set()
         """Blobs that are no measure for a layer's files."""
 
     def _add(self, kind: str, subject: str, text: str, repaired: bool, size: int = 0) -> None:
         self.report.problems.append(Problem(kind, subject, text, repaired, size))
+
+    def _counter(self, what: str, before: int) -> Callable[[int], None]:
+        """Tells how many bytes of blobs are read, those of earlier jobs included."""
+
+        def count(done: int) -> None:
+            self._tell(
+                Progress(
+                    status="Verifying", id=what, current=before + done, total=self.report.bytes,
+                    is_item=True,
+                )
+            )  # fmt: skip
+
+        return count
 
     def metadata(self) -> None:
         wrong = self.store.db.damage()
@@ -152,8 +173,12 @@ class _Check:
         self.report.bytes = sum(info.size for info in known)
         # a share for each processor: hashing is all there is to do
         halves = [files[start::2] for start in (0, 1) if files[start::2]]
+        before, sizes = 0, {str(info.digest): info.size for info in known}
         for half in halves:
-            for digest in await self.store.workers.run(VerifyBlobs(files=half)):
+            job = VerifyBlobs(files=half)
+            found = await self.store.workers.run(job, progress=self._counter("blobs", before))
+            before += sum(sizes[digest] for digest, _ in half)
+            for digest in found:
                 self._damaged.add(digest)
                 self._add(
                     "blob",
@@ -169,7 +194,9 @@ class _Check:
         layers = self.store.layers
         rows = self.store.db.query("SELECT seq, chain, parent, diff_id, blob FROM layers")
         self.report.layers = len(rows)
-        for seq, chain, parent, diff_id, blob in rows:
+        for number, (seq, chain, parent, diff_id, blob) in enumerate(rows, 1):
+            status = f"Verifying {number} of {len(rows)}"
+            self._tell(Progress(status=status, id="layers", is_item=True))
             above = Digest(parent) if parent else None
             directory = layers.layers_dir / Digest(chain).hex / "diff"
             link = layers.links_dir / base36(seq)
