@@ -89,14 +89,32 @@ class _Messages:
         self({"errorDetail": detail, "error": str(err)})
 
 
-async def _no_sessions(api: Api, request: Request, _: str) -> Answer:
-    raise NotImplementedHere(
-        "builds through a session are not supported yet: set DOCKER_BUILDKIT=0"
-    )
+_UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
 
 
-for _path in ("/session", "/grpc"):
-    router.add("POST", _path)(_no_sessions)
+def _check_upgrade(request: Request) -> None:
+    if request.head.upgrade != "h2c":
+        raise InvalidParameter(f"{request.head.path} needs the header Upgrade: h2c")
+
+
+@router.add("POST", "/grpc")
+async def grpc(api: Api, request: Request, _: str) -> Answer:
+    """BuildKit's services for the client, over HTTP/2 on this connection."""
+    _check_upgrade(request)
+    await request.body.read()
+    endpoint = api.engine.grpc()
+    endpoint.take(*request.release(_UPGRADED))
+    return None
+
+
+@router.add("POST", "/session")
+async def session(api: Api, request: Request, _: str) -> Answer:
+    """The client's own services for its builds: here the engine is the HTTP/2 client."""
+    _check_upgrade(request)
+    await request.body.read()
+    endpoint = api.engine.grpc()
+    endpoint.take_session(*request.release(_UPGRADED), request.head.headers)
+    return None
 
 
 @router.add("POST", "/build/prune", since=(1, 31))

@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from portside.builder import llb
+from portside.builder.client_directories import ClientDirectories
 from portside.builder.dockerfile import syntax
 from portside.builder.dockerfile.frontend import (
     FrontendOptions,
+    ImageResolver,
     Plan,
     ResolvedImage,
     convert,
@@ -89,12 +91,18 @@ class Context:
 
 
 @dataclass(kw_only=True)
-class Session:
+class Workspace:
+    """A solver for one request, and what owns the things it makes."""
+
+    build: Build
+    lease: Lease
+
+
+@dataclass(kw_only=True)
+class Session(Workspace):
     """A build under way: its plan, and its solver."""
 
     plan: Plan
-    build: Build
-    lease: Lease
     request: BuildRequest
 
 
@@ -105,18 +113,20 @@ class BuildService:
         """``limit``: bytes of the cache; 0 takes a share of the disk."""
         self._core, self._images = core, images
         self.store = core.store
+        self.exec_root = core.instance.exec_root
+        """For sockets and secrets while a build runs."""
         core.store.workers.warm("portside.builder.solver.job_imports")
         self.cache = CacheStore(core.store)
         self._solver = Solver(self.cache)
         self._memo: dict[tuple[str, bytes], str] = {}
         self._limit = limit
         self._running: dict[str, asyncio.Task[object]] = {}
-        self.exec_root = core.instance.exec_root
         for left in self.exec_root.glob("build-*"):
             shutil.rmtree(left, ignore_errors=True)
         self._contexts = core.store.root / "contexts"
         shutil.rmtree(self._contexts, ignore_errors=True)  # of a killed engine's builds
         self._contexts.mkdir(mode=0o700)
+        self.directories = ClientDirectories(self._contexts, core.store.trash)
 
     # -- contexts ------------------------------------------------------------------------
 
@@ -149,18 +159,32 @@ class BuildService:
         DockerfileError, NotFound and what pulling raises. What is made is owned by a lease that
         ends with the session; cache records own it then.
         """
+        plan = await self.plan(request, pulls)
+        async with self.workspace(request.inputs, report) as work:
+            yield Session(plan=plan, build=work.build, lease=work.lease, request=request)
+
+    async def plan(self, request: BuildRequest, pulls: PullReport = quiet) -> Plan:
+        """The plan of a Dockerfile; see :meth:`session` for what it raises."""
         dockerfile = syntax.parse(request.dockerfile, request.file)
-        resolver = _Resolver(self._images, request, pulls)
-        plan = await convert(dockerfile, request.frontend, resolver)
+        return await convert(dockerfile, request.frontend, self.resolver(request, pulls))
+
+    def resolver(self, request: BuildRequest, pulls: PullReport = quiet) -> ImageResolver:
+        return _Resolver(self._images, request, pulls)
+
+    @asynccontextmanager
+    async def workspace(
+        self, inputs: BuildInputs, report: Report = silent
+    ) -> AsyncIterator[Workspace]:
+        """A solver whose results last as long as this, or are kept by the cache."""
         with self.store.lease("build") as lease:
             committer = LayerCommitter(self.store, lease.ref)
             operations = OperationSet(
                 self.store, _Chains(self._images), StepRunner(self._core, self.cache, committer),
-                committer, request.inputs, HttpSource(self.store), self._memo,
+                committer, inputs, HttpSource(self.store), self._memo,
             )  # fmt: skip
             build = Build(self._solver, operations.operations(), new_id(), report)
             try:
-                yield Session(plan=plan, build=build, lease=lease, request=request)
+                yield Workspace(build=build, lease=lease)
             finally:
                 await build.close()
                 await build.landed()
@@ -169,11 +193,14 @@ class BuildService:
 
     async def result(self, session: Session) -> PlatformResult:
         """What a session's plan comes to; everything it needs is solved here."""
-        plan = session.plan
+        comment = session.request.frontend.phrases.comment
+        return await self.plan_result(session.plan, session, comment)
+
+    async def plan_result(self, plan: Plan, work: Workspace, comment: str = "") -> PlatformResult:
+        """What a plan comes to; everything it needs is solved here."""
         if plan.output is not None:
-            await session.build.solve(plan.output)
-        phrases = session.request.frontend.phrases
-        return await plan_result(plan, session.build, self._images.catalogue, phrases.comment)
+            await work.build.solve(plan.output)
+        return await plan_result(plan, work.build, self._images.catalogue, comment)
 
     async def deliver(
         self,
@@ -265,6 +292,8 @@ class BuildService:
                 return False
             return all or not self.cache.is_shared(record)
 
+        if all:
+            self.directories.clear()
         gone = self.cache.evict(keep or -1, wanted=wanted)
         await self._drop(gone)
         return [record.id for record in gone], sum(record.size for record in gone)
@@ -282,6 +311,7 @@ class BuildService:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.directories.clear()
         with suppress(OSError):
             self._contexts.rmdir()
 

@@ -193,6 +193,11 @@ def _drop_unknown(core: Core) -> None:
             core.store.layers.forget_writable(entry.name)
             core.store.trash.discard(entry)
             swept += 1
+    for entry in core.instance.exec_root.glob("build-*"):  # secrets and agents' sockets of steps
+        for file in entry.iterdir():
+            file.unlink(missing_ok=True)
+        entry.rmdir()
+        swept += 1
     if swept:
         log.warning("%d directories of containers that no record names: removed", swept)
 

@@ -203,7 +203,12 @@ class Daemon:
         from portside.api.http.server import Server
 
         api = Api(engine)
-        server = Server(api, common_headers=api.common_headers, error_body=errors.body)
+        server = Server(
+            api,
+            common_headers=api.common_headers,
+            error_body=errors.body,
+            take_grpc=lambda transport, early: engine.grpc().take(transport, early),
+        )
         for listener in self._listeners:
             await server.listen(listener.sock, listener.tls)
             log.info("API listen on %s", listener.address)

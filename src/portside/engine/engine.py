@@ -27,6 +27,7 @@ from portside.volumes.service import VolumeService
 
 if TYPE_CHECKING:
     from portside.builder.service import BuildService
+    from portside.builder.wire.grpc_endpoint import GrpcEndpoint
     from portside.model.explain import Explanation
     from portside.runtime.launcher_client import Launcher
     from portside.store.store_check import Report
@@ -56,6 +57,7 @@ class Engine:
         self.volumes: VolumeService = wiring.volumes(self)
         self.containers: ContainerService = wiring.containers(self)
         self._builder: BuildService | None = None
+        self._grpc: GrpcEndpoint | None = None
         self.stop_requested: Callable[..., None] = lambda containers, reset=False: None
         """Set by the daemon: end this engine, with its containers or without; ``reset``: and
         delete all it has."""
@@ -83,6 +85,12 @@ class Engine:
             self._builder = wiring.builder(self)
         return self._builder
 
+    def grpc(self) -> GrpcEndpoint:
+        """BuildKit's services, imported and made at the first call."""
+        if self._grpc is None:
+            self._grpc = wiring.grpc(self)
+        return self._grpc
+
     def has_builder(self) -> bool:
         """Whether anything was built since the start."""
         return self._builder is not None
@@ -96,6 +104,8 @@ class Engine:
         When none runs, nothing is left on the machine but the engine's two roots: bridges,
         firewall table and control groups are made again by the next start."""
         self.space.close()
+        if self._grpc is not None:
+            await self._grpc.close()
         if self._builder is not None:
             await self._builder.close()
         if containers:

@@ -15,6 +15,7 @@ from portside.registry.client.options import RegistryOptions
 
 if TYPE_CHECKING:
     from portside.builder.service import BuildService
+    from portside.builder.wire.grpc_endpoint import GrpcEndpoint
     from portside.containers.core import ContainerOptions
     from portside.containers.service import ContainerService
     from portside.engine.engine import Engine
@@ -167,6 +168,12 @@ def builder(engine: Engine) -> BuildService:
     from portside.builder.service import BuildService
 
     return BuildService(engine.containers.core, engine.images)
+
+
+def grpc(engine: Engine) -> GrpcEndpoint:
+    from portside.builder.wire.grpc_endpoint import GrpcEndpoint
+
+    return GrpcEndpoint(engine.builder(), {"id": engine.identity})
 
 
 def reload_attributes(options: DaemonOptions) -> dict[str, str]:

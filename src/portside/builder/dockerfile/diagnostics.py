@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, PortsideError
 
 CONTEXT_LINES = 2
 """Lines shown before and after the ones an error is about."""
@@ -43,6 +43,23 @@ class DockerfileError(InvalidParameter):
     def snippet(self) -> str:
         """The file's name and the lines around the error, those it is about marked."""
         return snippet(self.file or "Dockerfile", self.source, self.span)
+
+
+_PLACE = "dockerfile_span"
+
+
+def placed(err: PortsideError, span: Span) -> PortsideError:
+    """An error of another kind, with the lines that it is about."""
+    setattr(err, _PLACE, span)
+    return err
+
+
+def place_of(err: BaseException) -> Span | None:
+    """Where in the Dockerfile an error is from, if that is known."""
+    if isinstance(err, DockerfileError):
+        return err.span
+    found = getattr(err, _PLACE, None)
+    return found if isinstance(found, Span) else None
 
 
 def snippet(file: str, source: str, span: Span) -> str:

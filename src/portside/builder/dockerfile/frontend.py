@@ -19,7 +19,7 @@ import msgspec
 from portside.builder import llb
 from portside.builder.dockerfile import history_text, lint, shell_words
 from portside.builder.dockerfile import instructions as ins
-from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean
+from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean, placed
 from portside.builder.dockerfile.lint import CheckOptions, Linter
 from portside.builder.dockerfile.run_mounts import MountFlag, parse_mount
 from portside.builder.dockerfile.stages import Stages
@@ -61,6 +61,8 @@ class NamedContext:
 
     output: llb.Output | None = None
     image: str = ""
+    config: ImageConfig | None = None
+    """Of the image that ``output`` is the root of."""
 
 
 @dataclass(kw_only=True)
@@ -383,15 +385,18 @@ class Conversion:
         if context is None and earlier is not None:
             return _child(stage, await self._build(earlier))
         if context is not None and context.output is not None:
-            return self._empty(stage, platform, context.output)
+            return self._empty(stage, platform, context.output, context.config)
         if context is None and name == "scratch":
             return self._empty(stage, platform, None)
         resolved = await self._resolve(context.image if context else name, platform, base.span)
         return self._on_image(stage, platform, resolved, name)
 
-    def _empty(self, stage: ins.Stage, platform: Platform, root: llb.Output | None) -> StageState:
-        """A stage without an image's configuration."""
-        config = self._first_config(None)
+    def _empty(
+        self, stage: ins.Stage, platform: Platform, root: llb.Output | None,
+        image: ImageConfig | None = None,
+    ) -> StageState:  # fmt: skip
+        """A stage on a tree; without an image's configuration, unless it is known."""
+        config = self._first_config(image.run if image is not None else None)
         return StageState(stage, platform, root, config, env=_pairs(config.env))
 
     def _on_image(
@@ -462,6 +467,8 @@ class Conversion:
                 raise DockerfileError(
                     f'failed to parse stage name "{name}": {err}', span, parsing=False
                 ) from err
+            except PortsideError as err:
+                raise placed(err, span) from err.__cause__
         return self._resolved[key]
 
     async def _source(
@@ -488,7 +495,8 @@ class Conversion:
         except PortsideError as err:
             names = [stage.name for stage in self._stages.all if stage.name]
             hint = did_you_mean(name, names)
-            raise type(err)(f"invalid from flag value {name}: {err}{hint}") from err
+            told = type(err)(f"invalid from flag value {name}: {err}{hint}")
+            raise placed(told, instruction.span) from err
         return llb.image(resolved.ref, state.platform, name=f"FROM {image}"), False
 
     # -- recording -----------------------------------------------------------------------
@@ -735,10 +743,11 @@ class Conversion:
         for text in instruction.mounts:
             flag = parse_mount(text, lambda word: self.expanded(state, word, instruction))
             await self._mount(state, instruction, flag, mounts, inputs, secrets)
+        agent = next((mount.dest for mount in mounts if mount.type == "ssh"), "")
         network = self.expanded(state, instruction.network, instruction) or self.options.network
         network = {"": "sandbox", "default": "sandbox"}.get(network, network)
         op = llb.ExecOp(
-            meta=self._exec_meta(state, args),
+            meta=self._exec_meta(state, args, agent),
             mounts=tuple(mounts),
             network=network,
             security=instruction.security or "sandbox",
@@ -754,8 +763,11 @@ class Conversion:
         created_by = self.options.phrases.run(args, build_args)
         self._record(state, instruction.text, instruction.span, created_by, changed=True)
 
-    def _exec_meta(self, state: StageState, args: Sequence[str]) -> llb.Meta:
+    def _exec_meta(self, state: StageState, args: Sequence[str], agent: str = "") -> llb.Meta:
+        """``agent``: where the client's SSH agent is mounted."""
         env = {**{k: v for k, v in state.args.items() if k not in PROXIES}, **state.env}
+        if agent:
+            env.setdefault("SSH_AUTH_SOCK", agent)
         given = self.options.build_args
         return llb.Meta(
             args=tuple(args),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -51,6 +51,8 @@ class BuildInputs:
     """By the name of a ``local://`` source: the directory of a context."""
     content: Callable[[str], ContentStore | None] = lambda _: None
     """A content store of the client by its name: for ``oci-layout://``."""
+    fetch: Callable[[Vertex, Report], Awaitable[Tree]] | None = None
+    """Brings the directory of a ``local://`` source that is not in ``local``."""
     settings: StepSettings = field(default_factory=StepSettings)
 
 
@@ -174,6 +176,8 @@ class OperationSet:
             return Made((Tree.of_chain(self._images.chain(_image_id(op))),))
         if op.scheme == llb.LOCAL:
             tree = self._inputs.local.get(op.name)
+            if tree is None and self._inputs.fetch is not None:
+                return Made((await self._inputs.fetch(vertex, report),))
             if tree is None:
                 raise NotFound(f"the client has no build context named {op.name!r}")
             return Made((tree,))

@@ -1,0 +1,234 @@
+"""``moby.buildkit.v1.frontend.LLBBridge``: what a frontend asks of the engine during a build.
+
+The client of a build is a frontend itself: its calls name the build in their metadata.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import Message
+
+from portside.builder import llb
+from portside.builder.wire.build_job import BuildJob, Reference, Result
+from portside.builder.wire.control_service import Jobs
+from portside.builder.wire.definition_encoder import encode
+from portside.builder.wire.dockerfile_frontend import GATEWAY, NAME, DockerfileFrontend
+from portside.builder.wire.gateway_files import ListDirectory, ReadPart, StatPath, in_tree
+from portside.builder.wire.grpc_transport import Service
+from portside.builder.wire.proto import caps_pb2, control_pb2, fstypes_pb2, ops_pb2
+from portside.builder.wire.proto import gateway_pb2 as pb
+from portside.builder.wire.wire_errors import ClientError
+from portside.builder.wire.worker_record import worker_record
+from portside.model.errors import InvalidParameter, NotImplementedHere, PortsideError
+from portside.model.image import encode as encode_image
+from portside.model.platform import Platform
+
+BUILD_ID = "buildkit-controlapi-buildid"
+FRONTEND_CAPS = """solve.base solve.inlinereturn resolveimage resolveimage.resolvemode readfile
+return returnmap readdir statfile importcaches proto.refarray reference.output frontend.inputs
+gateway.solve.metadata frontend.caps gateway.solve.evaluate gateway.evaluate gateway.warnings
+reference.attestations source.metaresolver""".split()
+LLB_CAPS = """source.image source.image.resolvemode source.image.checksum source.local
+source.local.unique source.local.sessionid source.local.includepatterns source.local.followpaths
+source.local.excludepatterns source.local.sharedkeyhint source.local.differ source.http
+source.http.checksum source.http.perm soruce.http.uidgid source.buildop.llbfilename exec.meta.base
+exec.meta.cgroup.parent exec.meta.network exec.meta.proxyenv exec.meta.security
+exec.meta.setsdefaultpath exec.meta.ulimit exec.meta.cdi exec.meta.removemountstubs.recursive
+exec.mount.bind exec.mount.bind.readwrite-nooutput exec.mount.cache exec.mount.cache.sharing
+exec.mount.selector exec.mount.tmpfs exec.mount.tmpfs.size exec.mount.secret exec.mount.ssh
+exec.cgroup exec.secretenv exec.validexitcode file.base file.rm.wildcard
+file.copy.includeexcludepatterns file.copy.alwaysreplaceexistingdestpaths file.copy.modestring
+file.symlink.create constraints platform meta.ignorecache meta.description meta.exportcache mergeop
+diffop exporter.image.annotations exporter.image.attestations exporter.sourcedateepoch
+exporter.multiple gc.freespacefilter history.filter""".split()
+
+
+class BridgeService:
+    def __init__(self, jobs: Jobs, labels: dict[str, str]) -> None:
+        self._jobs, self._labels = jobs, labels
+
+    def service(self) -> Service:
+        found = Service("moby.buildkit.v1.frontend.LLBBridge")
+        for name, work in (
+            ("Ping", self.ping), ("Solve", self.solve), ("Return", self.return_),
+            ("ReadFile", self.read_file), ("ReadDir", self.read_directory),
+            ("StatFile", self.stat_file), ("Evaluate", self.evaluate), ("Inputs", self.inputs),
+            ("Warn", self.warn), ("ResolveImageConfig", self.image_config),
+            ("ResolveSourceMeta", self.source_meta),
+        ):  # fmt: skip
+            reply = {"Ping": "Pong"}.get(name, name)
+            found.unary(name, work, getattr(pb, f"{name}Request"), getattr(pb, f"{reply}Response"))
+        for name, reply in (
+            ("NewContainer", "NewContainer"), ("ReleaseContainer", "ReleaseContainer"),
+        ):  # fmt: skip
+            found.unary(
+                name, self.no_containers, getattr(pb, f"{name}Request"),
+                getattr(pb, f"{reply}Response"),
+            )  # fmt: skip
+        return found
+
+    async def _job(self, metadata: Any) -> BuildJob:
+        ref = metadata.get(BUILD_ID, "")
+        if not ref:
+            raise InvalidParameter("no buildid found in context")
+        return await self._jobs.get(ref)
+
+    async def ping(self, _: Any, metadata: Any) -> Any:
+        await self._job(metadata)
+
+        def caps(names: list[str]) -> list[Message]:
+            return [caps_pb2.APICap(ID=name, Enabled=True) for name in names]
+
+        return pb.PongResponse(
+            FrontendAPICaps=caps(FRONTEND_CAPS), LLBCaps=caps(LLB_CAPS),
+            Workers=[worker_record(self._labels, 0)],
+        )  # fmt: skip
+
+    # -- results -------------------------------------------------------------------------
+
+    async def solve(self, request: Any, metadata: Any) -> Any:
+        job = await self._job(metadata)
+        try:
+            result = await self._solved(job, request)
+        except PortsideError as err:
+            raise job.failure(err) from err
+        if request.Evaluate:
+            for reference in result.refs.values():
+                await job.tree(reference)
+        return pb.SolveResponse(result=_encoded(result))
+
+    async def _solved(self, job: BuildJob, request: Any) -> Result:
+        if request.Frontend == GATEWAY:
+            attrs = dict(request.FrontendOpt)
+            return await DockerfileFrontend(job, attrs, request.FrontendInputs).run()
+        if request.Frontend == NAME:
+            attrs = dict(request.FrontendOpt)
+            return await DockerfileFrontend(job, attrs, request.FrontendInputs).run()
+        if request.Frontend:
+            raise InvalidParameter(f"failed to find {request.Frontend}: use {NAME}")
+        return await job.solved_definition(request.Definition)
+
+    async def return_(self, request: Any, metadata: Any) -> Any:
+        job = await self._job(metadata)
+        if job.returned.done():
+            raise InvalidParameter("the build has its result already")
+        if request.HasField("error"):
+            job.returned.set_exception(ClientError(request.error))
+        else:
+            job.returned.set_result(_decoded(job, request.result))
+        return pb.ReturnResponse()
+
+    async def evaluate(self, request: Any, metadata: Any) -> Any:
+        job = await self._job(metadata)
+        await job.tree(job.reference(request.Ref))
+        return pb.EvaluateResponse()
+
+    async def inputs(self, _: Any, metadata: Any) -> Any:
+        job = await self._job(metadata)
+        return pb.InputsResponse(Definitions=dict(job.frontend_inputs))
+
+    # -- files of results ----------------------------------------------------------------
+
+    async def read_file(self, request: Any, metadata: Any) -> Any:
+        job = await self._job(metadata)
+        part = ReadPart(
+            source=await in_tree(job, request.Ref), path=request.FilePath,
+            offset=request.Range.Offset, length=request.Range.Length,
+        )  # fmt: skip
+        return pb.ReadFileResponse(Data=await job.service.store.workers.run(part))
+
+    async def read_directory(self, request: Any, metadata: Any) -> Any:
+        job = await self._job(metadata)
+        listing = ListDirectory(
+            source=await in_tree(job, request.Ref), path=request.DirPath,
+            pattern=request.IncludePattern,
+        )  # fmt: skip
+        found = await job.service.store.workers.run(listing)
+        return pb.ReadDirResponse(entries=[fstypes_pb2.Stat.FromString(item) for item in found])
+
+    async def stat_file(self, request: Any, metadata: Any) -> Any:
+        job = await self._job(metadata)
+        found = await job.service.store.workers.run(
+            StatPath(source=await in_tree(job, request.Ref), path=request.Path)
+        )
+        return pb.StatFileResponse(stat=fstypes_pb2.Stat.FromString(found))
+
+    # -- sources -------------------------------------------------------------------------
+
+    async def image_config(self, request: Any, metadata: Any) -> Any:
+        job = await self._job(metadata)
+        ref, digest, config = await self._image(job, request.Ref, request)
+        return pb.ResolveImageConfigResponse(Ref=ref, Digest=digest, Config=config)
+
+    async def source_meta(self, request: Any, metadata: Any) -> Any:
+        job = await self._job(metadata)
+        identifier = request.Source.identifier
+        if not identifier.startswith(llb.IMAGE):
+            return pb.ResolveSourceMetaResponse(Source=request.Source)
+        name = identifier.removeprefix(llb.IMAGE)
+        ref, digest, config = await self._image(job, name, request)
+        source = ops_pb2.SourceOp(identifier=llb.IMAGE + ref, attrs=dict(request.Source.attrs))
+        return pb.ResolveSourceMetaResponse(
+            Source=source, Image=pb.ResolveSourceImageResponse(Digest=digest, Config=config)
+        )
+
+    async def _image(self, job: BuildJob, name: str, request: Any) -> tuple[str, str, bytes]:
+        platform = Platform.host()
+        if request.HasField("Platform"):
+            p = request.Platform
+            platform = Platform(os=p.OS, architecture=p.Architecture, variant=p.Variant)
+        pull = request.ResolveMode == "pull"
+        resolver = job.service.resolver(job.image_request(pull=pull), job.pulling)
+        try:
+            found = await resolver.resolve(name, platform)
+        except PortsideError as err:
+            raise job.failure(err) from err
+        digest = found.ref.rpartition("@")[2]
+        return found.ref, digest, encode_image(found.config)
+
+    # -- others --------------------------------------------------------------------------
+
+    async def warn(self, request: Any, metadata: Any) -> Any:
+        job = await self._job(metadata)
+        warning = control_pb2.VertexWarning(
+            vertex=request.digest, level=request.level, short=request.short,
+            detail=request.detail, url=request.url, info=request.info, ranges=request.ranges,
+        )  # fmt: skip
+        job.progress.warnings += 1
+        job.progress.put(control_pb2.StatusResponse(warnings=[warning]))
+        return pb.WarnResponse()
+
+    async def no_containers(self, _: Any, __: Any) -> Any:
+        raise NotImplementedHere("containers of frontends are not supported yet")
+
+
+def _encoded(result: Result) -> Any:
+    found = pb.Result(metadata=result.metadata)
+    for key, reference in result.refs.items():
+        message = pb.Ref(id=reference.id)
+        getattr(message, "def").CopyFrom(encode(reference.output))
+        if result.is_multi:
+            found.refs.refs[key].CopyFrom(message)
+        else:
+            found.ref.CopyFrom(message)
+    return found
+
+
+def _decoded(job: BuildJob, message: Any) -> Result:
+    """A result that comes back from the client."""
+    result = Result(metadata=dict(message.metadata))
+    kind = message.WhichOneof("result")
+    if kind == "ref" and message.ref.id:
+        result.refs[""] = job.reference(message.ref.id)
+    elif kind == "refDeprecated" and message.refDeprecated:
+        result.refs[""] = job.reference(message.refDeprecated)
+    elif kind == "refs":
+        result.is_multi = True
+        for key, ref in message.refs.refs.items():
+            result.refs[key] = job.reference(ref.id) if ref.id else Reference(output=None)
+    elif kind == "refsDeprecated":
+        result.is_multi = True
+        for key, identifier in message.refsDeprecated.refs.items():
+            result.refs[key] = job.reference(identifier)
+    return result

@@ -1,0 +1,280 @@
+"""One build of a BuildKit client: from ``Control/Solve`` to its exporters' answers.
+
+A build's result comes from its definition, from a frontend, or from the client itself, which acts
+as the frontend over ``LLBBridge`` and hands the result back with ``Return``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from portside.builder import llb
+from portside.builder.dockerfile.frontend import Plan
+from portside.builder.llb import Output, Vertex
+from portside.builder.service import BuildRequest, BuildService, Workspace
+from portside.builder.solver.build_events import Report, Status
+from portside.builder.solver.operations import BuildInputs
+from portside.builder.solver.step_runner import StepSettings
+from portside.builder.solver.tree import Tree
+from portside.builder.wire import definition_decoder
+from portside.builder.wire.client_session import ClientSession
+from portside.builder.wire.file_transfer import receive_directory
+from portside.builder.wire.image_sources import with_images
+from portside.builder.wire.lent_secrets import SessionSecrets
+from portside.builder.wire.progress_log import InternalStep, ProgressLog
+from portside.builder.wire.wire_errors import ClientError, SolveFailed, SourceFile
+from portside.model.errors import InvalidParameter, NotFound, PortsideError
+from portside.model.ids import new_id
+from portside.model.platform import Platform
+from portside.model.progress import Progress
+from portside.model.reference import Reference as ImageName
+from portside.model.registryauth import AuthConfig
+
+MAX_REFS = 10_000
+
+
+@dataclass(kw_only=True)
+class Reference:
+    """A result that a client knows by ID: a tree, and the plan it came from, if any."""
+
+    id: str = field(default_factory=new_id)
+    output: Output | None
+    config: bytes = b""
+    """The image configuration that the client was given."""
+    plan: Plan | None = None
+    """Of a Dockerfile: its instructions are the history of the image."""
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What a frontend returns: one reference for each platform (or one named ""), and metadata
+    by BuildKit's keys."""
+
+    refs: dict[str, Reference] = field(default_factory=dict)
+    metadata: dict[str, bytes] = field(default_factory=dict)
+    platforms: dict[str, Platform] = field(default_factory=dict)
+    is_multi: bool = False
+
+
+class BuildJob:
+    """See the module's docstring. Lives as long as the call of Solve."""
+
+    def __init__(self, service: BuildService, request: Any, session: ClientSession | None) -> None:
+        self.service, self.request, self.session = service, request, session
+        self.ref: str = request.Ref
+        self.progress = ProgressLog()
+        self.returned: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        """The result that the client hands back."""
+        self.source: SourceFile | None = None
+        """The Dockerfile, for errors."""
+        self.follow: dict[str, tuple[str, ...]] = {}
+        self.excludes: dict[str, tuple[str, ...]] = {}
+        """What a frontend wants of the client's directories, by name."""
+        self.refs: dict[str, Reference] = {}
+        self._looking_up: list[InternalStep] = []
+        """Images, the one asked for last at the end."""
+        self._fetched: dict[str, asyncio.Task[Tree]] = {}
+        self._secrets = SessionSecrets(session, service.exec_root) if session is not None else None
+        self.inputs = BuildInputs(fetch=self._fetch, settings=self._settings())
+        self.work: Workspace | None = None
+        self.stack = AsyncExitStack()
+
+    def _settings(self) -> StepSettings:
+        allowed = frozenset(self.request.Entitlements)
+        if self._secrets is None:
+            return StepSettings(entitlements=allowed)
+        return StepSettings(entitlements=allowed, secrets=self._secrets)
+
+    async def __aenter__(self) -> BuildJob:
+        if self._secrets is not None:
+            self.stack.push_async_callback(self._secrets.close)
+        self.stack.push_async_callback(self._stop_fetching)
+        self.work = await self.stack.enter_async_context(
+            self.service.workspace(self.inputs, self.progress.hear)
+        )
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self.stack.__aexit__(*exc)
+        self.returned.cancel()
+
+    # -- the client's directories --------------------------------------------------------
+
+    async def _fetch(self, vertex: Vertex, report: Report) -> Tree:
+        """The directory of a ``local://`` source."""
+        op = vertex.op
+        assert isinstance(op, llb.SourceOp)
+        told = "transferring context:"
+
+        def progress(size: int) -> None:
+            report(Status(vertex, told, size))
+
+        include = _patterns(op.attrs, "local.includepattern")
+        exclude = _patterns(op.attrs, "local.excludepatterns") or self.excludes.get(op.name, ())
+        follow = _patterns(op.attrs, "local.followpaths") or self.follow.get(op.name, ())
+        hint = op.attrs.get("local.sharedkeyhint", "")
+        return await self.directory(op.name, include, exclude, follow, progress, hint)
+
+    async def directory(
+        self,
+        name: str,
+        include: tuple[str, ...] = (),
+        exclude: tuple[str, ...] = (),
+        follow: tuple[str, ...] = (),
+        progress: Any = None,
+        hint: str = "",
+    ) -> Tree:
+        """A directory of the client, as far as it is asked for; each once in a build."""
+        key = json.dumps([name, include, exclude, follow, hint])
+        task = self._fetched.get(key)
+        if task is None:
+            work = self._receive(name, include, exclude, follow, progress, hint)
+            task = self._fetched[key] = asyncio.create_task(work)
+        return await asyncio.shield(task)
+
+    async def _receive(
+        self, name: str, include: tuple[str, ...], exclude: tuple[str, ...],
+        follow: tuple[str, ...], progress: Any, hint: str,
+    ) -> Tree:  # fmt: skip
+        session = self.client()
+        shared = session.shared_key
+        kept = f"{shared}/{name}/{hint}" if shared else ""
+        path = self.stack.enter_context(self.service.directories.use(kept))
+        await receive_directory(
+            session, self.service.store.workers, name, str(path),
+            include=include, exclude=exclude, follow=follow, progress=progress,
+        )  # fmt: skip
+        return Tree(directory=str(path))
+
+    async def _stop_fetching(self) -> None:
+        for task in self._fetched.values():
+            task.cancel()
+        await asyncio.gather(*self._fetched.values(), return_exceptions=True)
+
+    def client(self) -> ClientSession:
+        if self.session is None:
+            raise NotFound("the build has no session: the client's files cannot be read")
+        return self.session
+
+    # -- references ----------------------------------------------------------------------
+
+    def remember(self, result: Result) -> Result:
+        if len(self.refs) + len(result.refs) > MAX_REFS:
+            raise InvalidParameter(f"a build has at most {MAX_REFS} results")
+        for ref in result.refs.values():
+            self.refs[ref.id] = ref
+        return result
+
+    def reference(self, identifier: str) -> Reference:
+        found = self.refs.get(identifier)
+        if found is None:
+            raise NotFound(f"no such result of this build: {identifier[:80]!r}")
+        return found
+
+    async def tree(self, reference: Reference) -> Tree:
+        """A result's files, made now. SolveFailed."""
+        if reference.output is None:
+            return Tree()
+        assert self.work is not None
+        self.progress.announce([reference.output])
+        try:
+            return await self.work.build.solve(reference.output)
+        except PortsideError as err:
+            raise self.failure(err) from err
+
+    def failure(self, err: PortsideError) -> PortsideError:
+        """An error with the step that it is about."""
+        if isinstance(err, SolveFailed | ClientError):
+            return err
+        vertex = getattr(err, "vertex", None)
+        if not isinstance(vertex, Vertex):
+            vertex = self.progress.failed
+        return SolveFailed(err, vertex, self.source)
+
+    # -- results -------------------------------------------------------------------------
+
+    async def solved_definition(self, definition: Any) -> Result:
+        """The result of a client's graph."""
+        output = definition_decoder.decode(definition)
+        if output is not None:
+            output = await self.with_images(output)
+        return self.remember(Result(refs={"": Reference(output=output)}))
+
+    async def with_images(self, output: Output) -> Output:
+        return await with_images(output, self.service.resolver(self.image_request(), self.pulling))
+
+    def image_request(self, **changes: Any) -> BuildRequest:
+        """How this build's base images are looked up."""
+        found = BuildRequest(
+            dockerfile=b"", inputs=self.inputs, resolving=self._resolving,
+            credentials=self.session.credentials if self.session is not None else None,
+        )  # fmt: skip
+        return replace(found, **changes)
+
+    async def auths_for(self, attrs: Mapping[str, str]) -> dict[str, AuthConfig]:
+        """The client's credentials for the registries that images are pushed to."""
+        found = {}
+        for name in filter(None, attrs.get("name", "").split(",")):
+            domain = ImageName.parse(name).domain
+            if domain not in found and self.session is not None:
+                auth = await self.session.credentials(domain)
+                if auth is not None:
+                    found[domain] = auth
+        return found
+
+    def pulling(self, progress: Progress) -> None:
+        """A report of a pull, told with the step that needs the image."""
+        if self._looking_up:
+            self._looking_up[-1].pulling(progress)
+
+    @contextmanager
+    def _resolving(self, ref: str) -> Iterator[None]:
+        name = ref
+        try:
+            name = str(ImageName.parse(ref).tagged())
+        except PortsideError:
+            pass  # the look-up itself says what is wrong with it
+        with self.progress.step(f"[internal] load metadata for {name}") as step:
+            self._looking_up.append(step)
+            try:
+                yield
+            except InvalidParameter:
+                raise
+            except PortsideError as err:
+                text = f"{ref}: failed to resolve source metadata for {name}: {err}"
+                raise type(err)(text) from err
+            finally:
+                self._looking_up.remove(step)
+
+    @property
+    def epoch(self) -> str:
+        """SOURCE_DATE_EPOCH of the request, or nothing."""
+        found: str = self.request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", "")
+        return found
+
+    @property
+    def frontend_inputs(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.request.FrontendInputs
+        return found
+
+
+def _patterns(attrs: Mapping[str, str], key: str) -> tuple[str, ...]:
+    """A JSON list of an attribute."""
+    text = attrs.get(key, "")
+    if not text:
+        return ()
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise InvalidParameter(f"{key} is not a list of texts: {text[:80]!r}")
+    return tuple(found)
+
+
+__all__ = ["BuildJob", "InternalStep", "Reference", "Result"]

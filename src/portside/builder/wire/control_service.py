@@ -1,0 +1,249 @@
+"""``moby.buildkit.v1.Control``: builds, their progress, the cache, workers, history."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from portside.builder.service import BuildService, until_of
+from portside.builder.wire import exports
+from portside.builder.wire.build_history import BuildHistory
+from portside.builder.wire.build_job import BuildJob, Result
+from portside.builder.wire.client_session import Sessions, relay
+from portside.builder.wire.dockerfile_frontend import NAME as DOCKERFILE
+from portside.builder.wire.dockerfile_frontend import DockerfileFrontend
+from portside.builder.wire.grpc_transport import Service, paired_transport
+from portside.builder.wire.proto import control_pb2 as pb
+from portside.builder.wire.proto import session_pb2, worker_pb2
+from portside.builder.wire.wire_errors import status_of
+from portside.builder.wire.worker_record import version, worker_record
+from portside.model.errors import Conflict, InvalidParameter, NotFound, PortsideError
+
+if TYPE_CHECKING:
+    from portside.builder.solver.cache_records import CacheRecord
+
+ARRIVAL = 3.0
+"""Seconds in which the build that a call names must have come."""
+
+
+class Jobs:
+    """The builds that are running, by the client's own ID."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, BuildJob] = {}
+        self._arrived = asyncio.Event()
+
+    def add(self, job: BuildJob) -> None:
+        if not job.ref:
+            raise InvalidParameter("the build has no ID")
+        if job.ref in self._jobs:
+            raise Conflict(f"job ID {job.ref} exists")
+        self._jobs[job.ref] = job
+        self._arrived.set()
+        self._arrived = asyncio.Event()
+
+    def remove(self, job: BuildJob) -> None:
+        if self._jobs.get(job.ref) is job:
+            del self._jobs[job.ref]
+
+    async def get(self, ref: str) -> BuildJob:
+        """A build, which may be about to come. NotFound."""
+        try:
+            async with asyncio.timeout(ARRIVAL):
+                while ref not in self._jobs:
+                    await self._arrived.wait()
+        except TimeoutError:
+            raise NotFound(f"no such job {ref[:80]}") from None
+        return self._jobs[ref]
+
+
+class ControlService:
+    def __init__(
+        self, builds: BuildService, sessions: Sessions, jobs: Jobs, labels: dict[str, str]
+    ) -> None:
+        self._builds, self._sessions, self._jobs = builds, sessions, jobs
+        self._labels = labels
+        self._history = BuildHistory()
+
+    def service(self) -> Service:
+        found = Service("moby.buildkit.v1.Control")
+        found.unary("Solve", self.solve, pb.SolveRequest, pb.SolveResponse)
+        found.unary("ListWorkers", self.workers, pb.ListWorkersRequest, pb.ListWorkersResponse)
+        found.unary("Info", self.info, pb.InfoRequest, pb.InfoResponse)
+        found.unary("DiskUsage", self.usage, pb.DiskUsageRequest, pb.DiskUsageResponse)
+        found.unary(
+            "UpdateBuildHistory", self.update_history,
+            pb.UpdateBuildHistoryRequest, pb.UpdateBuildHistoryResponse,
+        )  # fmt: skip
+        found.stream("Status", self.status, pb.StatusRequest, pb.StatusResponse)
+        found.stream("Prune", self.prune, pb.PruneRequest, pb.UsageRecord)
+        found.stream(
+            "ListenBuildHistory", self.history, pb.BuildHistoryRequest, pb.BuildHistoryEvent
+        )
+        found.stream(
+            "Session", self.session, session_pb2.BytesMessage, session_pb2.BytesMessage, both=True
+        )
+        return found
+
+    # -- building ------------------------------------------------------------------------
+
+    async def solve(self, request: Any, _: Any) -> Any:
+        session = None
+        if request.Session:
+            session = await self._sessions.get(request.Session)
+        job = BuildJob(self._builds, request, session)
+        self._jobs.add(job)
+        task = asyncio.current_task()
+        assert task is not None
+        forget = self._builds.register(job.ref, task)
+        record = None if request.Internal else self._history.begin(request)
+        error: BaseException | None = None
+        found: dict[str, str] = {}
+        try:
+            found = await self._built(job, request)
+        except BaseException as err:
+            error = err
+            raise
+        finally:
+            forget()
+            self._jobs.remove(job)
+            job.progress.end()
+            if record is not None:
+                failed = status_of(error) if error is not None else None
+                self._history.end(record, found, failed, job.progress)
+        return pb.SolveResponse(ExporterResponse=found)
+
+    async def _built(self, job: BuildJob, request: Any) -> dict[str, str]:
+        async with job:
+            try:
+                result = await self._result(job, request)
+                await asyncio.gather(*(job.tree(ref) for ref in result.refs.values()))
+                return await exports.export(job, result, _outputs(request))
+            except PortsideError as err:
+                raise job.failure(err) from err
+
+    async def _result(self, job: BuildJob, request: Any) -> Result:
+        if request.Frontend == DOCKERFILE:
+            attrs = dict(request.FrontendAttrs)
+            return await DockerfileFrontend(job, attrs, job.frontend_inputs).run()
+        if request.Frontend:
+            raise InvalidParameter(f"failed to find {request.Frontend}: use {DOCKERFILE}")
+        if request.HasField("Definition") and request.Definition.ListFields():
+            return await job.solved_definition(request.Definition)
+        return await job.returned
+
+    async def status(self, stream: Any) -> None:
+        request = await stream.recv_message()
+        job = await self._jobs.get(request.Ref)
+        await stream.send_initial_metadata()
+        async for message in job.progress.messages():
+            await stream.send_message(message)
+
+    async def session(self, stream: Any) -> None:
+        """A session inside a call: the client's end of the connection is the stream."""
+        headers = {str(key): str(value) for key, value in stream.metadata.items()}
+        transport, peer = await paired_transport()
+        serving = asyncio.create_task(self._sessions.serve(transport, headers))
+        try:
+            await stream.send_initial_metadata()
+            with peer:
+                await relay(peer, stream)
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+    # -- about the engine ----------------------------------------------------------------
+
+    async def workers(self, _: Any, __: Any) -> Any:
+        record = worker_record(self._labels, self._builds.limit)
+        return pb.ListWorkersResponse(record=[record])
+
+    async def info(self, _: Any, __: Any) -> Any:
+        return pb.InfoResponse(buildkitVersion=worker_pb2.BuildkitVersion(**version()))
+
+    # -- the cache -----------------------------------------------------------------------
+
+    async def usage(self, request: Any, _: Any) -> Any:
+        since = until_of(request.ageLimit / 10**9) if request.ageLimit else 0
+        records = [
+            record for record in await self._builds.usage()
+            if (not since or record.used <= since) and _matches(record, request.filter)
+        ]  # fmt: skip
+        return pb.DiskUsageResponse(record=[self._record(record) for record in records])
+
+    async def prune(self, stream: Any) -> None:
+        request = await stream.recv_message()
+        await stream.send_initial_metadata()
+        known = {record.id: self._record(record) for record in await self._builds.usage()}
+        ids = tuple(r.id for r in self._builds.cache.all() if _matches(r, request.filter))
+        if request.filter and not ids:
+            return
+        gone, _ = await self._builds.prune(
+            all=request.all,
+            keep=max(request.reservedSpace, request.maxUsedSpace),
+            until=until_of(request.keepDuration / 10**9) if request.keepDuration else 0,
+            ids=ids if request.filter else (),
+        )
+        for identifier in gone:
+            if identifier in known:
+                await stream.send_message(known[identifier])
+
+    def _record(self, record: CacheRecord) -> Any:
+        found = pb.UsageRecord(
+            ID=record.id,
+            Mutable=record.type == "exec.cachemount",
+            InUse=self._builds.cache.is_busy(record.id),
+            Size=record.size,
+            UsageCount=record.count,
+            Description=record.description,
+            RecordType=record.type,
+            Shared=self._builds.cache.is_shared(record),
+            Parents=record.parents,
+        )
+        found.CreatedAt.FromMilliseconds(int(record.created * 1000))
+        found.LastUsedAt.FromMilliseconds(int(record.used * 1000))
+        return found
+
+    # -- history -------------------------------------------------------------------------
+
+    async def history(self, stream: Any) -> None:
+        request = await stream.recv_message()
+        await stream.send_initial_metadata()
+        async for event in self._history.events(request):
+            await stream.send_message(event)
+
+    async def update_history(self, request: Any, _: Any) -> Any:
+        self._history.update(request)
+        return pb.UpdateBuildHistoryResponse()
+
+
+def _outputs(request: Any) -> list[exports.Output]:
+    wanted = [(item.Type, dict(item.Attrs)) for item in request.Exporters]
+    if not wanted and request.ExporterDeprecated:
+        wanted = [(request.ExporterDeprecated, dict(request.ExporterAttrsDeprecated))]
+    return [exports.Output(number, *item) for number, item in enumerate(wanted)]
+
+
+def _matches(record: CacheRecord, filters: Any) -> bool:
+    """containerd's filters, as far as clients send them: fields and values, all of one line,
+    any line."""
+    lines = [line for line in filters if line]
+    if not lines:
+        return True
+    fields = {
+        "id": record.id, "type": record.type, "description": record.description,
+        "mutable": str(record.type == "exec.cachemount").lower(),
+    }  # fmt: skip
+
+    def one(part: str) -> bool:
+        for sign in ("~=", "!=", "=="):
+            name, found, value = part.partition(sign)
+            if found:
+                have = fields.get(name.strip().lower(), "")
+                value = value.strip().strip('"')
+                if sign == "~=":
+                    return value in have
+                return (have == value) == (sign == "==")
+        return bool(fields.get(part.strip().lower()))
+
+    return any(all(one(part) for part in line.split(",")) for line in lines)

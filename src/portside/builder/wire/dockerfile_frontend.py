@@ -1,0 +1,336 @@
+"""The Dockerfile frontend as BuildKit's clients call it: ``dockerfile.v0`` with attributes.
+
+It asks the client for the Dockerfile and its ignore file, plans the build for each platform, and
+tells which files of the context the plan reads, so that no others are sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import posixpath
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from portside.builder import llb
+from portside.builder.dockerfile import syntax
+from portside.builder.dockerfile.diagnostics import DockerfileError
+from portside.builder.dockerfile.frontend import FrontendOptions, NamedContext, Plan
+from portside.builder.frontend_attrs import FrontendAttrs, context_for, parse_attrs
+from portside.builder.service import Context
+from portside.builder.wire import definition_decoder, subrequests
+from portside.builder.wire.build_job import BuildJob, Reference, Result
+from portside.builder.wire.progress_log import InternalStep, internal_vertex
+from portside.builder.wire.wire_errors import SourceFile
+from portside.model.dockerignore import Ignore, read_patterns
+from portside.model.errors import InvalidParameter, NotFound, NotImplementedHere
+from portside.model.image import History, ImageConfig, encode
+from portside.model.platform import Platform
+from portside.store.roots import missing, open_beneath
+
+NAME = "dockerfile.v0"
+GATEWAY = "gateway.v0"
+OURS = ("docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream")
+"""External frontends that the built-in one stands for."""
+MAX_FILE = 4 << 20
+"""Bytes of a Dockerfile or an ignore file."""
+
+
+class DockerfileFrontend:
+    """One call of the frontend."""
+
+    def __init__(self, job: BuildJob, attrs: Mapping[str, str], inputs: Mapping[str, Any]) -> None:
+        self._job, self._raw, self._inputs = job, attrs, inputs
+        self._attrs: FrontendAttrs = parse_attrs(attrs)
+        self._context: Context | None = None
+        """A main context that is not a directory of the client."""
+        self._ignore = ""
+        self._step: InternalStep | None = None
+
+    async def run(self) -> Result:
+        """DockerfileError, and what resolving images raises."""
+        _refuse_foreign(self._attrs.syntax)
+        data = await self._dockerfile()
+        name = posixpath.basename(self._attrs.file) or "Dockerfile"
+        if not data.strip():
+            raise InvalidParameter(f"the Dockerfile ({name}) cannot be empty")
+        job = self._job
+        job.source = SourceFile(name, data)
+        try:
+            parsed = syntax.parse(data, name)
+        except DockerfileError as err:
+            raise err.within(name, data.decode("utf-8", "surrogateescape")) from None
+        _refuse_foreign(parsed.directives.get("syntax", ""))
+        if self._attrs.request:
+            return await subrequests.answer(self, self._attrs.request, parsed)
+        platforms = self._attrs.platforms or (Platform.host(),)
+        plans = [await self._plan(data, name, platform) for platform in platforms]
+        return job.remember(self._result(plans))
+
+    async def plan_for_checks(self) -> Plan:
+        """The plan for the first platform, for questions about it."""
+        assert self._job.source is not None
+        platform = (self._attrs.platforms or (Platform.host(),))[0]
+        return await self._plan(self._job.source.data, self._job.source.name, platform, tell=False)
+
+    @property
+    def job(self) -> BuildJob:
+        return self._job
+
+    # -- files of the client -------------------------------------------------------------
+
+    async def _dockerfile(self) -> bytes:
+        attrs = self._attrs
+        if attrs.context and not attrs.context.startswith("local:"):
+            return await self._remote()
+        name = attrs.file
+        own_ignore = f"{name}.dockerignore"
+        title = f"[internal] load build definition from {posixpath.basename(name)}"
+        wanted = (name, own_ignore, name.lower())
+        found = await self._read(attrs.dockerfile_name, wanted, title, "transferring dockerfile:")
+        data = found.get(name)
+        if data is None:
+            data = found.get(name.lower()) if name == "Dockerfile" else None
+        if data is None:
+            raise NotFound(f"failed to read dockerfile: open {name}: no such file or directory")
+        ignore = found.get(own_ignore)
+        if ignore is None:
+            title = "[internal] load .dockerignore"
+            names = [".dockerignore"]
+            files = await self._read(attrs.context_name, names, title, "transferring context:")
+            ignore = files.get(".dockerignore")
+        self._ignore = (ignore or b"").decode("utf-8", "surrogateescape")
+        return data
+
+    async def _read(
+        self, directory: str, paths: Sequence[str], title: str, told: str
+    ) -> dict[str, bytes]:
+        """Files of a directory of the client; those that are not there are left out."""
+        with self._job.progress.step(title) as step:
+            size = 0
+
+            def progress(received: int) -> None:
+                nonlocal size
+                size = received
+                step.at(told, size)
+
+            tree = await self._job.directory(
+                directory, follow=tuple(paths), progress=progress, hint=title
+            )
+            found = {path: data for path in paths if (data := _file(tree.directory, path))}
+            step.at(told, sum(map(len, found.values())) or 2, done=True)
+        return found
+
+    async def _remote(self) -> bytes:
+        """A context that is fetched, or that the client uploads; the Dockerfile is in it."""
+        from portside.builder.remote_context import fetch
+        from portside.builder.wire.session_uploads import PREFIX, pull
+
+        url = self._attrs.context
+        job = self._job
+        if url.startswith(PREFIX):
+            stream = pull(job.client(), url.removeprefix(PREFIX))
+        elif url.startswith(("http://", "https://")) and not url.partition("#")[0].endswith(".git"):
+            stream = fetch(url)
+        else:
+            raise NotImplementedHere(f"build contexts from git are not supported yet: {url}")
+        with job.progress.step("[internal] load remote build context"):
+            context = await job.stack.enter_async_context(
+                job.service.receive(stream, self._attrs.file)
+            )
+        self._context = context
+        job.inputs.local[self._attrs.context_name] = context.tree
+        if context.dockerfile is None:
+            raise NotFound(
+                f"failed to read dockerfile: open {self._attrs.file}: no such file or directory"
+            )
+        return context.dockerfile
+
+    # -- planning ------------------------------------------------------------------------
+
+    async def _plan(self, data: bytes, name: str, platform: Platform, *, tell: bool = True) -> Plan:
+        job = self._job
+        options = await self._options(platform)
+        request = job.image_request(
+            dockerfile=data, file=name, frontend=options, pull=self._attrs.pull
+        )
+        plan = await job.service.plan(request, job.pulling)
+        if tell:
+            self._warn(plan)
+        if plan.output is not None:
+            self._note_paths(plan.output)
+        return plan
+
+    async def _options(self, platform: Platform) -> FrontendOptions:
+        label = "[internal] load build context"
+        ignore: Ignore | None
+        if self._context is not None:
+            ignore = self._context.ignore
+        else:
+            patterns = read_patterns(self._ignore)
+            ignore = Ignore(patterns) if patterns else None
+            self._job.excludes[self._attrs.context_name] = tuple(patterns)
+        return replace(
+            self._attrs.options,
+            context=llb.local(self._attrs.context_name, label=label),
+            ignore=ignore,
+            platform=platform,
+            contexts=context_for(await self._contexts(), platform),
+        )
+
+    async def _contexts(self) -> dict[str, NamedContext]:
+        found = {}
+        for name, value in self._attrs.contexts.items():
+            kind, _, rest = value.partition(":")
+            if kind == "docker-image":
+                found[name] = NamedContext(image=rest.removeprefix("//"))
+            elif kind == "local":
+                label = f"[context {name}] load from client"
+                found[name] = NamedContext(output=llb.local(rest, label=label))
+            elif kind == "input":
+                found[name] = await self._input(rest)
+            elif kind in ("http", "https"):
+                op = llb.SourceOp(identifier=value)
+                meta = llb.VertexMeta(name=f"[context {name}] {value}")
+                found[name] = NamedContext(output=llb.Vertex(op, meta=meta).output())
+            else:
+                raise NotImplementedHere(f"build contexts of the kind {kind!r} are not supported")
+        return found
+
+    async def _input(self, name: str) -> NamedContext:
+        """The result of another build of the same client."""
+        if name not in self._inputs:
+            raise InvalidParameter(f"the request has no input {name!r}")
+        output = definition_decoder.decode(self._inputs[name])
+        if output is not None:
+            output = await self._job.with_images(output)
+        return NamedContext(output=output, config=self._input_config(name))
+
+    def _input_config(self, name: str) -> ImageConfig | None:
+        text = self._raw.get(f"input-metadata:{name}", "")
+        if not text:
+            return None
+        try:
+            data = base64.b64decode(json.loads(text)["containerimage.config"])
+            return msgspec.json.decode(data, type=ImageConfig)
+        except (ValueError, KeyError, TypeError, msgspec.MsgspecError):
+            raise InvalidParameter(f"the metadata of input {name!r} is malformed") from None
+
+    def _note_paths(self, output: llb.Output) -> None:
+        """Ask only for what is copied; all of a directory that a step mounts."""
+        wanted: dict[str, set[str] | None] = {}
+        for vertex in llb.walk([output]):
+            for number, item in enumerate(vertex.inputs):
+                op = item.vertex.op
+                if not isinstance(op, llb.SourceOp) or op.scheme != llb.LOCAL:
+                    continue
+                paths = _copied(vertex.op, number)
+                known = wanted.setdefault(op.name, set())
+                if paths is None or known is None:
+                    wanted[op.name] = None
+                else:
+                    known |= paths
+        for name, found in wanted.items():
+            before = self._job.follow.get(name)
+            if found is None or before == ():
+                self._job.follow[name] = ()
+            else:
+                self._job.follow[name] = tuple(sorted({*found, *(before or ())}))
+
+    def _warn(self, plan: Plan) -> None:
+        source = self._job.source
+        if plan.warnings and source is not None:
+            vertex = internal_vertex("build checks")
+            for warned in plan.warnings:
+                self._job.progress.warn(vertex, warned, source)
+
+    # -- the result ----------------------------------------------------------------------
+
+    def _result(self, plans: Sequence[Plan]) -> Result:
+        result = Result(is_multi=self._attrs.is_multi)
+        named = []
+        for plan in plans:
+            identifier = str(plan.platform)
+            config = encode(_config_of(plan))
+            reference = Reference(output=plan.output, plan=plan, config=config)
+            suffix = f"/{identifier}" if self._attrs.is_multi else ""
+            result.refs[identifier if self._attrs.is_multi else ""] = reference
+            result.platforms[identifier] = plan.platform
+            result.metadata[f"containerimage.config{suffix}"] = config
+            named.append({"ID": identifier, "Platform": _platform(plan.platform)})
+        result.metadata["refs.platforms"] = json.dumps({"Platforms": named}).encode()
+        return result
+
+
+def _refuse_foreign(image: str) -> None:
+    """``# syntax=`` of another image than Docker's own."""
+    name = image.strip().partition("@")[0]
+    tagged = ":" in name.rpartition("/")[2]
+    base = name.rpartition(":")[0] if tagged else name
+    if name and base not in OURS:
+        raise NotImplementedHere(f"the frontend {name} is not supported: use docker/dockerfile")
+
+
+def _copied(op: llb.Op, number: int) -> set[str] | None:
+    """Paths that an operation copies from its input; None for all."""
+    if not isinstance(op, llb.FileOp):
+        return None
+    found: set[str] = set()
+    for item in op.actions:
+        if item.input == number:
+            return None
+        if item.secondary == number and isinstance(item.action, llb.CopyAction):
+            path = posixpath.normpath(item.action.src).strip("/")
+            if path in ("", "."):
+                return None
+            found.add(path)
+    return found
+
+
+def _file(directory: str, path: str) -> bytes | None:
+    """A small file of a client's directory, links followed beneath it; None if there is none."""
+    root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = open_beneath(root, "/" + path.lstrip("/"), os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as err:
+        if missing(err):
+            return None
+        raise
+    finally:
+        os.close(root)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        data = file.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        raise InvalidParameter(f"{path} is larger than {MAX_FILE} bytes")
+    return data
+
+
+def _config_of(plan: Plan) -> ImageConfig:
+    """The image's configuration as far as it is known before its layers are made."""
+    base = plan.base.config if plan.base is not None else ImageConfig()
+    lines = [
+        History(created_by=step.created_by, author=step.author, comment="buildkit.dockerfile.v0",
+                empty_layer=step.output is None)
+        for step in plan.history
+    ]  # fmt: skip
+    return ImageConfig(
+        architecture=plan.platform.architecture,
+        os=plan.platform.os,
+        variant=plan.platform.variant,
+        author=plan.author,
+        config=plan.config,
+        history=(*(base.history or ()), *lines),
+        rootfs=base.rootfs,
+    )
+
+
+def _platform(platform: Platform) -> dict[str, str]:
+    found = {"architecture": platform.architecture, "os": platform.os}
+    return {**found, "variant": platform.variant} if platform.variant else found

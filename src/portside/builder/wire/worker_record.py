@@ -1,0 +1,52 @@
+"""What clients are told of this engine as a BuildKit worker."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import portside
+from portside.builder.wire.proto import ops_pb2, worker_pb2
+from portside.model.platform import Platform
+
+VERSION = "v0.25.0"
+"""The version of BuildKit whose interface is spoken."""
+SNAPSHOTTER = "org.mobyproject.buildkit.worker.snapshotter"
+"""Clients offer several platforms, archives and cache export where a worker has this label."""
+
+
+def version() -> dict[str, str]:
+    return {
+        "package": "github.com/moby/buildkit",
+        "version": VERSION,
+        "revision": f"portside-{portside.__version__}",
+    }
+
+
+def worker_record(labels: Mapping[str, str], limit: int) -> Any:
+    """``limit``: bytes of the cache."""
+    platforms = []
+    for system, architecture in dict.fromkeys(
+        (Platform.host().os, architecture) for architecture in _architectures()
+    ):
+        platforms.append(ops_pb2.Platform(OS=system, Architecture=architecture))
+    return worker_pb2.WorkerRecord(
+        ID=labels.get("id", "portside"),
+        Labels={
+            "org.mobyproject.buildkit.worker.executor": "portside",
+            "org.mobyproject.buildkit.worker.hostname": socket.gethostname(),
+            "org.mobyproject.buildkit.worker.network": "host",
+            "org.mobyproject.buildkit.worker.oci.process-mode": "sandbox",
+            SNAPSHOTTER: "overlay",
+            **{key: value for key, value in labels.items() if key != "id"},
+        },
+        platforms=platforms,
+        GCPolicy=[worker_pb2.GCPolicy(all=True, maxUsedSpace=limit)],
+        BuildkitVersion=worker_pb2.BuildkitVersion(**version()),
+    )
+
+
+def _architectures() -> list[str]:
+    host = Platform.host()
+    return [host.architecture, *(arch for arch, _ in host.runs() if arch != host.architecture)]

@@ -1,0 +1,339 @@
+"""BuildKit's clients on our engine: ``docker build``, buildx, bake, compose, unmodified."""
+
+import json
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from enginekit import RunningEngine
+
+Run = Callable[..., subprocess.CompletedProcess[Any]]
+BASE = "portside/base"
+PLUGINS = [str(Path(pwd.getpwuid(os.getuid()).pw_dir, ".docker/cli-plugins"))]
+
+
+class Builder:
+    """A context, and builds of it: ``build(text, "-t", …, files={…}, check=True)``."""
+
+    def __init__(self, env: dict[str, str], path: Path) -> None:
+        self.env, self.path = env, path
+
+    def files(self, text: str, files: dict[str, str] | None = None) -> None:
+        for name, content in (files or {}).items():
+            place = self.path / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(content)
+        (self.path / "Dockerfile").write_text(text)
+
+    def __call__(
+        self, text: str, *args: str, files: dict[str, str] | None = None, check: bool = True,
+        command: tuple[str, ...] = ("build",), where: str = "",
+    ) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        self.files(text, files)
+        done = subprocess.run(
+            ["docker", *command, "--progress=plain", *args, where or str(self.path)],
+            env=self.env, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        if check and done.returncode:
+            pytest.fail(f"{done.stdout}\n{done.stderr}")
+        return done
+
+    def docker(self, *args: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["docker", *args], env=self.env, capture_output=True, text=True, timeout=120, **more
+        )
+
+
+@pytest.fixture
+def build(docker_env: dict[str, str], tmp_path: Path) -> Builder:
+    path = tmp_path / "context"
+    path.mkdir()
+    config = tmp_path / "docker"
+    config.mkdir()
+    (config / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": PLUGINS}))
+    env = {**docker_env, "BUILDKIT_PROGRESS": "plain", "DOCKER_CONFIG": str(config)}
+    return Builder(env, path)
+
+
+def test_an_image_is_built_and_runs(build: Builder, docker: Run) -> None:
+    done = build(
+        f"""FROM {BASE} AS one
+ARG WORD=nothing
+RUN echo $WORD > /word
+FROM one
+COPY a.txt sub /dest/
+ENV A=1
+LABEL l=v
+CMD ["/bin/cat", "/word", "/dest/a.txt", "/dest/b.txt"]
+""",
+        "-t", "bx-one", "-t", "bx-two:v", "--build-arg", "WORD=said", "--label", "x=y",
+        files={"a.txt": "a\n", "sub/b.txt": "b\n", "unused/big": "x"},
+    )  # fmt: skip
+    assert "naming to docker.io/library/bx-two:v" in done.stderr
+    assert docker("run", "--rm", "bx-one").stdout.split() == ["said", "a", "b"]
+    found = json.loads(docker("image", "inspect", "bx-two:v").stdout)[0]
+    assert found["Config"]["Labels"] == {"l": "v", "x": "y"}
+    assert "A=1" in found["Config"]["Env"]
+    history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}|{{.Comment}}", "bx-one")
+    assert "COPY a.txt sub /dest/ # buildkit|buildkit.dockerfile.v0" in history.stdout
+
+
+def test_iidfile_and_metadata_name_the_image(build: Builder, tmp_path: Path, docker: Run) -> None:
+    iid, metadata = tmp_path / "iid", tmp_path / "metadata"
+    build(
+        f"FROM {BASE}\nRUN echo m > /m\n", "-t", "bx-meta", "--iidfile", str(iid),
+        "--metadata-file", str(metadata),
+    )  # fmt: skip
+    found = json.loads(metadata.read_text())
+    identifier = docker("image", "inspect", "-f", "{{.Id}}", "bx-meta").stdout.strip()
+    assert found["containerimage.digest"] == identifier
+    assert found["image.name"] == "docker.io/library/bx-meta:latest"
+    assert found["containerimage.descriptor"]["digest"] == identifier
+    assert iid.read_text() in (identifier, found["containerimage.config.digest"])
+    assert found["containerimage.config.digest"].startswith("sha256:")
+
+
+def test_the_second_build_comes_from_the_cache_and_receives_what_changed(build: Builder) -> None:
+    text = f"FROM {BASE}\nRUN date +%s%N > /now\nCOPY src /src\nRUN cat /src/*\n"
+    files = {f"src/{number}": f"{number}\n" * 1000 for number in range(50)}
+    build(text, files=files)
+    again = build(text, files=files)
+    assert again.stderr.count("CACHED") == 4
+    changed = build(text, files={"src/7": "seven\n"})
+    assert changed.stderr.count("CACHED") == 2
+    assert "seven" in changed.stderr and "\n49\n" not in again.stderr
+
+
+def test_a_failing_step_shows_its_output_and_its_line(build: Builder) -> None:
+    done = build(f"FROM {BASE}\nRUN true\nRUN echo oops >&2; exit 3\n", check=False)
+    assert done.returncode == 1
+    assert "Dockerfile:3\n" in done.stderr
+    assert "   3 | >>> RUN echo oops >&2; exit 3\n" in done.stderr
+    assert done.stderr.rstrip().endswith(
+        'ERROR: failed to build: failed to solve: process "/bin/sh -c echo oops >&2; exit 3" did '
+        "not complete successfully: exit code: 3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (f"FROM {BASE}\nCOPPY a b\n", 2, "unknown instruction: COPPY (did you mean COPY?)"),
+        (f"FROM {BASE}\nCOPY missing /x\n", 2, '"/missing": not found'),
+        (f"FROM {BASE}\nCOPY --from=localhost:1/nope /a /b\n", 2, "localhost:1/nope"),
+        (f"FROM {BASE} AS a\nRUN --mount=type=secret,id=s,required cat /run/secrets/s\n", 2,
+         "secret s: not found"),
+        ("FROM localhost:1/none\n", 1, "localhost:1/none"),
+    ],
+)  # fmt: skip
+def test_bad_dockerfiles(build: Builder, text: str, line: int, words: str) -> None:
+    done = build(text, check=False)
+    assert done.returncode == 1
+    assert words in done.stderr.rpartition("ERROR: failed to build:")[2]
+    assert f"Dockerfile:{line}\n" in done.stderr
+
+
+def test_target_no_cache_and_a_file_elsewhere(build: Builder, tmp_path: Path) -> None:
+    text = f"FROM {BASE} AS first\nRUN echo first\nFROM first AS second\nRUN echo second\n"
+    done = build(text, "--target", "first")
+    assert "RUN echo first" in done.stderr and "RUN echo second" not in done.stderr
+    assert "CACHED" not in build(text, "--target", "first", "--no-cache").stderr
+    other = tmp_path / "Other"
+    other.write_text(f"FROM {BASE}\nRUN echo from elsewhere\n")
+    assert "from elsewhere" in build(text, "-f", str(other)).stderr
+
+
+def test_ignored_files_are_not_sent(build: Builder) -> None:
+    files = {"keep.txt": "k", "drop.log": "d", "deep/in.log": "d", ".dockerignore": "**/*.log\n"}
+    done = build(f"FROM {BASE}\nCOPY . /c\nRUN cd /c && find . -type f\n", files=files)
+    assert "./keep.txt" in done.stderr
+    assert "./drop.log" not in done.stderr and "in.log" not in done.stderr
+
+
+def test_a_secret_reaches_its_step_alone(build: Builder, docker: Run, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hush-4711")
+    build.env = {**build.env, "FROM_ENV": "from-env"}
+    done = build(
+        f"""FROM {BASE}
+RUN --mount=type=secret,id=s wc -c < /run/secrets/s > /size
+RUN --mount=type=secret,id=e,env=WORD test "$WORD" = from-env
+RUN ! test -e /run/secrets/s
+""",
+        "-t", "bx-secret", "--secret", f"id=s,src={secret}", "--secret", "id=e,env=FROM_ENV",
+    )  # fmt: skip
+    assert "hush-4711" not in done.stderr
+    assert docker("run", "--rm", "bx-secret", "cat", "/size").stdout.strip() == "9"
+    assert "hush-4711" not in docker("history", "--no-trunc", "bx-secret").stdout
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[str]:
+    """An agent that answers each request with its own bytes."""
+    path = f"{tmp_path}/a"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+
+    def serve() -> None:
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return
+            with peer:
+                peer.sendall(b"agent says " + peer.recv(100))
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield path
+    listener.close()
+
+
+def test_an_agent_is_forwarded(build: Builder, agent: str) -> None:
+    text = f"FROM {BASE}\nRUN --mount=type=ssh test -S $SSH_AUTH_SOCK && echo sock $SSH_AUTH_SOCK\n"
+    done = build(text, "--ssh", f"default={agent}")
+    assert "sock /run/buildkit/ssh_agent.0" in done.stderr
+    text = f"FROM {BASE}\nRUN --mount=type=ssh,required true\n"
+    assert "no SSH key" in build(text, check=False).stderr
+
+
+def test_results_as_files_at_the_client(build: Builder, tmp_path: Path) -> None:
+    text = f"FROM {BASE} AS b\nRUN mkdir -p /o/d && echo hi > /o/d/f && ln -s d/f /o/l\n" + (
+        "FROM scratch\nCOPY --from=b /o /\n"
+    )
+    out, tar = tmp_path / "out", tmp_path / "out.tar"
+    build(text, "-o", str(out))
+    assert (out / "d/f").read_text() == "hi\n" and os.readlink(out / "l") == "d/f"
+    build(text, "-o", f"type=tar,dest={tar}")
+    with tarfile.open(tar) as archive:
+        assert {"d", "d/f", "l"} <= {name.strip("/") for name in archive.getnames()}
+    image = tmp_path / "image.tar"
+    build(text, "-o", f"type=docker,dest={image},name=bx-tar")
+    with tarfile.open(image) as archive:
+        assert "manifest.json" in archive.getnames()
+
+
+def test_a_context_from_standard_input(build: Builder, tmp_path: Path) -> None:
+    text = f"FROM {BASE}\nRUN echo piped\n"
+    done = build.docker("build", "--progress=plain", "-", input=text)
+    assert done.returncode == 0 and "piped" in done.stderr, done.stderr
+    build.files(f"FROM {BASE}\nCOPY a /a\nRUN cat /a\n", {"a": "in the tar\n"})
+    tar = tmp_path / "c.tar"
+    with tarfile.open(tar, "w", format=tarfile.GNU_FORMAT) as archive:
+        archive.add(build.path, ".")
+    with tar.open("rb") as file:
+        done = subprocess.run(["docker", "build", "--progress=plain", "-"], env=build.env,
+                              stdin=file, capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode == 0 and "in the tar" in done.stderr, done.stderr
+
+
+def test_named_contexts(build: Builder, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "f").write_text("from another folder\n")
+    done = build(
+        f"FROM {BASE}\nCOPY --from=more f /f\nRUN cat /f\nFROM base2\nCOPY --from=0 /f /g\n",
+        "--build-context", f"more={other}", "--build-context", f"base2=docker-image://{BASE}",
+    )  # fmt: skip
+    assert "naming to" not in done.stderr and "exporting" in done.stderr
+
+
+def test_checks_without_a_build(build: Builder) -> None:
+    done = build(f"FROM {BASE} as x\nMAINTAINER me\n", "--check", check=False)
+    assert done.returncode == 1
+    assert "FromAsCasing" in done.stdout and "MaintainerDeprecated" in done.stdout
+
+
+def test_bake_builds_targets_that_use_each_other(build: Builder, docker: Run) -> None:
+    build.files(f"FROM {BASE}\nRUN echo base > /b\n")
+    (build.path / "Second").write_text("FROM first\nRUN cat /b && echo second > /s\n")
+    (build.path / "docker-bake.json").write_text(
+        json.dumps(
+            {
+                "group": {"default": {"targets": ["second"]}},
+                "target": {
+                    "first": {"dockerfile": "Dockerfile", "tags": ["bx-first"]},
+                    "second": {
+                        "dockerfile": "Second",
+                        "contexts": {"first": "target:first"},
+                        "tags": ["bx-second"],
+                    },
+                },
+            }
+        )
+    )
+    done = build.docker("buildx", "bake", "--progress=plain", cwd=build.path)
+    assert done.returncode == 0, done.stderr
+    assert docker("run", "--rm", "bx-second", "cat", "/b", "/s").stdout.split() == [
+        "base", "second"
+    ]  # fmt: skip
+
+
+def test_compose_builds_a_service(build: Builder, docker: Run) -> None:
+    build.files(f"FROM {BASE}\nRUN echo composed > /c\n")
+    (build.path / "compose.yaml").write_text(
+        "services:\n  web:\n    image: bx-composed\n    build: .\n"
+    )
+    done = build.docker("compose", "--progress", "plain", "build", cwd=build.path)
+    assert done.returncode == 0, done.stderr
+    assert docker("run", "--rm", "bx-composed", "cat", "/c").stdout == "composed\n"
+
+
+def test_the_cache_is_listed_and_pruned(build: Builder) -> None:
+    build(f"FROM {BASE}\nRUN echo to be pruned > /p\n")
+    listed = build.docker("buildx", "du", "--verbose")
+    assert "RUN echo to be pruned" in listed.stdout
+    assert build.docker("buildx", "du", "--filter", "type=exec.cachemount").returncode == 0
+    assert build.docker("buildx", "prune", "-af").returncode == 0
+    assert "RUN echo to be pruned" not in build.docker("buildx", "du", "--verbose").stdout
+
+
+def test_the_builder_describes_itself(build: Builder) -> None:
+    done = build.docker("buildx", "inspect")
+    assert "docker" in done.stdout and "running" in done.stdout
+    assert "org.mobyproject.buildkit.worker.snapshotter" in done.stdout
+    assert "default" in build.docker("buildx", "ls").stdout
+    build(f"FROM {BASE}\nRUN echo remembered\n")
+    listed = build.docker("buildx", "history", "ls")
+    assert "Completed" in listed.stdout
+
+
+def test_a_client_that_leaves_stops_its_build(
+    build: Builder, engine: RunningEngine, docker: Run
+) -> None:
+    build.files(f"FROM {BASE}\nRUN echo begun; sleep 4711\n")
+    client = subprocess.Popen(
+        ["docker", "build", "--progress=plain", str(build.path)],
+        env=build.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert client.stdout is not None
+    for line in client.stdout:
+        if " begun" in line and "RUN" not in line:
+            break
+    assert _sleeping()
+    client.send_signal(signal.SIGINT)
+    client.wait(30)
+    client.stdout.close()
+    deadline = time.monotonic() + 20
+    while _sleeping() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _sleeping()
+
+
+def _sleeping() -> bool:
+    for entry in Path("/proc").iterdir():
+        try:
+            if (entry / "cmdline").read_bytes().split(b"\0")[:2] == [b"sleep", b"4711"]:
+                return True
+        except OSError:
+            continue
+    return False
