@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from enginekit import RunningEngine
@@ -89,6 +91,54 @@ def test_listeners_leave_others_their_connections(
     finally:
         for sock in [*held, mine]:
             sock.close()
+
+
+def instances(engine: RunningEngine) -> int:
+    """inotify(7) instances that the engine has."""
+    found = Path(f"/proc/{engine.pid}/fd").iterdir()
+    return sum("inotify" in str(link.readlink()) for link in found if link.is_symlink())
+
+
+def test_followers_of_logs_share_one_inotify_instance(narrow: RunningEngine, stopped: str) -> None:
+    """A user may have 128, and other programs want some."""
+    before = instances(narrow)
+    names = [stopped]
+    script = "while sleep 0.1; do echo written; done"
+    body = {"Image": BASE, "Cmd": ["sh", "-c", script], "StopSignal": "KILL"}
+    names += [narrow.json("POST", "/containers/create", body, 201)["Id"] for _ in range(3)]
+    for name in names:
+        narrow.json("POST", f"/containers/{name}/start", status=204)
+    held = [
+        (name, ask(narrow, f"GET /containers/{name}/logs?follow=1&stdout=1"))
+        for name in names for _ in range(8)
+    ]  # fmt: skip
+    try:
+        for _, sock in held:
+            assert sock.recv(4) == b"HTTP"
+        assert instances(narrow) == before + 1
+        for name, sock in held:
+            seen = b""
+            while name != stopped and seen.count(b"written") < 5:
+                seen += (piece := sock.recv(4096))
+                assert piece, seen
+        for name in names:
+            narrow.json("DELETE", f"/containers/{name}?force=1", status=204)
+        for _, sock in held:
+            seen = b""
+            while not seen.endswith(b"0\r\n\r\n"):  # the last chunk
+                seen += (piece := sock.recv(4096))
+                assert piece, seen
+    finally:
+        for _, sock in held:
+            sock.close()
+    until(lambda: instances(narrow) == before)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.05)
 
 
 def test_waiting_clients_leave_others_their_connections(

@@ -13,6 +13,7 @@ import msgspec
 
 from portside.containers.container import Container, ExecInstance
 from portside.containers.interfaces import Images, Networks, Volumes
+from portside.containers.log_watch import LogWatch
 from portside.containers.record import Record
 from portside.containers.spec import Defaults
 from portside.model.container import Ulimit
@@ -73,6 +74,7 @@ class Core:
     probes: dict[str, asyncio.Future[Exited]] = field(default_factory=dict)
     """Health probes that run, by their exec's ID."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    log_watch: LogWatch = field(default_factory=LogWatch)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work of the service's own; a failure is logged, never lost."""

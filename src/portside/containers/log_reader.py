@@ -10,7 +10,7 @@ import asyncio
 import os
 import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import msgspec
 from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.containers.log_files import PIECE, Generation, open_generations
-from portside.kernel.inotify import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Inotify
+from portside.containers.log_watch import LogWatch
 from portside.model.errors import NotImplementedHere
 from portside.model.golang.timestamps import rfc3339_or_zero
 
@@ -78,7 +78,7 @@ def check(container: Container, options: LogsOptions) -> None:
 
 async def read_logs(core: Core, container: Container, options: LogsOptions) -> AsyncIterator[bytes]:
     """The log as clients get it: framed unless there is a terminal."""
-    reader = _Reader(Path(core.log_path(container.id)), container, options)
+    reader = _Reader(Path(core.log_path(container.id)), container, options, core.log_watch)
     try:
         async for piece in reader.pieces():
             yield piece
@@ -89,27 +89,27 @@ async def read_logs(core: Core, container: Container, options: LogsOptions) -> A
 class _Reader:
     """One client's way through a log."""
 
-    def __init__(self, path: Path, container: Container, options: LogsOptions) -> None:
+    def __init__(
+        self, path: Path, container: Container, options: LogsOptions, watch: LogWatch
+    ) -> None:
         self._path, self._container, self._options = path, container, options
         self._current: Generation | None = None
         self._known = b""
         """How the newest generation that was read to its end began."""
         self._rest = b""
         self._ended = False
-        self._watch: Inotify | None = None
+        self._watch, self._stack = watch, ExitStack()
         self._raw = container.record.config.tty
 
     def close(self) -> None:
         if self._current is not None:
             self._current.close()
-        if self._watch is not None:
-            with suppress(ValueError):
-                asyncio.get_running_loop().remove_reader(self._watch.fileno())
-            self._watch.close()
+        self._stack.close()
 
     async def pieces(self) -> AsyncIterator[bytes]:
         if self._options.follow:
-            self._start_watching()  # before the first look, so that nothing is missed
+            # before the first look, so that nothing is missed
+            self._changed = self._stack.enter_context(self._watch.changes(self._path.parent))
         if self._options.lines is None:
             async for piece in self._newer(open_generations(self._path)):
                 yield piece
@@ -175,19 +175,6 @@ class _Reader:
         return self._render(self._entries(lines))
 
     # -- what comes ------------------------------------------------------------------------------
-
-    def _start_watching(self) -> None:
-        self._watch = Inotify()
-        mask = IN_MODIFY | IN_CREATE | IN_MOVED_TO
-        self._watch.watch(str(self._path.parent), mask)
-        self._changed = asyncio.Event()
-        watch, changed = self._watch, self._changed
-
-        def readable() -> None:
-            watch.read()
-            changed.set()
-
-        asyncio.get_running_loop().add_reader(watch.fileno(), readable)
 
     async def _follow(self) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()

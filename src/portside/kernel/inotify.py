@@ -10,12 +10,14 @@ from portside.kernel.libc import encoded
 
 IN_MODIFY, IN_CLOSE_WRITE, IN_MOVED_TO = 0x2, 0x8, 0x80
 IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF = 0x100, 0x200, 0x400, 0x800
+IN_Q_OVERFLOW, IN_IGNORED = 0x4000, 0x8000
 IN_NONBLOCK, IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 
 _EVENT = struct.Struct("iIII")
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.inotify_init1.argtypes = (ctypes.c_int,)
 _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+_libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
 
 
 class Inotify:
@@ -37,6 +39,10 @@ class Inotify:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), path)
         return number
+
+    def unwatch(self, watch: int) -> None:
+        """End a watch; harmless when the kernel has ended it already."""
+        _libc.inotify_rm_watch(self._fd, watch)
 
     def read(self) -> list[tuple[int, int, str]]:
         """What happened, as (watch, mask, name in the directory); empty when nothing did."""
