@@ -11,6 +11,12 @@ from portside.cli.session import Failed
 from portside.cli.verb import verb
 from portside.client.errors import NotRunning
 from portside.model.errors import InvalidParameter
+from portside.model.paths import (
+    DEFAULT_CONFIG_DIR,
+    DEFAULT_DATA_ROOT,
+    DEFAULT_EXEC_ROOT,
+    rootless_user,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,13 +33,23 @@ _COMPLETIONS = {
 }
 
 
-def _require_root() -> None:
-    if os.geteuid() != 0:
-        raise InvalidParameter("only root can manage the service: use sudo")
+def _user_unit() -> str:
+    """Where the unit of a user's own engine is; empty for root's."""
+    if not rootless_user():
+        return ""
+    return f"{os.path.dirname(DEFAULT_CONFIG_DIR)}/systemd/user/portside.service"
+
+
+def _has_systemd() -> bool:
+    """systemd runs here; for a user, its user instance."""
+    if not rootless_user():
+        return os.path.isdir(_SYSTEMD)
+    return os.path.exists(f"{os.path.dirname(DEFAULT_EXEC_ROOT)}/systemd/private")
 
 
 def _systemctl(*words: str) -> None:
     """Raises Failed with what systemctl says."""
+    words = ("--user", *words) if rootless_user() else words
     done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failed(1, f"systemctl {' '.join(words)}: {done.stderr.strip()}")
@@ -41,6 +57,8 @@ def _systemctl(*words: str) -> None:
 
 def _is_service() -> bool:
     """systemd runs here and knows the engine's unit."""
+    if rootless_user():
+        return _has_systemd() and os.path.exists(_user_unit())
     return os.path.isdir(_SYSTEMD) and any(
         os.path.exists(f"{directory}/portside.service")
         for directory in ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
@@ -110,7 +128,9 @@ def _write(root: str, found: dict[str, str]) -> None:
       --no-start   Do not start the engine, nor with the machine
 """)  # fmt: skip
 def install(session: Session, options: Options, arguments: list[str]) -> None:
-    _require_root()
+    if rootless_user():
+        _install_for_user(start=not options.flag("no-start"))
+        return
     _write("", files(command_path(), "/usr/local", "/etc/systemd/system"))
     session.out(f"Installed portside.service and portside.socket for {command_path()}")
     if not os.path.isdir(_SYSTEMD):
@@ -121,22 +141,44 @@ def install(session: Session, options: Options, arguments: list[str]) -> None:
         _systemctl("enable", "--now", "portside.socket", "portside.service")
 
 
+def _install_for_user(start: bool) -> None:
+    """The unit alone: completions and manual pages are the system's."""
+    with open(f"{_TEMPLATES}/user/portside.service") as file:
+        text = file.read().replace("@COMMAND@", _quoted(command_path()))
+    _write("", {_user_unit(): text})
+    sys.stdout.write(f"Installed {_user_unit()} for {command_path()}\n")
+    if not _has_systemd():
+        sys.stderr.write(
+            "No systemd of this user runs here: start the engine with portside daemon start\n"
+        )
+        return
+    _systemctl("daemon-reload")
+    if start:
+        _systemctl("enable", "--now", "portside.service")
+    sys.stdout.write(
+        "It ends, with its containers, when you log out. To let it continue, and start with the "
+        "machine: sudo loginctl enable-linger $USER\n"
+    )
+
+
 @verb("daemon uninstall", about="Remove the service, completion and manual pages; data stays")
 def uninstall(session: Session, options: Options, arguments: list[str]) -> None:
-    _require_root()
+    own = _user_unit()
     if _is_service():
-        _systemctl("disable", "--now", "portside.service", "portside.socket")
-    for path in files("", "/usr/local", "/etc/systemd/system"):
+        units = ["portside.service"] if own else ["portside.service", "portside.socket"]
+        _systemctl("disable", "--now", *units)
+    for path in [own] if own else files("", "/usr/local", "/etc/systemd/system"):
         if os.path.lexists(path):
             os.unlink(path)
-    if os.path.isdir(_SYSTEMD):
+    if _has_systemd():
         _systemctl("daemon-reload")
-    session.out("Removed the service. Containers, images and volumes are kept in /var/lib/portside")
+    session.out(
+        f"Removed the service. Containers, images and volumes are kept in {DEFAULT_DATA_ROOT}"
+    )
 
 
 @verb("daemon start", about="Start the engine in the background")
 def start(session: Session, options: Options, arguments: list[str]) -> None:
-    _require_root()
     if _is_service():
         _systemctl("start", "portside.service")
         return
@@ -169,7 +211,6 @@ def status(session: Session, options: Options, arguments: list[str]) -> int:
 
 @verb("daemon restart", about="End the engine and start it again; its containers continue")
 def restart(session: Session, options: Options, arguments: list[str]) -> None:
-    _require_root()
     if _is_service():
         _systemctl("restart", "portside.service")
         return

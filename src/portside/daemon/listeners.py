@@ -16,6 +16,7 @@ from portside.daemon.notify import listen_fds
 from portside.engine.options import DaemonOptions
 from portside.kernel.directories import make_public
 from portside.model.errors import Conflict, InvalidParameter, SystemFailure
+from portside.model.paths import rootless_user
 
 if TYPE_CHECKING:
     import ssl
@@ -131,10 +132,10 @@ def _unix(path: Path, options: DaemonOptions) -> Listener:
         raise SystemFailure(f"can't create unix socket {path}: {err.strerror}") from err
     finally:
         os.umask(mask)
-    gid = _group(options.group)
+    gid = None if rootless_user() else _group(options.group)
     if gid is not None:
         os.chown(path, 0, gid)
-    path.chmod(0o660)
+    path.chmod(0o600 if rootless_user() else 0o660)  # a user's engine is that user's alone
     sock.listen(1024)
     return Listener(sock, f"unix://{path}", path=path)
 

@@ -25,6 +25,7 @@ from portside.engine.options import DaemonOptions
 from portside.kernel.directories import make_public
 from portside.model.errors import PortsideError
 from portside.model.instance import Instance
+from portside.model.paths import rootless_user
 
 if TYPE_CHECKING:
     import asyncio
@@ -99,6 +100,10 @@ class Daemon:
             from portside.daemon import rootless_start
 
             rootless_start.enter(self.options, self.arguments)
+        if rootless_user():
+            from portside.daemon import rootless_start
+
+            rootless_start.adopt()
         refuse_plain_chroot()
         self._make_directories()
         pidfile = PidFile(self.options.effective_pidfile)

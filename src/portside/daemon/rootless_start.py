@@ -18,6 +18,9 @@ from portside.kernel import host_sockets, process
 from portside.model.errors import SystemFailure
 from portside.model.paths import ROOTLESS_VARIABLE
 
+_KEEPER = "PORTSIDE_KEEPER"
+"""The descriptor of the conversation with the keeper, over the execution."""
+
 
 def enter(options: DaemonOptions, arguments: Sequence[str]) -> None:
     """Go on as the engine of this user; returns only by raising SystemFailure."""
@@ -39,9 +42,16 @@ def enter(options: DaemonOptions, arguments: Sequence[str]) -> None:
     # The engine's life is this conversation's: the keeper sees its end as the engine's.
     sock.set_inheritable(True)
     keeper.join(fds)
-    environment = os.environ | {ROOTLESS_VARIABLE: str(user)}
+    environment = os.environ | {ROOTLESS_VARIABLE: str(user), _KEEPER: str(sock.fileno())}
     command = [sys.executable, "-I", "-m", "portside", "daemon", *arguments]
     os.execve(sys.executable, command, environment)
+
+
+def adopt() -> None:
+    """After the execution: nobody but this process holds the conversation with the keeper."""
+    fd = os.environ.pop(_KEEPER, "")
+    if fd:
+        os.set_inheritable(int(fd), False)
 
 
 def own_directory(path: Path) -> None:

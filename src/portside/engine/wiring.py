@@ -11,6 +11,7 @@ from portside.model.container import Ulimit
 from portside.model.errors import InvalidParameter
 from portside.model.idmap import IDMappings
 from portside.model.network import AddressPool, NetworkOptions
+from portside.model.paths import rootless_user
 from portside.registry.client.options import RegistryOptions
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def network_options(options: DaemonOptions, mappings: IDMappings | None) -> Netw
         dns_options=options.dns_opts,
         host_gateway_ips=options.host_gateway_ips,
         id_mappings=mappings,
+        host_sockets=f"{options.exec_root}/keeper.sock" if rootless_user() else "",
     )
 
 

@@ -307,6 +307,8 @@ class NetworkOptions(msgspec.Struct, frozen=True, kw_only=True):
     dns_options: tuple[str, ...] = ()
     host_gateway_ips: tuple[str, ...] = ()
     resolv_conf: str = "/etc/resolv.conf"
+    host_sockets: str = ""
+    """Socket of who opens the host's ports for an engine in a network namespace of its own."""
 
 
 class NetworkRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from portside.kernel.host_sockets import Bind
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.network import PROTOCOLS, IPAddress, PortBinding
 
@@ -28,6 +29,8 @@ _TYPES = {
 }
 
 
+BACKLOG = 1024
+"""Connections that wait at a relayed port."""
 RELAYED = ("tcp", "udp")
 """Protocols the engine can pass on between IP versions."""
 
@@ -149,7 +152,9 @@ def ephemeral_range() -> tuple[int, int]:
 class HostPorts:
     """The host ports this engine's containers hold, each with a socket bound to it."""
 
-    def __init__(self, relay: bool = False) -> None:
+    def __init__(self, relay: bool = False, bind: Bind | None = None) -> None:
+        """``bind`` opens sockets of the host where they are another network namespace's."""
+        self._outside = bind
         self._relay = relay and ipv6_enabled()
         self._held: dict[tuple[str, int], dict[str, socket.socket | None]] = {}
         self._range = ephemeral_range()
@@ -193,7 +198,7 @@ class HostPorts:
         another program took the port meanwhile; that is told in the answer."""
         key = (publication.protocol, publication.host_port)
         try:
-            sock = _bind(publication)
+            sock = self._bind(publication)
         except OSError as err:
             self._held.setdefault(key, {})[publication.host_ip] = None
             return f"port {publication.host}/{publication.protocol} of a running container is " \
@@ -269,18 +274,38 @@ class HostPorts:
                     f"Bind for {publication.host} failed: port is already allocated"
                 )
         try:
-            sock = _bind(publication)
+            sock = self._bind(publication)
         except OSError as err:
             inner = endpoint_text(publication.container_ip, publication.container_port)
             reason = {
                 errno.EADDRINUSE: "address already in use",
                 errno.EADDRNOTAVAIL: "cannot assign requested address",
+                errno.EACCES: _PRIVILEGED if self._outside else "permission denied",
             }.get(err.errno or 0, err.strerror)
             raise SystemFailure(
                 f"failed to bind host port for {publication.host}:{inner}/"
                 f"{publication.protocol}: {reason}"
             ) from err
         self._held.setdefault(key, {})[publication.host_ip] = sock
+
+    def _bind(self, publication: Publication) -> socket.socket | None:
+        if self._outside is None:
+            return _bind(publication)
+        if publication.protocol not in RELAYED:
+            raise SystemFailure(
+                f"cannot publish {publication.protocol} ports: an engine without root passes on "
+                "tcp and udp"
+            )
+        return self._outside(
+            publication.protocol, publication.host_ip, publication.host_port, BACKLOG
+        )
+
+
+_PRIVILEGED = (
+    "permission denied: ports below the host's net.ipv4.ip_unprivileged_port_start (1024 unless "
+    "changed) are closed to users: sudo sysctl net.ipv4.ip_unprivileged_port_start=80, or publish "
+    "a higher port"
+)
 
 
 def ipv6_enabled() -> bool:
@@ -333,7 +358,7 @@ def _bind(publication: Publication) -> socket.socket | None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((publication.host_ip, publication.host_port))
         if kind == socket.SOCK_STREAM:
-            sock.listen(1024 if publication.relayed else 1)
+            sock.listen(BACKLOG if publication.relayed else 1)
     except OSError:
         sock.close()
         raise

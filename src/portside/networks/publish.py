@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from portside.kernel import conntrack
+from portside.kernel.host_sockets import Bind
 from portside.kernel.netlink import Rtnl
 from portside.model.errors import SystemFailure
 from portside.model.network import IPAddress, NetworkOptions, NetworkRequest
@@ -29,9 +30,17 @@ MODES = {4: network_records.BRIDGE_MODE4, 6: network_records.BRIDGE_MODE6}
 class Publisher:
     """The published ports of all running containers."""
 
-    def __init__(self, firewall: Firewall, catalogue: Catalogue, options: NetworkOptions) -> None:
+    def __init__(
+        self,
+        firewall: Firewall,
+        catalogue: Catalogue,
+        options: NetworkOptions,
+        bind: Bind | None = None,
+    ) -> None:
+        """``bind``: the host's ports are in another network namespace, and all are relayed."""
         self._firewall, self._catalogue, self._options = firewall, catalogue, options
-        self._ports = HostPorts(options.userland_proxy)
+        self._relays_all = bind is not None
+        self._ports = HostPorts(options.userland_proxy, bind)
         self._relays = Relays()
 
     def reserve(
@@ -75,7 +84,7 @@ class Publisher:
         """Open what is new and shut what is gone; what stays is not interrupted."""
         before, after = self.members(old), self.members(new)
         for port in old:
-            if port.relayed and port not in new:
+            if self._relayed(port) and port not in new:
                 self._relays.close(port)
         self._firewall.remove([member for member in before if member not in after])
         self._firewall.add([member for member in after if member not in before])
@@ -83,9 +92,13 @@ class Publisher:
 
     def _open_relays(self, ports: Sequence[Publication]) -> None:
         for port in ports:
-            listener = self._ports.socket(port) if port.relayed else None
+            listener = self._ports.socket(port) if self._relayed(port) else None
             if listener is not None:
                 self._relays.open(port, listener)
+
+    def _relayed(self, port: Publication) -> bool:
+        """Whether clients outside are passed on by the engine, not by the firewall."""
+        return port.relayed or (self._relays_all and bool(port.host_port))
 
     def _reserve_version(
         self,
@@ -136,7 +149,7 @@ class Publisher:
 
     def unreserve(self, ports: Sequence[Publication]) -> None:
         for port in ports:
-            if port.relayed:
+            if self._relayed(port):
                 self._relays.close(port)
         self._ports.release([port for port in ports if port.host_port])
 

@@ -1,4 +1,5 @@
-"""IPv6 clients of containers that have IPv4 only.
+"""Clients that the firewall cannot lead to a container: IPv6 clients of containers that have IPv4
+only, and all clients of an engine without root, whose network is not the host's.
 
 The kernel cannot translate between the two, so the engine accepts these TCP connections on the
 socket that keeps the port and passes the bytes on, and datagrams likewise: each client of a UDP
@@ -37,9 +38,12 @@ BURST = 64
 IPV6_PKTINFO, IPV6_RECVPKTINFO = 50, 49
 """<linux/in6.h>; ipv6(7)."""
 PKTINFO = struct.Struct("16sI")
+IP_PKTINFO = 8
+PKTINFO4 = struct.Struct("=i4s4s")
+"""struct in_pktinfo: interface, local address, address in the header."""
 
 
-Address = tuple[str, int, int, int]
+Address = tuple[str, int, int, int] | tuple[str, int]
 
 
 class Client(NamedTuple):
@@ -58,7 +62,10 @@ class Datagrams:
         self._listener = listener
         self._clients: dict[Client, tuple[socket.socket, float]] = {}
         """In the order of their last datagrams."""
-        listener.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+        else:
+            listener.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         self._loop.add_reader(listener, self._from_clients)
         self._timer = self._loop.call_later(IDLE, self._expire)
 
@@ -76,7 +83,7 @@ class Datagrams:
                 return
             except OSError:  # an answer of ours could not be delivered
                 continue
-            asked = next((item[2] for item in about if item[1] == IPV6_PKTINFO), b"")
+            asked = next((item[2] for item in about if item[1] in (IPV6_PKTINFO, IP_PKTINFO)), b"")
             # what could not be sent is lost, as datagrams may be
             with contextlib.suppress(OSError):
                 self._socket(Client(peer, asked)).send(data)
@@ -86,7 +93,8 @@ class Datagrams:
         if found is None:
             while len(self._clients) >= MAX_CLIENTS:
                 self._forget(next(iter(self._clients)))
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            family = family_of(self._target[0])
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             try:
                 sock.connect(self._target)
             except OSError:
@@ -107,11 +115,7 @@ class Datagrams:
             except OSError:  # nobody listens inside (ICMP port unreachable)
                 self._forget(client)
                 return
-            about = []
-            if client.asked:
-                address, _ = PKTINFO.unpack(client.asked)
-                scope = client.address[3]
-                about = [(socket.IPPROTO_IPV6, IPV6_PKTINFO, PKTINFO.pack(address, scope))]
+            about = _answer_from(client) if client.asked else []
             with contextlib.suppress(OSError):
                 self._listener.sendmsg([data], about, 0, client.address)
         if client in self._clients:
@@ -129,6 +133,20 @@ class Datagrams:
                 break
             self._forget(client)
         self._timer = self._loop.call_later(IDLE / 4, self._expire)
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _answer_from(client: Client) -> list[tuple[int, int, bytes]]:
+    """Send from the address that was asked (ipv6(7), IPV6_PKTINFO; ip(7), IP_PKTINFO)."""
+    if len(client.asked) == PKTINFO4.size:
+        _, local, _ = PKTINFO4.unpack(client.asked)
+        return [(socket.IPPROTO_IP, IP_PKTINFO, PKTINFO4.pack(0, local, bytes(4)))]
+    address, _ = PKTINFO.unpack(client.asked)
+    scope = client.address[3] if len(client.address) > 2 else 0
+    return [(socket.IPPROTO_IPV6, IPV6_PKTINFO, PKTINFO.pack(address, scope))]
 
 
 class Relays:
@@ -214,7 +232,8 @@ class Relays:
             log.debug("a relayed connection failed: %s", task.exception())
 
     async def _serve(self, client: socket.socket, publication: Publication) -> None:
-        server = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        family = family_of(publication.container_ip)
+        server = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         with client, server:
             for sock in (client, server):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

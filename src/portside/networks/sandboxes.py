@@ -17,6 +17,7 @@ from contextlib import ExitStack, suppress
 import msgspec
 
 from portside.kernel import netns
+from portside.kernel.host_sockets import HostSockets
 from portside.model.errors import (
     Conflict,
     Forbidden,
@@ -75,7 +76,8 @@ class Sandboxes:
         self._worker, self._pool, self._publish = worker, pool, publish
         self._endpoints = Endpoints(catalogue)
         self.book = Book(db)
-        self.ports = PortPublisher(firewall, catalogue, options)
+        outside = HostSockets(options.host_sockets).bind if options.host_sockets else None
+        self.ports = PortPublisher(firewall, catalogue, options, outside)
         self.files = HostFiles(options, catalogue, self.book.records)
         self._plumbing = Plumbing(catalogue, links, worker)
         self._naming = Naming(catalogue, self.files, worker)
