@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +20,7 @@ import pytest
 
 from tests.rootlesskit import OpenTun, RootlessUser, refuse_reason
 
+NETWORK_PROGRAMS = ("pasta", "passt", "slirp4netns")
 pytestmark = pytest.mark.skipif(bool(refuse_reason()), reason=refuse_reason())
 
 
@@ -203,3 +207,174 @@ def elsewhere() -> Iterator[str]:
 def test_the_way_out(user: RootlessUser, elsewhere: str) -> None:
     done = user.docker("run", "--rm", "portside/base", "wget", "-qO-", f"http://{elsewhere}/")
     assert done.stdout == "far away"
+
+
+# -- the rest of a container's life ----------------------------------------------------------
+
+
+def test_a_life_without_control_groups(user: RootlessUser) -> None:
+    """Nothing is delegated to a user who did not log in through systemd."""
+    made = user.docker("run", "-d", "--name", "life", "-m", "64m", "portside/base", "sleep", "1000")
+    assert "Limitation discarded" in made.stderr
+    assert "no control group was delegated" in made.stderr
+    refused = user.docker("run", "--cpus", "1", "portside/base", check=False)
+    assert "NanoCPUs can not be set" in refused.stderr
+    assert "portside daemon install" in refused.stderr
+    try:
+        assert "sleep 1000" in user.docker("top", "life").stdout
+        stats = json.loads(user.docker("stats", "--no-stream", "--format", "json", "life").stdout)
+        assert stats["PIDs"] == "1"
+        assert not stats["MemUsage"].startswith("0B")
+        user.docker("pause", "life")
+        pid = int(user.docker("inspect", "-f", "{{.State.Pid}}", "life").stdout)
+        assert "\nState:\tT" in Path(f"/proc/{pid}/status").read_text()
+        user.docker("unpause", "life")
+        assert "\nState:\tS" in Path(f"/proc/{pid}/status").read_text()
+        user.docker("exec", "-u", "5:6", "life", "sh", "-c", "id -u >/tmp/who")
+        user.docker("exec", "life", "sh", "-c", "rm -r /home; mkdir /home; chown 3:4 /home")
+        user.docker("cp", "life:/tmp/who", str(user.home / "who"))
+        assert (user.home / "who").read_text() == "5\n"
+        user.docker("commit", "life", "committed")
+        done = user.docker("run", "--rm", "committed", "stat", "-c", "%u:%g", "/home")
+        assert done.stdout == "3:4\n"
+    finally:
+        user.docker("rm", "-f", "life")
+
+
+def test_namespaces_of_the_host(user: RootlessUser) -> None:
+    pids = user.docker("run", "--rm", "--pid", "host", "portside/base", "ls", "/proc").stdout
+    assert str(user.engine_pid()) in pids.split()
+    user.docker("run", "--rm", "--ipc", "host", "portside/base", "ls", "/dev/mqueue")
+
+
+def test_build_and_volume(user: RootlessUser) -> None:
+    place = user.home / "context"
+    user.call("mkdir", str(place))
+    (place / "Dockerfile").write_text(
+        "FROM portside/base\nRUN echo built >/x && chown 9:9 /x && rm -r /home\n"
+        "COPY Dockerfile /y\n"
+        "USER 9\nCMD cat /x; ls /home"
+    )
+    user.docker("build", "-q", "-t", "made", str(place), DOCKER_BUILDKIT="0")
+    done = user.docker("run", "--rm", "made", check=False)
+    assert done.stdout == "built\n"
+    assert "/home: No such file" in done.stderr
+    saved = user.docker("save", "-o", str(user.home / "made.tar"), "made")
+    assert saved.returncode == 0
+    user.docker("rmi", "made")
+    assert "made:latest" in user.docker("load", "-i", str(user.home / "made.tar")).stdout
+    user.docker("volume", "create", "kept")
+    for text in ("first", "second"):
+        user.docker("run", "--rm", "-v", "kept:/v", "portside/base", "sh", "-c",
+                    f"echo {text} >>/v/log")  # fmt: skip
+    done = user.docker("run", "--rm", "-v", "kept:/v", "portside/base", "cat", "/v/log")
+    assert done.stdout == "first\nsecond\n"
+
+
+def test_docker_py(user: RootlessUser) -> None:
+    docker = pytest.importorskip("docker")
+    client = docker.DockerClient(base_url=user.host)
+    try:
+        assert client.containers.run("portside/base", "id -u", remove=True) == b"0\n"
+        container = client.containers.run("portside/base", "sleep 1000", detach=True)
+        assert container.exec_run("cat /proc/1/comm").output == b"sleep\n"
+        container.remove(force=True)
+    finally:
+        client.close()
+
+
+def test_compose(user: RootlessUser) -> None:
+    place = user.home / "project"
+    user.call("mkdir", str(place))
+    (place / "compose.yaml").write_text(
+        "services:\n"
+        "  back: {image: portside/base, command: sh -c 'echo up >/index.html; httpd -f -h /'}\n"
+        "  front:\n    image: portside/base\n    depends_on: [back]\n"
+        "    command: sh -c 'until wget -qO- http://back; do sleep 0.1; done'\n"
+    )
+    plugins = user.home / ".docker/cli-plugins"
+    plugin = Path.home() / ".docker/cli-plugins/docker-compose"
+    if not plugin.exists():
+        pytest.skip("docker's compose plugin is missing")
+    user.call("mkdir", "-p", str(plugins))
+    shutil.copy(plugin.resolve(), plugins)
+    (plugins / "docker-compose").chmod(0o755)
+    words = ("compose", "-f", str(place / "compose.yaml"))
+    try:
+        done = user.docker(*words, "up", "--abort-on-container-exit", "--exit-code-from", "front")
+        assert "up" in done.stdout
+    finally:
+        user.docker(*words, "down", "-t", "0")
+
+
+# -- crashes ---------------------------------------------------------------------------------
+
+
+def test_a_killed_engine_leaves_its_containers(user: RootlessUser) -> None:
+    user.docker("run", "-d", "--name", "on", "-p", "80", *HOST_PROGRAMS, "portside/base",
+                "/usr/bin/python3", "-c", SERVER)  # fmt: skip
+    try:
+        port = int(user.docker("port", "on", "80").stdout.splitlines()[0].rpartition(":")[2])
+        read(port)
+        pid = user.docker("inspect", "-f", "{{.State.Pid}}", "on").stdout
+        before = os.readlink(f"/proc/{user.engine_pid()}/ns/net")
+        os.kill(user.engine_pid(), signal.SIGKILL)
+        user.portside("ps")
+        assert user.docker("inspect", "-f", "{{.State.Pid}}", "on").stdout == pid
+        assert os.readlink(f"/proc/{user.engine_pid()}/ns/net") == before
+        assert read(port) == "172.17.0.1"
+    finally:
+        user.docker("rm", "-f", "on")
+
+
+def test_engine_and_keeper_killed(user: RootlessUser, elsewhere: str) -> None:
+    """The namespaces are found with a container's monitor; there is one network program."""
+    user.docker("run", "-d", "--name", "on", "portside/base", "sleep", "1000")
+    try:
+        before = os.readlink(f"/proc/{user.engine_pid()}/ns/net")
+        for pid in (user.engine_pid(), user.pid_of("portside-keeper")):
+            os.kill(pid, signal.SIGKILL)
+        user.portside("ps")
+        assert os.readlink(f"/proc/{user.engine_pid()}/ns/net") == before
+        done = user.docker("exec", "on", "wget", "-qO-", f"http://{elsewhere}/")
+        assert done.stdout == "far away"
+        programs = [name for _, name in user.processes() if name.startswith(NETWORK_PROGRAMS)]
+        assert len(programs) == 1
+    finally:
+        user.docker("rm", "-f", "on")
+
+
+def test_the_network_program_killed(user: RootlessUser, elsewhere: str) -> None:
+    for pid, name in user.processes():
+        if name.startswith(NETWORK_PROGRAMS):
+            os.kill(pid, signal.SIGKILL)
+    done = user.docker(
+        "run", "--rm", "portside/base", "sh", "-c",
+        f"until wget -T 5 -qO- http://{elsewhere}/; do sleep 0.2; done",
+    )  # fmt: skip
+    assert done.stdout == "far away"
+
+
+def test_a_killed_monitor_ends_its_container(user: RootlessUser) -> None:
+    user.docker("run", "-d", "--name", "lost", "portside/base", "sleep", "1000")
+    pid = int(user.docker("inspect", "-f", "{{.State.Pid}}", "lost").stdout)
+    identity = user.docker("inspect", "-f", "{{.Id}}", "lost").stdout.strip()
+    state = json.loads((user.exec_root / f"containers/{identity}/state.json").read_text())
+    os.kill(state["monitor_pid"], signal.SIGKILL)
+    assert user.docker("wait", "lost").stdout == "137\n"
+    assert pid not in [found for found, _ in user.processes()]
+    user.docker("rm", "lost")
+
+
+def test_containers_alone_keep_the_namespaces(user: RootlessUser) -> None:
+    """An engine that ended leaves keeper and network to its containers, which end last."""
+    user.docker("run", "-d", "--name", "alone", "portside/base", "sleep", "1000")
+    pid = int(user.docker("inspect", "-f", "{{.State.Pid}}", "alone").stdout)
+    user.portside("daemon", "stop")
+    names = {name for _, name in user.processes()}
+    assert "portside-keeper" in names
+    os.kill(pid, signal.SIGKILL)
+    assert user.until_quiet() == []
+    done = user.portside("ps", "-a", "--format", "{{.Names}} {{.Status}}")
+    assert done.stdout.startswith("alone Exited (137)")
+    user.docker("rm", "alone")

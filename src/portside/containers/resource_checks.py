@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from portside.kernel.cgroup import limits
+from portside.kernel.cgroup import detect, limits
 from portside.kernel.cgroup.machine import machine
 from portside.model.container import HostConfig, Resources
 from portside.model.errors import InvalidParameter
+from portside.model.paths import rootless_user
 
 _R = TypeVar("_R", bound=Resources)
+
+
+def _undelegated() -> str:
+    """Why an engine without root has no limits, and what to do; empty where it has some."""
+    if not rootless_user() or detect().mode != "none":
+        return ""
+    return (
+        "no control group was delegated to this user's engine: on a system with systemd and "
+        "version 2, install it as the user's service: portside daemon stop; portside daemon install"
+    )
 
 
 def check_limits(host: _R, *, update: bool = False) -> tuple[_R, list[str]]:
     """The limits as they can be had here, with warnings. Raises InvalidParameter."""
     here = machine()
-    found, warnings = limits.check(host, here, update)
+    try:
+        found, warnings = limits.check(host, here, update)
+    except InvalidParameter as err:
+        hint = _undelegated()
+        raise (InvalidParameter(f"{err}: {hint}") if hint else err) from None
+    if warnings and (hint := _undelegated()):
+        warnings.append(hint)
     if isinstance(host, HostConfig):
         if here.oom_kill_disable and found.oom_kill_disable is None:
             found.oom_kill_disable = False  # as it is in the kernel; null where it cannot be

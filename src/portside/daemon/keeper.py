@@ -32,7 +32,7 @@ from portside.kernel.host_sockets import open_socket
 from portside.kernel.netns import loopback_up
 from portside.model.errors import SystemFailure
 
-NAMESPACES = ("user", "mnt", "net")
+NAMESPACES = ("user", "mnt", "net", "ipc")
 _FLAGS = process.CLONE_NEWNS | process.CLONE_NEWNET | process.CLONE_NEWIPC
 _RESTART_PAUSE = 1.0
 """Seconds between two starts of the network program, when it ends by itself."""
@@ -274,6 +274,7 @@ def join(fds: list[int]) -> None:
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     process.setns(fds[2], process.CLONE_NEWNET, "the network namespace")
+    process.setns(fds[3], process.CLONE_NEWIPC, "the IPC namespace")
     cwd = Path.cwd()
     process.setns(fds[1], process.CLONE_NEWNS, "the mount namespace")
     os.chdir(cwd if cwd.is_dir() else "/")

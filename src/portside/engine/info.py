@@ -19,6 +19,7 @@ import portside
 from portside.containers.validation import OWN_RUNTIMES
 from portside.engine import apparmor, machine_info
 from portside.engine.options import DaemonOptions
+from portside.kernel.cgroup import detect
 from portside.kernel.cgroup.machine import machine
 from portside.model import build_info
 from portside.model.ids import new_id
@@ -124,6 +125,7 @@ async def gather(engine: Engine) -> Info:
         system_time=now(),
         logging_driver=options.log_driver,
         cgroup_version=str(limits.cgroup_version),
+        cgroup_driver="none" if detect().mode == "none" else "cgroupfs",
         n_events_listener=engine.events.listeners,
         kernel_version=machine_info.kernel(),
         operating_system=machine_info.operating_system(),

@@ -149,6 +149,9 @@ def ephemeral_range() -> tuple[int, int]:
         return FALLBACK
 
 
+_Socket = socket.socket
+
+
 class HostPorts:
     """The host ports this engine's containers hold, each with a socket bound to it."""
 
@@ -288,7 +291,7 @@ class HostPorts:
             ) from err
         self._held.setdefault(key, {})[publication.host_ip] = sock
 
-    def _bind(self, publication: Publication) -> socket.socket | None:
+    def _bind(self, publication: Publication) -> _Socket | None:
         if self._outside is None:
             return _bind(publication)
         if publication.protocol not in RELAYED:

@@ -243,7 +243,13 @@ def _new(root: int, mount: Mount, options: Parsed) -> None:
     if mount.type == "tmpfs" and "mode" not in given:
         mode = _mode_of(root, mount.destination)
         data = data if mode is None else [*data, f"mode={mode:o}"]
-    tree = filesystem(mount.type, mount.source, data, options.set & ~MOUNT_ATTR_RDONLY)
+    try:
+        tree = filesystem(mount.type, mount.source, data, options.set & ~MOUNT_ATTR_RDONLY)
+    except PermissionError:
+        # Of a namespace that is not our user namespace's there can be no new proc (--pid host).
+        if mount.type != "proc":
+            raise
+        tree = open_tree(AT_FDCWD, "/proc", OPEN_TREE_CLONE | AT_RECURSIVE)
     if options.copy_up and mount.type == "tmpfs":
         try:
             _copy_up(root, mount.destination, tree, given)

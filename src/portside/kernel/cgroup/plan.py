@@ -55,6 +55,8 @@ def plan(layout: Layout, resources: Resources) -> list[Write]:
     limit is asked for whose controller is not there.
     """
     writes: list[Write] = []
+    if layout.mode == "none":
+        return writes  # who asks for limits where there are no groups has been told
     if resources.memory is not None:
         writes += _either(layout, "memory", list(_memory(layout, resources.memory)))
     if resources.cpu is not None:
