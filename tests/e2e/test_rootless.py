@@ -345,13 +345,17 @@ def test_engine_and_keeper_killed(user: RootlessUser, elsewhere: str) -> None:
 
 
 def test_the_network_program_killed(user: RootlessUser, elsewhere: str) -> None:
-    for pid, name in user.processes():
-        if name.startswith(NETWORK_PROGRAMS):
-            os.kill(pid, signal.SIGKILL)
-    done = user.docker(
-        "run", "--rm", "portside/base", "sh", "-c",
-        f"until wget -T 5 -qO- http://{elsewhere}/; do sleep 0.2; done",
-    )  # fmt: skip
+    def programs() -> set[int]:
+        return {pid for pid, name in user.processes() if name.startswith(NETWORK_PROGRAMS)}
+
+    (killed,) = programs()
+    os.kill(killed, signal.SIGKILL)
+    words = ("run", "--rm", "--network", "host", "portside/base", "ip", "route")
+    deadline = time.monotonic() + 60
+    while programs() <= {killed} or "default" not in user.docker(*words).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    done = user.docker("run", "--rm", "portside/base", "wget", "-qO-", f"http://{elsewhere}/")
     assert done.stdout == "far away"
 
 
@@ -378,3 +382,40 @@ def test_containers_alone_keep_the_namespaces(user: RootlessUser) -> None:
     done = user.portside("ps", "-a", "--format", "{{.Names}} {{.Status}}")
     assert done.stdout.startswith("alone Exited (137)")
     user.docker("rm", "alone")
+
+
+# -- with less -------------------------------------------------------------------------------
+
+
+def test_a_user_without_subordinate_ids() -> None:
+    with OpenTun():
+        user = RootlessUser(subordinate=False)
+        try:
+            done = user.portside("run", "--rm", "portside/base", "cat", "/proc/self/uid_map")
+            assert done.stdout.split() == ["0", str(user.uid), "1"]
+            assert "usermod --add-subuids" in user.log()
+            done = user.portside("run", "--rm", "-u", "5", "portside/base", "id", check=False)
+            assert done.returncode == 126 or done.returncode == 125
+            assert "is not mapped in the container's user namespace" in done.stderr
+        finally:
+            user.close()
+
+
+# -- the runtime alone -----------------------------------------------------------------------
+
+
+def test_the_runtime_runs_a_rootless_bundle(user: RootlessUser) -> None:
+    bundle = user.home / "bundle"
+    user.call("mkdir", "-p", str(bundle / "rootfs"))
+    user.docker("create", "--name", "tree", "portside/base")
+    user.docker("export", "-o", str(bundle / "tree.tar"), "tree")
+    user.docker("rm", "tree")
+    user.call("tar", "xf", str(bundle / "tree.tar"), "-C", str(bundle / "rootfs"))
+    runtime = (user.python, "-m", "portside.runtime", "--root", str(user.runtime / "r"))
+    user.call(*runtime, "spec", "--rootless", "--bundle", str(bundle))
+    config = json.loads((bundle / "config.json").read_text())
+    config["process"].update(terminal=False, args=["sh", "-c", "id -u; cat /proc/self/uid_map"])
+    (bundle / "config.json").write_text(json.dumps(config))
+    done = user.call(*runtime, "run", "--bundle", str(bundle), "one")
+    assert done.stdout.split() == ["0", "0", str(user.uid), "1"]
+    assert json.loads(user.call(*runtime, "list", "--format", "json").stdout or "[]") in ([], None)

@@ -39,6 +39,17 @@ _NETWORK_FILES = ("resolv.conf", "hostname", "hosts")
 _ALWAYS_WRITABLE = frozenset({"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"})
 
 
+_TTY_GROUP = 5
+"""Group ``tty`` of nearly all images (FHS has no number; login(1) and script(1) use it)."""
+
+
+def _tty_group() -> tuple[str, ...]:
+    """The option that gives terminals to it, where our user namespace has that group."""
+    from portside.kernel.subordinate_ids import highest
+
+    return (f"gid={_TTY_GROUP}",) if highest("gid") >= _TTY_GROUP else ()
+
+
 def default_mounts(writable_sys: bool, writable_cgroup: bool) -> list[oci.Mount]:
     """The file systems every container has, except /dev/shm and /dev/mqueue."""
     safe = ("nosuid", "noexec", "nodev")
@@ -51,7 +62,7 @@ def default_mounts(writable_sys: bool, writable_cgroup: bool) -> list[oci.Mount]
             "/dev/pts",
             "devpts",
             "devpts",
-            ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+            ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *_tty_group()),
         ),
         oci.Mount("/sys", "sysfs", "sysfs", (*safe, sys_access)),
         oci.Mount("/sys/fs/cgroup", "cgroup", "cgroup", (cgroup_access, *safe)),

@@ -67,7 +67,10 @@ def overlay(
 def _by_layer() -> bool:
     """Whether the kernel knows ``lowerdir+``. It is given a directory that is there: the kernel
     writes a line to its log for one that is not."""
-    context = fsopen.fsopen("overlay")
+    try:
+        context = fsopen.fsopen("overlay")
+    except OSError:  # not ours to ask, or a kernel without it: told when one is mounted
+        return False
     try:
         fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "lowerdir+", "/")
     except OSError:

@@ -218,7 +218,14 @@ def ioprio_set(kind: int, level: int) -> None:
 
 
 def setgroups(groups: tuple[int, ...]) -> None:
-    os.setgroups(list(groups))
+    """setgroups(2). In a user namespace that a user made without help nobody may, since groups
+    can take rights away; the caller's own then stay (user_namespaces(7))."""
+    try:
+        os.setgroups(list(groups))
+    except PermissionError:
+        with open("/proc/self/setgroups") as file:
+            if file.read().strip() != "deny":
+                raise
 
 
 def last_capability() -> int:

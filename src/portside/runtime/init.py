@@ -262,6 +262,8 @@ def _enter_user_namespace(
     assert user is not None
     set_oom_score(spec.process)
     userns.raise_limits(spec)
+    if os.geteuid():
+        return _enter_without_rights(request, spec, own, given)
     existing = given.userns
     if existing < 0 and user.path:
         existing = os.open(user.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -282,6 +284,29 @@ def _enter_user_namespace(
         own.tell.send(b"p%d" % pid)
         os._exit(0)
     return prepared
+
+
+def _enter_without_rights(
+    request: StartRequest, spec: Spec, own: Own, given: Given
+) -> userns.Prepared:
+    """The same for an ordinary user, who may copy mounts inside of the namespace only."""
+    user = spec.namespace("user")
+    assert user is not None
+    existing = given.userns
+    if existing < 0 and user.path:
+        existing = os.open(user.path, os.O_RDONLY | os.O_CLOEXEC)
+    os.chdir(request.state_dir)
+    prctl(PR_SET_DUMPABLE, 1)  # the mappings are written by our own user
+    userns.become_root(own.tell, existing)
+    prctl(PR_SET_DUMPABLE, 1)  # a change of identity has taken it away
+    choose_child_namespaces(spec)
+    _enter_namespaces(spec, given.netns)
+    prctl(PR_SET_DUMPABLE, 0)
+    pid = fork_sibling()
+    if pid:
+        own.tell.send(b"p%d" % pid)
+        os._exit(0)
+    return userns.Prepared(sources=mounts.open_shared(spec.mounts))
 
 
 def _enter_namespaces(spec: Spec, netns: int) -> None:

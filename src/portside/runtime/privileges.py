@@ -7,6 +7,7 @@ sane for files that a stranger wrote.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import stat
@@ -223,8 +224,16 @@ def drop(
     drop_bounding(bits["bounding"], last_capability)
     prctl(PR_SET_KEEPCAPS, 1)
     setgroups(who.groups)
-    os.setresgid(who.gid, who.gid, who.gid)
-    os.setresuid(who.uid, who.uid, who.uid)
+    try:
+        os.setresgid(who.gid, who.gid, who.gid)
+        os.setresuid(who.uid, who.uid, who.uid)
+    except OSError as err:
+        if err.errno != errno.EINVAL:
+            raise
+        raise SystemFailure(
+            f"user {who.uid}:{who.gid} is not mapped in the container's user namespace: the "
+            "caller has no or too few subordinate IDs (/etc/subuid, /etc/subgid)"
+        ) from err
     prctl(PR_SET_KEEPCAPS, 0)
     os.umask(0o022 if process.user.umask is None else process.user.umask)
     held_now = permitted()

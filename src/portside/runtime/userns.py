@@ -14,12 +14,13 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import subprocess
 
 import msgspec
 
 from portside.kernel import idmapped, process
 from portside.model.errors import InvalidParameter, SystemFailure
-from portside.model.ociruntime import Linux, Spec
+from portside.model.ociruntime import IDMapping, Linux, Spec
 
 
 class Prepared(msgspec.Struct):
@@ -62,19 +63,41 @@ def become_root(tell: socket.socket, existing: int) -> None:
 
 def take_root() -> None:
     """Root of the namespace we are in; only what it maps is left of us."""
-    os.setgroups([])
+    process.setgroups(())
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
 
 
 def write_mappings(pid: int, linux: Linux) -> None:
-    """The mappings of a process's new user namespace. Raises SystemFailure."""
-    for name, mappings in (("uid_map", linux.uid_mappings), ("gid_map", linux.gid_mappings)):
+    """The mappings of a process's new user namespace. Raises SystemFailure.
+
+    Without root a user may map itself alone, and only without supplementary groups; for more,
+    newuidmap(1) and newgidmap(1) know what was given to it.
+    """
+    for name, mappings in (("gid_map", linux.gid_mappings), ("uid_map", linux.uid_mappings)):
         try:
+            if os.geteuid():
+                _write_as_user(pid, name, mappings)
+                continue
             with open(f"/proc/{pid}/{name}", "w") as file:
                 file.write(idmapped.lines(mappings))
         except OSError as err:
             raise SystemFailure(f"cannot write {name}: {err.strerror}") from err
+
+
+def _write_as_user(pid: int, name: str, mappings: tuple[IDMapping, ...]) -> None:
+    if sum(mapping.size for mapping in mappings) == 1:
+        if name == "gid_map":
+            with open(f"/proc/{pid}/setgroups", "w") as file:
+                file.write("deny")
+        with open(f"/proc/{pid}/{name}", "w") as file:
+            file.write(idmapped.lines(mappings))
+        return
+    words = [str(n) for m in mappings for n in (m.container_id, m.host_id, m.size)]
+    command = [f"new{name.replace('_', '')}", str(pid), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemFailure(f"cannot write {name}: {done.stderr.strip()}")
 
 
 def raise_limits(spec: Spec) -> None:
