@@ -337,3 +337,42 @@ def _sleeping() -> bool:
         except OSError:
             continue
     return False
+
+
+def test_several_platforms_make_an_index(build: Builder, tmp_path: Path) -> None:
+    text = "FROM scratch\nARG TARGETARCH\nCOPY f /${TARGETARCH}\n"
+    out, files = tmp_path / "oci.tar", {"f": "f"}
+    done = build(
+        text, "--platform", "linux/amd64,linux/arm64", "-o", f"type=oci,dest={out}", files=files,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(out) as archive:
+        index = json.load(archive.extractfile("index.json"))  # type: ignore[arg-type]
+        digest = index["manifests"][0]["digest"].replace(":", "/")
+        inner = json.load(archive.extractfile(f"blobs/{digest}"))  # type: ignore[arg-type]
+    found = {item["platform"]["architecture"] for item in inner["manifests"]}
+    assert {"amd64", "arm64"} <= found
+    folder = tmp_path / "folders"
+    build(text, "--platform", "linux/amd64,linux/arm64", "-o", str(folder), files=files)
+    assert (folder / "linux_arm64/arm64").read_text() == "f"
+
+
+async def test_services_answer_on_plain_http2(build: Builder, engine: RunningEngine) -> None:
+    from grpclib.client import Channel, UnaryUnaryMethod
+
+    from portside.builder.wire.proto import control_pb2 as pb
+
+    async with Channel(path=str(engine.socket)) as channel:
+        info = UnaryUnaryMethod(
+            channel, "/moby.buildkit.v1.Control/Info", pb.InfoRequest, pb.InfoResponse
+        )
+        answer = await info(pb.InfoRequest(), timeout=30)
+        assert answer.buildkitVersion.version.startswith("v0.")
+        solve = UnaryUnaryMethod(
+            channel, "/moby.buildkit.v1.Control/Solve", pb.SolveRequest, pb.SolveResponse
+        )
+        request = pb.SolveRequest(Ref="hostile")
+        getattr(request.Definition, "def").append(b"\xff" * 100)
+        with pytest.raises(Exception, match="malformed"):
+            await solve(request, timeout=30)

@@ -184,7 +184,8 @@ class CopyAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """An archive that cannot be unpacked is an error, not copied as it is (``--unpack``)."""
 
 
-class MakeFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="mkfile"):
+class MakeFile(msgspec.Struct, frozen=True, kw_only=True, tag="mkfile"):
+    # omit_defaults goes by identity: an equal mode above 256 would give another digest
     path: str
     data: bytes = b""
     mode: int = 0o644
@@ -192,7 +193,8 @@ class MakeFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     timestamp: int = -1
 
 
-class MakeDir(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="mkdir"):
+class MakeDir(msgspec.Struct, frozen=True, kw_only=True, tag="mkdir"):
+    # omit_defaults goes by identity: an equal mode above 256 would give another digest
     path: str
     mode: int = 0o755
     make_parents: bool = False

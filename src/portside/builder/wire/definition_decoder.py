@@ -33,6 +33,8 @@ def decode(definition: Any) -> Output | None:
     found = _Decoder(operations, definition.metadata, _locations(definition.Source)).result()
     if found is not None:
         llb.check([found])
+        if not 0 <= found.index < llb.output_count(found.vertex.op):
+            raise InvalidParameter(f"{found.vertex.label}: there is no output {found.index}")
     return found
 
 

@@ -29,6 +29,9 @@ for _name in ("hpack", "h2", "grpclib"):
 STREAM_WINDOW = 4 << 20
 """Bytes that a peer may send on one stream before they are read."""
 
+MAX_MESSAGE = 16 << 20
+"""Bytes of one message, as BuildKit bounds them."""
+
 Method: TypeAlias = Callable[[Any], Awaitable[None]]
 """Takes grpclib's server stream."""
 
@@ -66,6 +69,7 @@ class Service:
         self, name: str, method: Method, cardinality: Cardinality, request: Any, reply: Any
     ) -> None:
         async def guarded(stream: Any) -> None:
+            _bound(stream)
             try:
                 await method(stream)
             except (GRPCError, asyncio.CancelledError):
@@ -77,6 +81,22 @@ class Service:
 
     def __mapping__(self) -> dict[str, Handler]:
         return self._methods
+
+
+def _bound(stream: Any) -> None:
+    """Refuse a message that is too large before it is read into memory."""
+    buffer = stream._stream.buffer
+    read = buffer.read
+
+    async def read_bounded(size: int) -> bytes:
+        if size > MAX_MESSAGE:
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED, f"a message of {size} bytes: at most {MAX_MESSAGE}"
+            )
+        data: bytes = await read(size)
+        return data
+
+    buffer.read = read_bounded
 
 
 class _StatusCodec(StatusDetailsCodecBase):
