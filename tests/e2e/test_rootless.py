@@ -419,3 +419,28 @@ def test_the_runtime_runs_a_rootless_bundle(user: RootlessUser) -> None:
     done = user.call(*runtime, "run", "--bundle", str(bundle), "one")
     assert done.stdout.split() == ["0", "0", str(user.uid), "1"]
     assert json.loads(user.call(*runtime, "list", "--format", "json").stdout or "[]") in ([], None)
+
+
+def test_the_runtime_under_rootless_podman(user: RootlessUser) -> None:
+    if shutil.which("podman") is None or shutil.which("runc") is None:
+        pytest.skip("podman or runc is missing")
+    runtime = user.home / "portside-runtime"
+    runtime.write_text(f'#!/bin/sh\nexec {user.python} -m portside.runtime "$@"\n')
+    runtime.chmod(0o755)
+    user.docker("save", "-o", str(user.home / "base.tar"), "portside/base")
+    user.call("podman", "load", "-q", "-i", str(user.home / "base.tar"))
+    told = []
+    try:
+        for program in ("runc", str(runtime)):
+            words = ("podman", "--runtime", program, "run", "--rm", "--network", "none")
+            done = user.call(*words, "docker.io/portside/base", "sh", "-c",
+                             "id -u; cat /proc/self/uid_map")  # fmt: skip
+            told.append(done.stdout)
+        assert told[0] == told[1]
+        words = ("podman", "--runtime", str(runtime))
+        user.call(*words, "run", "-d", "--network", "none", "--name", "pod",
+                  "docker.io/portside/base", "sleep", "1000")  # fmt: skip
+        assert user.call(*words, "exec", "pod", "id", "-u").stdout == "0\n"
+        user.call(*words, "rm", "-f", "-t", "0", "pod")
+    finally:
+        user.call("podman", "system", "reset", "-f", check=False)

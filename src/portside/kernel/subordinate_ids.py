@@ -116,3 +116,10 @@ def highest(kind: str) -> int:
     ``kind`` is ``uid`` or ``gid``."""
     with open(f"/proc/self/{kind}_map") as file:
         return max(int(start) + int(count) - 1 for start, _, count in map(str.split, file))
+
+
+@cache
+def in_user_namespace() -> bool:
+    """Whether our IDs are mapped: the first user namespace maps all of them to themselves."""
+    with open("/proc/self/uid_map") as file:
+        return file.read().split() != ["0", "0", "4294967295"]

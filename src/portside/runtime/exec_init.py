@@ -22,6 +22,7 @@ from portside.kernel.process import (
     prctl,
     setns,
 )
+from portside.kernel.subordinate_ids import in_user_namespace
 from portside.runtime import executable, init, scheduling, userns
 from portside.runtime.init_channel import START_TIMEOUT, Own
 from portside.runtime.messages import Exec, StartRequest
@@ -29,13 +30,45 @@ from portside.runtime.messages import Exec, StartRequest
 _ALL = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP
 
 
+_NAMES = (
+    (CLONE_NEWPID, "pid"),
+    (CLONE_NEWUTS, "uts"),
+    (CLONE_NEWIPC, "ipc"),
+    (CLONE_NEWNET, "net"),
+    (CLONE_NEWCGROUP, "cgroup"),
+)
+
+
+def pid_of(pidfd: int) -> int:
+    """The number of a pidfd's process here (proc_pid_fdinfo(5)), 0 when it is gone."""
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return max(int(line.split()[1]), 0)
+    return 0
+
+
 def further_namespaces(pid: int) -> int:
     """Flags of the user and time namespace of a process, as far as they are not ours."""
     found = 0
     for flag, name in ((CLONE_NEWUSER, "user"), (CLONE_NEWTIME, "time")):
         with suppress(OSError):  # a kernel without time namespaces
-            if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
+            if not _shared(pid, name):
                 found |= flag
+    return found
+
+
+def _shared(pid: int, name: str) -> bool:
+    return os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
+
+
+def _common_namespaces(pid: int) -> int:
+    """Namespaces that are ours already. Those of the host's cannot be joined from a user
+    namespace, not even again (setns(2))."""
+    found = 0
+    for flag, name in _NAMES:
+        if _shared(pid, name):
+            found |= flag
     return found
 
 
@@ -62,6 +95,8 @@ def run_exec(
     selinux.enter_at_exec(request.process.selinux_label)
     own.steps.enter("namespaces")
     joined = _ALL | further
+    if in_user_namespace():
+        joined &= ~_common_namespaces(pid_of(pidfd))
     setns(pidfd, joined, "the container's namespaces")
     if joined & CLONE_NEWUSER:
         userns.take_root()

@@ -238,7 +238,7 @@ def run_poststop(request: StartRequest) -> None:
 def _exec(
     monitor: socket.socket, request: Exec, start: StartRequest, init_pidfd: int, seccomp: bytes
 ) -> None:
-    pid = _pid_of(init_pidfd)
+    pid = exec_init.pid_of(init_pidfd)
     if start.runtime:
         began = Steps()
         number, streams = External(start).execute(request, pid)
@@ -289,15 +289,6 @@ def _listen_for_exec(start: StartRequest, child: Child, pid: int) -> None:
         directory = start.bundle or start.state_dir
         state = State(SPEC_VERSION, start.id, "running", directory, pid, spec.annotations)
         child.notified = lambda fd: seccomp_listener.hand_over(profile, fd, child.pid, state)
-
-
-def _pid_of(pidfd: int) -> int:
-    """The number of a pidfd's process here (proc_pid_fdinfo(5)), 0 when it is gone."""
-    with open(f"/proc/self/fdinfo/{pidfd}") as file:
-        for line in file:
-            if line.startswith("Pid:"):
-                return max(int(line.split()[1]), 0)
-    return 0
 
 
 def _watch_oom(group: Cgroup) -> list[int]:

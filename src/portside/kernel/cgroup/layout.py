@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 
+from portside.kernel.subordinate_ids import in_user_namespace
 from portside.model.errors import SystemFailure
 from portside.model.paths import rootless_user
 
@@ -89,7 +90,7 @@ def detect() -> Layout:
     """
     with open("/proc/self/mountinfo") as file:
         text = file.read()
-    if not rootless_user():
+    if not (rootless_user() or in_user_namespace()):
         return parse(text, _read_controllers)
     try:
         return delegated(parse(text, _read_controllers), own_path())

@@ -6,9 +6,18 @@ import os
 from collections.abc import Sequence
 
 from portside.flags import table
+from portside.kernel.subordinate_ids import in_user_namespace
 from portside.model.errors import InvalidParameter
 
 DEFAULT_ROOT = "/run/portside-runtime"
+
+
+def _of_user() -> bool:
+    """Whether we serve an ordinary user: by our own ID, or as root of the user's namespace, as
+    podman calls its runtimes (runc has the same rule)."""
+    if os.geteuid():
+        return True
+    return in_user_namespace() and os.environ.get("USER") != "root"
 
 
 class Options(table.Options):
@@ -54,7 +63,7 @@ class Context:
     """Global options."""
 
     def __init__(self, options: Options) -> None:
-        runtime = os.environ.get("XDG_RUNTIME_DIR") if os.geteuid() else ""
+        runtime = os.environ.get("XDG_RUNTIME_DIR") if _of_user() else ""
         fallback = f"{runtime}/portside-runtime" if runtime else DEFAULT_ROOT
         self.root = os.path.abspath(options.text("root") or fallback)
         self.log = options.text("log")
