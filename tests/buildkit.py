@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from portside.builder import llb
 from portside.builder.dockerfile.frontend import FrontendOptions
-from portside.builder.results import BuildResult, ExportRequest
+from portside.builder.results import BuildResult, CacheRequest, ExportRequest
 from portside.builder.service import CONTEXT, BuildRequest, BuildService, Session
 from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.tree import Tree
@@ -99,7 +99,7 @@ class Builder:
 
     async def build(
         self, text: str, context: Path | None, *requests: ExportRequest, epoch: int | None = None,
-        platforms: Iterable[str] = (), **options: Any,
+        platforms: Iterable[str] = (), cache_to: Iterable[CacheRequest] = (), **options: Any,
     ) -> list[dict[str, str]]:  # fmt: skip
         """Build a Dockerfile for one or more platforms and export it."""
         wanted = [Platform.parse(name) for name in platforms]
@@ -110,7 +110,9 @@ class Builder:
                 session = await stack.enter_async_context(self.session(text, context, **fields))
                 results.append(await self.service.result(session))
             result = BuildResult(platforms=tuple(results), is_multi=len(wanted) > 1)
-            return await self.service.deliver(result, requests, session.lease, epoch=epoch)
+            return await self.service.deliver(
+                result, requests, session.lease, epoch=epoch, cache_to=list(cache_to)
+            )
 
     def blob(self, digest: str) -> bytes:
         return self.service.store.blobs.read(Digest(digest), 1 << 30)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from portside.builder.solver.cache_records import CacheRecord
 from portside.builder.solver.tree import Tree
 from portside.model.image import ImageConfig
 from portside.model.platform import Platform
@@ -36,6 +37,8 @@ class PlatformResult:
     parent: str = ""
     """ID of the base image, when it is in the store."""
     attestations: tuple[Attestation, ...] = ()
+    records: tuple[CacheRecord, ...] = ()
+    """The cache's records that it stands on, for cache exporters."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,15 @@ import shutil
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from portside.builder import llb
 from portside.builder.client_directories import ClientDirectories
+from portside.builder.cache.cache_export import CacheExporter, parse_target
+from portside.builder.cache.cache_import import RemoteCaches
 from portside.builder.dockerfile import syntax
 from portside.builder.dockerfile.frontend import (
     FrontendOptions,
@@ -28,7 +32,7 @@ from portside.builder.dockerfile.frontend import (
 from portside.builder.exporters.delivery import Delivery
 from portside.builder.exporters.export_options import ExportOptions
 from portside.builder.exporters.plan_results import plan_result
-from portside.builder.results import BuildResult, ExportRequest, PlatformResult
+from portside.builder.results import BuildResult, CacheRequest, ExportRequest, PlatformResult
 from portside.builder.solver.build_events import Report, silent
 from portside.builder.solver.build_jobs import ReceiveContext, Received
 from portside.builder.solver.cache_records import CACHE_MOUNT, KIND, CacheRecord, CacheStore
@@ -183,6 +187,10 @@ class BuildService:
                 committer, inputs, HttpSource(self.store), self._memo,
             )  # fmt: skip
             build = Build(self._solver, operations.operations(), new_id(), report)
+            if inputs.cache_from:
+                build.remote = RemoteCaches(
+                    self._images, self.cache, lease, inputs.cache_from, inputs.auths
+                )
             try:
                 yield Workspace(build=build, lease=lease)
             finally:
@@ -210,15 +218,26 @@ class BuildService:
         *,
         auths: Mapping[str, AuthConfig] | None = None,
         epoch: int | None = None,
+        cache_to: Sequence[CacheRequest] = (),
         report: PullReport = quiet,
     ) -> list[dict[str, str]]:
-        """Give a result to every exporter asked for; each one's answer in BuildKit's keys.
+        """Give a result to every exporter and cache exporter asked for; each exporter's answer in
+        BuildKit's keys, and last what the cache exporters answered.
 
         ``epoch`` is the build's SOURCE_DATE_EPOCH, ``auths`` credentials by registry. Raises
         InvalidParameter for a bad request before anything is exported.
         """
+        targets = [parse_target(target) for target in cache_to]
+        exporter = CacheExporter(self._images, self.cache, lease, auths or {})
+        if any(target.request.type == "inline" for target in targets):
+            platforms = tuple(_with_inline(item, exporter) for item in result.platforms)
+            result = BuildResult(platforms=platforms, is_multi=result.is_multi)
         delivery = Delivery(self._images, lease, auths or {}, report)
         answers = await delivery.deliver(result, requests, epoch)
+        if targets:
+            records = [record for item in result.platforms for record in item.records]
+            chains = [item.tree.chain for item in result.platforms]
+            answers.append(await exporter.export(targets, records, chains))
         await self.store.settle()
         return answers
 
@@ -314,6 +333,11 @@ class BuildService:
         self.directories.clear()
         with suppress(OSError):
             self._contexts.rmdir()
+
+
+def _with_inline(item: PlatformResult, exporter: CacheExporter) -> PlatformResult:
+    text = exporter.inline(item.records, item.tree.chain)
+    return replace(item, config=msgspec.structs.replace(item.config, inline_cache=text))
 
 
 class _Chains:

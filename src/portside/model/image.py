@@ -181,6 +181,8 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     created: str | None = None
     docker_version: str = ""
     history: tuple[History, ...] | None = ()
+    inline_cache: str = msgspec.field(name="moby.buildkit.cache.v0", default="")
+    """BuildKit's inline build cache, base64."""
     os: str = ""
     os_features: tuple[str, ...] | None = msgspec.field(name="os.features", default=())
     os_version: str = msgspec.field(name="os.version", default="")

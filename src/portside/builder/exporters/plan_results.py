@@ -59,6 +59,7 @@ async def plan_result(
         ),
         base_layers=len(base.diff_ids),
         parent=parent,
+        records=tuple(build.records()),
     )
 
 

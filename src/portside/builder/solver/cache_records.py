@@ -75,6 +75,10 @@ class CacheStore:
     def get(self, identifier: str) -> CacheRecord | None:
         return self._records.find(identifier)
 
+    def keys_of(self, identifier: str) -> list[str]:
+        """The keys that lead to a record."""
+        return sorted(self._records.names(identifier))
+
     def all(self) -> list[CacheRecord]:
         return self._records.all()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,7 +13,7 @@ import msgspec
 from portside.builder import llb
 from portside.builder.layers.layer_blobs import LayerBlobs, difference
 from portside.builder.llb import Vertex
-from portside.builder.results import ContentStore
+from portside.builder.results import CacheRequest, ContentStore
 from portside.builder.solver.build_events import Report
 from portside.builder.solver.build_jobs import HashContent, Placed, SnapshotContext
 from portside.builder.solver.git_source import GitSource, git_source
@@ -25,6 +25,7 @@ from portside.builder.solver.tree import Tree, digest_of
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.ids import new_id
+from portside.model.registryauth import AuthConfig
 from portside.model.rootfs import Rootfs
 from portside.store.layers import chain_of
 
@@ -53,6 +54,10 @@ class BuildInputs:
     """A content store of the client by its name: for ``oci-layout://``."""
     fetch: Callable[[Vertex, Report], Awaitable[Tree]] | None = None
     """Brings the directory of a ``local://`` source that is not in ``local``."""
+    cache_from: tuple[CacheRequest, ...] = ()
+    """Caches of other engines."""
+    auths: Mapping[str, AuthConfig] = field(default_factory=dict)
+    """Credentials of registries, for those."""
     settings: StepSettings = field(default_factory=StepSettings)
 
 

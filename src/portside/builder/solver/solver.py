@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -130,8 +130,18 @@ class Solver:
         return flight
 
 
+class RemoteRecords(Protocol):
+    """Caches of other engines that a build may use."""
+
+    async def find(self, key: str) -> CacheRecord | None:
+        """The record behind a key, with its layers here from now on."""
+        ...
+
+
 class Build:
     """Solves the outputs of one request."""
+
+    remote: RemoteRecords | None = None
 
     def __init__(
         self, solver: Solver, operations: Operations, identifier: str, report: Report = silent
@@ -155,6 +165,12 @@ class Build:
         """The cache's record of a vertex that was solved."""
         task = self._solving.get(id(vertex))
         return task.result().record if task is not None and task.done() else None
+
+    def records(self) -> list[CacheRecord]:
+        """Of every vertex that was solved."""
+        solved = [task.result() for task in self._solving.values()
+                  if task.done() and not task.cancelled() and task.exception() is None]  # fmt: skip
+        return [one.record for one in solved if one.record is not None]
 
     def was_cached(self, vertex: Vertex) -> bool:
         task = self._solving.get(id(vertex))
@@ -202,7 +218,7 @@ class Build:
         key = self._keys[id(vertex)]
         ignore = vertex.meta.ignore_cache
         if not ignore and not isinstance(vertex.op, llb.SourceOp):
-            record = self._cache.find(key)
+            record = await self._find(key)
             if record is not None:
                 self._tell_cached(vertex)
                 return self._keep(Solved(record.outputs, record, cached=True))
@@ -214,13 +230,19 @@ class Build:
         operation = llb.operation_bytes(vertex).decode("utf-8", "surrogateescape")
         second = digest_of("content", operation, content)
         if not ignore:
-            record = self._cache.find(second)
+            record = await self._find(second)
             if record is not None:
                 self._cache.name(key, record)
                 self._tell_cached(vertex)
                 return self._keep(Solved(record.outputs, record, cached=True))
         parents = [solved.record.id for solved in inputs if solved.record is not None]
         return await self._run(vertex, second, trees, (key, second), parents)
+
+    async def _find(self, key: str) -> CacheRecord | None:
+        found = self._cache.find(key)
+        if found is None and self.remote is not None:
+            found = await self.remote.find(key)
+        return found
 
     async def _inputs(self, vertex: Vertex) -> list[Solved]:
         """All inputs at once; when one fails the others are stopped."""
