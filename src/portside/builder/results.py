@@ -19,6 +19,8 @@ class Attestation:
     predicate_type: str
     predicate: Any
     """JSON value."""
+    inline_only: bool = False
+    """Attached to an image only, no file beside a tree (``inline-only=true``)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,6 +100,9 @@ class Workspace:
 
     build: Build
     lease: Lease
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """What sources were found to be, by their vertex's digest."""
+    started: float = field(default_factory=time.time)
 
 
 @dataclass(kw_only=True)
@@ -165,7 +168,10 @@ class BuildService:
         """
         plan = await self.plan(request, pulls)
         async with self.workspace(request.inputs, report) as work:
-            yield Session(plan=plan, build=work.build, lease=work.lease, request=request)
+            yield Session(
+                plan=plan, build=work.build, lease=work.lease, request=request,
+                digests=work.digests, started=work.started,
+            )  # fmt: skip
 
     async def plan(self, request: BuildRequest, pulls: PullReport = quiet) -> Plan:
         """The plan of a Dockerfile; see :meth:`session` for what it raises."""
@@ -192,7 +198,7 @@ class BuildService:
                     self._images, self.cache, lease, inputs.cache_from, inputs.auths
                 )
             try:
-                yield Workspace(build=build, lease=lease)
+                yield Workspace(build=build, lease=lease, digests=operations.digests)
             finally:
                 await build.close()
                 await build.landed()
@@ -209,6 +215,36 @@ class BuildService:
         if plan.output is not None:
             await work.build.solve(plan.output)
         return await plan_result(plan, work.build, self._images.catalogue, comment)
+
+    async def attested(
+        self,
+        session: Session,
+        result: PlatformResult,
+        attests: Mapping[str, str],
+        attrs: Mapping[str, str] | None = None,
+    ) -> PlatformResult:
+        """A result with the attestations asked for. ``attests`` are the frontend's attributes
+        ``attest:provenance`` and ``attest:sbom`` without their prefix, ``attrs`` all attributes
+        as the client spells them. InvalidParameter."""
+        from portside.builder.attestations.provenance import Capture, ProvenanceOptions, provenance
+        from portside.builder.attestations.sbom import check_generator, sbom
+
+        found = list(result.attestations)
+        if "sbom" in attests and attests["sbom"] not in ("false", "disabled=true"):
+            check_generator(attests["sbom"])
+            found.append(await sbom(self.store, result.tree, time.time()))
+        options = (
+            ProvenanceOptions.parse(attests["provenance"]) if "provenance" in attests else None
+        )
+        if options is not None:
+            request = session.request
+            capture = Capture(
+                output=session.plan.output, digests=session.digests, started=session.started,
+                finished=time.time(), invocation=new_id()[:25], attrs=attrs or {},
+                file=request.file, dockerfile=request.dockerfile,
+            )  # fmt: skip
+            found.append(provenance(capture, options))
+        return replace(result, attestations=tuple(found))
 
     async def deliver(
         self,

@@ -221,6 +221,8 @@ class Delivery:
 
 def _attested(item: PlatformResult, options: ExportOptions) -> Iterator[tuple[str, bytes]]:
     for attestation in item.attestations:
+        if attestation.inline_only:
+            continue
         kind = attestation.predicate_type
         name = next((file for part, file in _FILES.items() if part in kind), "attestation.json")
         statement = {"_type": "https://in-toto.io/Statement/v0.1", "predicateType": kind,

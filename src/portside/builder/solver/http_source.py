@@ -54,7 +54,8 @@ class HttpSource:
             wanted = op.attrs.get("http.checksum", "")
             if wanted and digest != wanted:
                 raise SystemFailure(f"digest mismatch {digest}: {wanted}")
-            return await committer.commit(identifier, Tree())
+            made = await committer.commit(identifier, Tree())
+            return made._replace(sources=digest)
         finally:
             layers.remove_writable(identifier)
             self._store.trash.discard(layers.containers_dir / identifier)

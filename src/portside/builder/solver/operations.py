@@ -71,6 +71,8 @@ class OperationSet:
         self._store, self._images, self._runner = store, images, runner
         self._committer, self._inputs, self._http = committer, inputs, http
         self._memo = memo
+        self.digests: dict[str, str] = {}
+        """What sources were found to be, by the vertex's digest."""
         self._git = GitSource(store, inputs.settings.secrets)
         self._layouts = LayoutSource(store, inputs.content)
         self._snapshots: dict[str, asyncio.Task[str]] = {}
@@ -93,7 +95,7 @@ class OperationSet:
             return digest_of("http", op.identifier, checksum) if checksum else None
         if op.scheme == llb.GIT:
             url, keep = git_source(op)
-            commit = await self._git.commit_of(url)
+            commit = self.digests[vertex.digest] = await self._git.commit_of(url)
             return digest_of("git", commit, url.subdir, str(keep), str(url.submodules))
         if op.scheme == llb.OCI_LAYOUT and "@" in op.name:
             return digest_of("layout", op.name.rpartition("@")[2], str(vertex.platform or ""))
@@ -187,7 +189,9 @@ class OperationSet:
                 raise NotFound(f"the client has no build context named {op.name!r}")
             return Made((tree,))
         if op.scheme in (llb.HTTP, llb.HTTPS):
-            return await self._http.fetch(vertex, op, self._committer, report)
+            made = await self._http.fetch(vertex, op, self._committer, report)
+            self.digests[vertex.digest] = made.sources
+            return made._replace(sources="")
         if op.scheme == llb.GIT:
             made = await self._git.fetch(op, self._committer)
             # the commit tells what it is: a checkout's times and index tell when it was made

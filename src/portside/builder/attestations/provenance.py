@@ -1,0 +1,290 @@
+"""SLSA provenance of a build, versions 1 and 0.2, as BuildKit words it
+(``docs/attestations/slsa-definitions.md``). It tells what was done: the sources with the digests
+that were used, the parameters, and with ``mode=max`` the whole graph and the Dockerfile. Secrets
+are told by their names alone, and only with ``mode=max``."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from portside.builder import llb
+from portside.builder.results import Attestation
+from portside.builder.solver.git_source import git_source
+from portside.model.errors import InvalidParameter
+from portside.model.golang.timestamps import format_rfc3339
+from portside.model.platform import Platform
+from portside.model.reference import Reference
+
+V02, V1 = "https://slsa.dev/provenance/v0.2", "https://slsa.dev/provenance/v1"
+BUILD_TYPE = {
+    V02: "https://mobyproject.org/buildkit@v1",
+    V1: "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md",
+}
+METADATA = "https://mobyproject.org/buildkit@v1#metadata"
+_SECRET_ARGS = ("build-arg:", "label:", "vcs:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProvenanceOptions:
+    """``--provenance``, or the frontend attribute ``attest:provenance``."""
+
+    is_max: bool = False
+    version: str = V02
+    builder_id: str = ""
+    reproducible: bool = False
+    inline_only: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> ProvenanceOptions | None:
+        """None when it is disabled; InvalidParameter."""
+        fields: dict[str, str] = {}
+        for part in filter(None, text.split(",")):
+            key, _, value = part.partition("=")
+            fields[key.strip()] = value.strip()
+        if fields.get("disabled") == "true" or text in ("false", "disabled=true"):
+            return None
+        mode = fields.get("mode", "min")
+        if mode not in ("min", "max"):
+            raise InvalidParameter(f"invalid provenance mode {mode!r}: use min or max")
+        version = fields.get("version", "v0.2")
+        if version not in ("v0.2", "v1"):
+            raise InvalidParameter(f"invalid provenance version {version!r}: use v0.2 or v1")
+        return cls(
+            is_max=mode == "max",
+            version=V1 if version == "v1" else V02,
+            builder_id=fields.get("builder-id", ""),
+            reproducible=fields.get("reproducible") == "true",
+            inline_only=fields.get("inline-only") == "true",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """What a build did."""
+
+    output: llb.Output | None
+    digests: Mapping[str, str]
+    """What sources were found to be, by the vertex's digest: commits, content digests."""
+    started: float
+    finished: float
+    """Seconds since the epoch."""
+    invocation: str
+    frontend: str = "dockerfile.v0"
+    attrs: Mapping[str, str] = field(default_factory=dict)
+    """Frontend attributes as a client spells them."""
+    file: str = "Dockerfile"
+    dockerfile: bytes = b""
+
+
+def provenance(capture: Capture, options: ProvenanceOptions) -> Attestation:
+    vertices = list(llb.walk([capture.output])) if capture.output is not None else []
+    predicate = _v1(capture, options, vertices) if options.version == V1 else (
+        _v02(capture, options, vertices))  # fmt: skip
+    return Attestation(
+        predicate_type=options.version, predicate=predicate, inline_only=options.inline_only
+    )
+
+
+def _v02(
+    capture: Capture, options: ProvenanceOptions, vertices: list[llb.Vertex]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "builder": {"id": options.builder_id},
+        "buildType": BUILD_TYPE[V02],
+        "materials": [{"uri": uri, "digest": digest}
+                      for uri, digest in materials(vertices, capture.digests)],
+        "invocation": {
+            "configSource": {"entryPoint": capture.file},
+            "parameters": _parameters(capture, options, vertices),
+            "environment": {"platform": str(Platform.host())},
+        },
+    }  # fmt: skip
+    if options.is_max:
+        found["buildConfig"] = _graph(vertices)
+    found["metadata"] = {
+        "buildInvocationID": capture.invocation,
+        "buildStartedOn": format_rfc3339(int(capture.started * 10**9)),
+        "buildFinishedOn": format_rfc3339(int(capture.finished * 10**9)),
+        "completeness": {
+            "parameters": True, "environment": True, "materials": not _has_local(vertices),
+        },
+        "reproducible": options.reproducible,
+        "https://mobyproject.org/buildkit@v1#hermetic": _is_hermetic(vertices),
+        METADATA: _metadata(capture, options, vertices),
+    }  # fmt: skip
+    return found
+
+
+def _v1(capture: Capture, options: ProvenanceOptions, vertices: list[llb.Vertex]) -> dict[str, Any]:
+    parameters = _parameters(capture, options, vertices)
+    internal: dict[str, Any] = {"builderPlatform": str(Platform.host())}
+    if options.is_max:
+        internal["buildConfig"] = _graph(vertices)
+    return {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE[V1],
+            "externalParameters": {
+                "configSource": {"path": capture.file},
+                "request": parameters,
+            },
+            "internalParameters": internal,
+            "resolvedDependencies": [
+                {"uri": uri, "digest": digest}
+                for uri, digest in materials(vertices, capture.digests)
+            ],
+        },
+        "runDetails": {
+            "builder": {"id": options.builder_id},
+            "metadata": {
+                "invocationId": capture.invocation,
+                "startedOn": format_rfc3339(int(capture.started * 10**9)),
+                "finishedOn": format_rfc3339(int(capture.finished * 10**9)),
+                "buildkit_metadata": _metadata(capture, options, vertices),
+                "buildkit_hermetic": _is_hermetic(vertices),
+                "buildkit_completeness": {
+                    "request": True, "resolvedDependencies": not _has_local(vertices),
+                },
+                "buildkit_reproducible": options.reproducible,
+            },
+        },
+    }  # fmt: skip
+
+
+def materials(
+    vertices: list[llb.Vertex], digests: Mapping[str, str]
+) -> list[tuple[str, dict[str, str]]]:
+    """Every source from outside with the digest of what was used, each once, by address."""
+    found = {}
+    for vertex in vertices:
+        if isinstance(vertex.op, llb.SourceOp):
+            told = _material(vertex.op, vertex, digests.get(vertex.digest, ""))
+            if told is not None:
+                found[told[0]] = told[1]
+    return sorted(found.items())
+
+
+def _material(
+    op: llb.SourceOp, vertex: llb.Vertex, digest: str
+) -> tuple[str, dict[str, str]] | None:
+    if op.scheme in (llb.IMAGE, llb.OCI_LAYOUT):
+        name, _, digest = op.name.rpartition("@")
+        platform = quote(str(vertex.platform or Platform.host()), safe="")
+        if op.scheme == llb.OCI_LAYOUT:
+            return f"pkg:oci/{quote(name)}?platform={platform}", _digest_map(digest)
+        reference = Reference.parse(name).tagged()
+        path = quote(reference.familiar_name, safe="/")
+        return f"pkg:docker/{path}@{quote(reference.tag)}?platform={platform}", _digest_map(digest)
+    if op.scheme == llb.GIT:
+        url, _ = git_source(op)
+        kind = "sha1" if len(digest) == 40 else "sha256"
+        return url.remote + url.fragment, {kind: digest}
+    if op.scheme in (llb.HTTP, llb.HTTPS):
+        return op.identifier, _digest_map(op.attrs.get("http.checksum") or digest)
+    return None
+
+
+def _digest_map(digest: str) -> dict[str, str]:
+    algorithm, _, value = digest.partition(":")
+    return {algorithm: value} if value else {}
+
+
+def _parameters(
+    capture: Capture, options: ProvenanceOptions, vertices: list[llb.Vertex]
+) -> dict[str, Any]:
+    args = {
+        key: value for key, value in sorted(capture.attrs.items())
+        if not key.startswith(("attest:", "cache-", "context:"))
+        and (options.is_max or not key.startswith(_SECRET_ARGS))
+    }  # fmt: skip
+    found: dict[str, Any] = {"frontend": capture.frontend, "args": args}
+    locals_ = sorted({v.op.name for v in vertices
+                      if isinstance(v.op, llb.SourceOp) and v.op.scheme == llb.LOCAL})  # fmt: skip
+    if locals_:
+        found["locals"] = [{"name": name} for name in locals_]
+    if options.is_max:
+        for kind, key in (("secret", "secrets"), ("ssh", "ssh")):
+            told = _mounted(vertices, kind)
+            if told:
+                found[key] = told
+    return found
+
+
+def _mounted(vertices: list[llb.Vertex], kind: str) -> list[dict[str, Any]]:
+    found: dict[str, bool] = {}
+    for vertex in vertices:
+        if not isinstance(vertex.op, llb.ExecOp):
+            continue
+        for mount in vertex.op.mounts:
+            if mount.type == kind and mount.secret is not None:
+                found[mount.secret.id] = mount.secret.optional
+        if kind == "secret":
+            found |= {item.id: item.optional for item in vertex.op.secret_env}
+    return [{"id": name, **({"optional": True} if optional else {})}
+            for name, optional in sorted(found.items())]  # fmt: skip
+
+
+def _has_local(vertices: list[llb.Vertex]) -> bool:
+    return any(isinstance(v.op, llb.SourceOp) and v.op.scheme == llb.LOCAL for v in vertices)
+
+
+def _is_hermetic(vertices: list[llb.Vertex]) -> bool:
+    """Whether nothing could come in but the materials."""
+    runs = [vertex.op for vertex in vertices if isinstance(vertex.op, llb.ExecOp)]
+    return not _has_local(vertices) and all(op.network == "none" for op in runs)
+
+
+def _names(vertices: list[llb.Vertex]) -> dict[int, str]:
+    return {id(vertex): f"step{number}" for number, vertex in enumerate(vertices)}
+
+
+def _graph(vertices: list[llb.Vertex]) -> dict[str, Any]:
+    """Every vertex with its operation and inputs; digests lead to them."""
+    names = _names(vertices)
+    steps = []
+    for vertex in vertices:
+        op = vertex.op
+        if isinstance(op, llb.ExecOp):
+            op = msgspec.structs.replace(op, meta=msgspec.structs.replace(op.meta, proxy={}))
+        fields = msgspec.to_builtins(op)
+        tag = fields.pop("type")
+        body: dict[str, Any] = {"Op": {tag: fields}}
+        if vertex.platform is not None:
+            body["platform"] = {"OS": vertex.platform.os,
+                                "Architecture": vertex.platform.architecture}  # fmt: skip
+        step: dict[str, Any] = {"id": names[id(vertex)], "op": body}
+        if vertex.inputs:
+            step["inputs"] = [f"{names[id(item.vertex)]}:{item.index}" for item in vertex.inputs]
+        steps.append(step)
+    mapping = {vertex.digest: names[id(vertex)] for vertex in vertices}
+    return {"llbDefinition": steps, "digestMapping": mapping}
+
+
+def _metadata(
+    capture: Capture, options: ProvenanceOptions, vertices: list[llb.Vertex]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    vcs = {key[4:]: value for key, value in sorted(capture.attrs.items())
+           if key.startswith("vcs:")}  # fmt: skip
+    if vcs:
+        found["vcs"] = vcs
+    if not options.is_max:
+        return found
+    names = _names(vertices)
+    locations: dict[str, Any] = {}
+    for vertex in vertices:
+        where = vertex.meta.location
+        if where is not None:
+            span = {"start": {"line": where[0]}, "end": {"line": where[1]}}
+            locations[names[id(vertex)]] = {"locations": [{"ranges": [span]}]}
+    data = base64.b64encode(capture.dockerfile).decode()
+    found["source"] = {
+        "locations": locations,
+        "infos": [{"filename": capture.file, "language": "Dockerfile", "data": data}],
+    }
+    return found
