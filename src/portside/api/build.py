@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 from portside.api import params, reply
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 router = Router()
 
 _FILTERS = frozenset(
-    ("until", "id", "label", "label!", "parent", "type", "description", "inuse", "shared",
-     "private", "unused-for", "mutable", "immutable")
+    ("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private",
+     "mutable", "immutable")
 )  # fmt: skip
 
 
@@ -122,24 +121,13 @@ async def prune(api: Api, request: Request, _: str) -> Answer:
     """``docker builder prune``."""
     filters = params.filters(request)
     filtering.check(filters, _FILTERS)
-    keep = 0
-    for name in ("keep-storage", "reserved-space", "max-used-space"):
-        keep = max(keep, params.number(request, name, 0) or 0)
-    until = 0.0
-    for text in (*filters.get("until", []), *filters.get("unused-for", [])):
-        moment = params.timestamp(text)
-        until = moment / 10**9 if moment else time.time()
     if not api.engine.has_build_cache():
         deleted: list[str] = []
         freed = 0
     else:
-        deleted, freed = await api.engine.builder().prune(
-            all=params.boolean(request, "all"),
-            keep=keep,
-            until=until,
-            ids=tuple(filters.get("id", [])),
-            types=tuple(filters.get("type", [])),
-        )
+        from portside.api.build_query import prune_rule
+
+        deleted, freed = await api.engine.builder().prune_by(prune_rule(request, filters))
     api.engine.events("builder", "prune", "", {"reclaimed": str(freed)})
     return reply.json({"CachesDeleted": deleted or None, "SpaceReclaimed": freed})
 

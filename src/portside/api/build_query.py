@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import msgspec
 from portside.api import params
 from portside.api.http.messages import Request
 from portside.builder import llb
+from portside.builder.cache.pruning import FIELDS, PruneRule
 from portside.builder.classic import ClassicOptions
 from portside.builder.dockerfile.frontend import FrontendOptions
 from portside.builder.dockerfile.history_text import ClassicPhrases
@@ -20,6 +22,7 @@ from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import NETWORK_HOST, StepSettings
 from portside.model.container import HostConfig, Ulimit
 from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.filters import Filters
 from portside.model.platform import Platform
 from portside.model.reference import Reference
 from portside.model.registryauth import HUB_INDEX, AuthConfig
@@ -86,6 +89,32 @@ def build_request(request: Request, context: Context) -> BuildRequest:
         inputs=BuildInputs(local={CONTEXT: context.tree}, settings=_settings(request)),
         pull=params.boolean(request, "pull"),
         auths=_auths(request.header("x-registry-config")),
+    )
+
+
+def prune_rule(request: Request, filters: Filters) -> PruneRule:
+    """What ``POST /build/prune`` asks for; InvalidParameter in Docker's words."""
+    moments = [*filters.get("until", []), *filters.get("unused-for", [])]
+    if len(moments) > 1:
+        raise InvalidParameter('more than one of the filters "until" and "unused-for"')
+    until = 0.0
+    for text in moments:
+        moment = params.timestamp(text)
+        until = moment / 10**9 if moment else time.time()
+    for name, values in filters.items():
+        if name in FIELDS and len(values) > 1:
+            raise InvalidParameter("filters expect only one value")
+
+    def size(name: str) -> int:
+        return params.number(request, name, 0) or 0
+
+    return PruneRule(
+        all=params.boolean(request, "all"),
+        reserved=size("reserved-space") or size("keep-storage"),
+        max_used=size("max-used-space"),
+        min_free=size("min-free-space"),
+        until=until,
+        filters={name: tuple(values) for name, values in filters.items() if name in FIELDS},
     )
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,6 +21,7 @@ from portside.builder import llb
 from portside.builder.client_directories import ClientDirectories
 from portside.builder.cache.cache_export import CacheExporter, parse_target
 from portside.builder.cache.cache_import import RemoteCaches
+from portside.builder.cache.pruning import SHARE, PruneRule, parse_policy
 from portside.builder.dockerfile import syntax
 from portside.builder.dockerfile.frontend import (
     FrontendOptions,
@@ -32,6 +33,7 @@ from portside.builder.dockerfile.frontend import (
 from portside.builder.exporters.delivery import Delivery
 from portside.builder.exporters.export_options import ExportOptions
 from portside.builder.exporters.plan_results import plan_result
+from portside.builder.layers.layer_blobs import forget_lost
 from portside.builder.results import BuildResult, CacheRequest, ExportRequest, PlatformResult
 from portside.builder.solver.build_events import Report, silent
 from portside.builder.solver.build_jobs import ReceiveContext, Received
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
 
 CONTEXT = "context"
 """Name of the main context's ``local://`` source."""
-SHARE = 10
-"""Percent of the disk that the cache may take unless the options say otherwise."""
 
 
 @dataclass(kw_only=True)
@@ -116,8 +116,11 @@ class Session(Workspace):
 class BuildService:
     """Builds, and the cache that they share."""
 
-    def __init__(self, core: Core, images: ImageService, limit: int = 0) -> None:
-        """``limit``: bytes of the cache; 0 takes a share of the disk."""
+    def __init__(
+        self, core: Core, images: ImageService, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        """``settings``: ``builder`` of daemon.json, for the bounds of the cache. InvalidParameter
+        when they are malformed."""
         self._core, self._images = core, images
         self.store = core.store
         self.exec_root = core.instance.exec_root
@@ -126,7 +129,8 @@ class BuildService:
         self.cache = CacheStore(core.store)
         self._solver = Solver(self.cache)
         self._memo: dict[tuple[str, bytes], str] = {}
-        self._limit = limit
+        share = shutil.disk_usage(core.store.root).total * SHARE // 100
+        self._policy = parse_policy(settings or {}, share)
         self._running: dict[str, asyncio.Task[object]] = {}
         for left in self.exec_root.glob("build-*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -301,12 +305,6 @@ class BuildService:
 
     # -- the cache -----------------------------------------------------------------------
 
-    @property
-    def limit(self) -> int:
-        if self._limit:
-            return self._limit
-        return shutil.disk_usage(self.store.root).total * SHARE // 100
-
     async def usage(self) -> list[CacheRecord]:
         """All records, cache mounts measured now."""
         for record in self.cache.all():
@@ -317,10 +315,9 @@ class BuildService:
         return self.cache.all()
 
     async def tidy(self) -> None:
-        """Keep the cache within its limit."""
-        total = sum(record.size for record in self.cache.all())
-        if total > self.limit:
-            await self._drop(self.cache.evict(self.limit))
+        """Keep the cache within its bounds; what running builds use stays."""
+        for rule in self._policy.rules:
+            await self._drop(self._chosen(rule))
 
     async def prune(
         self,
@@ -329,29 +326,32 @@ class BuildService:
         keep: int = 0,
         until: float = 0,
         ids: tuple[str, ...] = (),
-        types: tuple[str, ...] = (),
     ) -> tuple[list[str], int]:
-        """Delete what no build uses, down to ``keep`` bytes: IDs, and bytes freed.
+        """:meth:`prune_by` for records with these IDs, down to ``keep`` bytes."""
+        filters = {"id": ids} if ids else {}
+        return await self.prune_by(PruneRule(all=all, max_used=keep, until=until, filters=filters))
 
-        Without ``all`` what an image shares stays. ``until``: only what was not used since, in
-        seconds since the epoch.
-        """
+    async def prune_by(self, rule: PruneRule) -> tuple[list[str], int]:
+        """Delete what a rule names and no build uses: IDs, and bytes freed."""
         await self.usage()
-
-        def wanted(record: CacheRecord) -> bool:
-            if ids and not any(record.id.startswith(prefix) for prefix in ids):
-                return False
-            if types and record.type not in types:
-                return False
-            if until and record.used >= until:
-                return False
-            return all or not self.cache.is_shared(record)
-
-        if all:
+        if rule.all:
             self.directories.clear()
-        gone = self.cache.evict(keep or -1, wanted=wanted)
+        gone = self._chosen(rule)
         await self._drop(gone)
         return [record.id for record in gone], sum(record.size for record in gone)
+
+    def _chosen(self, rule: PruneRule) -> list[CacheRecord]:
+        """Forget the records that go for a rule; their layers are still there."""
+        now = time.time()
+        total = sum(record.size for record in self.cache.all())
+        free = shutil.disk_usage(self.store.root).free
+
+        def wanted(record: CacheRecord) -> bool:
+            return rule.names(
+                record, now, is_shared=self.cache.is_shared, is_busy=self.cache.is_busy
+            )
+
+        return self.cache.evict(rule.keep(total, free) or -1, wanted=wanted)
 
     async def _drop(self, gone: list[CacheRecord]) -> None:
         for record in gone:
@@ -359,6 +359,7 @@ class BuildService:
                 self.store.trash.discard(cache_directory(self.store.root, record.id))
         if gone:
             await self.store.collect()
+            forget_lost(self.store)
 
     async def close(self) -> None:
         """Stop what runs; contexts go."""

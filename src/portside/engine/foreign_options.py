@@ -30,7 +30,6 @@ FOREIGN: tuple[Foreign, ...] = (
             is_switch=True),
     Foreign("allow-nondistributable-artifacts", "deprecated by Docker: all layers are pushed",
             flag="allow-nondistributable-artifacts"),
-    Foreign("builder", ""),
     Foreign("containerd", _NO_CONTAINERD),
     Foreign("containerd-namespace", _NO_CONTAINERD),
     Foreign("containerd-plugins-namespace", _NO_CONTAINERD),

@@ -259,6 +259,8 @@ class DaemonOptions:
         {}, "feature", "Enable feature in the daemon", key="features", reloads=True
     )
     experimental: bool = _option(False, "experimental", "Enable experimental features")
+    builder: dict[str, Any] = _option({}, "", "", key="builder")
+    """``gc`` with BuildKit's policy keys: the bounds of the build cache."""
     ignored: tuple[str, ...] = _option((), "", "", flag_only=True)
     """Keys of dockerd's without effect here (:mod:`portside.engine.foreign_options`)."""
 

@@ -169,7 +169,7 @@ def containers(engine: Engine) -> ContainerService:
 def builder(engine: Engine) -> BuildService:
     from portside.builder.service import BuildService
 
-    return BuildService(engine.containers.core, engine.images)
+    return BuildService(engine.containers.core, engine.images, engine.options.builder)
 
 
 def grpc(engine: Engine) -> GrpcEndpoint:

@@ -2,6 +2,7 @@
 
 At a start, before anything else looks at the store:
 
+- leases other than those of pulls end, and what only they kept is collected;
 - ``ingest/tmp-*``, ``layers/tmp-*`` and everything in ``trash/`` go;
 - files beneath ``blobs/`` and directories beneath ``layers/`` that no record names go (a crash
   came between a rename and its record, or between a record's deletion and the file's);
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 DRIVERS = ("overlay", "vfs")
 LOST = "layers-to-unpack-again"
+LEFT = "leases-were-dropped"
 
 
 class Lost(msgspec.Struct):
@@ -137,6 +139,7 @@ def _not_overlay(root: Path) -> bool:
 
 def at_start(store: Store) -> None:
     """Bring the disk and the records together; see the module's docstring."""
+    _leases(store)
     for directory in (store.blobs.ingest_dir, store.layers.layers_dir):
         for path in directory.glob("tmp-*"):
             store.trash.discard(path)
@@ -144,6 +147,15 @@ def at_start(store: Store) -> None:
     _layers(store)
     _writables(store)
     _unsettled(store)
+
+
+def _leases(store: Store) -> None:
+    """A lease of a killed engine keeps what a pull has brought, for the next try. Other work
+    begins anew: a build's finished steps belong to the cache's records by then."""
+    rows = store.db.query("SELECT id FROM leases WHERE note NOT LIKE 'pull %'")
+    store.db.drop_leases(row[0] for row in rows)
+    if rows:
+        store.db.set_meta(LEFT, "1")
 
 
 def _blobs(store: Store) -> None:
@@ -218,6 +230,9 @@ async def recover(store: Store) -> None:
             except PortsideError as err:
                 log.error("layer %s is lost: %s: pull its image again", layer.chain, err)
     store.db.set_meta(LOST, "[]")
+    if store.db.get_meta(LEFT):
+        store.db.set_meta(LEFT, "")
+        await store.collect()
 
 
 def _writables(store: Store) -> None:

@@ -1,0 +1,170 @@
+"""Compare builds with a dockerd on this machine, in one run, on the same base image.
+
+    sudo python benchmarks/build.py [--runs 3] [--only PART] [--classic]
+
+Both daemons get private roots and sockets (see ``compare.py``). The client is ``docker buildx build``
+for both; ``--classic`` uses ``DOCKER_BUILDKIT=0 docker build`` with Portside, and BuildKit with
+dockerd all the same. Times are medians of the client's whole run; what counts is the ratio.
+
+============ ==================================================================
+cached       30 RUN steps, all of them known
+cold         30 RUN steps that do next to nothing, none of them known
+context      20,000 files, of which one has changed since the last build
+stages       two independent stages of a second each
+copy         COPY of one file of 1 GiB
+memory       the engine's and its helpers' memory above idle, during all of it
+============ ==================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from compare import IMAGE, Daemon, daemons
+
+STEPS = 30
+FILES = 20_000
+
+
+class Builder:
+    """One daemon's client."""
+
+    def __init__(self, daemon: Daemon, *, classic: bool) -> None:
+        self.name, self._daemon = daemon.name, daemon
+        self._environment = dict(daemon.environment)
+        if classic:
+            self._environment["DOCKER_BUILDKIT"] = "0"
+
+    def build(self, folder: Path, text: str) -> float:
+        """Seconds of one build."""
+        (folder / "Dockerfile").write_text(text)
+        command = ["docker", "build", "-q", "-t", "bench", str(folder)]
+        begin = time.perf_counter()
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{self.name}: {done.stdout}{done.stderr}")
+        return time.perf_counter() - begin
+
+
+Part = Callable[[Builder, Path], float]
+
+
+def steps(mark: str) -> str:
+    runs = "".join(f"RUN echo {number} {mark} > /f{number}\n" for number in range(STEPS))
+    return f"FROM {IMAGE}\n{runs}"
+
+
+def cached(builder: Builder, folder: Path) -> float:
+    builder.build(folder, steps("same"))
+    return builder.build(folder, steps("same"))
+
+
+def cold(builder: Builder, folder: Path) -> float:
+    return builder.build(folder, steps(uuid.uuid4().hex))
+
+
+def context(builder: Builder, folder: Path) -> float:
+    if not (folder / "d0").exists():
+        for number in range(FILES):
+            path = folder / f"d{number % 100}" / f"f{number}"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"{number}\n" * 20)
+    text = f"FROM {IMAGE}\nCOPY . /src\n"
+    builder.build(folder, text)
+    (folder / "d5" / "f5").write_text(uuid.uuid4().hex)
+    return builder.build(folder, text)
+
+
+def stages(builder: Builder, folder: Path) -> float:
+    mark = uuid.uuid4().hex
+    return builder.build(
+        folder,
+        f"FROM {IMAGE} AS a\nRUN sleep 1; echo {mark} > /a\nFROM {IMAGE} AS b\n"
+        f"RUN sleep 1; echo {mark} > /b\nFROM {IMAGE}\nCOPY --from=a /a /\nCOPY --from=b /b /\n",
+    )
+
+
+def copy(builder: Builder, folder: Path) -> float:
+    big = folder / "big"
+    if not big.exists():
+        with big.open("wb") as file:
+            for _ in range(1024):
+                file.write(os.urandom(1 << 19) * 2)
+    with big.open("r+b") as file:
+        file.write(uuid.uuid4().bytes)
+    return builder.build(folder, f"FROM {IMAGE}\nCOPY big /big\n")
+
+
+PARTS: dict[str, Part] = {
+    "cached": cached, "cold": cold, "context": context, "stages": stages, "copy": copy,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def watched(daemon: Daemon, peaks: dict[str, float]) -> Iterator[None]:
+    """Largest proportional set size above idle, in MiB."""
+    pattern = "portside" if daemon.name == "portside" else "dockerd|containerd"
+    idle = daemon.pss(pattern)
+    done = threading.Event()
+    peak = [idle]
+
+    def look() -> None:
+        while not done.wait(0.3):
+            peak[0] = max(peak[0], daemon.pss(pattern))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        peaks[daemon.name] = peak[0] - idle
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", choices=list(PARTS), action="append")
+    parser.add_argument("--classic", action="store_true")
+    options = parser.parse_args()
+    base = Path(tempfile.mkdtemp(prefix="pb-", dir="/var/tmp"))
+    results: dict[str, dict[str, float]] = {}
+    peaks: dict[str, float] = {}
+    try:
+        with daemons() as both:
+            builders = [
+                Builder(daemon, classic=options.classic and daemon.name == "portside")
+                for daemon in both
+            ]
+            with watched(both[0], peaks), watched(both[1], peaks):
+                for name in options.only or PARTS:
+                    for builder in builders:
+                        folder = base / name
+                        folder.mkdir(exist_ok=True)
+                        spent = [PARTS[name](builder, folder) for _ in range(options.runs)]
+                        results.setdefault(name, {})[builder.name] = statistics.median(spent)
+                    ours, theirs = (results[name][builder.name] for builder in builders)
+                    print(
+                        f"{name:8} {ours:8.2f} s {theirs:8.2f} s  {ours / theirs:5.2f}", flush=True
+                    )
+                    shutil.rmtree(base / name)
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+    print("memory   " + json.dumps({name: round(value) for name, value in peaks.items()}) + " MiB")
+
+
+if __name__ == "__main__":
+    main()
