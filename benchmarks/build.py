@@ -2,8 +2,8 @@
 
     sudo python benchmarks/build.py [--runs 3] [--only PART] [--classic]
 
-Both daemons get private roots and sockets (see ``compare.py``). The client is ``docker buildx build``
-for both; ``--classic`` uses ``DOCKER_BUILDKIT=0 docker build`` with Portside, and BuildKit with
+Both daemons get private roots and sockets (see ``compare.py``). The client is ``docker build``
+for both; ``--classic`` uses ``DOCKER_BUILDKIT=0 docker build`` with Portside and BuildKit with
 dockerd all the same. Times are medians of the client's whole run; what counts is the ratio.
 
 ============ ==================================================================
