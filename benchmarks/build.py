@@ -1,10 +1,11 @@
 """Compare builds with a dockerd on this machine, in one run, on the same base image.
 
-    sudo python benchmarks/build.py [--runs 3] [--only PART] [--classic]
+    sudo python benchmarks/build.py [--runs 3] [--only PART] [--classic] [--peer SOCKET]
 
-Both daemons get private roots and sockets (see ``compare.py``). The client is ``docker build``
-for both; ``--classic`` uses ``DOCKER_BUILDKIT=0 docker build`` with Portside and BuildKit with
-dockerd all the same. Times are medians of the client's whole run; what counts is the ratio.
+Both daemons get private roots and sockets (see ``compare.py``); ``--peer`` compares with a dockerd
+that runs already. The client is ``docker build``, which uses buildx; ``--classic`` uses
+``DOCKER_BUILDKIT=0`` with Portside, and BuildKit with dockerd all the same. Times are medians of the
+client's whole run; what counts is the ratio.
 
 ============ ==================================================================
 cached       30 RUN steps, all of them known
@@ -134,17 +135,27 @@ def watched(daemon: Daemon, peaks: dict[str, float]) -> Iterator[None]:
         peaks[daemon.name] = peak[0] - idle
 
 
+def _use(daemon: Daemon, path: str, image: bytes) -> None:
+    """Let a daemon that runs already take the place of the one that was started."""
+    daemon.environment["DOCKER_HOST"] = f"unix://{path}"
+    daemon.root = Path(path).parent
+    daemon.docker("load", data=image)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", choices=list(PARTS), action="append")
     parser.add_argument("--classic", action="store_true")
+    parser.add_argument("--peer", default="")
     options = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="pb-", dir="/var/tmp"))
     results: dict[str, dict[str, float]] = {}
     peaks: dict[str, float] = {}
     try:
         with daemons() as both:
+            if options.peer:
+                _use(both[1], options.peer, both[0].docker("save", IMAGE))
             builders = [
                 Builder(daemon, classic=options.classic and daemon.name == "portside")
                 for daemon in both

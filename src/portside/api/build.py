@@ -40,19 +40,12 @@ async def build(api: Api, request: Request, _: str) -> Answer:
 
     service = api.engine.builder()
     options = build_query.classic_options(request)
-    remote = params.text(request, "remote")
-    if remote and remote != "client-session":
-        from portside.builder.remote_context import fetch
-
-        body = fetch(remote)
-    else:
-        body = request.body.chunks()
     messages = _Messages(request)
     task = asyncio.current_task()
     assert task is not None
     forget = service.register(params.text(request, "buildid"), task)
     try:
-        async with service.receive(body, build_query.dockerfile_name(request)) as context:
+        async with build_query.context(service, request) as context:
             wanted = build_query.build_request(request, context)
             await ClassicBuild(service, options, messages).run(wanted)
     except (Cancelled, asyncio.CancelledError):

@@ -6,6 +6,7 @@ import base64
 import binascii
 import time
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +18,9 @@ from portside.builder.cache.pruning import FIELDS, PruneRule
 from portside.builder.classic import ClassicOptions
 from portside.builder.dockerfile.frontend import FrontendOptions
 from portside.builder.dockerfile.history_text import ClassicPhrases
-from portside.builder.service import CONTEXT, BuildRequest, Context
+from portside.builder.git_urls import is_git_url
+from portside.builder.remote_context import fetch
+from portside.builder.service import CONTEXT, BuildRequest, BuildService, Context
 from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import NETWORK_HOST, StepSettings
 from portside.model.container import HostConfig, Ulimit
@@ -53,6 +56,16 @@ def _name(text: str) -> Reference:
 
 def dockerfile_name(request: Request) -> str:
     return params.text(request, "dockerfile") or "Dockerfile"
+
+
+def context(service: BuildService, request: Request) -> AbstractAsyncContextManager[Context]:
+    """The context: the request's body, or what ``remote`` names."""
+    remote, name = params.text(request, "remote"), dockerfile_name(request)
+    if not remote or remote == "client-session":
+        return service.receive(request.body.chunks(), name)
+    if is_git_url(remote):
+        return service.check_out(remote, name)
+    return service.receive(fetch(remote), name)
 
 
 def build_request(request: Request, context: Context) -> BuildRequest:
@@ -119,14 +132,9 @@ def prune_rule(request: Request, filters: Filters) -> PruneRule:
 
 
 def _network(mode: str) -> str:
-    """Steps have a network of their own, the host's, or none."""
-    if mode in ("", "default", "bridge"):
-        return ""
-    if mode in ("host", "none"):
-        return mode
-    raise InvalidParameter(
-        f"network mode {mode!r} is not supported by build: use default, host or none"
-    )
+    """What steps ask for: a network of their own, the host's, or none. A network by name, or a
+    container's, is the build's setting (:func:`_settings`)."""
+    return mode if mode in ("host", "none") else ""
 
 
 def _json(request: Request, name: str, kind: type[_T]) -> _T | None:
@@ -185,8 +193,12 @@ def _settings(request: Request) -> StepSettings:
             for u in _json(request, "ulimits", list[_Ulimit]) or []
         ),
     )
-    is_host = params.text(request, "networkmode") == "host"
-    return StepSettings(entitlements=frozenset([NETWORK_HOST] if is_host else []), host=host)
+    mode = params.text(request, "networkmode")
+    return StepSettings(
+        entitlements=frozenset([NETWORK_HOST] if mode == "host" else []),
+        host=host,
+        network="" if mode in ("", "default", "bridge", "host", "none") else mode,
+    )
 
 
 def _auths(header: str) -> dict[str, AuthConfig]:

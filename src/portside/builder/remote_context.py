@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from portside.model.errors import InvalidParameter, NotFound, NotImplementedHere, Unavailable
+from portside.model.errors import InvalidParameter, NotFound, Unavailable
 
 PIECE = 1 << 18
 PATIENCE = 60.0
@@ -12,13 +12,9 @@ PATIENCE = 60.0
 
 
 async def fetch(url: str) -> AsyncIterator[bytes]:
-    """What is behind the URL. NotFound, Unavailable; NotImplementedHere for git."""
+    """What is behind the URL. NotFound, Unavailable, InvalidParameter."""
     import aiohttp
 
-    if url.startswith(("git@", "git://", "github.com/", "ssh://")) or ".git" in url:
-        raise NotImplementedHere(
-            f"git contexts are not supported yet: clone {url} and build from the folder"
-        )
     if not url.startswith(("http://", "https://")):
         raise InvalidParameter(f"remote: {url!r} is neither an http(s) URL nor a git repository")
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -33,16 +34,18 @@ from portside.builder.dockerfile.frontend import (
 from portside.builder.exporters.delivery import Delivery
 from portside.builder.exporters.export_options import ExportOptions
 from portside.builder.exporters.plan_results import plan_result
+from portside.builder.git_urls import parse_git_url
 from portside.builder.layers.layer_blobs import forget_lost
 from portside.builder.results import BuildResult, CacheRequest, ExportRequest, PlatformResult
 from portside.builder.solver.build_events import Report, silent
-from portside.builder.solver.build_jobs import ReceiveContext, Received
+from portside.builder.solver.build_jobs import OpenContext, ReceiveContext, Received
 from portside.builder.solver.cache_records import CACHE_MOUNT, KIND, CacheRecord, CacheStore
+from portside.builder.solver.git_source import GitSource
 from portside.builder.solver.http_source import HttpSource
 from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.operations import BuildInputs, OperationSet
 from portside.builder.solver.solver import Build, Solver
-from portside.builder.solver.step_mounts import cache_directory
+from portside.builder.solver.step_mounts import NoSecrets, Secrets, cache_directory
 from portside.builder.solver.step_runner import StepRunner, StepSettings
 from portside.builder.solver.tree import Tree
 from portside.containers.core import Core
@@ -151,11 +154,23 @@ class BuildService:
             target=str(target), limits=self.store.layers.limits, dockerfile=dockerfile
         )
         try:
-            found: Received = await run_fed(self.store.workers, job, stream)
-            ignore = Ignore(read_patterns(found.ignore)) if found.ignore else None
-            yield Context(
-                tree=Tree(directory=str(target)), dockerfile=found.dockerfile, ignore=ignore
-            )
+            yield _context(target, await run_fed(self.store.workers, job, stream))
+        finally:
+            self.store.trash.discard(target)
+
+    @asynccontextmanager
+    async def check_out(
+        self, url: str, dockerfile: str = "Dockerfile", secrets: Secrets | None = None
+    ) -> AsyncIterator[Context]:
+        """A context that is a folder of a git repository, until the build is over. NotFound for a
+        missing ref or folder, Unavailable."""
+        target = self._contexts / new_id()
+        try:
+            target.mkdir(mode=0o755)
+            source = GitSource(self.store, secrets or NoSecrets())
+            await source.check_out(parse_git_url(url), target)
+            job = OpenContext(target=str(target), dockerfile=dockerfile)
+            yield _context(target, await self.store.workers.run(job))
         finally:
             self.store.trash.discard(target)
 
@@ -375,6 +390,11 @@ class BuildService:
 def _with_inline(item: PlatformResult, exporter: CacheExporter) -> PlatformResult:
     text = exporter.inline(item.records, item.tree.chain)
     return replace(item, config=msgspec.structs.replace(item.config, inline_cache=text))
+
+
+def _context(target: Path, found: Received) -> Context:
+    ignore = Ignore(read_patterns(found.ignore)) if found.ignore else None
+    return Context(tree=Tree(directory=str(target)), dockerfile=found.dockerfile, ignore=ignore)
 
 
 class _Chains:

@@ -141,3 +141,17 @@ class ReceiveContext(Job, kw_only=True):
         from portside.builder.solver.context_receive import receive
 
         return receive(self, fds[0])
+
+
+class OpenContext(Job, kw_only=True):
+    """As :class:`ReceiveContext`, of the directory ``target`` that is there already."""
+
+    result: ClassVar[type] = Received
+    heavy: ClassVar[bool] = False
+    target: str
+    dockerfile: str = "Dockerfile"
+
+    def run(self, fds: list[int], progress: Progress) -> Received:
+        from portside.builder.solver.context_receive import open_context
+
+        return open_context(self.target, self.dockerfile)

@@ -35,7 +35,17 @@ def receive(job: ReceiveContext, source: int) -> Received:
         reader.source.drain()
         unpacker.finish()
         unpacker.close()
-    name = "/" + os.path.normpath("/" + job.dockerfile).lstrip("/")
+    return _found(root, job.dockerfile)
+
+
+def open_context(target: str, dockerfile: str) -> Received:
+    """As :func:`receive`, of a directory that is there already."""
+    return _found(os.open(target, OPEN_DIR), dockerfile)
+
+
+def _found(root: int, wanted: str) -> Received:
+    """The Dockerfile of a context, which loses what its ignore file names."""
+    name = "/" + os.path.normpath("/" + wanted).lstrip("/")
     dockerfile = _read(root, name)
     ignore = ""
     for ignore_file in (f"{name}.dockerignore", "/.dockerignore"):

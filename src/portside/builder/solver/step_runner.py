@@ -62,6 +62,9 @@ class StepSettings:
     """Limits (memory, processors) for all steps."""
     secrets: Secrets = field(default_factory=NoSecrets)
     environment: tuple[str, ...] = ()
+    network: str = ""
+    """A network's name, or ``container:ID``, for steps in the sandbox's network; empty: the default
+    one."""
 
 
 class StepRunner:
@@ -121,7 +124,8 @@ class StepRunner:
         secret_env: tuple[str, ...], settings: StepSettings, report: Report,
     ) -> Exited:  # fmt: skip
         core = self._core
-        mode = {"sandbox": "default", "host": "host", "none": "none"}[op.network]
+        sandbox = settings.network or "default"
+        mode = {"sandbox": sandbox, "host": "host", "none": "none"}[op.network]
         hostname = op.meta.hostname or DEFAULT_HOSTNAME
         mappings = core.options.id_mappings
         user_mapping.check(core, _host(op, mode, settings))
