@@ -4,8 +4,8 @@
 
 Both daemons get private roots and sockets (see ``compare.py``); ``--peer`` compares with a dockerd
 that runs already. The client is ``docker build``, which uses buildx; ``--classic`` uses
-``DOCKER_BUILDKIT=0`` with Portside, and BuildKit with dockerd all the same. Times are medians of the
-client's whole run; what counts is the ratio.
+``DOCKER_BUILDKIT=0`` with Portside, and BuildKit with dockerd all the same. Times are medians of
+the client's whole run; what counts is the ratio.
 
 ============ ==================================================================
 cached       30 RUN steps, all of them known
