@@ -348,3 +348,40 @@ RUN --mount=from=evil,source=/a/up,target=/m cat /m/passwd > /y
     for name in ("/x", "/y"):
         found = docker("run", "--rm", "swapped", "cat", name).stdout
         assert found and found != host
+
+
+def test_squash_makes_one_layer_above_the_base(build: Build, docker: Run) -> None:
+    text = f"FROM {BASE}\nRUN echo 1 > /a && echo 2 > /b\nRUN rm /a && chmod 600 /b\nENV X=1\n"
+    build(text, "-t", "whole")
+    build(text, "-t", "squashed", "--squash")
+    base, whole, squashed = (
+        inspect(docker, name)["RootFS"]["Layers"] for name in (BASE, "whole", "squashed")
+    )
+    assert len(whole) == len(base) + 2
+    assert squashed[:-1] == base
+    shown = docker("run", "--rm", "squashed", "sh", "-c", "ls -l /a /b 2>&1; echo $X").stdout
+    assert "-rw-------" in shown and "/a: No such file" in shown and shown.endswith("1\n")
+    history = docker("history", "--format", "{{.Comment}}", "squashed").stdout
+    assert "merge sha256:" in history
+
+
+def test_networks_of_steps(build: Build, docker: Run) -> None:
+    docker("network", "create", "--subnet", "10.243.7.0/24", "forbuild")
+    docker("run", "-d", "--name", "neighbour", "--network", "forbuild", BASE, "sleep", "1000")
+    try:
+        text = f"FROM {BASE}\nRUN nslookup neighbour && ip addr | grep 10.243.7\n"
+        build(text, "--network", "forbuild", "--no-cache")
+        address = inspect_container(docker, "neighbour")
+        text = f"FROM {BASE}\nRUN ip addr | grep {address}/\n"
+        build(text, "--network", "container:neighbour", "--no-cache")
+        done = build(text, "--network", "nosuch", "--no-cache", check=False)
+        assert done.returncode and "nosuch" in done.stderr + done.stdout
+    finally:
+        docker("rm", "-f", "neighbour")
+        docker("network", "rm", "forbuild")
+
+
+def inspect_container(docker: Run, name: str) -> str:
+    """Its address."""
+    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    return str(docker("inspect", "-f", form, name).stdout.strip())

@@ -108,7 +108,7 @@ def parse_policy(settings: Mapping[str, Any], share: int) -> Policy:
     reserved = _size(gc, "defaultReservedSpace", share) or _size(gc, "defaultKeepStorage", share)
     most = _size(gc, "defaultMaxUsedSpace", share)
     free = _size(gc, "defaultMinFreeSpace", share)
-    policy = gc.get("policy") or ()
+    policy = gc.get("policy", ())
     if not isinstance(policy, (list, tuple)):
         raise InvalidParameter("builder.gc.policy must be a list")
     rules = tuple(_rule(item, share) for item in policy)

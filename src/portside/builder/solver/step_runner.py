@@ -125,6 +125,8 @@ class StepRunner:
     ) -> Exited:  # fmt: skip
         core = self._core
         sandbox = settings.network or "default"
+        if sandbox.startswith("container:"):
+            sandbox = f"container:{core.find(sandbox.partition(':')[2]).id}"
         mode = {"sandbox": sandbox, "host": "host", "none": "none"}[op.network]
         hostname = op.meta.hostname or DEFAULT_HOSTNAME
         mappings = core.options.id_mappings
