@@ -88,7 +88,7 @@ class StepRunner:
             await mounts.add_all(op, trees)
             secret_env = await self._secret_env(op, mounts)
             exited = await self._execute(
-                vertex, op, identifier, tuple(mounts.mounts), secret_env, settings, report
+                vertex, op, identifier, mounts.mounts, secret_env, settings, report, stack
             )
             if exited.code not in (op.meta.valid_exit_codes or (0,)):
                 raise StepFailed(vertex, op.meta.args, exited)
@@ -120,8 +120,9 @@ class StepRunner:
     # -- running -------------------------------------------------------------------------
 
     async def _execute(
-        self, vertex: Vertex, op: llb.ExecOp, identifier: str, mounts: tuple[oci.Mount, ...],
+        self, vertex: Vertex, op: llb.ExecOp, identifier: str, mounts: Sequence[oci.Mount],
         secret_env: tuple[str, ...], settings: StepSettings, report: Report,
+        stack: AsyncExitStack,
     ) -> Exited:  # fmt: skip
         core = self._core
         sandbox = settings.network or "default"
@@ -148,7 +149,7 @@ class StepRunner:
                     config=_config(op, hostname, secret_env, settings),
                     host=_host(op, mode, settings),
                     directory=attachment.directory or str(core.directory(identifier)),
-                    mounts=mounts,
+                    mounts=tuple(mounts),
                     id_mappings=mappings,
                     defaults=core.defaults(),
                 )
@@ -194,13 +195,19 @@ class StepRunner:
         finally:
             ours.close()
             theirs.close()
-            await self._clean(identifier, cgroup)
+            # beside the commit: nothing of it needs the network or the control group
+            cleaning = asyncio.create_task(self._clean(identifier, cgroup))
+            stack.push_async_callback(_ended, cleaning)
 
     async def _clean(self, identifier: str, cgroup: str) -> None:
         """Give network, control group and runtime directory back, whatever happened."""
         core = self._core
         await core.networks.detach(identifier)
         await asyncio.to_thread(start.drop_leftover, core, core.state_dir(identifier))
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await task
 
 
 async def _kill(cgroup: str) -> None:
