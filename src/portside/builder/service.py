@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from portside.builder import llb
-from portside.builder.client_directories import ClientDirectories
 from portside.builder.cache.cache_export import CacheExporter, parse_target
 from portside.builder.cache.cache_import import RemoteCaches
-from portside.builder.cache.pruning import SHARE, PruneRule, parse_policy
+from portside.builder.cache.pruning import SHARE, Policy, PruneRule, parse_policy
+from portside.builder.client_directories import ClientDirectories
 from portside.builder.dockerfile import syntax
 from portside.builder.dockerfile.frontend import (
     FrontendOptions,
@@ -319,6 +319,11 @@ class BuildService:
         return task is not None
 
     # -- the cache -----------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """The rules that keep the cache within its bounds."""
+        return self._policy
 
     async def usage(self) -> list[CacheRecord]:
         """All records, cache mounts measured now."""

@@ -155,7 +155,7 @@ class ControlService:
     # -- about the engine ----------------------------------------------------------------
 
     async def workers(self, _: Any, __: Any) -> Any:
-        record = worker_record(self._labels, self._builds.limit)
+        record = worker_record(self._labels, self._builds.policy)
         return pb.ListWorkersResponse(record=[record])
 
     async def info(self, _: Any, __: Any) -> Any:

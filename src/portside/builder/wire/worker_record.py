@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import portside
+from portside.builder.cache.pruning import Policy, PruneRule
 from portside.builder.wire.proto import ops_pb2, worker_pb2
 from portside.model.platform import Platform
 
@@ -24,8 +25,8 @@ def version() -> dict[str, str]:
     }
 
 
-def worker_record(labels: Mapping[str, str], limit: int) -> Any:
-    """``limit``: bytes of the cache."""
+def worker_record(labels: Mapping[str, str], policy: Policy) -> Any:
+    """``policy``: the bounds of the cache."""
     platforms = []
     for system, architecture in dict.fromkeys(
         (Platform.host().os, architecture) for architecture in _architectures()
@@ -42,8 +43,19 @@ def worker_record(labels: Mapping[str, str], limit: int) -> Any:
             **{key: value for key, value in labels.items() if key != "id"},
         },
         platforms=platforms,
-        GCPolicy=[worker_pb2.GCPolicy(all=True, maxUsedSpace=limit)],
+        GCPolicy=[_rule(rule) for rule in policy.rules],
         BuildkitVersion=worker_pb2.BuildkitVersion(**version()),
+    )
+
+
+def _rule(rule: PruneRule) -> Any:
+    return worker_pb2.GCPolicy(
+        all=rule.all,
+        keepDuration=int(rule.unused_for * 10**9),
+        filters=[f"{name}=={text}" for name, values in rule.filters.items() for text in values],
+        reservedSpace=rule.reserved,
+        maxUsedSpace=rule.max_used,
+        minFreeSpace=rule.min_free,
     )
 
 
