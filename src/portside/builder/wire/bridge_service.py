@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from portside.builder import llb
+from portside.builder.cache.pruning import Policy
 from portside.builder.wire.build_job import BuildJob, Reference, Result
 from portside.builder.wire.control_service import Jobs
 from portside.builder.wire.definition_encoder import encode
@@ -82,7 +83,7 @@ class BridgeService:
 
         return pb.PongResponse(
             FrontendAPICaps=caps(FRONTEND_CAPS), LLBCaps=caps(LLB_CAPS),
-            Workers=[worker_record(self._labels, 0)],
+            Workers=[worker_record(self._labels, Policy())],
         )  # fmt: skip
 
     # -- results -------------------------------------------------------------------------
