@@ -28,17 +28,17 @@ def test_containers_and_execs_are_confined(docker: Docker) -> None:
     docker("run", "-d", "--name", "confined", BASE, "sleep", "1000")
     try:
         assert docker("exec", "confined", *LABEL.split()).stdout.strip() == (
-            "docker-default (enforce)"
+            "portside-default (enforce)"
         )
         field = docker("inspect", "-f", "{{.AppArmorProfile}}", "confined").stdout.strip()
-        assert field == "docker-default"
+        assert field == "portside-default"
     finally:
         docker("rm", "-f", "confined")
     for option in ("--init", "--security-opt=no-new-privileges"):
         done = docker("run", "--rm", option, BASE, *LABEL.split())
-        assert done.stdout.strip() == "docker-default (enforce)", option
+        assert done.stdout.strip() == "portside-default (enforce)", option
     first = docker("run", "--rm", "--init", BASE, "cat", "/proc/1/attr/current")
-    assert first.stdout.strip() == "docker-default (enforce)"
+    assert first.stdout.strip() == "portside-default (enforce)"
 
 
 @needs_apparmor
@@ -55,6 +55,69 @@ def test_unconfined_and_unknown(docker: Docker) -> None:
     done = docker("run", "--rm", "--security-opt", option, BASE, "true", check=False)
     assert done.returncode == 125
     assert "'no-such-profile': it is not loaded" in done.stderr
+    docker("create", "--name", "profiled", "--security-opt", option, BASE, "true")
+    try:
+        before = docker("events", "--since", "0", "--until", "0s", "--filter", "type=network")
+        assert docker("start", "profiled", check=False).returncode != 0
+        after = docker("events", "--since", "0", "--until", "0s", "--filter", "type=network")
+        assert after.stdout == before.stdout  # it was refused before it had a network
+    finally:
+        docker("rm", "-f", "profiled")
+    option = "apparmor=docker-default"
+    done = docker("run", "--rm", "--security-opt", option, BASE, *LABEL.split())
+    assert done.stdout.split()[0] in ("docker-default", "portside-default")
+
+
+DENIED = """\
+mount -t tmpfs x /mnt
+mount --bind /etc /mnt
+mount -o remount,rw /
+echo 1 > /proc/sysrq-trigger
+cat /proc/kcore
+echo 1 > /proc/sys/vm/drop_caches
+echo 1 > /proc/sys/net/ipv4/ip_forward
+echo 1 > /proc/sys/fs/suid_dumpable
+echo 1 > /proc/sys/kernel/panic
+echo x > /proc/sys/kernel/core_pattern
+echo 1 > /proc/sys/kernel/sysrq
+echo x > /proc/sys/kernel/modprobe
+echo x > /proc/sys/kernel/msgmax
+echo 0 > /proc/sys/kernel/shell_is_not_there
+echo 0 > /proc/timer_list
+echo 0 > /proc/irq/default_smp_affinity
+echo 0 > /sys/kernel/mm/transparent_hugepage/enabled
+echo 0 > /sys/module/printk/parameters/time
+echo 1 > /sys/block/vda/uevent
+ls /sys/kernel/security
+ls /sys/firmware"""
+
+
+@needs_apparmor
+def test_what_it_denies_to_a_container_with_everything_else_open(docker: Docker) -> None:
+    """With every capability, no seccomp and open paths the profile alone is left; without it most
+    of these work, so that it is the profile which is tested."""
+    lines = DENIED.splitlines()
+    script = "\n".join(f"({line}) >/dev/null 2>&1 && echo 'DONE {line}'" for line in lines)
+    options = ("--cap-add", "ALL", "--security-opt", "seccomp=unconfined",
+               "--security-opt", "systempaths=unconfined")  # fmt: skip
+    ready = "mount -o remount,rw /sys; mount -o remount,rw /proc/sys; true"
+    done = docker("run", "--rm", *options, BASE, "sh", "-c", f"{script}\ntrue")
+    assert done.stdout == ""
+    free = ("--security-opt", "apparmor=unconfined")
+    safe = [line for line in lines if line.startswith(("mount -t", "mount --bind", "ls"))]
+    script = "\n".join(f"({line}) >/dev/null 2>&1 && echo 'DONE {line}'" for line in safe)
+    done = docker("run", "--rm", *options, *free, BASE, "sh", "-c", f"{ready}\n{script}\ntrue")
+    assert len(done.stdout.splitlines()) >= 3
+
+
+@needs_apparmor
+def test_what_it_leaves_alone(docker: Docker) -> None:
+    script = (
+        "set -e; echo 5 > /proc/self/oom_score_adj; kill -0 1; sleep 9 & kill $!; "
+        "ls /proc /sys/fs/cgroup /sys/class > /dev/null; umount /mnt 2>/dev/null || true; "
+        "echo x > /tmp/x; echo $$ > /dev/null; cat /proc/1/cmdline > /dev/null"
+    )
+    docker("run", "--rm", "--cap-add", "ALL", BASE, "sh", "-c", script)
 
 
 @pytest.mark.skipif(_is_on(), reason="needs a kernel without AppArmor")

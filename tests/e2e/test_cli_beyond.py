@@ -136,6 +136,43 @@ def test_the_store_is_checked(ours: Ours) -> None:
     assert ours("system", "check").stdout.startswith("Read ")
 
 
+CAREFUL = (
+    "--user 1000 --health-cmd true --cap-drop ALL --memory 64m --cpus 0.5 --read-only "
+    "--security-opt no-new-privileges --pids-limit 50 --network beyond-net"
+).split()
+CARELESS = (
+    "--privileged --pid host --ipc host --uts host --network host --restart always -v /etc:/e "
+    "-v /run/docker.sock:/s --cap-add NET_ADMIN --security-opt seccomp=unconfined "
+    "--ulimit nofile=99 --device /dev/null:/dev/other"
+).split()
+TOLD = {"4.1", "4.6", "5.4", "5.5", "5.6", "5.10", "5.11", "5.12", "5.13", "5.15", "5.16", "5.17",
+        "5.18", "5.19", "5.21", "5.22", "5.26", "5.29", "5.32"}  # fmt: skip
+
+
+def test_an_audit_tells_the_careful_from_the_careless(ours: Ours) -> None:
+    ours("network", "create", "beyond-net")
+    ours("run", "-d", "--name", "careful", *CAREFUL, "-p", "127.0.0.1:8089:80", BASE, "sleep", "99")
+    ours("run", "-d", "--name", "careless", *CARELESS, BASE, "sleep", "99")
+    try:
+        findings = json.loads(ours("system", "audit", "--json").stdout)
+        told = {
+            name: {f["id"]: f for f in findings if f["subject"] == name and f["verdict"] != "pass"}
+            for name in ("careful", "careless")
+        }
+        assert told["careful"] == {}
+        assert set(told["careless"]) >= TOLD
+        assert all(f["reason"] and f["fix"] for f in findings if f["verdict"] != "pass")
+        engine = {f["id"]: f["verdict"] for f in findings if not f["subject"]}
+        assert (engine["2.2"], engine["2.4"], engine["2.9"]) == ("warn", "pass", "warn")
+        text = ours("system", "audit").stdout
+        assert "WARN  5.5   It is not privileged [careless]" in text
+        assert "PASS" not in text
+        assert "PASS" in ours("system", "audit", "--all").stdout
+    finally:
+        ours("rm", "-f", "careful", "careless")
+        ours("network", "rm", "beyond-net")
+
+
 def test_manifests(ours: Ours, docker: Any, tmp_path: Path) -> None:
     """A list made here is what docker and others read from the registry."""
     with docker_registry(tmp_path) as host:

@@ -56,6 +56,12 @@ async def check(api: Api, request: Request, _: str) -> Answer:
     return await reply.progress(request, work, render=lambda found: [Progress(aux=found).message()])
 
 
+@router.add("GET", "/portside/audit", cancellable=True)
+async def audit(api: Api, request: Request, _: str) -> Answer:
+    """``system audit``: the engine and its running containers by the CIS Docker Benchmark."""
+    return reply.json(await api.engine.audit())
+
+
 # -- containers ------------------------------------------------------------------------------
 
 

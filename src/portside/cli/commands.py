@@ -27,8 +27,8 @@ _FAMILIES = {
     "network connect, network disconnect",
     "volumes": "volume create, volume ls, volume list, volume rm, volume remove, "
     "volume update, volume clone, volume rename, volume export, volume import",
-    "system": "version, info, events, system info, system events, system df, system check, "
-    "system reset, daemon stop",
+    "system": "version, info, events, system info, system events, system df, system audit, "
+    "system check, system reset, daemon stop",
     "dial_stdio": "system dial-stdio",
     "daemon_service": "daemon install, daemon uninstall, daemon start, daemon status, "
     "daemon restart, __install",

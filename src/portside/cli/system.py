@@ -1,4 +1,4 @@
-"""version, info, events, system df, system check, system reset, daemon stop."""
+"""version, info, events, system df, system audit, system check, system reset, daemon stop."""
 
 from __future__ import annotations
 
@@ -214,6 +214,31 @@ def check(session: Session, options: Options, arguments: list[str]) -> int:
     if left and not repair:
         session.warn("Mend what can be mended with: portside system check --repair")
     return 1 if left else 0
+
+
+@verb("system audit", usage="[OPTIONS]",
+      about="Check the engine and its running containers by the CIS Docker Benchmark", flags="""
+  -a, --all    Also show what is as recommended
+      --json   Print all findings as JSON
+""")  # fmt: skip
+def audit(session: Session, options: Options, arguments: list[str]) -> None:
+    from portside.model import jsontext
+
+    findings = session.client.get("/portside/audit")
+    if options.flag("json"):
+        session.out(jsontext.dumps(findings, "    "))
+        return
+    counts = dict.fromkeys(("pass", "warn", "info"), 0)
+    for item in findings:
+        counts[item["verdict"]] += 1
+        if item["verdict"] == "pass" and not options.flag("all"):
+            continue
+        subject = f" [{item['subject']}]" if item["subject"] else ""
+        session.out(f"{item['verdict'].upper()}  {item['id']:5} {item['title']}{subject}")
+        for text in (item["reason"], item["fix"]):
+            if text:
+                session.out(f"            {text}")
+    session.out(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 
 @verb("daemon stop", usage="[OPTIONS]", about="End an engine; its containers go on", flags="""

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.containers import legacy_links, mounts, user_mapping
+from portside.containers import legacy_links, mounts, security, user_mapping
 from portside.containers.container import Container, PendingAttachment
 from portside.containers.core import Core, make_directory
 from portside.containers.hangup import hang_up
 from portside.containers.logconfig import monitor_log
 from portside.containers.network_request import network_request
 from portside.containers.record import Record
-from portside.containers.spec import SpecInputs, build
+from portside.containers.spec import SpecInputs, apparmor_of, build
 from portside.model.container import HostConfig
 from portside.model.errors import (
     CommandNotExecutable,
@@ -65,6 +65,7 @@ async def bring_up(core: Core, container: Container) -> None:
     pending = container.take_pending()
     try:
         shared = joined(core, record)
+        check_profile(core, record)
         legacy_links.check_running(core, record)
         runtime_mounts = await mounts.runtime_mounts(core, record)
         clock.mark("mounts")
@@ -167,6 +168,14 @@ def _devices(core: Core, record: Record, spec: Spec) -> tuple[str, ...]:
 
     edits = cdi.resolve(record.host.device_requests, core.options.cdi_spec_dirs)
     return tuple(cdi.inject(spec, edits))
+
+
+def check_profile(core: Core, record: Record) -> None:
+    """Whether the AppArmor profile is there, before anything is made. Raises SystemFailure."""
+    host = record.host
+    if host.security_opt:
+        options = security.parse(host.security_opt)
+        apparmor_of(options, host.privileged, core.defaults())
 
 
 _SPOKEN = {"network": "network", "pid": "PID", "ipc": "IPC"}

@@ -1,9 +1,8 @@
-"""The AppArmor profile of containers, ``docker-default``: loaded when the engine starts.
+"""The AppArmor profile of containers, ``portside-default``: loaded when the engine starts.
 
-It has the name that users write in ``--security-opt`` and see in ``inspect``. Containers are
-held by capabilities, seccomp, masked and read-only paths as well; the profile keeps those who
-got more capabilities from undoing that: no mounts, no tracing of strangers, no writing to the
-kernel's own files.
+Containers are held by capabilities, seccomp, masked and read-only paths as well; the profile keeps
+those who got more capabilities from undoing that: no mounts, no tracing of strangers, no writing to
+the kernel's own files. What it denies is what Docker's profile denies.
 """
 
 from __future__ import annotations
@@ -13,27 +12,44 @@ import logging
 from portside.kernel import apparmor
 from portside.model.errors import SystemFailure
 
-DEFAULT = "docker-default"
+DEFAULT = "portside-default"
 
 _TEXT = """\
-profile docker-default flags=(attach_disconnected,mediate_deleted) {
+profile portside-default flags=(attach_disconnected,mediate_deleted) {
   network,
+  deny network alg,
   capability,
   file,
   umount,
 
-  # The engine signals its containers, and their processes each other.
+  # The engine and its runtimes signal containers, and their processes each other.
   signal (receive) peer=unconfined,
-  signal (send, receive) peer=docker-default,
-  ptrace (trace, read, tracedby, readby) peer=docker-default,
+  signal (receive) peer={runc,crun},
+  signal (send, receive) peer=portside-default,
+  ptrace (trace, read, tracedby, readby) peer=portside-default,
 
   deny mount,
-  deny /proc/{kcore,kmem,mem,sysrq-trigger} rwklx,
-  deny /proc/{acpi,asound,bus,driver,fs,irq,scsi,tty}/** wklx,
-  deny /proc/sys/{abi,debug,dev,fs,user,vm}/** wklx,
-  deny /proc/sys/kernel/{,**/}{core_*,hotplug,modprobe,modules_disabled,panic*,printk*} wklx,
-  deny /proc/sys/kernel/{kexec*,randomize_va_space,sysrq,usermodehelper/**,yama/**} wklx,
-  deny /sys/{block,bus,class,dev,devices,firmware,hypervisor,kernel,module,power}/** wklx,
+
+  # Of proc only the processes' own directories can be written to, and the limits of shared memory
+  # and semaphores, which belong to the IPC namespace.
+  deny /proc/* w,
+  deny /proc/[^1-9s]*/** wklx,
+  deny /proc/s[^ey]*/** wklx,
+  deny /proc/sys/[^k]** wklx,
+  deny /proc/sys/k[^e]** wklx,
+  deny /proc/sys/kernel/[^s]** wklx,
+  deny /proc/sys/kernel/s[^eh]** wklx,
+  deny /proc/sys/kernel/se[^m]** wklx,
+  deny /proc/sys/kernel/sh[^m]** wklx,
+  deny /proc/sysrq-trigger rwklx,
+  deny /proc/{kcore,kmem,mem} rwklx,
+
+  # Of sysfs only the control groups.
+  deny /sys/[^f]*/** wklx,
+  deny /sys/f[^s]*/** wklx,
+  deny /sys/fs/[^c]*/** wklx,
+  deny /sys/fs/c[^g]*/** wklx,
+  deny /sys/fs/cg[^r]*/** wklx,
   deny /sys/firmware/** rwklx,
   deny /sys/devices/virtual/powercap/** rwklx,
   deny /sys/kernel/security/** rwklx,

@@ -28,6 +28,7 @@ from portside.volumes.service import VolumeService
 if TYPE_CHECKING:
     from portside.builder.service import BuildService
     from portside.builder.wire.grpc_endpoint import GrpcEndpoint
+    from portside.model.audit_findings import Finding
     from portside.model.explain import Explanation
     from portside.runtime.launcher_client import Launcher
     from portside.store.store_check import Report
@@ -171,6 +172,14 @@ class Engine:
         types = {"container": container_record.Record, "image": ImageRecord,
                  "volume": volume_records.Record}  # fmt: skip
         return await check(self.store, repair, types, tell)
+
+    async def audit(self) -> list[Finding]:
+        """The engine and its running containers beside the CIS Docker Benchmark."""
+        from portside.containers.audit_containers import audit_containers
+        from portside.engine.audit_engine import audit_engine
+
+        found = await asyncio.to_thread(audit_engine, self)
+        return found + audit_containers(self.containers.core)
 
     async def explain(self, name: str) -> Explanation:
         """A container in the kernel's terms, from its namespaces to its firewall rules."""

@@ -36,6 +36,15 @@ def is_loaded(profile: str) -> bool:
         return False
 
 
+def check(profile: str) -> None:
+    """Raise SystemFailure for a profile that cannot be entered since it is not loaded."""
+    if profile and profile != UNCONFINED and os.path.exists(_PROFILES) and not is_loaded(profile):
+        raise SystemFailure(
+            f"cannot apply the AppArmor profile {profile!r}: it is not loaded (load it with "
+            "apparmor_parser --replace FILE)"
+        )
+
+
 def load(text: str) -> None:
     """Compile and load a profile, in place of one of the same name.
 
