@@ -90,18 +90,6 @@ def test_ssh_addresses() -> None:
     assert r"--host unix://'/run/it'\''s here.sock'" in ssh.command(f"ssh://h{path}")[-1]
 
 
-def test_compose_runs_the_installed_plugin(engine: FakeEngine, tmp_path: Path) -> None:
-    plugins = tmp_path / "config" / "cli-plugins"
-    plugins.mkdir(parents=True)
-    plugin = plugins / "docker-compose"
-    plugin.write_text('#!/bin/sh\necho "$@" "$DOCKER_HOST" "$DOCKER_CONTEXT"; exit 3\n')
-    plugin.chmod(0o755)
-    env = {"DOCKER_CONFIG": str(tmp_path / "config"), "DOCKER_CONTEXT": ""}
-    done = call(PORTSIDE, "-H", engine.host, "compose", "-f", "x.yml", "up", "--help", env=env)
-    assert done.returncode == 3
-    assert done.stdout == f"compose -f x.yml up --help {engine.host} \n"
-
-
 def test_the_api_socket_inside(engine: FakeEngine, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({"auths": {"https://index.docker.io/v1/": {"auth": "YTpi"}}})

@@ -57,12 +57,13 @@ COMMON = ("run", "exec", "ps", "pull", "push", "images", "login", "logout", "sea
           "info")  # fmt: skip
 """Named first in the help."""
 ELSEWHERE = {
+    "compose": "Define and run applications of several containers: compose up, down, ps …",
     "daemon": "Run the engine in the foreground, or manage it: status, stop, restart, install",
     "registry": "Serve images to others: registry serve",
 }
 """Run by other parts of the package: ``portside.__main__`` hands them over."""
 
-_NO_SWARM = "an engine works alone here; Compose projects run on it through its API"
+_NO_SWARM = "an engine works alone here; use compose for several containers"
 NOT_BUILT = {
     **dict.fromkeys(("swarm", "node", "service", "stack", "secret", "config"), _NO_SWARM),
     "plugin": "drivers of volumes, networks and logs are built in",
@@ -70,11 +71,6 @@ NOT_BUILT = {
     "checkpoint": "a container can be paused, not written to disk",
 }
 """Docker's commands that we do not have, and what to do about it."""
-
-PLUGINS = {
-    "compose": "install docker-compose as a plugin of docker: it is found and run on this engine",
-}
-"""Commands that an installed plugin of docker's does, and what to do when there is none."""
 
 MODULES = {name: module for module, names in _FAMILIES.items() for name in names.split(", ")}
 """Name of the module by full name of the verb."""

@@ -14,7 +14,7 @@ from portside.model.errors import PortsideError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TextIO
+    from typing import Any, TextIO
 
     from portside.cli.verb import Verb
     from portside.client.endpoint import TlsFiles
@@ -40,12 +40,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _program(called: str) -> str:
-    """``docker`` when called through a link of that name."""
-    called = os.environ.pop("PORTSIDE_CALLED", called)
-    return DOCKER if called.rpartition("/")[2] == DOCKER else "portside"
+    """``docker`` or ``docker-compose`` when called through a link of that name."""
+    name = os.environ.pop("PORTSIDE_CALLED", called).rpartition("/")[2]
+    return name if name in (DOCKER, "docker-compose") else "portside"
 
 
 def _run(program: str, words: Sequence[str]) -> int:
+    if program == "docker-compose":
+        from portside.cli.compose import compose_program
+
+        return compose_program.standalone(words)
     try:
         options, words = parse(read_table(GLOBAL), words, interspersed=False)
     except HelpWanted as wanted:
@@ -73,9 +77,9 @@ def _run(program: str, words: Sequence[str]) -> int:
             sys.stderr.write(f"unknown help topic: {' '.join(words[1:])}\n")
             return 1
         words = [*words[1:], "--help"]
+    if words[0] == "compose":
+        return _compose(program, options, words[1:])
     found = _find(words)
-    if found is None and words[0] in commands.PLUGINS:
-        return _plugin(_session(program, options), words)
     if found is None:
         return _unknown(program, words)
     name, rest = found
@@ -89,17 +93,14 @@ def _run(program: str, words: Sequence[str]) -> int:
     return _call(session, verb, rest)
 
 
-def _plugin(session: Session, words: Sequence[str]) -> int:
-    """Run an installed plugin of docker's; there is another command of ours for none of them."""
-    from portside.cli import plugin
+def _compose(program: str, options: Options, words: Sequence[str]) -> int:
+    """Projects have verbs and global flags of their own."""
+    from portside.cli.compose import compose_program
+    from portside.cli.compose.compose_session import ComposeSession
 
-    if not (path := plugin.find(session, words[0])):
-        return _not_built(session.program, words[0], commands.PLUGINS[words[0]])
-    try:
-        return plugin.execute(session, path, words)
-    except (PortsideError, OSError) as err:
-        sys.stderr.write(f"{session.program}: {err}\n")
-        return 1
+    session = ComposeSession(program, **_where(options))
+    session.called = f"{program} compose"
+    return compose_program.run(session, words)
 
 
 def _problem(options: Options) -> str:
@@ -124,15 +125,19 @@ def _find(words: Sequence[str]) -> tuple[str, list[str]] | None:
 
 
 def _session(program: str, options: Options) -> Session:
+    return Session(program, **_where(options))
+
+
+def _where(options: Options) -> dict[str, Any]:
+    """Which engine, by the global options."""
     hosts = options.many("host")
-    return Session(
-        program,
-        host=hosts[0] if hosts else "",
-        context=options.text("context"),
-        config=options.text("config"),
-        tls=_tls(options),
-        debug=options.flag("debug"),
-    )
+    return {
+        "host": hosts[0] if hosts else "",
+        "context": options.text("context"),
+        "config": options.text("config"),
+        "tls": _tls(options),
+        "debug": options.flag("debug"),
+    }
 
 
 def _tls(options: Options) -> TlsFiles | None:
@@ -240,7 +245,7 @@ def _unknown(program: str, words: Sequence[str]) -> int:
     if program != DOCKER:
         from portside.cli import hints
 
-        known = [*commands.MODULES, *commands.GROUPS, *commands.ELSEWHERE, *commands.PLUGINS]
+        known = [*commands.MODULES, *commands.GROUPS, *commands.ELSEWHERE]
         hint = hints.similar(words[0], [name for name in known if " " not in name])
     sys.stderr.write(f"{program}: unknown command: {program} {words[0]}\n\n"
                      + (f"{hint}\n" if hint else "")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from portside.model.errors import InvalidParameter
+from portside.client.errors import Refused
+from portside.model.errors import InvalidParameter, PortsideError
 
 
 class Position(NamedTuple):
@@ -36,3 +37,8 @@ class InvalidFile(ComposeError):
         place = f"{at}: " if at else ""
         attribute = f"{path}: " if path else ""
         super().__init__(f"{place}{attribute}{message}")
+
+
+def told(error: PortsideError) -> str:
+    """An error in the words a user reads; the engine's own are marked as Docker marks them."""
+    return f"Error response from daemon: {error}" if isinstance(error, Refused) else str(error)

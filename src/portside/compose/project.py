@@ -68,6 +68,8 @@ class Project:
     env_files: list[str]
     tree: Map
     """The merged tree, for positions in messages."""
+    separator: str = "-"
+    """Between the parts of names: ``_`` as in version 1 of Compose, on request."""
 
     def error(self, path: Path, message: str) -> InvalidFile:
         """An error about one attribute, with its place in the file."""
@@ -127,9 +129,21 @@ class Project:
         for name in names:
             self.service(name)
         kept = self.with_dependencies(names) if dependencies else names
+        if not dependencies:
+            for name in kept:
+                self._forget_dependencies(self.services[name], kept)
         for name in list(self.services):
             if name not in kept:
                 self.disabled[name] = self.services.pop(name)
+
+    @staticmethod
+    def _forget_dependencies(service: Values, kept: Iterable[str]) -> None:
+        depends = service.get("depends_on")
+        if depends is not None:
+            left = {other: how for other, how in depends.items() if other in kept}
+            service["depends_on"] = left
+            if not left:
+                del service["depends_on"]
 
     def drop_unused(self) -> None:
         """Forget networks, volumes, secrets, configs and models that no service uses."""
@@ -313,7 +327,7 @@ def _project(
     ]
     services = dict(sorted((values.get("services") or {}).items()))
     enabled, disabled = _by_profile(services, profiles)
-    groups = {
+    groups: dict[str, Any] = {
         group: dict(sorted((values.get(group) or {}).items()))
         for group in ("networks", "volumes", "secrets", "configs", "models")
     }

@@ -42,12 +42,13 @@ _POLICIES = {"none": "no", "any": "always"}
 
 def image_of(project: Project, name: str, service: Values) -> str:
     """The image of a service: the one it names, or the one that is built for it."""
-    return service.get("image") or f"{project.name}-{name}"
+    return service.get("image") or f"{project.name}{project.separator}{name}"
 
 
 def container_name(project: Project, name: str, service: Values, number: int) -> str:
     """The name of a service's container by number."""
-    return service.get("container_name") or f"{project.name}-{name}-{number}"
+    given = service.get("container_name")
+    return given or project.separator.join((project.name, name, str(number)))
 
 
 def scale_of(service: Values) -> int:
@@ -141,7 +142,7 @@ class ContainerRequest:
             WORKING_DIR: project.working_dir,
             CONFIG_FILES: ",".join(project.files),
             ONEOFF: "True" if self.one_off else "False",
-            HASH: service_hash(service),
+            HASH: self.labels.get(HASH) or service_hash(service),
             DEPENDS_ON: depends,
             IMAGE: self.image_digest,
         }
@@ -155,18 +156,10 @@ class ContainerRequest:
     # -- ports ------------------------------------------------------------------------------
 
     def _exposed(self) -> dict[str, Values]:
-        found: dict[str, Values] = {
-            f"{port['target']}/{port.get('protocol', 'tcp')}": {}
-            for port in self.service.get("ports") or ()
-        }
-        for text in self.service.get("expose") or ():
-            ports, slash, protocol = text.partition("/")
-            first, _, last = ports.partition("-")
-            try:
-                numbers = range(int(first), int(last or first) + 1)
-            except ValueError:
-                raise ComposeError(f"invalid expose value {text!r}") from None
-            found.update({f"{number}/{protocol if slash else 'tcp'}": {} for number in numbers})
+        """``expose`` as it is written, and the targets of ``ports``."""
+        found: dict[str, Values] = {text: {} for text in self.service.get("expose") or ()}
+        for port in self.service.get("ports") or ():
+            found[f"{port['target']}/{port.get('protocol', 'tcp')}"] = {}
         return found
 
     def _bindings(self) -> dict[str, list[Values]]:
@@ -207,7 +200,7 @@ class ContainerRequest:
             "IPv6Address": config.get("ipv6_address"),
             "LinkLocalIPs": config.get("link_local_ips"),
         }
-        if any(addresses.values()):
+        if config:
             endpoint["IPAMConfig"] = {name: item for name, item in addresses.items() if item}
         mac = config.get("mac_address") or (self.service.get("mac_address") if primary else "")
         own = self.service.get("mac_address")
@@ -368,8 +361,8 @@ class ContainerRequest:
             "Annotations": service.get("annotations"),
             "Binds": binds or None,
             "Mounts": mounts or None,
-            "CapAdd": service.get("cap_add"),
-            "CapDrop": service.get("cap_drop"),
+            "CapAdd": capabilities(service.get("cap_add")),
+            "CapDrop": capabilities(service.get("cap_drop")),
             "NetworkMode": mode,
             "IpcMode": self.resolve(service.get("ipc", "")),
             "CgroupnsMode": service.get("cgroup", ""),
@@ -384,7 +377,9 @@ class ContainerRequest:
             "Dns": service.get("dns"),
             "DnsSearch": service.get("dns_search"),
             "DnsOptions": service.get("dns_opt"),
-            "ExtraHosts": [f"{name}:{text}" for name, texts in hosts.items() for text in texts],
+            "ExtraHosts": sorted(
+                f"{name}:{text}" for name, texts in hosts.items() for text in texts
+            ),
             "SecurityOpt": options or None,
             "StorageOpt": service.get("storage_opt"),
             "UsernsMode": service.get("userns_mode", ""),
@@ -513,7 +508,7 @@ def resources(service: Values) -> Values:
         "CpuPercent": round(service.get("cpu_percent", 0) * 100),
         "CpusetCpus": service.get("cpuset", ""),
         "DeviceCgroupRules": service.get("device_cgroup_rules"),
-        "Ulimits": _ulimits(service.get("ulimits") or {}),
+        "Ulimits": _ulimits(service.get("ulimits") or {}) or None,
         **_devices(service, reserved),
         **_blkio(service.get("blkio_config") or {}),
     }
@@ -523,6 +518,16 @@ def resources(service: Values) -> Values:
     if pids:
         found["PidsLimit"] = pids
     return found
+
+
+def capabilities(names: list[str] | None) -> list[str] | None:
+    """Capabilities as Docker's clients name them: sorted, with their prefix."""
+    if not names:
+        return None
+    found = {name.upper() for name in names}
+    if "ALL" in found:
+        return ["ALL"]
+    return sorted(name if name.startswith("CAP_") else f"CAP_{name}" for name in found)
 
 
 def _ulimits(given: dict[str, Any]) -> list[Values]:

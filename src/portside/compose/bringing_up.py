@@ -1,0 +1,74 @@
+"""``up``, ``create``, ``scale`` and ``start``: images, then the plan, then its steps."""
+
+from __future__ import annotations
+
+import time
+
+from portside.compose import conditions
+from portside.compose.actions import Actions
+from portside.compose.conditions import TimedOut
+from portside.compose.converge import Convergence, Wishes, add_starts, add_wait
+from portside.compose.executor import execute
+from portside.compose.observed import observe
+from portside.compose.plan import Plan
+from portside.compose.project import Project
+from portside.compose.service_images import ImageTools, ensure, names_of
+from portside.model.golang.durations import format_duration
+
+
+def prepare(actions: Actions, wishes: Wishes, tools: ImageTools, parallel: int) -> Convergence:
+    """Look at everything and get the images; the plan up to created containers."""
+    project = actions.project
+    observed = observe(actions.pool, project.name, names_of(project))
+    ensure(actions.pool, project, observed.images, tools, actions.report, parallel, actions.warn,
+           actions.dry_run)  # fmt: skip
+    actions.images = observed.images
+    convergence = Convergence(actions, observed, wishes)
+    convergence.create()
+    return convergence
+
+
+def create(actions: Actions, wishes: Wishes, tools: ImageTools, parallel: int) -> None:
+    """Have every container, started or not."""
+    execute(prepare(actions, wishes, tools, parallel).plan, parallel)
+
+
+def up(
+    actions: Actions, wishes: Wishes, tools: ImageTools, parallel: int, *,
+    wait: bool = False, wait_seconds: int = 0,
+) -> None:  # fmt: skip
+    """Have every container running. ``wait``: until healthy, at most so many seconds (0: as long
+    as it takes)."""
+    plan = prepare(actions, wishes, tools, parallel).plan
+    _start(plan, actions, parallel, wait, wait_seconds)
+
+
+def start(actions: Actions, parallel: int, *, wait: bool = False, wait_seconds: int = 0) -> None:
+    """Start the containers that are there."""
+    _start(Plan(), actions, parallel, wait, wait_seconds)
+
+
+def _start(plan: Plan, actions: Actions, parallel: int, wait: bool, wait_seconds: int) -> None:
+    """Plan the start of what the plan makes, and do it all."""
+    deadline = time.monotonic() + wait_seconds if wait_seconds else None
+    started = add_starts(plan, actions, list(plan.steps), deadline)
+    if wait:
+        for name, service in actions.project.services.items():
+            if "provider" not in service:
+                add_wait(plan, actions, name, _final_condition(actions.project, name),
+                         started[name], deadline)  # fmt: skip
+    try:
+        execute(plan, parallel)
+    except TimedOut:
+        raise TimedOut(
+            f"application not healthy after {format_duration(wait_seconds * 10**9)}"
+        ) from None
+
+
+def _final_condition(project: Project, name: str) -> str:
+    """A service that others wait to complete is to complete, every other one to run."""
+    for service in project.services.values():
+        how = (service.get("depends_on") or {}).get(name, {})
+        if how.get("condition") == conditions.COMPLETED:
+            return conditions.COMPLETED
+    return conditions.RUNNING_OR_HEALTHY

@@ -1,0 +1,60 @@
+"""Commands run in a container after its start and before its stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from portside.client.client import path_of
+from portside.compose.compose_errors import ComposeError
+from portside.compose.engine_pool import EnginePool
+from portside.compose.observed import Container
+
+
+def run(
+    pool: EnginePool, container: Container, hook: dict[str, Any],
+    write: Callable[[bytes], None] | None,
+) -> None:  # fmt: skip
+    """Run one hook and wait for its end; ``write`` takes what it prints.
+
+    Raises ComposeError when it fails.
+    """
+    environment = hook.get("environment") or {}
+    body = {
+        "User": hook.get("user", ""),
+        "Privileged": bool(hook.get("privileged")),
+        "Env": [name if value is None else f"{name}={value}" for name, value in environment.items()]
+        or None,
+        "WorkingDir": hook.get("working_dir", ""),
+        "Cmd": hook.get("command"),
+        "AttachStdout": True,
+        "AttachStderr": True,
+    }
+    with pool.client() as client:
+        made = client.post(path_of("containers", container.id, "exec"), body=body)
+        path = path_of("exec", made["Id"])
+        stream = client.hijack(f"{path}/start", body={"Detach": False, "Tty": False})
+        _show(stream, write)
+        status = int(client.get(f"{path}/json").get("ExitCode") or 0)
+    if status:
+        raise ComposeError(f"{container.service} hook exited with status {status}")
+
+
+def _show(stream: Any, write: Callable[[bytes], None] | None) -> None:
+    """Read frames (an 8-byte head, then the data) until the end."""
+    data = stream.rest
+    try:
+        while True:
+            while len(data) >= 8:
+                size = int.from_bytes(data[4:8], "big")
+                if len(data) < 8 + size:
+                    break
+                if write is not None:
+                    write(data[8 : 8 + size])
+                data = data[8 + size :]
+            piece = stream.sock.recv(1 << 16)
+            if not piece:
+                return
+            data += piece
+    finally:
+        stream.sock.close()

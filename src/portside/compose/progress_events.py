@@ -1,0 +1,30 @@
+"""What is told about the work on a project, for whoever shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+WORKING, DONE, WARNING, ERROR = "Working", "Done", "Warning", "Error"
+
+
+class Event(NamedTuple):
+    """Something happens to a resource, ``Container NAME`` or an image's layer."""
+
+    id: str
+    status: str
+    text: str
+    """One word on what happens to it: ``Creating``."""
+    parent: str = ""
+    """The resource that it is a part of."""
+    detail: str = ""
+    current: int = 0
+    total: int = 0
+    percent: int = 0
+
+
+Report = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Tells nobody."""

@@ -1,0 +1,175 @@
+"""Compose projects by our program and by the real one, on the same engine: equal results."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import composekit
+import pytest
+from enginekit import RunningEngine
+
+CORPUS = sorted(
+    path.parent for path in (Path(__file__).parents[1] / "compose").glob("*/compose.yaml")
+)
+Programs = tuple[composekit.Program, composekit.Program]
+
+
+@pytest.fixture
+def programs(
+    tmp_path: Path, docker: Callable[..., Any], docker_env: dict[str, str]
+) -> Callable[[str], Programs]:
+    """The two programs in a directory with a file."""
+
+    def make(text: str) -> Programs:
+        (tmp_path / "compose.yaml").write_text(text)
+        return composekit.both(tmp_path, docker_env)
+
+    return make
+
+
+@pytest.mark.parametrize("source", CORPUS, ids=lambda path: path.name)
+def test_both_make_the_same(
+    source: Path, tmp_path: Path, engine: RunningEngine, docker: Callable[..., Any],
+    docker_env: dict[str, str],
+) -> None:  # fmt: skip
+    """Brought up by each, compared; continued and removed by the other."""
+    folder = tmp_path / source.name
+    shutil.copytree(source, folder)
+    theirs, ours = composekit.both(folder, docker_env)
+    name = source.name
+    assert ours("config").stdout == theirs("config").stdout
+    try:
+        theirs("up", "-d", "--quiet-pull")
+        first = composekit.state(engine, name)
+        before = composekit.identifiers(engine, name)
+        ours("up", "-d")
+        assert composekit.identifiers(engine, name) == before, "ours recreated theirs"
+        ours("down", "-v", "-t", "0")
+        assert composekit.state(engine, name) == {}
+        ours("up", "-d")
+        assert composekit.differences(composekit.state(engine, name), first) == []
+        before = composekit.identifiers(engine, name)
+        theirs("up", "-d")
+        assert composekit.identifiers(engine, name) == before, "theirs recreated ours"
+        theirs("down", "-v", "-t", "0")
+        assert composekit.state(engine, name) == {}
+    finally:
+        ours("down", "-v", "-t", "0", "--remove-orphans", status=None)
+
+
+SLEEPERS = """
+name: sleepers
+services:
+  a: {image: portside/base, command: sleep 1000}
+  b: {image: portside/base, command: sleep 1000, depends_on: [a]}
+"""
+
+
+def test_lists_and_life(programs: Callable[[str], Programs], engine: RunningEngine) -> None:
+    theirs, ours = programs(SLEEPERS)
+    try:
+        ours("up", "-d")
+        for words in (
+            ["ps"], ["ps", "-a"], ["ps", "-q"], ["ps", "--services"], ["ls"], ["images"],
+            ["images", "-q"], ["volumes"], ["top"], ["ps", "--format", "{{.Name}} {{.State}}"],
+            ["stop", "-t", "0", "b"], ["ps", "-a"], ["ps", "--status", "exited", "-q"],
+            ["kill", "b"], ["start", "b"], ["ps", "nosuch"], ["up", "-d", "nosuch"],
+            ["port", "a", "80"], ["logs", "--nosuch"],
+        ):  # fmt: skip
+            first, second = theirs(*words, status=None), ours(*words, status=None)
+            assert second.returncode == first.returncode, (words, first.stderr, second.stderr)
+            assert composekit.plain(second.stdout) == composekit.plain(first.stdout), words
+        ours("pause", "a")
+        theirs("unpause", "a")
+        ours("restart", "-t", "0")
+        ours("up", "-d", "--scale", "a=3")
+        assert len(ours("ps", "-q", "a").stdout.split()) == 3
+        theirs("up", "-d", "--scale", "a=2")
+        ours("scale", "a=1")
+        assert len(theirs("ps", "-q").stdout.split()) == 2
+        ours("rm", "-s", "-f")
+        assert theirs("ps", "-a", "-q").stdout == ""
+    finally:
+        ours("down", "-v", "-t", "0")
+    assert composekit.state(engine, "sleepers") == {}
+
+
+def test_only_what_differs_is_recreated(
+    programs: Callable[[str], Programs], engine: RunningEngine
+) -> None:
+    _, ours = programs(SLEEPERS)
+    try:
+        ours("up", "-d")
+        before = composekit.identifiers(engine, "sleepers")
+        programs(SLEEPERS.replace("depends_on: [a]", "depends_on: [a], environment: {X: 1}"))
+        ours("up", "-d")
+        after = composekit.identifiers(engine, "sleepers")
+        assert after["/sleepers-a-1"] == before["/sleepers-a-1"]
+        assert after["/sleepers-b-1"] != before["/sleepers-b-1"]
+        ours("up", "-d", "--no-recreate")
+        assert composekit.identifiers(engine, "sleepers") == after
+        ours("up", "-d", "--force-recreate", "--no-deps", "b")
+        forced = composekit.identifiers(engine, "sleepers")
+        assert forced["/sleepers-a-1"] == after["/sleepers-a-1"]
+        assert forced["/sleepers-b-1"] != after["/sleepers-b-1"]
+    finally:
+        ours("down", "-v", "-t", "0")
+
+
+UNHEALTHY = """
+name: unwell
+services:
+  db:
+    image: portside/base
+    command: sh -c 'echo begins; sleep 1000'
+    healthcheck: {test: "echo no luck; exit 3", interval: 200ms, retries: 1}
+  job: {image: portside/base, command: sh -c 'echo failed work; exit 7'}
+  web:
+    image: portside/base
+    command: sleep 1000
+    depends_on: {db: {condition: service_healthy}}
+  late:
+    image: portside/base
+    command: sleep 1000
+    depends_on: {job: {condition: service_completed_successfully}}
+"""
+
+
+def test_failed_conditions_say_why(programs: Callable[[str], Programs]) -> None:
+    _, ours = programs(UNHEALTHY)
+    try:
+        done = ours("up", "-d", "web", status=1)
+        assert "dependency failed to start: container unwell-db-1 is unhealthy" in done.stderr
+        assert "exit 3: no luck" in done.stderr and "begins" in done.stderr
+        done = ours("up", "-d", "late", status=1)
+        assert 'service "job" didn\'t complete successfully: exit 7' in done.stderr
+        assert "failed work" in done.stderr
+    finally:
+        ours("down", "-v", "-t", "0")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("networks: {default: {external: true, name: nosuch}}",
+         "network nosuch declared as external, but could not be found"),
+        ("volumes: {vol: {external: true, name: nosuch}}", 'external volume "nosuch" not found'),
+    ],
+)  # fmt: skip
+def test_external_resources_are_looked_for_first(
+    programs: Callable[[str], Programs], engine: RunningEngine, text: str, said: str
+) -> None:
+    theirs, ours = programs(
+        "name: outside\nservices: {a: {image: portside/base, volumes: ['vol:/v', 'wol:/w']}}\n"
+        + ("volumes: {vol: {}, wol: {}}\n" if "networks" in text else "")
+        + text.replace("volumes: {", "volumes: {wol: {}, ")
+    )
+    for program in (theirs, ours):
+        done = program("up", "-d", status=1)
+        assert said in done.stderr
+    theirs("down", "-v")
+    ours("up", "-d", status=1)
+    assert composekit.state(engine, "outside") == {}
