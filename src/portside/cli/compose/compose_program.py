@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from portside.cli.compose import compose_verbs
@@ -138,7 +137,6 @@ def _unknown(session: ComposeSession, name: str) -> int:
 
 
 def _root_help(session: ComposeSession) -> int:
-    from portside.cli import help
     from portside.flags.help_text import of_flags
 
     verbs = [
@@ -152,14 +150,11 @@ def _root_help(session: ComposeSession) -> int:
         + "\n".join(f"  {name:<{column}}{about}" for name, about in verbs)
         + f"\n\nRun '{session.called} COMMAND --help' for more information on a command.\n"
     )
-    assert help
     return 0
 
 
 def standalone(argv: Sequence[str]) -> int:
     """``docker-compose``: the words of the engine's address may be among the global ones."""
-    from portside.cli.main import GLOBAL
-
     hosts: list[str] = []
     words, rest, context = list(argv), [], ""
     known = {flag.name: flag for flag in read_table(FLAGS)}
@@ -179,20 +174,6 @@ def standalone(argv: Sequence[str]) -> int:
         )  # fmt: skip
         if flag is not None and flag.kind and not equals and words:
             rest.append(words.pop(0))
-    assert GLOBAL
     session = ComposeSession(STANDALONE, host=hosts[0] if hosts else "", context=context)
     session.called = STANDALONE
     return run(session, [*rest, *words])
-
-
-def environment_flag(name: str) -> bool:
-    """A variable of the environment that is a switch."""
-    from portside.model.golang.booleans import parse_bool
-
-    try:
-        return parse_bool(os.environ.get(name, "") or "0")
-    except ValueError:
-        return False
-
-
-__all__ = ["Options", "environment_flag", "run", "standalone"]
