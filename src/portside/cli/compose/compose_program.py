@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from portside.cli.verb import Verb
-    from portside.flags.table import Options
 
 STANDALONE = "docker-compose"
 """Called by this name, the program has Compose's verbs only."""
