@@ -173,3 +173,65 @@ def test_external_resources_are_looked_for_first(
     theirs("down", "-v")
     ours("up", "-d", status=1)
     assert composekit.state(engine, "outside") == {}
+
+
+TALKERS = """
+name: talkers
+services:
+  a: {image: portside/base, command: sh -c 'echo from a; echo err >&2; sleep 0.5; exit 3'}
+  bb:
+    image: portside/base
+    command: sh -c 'trap "exit 0" TERM; echo from b; sleep 100 & wait'
+    environment: {GIVEN: "1"}
+    depends_on: [a]
+    post_start: [{command: echo hooked}]
+"""
+
+
+def _pairs(text: str) -> list[str]:
+    """Lines without the width of their prefixes and without control characters, sorted."""
+    lines = (line.replace("\x1b[K", "").strip() for line in text.splitlines())
+    return sorted(" ".join(line.split()) for line in lines if line)
+
+
+def test_attached_up(programs: Callable[[str], Programs]) -> None:
+    """Output, hooks, ends and the exit status."""
+    theirs, ours = programs(TALKERS)
+    found = []
+    for program in (theirs, ours):
+        try:
+            done = program("up", "--abort-on-container-exit", "-t", "1", status=3)
+            found.append(_pairs(done.stdout))
+            done = program("up", "--exit-code-from", "bb", "-t", "1", status=0)
+        finally:
+            program("down", "-t", "0")
+    assert found[1] == found[0]
+    assert "a-1 exited with code 3" in found[1] and "bb-1 -> | hooked" in found[1]
+
+
+def test_logs_run_and_exec(programs: Callable[[str], Programs], tmp_path: Path) -> None:
+    theirs, ours = programs(TALKERS)
+    try:
+        ours("up", "-d")
+        (tmp_path / "data").write_text("copied\n")
+        for words, status in (
+            (["logs", "a"], 0), (["logs", "--no-log-prefix", "-n", "1", "bb"], 0),
+            (["run", "--rm", "--no-deps", "a", "echo", "hi"], 0),
+            (["run", "--rm", "-T", "--no-deps", "bb", "sh", "-c", "echo $GIVEN; exit 4"], 4),
+            (["run", "--rm", "--no-deps", "-e", "X=y", "-u", "1000", "-w", "/tmp",
+              "--entrypoint", "sh -c", "a", "id -u; pwd; echo $X"], 0),
+            (["exec", "bb", "cat", "/nosuch"], 1), (["exec", "-T", "bb", "sh", "-c", "exit 5"], 5),
+            (["exec", "nosuch", "true"], 1), (["cp", "data", "bb:/data"], 0),
+            (["exec", "-e", "A=b", "-w", "/tmp", "bb", "sh", "-c", "pwd; echo $A; cat /data"], 0),
+            (["port", "bb", "80"], 1), (["run", "nosuch"], 1),
+        ):  # fmt: skip
+            first = theirs(*words, status=status)
+            second = ours(*words, status=status)
+            assert _pairs(second.stdout) == _pairs(first.stdout), words
+        done = ours("run", "-d", "--no-deps", "bb")
+        assert len(done.stdout.strip()) == 64
+        assert "talkers-bb-run-" in theirs("ps", "-a").stdout
+        ours("down", "-t", "0", "--remove-orphans")
+        assert theirs("ps", "-a", "-q").stdout == ""
+    finally:
+        ours("down", "-t", "0", "--remove-orphans", status=None)

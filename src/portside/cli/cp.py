@@ -106,7 +106,7 @@ def commit(session: Session, options: Options, arguments: list[str]) -> None:
 def cp(session: Session, options: Options, arguments: list[str]) -> None:
     from portside.cli.cp_tar import Copy
 
-    source, target = (_split(argument) for argument in arguments)
+    source, target = (split(argument) for argument in arguments)
     if source[0] and target[0]:
         raise Failed(1, "copying between containers is not supported")
     if not source[0] and not target[0]:
@@ -127,7 +127,7 @@ def cp(session: Session, options: Options, arguments: list[str]) -> None:
         copy.to_container(source[1], target[0], target[1])
 
 
-def _split(argument: str) -> tuple[str, str]:
+def split(argument: str) -> tuple[str, str]:
     """``CONTAINER:PATH``; a path that is absolute or starts with a dot is of this machine."""
     if argument.startswith(("/", ".")) or argument == "-" or ":" not in argument:
         return "", argument

@@ -8,7 +8,7 @@ from typing import Any
 
 from portside.client.client import path_of
 from portside.client.errors import Refused
-from portside.compose import hooks, injected_files
+from portside.compose import injected_files, service_hooks
 from portside.compose.compose_errors import told
 from portside.compose.conditions import ContainerWatch
 from portside.compose.config_output import service_hash
@@ -186,7 +186,7 @@ class Actions:
         if self.hook_output is not None:
             output = self.hook_output
             write = lambda data: output(container, data)  # noqa: E731
-        hooks.run(self.pool, container, hook, write)
+        service_hooks.run(self.pool, container, hook, write)
 
     def run_hooks(self, container: Container, wanted: list[Values] | None) -> None:
         """Run hooks, one after the other. Raises ComposeError."""

@@ -10,9 +10,9 @@ from portside.compose.conditions import TimedOut
 from portside.compose.converge import Convergence, Wishes, add_starts, add_wait
 from portside.compose.executor import execute
 from portside.compose.observed import observe
-from portside.compose.plan import Plan
 from portside.compose.project import Project
 from portside.compose.service_images import ImageTools, ensure, names_of
+from portside.compose.step_plan import Plan
 from portside.model.golang.durations import format_duration
 
 

@@ -17,7 +17,6 @@ from portside.compose.compose_errors import ComposeError, told
 from portside.compose.conditions import ConditionFailed, fulfil
 from portside.compose.config_output import network_hash, volume_hash
 from portside.compose.observed import Container, Observed
-from portside.compose.plan import Plan, Step
 from portside.compose.progress_events import DONE, ERROR, WARNING, WORKING, Event
 from portside.compose.project import Project, Values
 from portside.compose.requests import (
@@ -31,6 +30,7 @@ from portside.compose.requests import (
     volume_body,
 )
 from portside.compose.shared_namespaces import resolve_service, sharers_of
+from portside.compose.step_plan import Plan, Step
 from portside.model.errors import PortsideError
 
 

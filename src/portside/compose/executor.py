@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from portside.compose.plan import Plan, Step
+from portside.compose.step_plan import Plan, Step
 
 _MOST = 32
 """Steps at work at the same time when nobody sets a limit: threads cost memory."""

@@ -11,10 +11,10 @@ from portside.client.client import path_of
 from portside.compose.compose_errors import ComposeError, told
 from portside.compose.engine_pool import EnginePool
 from portside.compose.executor import execute
-from portside.compose.plan import Plan
 from portside.compose.progress_events import DONE, ERROR, WARNING, WORKING, Event, Report
 from portside.compose.project import Project, Values
 from portside.compose.requests import image_of
+from portside.compose.step_plan import Plan
 from portside.model.errors import PortsideError
 from portside.model.golang.timestamps import parse_rfc3339
 
@@ -88,21 +88,21 @@ def ensure(
 ) -> None:  # fmt: skip
     """Pull and build what is missing; ``images`` is brought up to date."""
     _drop_other_platforms(project, images)
-    pulls: dict[str, Values] = {}
+    pulls: dict[str, tuple[str, Values]] = {}
     builds = []
     for name, service in project.services.items():
         if "provider" in service:
             continue
         image = image_of(project, name, service)
         if must_pull(service, images.get(image)):
-            pulls.setdefault(image, service)
+            pulls.setdefault(image, (name, service))
         if "build" in service and (
             tools.force_build or service.get("pull_policy") == "build" or image not in images
         ):
             builds.append(name)
         for volume in service.get("volumes") or ():
             if volume["type"] == "image" and volume.get("source") not in images:
-                pulls.setdefault(volume["source"], {})
+                pulls.setdefault(volume["source"], (f"{name}:volume", {}))
     buildable = {image_of(project, name, project.services[name]) for name in builds}
     if pulls:
         pull(pool, pulls, tools, report, parallel, project.environment, dry_run=dry_run,
@@ -138,49 +138,52 @@ def _refresh(pool: EnginePool, names: Iterable[str], images: dict[str, Values]) 
 
 
 def pull(
-    pool: EnginePool, wanted: dict[str, Values], tools: ImageTools, report: Report, parallel: int,
-    environment: dict[str, str], *, may_fail: Iterable[str] = (), dry_run: bool = False,
+    pool: EnginePool, wanted: dict[str, tuple[str, Values]], tools: ImageTools, report: Report,
+    parallel: int, environment: dict[str, str], *, may_fail: Iterable[str] = (),
+    dry_run: bool = False,
 ) -> None:  # fmt: skip
-    """Pull images at once; ``wanted`` is a service by image. Raises what the first one raises."""
+    """Pull images at once; ``wanted`` has the service of each, with its name.
+
+    Raises what the first one raises.
+    """
     plan = Plan()
     forgiven = set(may_fail)
-    for image, service in wanted.items():
+    for image, (name, service) in wanted.items():
 
-        def perform(image: str = image, service: Values = service) -> None:
+        def perform(image: str = image, name: str = name, service: Values = service) -> None:
+            report(Event(name, WORKING, "", detail="Pulling"))
             try:
                 if not dry_run:
-                    _pull_one(pool, image, service, tools, report, environment)
-                else:
-                    report(Event(image, DONE, "Pulled"))
+                    _pull_one(pool, image, name, service, tools, report, environment)
             except PortsideError as err:
                 if image not in forgiven:
-                    report(Event(image, ERROR, f"Error {told(err)}"))
+                    report(Event(name, ERROR, told(err), detail="Error"))
                     raise
-                report(Event(image, WARNING, "Warning", detail=told(err)))
+                report(Event(name, WARNING, told(err), detail="Warning"))
+            else:
+                report(Event(name, DONE, "", detail="Pulled"))
 
         plan.add("pull", f"image {image}", perform, reason="it is not here")
     execute(plan, parallel)
 
 
 def _pull_one(
-    pool: EnginePool, image: str, service: Values, tools: ImageTools, report: Report,
+    pool: EnginePool, image: str, name: str, service: Values, tools: ImageTools, report: Report,
     environment: dict[str, str],
 ) -> None:  # fmt: skip
     repository, tag, digest = tools.split(image)
     platform = service.get("platform") or environment.get("DOCKER_DEFAULT_PLATFORM")
     query = {"fromImage": repository, "tag": digest or tag or "latest", "platform": platform}
-    report(Event(image, WORKING, "Pulling"))
     with pool.client() as client:
         for message in client.messages("POST", "/images/create", query, headers=tools.auth(image)):
             if message.get("error"):
                 detail = message.get("errorDetail") or {}
                 raise ComposeError(str(detail.get("message") or message["error"]))
             if not tools.quiet:
-                _tell(message, image, report)
-    report(Event(image, DONE, "Pulled"))
+                _tell(message, name, report)
 
 
-def _tell(message: dict[str, Any], image: str, report: Report) -> None:
+def _tell(message: dict[str, Any], name: str, report: Report) -> None:
     layer, status = message.get("id"), str(message.get("status", ""))
     if not layer or "progressDetail" not in message:
         return
@@ -189,4 +192,4 @@ def _tell(message: dict[str, Any], image: str, report: Report) -> None:
     done = status in _COMPLETE
     percent = 100 if done else current * 100 // total if total else 0
     text = str(message.get("progress") or "")
-    report(Event(layer, DONE if done else WORKING, text, image, status, current, total, percent))
+    report(Event(layer, DONE if done else WORKING, text, name, status, current, total, percent))

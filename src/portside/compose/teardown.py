@@ -11,9 +11,9 @@ from portside.client.errors import Refused
 from portside.compose.actions import Actions
 from portside.compose.executor import execute
 from portside.compose.observed import Container, Observed, observe
-from portside.compose.plan import Plan, Step
 from portside.compose.progress_events import DONE, WARNING, WORKING
 from portside.compose.requests import NETWORK, PROJECT, image_of
+from portside.compose.step_plan import Plan, Step
 
 _IN_USE = "Resource is still in use"
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from portside.compose.actions import Actions
 from portside.compose.executor import execute
 from portside.compose.observed import Container, containers
-from portside.compose.plan import Plan, Step
 from portside.compose.progress_events import DONE
 from portside.compose.project import Project
+from portside.compose.step_plan import Plan, Step
 from portside.compose.teardown import reversed_order
 
 

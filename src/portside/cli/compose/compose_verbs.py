@@ -18,6 +18,8 @@ _FAMILIES = {
     "up_verbs": "up create scale down",
     "life_verbs": "start stop restart kill pause unpause rm wait",
     "config_verb": "config",
+    "log_verbs": "logs events attach stats",
+    "run_verbs": "run exec cp export commit",
     "project_lists": "ps ls images volumes top port version",
 }
 MODULES = {name: module for module, names in _FAMILIES.items() for name in names.split()}

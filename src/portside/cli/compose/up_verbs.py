@@ -69,7 +69,11 @@ def up(session: ComposeSession, options: Options, arguments: list[str]) -> int:
         bringing_up.create(actions, wishes, tools, session.parallel)
         return 0
     if not detached:
-        raise Failed(1, "attached up is not there yet")
+        from portside.cli.compose import attached_up
+
+        attached_up.shown_services(project, options, arguments)
+        plan = bringing_up.prepare(actions, wishes, tools, session.parallel).plan
+        return attached_up.run(session, actions, plan, options, arguments)
     bringing_up.up(
         actions, wishes, tools, session.parallel, wait=options.flag("wait"),
         wait_seconds=options.number("wait-timeout") or 0,

@@ -1,0 +1,110 @@
+"""Lines of containers' output with their names before them, in colours that stay."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TextIO
+
+_COLORS = ("36", "33", "32", "35", "34", "36;1", "33;1", "32;1", "35;1", "34;1")
+_HEAD = 8
+_STDERR = 2
+
+
+class LogPrinter:
+    """Prints lines of several sources; called by any thread."""
+
+    def __init__(self, *, color: bool, prefix: bool, timestamps: bool, terminal: bool) -> None:
+        self._color, self._prefix, self._timestamps = color, prefix, timestamps
+        self._terminal = terminal
+        self._names: dict[str, str] = {}
+        self._width = 0
+        self._lock = threading.Lock()
+
+    def register(self, names: Iterable[str]) -> None:
+        """Give sources their colours, in this order."""
+        with self._lock:
+            for name in names:
+                self._register(name)
+
+    def _register(self, name: str) -> None:
+        if name not in self._names:
+            self._names[name] = _COLORS[len(self._names) % len(_COLORS)] if self._color else ""
+            self._width = max(self._width, len(name) + 1)
+
+    def _colored(self, name: str, text: str) -> str:
+        color = self._names[name]
+        return f"\x1b[{color}m{text}\x1b[0m" if color else text
+
+    def line(self, name: str, text: str, error: bool = False) -> None:
+        """A line of output; hooks' names are the container's with an arrow behind."""
+        root = name.partition(" ")[0]
+        with self._lock:
+            self._register(root)
+            before = ""
+            if self._prefix:
+                before = self._colored(root, f"{name:<{self._width}} | ")
+            if self._timestamps:
+                before += _now() + " "
+            self._write(sys.stderr if error else sys.stdout, f"{before}{text}\n")
+
+    def status(self, name: str, text: str) -> None:
+        """What happened to a source: ``web-1 exited with code 0``."""
+        with self._lock:
+            self._register(name)
+            start = "\r\x1b[K" if self._terminal else ""
+            self._write(sys.stdout, start + self._colored(name, f"{name} {text}") + "\n")
+
+    @staticmethod
+    def _write(stream: TextIO, text: str) -> None:
+        stream.write(text)
+        stream.flush()
+
+
+def _now() -> str:
+    now = time.time_ns()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
+    return f"{stamp}.{now % 10**9:09d}Z"
+
+
+class Lines:
+    """Splits a stream into lines; frames (an 8-byte head before each piece) are undone."""
+
+    def __init__(self, framed: bool) -> None:
+        self._framed = framed
+        self._data = b""
+        self._rest = [b"", b""]
+
+    def feed(self, data: bytes) -> Iterable[tuple[str, bool]]:
+        """The lines that are complete now, and whether each is of standard error."""
+        if not self._framed:
+            yield from self._split(data, False)
+            return
+        self._data += data
+        while len(self._data) >= _HEAD:
+            size = int.from_bytes(self._data[4:_HEAD], "big")
+            if len(self._data) < _HEAD + size:
+                return
+            is_error = self._data[0] == _STDERR
+            piece, self._data = self._data[_HEAD : _HEAD + size], self._data[_HEAD + size :]
+            yield from self._split(piece, is_error)
+
+    def _split(self, data: bytes, is_error: bool) -> Iterable[tuple[str, bool]]:
+        *whole, self._rest[is_error] = (self._rest[is_error] + data).split(b"\n")
+        for line in whole:
+            yield _text(line), is_error
+
+    def end(self) -> Iterable[tuple[str, bool]]:
+        """Lines that have no end."""
+        for is_error, rest in zip((False, True), self._rest, strict=True):
+            if rest:
+                yield _text(rest), is_error
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").removesuffix("\r")
