@@ -7,7 +7,7 @@ import time
 from portside.compose import conditions
 from portside.compose.actions import Actions
 from portside.compose.conditions import TimedOut
-from portside.compose.converge import Convergence, Wishes, add_starts, add_wait
+from portside.compose.converge import Convergence, Wishes, add_starts, add_wait, in_order
 from portside.compose.executor import execute
 from portside.compose.observed import observe
 from portside.compose.project import Project
@@ -19,6 +19,11 @@ from portside.model.golang.durations import format_duration
 def prepare(actions: Actions, wishes: Wishes, tools: ImageTools, parallel: int) -> Convergence:
     """Look at everything and get the images; the plan up to created containers."""
     project = actions.project
+    for name in in_order(project):
+        if "provider" in project.services[name]:
+            from portside.compose import providers
+
+            providers.run(actions, name, "up")
     observed = observe(actions.pool, project.name, names_of(project))
     ensure(actions.pool, project, observed.images, tools, actions.report, parallel, actions.warn,
            actions.dry_run)  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,9 @@ class Teardown:
             if name not in chosen:
                 continue
             mine = []
+            if "provider" in project.services[name]:
+                mine.append(self.plan.add("remove", f"service {name}", self._provider(name),
+                                          after=after))  # fmt: skip
             for container in self.observed.containers:
                 if container.service != name:
                     continue
@@ -80,6 +83,14 @@ class Teardown:
             for container in self.observed.orphans(project):
                 if f"container {container.name}" not in known:
                     self._remove("", container, [])
+
+    def _provider(self, name: str) -> Callable[[], None]:
+        def perform() -> None:
+            from portside.compose import providers
+
+            providers.run(self.actions, name, "down")
+
+        return perform
 
     def _chosen(self) -> set[str]:
         """The services that were named and everything that depends on them."""

@@ -139,13 +139,20 @@ class ComposeSession(Session):
             dry_run=self.dry_run, warn=self.warning, **more,
         )  # fmt: skip
 
-    def image_tools(self, **more: Any) -> ImageTools:
+    def image_tools(self, project: Project, *, builds: bool = True, **more: Any) -> ImageTools:
+        """How the images of a project come."""
         from portside.cli import auth, references
         from portside.compose.service_images import ImageTools
 
+        def build(names: list[str]) -> None:
+            from portside.cli.compose.image_verbs import build_services
+
+            build_services(self, project, names)
+
         return ImageTools(
-            auth=lambda image: auth.header(self.config, image), split=references.split, **more
-        )
+            auth=lambda image: auth.header(self.config, image), split=references.split,
+            build=build if builds else None, **more,
+        )  # fmt: skip
 
     # -- output -----------------------------------------------------------------------------
 

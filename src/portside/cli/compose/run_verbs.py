@@ -80,7 +80,9 @@ def run(session: ComposeSession, options: Options, arguments: list[str]) -> int:
         for item in project.services.values():
             item["pull_policy"] = policy
     actions = session.actions(project)
-    tools = session.image_tools(quiet=options.flag("quiet-pull"), force_build=options.flag("build"))
+    tools = session.image_tools(
+        project, quiet=options.flag("quiet-pull"), force_build=options.flag("build")
+    )
     wishes = _wishes(project, options)
     made = one_off.create(
         actions, wanted, wishes, tools, session.parallel, not options.flag("no-deps")

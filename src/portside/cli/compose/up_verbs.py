@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portside.cli.compose.compose_session import ComposeSession
     from portside.compose.project import Project
+    from portside.compose.service_images import ImageTools
     from portside.flags.table import Options
 
 _PULLS = ("always", "missing", "if_not_present", "never", "build")
@@ -64,7 +65,11 @@ def up(session: ComposeSession, options: Options, arguments: list[str]) -> int:
         project.service(options.text("exit-code-from"))
     wishes = _wishes(session, options, project, arguments)
     actions = session.actions(project, timeout=options.number("timeout"))
-    tools = session.image_tools(quiet=options.flag("quiet-pull"), force_build=options.flag("build"))
+    if options.flag("plan"):
+        from portside.cli.compose.plan_verbs import show_plan
+
+        return show_plan(session, actions, wishes)
+    tools = _tools(session, project, options)
     if options.flag("no-start"):
         bringing_up.create(actions, wishes, tools, session.parallel)
         return 0
@@ -151,6 +156,15 @@ def _wishes(
     )  # fmt: skip
 
 
+def _tools(session: ComposeSession, project: Project, options: Options) -> ImageTools:
+    """How images come, as the flags say."""
+    force = options.flag("build")
+    return session.image_tools(
+        project, quiet=options.flag("quiet-pull"), force_build=force,
+        builds=not options.flag("no-build"),
+    )  # fmt: skip
+
+
 def set_scale(project: Project, text: str) -> None:
     """``SERVICE=NUM`` into the project. Raises Failed, ComposeError."""
     name, separator, number = text.partition("=")
@@ -173,7 +187,7 @@ def create(session: ComposeSession, options: Options, arguments: list[str]) -> i
         raise Failed(1, "--force-recreate and --no-recreate are incompatible")
     project = session.load(arguments)
     wishes = _wishes(session, options, project, arguments)
-    tools = session.image_tools(quiet=options.flag("quiet-pull"), force_build=options.flag("build"))
+    tools = _tools(session, project, options)
     session.board("Creating")
     bringing_up.create(session.actions(project), wishes, tools, session.parallel)
     return 0
@@ -194,7 +208,8 @@ def scale(session: ComposeSession, options: Options, arguments: list[str]) -> in
     for text in arguments:
         set_scale(project, text)
     actions = session.actions(project)
-    bringing_up.up(actions, Wishes(services=names), session.image_tools(), session.parallel)
+    tools = session.image_tools(project)
+    bringing_up.up(actions, Wishes(services=names), tools, session.parallel)
     return 0
 
 
