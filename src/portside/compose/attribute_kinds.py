@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from portside.compose.compose_errors import InvalidFile
+from portside.compose.key_order import ordered
 from portside.compose.merge import shown
 from portside.compose.yaml_source import Path, position, text_of
 from portside.model.errors import InvalidParameter
@@ -281,8 +282,13 @@ class MapOf(Kind):
     def encode(self, value: Any, json: bool) -> Any:
         return {
             key: None if item is None else self.item.encode(item, json)
-            for key, item in sorted(value.items())
+            for key, item in _in_order(value, json)
         }
+
+
+def _in_order(value: dict[str, Any], json: bool) -> list[tuple[str, Any]]:
+    """The entries of a map as Go prints them in JSON or YAML."""
+    return sorted(value.items()) if json else ordered(value.items())
 
 
 class Struct(Kind):
@@ -345,7 +351,7 @@ class Struct(Kind):
                 found[name] = kind.encode(item, json)
         if not json:
             found.update(
-                (key, item) for key, item in sorted(value.items()) if key not in self.fields
+                (key, item) for key, item in _in_order(value, json) if key not in self.fields
             )
         return found
 
@@ -428,7 +434,7 @@ class Pairs(Kind):
         return shown(value)
 
     def encode(self, value: Any, json: bool) -> Any:
-        return dict(sorted(value.items()))
+        return dict(_in_order(value, json))
 
 
 class Hosts(Kind):
@@ -536,7 +542,7 @@ class MultiOptions(Kind):
         }
 
     def encode(self, value: Any, json: bool) -> Any:
-        return dict(sorted(value.items()))
+        return dict(_in_order(value, json))
 
 
 class Ssh(Kind):

@@ -57,6 +57,8 @@ def _differs(field: str, wanted: Any, actual: Any, base: Any) -> bool:
         return set(wanted or ()) != extra and not extra <= set(wanted or ()) <= set(actual or ())
     if field == "Labels":
         return _own(wanted, {}) != _own(actual, base or {})
+    if field == "RestartPolicy":
+        return ((wanted or {}).get("Name") or "no") != ((actual or {}).get("Name") or "no")
     if field == "LogConfig" and not (wanted or {}).get("Type"):
         return False
     if wanted in (None, "", [], {}, 0, False) or field == "Healthcheck":

@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from portside.compose import spec
+from portside.compose.key_order import ordered
 from portside.compose.project import Project, Values
 from portside.compose.yaml_source import plain
 
@@ -30,7 +31,7 @@ def encoded(project: Project, as_json: bool) -> Values:
     found: Values = spec.PROJECT.encode(values, as_json)
     found.setdefault("services", {})
     ordered = {"name": found.pop("name"), "services": found.pop("services")}
-    found.update((key, _sorted(item)) for key, item in project.extensions.items())
+    found.update((key, _sorted(item, as_json)) for key, item in project.extensions.items())
     for group in ("secrets", "configs"):
         for item in (found.get(group) or {}).values():
             if group == "secrets" or "environment" in item:
@@ -39,11 +40,12 @@ def encoded(project: Project, as_json: bool) -> Values:
     return dict(sorted(ordered.items())) if as_json else ordered
 
 
-def _sorted(value: Any) -> Any:
+def _sorted(value: Any, as_json: bool) -> Any:
     """Keys in order at every depth, as Go prints maps."""
     if isinstance(value, dict):
-        return {key: _sorted(item) for key, item in sorted(value.items())}
-    return [_sorted(item) for item in value] if isinstance(value, list) else value
+        pairs = sorted(value.items()) if as_json else ordered(value.items())
+        return {key: _sorted(item, as_json) for key, item in pairs}
+    return [_sorted(item, as_json) for item in value] if isinstance(value, list) else value
 
 
 def to_json(project: Project) -> str:

@@ -1,0 +1,240 @@
+"""Compose: builds, watching, plans, pictures, providers, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import xml.dom.minidom
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import composekit
+import pytest
+from enginekit import RunningEngine
+
+Ours = Callable[[str], composekit.Program]
+
+
+@pytest.fixture
+def ours(tmp_path: Path, docker: Callable[..., Any], docker_env: dict[str, str]) -> Ours:
+    """Our program in a directory with a file."""
+
+    def make(text: str) -> composekit.Program:
+        (tmp_path / "compose.yaml").write_text(text)
+        return composekit.both(tmp_path, docker_env)[1]
+
+    return make
+
+
+BUILT = """
+name: built
+services:
+  web:
+    build: {context: ., args: {WORD: hello}}
+    command: sleep 1000
+    init: true
+    develop:
+      watch:
+        - {path: ./src, action: sync, target: /app, ignore: ["*.tmp"]}
+        - {path: ./Dockerfile, action: rebuild}
+"""
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_build_and_watch(ours: Ours, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "page").write_text("one")
+    dockerfile = tmp_path / "Dockerfile"
+    dockerfile.write_text("FROM portside/base\nARG WORD\nRUN echo $WORD >/word\nCOPY src /app\n")
+    program = ours(BUILT)
+    watcher = None
+    try:
+        program("up", "-d")
+        assert program("exec", "-T", "web", "cat", "/word", "/app/page").stdout == "hello\none"
+        watcher = subprocess.Popen(
+            [*program.command, "watch", "--no-up"], cwd=tmp_path, env=program.env,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert watcher.stdout is not None
+        while "Watch enabled" not in watcher.stdout.readline():
+            pass
+        time.sleep(0.5)  # inotify is set up after it was told
+        (tmp_path / "src" / "page").write_text("two")
+        (tmp_path / "src" / "left.tmp").write_text("no")
+        show = ["exec", "-T", "web", "sh", "-c", "cat /app/page; ls /app"]
+        _until(lambda: program(*show, status=None).stdout == "twopage\n")
+        (tmp_path / "src" / "page").unlink()
+        _until(lambda: program("exec", "-T", "web", "ls", "/app", status=None).stdout == "")
+        dockerfile.write_text(dockerfile.read_text() + "RUN echo again >/again\n")
+        _until(lambda: program("exec", "-T", "web", "cat", "/again", status=None).returncode == 0)
+    finally:
+        if watcher is not None:
+            watcher.send_signal(signal.SIGINT)
+            watcher.communicate(timeout=30)
+        program("down", "--rmi", "local", "-t", "0", status=None)
+
+
+PLANNED = """
+name: planned
+services:
+  a: {image: portside/base, command: sleep 1000, ports: ["127.0.0.1::80"]}
+  b:
+    image: portside/base
+    command: sleep 1000
+    depends_on: [a]
+    volumes: ["data:/data"]
+volumes: {data: {}}
+"""
+
+
+def test_plans_and_pictures(ours: Ours, engine: RunningEngine, tmp_path: Path) -> None:
+    program = ours(PLANNED)
+    try:
+        plan = program("up", "--plan").stdout
+        assert "+ create container planned-a-1: it does not exist" in plan
+        assert "+ create volume planned_data" in plan
+        assert composekit.state(engine, "planned") == {}
+        program("up", "-d")
+        assert program("up", "--plan").stdout == "Nothing would change.\n"
+        program = ours(PLANNED.replace("depends_on: [a]", "depends_on: [a]\n    user: '1000'"))
+        plan = program("up", "--plan").stdout
+        assert "~ recreate container planned-b-1: its configuration has changed" in plan
+        assert f"user ({tmp_path}/compose.yaml:9:5)" in plan and "planned-a-1" not in plan
+    finally:
+        program("down", "-v", "-t", "0")
+    shown = program("graph").stdout
+    assert "any -> 80/tcp" in shown and "needs a" in shown and "data -> /data" in shown
+    program("graph", "-o", "graph.svg")
+    picture = xml.dom.minidom.parse(str(tmp_path / "graph.svg"))
+    assert len(picture.getElementsByTagName("rect")) == 2
+    assert len(picture.getElementsByTagName("line")) == 1
+
+
+def test_providers(ours: Ours, tmp_path: Path) -> None:
+    provider = tmp_path / "giver"
+    provider.write_text(
+        '#!/bin/sh\necho "$@" >> calls\n'
+        'echo \'{"type": "info", "message": "working"}\'\n'
+        'echo \'{"type": "setenv", "message": "URL=here"}\'\n'
+    )
+    provider.chmod(0o755)
+    program = ours(
+        "name: given\nservices:\n"
+        "  db: {provider: {type: giver, options: {size: small}}}\n"
+        "  app: {image: portside/base, command: sh -c 'echo $$DB_URL; sleep 1000', "
+        "depends_on: [db]}\n"
+    )
+    program.env["PATH"] = f"{tmp_path}:{program.env['PATH']}"
+    try:
+        program("up", "-d")
+        assert "here" in program("logs", "app").stdout
+    finally:
+        program("down", "-t", "0")
+    assert (tmp_path / "calls").read_text() == (
+        "compose --project-name given up --size=small db\n"
+        "compose --project-name given down --size=small db\n"
+    )
+
+
+# -- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_a_port_that_is_taken(ours: Ours, engine: RunningEngine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        program = ours(
+            "name: clash\nservices:\n"
+            f"  a: {{image: portside/base, command: sleep 9, ports: ['127.0.0.1:{port}:80']}}\n"
+        )
+        try:
+            done = program("up", "-d", status=1)
+            assert str(port) in done.stderr and "Error response from daemon" in done.stderr
+        finally:
+            program("down", "-t", "0")
+    assert composekit.state(engine, "clash") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        ("services: {a: {image: portside/base, comand: x}}", 15, "command"),
+        ("services: {a: {image: portside/nosuch, pull_policy: never}}", 1, "No such image"),
+        ("services: {a: {image: portside/base, depends_on: [b]}}", 15, "undefined service"),
+        ("services: {a: {image: '${NO:?needed}'}}", 15, "needed"),
+        ("", 1, "empty compose file"),
+    ],
+)  # fmt: skip
+def test_bad_files_make_nothing(
+    ours: Ours, engine: RunningEngine, text: str, status: int, said: str
+) -> None:
+    program = ours(text)
+    done = program("-p", "badfile", "up", "-d", status=status)
+    assert said in done.stderr and "Traceback" not in done.stderr
+    program("-p", "badfile", "down", status=None)
+    assert [name for name in composekit.state(engine, "badfile") if name[0] == "/"] == []
+
+
+MANY = "name: killed\nservices:\n" + "".join(
+    f"  s{index}: {{image: portside/base, command: sleep 1000, stop_grace_period: 0s"
+    + (f", depends_on: [s{index - 1}]" if index else "")
+    + "}\n"
+    for index in range(8)
+)
+
+
+@pytest.mark.parametrize("delay", [0.15, 0.4, 0.8])
+def test_killed_on_the_way(ours: Ours, engine: RunningEngine, tmp_path: Path, delay: float) -> None:
+    """Wherever it was killed, the next up completes and the next down removes everything."""
+    program = ours(MANY)
+    try:
+        for words in (["up", "-d"], ["up", "-d", "--force-recreate"]):
+            process = subprocess.Popen(
+                [*program.command, *words], cwd=tmp_path, env=program.env,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            time.sleep(delay)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            program("up", "-d")
+            names = sorted(composekit.identifiers(engine, "killed"))
+            assert names == [f"/killed-s{index}-1" for index in range(8)]
+            running = program("ps", "--status", "running", "-q").stdout.split()
+            assert len(running) == 8
+    finally:
+        program("down", "-t", "0")
+    assert composekit.state(engine, "killed") == {}
+
+
+def test_signals_of_an_attached_up(ours: Ours, tmp_path: Path) -> None:
+    """The first stops in order, the second kills."""
+    program = ours(
+        "name: sig\nservices:\n  a: {image: portside/base, stop_grace_period: 50s, "
+        "command: sh -c 'echo runs; exec sleep 1000'}\n"
+    )
+    try:
+        process = subprocess.Popen(
+            [*program.command, "up"], cwd=tmp_path, env=program.env, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        while "runs" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        while "Gracefully Stopping" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=40)
+        assert process.returncode == 130
+        assert program("ps", "-q").stdout == ""
+    finally:
+        program("down", "-t", "0")
