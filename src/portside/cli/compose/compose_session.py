@@ -145,7 +145,7 @@ class ComposeSession(Session):
         from portside.compose.service_images import ImageTools
 
         def build(names: list[str]) -> None:
-            from portside.cli.compose.image_verbs import build_services
+            from portside.cli.compose.build_output import build_services
 
             build_services(self, project, names)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from portside.cli import auth, references
+from portside.cli.compose.build_output import build_services
 from portside.cli.compose.compose_verbs import compose_verb
 from portside.cli.session import Failed
 from portside.client.client import path_of
@@ -12,7 +11,6 @@ from portside.compose import service_builds, service_images
 from portside.compose.compose_errors import ComposeError
 from portside.compose.executor import execute
 from portside.compose.progress_events import DONE, WARNING, WORKING, Event
-from portside.compose.requests import image_of
 from portside.compose.step_plan import Plan
 from portside.model.errors import PortsideError
 
@@ -193,60 +191,6 @@ def build(session: ComposeSession, options: Options, arguments: list[str]) -> in
             for image in service_builds.tags_of(project, name, project.services[name]):
                 _pusher(session, image, report, options)()
     return 0
-
-
-def build_services(
-    session: ComposeSession, project: Project, names: list[str], wishes: Any = None
-) -> None:
-    """Build the images of services one after the other, and show it."""
-    wishes = wishes or service_builds.BuildWishes()
-    for name in service_builds.with_needed(project, names):
-        image = image_of(project, name, project.services[name])
-        report = session.board("Building").report
-        report(Event(image, WORKING, "Building"))
-        if not session.dry_run:
-            output: list[str] = []
-            show = _shower(session, output)
-            try:
-                service_builds.build_by_api(
-                    session.pool, project, name, wishes, show, _registries(session)
-                )
-            except PortsideError:
-                session.finish()
-                sys.stderr.write("".join(output))
-                raise
-        report(Event(image, DONE, "Built"))
-
-
-def _registries(session: ComposeSession) -> dict[str, str]:
-    """Credentials of all known registries, for base images."""
-    import binascii
-
-    from portside.model import jsontext
-
-    known = {server: auth.lookup(session.config, server)
-             for server in session.config.mapping("auths")}  # fmt: skip
-    if not known:
-        return {}
-    text = jsontext.dumps(known).encode()
-    return {"X-Registry-Config": binascii.b2a_base64(text, newline=False).decode()}
-
-
-def _shower(session: ComposeSession, output: list[str]) -> Callable[[dict[str, Any]], None]:
-    """Shows a build's output as it comes where lines are shown, else keeps it for a failure."""
-    plain = session.progress == "plain" or (session.progress == "auto" and not sys.stderr.isatty())
-
-    def show(message: dict[str, Any]) -> None:
-        text = str(message.get("stream") or "")
-        if not text:
-            return
-        if plain:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        else:
-            output.append(text)
-
-    return show
 
 
 def _print_bake(session: ComposeSession, project: Project, names: list[str]) -> None:

@@ -132,7 +132,7 @@ class Watcher:
         return write
 
     def _rebuild(self, service: str) -> None:
-        from portside.cli.compose.image_verbs import build_services
+        from portside.cli.compose.build_output import build_services
 
         build_services(self._session, self._project, [service])
         alone = replace(self._project, services={service: self._project.services[service]},
