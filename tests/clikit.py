@@ -198,7 +198,11 @@ class Pair:
         self.link.symlink_to(PORTSIDE)
         self.programs = ((docker, "ndocker"), (str(self.link), "nours"))
         self.directory = directory
-        self.env = {"DOCKER_HOST": host, "DOCKER_CONFIG": str(directory / "config")}
+        self.env = {
+            "DOCKER_HOST": host,
+            "DOCKER_CONFIG": str(directory / "config"),
+            "DOCKER_API_VERSION": "1.50",
+        }  # the docker command's own
 
     def run(self, line: str, input: str | None = None) -> tuple[Said, Said]:
         """Both answers, the docker CLI's first."""

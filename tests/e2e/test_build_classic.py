@@ -285,7 +285,7 @@ def test_the_cache_is_counted_and_pruned(
     }  # fmt: skip
     text = f"FROM {BASE}\nRUN head -c 100000 /dev/urandom > /r\n".encode()
     docker("build", "-q", "-", input=text)
-    found = private_engine.json("GET", "/system/df")["BuildCache"]
+    found = private_engine.json("GET", "/v1.51/system/df")["BuildCache"]
     (record,) = [item for item in found if item["Size"]]
     assert record["Size"] >= 200_000 and not record["InUse"] and record["Shared"]
     private_engine.kill()
@@ -295,7 +295,7 @@ def test_the_cache_is_counted_and_pruned(
     answer = private_engine.json("POST", "/build/prune?all=1")
     assert record["ID"] in answer["CachesDeleted"]
     assert answer["SpaceReclaimed"] >= record["Size"]
-    assert private_engine.json("GET", "/system/df")["BuildCache"] == []
+    assert private_engine.json("GET", "/v1.51/system/df")["BuildCache"] == []
     assert "Using cache" not in docker("build", "-", input=text)
 
 

@@ -84,7 +84,7 @@ def test_why_it_does_not_start(alone: Any) -> None:
 
 
 AS_NOBODY = """
-import os, sys
+import difflib, os, sys
 sys.path.insert(0, {src!r})
 from portside.cli.main import main
 main(["portside", "-H", "unix:///nonexistent", "ps"])  # imports all it needs while it may

@@ -60,7 +60,7 @@ async def main():
     failpoints.hook = hook
     image = await images.pull(name)
     store.layers.create_writable("box", image.chain)
-    images.acquire(image.id, "box")
+    images.acquire(image, "box")
     images.release(image.id, "box")
     store.layers.remove_writable("box")
     await images.remove(name)

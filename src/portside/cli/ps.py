@@ -86,9 +86,11 @@ def _networks(item: Item, view: _View) -> str:
     return ",".join(sorted(networks))
 
 
-def _platform(item: Item) -> Item | None:
-    """What the image's manifest was made for, when the engine tells."""
-    return (item.get("ImageManifestDescriptor") or {}).get("platform")
+def _platform(item: Item) -> str:
+    """What the image's manifest was made for, when the engine tells: ``linux/amd64``."""
+    found = (item.get("ImageManifestDescriptor") or {}).get("platform") or {}
+    parts = (found.get("os"), found.get("architecture"), found.get("variant"))
+    return "/".join(part for part in parts if part)
 
 
 def labels_text(labels: dict[str, str] | None) -> str:

@@ -24,7 +24,9 @@ async def disk_usage(
     }  # fmt: skip
     if not kinds or "image" in kinds:
         images = await engine.images.list(all=False, shared_size=True)
-        found["Images"] = [image.wire(version) for image in images]
+        found["Images"] = [
+            {**image.wire(version), "Containers": image.containers} for image in images
+        ]
         found["LayersSize"] = sum(layer.size for layer in engine.store.layers.all())
         found["ImagesUsage"] = _images(images, found["Images"], found["LayersSize"])
     if not kinds or "container" in kinds:

@@ -33,14 +33,18 @@ _UNIFIED = {
 """Numbers since Linux 5.0 are the same on every architecture."""
 
 
+_MACHINE = os.uname().machine
+"""Of the kernel; read once, since personality(2) changes what uname(2) says."""
+
+
 def number(name: str) -> int:
     """The number of a system call here; OSError ENOSYS on an unknown architecture."""
     if name in _UNIFIED:
         return _UNIFIED[name]
     try:
-        return _OTHERS[os.uname().machine][name]
+        return _OTHERS[_MACHINE][name]
     except KeyError:
-        raise OSError(38, f"no number known for {name}({os.uname().machine})") from None
+        raise OSError(38, f"no number known for {name}({_MACHINE})") from None
 
 
 def encoded(text: str | bytes) -> bytes:

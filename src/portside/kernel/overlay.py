@@ -65,8 +65,14 @@ def overlay(
 
 @cache
 def _by_layer() -> bool:
-    """Whether the kernel knows ``lowerdir+``. It is given a directory that is there: the kernel
-    writes a line to its log for one that is not."""
+    """Whether the kernel knows ``lowerdir+`` (Linux 6.8).
+
+    Until Linux 6.5 overlay took its options as one text at the end, so that fsconfig(2) accepted
+    any: the version is asked first. The option is given a directory that is there, since the
+    kernel writes a line to its log for one that is not.
+    """
+    if _version() < (6, 8):
+        return False
     try:
         context = fsopen.fsopen("overlay")
     except OSError:  # not ours to ask, or a kernel without it: told when one is mounted
@@ -88,8 +94,13 @@ prepare = _by_layer
 def by_descriptor() -> bool:
     """Whether :func:`overlay_of` can be used: Linux 6.15 takes layers by descriptor, also of
     mounts that are attached nowhere."""
+    return _version() >= (6, 15)
+
+
+def _version() -> tuple[int, ...]:
+    """The kernel's version, major and minor number."""
     numbers = os.uname().release.split("-")[0].split(".")[:2]
-    return tuple(int(number) for number in numbers if number.isdigit()) >= (6, 15)
+    return tuple(int(number) for number in numbers if number.isdigit())
 
 
 def overlay_of(

@@ -70,6 +70,10 @@ def _mount_into(root: int, view: View) -> None:
         place = os.open(Path(view.rootfs.lower[0]).parent / "empty", OPEN_DIR)
         mnt.move_mount(root, place)
         os.close(place)
+    else:  # a plain directory: seen through our own mounts, onto which others can be moved
+        again = os.open(view.rootfs.upper, OPEN_DIR)
+        os.dup2(again, root, inheritable=False)
+        os.close(again)
     for mount in sorted(view.mounts, key=lambda each: each.destination.count("/")):
         try:
             flags = mnt.OPEN_TREE_CLONE | mnt.AT_RECURSIVE
