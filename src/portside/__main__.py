@@ -32,6 +32,10 @@ def main() -> int:
         from portside.registry.server.__main__ import main as registry
 
         return registry(sys.argv[2:])
+    if verb == "monitor":
+        from portside.monitor.__main__ import main as monitor
+
+        return monitor(sys.argv[2:])
     from portside.cli.main import main as command
 
     return command(sys.argv)

@@ -31,9 +31,9 @@ from imagekit import free_port
 from registry.conftest import Client, Serve, serve  # noqa: F401 (a fixture)
 
 from portside.model.errors import InvalidParameter
-from portside.registry.server import htpasswd
 from portside.registry.server.auth import Robots
 from portside.registry.server.config import load
+from portside.serving import htpasswd
 
 
 def users(tmp_path: Path, **passwords: str) -> str:

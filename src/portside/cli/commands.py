@@ -59,6 +59,7 @@ COMMON = ("run", "exec", "ps", "pull", "push", "images", "login", "logout", "sea
 ELSEWHERE = {
     "compose": "Define and run applications of several containers: compose up, down, ps …",
     "daemon": "Run the engine in the foreground, or manage it: status, stop, restart, install",
+    "monitor": "Watch containers and the machine: a page, metrics, early warning",
     "registry": "Serve images to others: registry serve",
 }
 """Run by other parts of the package: ``portside.__main__`` hands them over."""

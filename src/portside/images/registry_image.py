@@ -53,7 +53,7 @@ _NEEDED = (
     "aiohttp", "bcrypt", "msgspec", "prometheus-client", "PyJWT", "PyYAML",
     "portside",
 )  # fmt: skip
-_OWN = frozenset(("registry", "flags", "model"))
+_OWN = frozenset(("registry", "serving", "flags", "model"))
 """Folders of this package that the registry imports."""
 _PROBE = """
 import importlib, json, sys

@@ -27,8 +27,8 @@ import msgspec
 
 from portside.registry.server.config import Bearer, Right, Settings
 from portside.registry.server.errors import RegistryError
-from portside.registry.server.htpasswd import Htpasswd
 from portside.registry.server.names import fits, is_name
+from portside.serving.htpasswd import Htpasswd
 
 ANONYMOUS = "anonymous"
 ROBOT = "robot$"

@@ -9,34 +9,20 @@ import ssl
 
 from aiohttp import web
 
-from portside.model.errors import InvalidParameter
 from portside.registry.server.app import make_app, watching_app
 from portside.registry.server.config import Settings, Tls, seconds
 from portside.registry.server.context import REGISTRY
 from portside.registry.server.sockets import Listening
+from portside.serving.tls import server_context
 
 _LEVELS = {"debug": logging.DEBUG, "warn": logging.WARNING, "error": logging.ERROR}
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext | None:
     """The server's TLS context, or None for plain HTTP; raises InvalidParameter."""
-    if not tls.certificate and not tls.key:
-        return None
-    if not (tls.certificate and tls.key):
-        raise InvalidParameter("http.tls needs both certificate and key")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = (
-        ssl.TLSVersion.TLSv1_3 if tls.minimumtls == "tls1.3" else ssl.TLSVersion.TLSv1_2
+    return server_context(
+        tls.certificate, tls.key, tls.clientcas, "http.tls", newest=tls.minimumtls == "tls1.3"
     )
-    try:
-        context.load_cert_chain(tls.certificate, tls.key)
-        for authority in tls.clientcas:
-            context.load_verify_locations(authority)
-    except (OSError, ssl.SSLError) as err:
-        raise InvalidParameter(f"http.tls: cannot load {tls.certificate}: {err}") from err
-    if tls.clientcas:
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 async def serve(settings: Settings, listening: Listening) -> None:

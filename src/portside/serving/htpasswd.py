@@ -16,7 +16,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-_LOG = logging.getLogger("portside.registry")
+_LOG = logging.getLogger("portside.serving")
 _DECOY = b"$2b$10$Hl1c/HgBeFwoStCLXL/yuejj2h1D5LErupbaWfqfJKn9ZlsP.UgtS"
 """An entry nobody's password is compared with successfully, for a file without entries."""
 _COMPARERS = ThreadPoolExecutor(2, "bcrypt")

@@ -1,0 +1,469 @@
+"""Samples every group when its time has come, and tells who listens.
+
+An idle group is looked at less and less often (dynamic housekeeping, as cAdvisor has it): when
+a sample equals the one before, the interval doubles up to the longest; any change brings it
+back. What costs more (open descriptors, sockets, file systems) is found out by a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from portside.kernel.cgroup import Layout
+from portside.monitor import filesystems, network_reader
+from portside.monitor.details_reader import DetailsReader
+from portside.monitor.engine_watch import ContainerFacts, EngineEvent, EngineVersion
+from portside.monitor.group_reader import Gone, GroupReader
+from portside.monitor.group_spec import GroupSpec, read_spec
+from portside.monitor.group_tree import GroupTree, container_id
+from portside.monitor.history import Bucket, GroupHistory, Limits
+from portside.monitor.kernel_log import KernelError, KernelLog, OomKill
+from portside.monitor.samples import Details, Point, Sample, scalar
+from portside.monitor.settings import Settings, seconds
+
+_LOG = logging.getLogger("portside.monitor")
+_WALK = 60.0
+"""Seconds between walks of the tree, where inotify tells of changes in between."""
+_WALK_BLIND = 5.0
+_LAYER_INTERVAL = 60.0
+"""Seconds between two counts of a writable layer, and at least 30 times what one took."""
+MOST_EVENTS = 10_000
+_SPLIT = 25
+"""Groups that are sampled before other work gets its turn."""
+
+
+class MonitorEvent(msgspec.Struct, frozen=True):
+    """Something that happened to a group.
+
+    ``type``: containerCreation, containerDeletion, oom, oomKill as cAdvisor has them; events
+    of the engine (``engine``) with its action, and errors of the kernel (``kernel``).
+    """
+
+    time_ns: int
+    type: str
+    group: str
+    action: str = ""
+    text: str = ""
+    pid: int = 0
+    process: str = ""
+    constraint: str = ""
+    exit_code: int = -1
+
+
+class Group:
+    """One control group that is sampled."""
+
+    __slots__ = (
+        "container",
+        "created_ns",
+        "details",
+        "details_due",
+        "due",
+        "facts",
+        "has",
+        "history",
+        "interval",
+        "is_busy",
+        "layer_due",
+        "load",
+        "name",
+        "proc",
+        "reader",
+        "spec",
+    )  # fmt: skip
+
+    def __init__(self, name: str, reader: GroupReader, spec: GroupSpec, limits: Limits) -> None:
+        self.name, self.reader, self.spec = name, reader, spec
+        self.container = container_id(name)
+        self.facts: ContainerFacts | None = None
+        self.history = GroupHistory(limits)
+        self.details = Details()
+        self.interval = self.due = self.details_due = self.layer_due = 0.0
+        self.load = -1.0
+        self.has = reader.has
+        self.created_ns = spec.created_ns
+        self.is_busy = False
+        """Details of it are being read."""
+        self.proc = ""
+        """A process's directory through which its network is read; empty: none."""
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Name and ID of its container."""
+        if not self.container:
+            return ()
+        return (self.facts.name, self.container) if self.facts else (self.container,)
+
+    @property
+    def shown(self) -> str:
+        """The name users know it by."""
+        return self.facts.name if self.facts else self.name
+
+
+Told = Callable[[Group, Sample, Point, Bucket | None], None]
+
+
+class Listeners:
+    """Functions that are called in the event loop; they must be quick."""
+
+    def __init__(self) -> None:
+        self.sampled: list[Told] = []
+        self.added: list[Callable[[Group], None]] = []
+        self.removed: list[Callable[[Group], None]] = []
+        self.happened: list[Callable[[MonitorEvent], None]] = []
+        self.known: list[Callable[[ContainerFacts], None]] = []
+        self.engine: list[Callable[[EngineEvent], None]] = []
+
+
+class Collector:
+    """All groups of the machine; read :attr:`groups`, by name."""
+
+    def __init__(self, settings: Settings, layout: Layout) -> None:
+        self.settings, self.layout = settings, layout
+        self.groups: dict[str, Group] = {}
+        self.by_container: dict[str, Group] = {}
+        self.facts: dict[str, ContainerFacts] = {}
+        """Of all containers that the engine knows, running or not, by ID."""
+        self.engine = EngineVersion()
+        self.engine_reached = False
+        self.listeners = Listeners()
+        self.events: deque[MonitorEvent] = deque(maxlen=MOST_EVENTS)
+        self.samples_taken = self.sample_errors = 0
+        self._tree = GroupTree(layout, settings.root)
+        self._limits = Limits(
+            seconds(settings.full),
+            seconds(settings.kept),
+            min(20_000, int(seconds(settings.full) / seconds(settings.interval)) + 2),
+        )
+        self._base, self._longest = seconds(settings.interval), seconds(settings.max_interval)
+        self._details_interval = seconds(settings.details_interval)
+        self._proc = settings.host_proc
+        self._details = DetailsReader(layout, self._proc, settings)
+        self._thread = ThreadPoolExecutor(1, "details")
+        self._kept = 0
+        self._most_kept = _raise_limit() * 3 // 4
+        self._walk_due = 0.0
+        self._kernel_log: KernelLog | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._host_network = network_reader.namespace_of(f"{self._proc}/1")
+
+    # -- life ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Find the groups and begin; inside a running event loop."""
+        loop = asyncio.get_running_loop()
+        self._walk()
+        if self._tree.is_watching:
+            loop.add_reader(self._tree.fileno(), self._changed)
+        try:
+            self._kernel_log = KernelLog(self.settings.kernel_log)
+            loop.add_reader(self._kernel_log.fileno(), self._read_kernel_log)
+        except OSError as err:
+            _LOG.info("the kernel's log cannot be read (%s): no names of killed processes", err)
+        self._spawn(self._housekeeping())
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        loop = asyncio.get_running_loop()
+        for source in (self._tree, self._kernel_log):
+            if source is not None and source.fileno() >= 0:
+                loop.remove_reader(source.fileno())
+                source.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        for group in self.groups.values():
+            group.reader.close()
+
+    # -- which groups there are --------------------------------------------------------------
+
+    def _changed(self) -> None:
+        """inotify says so: walk at the next turn, once for several changes."""
+        self._tree.drain()
+        self._walk_due = 0.0
+
+    def _walk(self) -> None:
+        now = time.monotonic()
+        self._walk_due = now + (_WALK if self._tree.is_watching else _WALK_BLIND)
+        found = self._tree.walk()
+        if self._tree.truncated:
+            _LOG.warning("more than %d control groups: not all of them are sampled", len(found))
+        for name in self.groups.keys() - found:
+            self._remove(self.groups[name])
+        for name in sorted(found - self.groups.keys()):
+            self._add(name, now)
+
+    def _add(self, name: str, now: float) -> None:
+        container = container_id(name)
+        if self.settings.docker_only and not container and name != "/":
+            return
+        keep = self._kept < self._most_kept
+        try:
+            reader = GroupReader(self.layout, name, keep)
+        except Gone:
+            return
+        group = Group(name, reader, read_spec(self.layout, name), self._limits)
+        self._kept += reader.descriptors
+        self.groups[name] = group
+        group.interval = self._base
+        group.due = group.details_due = group.layer_due = now
+        if container:
+            self.by_container[container] = group
+            self._take_facts(group, self.facts.get(container))
+        elif name == "/":
+            group.proc = f"{self._proc}/1"
+        for told in self.listeners.added:
+            told(group)
+        self.note(MonitorEvent(group.created_ns or time.time_ns(), "containerCreation", name))
+        self._sample(group, now)
+
+    def _remove(self, group: Group) -> None:
+        if self.groups.pop(group.name, None) is None:
+            return
+        self._kept -= group.reader.descriptors
+        group.reader.close()
+        if self.by_container.get(group.container) is group:
+            del self.by_container[group.container]
+        code = group.facts.exit_code if group.facts and not group.facts.pid else -1
+        self.note(MonitorEvent(time.time_ns(), "containerDeletion", group.name, exit_code=code))
+        for told in self.listeners.removed:
+            told(group)
+
+    def note(self, event: MonitorEvent) -> None:
+        """Keep an event and tell it."""
+        self.events.append(event)
+        for told in self.listeners.happened:
+            told(event)
+
+    # -- what the engine says -----------------------------------------------------------------
+
+    def know(self, facts: ContainerFacts) -> None:
+        """The engine told about a container."""
+        self.facts[facts.id] = facts
+        group = self.by_container.get(facts.id)
+        if group is not None:
+            self._take_facts(group, facts)
+            group.spec = read_spec(self.layout, group.name)
+            group.due = 0.0
+        elif facts.pid:
+            self._walk_due = 0.0
+        for told in self.listeners.known:
+            told(facts)
+
+    def forget(self, identifier: str) -> None:
+        self.facts.pop(identifier, None)
+
+    def reach(self, version: EngineVersion | None, containers: frozenset[str]) -> None:
+        """The engine was reached (and these are all its containers), or went away."""
+        self.engine_reached = version is not None
+        if version is not None:
+            self.engine = version
+            for identifier in self.facts.keys() - containers:
+                del self.facts[identifier]
+
+    def engine_event(self, event: EngineEvent) -> None:
+        group = self.by_container.get(event.id)
+        name = group.name if group is not None else event.attributes.get("name", event.id)
+        self.note(
+            MonitorEvent(
+                event.time_ns or time.time_ns(), "engine", name, f"{event.type} {event.action}",
+                event.attributes.get("name", ""),
+            )
+        )  # fmt: skip
+        for told in self.listeners.engine:
+            told(event)
+
+    def _take_facts(self, group: Group, facts: ContainerFacts | None) -> None:
+        group.facts = facts
+        group.created_ns = (facts.created_ns if facts else 0) or group.spec.created_ns
+        if facts is None:
+            return
+        if facts.shares_network or not facts.pid:
+            group.proc = ""
+        else:
+            group.proc = f"{self._proc}/{facts.pid}"
+
+    # -- sampling ----------------------------------------------------------------------------
+
+    async def _housekeeping(self) -> None:
+        while True:
+            started = time.monotonic()
+            if started >= self._walk_due:
+                self._walk()
+            due = [group for group in self.groups.values() if group.due <= started]
+            for number, group in enumerate(due):
+                self._sample(group, started)
+                if number % _SPLIT == _SPLIT - 1:
+                    await asyncio.sleep(0)
+            self._details_of(started)
+            rest = self._base - (time.monotonic() - started)
+            await asyncio.sleep(max(rest, self._base / 10))
+
+    def _sample(self, group: Group, now: float) -> Sample | None:
+        changed = self._read_links(group) if group.proc else False
+        before = group.history.last
+        try:
+            sample = group.reader.read(group.details, max(group.load, 0.0), changed)
+        except Gone:
+            self._remove(group)
+            return None
+        except (OSError, ValueError) as err:
+            self.sample_errors += 1
+            _LOG.debug("%s: %s", group.name, err)
+            group.due = now + self._longest
+            return None
+        self.samples_taken += 1
+        same = before is not None and sample.scalars is before.scalars and group.name != "/"
+        if self.settings.dynamic and same:
+            group.interval = min(group.interval * 2, self._longest)
+        else:
+            group.interval = self._base
+        group.due = now + group.interval - self._base / 10
+        bucket = group.history.add(sample)
+        if before is not None and not same:
+            self._look_for_oom(group, before, sample)
+        for told in self.listeners.sampled:
+            told(group, sample, group.history.last_point, bucket)
+        return sample
+
+    def refresh(self, names: Iterable[str]) -> None:
+        """Sample these groups now, whatever their interval (``max_age`` of a request)."""
+        now = time.monotonic()
+        for name in names:
+            group = self.groups.get(name)
+            if group is not None:
+                self._sample(group, now)
+
+    def _read_links(self, group: Group) -> bool:
+        try:
+            names, counters = network_reader.link_counters(group.proc, group.name == "/")
+        except (OSError, ValueError):
+            if group.name != "/":
+                group.proc = ""
+            return False
+        return group.reader.set_links(names, counters)
+
+    def _look_for_oom(self, group: Group, before: Sample, sample: Sample) -> None:
+        """Where the kernel's log is not ours to read, the counter alone tells."""
+        kills = scalar(sample, "oom_events") - scalar(before, "oom_events")
+        if kills > 0 and self._kernel_log is None:
+            for kind in ("oom", "oomKill"):
+                self.note(MonitorEvent(sample.time_ns, kind, group.name))
+
+    def _read_kernel_log(self) -> None:
+        assert self._kernel_log is not None
+        for entry in self._kernel_log.read():
+            now = time.time_ns()
+            if isinstance(entry, KernelError):
+                self.note(MonitorEvent(now, "kernel", "/", str(entry.level), entry.text))
+                continue
+            assert isinstance(entry, OomKill)
+            self.note(MonitorEvent(now, "oom", entry.victim_group))
+            self.note(
+                MonitorEvent(
+                    now, "oomKill", entry.group, pid=entry.pid, process=entry.process,
+                    constraint=entry.constraint,
+                )
+            )  # fmt: skip
+
+    # -- processes ---------------------------------------------------------------------------
+
+    def pids_of(self, group: Group) -> list[int]:
+        """Processes of a group, in the PID namespace of ``/proc`` that is read.
+
+        Inside a container ``cgroup.procs`` shows the monitor's own namespace: there the groups
+        of all processes are looked through.
+        """
+        if self._proc == "/proc":
+            return self._details.pids(group.name)
+        return [pid for pid in self.all_pids() if self._is_in(pid, group.name)]
+
+    def all_pids(self) -> list[int]:
+        return sorted(int(name) for name in os.listdir(self._proc) if name.isdigit())
+
+    def _is_in(self, pid: int, name: str) -> bool:
+        try:
+            with open(f"{self._proc}/{pid}/cgroup") as file:
+                return any(line.rstrip("\n").endswith(f":{name}") for line in file)
+        except OSError:
+            return False
+
+    # -- details -----------------------------------------------------------------------------
+
+    def _details_of(self, now: float) -> None:
+        """Hand groups whose details are due to the thread, not two times the same one."""
+        work = [g for g in self.groups.values() if g.details_due <= now and not g.is_busy]
+        if not work:
+            return
+        for group in work:
+            group.is_busy = True
+            idle = self.settings.dynamic and group.interval > self._details_interval
+            group.details_due = now + max(self._details_interval, group.interval if idle else 0)
+        self._spawn(self._read_details(work))
+
+    async def _read_details(self, work: list[Group]) -> None:
+        loop = asyncio.get_running_loop()
+        for start in range(0, len(work), _SPLIT):
+            part = work[start : start + _SPLIT]
+            try:
+                found = await loop.run_in_executor(self._thread, self._details_of_part, part)
+            finally:
+                for group in part:
+                    group.is_busy = False
+            for group, details, spec, proc in found:
+                group.details, group.spec = details, spec
+                if proc and not group.proc and group.container and group.facts is None:
+                    group.proc = proc
+                self._smooth(group)
+
+    def _details_of_part(self, part: list[Group]) -> list[tuple[Group, Details, GroupSpec, str]]:
+        """In the thread."""
+        found = []
+        mounts = filesystems.mounts("/proc", self.settings.host_root)
+        for group in part:
+            try:
+                details, proc = self._details.read(
+                    group.name, group.details, group.facts, group.proc, mounts
+                )
+                if proc and network_reader.namespace_of(proc) == self._host_network:
+                    proc = ""
+                found.append((group, details, read_spec(self.layout, group.name), proc))
+            except (OSError, ValueError) as err:
+                _LOG.debug("details of %s: %s", group.name, err)
+        return found
+
+    def _smooth(self, group: Group) -> None:
+        """Runnable tasks over about ten seconds; for the machine the kernel's own average."""
+        if group.name == "/":
+            group.load = os.getloadavg()[0]
+            return
+        running = float(group.details.tasks.get("running", 0))
+        decay = 2.718281828 ** (-self._details_interval / 10)
+        group.load = running if group.load < 0 else group.load * decay + running * (1 - decay)
+
+
+def _raise_limit() -> int:
+    """Descriptors that may be open: as many as the hard limit allows."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (ValueError, OSError):
+            pass
+    return min(soft, 1 << 20)

@@ -1,0 +1,185 @@
+"""What costs more than a sample: processes, descriptors, sockets, file systems, NUMA nodes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from portside.kernel.cgroup import Layout
+from portside.kernel.cgroup.files import keyed, number, read_or
+from portside.kernel.cgroup.stats import page_sizes
+from portside.monitor import filesystems, network_reader, process_reader
+from portside.monitor.engine_watch import ContainerFacts
+from portside.monitor.samples import Details, FileSystemUse, HugetlbUse
+from portside.monitor.settings import Settings
+
+_LAYER = 60.0
+"""Seconds between two counts of a layer's files; a slow count is repeated 30 times as late."""
+
+
+class DetailsReader:
+    """Reads :class:`Details` of one group after the other; used by one thread."""
+
+    def __init__(self, layout: Layout, proc: str, settings: Settings) -> None:
+        self._layout, self._proc, self._settings = layout, proc, settings
+        self._rootfs = settings.host_root
+        self._layers: dict[str, tuple[float, filesystems.DirectoryUse]] = {}
+        self._numa = Path("/sys/devices/system/node/node1").exists()
+
+    def read(
+        self,
+        name: str,
+        before: Details,
+        facts: ContainerFacts | None,
+        proc: str,
+        mounts: list[filesystems.Mount],
+    ) -> tuple[Details, str]:
+        """Details now, and the directory of a process of the group (empty: none is seen)."""
+        settings, is_root = self._settings, name == "/"
+        pids = self.pids(name)
+        opened = process_reader.look(self._proc, pids if not is_root else [])
+        seen = f"{self._proc}/{pids[0]}" if pids and not is_root else ""
+        if is_root:
+            opened = self._machine_files(opened)
+        network = proc or ("" if facts is not None else seen)
+        tcp = tcp6 = udp = udp6 = advanced = {}
+        if proc or is_root:
+            if settings.enabled("tcp"):
+                tcp = network_reader.tcp_states(network, "tcp")
+                tcp6 = network_reader.tcp_states(network, "tcp6")
+            if settings.enabled("udp"):
+                udp = network_reader.udp_counters(network, "udp")
+                udp6 = network_reader.udp_counters(network, "udp6")
+            if settings.enabled("advtcp"):
+                advanced = network_reader.tcp_advanced(network)
+        found = Details(
+            time_ns=time.time_ns(),
+            processes=opened.processes,
+            descriptors=opened.descriptors,
+            sockets=opened.sockets,
+            threads_max=self._threads_max(name),
+            descriptors_limit=opened.limit,
+            descriptors_highest=opened.highest,
+            ulimits=opened.ulimits,
+            tasks=opened.tasks,
+            schedstat=opened.schedstat,
+            tcp=tcp,
+            tcp6=tcp6,
+            udp=udp,
+            udp6=udp6,
+            tcp_advanced=advanced,
+            hugetlb=self._hugetlb(name) if settings.enabled("hugetlb") else {},
+            numa=self._numa_pages(name) if settings.enabled("memory_numa") else {},
+            filesystems=self._filesystems(name, facts, mounts),
+            memory_migrate=self._migrate(name),
+        )
+        return found, seen
+
+    def pids(self, name: str) -> list[int]:
+        """Processes of a group, without those of the groups below."""
+        layout = self._layout
+        mount = layout.v1("memory") or layout.v1("pids") or layout.unified
+        return process_reader.pids_of(f"{mount}{'' if name == '/' else name}/cgroup.procs")
+
+    def _directory(self, controller: str, name: str) -> str:
+        mount = self._layout.v1(controller) or self._layout.unified
+        return f"{mount}{'' if name == '/' else name}"
+
+    def _threads_max(self, name: str) -> int:
+        if name == "/":
+            return number(read_or("/proc/sys/kernel/threads-max"), 0)
+        return number(read_or(f"{self._directory('pids', name)}/pids.max"), 0)
+
+    def _machine_files(self, opened: process_reader.Opened) -> process_reader.Opened:
+        """All open files of the machine (proc_sys_fs(5)), its sockets and threads."""
+        words = read_or("/proc/sys/fs/file-nr").split()
+        sockets = read_or(f"{self._proc}/net/sockstat").partition("used ")[2].split()
+        running, _, total = (read_or("/proc/loadavg").split() or ["", "", "", "0/0"])[3].partition(
+            "/"
+        )
+        return process_reader.Opened(
+            processes=int(total or 0),
+            descriptors=int(words[0]) if words else 0,
+            sockets=int(sockets[0]) if sockets else 0,
+            limit=min(int(words[2]), (1 << 62)) if len(words) > 2 else 0,
+            highest=int(words[0]) if words else 0,
+            tasks={"running": int(running or 0)},
+        )
+
+    def _hugetlb(self, name: str) -> dict[str, HugetlbUse]:
+        if not self._layout.has("hugetlb"):
+            return {}
+        directory, old = self._directory("hugetlb", name), bool(self._layout.v1("hugetlb"))
+        found = {}
+        for size in page_sizes():
+            prefix = f"{directory}/hugetlb.{size}"
+            text = read_or(f"{prefix}.usage_in_bytes" if old else f"{prefix}.current")
+            if not text:
+                continue
+            if old:
+                highest = number(read_or(f"{prefix}.max_usage_in_bytes"), 0)
+                failed = number(read_or(f"{prefix}.failcnt"), 0)
+            else:
+                highest, failed = 0, keyed(read_or(f"{prefix}.events")).get("max", 0)
+            found[size] = HugetlbUse(number(text, 0), highest, failed)
+        return found
+
+    def _numa_pages(self, name: str) -> dict[str, dict[int, int]]:
+        """Version 1 counts pages, version 2 bytes: pages are told, as cAdvisor does."""
+        text = read_or(f"{self._directory('memory', name)}/memory.numa_stat")
+        old = bool(self._layout.v1("memory"))
+        found: dict[str, dict[int, int]] = {}
+        for line in text.splitlines():
+            head, *nodes = line.split()
+            kind = head.partition("=")[0].replace("hierarchical_", "total_")
+            if kind.removeprefix("total_") not in ("file", "anon", "unevictable"):
+                continue
+            found[kind] = {
+                int(node[1:]): int(count) // (1 if old else 4096)
+                for node, _, count in (entry.partition("=") for entry in nodes)
+                if node[1:].isdigit() and count.isdigit()
+            }
+        return found
+
+    def _migrate(self, name: str) -> int:
+        mount = self._layout.v1("cpuset")
+        return number(read_or(f"{mount}{name}/cpuset.memory_migrate"), 0) if mount else 0
+
+    # -- file systems ------------------------------------------------------------------------
+
+    def _filesystems(
+        self, name: str, facts: ContainerFacts | None, mounts: list[filesystems.Mount]
+    ) -> tuple[FileSystemUse, ...]:
+        if not self._settings.enabled("disk"):
+            return ()
+        if name == "/":
+            uses = (filesystems.use(mount, self._rootfs) for mount in mounts)
+            return tuple(use for use in uses if use is not None)
+        if facts is None or not facts.upper:
+            return ()
+        layer = self._count(facts.upper)
+        mount = filesystems.mount_of(facts.upper, mounts, self._rootfs)
+        whole = filesystems.use(mount, self._rootfs) if mount is not None else None
+        if layer is None or whole is None:
+            return ()
+        volumes = sum(found.bytes for path in facts.volumes if (found := self._count(path)))
+        return (
+            FileSystemUse(
+                whole.device, whole.type, whole.mountpoint, whole.capacity, layer.bytes + volumes,
+                whole.available, layer.inodes, whole.inodes_free, layer.bytes, whole.major,
+                whole.minor,
+            ),
+        )  # fmt: skip
+
+    def _count(self, path: str) -> filesystems.DirectoryUse | None:
+        """What lies below a directory; counted again when a while has passed."""
+        now = time.monotonic()
+        due, found = self._layers.get(path, (0.0, filesystems.DirectoryUse()))
+        if now < due:
+            return found
+        if len(self._layers) > 5000:
+            self._layers = {key: old for key, old in self._layers.items() if old[0] > now - 600}
+        found = filesystems.directory_use(f"{self._rootfs}{path}")
+        took = time.monotonic() - now
+        self._layers[path] = (now + max(_LAYER, 30 * took), found)
+        return found

@@ -1,0 +1,173 @@
+"""File systems and block devices of the machine, and what containers use of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from portside.monitor.samples import FileSystemUse
+
+_REAL = frozenset(
+    ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "nfs", "nfs4", "vfat", "f2fs", "bcachefs",
+     "overlay", "tmpfs", "virtiofs", "9p")
+)  # fmt: skip
+_ONCE = frozenset(("overlay",))
+"""Kinds of which only the one at ``/`` counts: the others are containers'."""
+_BUDGET = 200_000
+"""Files of one directory that are counted; beyond, the count says that it is incomplete."""
+
+
+class Mount(msgspec.Struct, frozen=True):
+    device: str
+    mountpoint: str
+    type: str
+    major: int
+    minor: int
+
+
+def mounts(proc: str = "/proc", rootfs: str = "") -> list[Mount]:
+    """Mounted file systems that hold data, each device once (its shortest mount point).
+
+    With ``rootfs`` (the host's root inside a container) the host's mounts are those below it.
+    """
+    try:
+        with open(f"{proc}/self/mountinfo") as file:
+            text = file.read()
+    except OSError:
+        return []
+    return parse_mounts(text, rootfs)
+
+
+def parse_mounts(text: str, rootfs: str = "") -> list[Mount]:
+    """From mountinfo's text (proc(5))."""
+    found: dict[tuple[int, int], Mount] = {}
+    rootfs = rootfs.rstrip("/")
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        words, tail = left.split(" "), right.split(" ")
+        if len(words) < 5 or len(tail) < 2 or tail[0] not in _REAL:
+            continue
+        point = words[4].replace("\\040", " ")
+        if rootfs:
+            if point != rootfs and not point.startswith(rootfs + "/"):
+                continue
+            point = point[len(rootfs) :] or "/"
+        if tail[0] in _ONCE and point != "/":
+            continue
+        if tail[0] == "tmpfs" and point not in ("/dev/shm", "/run", "/tmp"):
+            continue
+        major, _, minor = words[2].partition(":")
+        mount = Mount(tail[1].replace("\\040", " "), point, tail[0], int(major), int(minor))
+        other = found.get((mount.major, mount.minor))
+        if other is None or len(point) < len(other.mountpoint):
+            found[mount.major, mount.minor] = mount
+    return sorted(found.values(), key=lambda mount: mount.mountpoint)
+
+
+def use(mount: Mount, rootfs: str = "") -> FileSystemUse | None:
+    """statvfs(3) of a mount; None when it cannot be read."""
+    try:
+        found = os.statvfs(f"{rootfs.rstrip('/')}{mount.mountpoint}")
+    except OSError:
+        return None
+    capacity = found.f_blocks * found.f_frsize
+    return FileSystemUse(
+        device=mount.device,
+        type=mount.type,
+        mountpoint=mount.mountpoint,
+        capacity=capacity,
+        usage=capacity - found.f_bfree * found.f_frsize,
+        available=found.f_bavail * found.f_frsize,
+        inodes=found.f_files,
+        inodes_free=found.f_ffree,
+        major=mount.major,
+        minor=mount.minor,
+    )
+
+
+class DiskStat(msgspec.Struct, frozen=True):
+    """A line of /proc/diskstats (Documentation/admin-guide/iostats.rst); times in ms."""
+
+    reads: int = 0
+    reads_merged: int = 0
+    sectors_read: int = 0
+    read_time: int = 0
+    writes: int = 0
+    writes_merged: int = 0
+    sectors_written: int = 0
+    write_time: int = 0
+    in_progress: int = 0
+    io_time: int = 0
+    weighted_time: int = 0
+
+
+def disk_stats(proc: str = "/proc") -> dict[tuple[int, int], DiskStat]:
+    """By device number."""
+    found = {}
+    try:
+        with open(f"{proc}/diskstats") as file:
+            for line in file:
+                words = line.split()
+                key = (int(words[0]), int(words[1]))
+                found[key] = DiskStat(*map(int, words[3:14]))
+    except (OSError, ValueError, IndexError):
+        return found
+    return found
+
+
+class DirectoryUse(msgspec.Struct, frozen=True):
+    bytes: int = 0
+    inodes: int = 0
+    complete: bool = True
+
+
+def directory_use(path: str, seconds: float = 2.0) -> DirectoryUse:
+    """Bytes and entries below a directory, on its file system, each inode once.
+
+    Symbolic links are not followed: what containers write decides what lies there. It ends
+    after ``seconds``, and after 200,000 entries, and then says so.
+    """
+    total = entries = 0
+    seen: set[int] = set()
+    deadline = time.monotonic() + seconds
+    try:
+        device = os.lstat(path).st_dev
+    except OSError:
+        return DirectoryUse(complete=False)
+    pending = [path]
+    while pending:
+        directory = pending.pop()
+        try:
+            listing = os.scandir(directory)
+        except OSError:
+            continue
+        with listing:
+            for entry in listing:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue
+                if status.st_dev != device or status.st_ino in seen:
+                    continue
+                if status.st_nlink > 1:
+                    seen.add(status.st_ino)
+                total += status.st_blocks * 512
+                entries += 1
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+        if entries > _BUDGET or time.monotonic() > deadline:
+            return DirectoryUse(total, entries, complete=False)
+    return DirectoryUse(total, entries)
+
+
+def mount_of(path: str, known: Iterable[Mount], rootfs: str = "") -> Mount | None:
+    """The mount that holds a path of the host."""
+    try:
+        device = os.stat(f"{rootfs.rstrip('/')}{path}").st_dev
+    except OSError:
+        return None
+    key = (os.major(device), os.minor(device))
+    return next((mount for mount in known if (mount.major, mount.minor) == key), None)

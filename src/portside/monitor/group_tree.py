@@ -1,0 +1,127 @@
+"""Which control groups there are, and how new ones are noticed.
+
+The directories of all hierarchies together are the groups, by their path below the mount.
+inotify(7) tells what appears and disappears; where watches run out, the tree is walked again
+from time to time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from portside.kernel.cgroup import Hierarchy, Layout
+from portside.kernel.cgroup.layout import parse
+from portside.kernel.inotify import IN_CREATE, IN_DELETE, Inotify
+
+_CONTAINER = re.compile(r"(?:^|/|-|:)([0-9a-f]{64})(?:\.scope)?$")
+_IN_ONLYDIR = 0x01000000
+MOST = 20_000
+"""Groups that are looked at: what comes beyond is not sampled, and is logged."""
+_FOLLOWED = ("memory", "cpuacct", "cpu", "pids", "blkio")
+"""Version 1 hierarchies whose directories are walked; the others have the same groups."""
+
+
+def container_id(name: str) -> str:
+    """The container's ID in a group's name, or empty: engines end the path with it."""
+    found = _CONTAINER.search(name)
+    return found[1] if found else ""
+
+
+def layout_below(rootfs: str) -> Layout:
+    """The machine's hierarchies, seen from inside a container that has the host at ``rootfs``.
+
+    A container's own mount of the hierarchy shows its own group only, so those below
+    ``rootfs`` or at ``/sys/fs/cgroup`` of a bind mount are preferred. Raises SystemFailure.
+    """
+    with open("/proc/self/mountinfo") as file:
+        lines = file.read().splitlines()
+    if rootfs and rootfs != "/":
+        prefix = f"{rootfs.rstrip('/')}/sys/fs/cgroup"
+        inside = [line for line in lines if line.split(" ")[4].startswith(prefix)]
+        lines = inside or lines
+    return parse("\n".join(lines))
+
+
+def roots(layout: Layout) -> tuple[str, ...]:
+    """Mount points to walk: version 2's, and the version 1 hierarchies that are read."""
+    chosen: list[Hierarchy] = []
+    for controller in _FOLLOWED:
+        for hierarchy in layout.hierarchies:
+            if controller in hierarchy.controllers and hierarchy not in chosen:
+                chosen.append(hierarchy)
+    mounts = tuple(hierarchy.mount for hierarchy in chosen)
+    # Walking one hierarchy that has all groups would do; systemd makes some in a few only.
+    first = mounts[:2] if layout.unified else mounts
+    return (*first, layout.unified) if layout.unified else first
+
+
+class GroupTree:
+    """The groups below one root group. ``fileno`` is readable when something changed."""
+
+    def __init__(self, layout: Layout, root: str = "/") -> None:
+        self._mounts = roots(layout)
+        self._root = root.rstrip("/")
+        self._inotify: Inotify | None = Inotify()
+        self._watched: dict[str, int] = {}
+        self.truncated = False
+
+    def fileno(self) -> int:
+        return self._inotify.fileno() if self._inotify is not None else -1
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether every directory is watched, so that walking the tree is not needed."""
+        return self._inotify is not None
+
+    def close(self) -> None:
+        if self._inotify is not None:
+            self._inotify.close()
+            self._inotify = None
+
+    def drain(self) -> None:
+        """Take the notifications; what they say is found by walking."""
+        while self._inotify is not None and self._inotify.read():
+            pass
+
+    def walk(self) -> set[str]:
+        """All groups: ``/``, ``/system.slice``, …; new directories are watched."""
+        found = {"/"} if not self._root else set()
+        self.truncated = False
+        seen: set[str] = set()
+        for mount in self._mounts:
+            top = f"{mount}{self._root}"
+            for directory in self._directories(top):
+                seen.add(directory)
+                self._watch(directory)
+                found.add(directory[len(mount) :] or "/")
+                if len(found) >= MOST:
+                    self.truncated = True
+                    break
+        for directory in self._watched.keys() - seen:
+            del self._watched[directory]  # the kernel removed the watch with the directory
+        return found
+
+    def _directories(self, top: str) -> Iterator[str]:
+        pending = [top]
+        while pending:
+            directory = pending.pop()
+            try:
+                with os.scandir(directory) as entries:
+                    below = [e.path for e in entries if e.is_dir(follow_symlinks=False)]
+            except OSError:
+                continue  # removed meanwhile
+            yield directory
+            pending += below
+
+    def _watch(self, directory: str) -> None:
+        if self._inotify is None or directory in self._watched:
+            return
+        try:
+            mask = IN_CREATE | IN_DELETE | _IN_ONLYDIR
+            self._watched[directory] = self._inotify.watch(directory, mask)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            self.close()  # out of watches: walk from time to time

@@ -1,0 +1,280 @@
+"""The monitor's own JSON, for its page and for terminals: below ``/api/portside/v1/``.
+
+==========================  =====================================================================
+``GET groups``              :class:`GroupRow` of every group, the machine (``/``) first;
+                            ``?containers=1``: containers only
+``GET group?name=N``        :class:`GroupDetail`; N is a group's path, or a container's name or ID
+``GET history?name=N``      :class:`~portside.monitor.history.Chart` of each name (repeat it for
+                            several); ``window`` (``2m``, ``1h``, ``7d``), ``points``, ``series``
+``GET processes?name=N``    processes, as cAdvisor's ``ps``
+``GET alerts``              warnings that are on, and the last that ended
+``GET events``              what happened, newest last; ``limit``, ``name``
+``GET live``                server-sent events: ``points`` every interval
+                            (``{"time": s, "points": {name: [values of SERIES]}}``), ``alert``,
+                            ``happened``, ``groups`` (some came or went: ask again);
+                            ``?name=N`` (repeat) or ``?containers=1`` for fewer points
+``GET about``               version, series and their order, intervals, the engine
+==========================  =====================================================================
+
+Errors are ``{"message": …}``: 400 for a bad parameter, 404 for an unknown name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+import portside
+from portside.model.errors import InvalidParameter, NotFound
+from portside.monitor.collector import Group, MonitorEvent
+from portside.monitor.engine_watch import ContainerFacts
+from portside.monitor.group_spec import GroupSpec
+from portside.monitor.history import MOST_POINTS, chart
+from portside.monitor.live_events import MOST_CLIENTS, Client
+from portside.monitor.monitor_context import Monitor, json_response, monitor_of
+from portside.monitor.process_reader import ProcessInfo, processes
+from portside.monitor.samples import SERIES, View, view
+from portside.monitor.settings import seconds
+
+PATH = "/api/portside/v1"
+_MOST_NAMES = 100
+_MOST_EVENTS = 1000
+_HEARTBEAT = 15.0
+_LONGEST = 90 * 86400.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class GroupRow(msgspec.Struct, frozen=True):
+    """One group in a list. ``point``: the values of ``SERIES``, in that order."""
+
+    name: str
+    container: str
+    """ID of the container; empty for other groups."""
+    shown: str
+    image: str
+    state: str
+    health: str
+    restarts: int
+    created: float
+    started: float
+    memory_limit: int
+    """Bytes; 0: none."""
+    cores: float
+    """How many processors the quota allows; 0: no quota."""
+    pids_limit: int
+    point: tuple[float, ...]
+    time: float
+    labels: dict[str, str] = {}
+    ports: tuple[str, ...] = ()
+
+
+class GroupDetail(msgspec.Struct, frozen=True):
+    """Everything about one group."""
+
+    row: GroupRow
+    spec: GroupSpec
+    facts: ContainerFacts | None
+    sample: View | None
+    children: list[str]
+    interval: float
+
+
+def row_of(group: Group, settings_labels: bool = True) -> GroupRow:
+    spec, facts, last = group.spec, group.facts, group.history.last
+    return GroupRow(
+        name=group.name,
+        container=group.container,
+        shown=group.shown,
+        image=facts.image if facts else "",
+        state=(facts.state if facts else "running") if group.container else "",
+        health=facts.health if facts else "",
+        restarts=facts.restarts if facts else 0,
+        created=group.created_ns / 1e9,
+        started=facts.started_ns / 1e9 if facts else group.created_ns / 1e9,
+        memory_limit=spec.memory_limit if spec.has_memory_limit else 0,
+        cores=spec.cores,
+        pids_limit=spec.pids_limit,
+        point=group.history.last_point,
+        time=last.time_ns / 1e9 if last else 0.0,
+        labels=facts.labels if facts and settings_labels else {},
+        ports=facts.ports if facts else (),
+    )
+
+
+def _group(monitor: Monitor, name: str) -> Group:
+    if not name:
+        raise InvalidParameter("name is missing: a group's path, or a container's name or ID")
+    group = monitor.find(name)
+    if group is None:
+        raise NotFound(f"unknown container or control group: {name[:200]}")
+    return group
+
+
+def whole_number(text: str, name: str, most: int, default: int) -> int:
+    """A parameter from 1 to ``most``; raises InvalidParameter."""
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 0 < int(text) <= most):
+        raise InvalidParameter(f"{name}: {text[:40]!r} is not a number from 1 to {most}")
+    return int(text)
+
+
+def window_of(text: str) -> float:
+    """Seconds of ``2m``, ``1h`` or ``7d``; raises InvalidParameter."""
+    if not text:
+        return 3600.0
+    if text.endswith("d") and text[:-1].isdigit() and len(text) < 6:
+        found = int(text[:-1]) * 86400.0
+    else:
+        found = seconds(text)
+    if not 1 <= found <= _LONGEST:
+        raise InvalidParameter(f"window: {text[:40]!r} is not between 1s and 90d")
+    return found
+
+
+def checked(handler: Handler) -> Handler:
+    """Errors of this API as JSON."""
+
+    async def call(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except InvalidParameter as err:
+            return json_response({"message": str(err)}, 400)
+        except NotFound as err:
+            return json_response({"message": str(err)}, 404)
+
+    return call
+
+
+async def _groups(request: web.Request) -> web.StreamResponse:
+    monitor = monitor_of(request)
+    only = request.query.get("containers") == "1"
+    groups = monitor.collector.groups
+    return json_response(
+        [row_of(groups[name]) for name in sorted(groups) if groups[name].container or not only]
+    )
+
+
+async def _detail(request: web.Request) -> web.StreamResponse:
+    monitor = monitor_of(request)
+    group = _group(monitor, request.query.get("name", ""))
+    last = group.history.last
+    return json_response(
+        GroupDetail(
+            row_of(group),
+            group.spec,
+            group.facts,
+            view(last) if last else None,
+            [child.name for child in monitor.children(group)],
+            group.interval,
+        )
+    )
+
+
+async def _history(request: web.Request) -> web.StreamResponse:
+    monitor, query = monitor_of(request), request.query
+    names = query.getall("name", [])
+    if len(names) > _MOST_NAMES:
+        raise InvalidParameter(f"at most {_MOST_NAMES} names in one request")
+    groups = [_group(monitor, name) for name in names or [""]]
+    window = window_of(query.get("window", ""))
+    points = whole_number(query.get("points", ""), "points", MOST_POINTS, 240)
+    wanted = query.get("series", "")
+    series = tuple(wanted.split(",")) if wanted else SERIES
+    if unknown := [name for name in series if name not in SERIES]:
+        raise InvalidParameter(f"unknown series {unknown[0][:40]!r}: use {', '.join(SERIES)}")
+    now = time.time()
+    kept = seconds(monitor.settings.kept)
+    found = []
+    for group in groups:
+        older = await monitor.older(group, now - window) if window > kept else []
+        found.append(chart(group.name, group.history, now, window, points, series, older))
+    return json_response(found)
+
+
+async def _processes(request: web.Request) -> web.StreamResponse:
+    monitor = monitor_of(request)
+    group = _group(monitor, request.query.get("name", ""))
+    return json_response(process_list(monitor, group))
+
+
+def process_list(monitor: Monitor, group: Group) -> list[ProcessInfo]:
+    """The processes of a group; of the machine all."""
+    collector = monitor.collector
+    pids = collector.all_pids() if group.name == "/" else collector.pids_of(group)
+    return processes(monitor.settings.host_proc, pids, group.name)
+
+
+async def _events(request: web.Request) -> web.StreamResponse:
+    monitor, query = monitor_of(request), request.query
+    most = whole_number(query.get("limit", ""), "limit", _MOST_EVENTS, 100)
+    found: list[MonitorEvent] = list(monitor.collector.events)
+    if name := query.get("name"):
+        path = _group(monitor, name).name
+        found = [event for event in found if event.group == path]
+    return json_response(found[-most:])
+
+
+async def _alerts(request: web.Request) -> web.StreamResponse:
+    return json_response(monitor_of(request).alerts())
+
+
+async def _about(request: web.Request) -> web.StreamResponse:
+    monitor = monitor_of(request)
+    collector, settings = monitor.collector, monitor.settings
+    about: dict[str, Any] = {
+        "version": portside.__version__,
+        "series": SERIES,
+        "interval": seconds(settings.interval),
+        "full": seconds(settings.full),
+        "kept": seconds(settings.kept),
+        "disk": bool(settings.history),
+        "cgroup": collector.layout.mode,
+        "engine": collector.engine if collector.engine_reached else None,
+        "groups": len(collector.groups),
+        "containers": len(collector.by_container),
+        "machine": monitor.machine,
+    }
+    return json_response(about)
+
+
+async def _live(request: web.Request) -> web.StreamResponse:
+    monitor, query = monitor_of(request), request.query
+    if len(monitor.live.clients) >= MOST_CLIENTS:
+        return json_response({"message": f"{MOST_CLIENTS} streams are open already"}, 503)
+    names = query.getall("name", [])
+    wanted = frozenset(_group(monitor, name).name for name in names[:_MOST_NAMES])
+    client = Client(wanted if names else None, query.get("containers") == "1")
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+        }
+    )
+    await response.prepare(request)
+    monitor.live.clients.add(client)
+    try:
+        await response.write(b"retry: 2000\n\n")
+        while True:
+            await response.write(await client.next(_HEARTBEAT))
+    except (ConnectionResetError, ConnectionError):
+        return response
+    finally:
+        monitor.live.clients.discard(client)
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.get(f"{PATH}/{name}", checked(handler))
+        for name, handler in (
+            ("groups", _groups), ("group", _detail), ("history", _history),
+            ("processes", _processes), ("events", _events), ("alerts", _alerts),
+            ("about", _about), ("live", _live),
+        )
+    ]  # fmt: skip

@@ -1,0 +1,152 @@
+"""The process of the monitor: puts the parts together and serves until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import socket
+import ssl
+
+from aiohttp import web
+
+from portside.model.errors import InvalidParameter
+from portside.monitor.access import Access
+from portside.monitor.collector import Collector, Group, MonitorEvent
+from portside.monitor.engine_watch import (
+    ContainerFacts,
+    EngineEvent,
+    EngineVersion,
+    EngineWatch,
+    Listener,
+)
+from portside.monitor.group_tree import layout_below
+from portside.monitor.http_server import make_app
+from portside.monitor.monitor_context import Monitor
+from portside.monitor.settings import Settings, seconds
+from portside.serving.listening import address, tcp
+from portside.serving.tls import server_context
+
+_LOG = logging.getLogger("portside.monitor")
+
+
+def check_exposure(settings: Settings, access: Access, context: ssl.SSLContext | None) -> None:
+    """Beyond loopback, somebody who may not look must be kept out; raises InvalidParameter."""
+    host, _ = address(settings.listen, "--listen")
+    try:
+        is_local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local = host == "localhost"
+    if is_local or settings.insecure:
+        return
+    if access.is_open and (context is None or context.verify_mode != ssl.CERT_REQUIRED):
+        raise InvalidParameter(
+            f"--listen {settings.listen} is open to other machines: set --htpasswd, "
+            "--token-file or --tls-client-ca, or say --insecure when something else protects it"
+        )
+
+
+def bridge(collector: Collector, loop: asyncio.AbstractEventLoop) -> Listener:
+    """From the engine's thread into the event loop."""
+
+    def known(facts: ContainerFacts) -> None:
+        loop.call_soon_threadsafe(collector.know, facts)
+
+    def forgotten(identifier: str) -> None:
+        loop.call_soon_threadsafe(collector.forget, identifier)
+
+    def happened(event: EngineEvent) -> None:
+        loop.call_soon_threadsafe(collector.engine_event, event)
+
+    def reached(version: EngineVersion | None, containers: frozenset[str]) -> None:
+        loop.call_soon_threadsafe(collector.reach, version, containers)
+
+    return Listener(known, forgotten, happened, reached)
+
+
+class Program:
+    """One running monitor."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.access = Access(settings.htpasswd, settings.token_file, settings.realm)
+        authorities = [settings.tls_client_ca] if settings.tls_client_ca else []
+        self.context = server_context(
+            settings.tls_certificate, settings.tls_key, authorities, "--tls-cert, --tls-key"
+        )
+        if authorities and self.context is None:
+            raise InvalidParameter("--tls-client-ca needs --tls-cert and --tls-key")
+        check_exposure(settings, self.access, self.context)
+        self.collector = Collector(settings, layout_below(settings.host_root))
+        self.monitor = Monitor(settings, self.collector)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Who hears of what."""
+        monitor, listeners = self.monitor, self.collector.listeners
+
+        def groups_changed(_group: Group) -> None:
+            monitor.groups_changed = True
+
+        def happened(event: MonitorEvent) -> None:
+            monitor.live.send("happened", event)
+
+        def known(_facts: ContainerFacts) -> None:
+            monitor.groups_changed = True
+
+        listeners.sampled.append(monitor.sampled)
+        listeners.added.append(groups_changed)
+        listeners.removed.append(groups_changed)
+        listeners.happened.append(happened)
+        listeners.known.append(known)
+
+    async def run(self, sockets: list[socket.socket]) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        runner = web.AppRunner(
+            make_app(self.monitor, self.access),
+            access_log=None,
+            shutdown_timeout=1.0,
+            handler_cancellation=True,
+        )
+        await runner.setup()
+        watch = EngineWatch(
+            self.settings.engine, self.settings.host_root, bridge(self.collector, loop)
+        )
+        self.collector.start()
+        watch.start()
+        sending = loop.create_task(self._send_points())
+        try:
+            for sock in sockets:
+                await web.SockSite(runner, sock, ssl_context=self.context).start()
+            _LOG.info(
+                "listening on %s%s; %s, %d groups", self.settings.listen,
+                ", tls" if self.context else "", self.collector.layout.mode,
+                len(self.collector.groups),
+            )  # fmt: skip
+            await stopped.wait()
+        finally:
+            sending.cancel()
+            watch.stop()
+            await runner.cleanup()
+            await self.collector.stop()
+
+    async def _send_points(self) -> None:
+        while True:
+            await asyncio.sleep(seconds(self.settings.interval))
+            self.monitor.send_points()
+
+
+def run(settings: Settings) -> None:
+    """Listen and serve; raises InvalidParameter, SystemFailure, OSError."""
+    program = Program(settings)
+    sockets = tcp(settings.listen, "--listen")
+    try:
+        asyncio.run(program.run(sockets))
+    finally:
+        for sock in sockets:
+            sock.close()
