@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -60,6 +61,39 @@ async def check(api: Api, request: Request, _: str) -> Answer:
 async def audit(api: Api, request: Request, _: str) -> Answer:
     """``system audit``: the engine and its running containers by the CIS Docker Benchmark."""
     return reply.json(await api.engine.audit())
+
+
+class _Alert(msgspec.Struct):
+    """A warning of ``portside monitor``, as ``monitor/engine_alerts.py`` sends it."""
+
+    rule: str
+    summary: str
+    state: str = "firing"
+    container: str = ""
+    severity: str = ""
+    advice: str = ""
+
+
+_RULE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+@router.add("POST", "/portside/alerts")
+async def alert(api: Api, request: Request, _: str) -> Answer:
+    """Tell a warning as an event: of its container, or of the engine."""
+    found = decode_as(await params.json_bytes(request) or b"{}", _Alert)
+    if not _RULE.fullmatch(found.rule) or found.state not in ("firing", "resolved"):
+        raise InvalidParameter("an alert needs a rule (a-z, 0-9, _) and firing or resolved")
+    attributes = {
+        "severity": found.severity[:40], "summary": found.summary[:1000],
+        "advice": found.advice[:1000], "state": found.state,
+    }  # fmt: skip
+    kind, subject = "daemon", api.engine.identity
+    if found.container:
+        record = api.engine.containers.find(found.container).record
+        kind, subject = "container", record.id
+        attributes["name"] = record.name
+    api.engine.events(kind, f"alert: {found.rule}", subject, attributes)
+    return Response(204)
 
 
 # -- containers ------------------------------------------------------------------------------

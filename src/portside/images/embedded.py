@@ -1,7 +1,8 @@
 """Images that are made on this machine when they are first asked for, without a network.
 
 ``portside/base`` is the machine's static busybox; ``portside/registry`` is this package's
-own registry server on top of it. The same machine makes the same digests.
+own registry server on top of it, ``portside/monitor`` its monitor. The same machine makes the
+same digests.
 """
 
 from __future__ import annotations
@@ -10,25 +11,37 @@ import asyncio
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from portside.images.compress import Packer
 from portside.images.image_store import Catalogue
 from portside.images.manifest_builder import make_image
 from portside.model.ids import new_id
-from portside.model.image import OCI_LAYER_GZIP, Descriptor, History, ImageConfig, RootFS
+from portside.model.image import (
+    OCI_LAYER_GZIP,
+    Descriptor,
+    History,
+    ImageConfig,
+    RootFS,
+    RunConfig,
+)
 from portside.model.progress import Progress, Report
 from portside.model.reference import Reference
 from portside.store.db import Lease
 
+if TYPE_CHECKING:
+    from portside.images.package_image import Program
+
 BASE = Reference("docker.io", "portside/base", "latest")
 REGISTRY = Reference("docker.io", "portside/registry", "latest")
+MONITOR = Reference("docker.io", "portside/monitor", "latest")
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PIECE = 1 << 20
 _making: dict[tuple[int, Reference], asyncio.Lock] = {}
 
 
 def is_embedded(reference: Reference) -> bool:
-    return reference.tagged() in (BASE, REGISTRY)
+    return reference.tagged() in (BASE, REGISTRY, MONITOR)
 
 
 async def register(catalogue: Catalogue, reference: Reference, report: Report) -> str:
@@ -40,7 +53,7 @@ async def register(catalogue: Catalogue, reference: Reference, report: Report) -
         found = catalogue.by_reference(wanted)
         is_new = found is None
         if found is None:
-            make = _base if wanted == BASE else _registry
+            make = {BASE: _base, REGISTRY: _registry, MONITOR: _monitor}[wanted]
             with catalogue.store.lease(f"make {wanted.familiar}") as lease:
                 found = await make(catalogue, lease)
     _making.pop((id(catalogue), wanted), None)
@@ -76,28 +89,53 @@ async def _put_layer(catalogue: Catalogue, lease: Lease, tar: bytes) -> Descript
 
 
 async def _registry(catalogue: Catalogue, lease: Lease) -> str:
+    from portside.images.package_image import CONFIG
+    from portside.images.package_image import REGISTRY as PROGRAM
+
+    run = RunConfig(
+        entrypoint=("portside-registry",),
+        cmd=(str(CONFIG),),
+        exposed_ports={"5000/tcp": {}},
+        volumes={"/var/lib/registry": {}},
+    )
+    return await _program(catalogue, lease, PROGRAM, run, REGISTRY)
+
+
+async def _monitor(catalogue: Catalogue, lease: Lease) -> str:
+    """Its address is the container's own: who publishes the port decides who reaches it."""
+    from portside.images.package_image import MONITOR as PROGRAM
+
+    entrypoint = ("portside-monitor", "--listen", ":8080", "--insecure")
+    run = RunConfig(entrypoint=entrypoint, exposed_ports={"8080/tcp": {}})
+    return await _program(catalogue, lease, PROGRAM, run, MONITOR)
+
+
+async def _program(
+    catalogue: Catalogue, lease: Lease, program: Program, run: RunConfig, name: Reference
+) -> str:
+    """An image of the base and a program of this package above it."""
     base, base_layers = await _base_parts(catalogue, lease)
     path = catalogue.store.blobs.ingest_dir / f"tmp-{new_id()}"
     try:
-        libraries = await asyncio.to_thread(_write_root, path)
+        libraries = await asyncio.to_thread(_write_root, path, program)
         packed = await Packer(catalogue.store, lease.ref).from_stream(_read(path))
     finally:
         path.unlink(missing_ok=True)
     environment = (PATH, f"LD_LIBRARY_PATH={libraries}") if libraries else (PATH,)
-    config = _registry_config(base, environment, packed.diff_id)
+    config = _program_config(base, run, environment, packed.diff_id, program.name)
     layers = [
         *base_layers,
         Descriptor(media_type=OCI_LAYER_GZIP, digest=packed.digest, size=packed.size),
     ]
-    return await make_image(catalogue, lease, config, layers, names=[REGISTRY])
+    return await make_image(catalogue, lease, config, layers, names=[name])
 
 
-def _write_root(path: Path) -> str:
+def _write_root(path: Path, program: Program) -> str:
     """Write the layer's tar; the directories its libraries must be looked for in."""
-    from portside.images.registry_image import library_path, write_layer
+    from portside.images.package_image import library_path, write_layer
 
     with path.open("xb") as out:
-        write_layer(out)
+        write_layer(out, program)
     with tarfile.open(path) as archive:
         return library_path(archive.getnames())
 
@@ -108,23 +146,23 @@ async def _read(path: Path) -> AsyncIterator[bytes]:
             yield piece
 
 
-def _registry_config(base: ImageConfig, environment: tuple[str, ...], diff_id: str) -> ImageConfig:
+def _program_config(
+    base: ImageConfig, run: RunConfig, environment: tuple[str, ...], diff_id: str, name: str
+) -> ImageConfig:
     import msgspec
 
-    from portside.images.registry_image import CONFIG
-
-    run = msgspec.structs.replace(
+    settings = msgspec.structs.replace(
         base.run,
-        entrypoint=("portside-registry",),
-        cmd=(str(CONFIG),),
+        entrypoint=run.entrypoint,
+        cmd=run.cmd,
         env=environment,
-        exposed_ports={"5000/tcp": {}},
-        volumes={"/var/lib/registry": {}},
+        exposed_ports=run.exposed_ports,
+        volumes=run.volumes,
     )
-    line = History(created=base.created or "", created_by="portside: registry server")
+    line = History(created=base.created or "", created_by=name.replace("/", ": "))
     return msgspec.structs.replace(
         base,
-        config=run,
+        config=settings,
         history=(*(base.history or ()), line),
         rootfs=RootFS("layers", (*base.rootfs.diff_ids, diff_id)),
     )

@@ -382,24 +382,11 @@ class Collector:
     # -- processes ---------------------------------------------------------------------------
 
     def pids_of(self, group: Group) -> list[int]:
-        """Processes of a group, in the PID namespace of ``/proc`` that is read.
-
-        Inside a container ``cgroup.procs`` shows the monitor's own namespace: there the groups
-        of all processes are looked through.
-        """
-        if self._proc == "/proc":
-            return self._details.pids(group.name)
-        return [pid for pid in self.all_pids() if self._is_in(pid, group.name)]
+        """Processes of a group, as ``/proc`` that is read numbers them."""
+        return self._details.pids(group.name)
 
     def all_pids(self) -> list[int]:
         return sorted(int(name) for name in os.listdir(self._proc) if name.isdigit())
-
-    def _is_in(self, pid: int, name: str) -> bool:
-        try:
-            with open(f"{self._proc}/{pid}/cgroup") as file:
-                return any(line.rstrip("\n").endswith(f":{name}") for line in file)
-        except OSError:
-            return False
 
     # -- details -----------------------------------------------------------------------------
 
@@ -411,7 +398,8 @@ class Collector:
         for group in work:
             group.is_busy = True
             idle = self.settings.dynamic and group.interval > self._details_interval
-            group.details_due = now + max(self._details_interval, group.interval if idle else 0)
+            most = self._details_interval * (1 if group.container or group.name == "/" else 6)
+            group.details_due = now + max(most, group.interval if idle else 0)
         self._spawn(self._read_details(work))
 
     async def _read_details(self, work: list[Group]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-from pathlib import Path
 
 from portside.kernel.cgroup import Layout
 from portside.kernel.cgroup.files import keyed, number, read_or
@@ -16,6 +16,8 @@ from portside.monitor.settings import Settings
 _LAYER = 60.0
 """Seconds between two counts of a layer's files; a slow count is repeated 30 times as late."""
 
+_SEEN = 5.0
+
 
 class DetailsReader:
     """Reads :class:`Details` of one group after the other; used by one thread."""
@@ -24,7 +26,9 @@ class DetailsReader:
         self._layout, self._proc, self._settings = layout, proc, settings
         self._rootfs = settings.host_root
         self._layers: dict[str, tuple[float, filesystems.DirectoryUse]] = {}
-        self._numa = Path("/sys/devices/system/node/node1").exists()
+        self._seen: dict[str, list[int]] = {}
+        self._seen_time = -_SEEN
+        self._uppers: dict[tuple[str, int], str] = {}
 
     def read(
         self,
@@ -76,10 +80,29 @@ class DetailsReader:
         return found, seen
 
     def pids(self, name: str) -> list[int]:
-        """Processes of a group, without those of the groups below."""
+        """Processes of a group, without those of the groups below.
+
+        Inside a container ``cgroup.procs`` shows processes of the monitor's own PID namespace
+        only: there the groups of all processes of the host are looked through.
+        """
+        if self._proc != "/proc":
+            return self._seen_pids().get(name.rpartition("/")[2], [])
         layout = self._layout
         mount = layout.v1("memory") or layout.v1("pids") or layout.unified
         return process_reader.pids_of(f"{mount}{'' if name == '/' else name}/cgroup.procs")
+
+    def _seen_pids(self) -> dict[str, list[int]]:
+        """Processes by the last part of their group's path: the paths themselves are told from
+        the monitor's own control group namespace. Looked through once in some seconds."""
+        now = time.monotonic()
+        if now - self._seen_time > _SEEN:
+            found: dict[str, list[int]] = {}
+            for name in os.listdir(self._proc):
+                if name.isdigit():
+                    first = read_or(f"{self._proc}/{name}/cgroup").partition("\n")[0]
+                    found.setdefault(first.rpartition("/")[2], []).append(int(name))
+            self._seen, self._seen_time = found, now
+        return self._seen
 
     def _directory(self, controller: str, name: str) -> str:
         mount = self._layout.v1(controller) or self._layout.unified
@@ -155,10 +178,11 @@ class DetailsReader:
         if name == "/":
             uses = (filesystems.use(mount, self._rootfs) for mount in mounts)
             return tuple(use for use in uses if use is not None)
-        if facts is None or not facts.upper:
+        upper = self._upper(facts) if facts is not None else ""
+        if facts is None or not upper:
             return ()
-        layer = self._count(facts.upper)
-        mount = filesystems.mount_of(facts.upper, mounts, self._rootfs)
+        layer = self._count(upper)
+        mount = filesystems.mount_of(upper, mounts, self._rootfs)
         whole = filesystems.use(mount, self._rootfs) if mount is not None else None
         if layer is None or whole is None:
             return ()
@@ -170,6 +194,17 @@ class DetailsReader:
                 whole.minor,
             ),
         )  # fmt: skip
+
+    def _upper(self, facts: ContainerFacts) -> str:
+        """The writable layer, as the engine says it or as it is mounted."""
+        if facts.upper or not facts.pid:
+            return facts.upper
+        key = (facts.id, facts.pid)
+        if key not in self._uppers:
+            if len(self._uppers) > 5000:
+                self._uppers.clear()
+            self._uppers[key] = filesystems.layer_of(f"{self._proc}/{facts.pid}")
+        return self._uppers[key]
 
     def _count(self, path: str) -> filesystems.DirectoryUse | None:
         """What lies below a directory; counted again when a while has passed."""

@@ -163,6 +163,25 @@ def directory_use(path: str, seconds: float = 2.0) -> DirectoryUse:
     return DirectoryUse(total, entries)
 
 
+def layer_of(process: str) -> str:
+    """The upper directory of the overlay that is the root of a process, on the host; or empty.
+
+    ``process``: its directory, such as ``/proc/1``.
+    """
+    try:
+        with open(f"{process}/mountinfo") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        words, tail = left.split(" "), right.split(" ")
+        if len(words) > 4 and words[4] == "/" and tail[0] == "overlay":
+            options = dict(option.partition("=")[::2] for option in tail[-1].split(","))
+            return options.get("upperdir", "")
+    return ""
+
+
 def mount_of(path: str, known: Iterable[Mount], rootfs: str = "") -> Mount | None:
     """The mount that holds a path of the host."""
     try:

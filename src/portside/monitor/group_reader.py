@@ -196,7 +196,6 @@ def _plan(layout: Layout, name: str) -> dict[str, _File]:
     if mount := layout.v1("cpuacct"):
         add("per_cpu", mount, "cpuacct.usage_percpu", _per_cpu)
         add("cpu", mount, "cpuacct.stat", _TICKS)
-        add("cfs", layout.v1("cpu"), "cpu.stat", _CPU_STAT_V1)
     else:
         add("cpu", unified, "cpu.stat", _CPU_STAT_V2)
     if mount := layout.v1("memory"):
@@ -215,6 +214,8 @@ def _plan(layout: Layout, name: str) -> dict[str, _File]:
             add("swap", unified, "memory.swap.current", _number("memory_swap"))
             add("oom", unified, "memory.events", _EVENTS_V2)
         add("memory_stat", unified, "memory.stat", _memory_stat(_STAT_V2))
+    if "per_cpu" in found:
+        add("cfs", layout.v1("cpu"), "cpu.stat", _CPU_STAT_V1)
     if mount := layout.v1("blkio"):
         service = "blkio.throttle.io_service_bytes_recursive"
         add("io", mount, service, _io_v1("read_bytes", "write_bytes"))
@@ -236,6 +237,12 @@ def _plan(layout: Layout, name: str) -> dict[str, _File]:
 
 _WORKING_SET = tuple(INDEX[f"memory_{name}"] for name in ("working_set", "usage", "inactive_file"))
 _LINKS = INDEX["rx_bytes"]
+_LEADING = frozenset(("per_cpu", "cpu", "memory"))
+_FOLLOWING = frozenset(("cfs", "memory_max", "memory_fail", "memory_stat", "kernel", "oom",
+                        "swap", "threads"))  # fmt: skip
+"""Where nothing ran and the memory in use is the same, these have not changed either."""
+_QUIET_MOST = 10
+"""Every so many samples all files are read nevertheless."""
 
 
 class GroupReader:
@@ -248,6 +255,8 @@ class GroupReader:
         self._values: Values = [0] * len(INDEX)
         self._packed = PACKED.pack(*self._values)
         self._per_cpu = b""
+        self._quiet = _QUIET_MOST
+        """Samples since all files were read."""
         self.link_names: tuple[str, ...] = ()
         self._links = b""
         for key, file in list(self._files.items()):
@@ -290,8 +299,10 @@ class GroupReader:
 
     def read(self, details: Details, load: float, changed: bool = False) -> Sample:
         """One sample. ``changed``: something beside the files is new. Raises Gone."""
-        values = self._values
+        values, quiet = self._values, True
         for key, file in list(self._files.items()):
+            if quiet and self._quiet < _QUIET_MOST and key in _FOLLOWING:
+                continue
             try:
                 text = self._text(file)
             except FileNotFoundError:
@@ -304,10 +315,12 @@ class GroupReader:
                 continue
             if text != file.text:
                 changed = True
+                quiet = quiet and key not in _LEADING
                 file.parse(values, text)
                 file.text = text
                 if key == "per_cpu":
                     self._per_cpu = array("q", map(int, text.split())).tobytes()
+        self._quiet = self._quiet + 1 if quiet and self._quiet < _QUIET_MOST else 0
         if changed:
             target, usage, inactive = _WORKING_SET
             values[target] = max(0, values[usage] - values[inactive])

@@ -11,13 +11,17 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import web
 
-from portside.monitor.cadvisor.exposition import Exposition
+from portside.monitor.cadvisor.exposition import Exposition, label_text
 from portside.monitor.collector import Collector, Group
+from portside.monitor.early_warning import Alert, EarlyWarning
+from portside.monitor.exporters.exporting import Exporter
 from portside.monitor.history import Bucket
+from portside.monitor.history_file import HistoryFile
 from portside.monitor.live_events import LiveEvents, message
 from portside.monitor.machine_spec import MachineInfo, machine_info
 from portside.monitor.samples import Point, Sample
 from portside.monitor.settings import Settings
+from portside.monitor.warning_webhooks import Webhooks, labels_of
 
 _MACHINE_AGE = 60.0
 """Seconds for which what the machine is stays true."""
@@ -30,6 +34,10 @@ class Monitor:
         self.settings, self.collector = settings, collector
         self.live = LiveEvents()
         self.started = time.time()
+        self.warning = EarlyWarning(settings, collector)
+        self.history: HistoryFile | None = None
+        self.exporters: list[Exporter] = []
+        self.webhooks: Webhooks | None = None
         self._machine: MachineInfo | None = None
         self._machine_time = 0.0
 
@@ -66,17 +74,53 @@ class Monitor:
                 client.put(prepared[key])
 
     async def older(
-        self, _group: Group, _since: float
+        self, group: Group, since: float
     ) -> list[tuple[float, Sequence[float], Sequence[float]]]:
         """Buckets on disk, before those in memory."""
-        return []
+        if self.history is None:
+            return []
+        first = next(group.history.buckets(0.0), None)
+        return await self.history.read(group.name, since, first[0] if first else time.time())
 
-    def alerts(self) -> dict[str, list[object]]:
-        """Warnings that are on, and the last that ended."""
-        return {"firing": [], "ended": []}
+    def alerts(self) -> dict[str, list[Alert]]:
+        """Warnings that are on, the oldest first, and the last that ended."""
+        return {"firing": self.warning.firing, "ended": list(self.warning.ended)}
 
     def write_own(self, out: Exposition) -> None:
-        """Metrics of the parts that are switched on."""
+        """Metrics of early warning, and of the parts that are switched on."""
+        out.family("portside_alert", "gauge", "1 for each warning that is on.")
+        for alert in self.warning.firing:
+            labels = label_text(labels_of(alert).items())
+            out.line("portside_alert", labels, 1)
+        out.family("portside_alerts_total", "counter", "Warnings that began, by rule.")
+        for rule, count in self.warning.fired.items():
+            out.line("portside_alerts_total", label_text([("rule", rule)]), count)
+        self._write_queues(out)
+        if self.history is not None:
+            for name, help, value in (
+                ("written", "Buckets written to the history on disk.", self.history.written),
+                ("lost", "Buckets that could not be written.", self.history.lost),
+            ):
+                out.family(f"portside_monitor_history_{name}_total", "counter", help)
+                out.line(f"portside_monitor_history_{name}_total", "", value)
+
+    def _write_queues(self, out: Exposition) -> None:
+        """What exporters and webhooks sent and lost."""
+        queues = [exporter.queue for exporter in self.exporters]
+        queues += [hook.queue for hook in self.webhooks.hooks] if self.webhooks else []
+        for name, kind, help in (
+            ("sent_total", "counter", "Batches that were taken."),
+            ("dropped_total", "counter", "Batches lost because too many waited."),
+            ("rejected_total", "counter", "Batches that the other side refused."),
+            ("failures_total", "counter", "Attempts that failed and were repeated."),
+            ("waiting", "gauge", "Batches that wait."),
+        ):
+            if queues:
+                out.family(f"portside_monitor_delivery_{name}", kind, help)
+            for queue in queues:
+                labels = label_text([("to", queue.name)])
+                value = getattr(queue, name.removesuffix("_total"))
+                out.line(f"portside_monitor_delivery_{name}", labels, value)
 
     @staticmethod
     def now_ns() -> int:

@@ -97,12 +97,25 @@ def _descriptors(directory: str) -> tuple[int, int]:
     return len(names), sockets
 
 
+_known_limits: dict[str, tuple[float, tuple[Ulimit, ...]]] = {}
+_LIMITS_AGE = 60.0
+"""Seconds for which a process's limits are believed: they hardly ever change."""
+
+
 def _limits(directory: str) -> tuple[Ulimit, ...]:
+    now = time.monotonic()
+    when, found = _known_limits.get(directory, (-_LIMITS_AGE, ()))
+    if now - when < _LIMITS_AGE:
+        return found
+    if len(_known_limits) > 5000:
+        _known_limits.clear()
     try:
         with open(f"{directory}/limits", "rb") as file:
-            return parse_limits(file.read())
+            found = parse_limits(file.read())
     except OSError:
         return ()
+    _known_limits[directory] = (now, found)
+    return found
 
 
 def parse_limits(text: bytes) -> tuple[Ulimit, ...]:

@@ -14,6 +14,8 @@ from aiohttp import web
 from portside.model.errors import InvalidParameter
 from portside.monitor.access import Access
 from portside.monitor.collector import Collector, Group, MonitorEvent
+from portside.monitor.early_warning import Alert
+from portside.monitor.engine_alerts import EngineAlerts
 from portside.monitor.engine_watch import (
     ContainerFacts,
     EngineEvent,
@@ -21,10 +23,15 @@ from portside.monitor.engine_watch import (
     EngineWatch,
     Listener,
 )
+from portside.monitor.exporters.exporting import Exporter
 from portside.monitor.group_tree import layout_below
+from portside.monitor.history import Bucket
+from portside.monitor.history_file import HistoryFile
 from portside.monitor.http_server import make_app
 from portside.monitor.monitor_context import Monitor
+from portside.monitor.samples import Point, Sample
 from portside.monitor.settings import Settings, seconds
+from portside.monitor.warning_webhooks import Webhooks
 from portside.serving.listening import address, tcp
 from portside.serving.tls import server_context
 
@@ -80,6 +87,15 @@ class Program:
         check_exposure(settings, self.access, self.context)
         self.collector = Collector(settings, layout_below(settings.host_root))
         self.monitor = Monitor(settings, self.collector)
+        for endpoint in settings.exporters:
+            self.monitor.exporters.append(Exporter(endpoint, self.collector))
+        if settings.history:
+            self.monitor.history = HistoryFile(
+                settings.history, settings.history_days, settings.history_bytes
+            )
+        if settings.webhooks:
+            url = f"{'https' if self.context else 'http'}://{settings.listen}{settings.prefix}/"
+            self.monitor.webhooks = Webhooks(settings.webhooks, self.monitor.warning, url)
         self._connect()
 
     def _connect(self) -> None:
@@ -95,7 +111,17 @@ class Program:
         def known(_facts: ContainerFacts) -> None:
             monitor.groups_changed = True
 
-        listeners.sampled.append(monitor.sampled)
+        def sampled(group: Group, _sample: Sample, _point: Point, bucket: Bucket | None) -> None:
+            if bucket is not None and monitor.history is not None:
+                monitor.history.put(group.name, bucket)
+
+        def warned(alert: Alert) -> None:
+            monitor.live.send("alert", alert)
+            level = logging.WARNING if not alert.ended else logging.INFO
+            _LOG.log(level, "%s%s", "over: " if alert.ended else "", alert.summary)
+
+        monitor.warning.told.append(warned)
+        listeners.sampled += [monitor.sampled, sampled]
         listeners.added.append(groups_changed)
         listeners.removed.append(groups_changed)
         listeners.happened.append(happened)
@@ -119,6 +145,10 @@ class Program:
         )
         self.collector.start()
         watch.start()
+        alerts = EngineAlerts(watch)
+        self.monitor.warning.told.append(alerts.put)
+        alerts.start()
+        await self._start_parts()
         sending = loop.create_task(self._send_points())
         try:
             for sock in sockets:
@@ -132,8 +162,28 @@ class Program:
         finally:
             sending.cancel()
             watch.stop()
+            alerts.stop()
             await runner.cleanup()
             await self.collector.stop()
+            await self._stop_parts()
+
+    async def _start_parts(self) -> None:
+        monitor = self.monitor
+        for exporter in monitor.exporters:
+            await exporter.start()
+        if monitor.webhooks is not None:
+            await monitor.webhooks.start()
+        if monitor.history is not None:
+            monitor.history.start()
+
+    async def _stop_parts(self) -> None:
+        monitor = self.monitor
+        for exporter in monitor.exporters:
+            await exporter.stop()
+        if monitor.webhooks is not None:
+            await monitor.webhooks.stop()
+        if monitor.history is not None:
+            await monitor.history.stop()
 
     async def _send_points(self) -> None:
         while True:

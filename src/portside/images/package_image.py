@@ -1,7 +1,8 @@
-"""A root file system that runs this very package: the layer of ``portside/registry``.
+"""A root file system that runs a program of this very package: the layers of
+``portside/registry`` and ``portside/monitor``.
 
 It is put together from the machine's own interpreter: its standard library, the installed
-distributions the registry needs and the shared libraries they load. Nothing is fetched.
+distributions the program needs and the shared libraries they load. Nothing is fetched.
 Paths inside are fixed (``/usr/local``), times are zero and entries sorted, so that the same
 interpreter and packages give the same digest.
 
@@ -25,6 +26,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import msgspec
+
 from portside.model.errors import SystemFailure
 
 HOME = PurePosixPath("/usr/local")
@@ -38,6 +41,46 @@ storage:
 http:
   addr: :5000
 """
+
+
+class Program(msgspec.Struct, frozen=True):
+    """One program that becomes an image."""
+
+    name: str
+    """Of the image and, with a dash, of the command in it: ``portside/registry``."""
+    entry: str
+    """The module whose ``main`` is called."""
+    needed: tuple[str, ...]
+    """Distributions that it imports."""
+    folders: frozenset[str]
+    """Folders of this package that it imports."""
+    probed: tuple[str, ...]
+    """Modules that load every shared library it needs."""
+    kept: frozenset[str] = frozenset()
+    """What of :data:`_LEFT_OUT` it does need."""
+
+    @property
+    def command(self) -> str:
+        return self.name.replace("/", "-")
+
+
+_PROBED = ("ssl", "hashlib", "socket", "zlib", "bz2", "lzma", "ctypes", "uuid", "select",
+           "bcrypt", "yaml")  # fmt: skip
+REGISTRY = Program(
+    name="portside/registry",
+    entry="portside.registry.server.__main__",
+    needed=("aiohttp", "bcrypt", "msgspec", "prometheus-client", "PyJWT", "PyYAML", "portside"),
+    folders=frozenset(("registry", "serving", "flags", "model")),
+    probed=("portside.registry.server.app", "portside.registry.server.proxy", "jwt", *_PROBED),
+)
+MONITOR = Program(
+    name="portside/monitor",
+    entry="portside.monitor.__main__",
+    needed=("aiohttp", "bcrypt", "msgspec", "PyYAML", "portside"),
+    folders=frozenset(("monitor", "client", "serving", "kernel", "flags", "model")),
+    probed=("portside.monitor.program", "sqlite3", *_PROBED),
+    kept=frozenset(("sqlite3",)),
+)
 _LIBRARY = HOME / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 PYTHON = str(HOME / "bin" / "python3")
 _LEFT_OUT = frozenset(
@@ -49,12 +92,6 @@ _LEFT_OUT = frozenset(
      "zipapp.py", "smtplib.py", "ftplib.py", "telnetlib.py", "this.py", "antigravity.py")
 )  # fmt: skip
 """Parts of the standard library (and of packages) that a server has no use for."""
-_NEEDED = (
-    "aiohttp", "bcrypt", "msgspec", "prometheus-client", "PyJWT", "PyYAML",
-    "portside",
-)  # fmt: skip
-_OWN = frozenset(("registry", "serving", "flags", "model"))
-"""Folders of this package that the registry imports."""
 _PROBE = """
 import importlib, json, sys
 for name in sys.argv[1:]:
@@ -62,12 +99,10 @@ for name in sys.argv[1:]:
 maps = open("/proc/self/maps").read().split("\\n")
 print(json.dumps(sorted({line.split(maxsplit=5)[5] for line in maps if ".so" in line})))
 """
-_MODULES = (
-    "portside.registry.server.app", "portside.registry.server.proxy", "bcrypt", "jwt", "yaml",
-    "ssl", "hashlib", "socket", "zlib", "bz2", "lzma", "ctypes", "uuid", "select",
-)  # fmt: skip
 
-_SCRIPT = f"""\
+
+def _script(program: Program) -> str:
+    return f"""\
 #!{PYTHON} -IS
 # The first process of a container dies of no signal it does not handle (pid_namespaces(7)),
 # so SIGTERM and SIGINT are handled before anything else is imported.
@@ -78,21 +113,25 @@ import sys
 for number in (_signal.SIGTERM, _signal.SIGINT):
     _signal.signal(number, lambda *_: posix._exit(0))
 sys.path.append("{_LIBRARY}/site-packages")
-from portside.registry.server.__main__ import main
+from {program.entry} import main
 
 sys.exit(main())
 """
+
 
 Source = Path | bytes | PurePosixPath
 """A file of this machine, a file's content, or where a symbolic link points."""
 
 
-def write_layer(out: BinaryIO) -> None:
-    """Write the layer as an uncompressed tar; raises SystemFailure when something is missing."""
-    files = dict(_everything())
+def write_layer(out: BinaryIO, program: Program) -> None:
+    """Write a program's layer as an uncompressed tar.
+
+    Raises SystemFailure when something is missing.
+    """
+    files = dict(_everything(program))
     made: set[PurePosixPath] = set()
     with (
-        tempfile.TemporaryDirectory(prefix="portside-registry-") as directory,
+        tempfile.TemporaryDirectory(prefix="portside-image-") as directory,
         tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         files = _compiled(files, Path(directory))
@@ -146,7 +185,7 @@ def _compiled(files: dict[PurePosixPath, Source], directory: Path) -> dict[PureP
         env={"PYTHONHASHSEED": "0"},
     )
     if run.returncode:
-        raise SystemFailure(f"portside/registry cannot be made: {run.stderr.strip()[-500:]}")
+        raise SystemFailure(f"the image cannot be made: {run.stderr.strip()[-500:]}")
     return found
 
 
@@ -173,38 +212,42 @@ def _stripped(data: bytes) -> bytes:
     return data[:0x28] + bytes(8) + data[0x30:0x3A] + bytes(6) + data[0x40:end]
 
 
-def _everything() -> Iterator[tuple[PurePosixPath, Source]]:
+def _everything(program: Program) -> Iterator[tuple[PurePosixPath, Source]]:
     """Where each file goes and where it comes from."""
     interpreter = Path(sys.executable).resolve()
     yield PurePosixPath(PYTHON), interpreter
     for name in ("stdlib", "platstdlib"):
         base = Path(sysconfig.get_path(name, vars={"installed_base": sys.base_prefix}))
-        yield from ((_LIBRARY / found.relative_to(base), found) for found in _walk(base))
+        files = _walk(base, program.kept)
+        yield from ((_LIBRARY / found.relative_to(base), found) for found in files)
     packages = _LIBRARY / "site-packages"
-    for distribution in _closure(_NEEDED):
+    for distribution in _closure(program.needed):
         for relative, found in _files_of(distribution):
             yield packages / relative, found
     own = Path(__file__).resolve().parents[1]
     for found in _walk(own):
         inside = found.relative_to(own)
-        if len(inside.parts) == 1 or inside.parts[0] in _OWN:
+        if len(inside.parts) == 1 or inside.parts[0] in program.folders:
             yield packages / "portside" / inside, found
-    for library in _libraries():
+    for library in _libraries(program):
         yield PurePosixPath(library), Path(library).resolve()
-    yield HOME / "bin" / "portside-registry", _SCRIPT.encode()
-    yield PurePosixPath("/bin/registry"), HOME / "bin" / "portside-registry"
-    yield CONFIG, _SETTINGS
-    yield PurePosixPath("/etc/distribution"), CONFIG.parent
+    command = HOME / "bin" / program.command
+    yield command, _script(program).encode()
+    if program is REGISTRY:  # as other registries' images have them
+        yield PurePosixPath("/bin/registry"), command
+        yield CONFIG, _SETTINGS
+        yield PurePosixPath("/etc/distribution"), CONFIG.parent
 
 
-def _walk(base: Path) -> Iterator[Path]:
+def _walk(base: Path, kept: frozenset[str] = frozenset()) -> Iterator[Path]:
+    left_out = _LEFT_OUT - kept
     for directory, names, files in os.walk(base):
         names[:] = [
-            name for name in names if name not in _LEFT_OUT and not name.startswith("config-")
+            name for name in names if name not in left_out and not name.startswith("config-")
         ]
         for name in files:
             path = Path(directory, name)
-            if name not in _LEFT_OUT and path.is_file() and path.suffix not in (".pyc", ".a"):
+            if name not in left_out and path.is_file() and path.suffix not in (".pyc", ".a"):
                 yield path
 
 
@@ -220,7 +263,7 @@ def _closure(names: Iterable[str]) -> list[importlib.metadata.Distribution]:
             distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError as err:
             raise SystemFailure(
-                f"portside/registry cannot be made: the package {name} is not installed"
+                f"the image cannot be made: the package {name} is not installed"
             ) from err
         found[name] = distribution
         for requirement in distribution.requires or ():
@@ -253,13 +296,13 @@ def _files_of(
         yield relative, path
 
 
-def _libraries() -> list[str]:
-    """Paths of the shared libraries that the registry's process has mapped, and their loader."""
+def _libraries(program: Program) -> list[str]:
+    """Paths of the shared libraries that the program's process has mapped, and their loader."""
     run = subprocess.run(
-        [sys.executable, "-c", _PROBE, *_MODULES], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _PROBE, *program.probed], capture_output=True, text=True, check=False
     )
     if run.returncode:
-        raise SystemFailure(f"portside/registry cannot be made: {run.stderr.strip()[-500:]}")
+        raise SystemFailure(f"the image cannot be made: {run.stderr.strip()[-500:]}")
     inside = (sys.prefix, sys.base_prefix)
     mapped: list[str] = json.loads(run.stdout)
     libraries = [path for path in mapped if not _within(path, inside) or "libpython" in path]

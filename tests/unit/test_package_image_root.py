@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from portside.images import registry_image
+from portside.images import package_image
 
 
 def test_compiled_files_are_the_same_each_time_and_need_no_source(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_compiled_files_are_the_same_each_time_and_need_no_source(tmp_path: Path
     for name in ("one", "two"):
         directory = tmp_path / name
         directory.mkdir()
-        found = registry_image._compiled({target: source, PurePosixPath("/b.txt"): b"x"}, directory)
+        found = package_image._compiled({target: source, PurePosixPath("/b.txt"): b"x"}, directory)
         made = found.pop(PurePosixPath("/usr/local/lib/a.pyc"))
         assert found == {PurePosixPath("/b.txt"): b"x"} and isinstance(made, Path)
         contents.append(made.read_bytes())
@@ -38,10 +38,10 @@ def test_a_stripped_library_still_loads(tmp_path: Path) -> None:
     if not path:
         pytest.skip("this Python loads no libc.so: not glibc")
     data = Path(path).read_bytes()
-    stripped = registry_image._stripped(data)
-    assert 0 < len(stripped) < len(data) and registry_image._stripped(stripped) == stripped
+    stripped = package_image._stripped(data)
+    assert 0 < len(stripped) < len(data) and package_image._stripped(stripped) == stripped
     copy = tmp_path / "copy.so"
-    copy.write_bytes(registry_image._stripped(Path(sys.executable).resolve().read_bytes()))
+    copy.write_bytes(package_image._stripped(Path(sys.executable).resolve().read_bytes()))
     copy.chmod(0o755)
     run = subprocess.run([copy, "-S", "-c", "print(1)"], capture_output=True, text=True)
     assert run.stdout == "1\n", run.stderr
@@ -51,4 +51,4 @@ def test_a_stripped_library_still_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", b"\x7fELF\x02\x01", b"\x7fELF\x01\x01" * 40,
                                   b"\x7fELF\x02\x01" + bytes(26) + b"\xff" * 40])  # fmt: skip
 def test_other_files_stay_as_they_are(data: bytes) -> None:
-    assert registry_image._stripped(data) == data
+    assert package_image._stripped(data) == data

@@ -1,0 +1,405 @@
+"""Early warning: rules over samples, each with hysteresis, and what to do about it.
+
+A rule fires when its value has been above ``above`` for ``hold`` seconds, and ends when it has
+been below ``below`` for as long: a value that hovers around a threshold gives one warning.
+Rules about events (OOM, restarts, errors of the kernel) fire at once and end when nothing
+happened for ``hold`` seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from portside.model.golang.sizes import binary_size
+from portside.monitor.collector import Collector, Group, MonitorEvent
+from portside.monitor.engine_watch import EngineEvent
+from portside.monitor.history import Bucket
+from portside.monitor.samples import SERIES, Point, Sample
+from portside.monitor.settings import Rule as Override
+from portside.monitor.settings import Settings, seconds
+
+_MOST_ENDED = 200
+_MOST_STATES = 50_000
+"""Pairs of rule and group that are remembered."""
+_MEMORY, _THROTTLED, _THREADS = (SERIES.index(n) for n in ("working_set", "throttled", "threads"))
+_STALLED = {kind: SERIES.index(f"pressure_{kind}") for kind in ("cpu", "memory", "io")}
+_RESTARTS = 5.0
+"""Restarts within ten minutes that are a loop."""
+_RESTART_WINDOW = 600.0
+
+
+class Alert(msgspec.Struct, kw_only=True):
+    """One warning about one group."""
+
+    rule: str
+    group: str
+    shown: str
+    """The container's name, or the group's path."""
+    subject: str = ""
+    """What of it: a file system's mount point, a process."""
+    severity: str = "warning"
+    """``warning`` or ``critical``."""
+    summary: str = ""
+    """What is wrong, with numbers."""
+    advice: str = ""
+    """What to do: a command where there is one."""
+    value: float = 0.0
+    threshold: float = 0.0
+    started: float = 0.0
+    """Seconds since the epoch."""
+    ended: float = 0.0
+    """0 while it is on."""
+    labels: dict[str, str] = {}
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.rule, self.group, self.subject
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule. ``above`` and ``below`` are in the rule's own unit."""
+
+    name: str
+    severity: str
+    above: float
+    below: float
+    hold: float
+    """Seconds."""
+    about: str
+    """What it looks for, in a sentence."""
+
+
+DEFAULTS = (
+    Rule(name="memory_near_limit", severity="warning", above=90, below=80, hold=10,
+         about="working set in percent of the memory limit, while it rises"),
+    Rule(name="cpu_throttled", severity="warning", above=25, below=10, hold=60,
+         about="percent of the processor quota's periods in which the group was held back"),
+    Rule(name="oom_kill", severity="critical", above=0, below=0, hold=300,
+         about="a process was killed because the memory limit was reached"),
+    Rule(name="restart_loop", severity="critical", above=_RESTARTS - 1, below=1, hold=120,
+         about="restarts within ten minutes"),
+    Rule(name="unhealthy", severity="warning", above=0, below=0, hold=0,
+         about="the container's health check fails"),
+    Rule(name="disk_nearly_full", severity="critical", above=90, below=85, hold=30,
+         about="percent of a file system that is in use"),
+    Rule(name="inodes_nearly_used", severity="critical", above=90, below=85, hold=30,
+         about="percent of a file system's inodes that are in use"),
+    Rule(name="pids_near_limit", severity="warning", above=90, below=80, hold=10,
+         about="threads in percent of the limit"),
+    Rule(name="descriptors_near_limit", severity="warning", above=90, below=80, hold=0,
+         about="open descriptors in percent of a process's limit"),
+    Rule(name="pressure_cpu", severity="warning", above=80, below=50, hold=60,
+         about="percent of the time in which something waited for a processor"),
+    Rule(name="pressure_memory", severity="warning", above=20, below=10, hold=30,
+         about="percent of the time in which something waited for memory"),
+    Rule(name="pressure_io", severity="warning", above=60, below=30, hold=60,
+         about="percent of the time in which something waited for a block device"),
+    Rule(name="clock_stepped", severity="warning", above=1, below=0.5, hold=300,
+         about="seconds by which the machine's clock was set"),
+    Rule(name="kernel_error", severity="warning", above=0, below=0, hold=600,
+         about="the kernel logged an error"),
+)  # fmt: skip
+
+
+def rules_of(overrides: dict[str, Override]) -> dict[str, Rule]:
+    """The default rules with the settings' changes; raises InvalidParameter."""
+    from portside.model.errors import InvalidParameter
+
+    found = {rule.name: rule for rule in DEFAULTS}
+    for name, change in overrides.items():
+        if name not in found:
+            raise InvalidParameter(f"rules: unknown rule {name!r}: use {', '.join(sorted(found))}")
+        if not change.enabled:
+            del found[name]
+            continue
+        rule = found[name]
+        above = rule.above if change.above is None else change.above
+        below = min(rule.below, above) if change.below is None else change.below
+        hold = rule.hold if change.hold is None else seconds(change.hold)
+        if below > above:
+            raise InvalidParameter(f"rules: {name}: below ({below:g}) must not exceed above")
+        found[name] = msgspec.structs.replace(rule, above=above, below=below, hold=hold)
+    return found
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a rule looks at in one moment."""
+
+    value: float
+    summary: str
+    advice: str = ""
+    subject: str = ""
+
+
+class _State:
+    """Of one rule and one group: since when it is above, or below."""
+
+    __slots__ = ("above_since", "alert", "below_since")
+
+    def __init__(self) -> None:
+        self.above_since = self.below_since = 0.0
+        self.alert: Alert | None = None
+
+
+Told = Callable[[Alert], None]
+
+
+class EarlyWarning:
+    """All rules over all groups. ``told`` is called when a warning begins and when it ends."""
+
+    def __init__(self, settings: Settings, collector: Collector) -> None:
+        self.rules = rules_of(settings.rules)
+        self.told: list[Told] = []
+        self.ended: deque[Alert] = deque(maxlen=_MOST_ENDED)
+        self.fired: dict[str, int] = dict.fromkeys(self.rules, 0)
+        self._collector = collector
+        self._states: dict[tuple[str, str, str], _State] = {}
+        self._restarts: dict[str, deque[float]] = {}
+        self._clock = time.time() - time.monotonic()
+        collector.listeners.sampled.append(self.sampled)
+        collector.listeners.happened.append(self.happened)
+        collector.listeners.engine.append(self.engine_event)
+        collector.listeners.removed.append(self.removed)
+
+    @property
+    def firing(self) -> list[Alert]:
+        """Warnings that are on, the oldest first."""
+        found = [state.alert for state in self._states.values() if state.alert is not None]
+        return sorted(found, key=lambda alert: alert.started)
+
+    # -- what comes in -----------------------------------------------------------------------
+
+    def sampled(self, group: Group, sample: Sample, point: Point, _bucket: Bucket | None) -> None:
+        now = sample.time_ns / 1e9
+        for name, reading in _readings(group, point):
+            self._judge(name, group, reading, now)
+        if group.name == "/":
+            self._look_at_clock(group, now)
+            self.pass_time(now)
+
+    def happened(self, event: MonitorEvent) -> None:
+        group = self._collector.groups.get(event.group)
+        now = event.time_ns / 1e9
+        if event.type == "oomKill":
+            shown = group.shown if group is not None else event.group
+            who = f"process {event.process} ({event.pid})" if event.pid else "a process"
+            limit = group.spec.memory_limit if group and group.spec.has_memory_limit else 0
+            advice = (
+                f"raise the limit: docker update -m {_larger(limit)} {shown}"
+                if limit and group and group.container
+                else "find out what took the memory; set limits on what may take too much"
+            )
+            summary = f"{shown}: {who} was killed for lack of memory"
+            self._fire("oom_kill", event.group, shown, Reading(1, summary, advice), now)
+        elif event.type == "kernel":
+            reading = Reading(1, f"kernel: {event.text[:300]}", "see dmesg")
+            self._fire("kernel_error", "/", "/", reading, now)
+
+    def engine_event(self, event: EngineEvent) -> None:
+        name = event.attributes.get("name", event.id[:12])
+        group = self._collector.by_container.get(event.id)
+        path = group.name if group is not None else event.id
+        now = event.time_ns / 1e9 or time.time()
+        if event.type != "container":
+            return
+        if event.action == "die":
+            self._count_restart(event, name, now)
+        elif event.action.startswith("health_status") and "unhealthy" in event.action:
+            summary = f"{name}: the health check fails"
+            advice = f"docker inspect --format '{{{{json .State.Health}}}}' {name}"
+            self._fire("unhealthy", path, name, Reading(1, summary, advice), now)
+        elif event.action.startswith("health_status") or event.action == "destroy":
+            self._end("unhealthy", path, "", now)
+        if event.action == "destroy":
+            self._restarts.pop(event.id, None)
+            self._end("restart_loop", event.id, "", now)
+
+    def removed(self, group: Group) -> None:
+        """Its warnings end with it, but for those that tell why it went."""
+        now = time.time()
+        for key in [key for key in self._states if key[1] == group.name]:
+            if key[0] not in ("oom_kill", "restart_loop"):
+                self._end(*key, now)
+                self._states.pop(key, None)
+
+    def _count_restart(self, event: EngineEvent, name: str, now: float) -> None:
+        """Deaths within ten minutes of a container that is started again and again."""
+        times = self._restarts.setdefault(event.id, deque(maxlen=100))
+        times.append(now)
+        while times and times[0] < now - _RESTART_WINDOW:
+            times.popleft()
+        rule = self.rules.get("restart_loop")
+        if rule is not None and len(times) > rule.above:
+            code = event.attributes.get("exitCode", "?")
+            summary = f"{name}: ended {len(times)} times in ten minutes, last with status {code}"
+            reading = Reading(float(len(times)), summary, f"docker logs --tail 50 {name}")
+            self._fire("restart_loop", event.id, name, reading, now)
+        if len(self._restarts) > 10_000:
+            self._restarts.pop(next(iter(self._restarts)))
+
+    def _look_at_clock(self, group: Group, now: float) -> None:
+        """Whether the wall clock moved against the monotonic one since the last look."""
+        offset = time.time() - time.monotonic()
+        step, self._clock = offset - self._clock, offset
+        rule = self.rules.get("clock_stepped")
+        if rule is not None and abs(step) > rule.above:
+            summary = f"the machine's clock was set by {step:+.1f} s"
+            reading = Reading(abs(step), summary, "check the time service (timedatectl)")
+            self._fire("clock_stepped", "/", group.shown, reading, now)
+
+    # -- judging -----------------------------------------------------------------------------
+
+    def _judge(self, name: str, group: Group, reading: Reading, now: float) -> None:
+        rule = self.rules.get(name)
+        if rule is None:
+            return
+        key = (name, group.name, reading.subject)
+        state = self._states.get(key)
+        if state is None:
+            if reading.value <= rule.above or len(self._states) >= _MOST_STATES:
+                return
+            state = self._states[key] = _State()
+        if state.alert is None:
+            if reading.value <= rule.above:
+                del self._states[key]
+                return
+            state.above_since = state.above_since or now
+            if now - state.above_since >= rule.hold:
+                self._begin(rule, group.name, group.shown, reading, now, state)
+            return
+        state.alert.value = round(reading.value, 3)
+        if reading.value >= rule.below:
+            state.below_since = 0.0
+            return
+        state.below_since = state.below_since or now
+        if now - state.below_since >= rule.hold:
+            self._end(*key, now)
+
+    def _fire(self, name: str, path: str, shown: str, reading: Reading, now: float) -> None:
+        """At once; a warning that is on already is renewed."""
+        rule = self.rules.get(name)
+        if rule is None:
+            return
+        key = (name, path, reading.subject)
+        state = self._states.setdefault(key, _State())
+        state.below_since = now
+        if state.alert is None:
+            self._begin(rule, path, shown, reading, now, state)
+        else:
+            state.alert.value, state.alert.summary = reading.value, reading.summary
+
+    def _begin(
+        self, rule: Rule, path: str, shown: str, reading: Reading, now: float, state: _State
+    ) -> None:
+        group = self._collector.groups.get(path)
+        facts = group.facts if group is not None else None
+        state.alert = Alert(
+            rule=rule.name,
+            group=path,
+            shown=shown,
+            subject=reading.subject,
+            severity=rule.severity,
+            summary=reading.summary,
+            advice=reading.advice,
+            value=round(reading.value, 3),
+            threshold=rule.above,
+            started=now,
+            labels={"image": facts.image, "id": facts.id} if facts else {},
+        )
+        state.below_since = now if rule.name in _ENDING_BY_TIME else 0.0
+        self.fired[rule.name] += 1
+        for told in self.told:
+            told(state.alert)
+
+    def _end(self, name: str, path: str, subject: str, now: float) -> None:
+        state = self._states.pop((name, path, subject), None)
+        if state is not None and state.alert is not None:
+            state.alert.ended = now
+            self.ended.append(state.alert)
+            for told in self.told:
+                told(state.alert)
+
+    def pass_time(self, now: float) -> None:
+        """End the warnings about events after which nothing more happened for a while."""
+        for key, state in list(self._states.items()):
+            rule = self.rules[key[0]]
+            if key[0] in _ENDING_BY_TIME and now - state.below_since >= rule.hold:
+                self._end(*key, now)
+
+
+_ENDING_BY_TIME = frozenset(("oom_kill", "restart_loop", "clock_stepped", "kernel_error"))
+
+
+def _larger(limit: int) -> str:
+    """Half as much again, in MiB, as ``docker update -m`` takes it."""
+    return f"{limit * 3 // 2 >> 20}m"
+
+
+def _readings(group: Group, point: Point) -> Iterator[tuple[str, Reading]]:
+    """What the rules about numbers look at."""
+    spec, shown = group.spec, group.shown
+    if group.container:
+        yield from _container_readings(group, point)
+    for kind, index in _STALLED.items():
+        if group.container or group.name == "/":
+            what = {"cpu": "a processor", "memory": "memory", "io": "a block device"}[kind]
+            summary = f"{shown}: {point[index]:.0f} % of the time something waited for {what}"
+            yield f"pressure_{kind}", Reading(point[index], summary, _WAITING[kind])
+    if spec.pids_limit and group.name != "/":
+        share = 100 * point[_THREADS] / spec.pids_limit
+        if share > 50 or group.container:
+            summary = f"{shown}: {point[_THREADS]:.0f} of {spec.pids_limit} threads"
+            advice = f"docker update --pids-limit {spec.pids_limit * 2} {shown}"
+            yield "pids_near_limit", Reading(share, summary, advice if group.container else "")
+    details = group.details
+    if details.descriptors_limit > 0:
+        share = 100 * details.descriptors_highest / details.descriptors_limit
+        summary = (
+            f"{shown}: {details.descriptors_highest} of {details.descriptors_limit} descriptors"
+        )
+        advice = "close files, or start with a larger --ulimit nofile"
+        yield "descriptors_near_limit", Reading(share, summary, advice)
+    if group.name == "/":
+        yield from _disk_readings(group)
+
+
+_WAITING = {
+    "cpu": "give it more processor time (docker update --cpus), or run less beside it",
+    "memory": "give it more memory (docker update -m), or run less beside it",
+    "io": "find who reads and writes much; limit it (docker run --device-write-bps)",
+}
+
+
+def _container_readings(group: Group, point: Point) -> Iterable[tuple[str, Reading]]:
+    spec, shown = group.spec, group.shown
+    if spec.has_memory_limit:
+        share = 100 * point[_MEMORY] / spec.memory_limit
+        used, limit = binary_size(point[_MEMORY]), binary_size(spec.memory_limit)
+        summary = f"{shown}: {used} of {limit} memory in use ({share:.0f} %)"
+        advice = f"docker update -m {_larger(spec.memory_limit)} {shown}"
+        yield "memory_near_limit", Reading(share, summary, advice)
+    if spec.quota:
+        share = 100 * point[_THROTTLED]
+        summary = f"{shown}: held back by its processor quota in {share:.0f} % of the periods"
+        advice = f"docker update --cpus {spec.cores * 1.5:.2g} {shown}"
+        yield "cpu_throttled", Reading(share, summary, advice)
+
+
+def _disk_readings(group: Group) -> Iterable[tuple[str, Reading]]:
+    for use in group.details.filesystems:
+        whole = use.usage + use.available
+        if whole and use.type not in ("tmpfs", "9p"):
+            share = 100 * use.usage / whole
+            free = binary_size(use.available)
+            summary = f"{use.mountpoint}: {share:.0f} % in use, {free} left"
+            advice = "docker system prune; docker system df tells what takes the space"
+            yield "disk_nearly_full", Reading(share, summary, advice, use.mountpoint)
+        if use.inodes:
+            share = 100 * (use.inodes - use.inodes_free) / use.inodes
+            summary = f"{use.mountpoint}: {share:.0f} % of the inodes in use"
+            advice = "remove directories with many small files; docker system prune"
+            yield "inodes_nearly_used", Reading(share, summary, advice, use.mountpoint)

@@ -1,0 +1,1 @@
+"""Export of samples to other systems: what is sent (the encoders) and how (``exporting``)."""

@@ -1,0 +1,332 @@
+"""The monitor's samples, history, rules and encoders: pure logic."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portside.model.errors import InvalidParameter
+from portside.monitor import (
+    filesystems,
+    group_reader,
+    group_tree,
+    kernel_log,
+    network_reader,
+)
+from portside.monitor.__main__ import translate
+from portside.monitor.cadvisor import exposition
+from portside.monitor.cadvisor.usage_summary import percentiles
+from portside.monitor.collector import Listeners
+from portside.monitor.delivery_queue import DeliveryQueue, Rejected
+from portside.monitor.early_warning import Alert, EarlyWarning, Reading, rules_of
+from portside.monitor.history import BUCKET, GroupHistory, Limits, chart
+from portside.monitor.history_file import HistoryFile
+from portside.monitor.live_events import Client
+from portside.monitor.samples import (
+    INDEX,
+    PACKED,
+    SERIES,
+    Details,
+    Sample,
+    disks,
+    point,
+    pressure,
+    view,
+)
+from portside.monitor.settings import Rule, made_of
+
+
+def sample(time_s: float, **values: int) -> Sample:
+    numbers = [0] * len(INDEX)
+    for name, value in values.items():
+        numbers[INDEX[name]] = value
+    packed = PACKED.pack(*numbers)
+    return Sample(int(time_s * 1e9), packed, b"", b"", b"", (), b"", (b"", b"", b""), Details())
+
+
+# -- parsing what the kernel writes -----------------------------------------------------------
+
+
+def test_io_of_both_versions() -> None:
+    old = sample(1)
+    text = b"8:0 Read 4096\n8:0 Write 512\n8:0 Discard 0\n8:0 Total 4608\nTotal 4608\n"
+    operations = b"8:0 Read 2\n8:0 Write 1\nTotal 3\n"
+    old = Sample(1, old.scalars, b"", text, operations, (), b"", (b"", b"", b""), Details())
+    (disk,) = disks(old)
+    assert (disk.major, disk.minor, disk.bytes["Read"], disk.operations["Write"]) == (8, 0, 4096, 1)
+    new = b"254:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0 cost.usage=7\n"
+    found = Sample(1, old.scalars, b"", new, b"", (), b"", (b"", b"", b""), Details())
+    (disk,) = disks(found)
+    assert disk.bytes == {"Read": 10, "Write": 20, "Discard": 0, "Total": 30}
+    assert disk.operations["Total"] == 3 and disk.cost == {"cost.usage": 7}
+
+
+def test_pressure_with_one_line_and_two() -> None:
+    both = (
+        b"some avg10=1.50 avg60=2.00 avg300=3.00 total=42\n"
+        b"full avg10=0.25 avg60=0 avg300=0 total=7\n"
+    )
+    found = pressure(both)
+    assert (found.some.avg10, found.some.total, found.full.total) == (1.5, 42, 7)
+    assert pressure(both.splitlines()[0]).full.total == 0
+
+
+@given(st.binary(max_size=400))
+def test_hostile_text_of_files_is_no_error(text: bytes) -> None:
+    values = [0] * len(INDEX)
+    group_reader._memory_stat(group_reader._STAT_V1)(values, text)
+    group_reader._io_v2(values, text)
+    group_reader._pressure("pressure_cpu")(values, text)
+    kernel_log.parse(text.decode(errors="replace"))
+    filesystems.parse_mounts(text.decode(errors="replace"))
+
+
+def test_memory_stat_takes_the_groups_below_into_account() -> None:
+    values = [0] * len(INDEX)
+    text = b"cache 1\nrss 2\ntotal_cache 30\ntotal_rss 40\ntotal_inactive_file 5\npgfault 9\n"
+    group_reader._memory_stat(group_reader._STAT_V1)(values, text)
+    assert [values[INDEX[n]] for n in ("memory_cache", "memory_rss", "pgfault")] == [30, 40, 9]
+
+
+def test_links_leave_out_loopback_and_the_machines_ends_of_links() -> None:
+    head = b"Inter-|   Receive\n face |bytes\n"
+    row = b" 10 2 3 4 0 0 0 0 20 5 6 7 0 0 0 0\n"
+    text = head + b"    lo:" + row + b"  eth0:" + row + b"veth12:" + row
+    names, counters = network_reader.parse_links(text, is_machine=True)
+    assert names == ("eth0",) and len(counters) == 64
+    assert network_reader.parse_links(text, is_machine=False)[0] == ("eth0", "veth12")
+
+
+def test_oom_records_of_the_kernel() -> None:
+    text = (
+        "6,1,2,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=x,mems_allowed=0,"
+        "oom_memcg=/docker/a,task_memcg=/docker/a/b,task=my,prog,pid=77,uid=0\n"
+    )
+    found = kernel_log.parse(text)
+    assert found == kernel_log.OomKill(
+        "/docker/a/b", "/docker/a", 77, "my,prog", "CONSTRAINT_MEMCG"
+    )
+    assert kernel_log.parse("3,1,2,-;I/O error\n") == kernel_log.KernelError(3, "I/O error")
+    assert kernel_log.parse("30,1,2,-;a daemon's line\n") is None
+
+
+def test_container_ids_in_the_paths_of_engines() -> None:
+    identifier = "0123456789abcdef" * 4
+    for path in (
+        f"/docker/{identifier}", f"/system.slice/docker-{identifier}.scope",
+        f"/portside-1234/{identifier}", f"/kubepods/besteffort/pod1/{identifier}",
+    ):  # fmt: skip
+        assert group_tree.container_id(path) == identifier
+    assert group_tree.container_id(f"/docker/{identifier}/below") == ""
+
+
+# -- history ----------------------------------------------------------------------------------
+
+
+def test_points_are_rates_and_never_negative() -> None:
+    before = sample(10, cpu_total=10**9, rx_bytes=100, cfs_periods=10, cfs_throttled_periods=0)
+    after = sample(12, cpu_total=4 * 10**9, rx_bytes=50, cfs_periods=20, cfs_throttled_periods=5)
+    found = dict(zip(SERIES, point(before, after), strict=True))
+    assert (found["cpu"], found["net_rx"], found["throttled"]) == (1.5, 0, 0.5)
+
+
+def test_history_is_bounded_and_keeps_means_and_maxima() -> None:
+    history = GroupHistory(Limits(full=20, kept=120, most=50))
+    start = 1_000_000 // BUCKET * BUCKET
+    finished = []
+    for second in range(600):
+        made = history.add(sample(start + second, memory_usage=second % BUCKET))
+        finished += [made] if made else []
+    assert len(history.samples) <= 21
+    kept = list(history.buckets(0))
+    assert len(kept) <= 120 // BUCKET + 18
+    memory = SERIES.index("memory")
+    assert kept[1][1][memory] == 7 and kept[1][2][memory] == BUCKET - 1
+    assert [bucket.start for bucket in finished[:2]] == [start, start + BUCKET]
+
+
+def test_chart_bounds_its_points_and_has_gaps() -> None:
+    history = GroupHistory(Limits())
+    now = 2_000_000.0
+    for second in (0, 1, 2, 8):
+        history.add(sample(now - 9 + second, memory_usage=100 + second))
+    found = chart("/x", history, now, 60, 10**9, ("memory",))
+    assert len(found.times) == 60 and found.step == 1.0
+    values = [value for value in found.series["memory"].mean if value is not None]
+    assert values == [101, 102, 108]  # the first sample has no rate, and no point
+    long = chart("/x", history, now, 3600, 100, ("memory",))
+    assert len(long.times) == 100 and max(v or 0 for v in long.series["memory"].max) == 108
+
+
+def test_history_on_disk_is_read_back_and_bounded(tmp_path: Path) -> None:
+    store = HistoryFile(str(tmp_path / "h.db"), days=1, most_bytes=200_000)
+    history = GroupHistory(Limits())
+    start = int(time.time()) // BUCKET * BUCKET - 20_000
+    for second in range(0, 18_000, 5):
+        if bucket := history.add(sample(start + second, memory_usage=second)):
+            for number in range(3):
+                store.put(f"/group{number}", bucket)
+    store.flush()
+    assert store.size() <= 200_000 and store.lost == 0
+    rows = store._read("/group1", 0, 2**40)
+    assert rows and rows[-1][0] > rows[0][0] > start
+    assert store._read("/unknown", 0, 2**40) == []
+    store._database.close()
+
+
+def test_damaged_history_is_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "h.db"
+    path.write_bytes(b"this is no database" * 500)
+    store = HistoryFile(str(path), 1, 1 << 20)
+    store.flush()
+    store._database.close()
+    assert (tmp_path / "h.db.damaged").exists()
+
+
+# -- early warning ----------------------------------------------------------------------------
+
+
+def warning(**overrides: Rule) -> tuple[EarlyWarning, list[Alert]]:
+    collector: Any = SimpleNamespace(listeners=Listeners(), groups={}, by_container={})
+    made = EarlyWarning(made_of({"rules": {}}), collector)
+    made.rules = rules_of(overrides)
+    told: list[Alert] = []
+    made.told.append(told.append)
+    return made, told
+
+
+def group(name: str) -> Any:
+    return SimpleNamespace(name=name, shown=name, facts=None, container="")
+
+
+def test_a_value_around_the_threshold_gives_one_warning() -> None:
+    made, told = warning(memory_near_limit=Rule(above=90, below=80, hold="10s"))
+    for second in range(100):
+        value = 92 if second % 2 else 89  # hovers: above 80 all the time
+        made._judge(
+            "memory_near_limit", group("/g"), Reading(95 if second < 20 else value, ""), second
+        )
+    assert [alert.ended for alert in told] == [0.0]
+    for second in range(100, 120):
+        made._judge("memory_near_limit", group("/g"), Reading(50, ""), second)
+    assert len(told) == 2 and told[1].ended == 110 and not made.firing
+
+
+def test_a_short_peak_is_no_warning() -> None:
+    made, told = warning()
+    for second, value in enumerate([95, 95, 10, 95, 95, 10]):
+        made._judge("memory_near_limit", group("/g"), Reading(value, ""), second)
+    assert told == [] and made._states == {}
+
+
+def test_rules_can_be_switched_off_and_checked() -> None:
+    assert "oom_kill" not in rules_of({"oom_kill": Rule(enabled=False)})
+    with pytest.raises(InvalidParameter, match="unknown rule 'memry'"):
+        rules_of({"memry": Rule()})
+    with pytest.raises(InvalidParameter, match="must not exceed"):
+        rules_of({"pids_near_limit": Rule(above=50, below=60)})
+
+
+# -- queues -----------------------------------------------------------------------------------
+
+
+async def test_queue_repeats_drops_the_oldest_and_counts() -> None:
+    taken: list[bytes] = []
+    away = True
+
+    async def send(batch: bytes) -> None:
+        if away:
+            raise OSError("away")
+        if batch == b"bad":
+            raise Rejected("no")
+        taken.append(batch)
+
+    queue = DeliveryQueue("test", send, most=3, bytes_most=1000)
+    queue.start()
+    for batch in (b"1", b"2", b"3", b"4", b"bad"):
+        queue.put(batch)
+    assert queue.waiting == 3 and queue.dropped == 2
+    await asyncio.sleep(0.05)
+    away = False
+    for _ in range(100):
+        await asyncio.sleep(0.05)
+        if not queue.waiting:
+            break
+    assert taken == [b"3", b"4"] and queue.rejected == 1 and queue.failures >= 1
+    await queue.stop()
+
+
+async def test_slow_streams_lose_messages_and_are_told() -> None:
+    client = Client(None)
+    for number in range(700):
+        client.put(b"event: x\ndata: %d\n\n" % number)
+    found = await client.next(1)
+    assert found.count(b"event: x") == 500 and b'{"messages":200}' in found
+
+
+# -- metrics and flags ------------------------------------------------------------------------
+
+
+def test_openmetrics_names_counters_without_total() -> None:
+    out = exposition.Exposition(True)
+    out.family("a_total", "counter", "A.")
+    out.line("a_total", 'x="1"', 2, 1_500_000_000)
+    out.family("container_memory_failcnt", "counter", "B.")
+    text = out.text().decode()
+    assert "# TYPE a counter\n" in text and 'a_total{x="1"} 2 1.500\n' in text
+    assert "# TYPE container_memory_failcnt unknown\n" in text and text.endswith("# EOF\n")
+
+
+@given(st.text(max_size=50))
+def test_label_values_are_escaped(text: str) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    out = exposition.Exposition(False)
+    out.family("m", "gauge", "M.")
+    out.line("m", exposition.label_text([("l", text)]), 1)
+    if "\r" in text or any(ord(c) < 32 and c != "\n" for c in text) or not text.isprintable():
+        assert "\n" not in exposition.escape(text)
+        return
+    (family,) = text_string_to_metric_families(out.text().decode())
+    assert family.samples[0].labels["l"] == text
+
+
+def test_percentiles() -> None:
+    assert percentiles([])["present"] is False
+    found = percentiles([float(n) for n in range(101)])
+    assert (found["mean"], found["fifty"], found["ninety"], found["max"]) == (50, 50, 90, 100)
+
+
+def test_flags_of_cadvisor() -> None:
+    given_words = ["-port=9000", "--housekeeping_interval=5s", "-logtostderr", "--docker_only"]
+    assert translate(given_words) == [
+        "--interval=5s", "--containers-only", "--listen", ":9000",
+    ]  # fmt: skip
+    assert translate(["--listen", "127.0.0.1:1"]) == ["--listen", "127.0.0.1:1"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"interval": "0s"}, {"interval": "soon"}, {"disabled": ["nothing"]}, {"listn": ":80"},
+        {"metrics_path": "metrics"}, {"exporters": [{"kind": "otlp"}]},
+    ],
+)  # fmt: skip
+def test_bad_settings_are_named(values: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParameter):
+        made_of(values)
+
+
+def test_view_of_a_sample_is_json() -> None:
+    import msgspec
+
+    found = json.loads(msgspec.json.encode(view(sample(1, cpu_total=5))))
+    assert found["values"]["cpu_total"] == 5
