@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -116,6 +117,22 @@ def test_openmetrics_on_request(lone: RunningMonitor) -> None:
     assert status == 200 and headers["content-type"].startswith("application/openmetrics-text")
     names = {family.name for family in text_string_to_metric_families(body.decode())}
     assert {"container_cpu_usage_seconds", "machine_cpu_cores"} <= names
+
+
+def test_no_series_is_there_twice_or_changes_without_time(lone: RunningMonitor) -> None:
+    """Prometheus drops a second value of a series with the same time."""
+    seen: dict[tuple[str, str], str] = {}
+    for _ in range(6):
+        here: set[str] = set()
+        for line in lone.request("/metrics")[2].decode().splitlines():
+            if line.startswith("#"):
+                continue
+            series, value, *stamp = line.rsplit(" ", 2 if line.startswith("container_") else 1)
+            assert series not in here, series
+            here.add(series)
+            if stamp:
+                assert seen.setdefault((series, stamp[0]), value) == value, line
+        time.sleep(0.3)
 
 
 def _refused(tmp_path: Path, *options: str) -> str:

@@ -60,11 +60,16 @@ def parse_mounts(text: str, rootfs: str = "") -> list[Mount]:
         if tail[0] == "tmpfs" and point not in ("/dev/shm", "/run", "/tmp"):
             continue
         major, _, minor = words[2].partition(":")
-        mount = Mount(tail[1].replace("\\040", " "), point, tail[0], int(major), int(minor))
+        # several tmpfs have the same source: they are known by their mount points
+        device = point if tail[0] == "tmpfs" else tail[1].replace("\\040", " ")
+        mount = Mount(device, point, tail[0], int(major), int(minor))
         other = found.get((mount.major, mount.minor))
         if other is None or len(point) < len(other.mountpoint):
             found[mount.major, mount.minor] = mount
-    return sorted(found.values(), key=lambda mount: mount.mountpoint)
+    named: dict[str, Mount] = {}
+    for mount in found.values():  # a mount point may be covered by a later mount
+        named[mount.device] = mount
+    return sorted(named.values(), key=lambda mount: mount.mountpoint)
 
 
 def use(mount: Mount, rootfs: str = "") -> FileSystemUse | None:

@@ -32,6 +32,8 @@ Value = tuple[tuple[str, ...], float]
 """Values of the metric's own labels, and the number."""
 Values = Callable[[Group, View], Iterable[Value]]
 _GAUGE, _COUNTER = "gauge", "counter"
+_SEEN = "container_last_seen"
+"""Its value is the time of the scrape, so its time is that, too, and not the sample's."""
 
 
 def escape(text: str) -> str:
@@ -219,7 +221,7 @@ def _metrics() -> Iterator[Metric]:
     """All families, in cAdvisor's order and with its help."""
     yield Metric(
         "",
-        "container_last_seen",
+        _SEEN,
         _GAUGE,
         "Last time a container was seen by the exporter",
         lambda _g, _v: (((), int(time.time())),),
@@ -532,7 +534,8 @@ def write_containers(out: Exposition, groups: list[Group], settings: Settings) -
                     begun = True
                     out.family(metric.name, metric.type, metric.help)
                 more = "," + label_text(zip(metric.labels, own, strict=True)) if own else ""
-                out.line(metric.name, labels + more, value, found.time_ns)
+                stamp = found.time_ns if metric.name != _SEEN else time.time_ns()
+                out.line(metric.name, labels + more, value, stamp)
 
 
 def write_machine(out: Exposition, machine: MachineInfo) -> None:
