@@ -174,14 +174,25 @@ def test_attached_clients_give_their_descriptors_back(
         sock.close()
 
 
-def test_an_export_nobody_reads_keeps_no_processor(narrow: RunningEngine, stopped: str) -> None:
-    held = [ask(narrow, f"GET /containers/{stopped}/export") for _ in range(8)]
+def test_an_export_nobody_reads_keeps_no_processor(narrow: RunningEngine) -> None:
+    """Each is far more than the buffers on the way hold, so that its job waits for the client."""
+    script = "head -c 24000000 /dev/urandom > /large"
+    body = {"Image": BASE, "Cmd": ["sh", "-c", script]}
+    made = narrow.json("POST", "/containers/create", body, 201)["Id"]
+    narrow.json("POST", f"/containers/{made}/start", status=204)
+    assert narrow.json("POST", f"/containers/{made}/wait")["StatusCode"] == 0
+    small = narrow.json("POST", "/containers/create", {"Image": BASE, "Cmd": ["true"]}, 201)["Id"]
+    held = [ask(narrow, f"GET /containers/{made}/export") for _ in range(8)]
     try:
-        made = narrow.json("POST", f"/commit?container={stopped}&repo=beside", status=201)
-        narrow.json("DELETE", f"/images/{made['Id']}")
+        # the others wait until this one has left the container's root
+        assert held[0].recv(4) == b"HTTP"
+        image = narrow.json("POST", f"/commit?container={small}&repo=beside", status=201)
+        narrow.json("DELETE", f"/images/{image['Id']}")
     finally:
         for sock in held:
             sock.close()
+        for name in (made, small):
+            narrow.request("DELETE", f"/containers/{name}?force=1")
 
 
 def test_an_endless_expression_is_ended(narrow: RunningEngine) -> None:
