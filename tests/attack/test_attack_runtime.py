@@ -333,12 +333,13 @@ async def test_terminal_and_null_are_the_real_ones(made: Bench, tmp_path: Path) 
 
 async def test_swapped_links_under_mounts(made: Bench, tmp_path: Path) -> None:
     """CVE-2021-30465: the destination of a mount is exchanged with a link while it is made."""
+    mark = f"portside-attack-{os.getpid()}"  # not in /tmp by any other way
     volume = tmp_path / "volume"
     (volume / "a").mkdir(parents=True)
     (volume / "b").symlink_to("/../../../../../../tmp")
     source = tmp_path / "source"
-    (source / "new").mkdir(parents=True)
-    (source / "inside").write_text("1")
+    (source / mark).mkdir(parents=True)
+    (source / f"{mark}-inside").write_text("1")
     stop = False
 
     async def swap() -> None:
@@ -358,7 +359,7 @@ async def test_swapped_links_under_mounts(made: Bench, tmp_path: Path) -> None:
             mounts = (
                 Mount("/vol", "bind", str(volume), ("rbind",)),
                 Mount("/vol/a", "bind", str(source), ("rbind",)),
-                Mount("/vol/a/new", "tmpfs", "tmpfs", ()),
+                Mount(f"/vol/a/{mark}", "tmpfs", "tmpfs", ()),
             )
             with suppress(PortsideError):
                 await made.run("true", mounts=mounts)
@@ -367,8 +368,8 @@ async def test_swapped_links_under_mounts(made: Bench, tmp_path: Path) -> None:
         await task
     after = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     assert after == before
-    assert not Path("/tmp/inside").exists()
-    assert not Path("/tmp/new").exists()
+    assert not Path(f"/tmp/{mark}-inside").exists()
+    assert not Path(f"/tmp/{mark}").exists()
 
 
 async def test_masked_paths_are_covered_for_execs(made: Bench) -> None:
