@@ -120,6 +120,7 @@ def state(engine: Any, project: str) -> dict[str, Any]:
     for item in engine.json("GET", f"/networks?filters={filters}"):
         found[f"network {item['Name']}"] = same(engine.json("GET", f"/networks/{item['Id']}"))
         found[f"network {item['Name']}"].pop("Containers", None)
+        found[f"network {item['Name']}"].pop("Status", None)  # addresses in use, from 1.52
     for item in engine.json("GET", f"/volumes?filters={filters}").get("Volumes") or ():
         found[f"volume {item['Name']}"] = same(item)
     return found

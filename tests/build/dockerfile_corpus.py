@@ -313,8 +313,8 @@ COPY --exclude=*.tmp src/b /q/
 CMD cd / && find p q -type f | sort
 """, "p/src/a/x\np/src/b/y\np/src/b/z.tmp\nq/y\n",
            {"src/a/x": "", "src/b/y": "", "src/b/z.tmp": ""}),
-    Sample("from-image-copy", "FROM BASE\nCOPY --from=BASE /bin/busybox /other\n"
-           "CMD [\"/other\", \"echo\", \"copied\"]\n", "copied\n"),
+    Sample("from-image-copy", "FROM BASE\nCOPY --from=BASE /bin/busybox /other/\n"
+           "CMD [\"/other/busybox\", \"echo\", \"copied\"]\n", "copied\n"),
     Sample("scratch-only-config", "FROM scratch\nCOPY f /f\nLABEL a=b\nCMD [\"/f\"]\n", "",
            {"f": "data"}, runs=False),
     Sample("debian-tool-chain", r"""FROM DEBIAN AS build

@@ -84,7 +84,7 @@ def test_why_it_does_not_start(alone: Any) -> None:
 
 
 AS_NOBODY = """
-import difflib, os, sys
+import difflib, grp, os, pwd, sys
 sys.path.insert(0, {src!r})
 from portside.cli.main import main
 main(["portside", "-H", "unix:///nonexistent", "ps"])  # imports all it needs while it may
@@ -189,7 +189,6 @@ def test_the_configuration_file(two: tuple[FakeEngine, FakeEngine], tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
-        ("compose up", "docker-compose as a plugin"),
         ("swarm init", "works alone"),
         ("service ls", "works alone"),
         ("plugin ls", "built in"),

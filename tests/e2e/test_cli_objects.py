@@ -49,7 +49,7 @@ def test_images(pair: Pair) -> None:
         images --format "{{.Nope" portside/base
         image inspect -f "{{.ID}}" portside/base
         image inspect -f "{{.Id}} {{.Os}} {{.Architecture}} {{.Config.Cmd}} {{.RootFS.Layers}}" portside/base
-        image inspect -f "{{json .Config}} {{.Config.Labels}} {{.Author}}" portside/base
+        image inspect -f "{{json .Config.Env}} {{.Config.Cmd}} {{.Config.Labels}} {{.Author}}" portside/base
         image inspect portside/base
         image inspect nosuch
         history portside/base

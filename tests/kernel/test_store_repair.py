@@ -41,6 +41,7 @@ from pathlib import Path
 from portside.images.service import ImageService
 from portside.registry.client.options import RegistryOptions
 from portside.store import failpoints
+from portside.store.db import Ref
 from portside.store.store import Store
 
 root, name, point, after = sys.argv[1:5]
@@ -61,7 +62,7 @@ async def main():
     image = await images.pull(name)
     store.layers.create_writable("box", image.chain)
     images.acquire(image, "box")
-    images.release(image.id, "box")
+    store.db.refs.drop(Ref.container("box"))
     store.layers.remove_writable("box")
     await images.remove(name)
     await store.collect()
@@ -265,7 +266,7 @@ async def test_files_without_a_record_are_found_and_removed(store: Store) -> Non
 async def test_power_cut_verifies_what_was_not_settled(tmp_path: Path) -> None:
     """Another boot: unsettled blobs are read again, unsettled layers made again."""
     store = Store.open(tmp_path / "root")
-    lease = store.lease("test")
+    lease = store.lease("pull test")
     chain = await stacked(store, 2, lease.ref)
     bottom = store.layers.stack(chain)[1]
     (store.layers.layers_dir / bottom.chain.hex / "diff" / "file-0").write_text("zeros")

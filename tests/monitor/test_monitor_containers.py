@@ -132,7 +132,7 @@ def test_containers_that_come_and_go(monitor: RunningMonitor, docker: Docker) ->
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     identifiers = [
-        docker("run", "-d", "portside/base", "sleep", "0.5").stdout.strip() for _ in range(10)
+        docker("run", "-d", "portside/base", "sleep", "30").stdout.strip() for _ in range(10)
     ]
     docker("rm", "-f", *identifiers)
     names = {identifier[:12] for identifier in identifiers}

@@ -24,7 +24,7 @@ router = Router()
 
 _FILTERS = frozenset(
     ("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private",
-     "mutable", "immutable")
+     "mutable", "immutable", "label")
 )  # fmt: skip
 
 

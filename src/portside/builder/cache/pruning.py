@@ -16,7 +16,7 @@ from portside.model.golang.durations import parse_duration
 from portside.model.golang.sizes import ram_bytes
 
 FIELDS = frozenset({"id", "parent", "type", "description", "inuse", "shared", "private",
-                    "mutable", "immutable"})  # fmt: skip
+                    "mutable", "immutable", "label"})  # fmt: skip
 DAY = 86400.0
 
 
@@ -69,6 +69,7 @@ class PruneRule:
             "private": lambda text: is_shared(record) != _true(text),
             "mutable": lambda text: is_mutable == _true(text),
             "immutable": lambda text: is_mutable != _true(text),
+            "label": lambda _: False,  # records have none; `system prune --filter label=…`
         }
         return all(
             any(known[name](text) for text in values or ("true",))
