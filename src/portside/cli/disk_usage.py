@@ -93,7 +93,7 @@ def _verbose(usage: Item) -> list[str]:
     lines = ["Images space usage:", ""]
     rows = []
     for image in usage.get("Images") or ():
-        for line in images.lines_of(image, False):
+        for line in list(images.lines_of(image, False))[:1]:  # the first tag, as docker
             shared = max(0, image.get("SharedSize", 0))
             rows.append([
                 line.repository, line.tag, ps.short_id(image["Id"]),
