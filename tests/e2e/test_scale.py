@@ -83,7 +83,7 @@ def held(engine: RunningEngine) -> dict[str, int]:
         "processes": len(engine.processes()),
         "files of execution": sum(len(files) for _, _, files in os.walk(engine.exec_root)),
         "containers": len(list((engine.data_root / "containers").iterdir())),
-        "layers": sum(1 for _ in (engine.data_root).glob("*/*")),
+        "layers": sum(path.parent.name != "backups" for path in engine.data_root.glob("*/*")),
         "tasks": int(engine.json("GET", "/info")["NGoroutines"]),
     }
 

@@ -233,11 +233,11 @@ def test_arguments_together_and_alternatives_on_one() -> None:
         return oci.Seccomp("SCMP_ACT_ALLOW", syscalls=(rule,))
 
     equal = "SCMP_CMP_EQ"
-    both = deny(oci.SeccompArg(0, 90, equal), oci.SeccompArg(1, 91, equal))
-    calls = ((90, 91), (90, 92), (92, 91))
+    both = deny(oci.SeccompArg(0, 950, equal), oci.SeccompArg(1, 951, equal))
+    calls = ((950, 951), (950, 952), (952, 951))
     assert under(both, lambda: [call(33, *pair) for pair in calls]) == [77, 9, 9]
-    either = deny(oci.SeccompArg(0, 90, equal), oci.SeccompArg(0, 92, equal))
-    calls = ((90, 1), (91, 1), (92, 1))
+    either = deny(oci.SeccompArg(0, 950, equal), oci.SeccompArg(0, 952, equal))
+    calls = ((950, 1), (951, 1), (952, 1))
     assert under(either, lambda: [call(33, *pair) for pair in calls]) == [77, 9, 77]
 
 
