@@ -160,18 +160,18 @@ def test_attached_clients_give_their_descriptors_back(
     path = f"POST /containers/{stopped}/attach?stream=1&stdin=1&stdout=1"
     before = descriptors(narrow)
     held = []
-    for _ in range(400):
-        sock = ask(narrow, path)
-        assert sock.recv(4) == b"HTTP"
-        if leave:
+    try:
+        for _ in range(400):
+            held.append(ask(narrow, path))
+            assert held[-1].recv(4) == b"HTTP"
+            if leave:
+                held.pop().close()
+        run_one(narrow, "beside")
+        assert descriptors(narrow) < before + 48
+        narrow.json("POST", f"/containers/{stopped}/start", status=204)
+    finally:
+        for sock in held:
             sock.close()
-        else:
-            held.append(sock)
-    run_one(narrow, "beside")
-    assert descriptors(narrow) < before + 48
-    narrow.json("POST", f"/containers/{stopped}/start", status=204)
-    for sock in held:
-        sock.close()
 
 
 def test_an_export_nobody_reads_keeps_no_processor(narrow: RunningEngine) -> None:

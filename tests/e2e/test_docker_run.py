@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import select
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+
+from portside.kernel.polling import readable
 
 Docker = Callable[..., "CompletedProcess[str]"]
 BASE = "portside/base"
@@ -157,8 +158,7 @@ def test_joined_network(docker: Docker, name: str) -> None:
 def read_until(fd: int, wanted: bytes, seconds: float = 20) -> bytes:
     seen, deadline = b"", time.monotonic() + seconds
     while wanted not in seen:
-        ready, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0))
-        if not ready:
+        if not readable(fd, timeout=max(deadline - time.monotonic(), 0)):
             raise AssertionError(f"no {wanted!r} in {seen!r}")
         try:
             seen += os.read(fd, 4096)

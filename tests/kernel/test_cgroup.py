@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from portside.kernel.cgroup import (
 )
 from portside.kernel.cgroup.devices import DEFAULT_DEVICES
 from portside.kernel.cgroup.stats import collect_all
+from portside.kernel.polling import readable
 from portside.model import ociruntime as oci
 from portside.model.errors import Conflict, InvalidParameter, PortsideError, SystemFailure
 
@@ -171,7 +171,7 @@ def test_memory_beyond_the_limit_is_an_oom_kill_and_told_as_one(
         pid = spawn(_use(64), group)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
         assert group.oom_kills() == 1
-        assert select.select([watch], [], [], 10)[0], "no notification"
+        assert readable(watch, timeout=10), "no notification"
         assert watch.kills() == 1
         assert watch.kills() == 0
     finally:
@@ -224,16 +224,16 @@ def test_frozen_processes_stand_still_and_go_on(parent: str, spawn: Spawn) -> No
 
     spawn(tick, group)
     try:
-        assert select.select([read], [], [], 10)[0]
+        assert readable(read, timeout=10)
         group.freeze()
         assert group.frozen()
         with contextlib.suppress(BlockingIOError):
             while os.read(read, 65536):
                 pass
-        assert not select.select([read], [], [], 0.05)[0]
+        assert not readable(read, timeout=0.05)
         group.thaw()
         assert not group.frozen()
-        assert select.select([read], [], [], 10)[0]
+        assert readable(read, timeout=10)
     finally:
         group.kill()
         os.close(read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -185,6 +186,30 @@ async def test_the_launcher_holds_no_descriptor_of_others(made: Bench) -> None:
     names = [os.readlink(f"/proc/{made.launcher.pid}/fd/{fd}")
              for fd in os.listdir(f"/proc/{made.launcher.pid}/fd") if int(fd) > 2]  # fmt: skip
     assert all(name.startswith("socket:") for name in names) and len(names) <= 2, names
+
+
+async def test_containers_start_from_a_process_with_many_files(made: Bench) -> None:
+    """The launcher's socket and what it passes on have numbers beyond FD_SETSIZE."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4096:
+        pytest.skip(f"needs 4096 open files, {hard} are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    taken: list[int] = []
+    try:
+        while not taken or taken[-1] < 1100:
+            taken.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        async with bench() as other:
+            first = other.launcher.pid
+            box = await other.start("sleep", "60")
+            other.launcher.refill()
+            assert await box.exec("echo", "hello") == (0, b"hello\n")
+            await asyncio.sleep(0.3)
+            assert await other.run("echo", "again") == (0, "again\n")
+            assert other.launcher.pid == first, "the launcher ended"
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_nothing_is_left(made: Bench) -> None:

@@ -30,6 +30,7 @@ from portside.daemon import user_network
 from portside.kernel import process, subordinate_ids
 from portside.kernel.host_sockets import open_socket
 from portside.kernel.netns import loopback_up
+from portside.kernel.polling import readable
 from portside.model.errors import SystemFailure
 
 NAMESPACES = ("user", "mnt", "net", "ipc")
@@ -222,7 +223,7 @@ class Keeper:
             os.close(lock)
             self._wait_for_client()
             return False
-        if select.select([self._listener], [], [], 0)[0]:
+        if readable(self._listener, timeout=0):
             os.close(lock)
             return False
         if self._network is not None:
@@ -233,7 +234,7 @@ class Keeper:
         return True
 
     def _wait_for_client(self) -> None:
-        select.select([self._listener], [], [], 1.0)
+        readable(self._listener, timeout=1.0)
 
 
 def _first_inside(theirs: socket.socket) -> None:
@@ -362,7 +363,7 @@ def _recorded(path: Path) -> int:
 def _await_end(pid: int) -> None:
     with suppress(OSError):
         fd = os.pidfd_open(pid)
-        select.select([fd], [], [], 5)
+        readable(fd, timeout=5)
         os.close(fd)
 
 

@@ -7,12 +7,13 @@ One of them is started beside the namespaces, outlives the engine, and is ended 
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import signal
 import subprocess
 from pathlib import Path
 from typing import IO
+
+from portside.kernel.polling import readable
 
 DNS = "10.0.2.3"
 """The address at which either program answers for the host's own resolver."""
@@ -78,12 +79,12 @@ def _is_up(child: subprocess.Popen[bytes], pid: int, ready: int) -> bool:
     process = os.pidfd_open(child.pid)
     try:
         if ready >= 0:
-            found = select.select([ready, process], [], [], _PATIENCE)[0]
+            found = readable(ready, process, timeout=_PATIENCE)
             return ready in found and process not in found
         for _ in range(int(_PATIENCE * 100)):
             if _has_route(pid):
                 return True
-            if select.select([process], [], [], 0.01)[0]:
+            if readable(process, timeout=0.01):
                 return False
         return child.poll() is None
     finally:

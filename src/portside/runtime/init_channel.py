@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import select
 import signal
 import socket
 import time
@@ -24,6 +23,7 @@ import msgspec
 
 from portside.kernel import process
 from portside.kernel.cgroup import Cgroup
+from portside.kernel.polling import readable
 from portside.model.errors import PortsideError, SystemFailure
 from portside.model.ociruntime import SPEC_VERSION, Hooks, Spec, State
 from portside.runtime import messages, userns
@@ -260,7 +260,7 @@ class Child:
         return True
 
     def _hear(self) -> bytes:
-        if not select.select([self._tell], [], [], START_TIMEOUT)[0]:
+        if not readable(self._tell, timeout=START_TIMEOUT):
             raise StartError(f"the start was not done within {START_TIMEOUT:g} s", "system")
         return messages.receive(self._tell)[0]
 
@@ -281,7 +281,7 @@ class Child:
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._tell], [], [], left)[0]:
+            if left <= 0 or not readable(self._tell, timeout=left):
                 raise StartError(f"the start was not done within {START_TIMEOUT:g} s", "system")
             if self.take():
                 return self.executed()

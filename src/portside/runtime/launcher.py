@@ -17,7 +17,6 @@ import gc
 import os
 import re
 import resource
-import select
 import signal
 import socket
 import sys
@@ -27,6 +26,7 @@ from contextlib import suppress
 import msgspec
 
 from portside.kernel import cgroup, process
+from portside.kernel.polling import readable
 from portside.model.errors import PortsideError, SystemFailure
 from portside.model.rootfs import Rootfs
 from portside.runtime import logs, messages, monitor, mounts, starter
@@ -86,7 +86,7 @@ def _serve(sock: socket.socket, parent: str) -> None:
     gc.disable()
     spare: socket.socket | None = _fork_monitor(sock)
     while True:
-        if spare is None and not select.select([sock], [], [], _QUIET)[0]:
+        if spare is None and not readable(sock, timeout=_QUIET):
             spare = _fork_monitor(sock)
         data, fds = messages.receive(sock)
         if not data:

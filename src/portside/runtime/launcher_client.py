@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import select
 import socket
 import sys
 from contextlib import suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from portside.kernel.polling import readable
 from portside.kernel.sealed_executable import sealed
 from portside.model.errors import SystemFailure, Unavailable
 from portside.model.paths import ROOTLESS_VARIABLE
@@ -127,9 +127,7 @@ class Launcher:
 
     def _gone(self) -> bool:
         """Whether the launcher is no more (it never speaks: readable is the end)."""
-        poller = select.poll()
-        poller.register(self._sock, select.POLLIN)
-        return bool(poller.poll(0))
+        return bool(readable(self._sock, timeout=0))
 
     def _send(self, request: StartRequest, fds: list[int]) -> None:
         try:

@@ -108,6 +108,8 @@ class BuildConnection:
         import select
 
         buffer = bytearray(self._rest)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
         while True:
             while (found := _take(buffer)) is not None:
                 kind, number, payload = found
@@ -119,7 +121,7 @@ class BuildConnection:
                     self._asked(number, jsontext.loads(payload))
                 elif (channel := self._channels.get(number)) is not None:
                     channel.feed(kind, payload)
-            if timeout is not None and not select.select([self._sock], [], [], timeout)[0]:
+            if timeout is not None and not poll.poll(timeout * 1000):
                 yield b"", None
                 continue
             try:

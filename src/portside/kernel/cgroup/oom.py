@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import select
 from typing import TYPE_CHECKING
 
 from portside.kernel.cgroup import files
+from portside.kernel.polling import readable
 
 if TYPE_CHECKING:
     from portside.kernel.cgroup.group import Cgroup
@@ -35,7 +35,7 @@ class OomWatch:
 
     def kills(self) -> int:
         """Kills since the last call; empties the descriptor without blocking."""
-        while select.select([self._fd], [], [], 0)[0] and os.read(self._fd, 4096):
+        while readable(self._fd, timeout=0) and os.read(self._fd, 4096):
             pass
         now = self._group.oom_kills()
         fresh, self._seen = now - self._seen, max(now, self._seen)

@@ -1,0 +1,24 @@
+"""Waiting for descriptors by poll(2), which takes every number: select(2) refuses those from 1024
+(``FD_SETSIZE``) on, and the engine has many more."""
+
+from __future__ import annotations
+
+import select
+from typing import Protocol
+
+
+class HasFileno(Protocol):
+    """What has a descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+def readable(*files: int | HasFileno, timeout: float | None = None) -> set[int]:
+    """Descriptors that can be read without blocking, or whose other side is gone.
+
+    ``timeout`` in seconds; without it, wait for the first one. Empty when the time is over.
+    """
+    poller = select.poll()
+    for file in files:
+        poller.register(file, select.POLLIN)
+    return {fd for fd, _ in poller.poll(None if timeout is None else timeout * 1000)}
