@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from containerkit import KILL, TERM, Kit, kit
 
-from portside.containers import restart_policy
 from portside.model.container import ReshapeRequest, RestartPolicy, UpdateRequest
 from portside.model.errors import (
     CommandNotFound,
@@ -193,7 +192,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             delay = 0
         await sleep(delay)
 
-    monkeypatch.setattr(restart_policy.asyncio, "sleep", note)
+    monkeypatch.setattr(asyncio, "sleep", note)
     return noted
 
 

@@ -161,16 +161,6 @@ KNOWN_CIRCLES = {
     frozenset({"store.archive_worker", "store.container_archive"}),
     frozenset(
         {
-            "containers.attach_exec",
-            "containers.core",
-            "containers.ended",
-            "containers.legacy_links",
-            "containers.log_reader",
-        }
-    ),
-    frozenset({"containers.health", "containers.lifecycle", "containers.restart_policy"}),
-    frozenset(
-        {
             "builder.solver.build_jobs",
             "builder.solver.content_hash",
             "builder.solver.context_receive",

@@ -10,7 +10,7 @@ import msgspec
 from portside.api import params, reply, request_versions
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
-from portside.containers.container_files import CommitWish
+from portside.containers.container_files import CommitOptions
 from portside.model.container import ContainerConfig, UpdateRequest, decode_as
 from portside.model.containerstate import Updated
 from portside.model.errors import InvalidParameter
@@ -77,7 +77,7 @@ async def commit(api: Api, request: Request, _: str) -> Answer:
     name = params.text(request, "container")
     body = await params.json_bytes(request)
     config = decode_as(body, ContainerConfig) if body and body.strip() != b"null" else None
-    wish = CommitWish(
+    wish = CommitOptions(
         ref=params.new_name(request),
         author=params.text(request, "author"),
         comment=params.text(request, "comment"),

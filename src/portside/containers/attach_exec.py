@@ -14,11 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from portside.containers import spec_process
-from portside.containers.container import Container, ExecInstance
-from portside.containers.core import Core
-from portside.containers.ended import not_running, unless_ended
-from portside.containers.hangup import hang_up
+from portside.containers.container import Container, ExecInstance, hang_up
+from portside.containers.core import Core, not_running, unless_ended
+from portside.containers.spec import oci_process
 from portside.model import capabilities
 from portside.model import ociruntime as oci
 from portside.model.container import ExecConfig, ExecStart
@@ -83,7 +81,9 @@ def parse_keys(text: str) -> bytes:
 # -- attach ----------------------------------------------------------------------------------
 
 
-async def attach(core: Core, container: Container, options: AttachOptions, take: Take) -> None:
+async def attach_container(
+    core: Core, container: Container, options: AttachOptions, take: Take
+) -> None:
     """Connect a client to a container's streams, now or at its next start.
 
     Raises Conflict for one that is paused or restarting, before ``take``.
@@ -258,15 +258,15 @@ def process_of(
     core: Core, container: Container, config: ExecConfig, start: ExecStart
 ) -> oci.Process:
     """The container's own process settings with the exec's laid over them."""
-    from portside.containers import security
-    from portside.containers.spec import apparmor_of
+    from portside.containers.spec import security_options
+    from portside.containers.spec.oci_spec import apparmor_of
 
     record = container.record
     host, defaults = record.host, core.defaults()
-    options = security.parse(host.security_opt, defaults.no_new_privileges)
+    options = security_options.parse_security(host.security_opt, defaults.no_new_privileges)
     privileged = host.privileged or config.privileged
     caps = capabilities.tweak(host.cap_add or (), host.cap_drop or (), privileged)
-    environment = spec_process.environment(
+    environment = oci_process.environment(
         record.config, record.config.hostname, record.link_variables, terminal=config.tty
     )
     size = start.console_size or config.console_size
@@ -275,10 +275,10 @@ def process_of(
         console_size=oci.Box(*(*size, 0, 0)[:2]) if size and config.tty else None,
         user=oci.User(0, 0),
         args=tuple(config.cmd or ()),
-        env=spec_process.merge(environment, config.env or ()),
+        env=oci_process.merge(environment, config.env or ()),
         cwd=config.working_dir or record.config.working_dir or "/",
-        capabilities=spec_process.capabilities(caps),
-        rlimits=spec_process.rlimits(host.ulimits, defaults.ulimits),
+        capabilities=oci_process.capabilities(caps),
+        rlimits=oci_process.rlimits(host.ulimits, defaults.ulimits),
         no_new_privileges=options.no_new_privileges,
         apparmor_profile=apparmor_of(options, privileged, defaults),
         oom_score_adj=host.oom_score_adj,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from portside.containers import security, user_mapping
+from portside.containers import user_mapping
 from portside.containers.core import Core
 from portside.containers.record import Record
+from portside.containers.spec import security_options
 from portside.kernel import apparmor
 from portside.model.audit_findings import INFO, PASS, WARN, Finding
 
@@ -42,8 +43,8 @@ def _one(core: Core, record: Record) -> Iterator[Finding]:
                       reason=reason, fix=fix)  # fmt: skip
 
 
-def _options(record: Record) -> security.SecurityOptions:
-    return security.parse(record.host.security_opt)
+def _options(record: Record) -> security_options.SecurityOptions:
+    return security_options.parse_security(record.host.security_opt)
 
 
 def _user(core: Core, record: Record) -> str:
@@ -55,7 +56,7 @@ def _apparmor(core: Core, record: Record) -> str:
     if not apparmor.enabled():
         return ""
     wanted = _options(record).apparmor
-    if wanted == security.UNCONFINED or (record.host.privileged and not wanted):
+    if wanted == security_options.UNCONFINED or (record.host.privileged and not wanted):
         return "it is unconfined"
     return "" if wanted or core.options.apparmor_profile else "the engine has no profile for it"
 
@@ -127,10 +128,10 @@ def _propagation(core: Core, record: Record) -> str:
 
 def _seccomp(core: Core, record: Record) -> str:
     chosen = _options(record).seccomp
-    if chosen == security.UNCONFINED or (record.host.privileged and not chosen):
+    if chosen == security_options.UNCONFINED or (record.host.privileged and not chosen):
         return "it has no seccomp filter"
     return "the engine's default is unconfined" if (
-        not chosen and core.options.seccomp_profile == security.UNCONFINED
+        not chosen and core.options.seccomp_profile == security_options.UNCONFINED
     ) else ""  # fmt: skip
 
 
@@ -140,7 +141,9 @@ def _cgroup(core: Core, record: Record) -> str:
 
 
 def _privileges(core: Core, record: Record) -> str:
-    options = security.parse(record.host.security_opt, core.options.no_new_privileges)
+    options = security_options.parse_security(
+        record.host.security_opt, core.options.no_new_privileges
+    )
     return "" if options.no_new_privileges else "its set-user-ID programs can give more rights"
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from portside.containers.hangup import hang_up
 from portside.model.container import ExecConfig
 from portside.runtime.messages import Streams
 
@@ -86,6 +86,12 @@ class Container:
     @property
     def name(self) -> str:
         return self.record.name
+
+    def cancel_restart(self) -> None:
+        """Forget a restart that is due: somebody decided otherwise."""
+        if self.restart is not None:
+            self.restart.cancel()
+            self.restart = None
 
     def add_pending(self, streams: Streams, sock: socket.socket) -> None:
         """Keep a client for the next start, until it leaves; beyond some the oldest goes."""
@@ -166,3 +172,31 @@ def _clients() -> _Clients:
     if loop not in _watches:
         _watches[loop] = _Clients()
     return _watches[loop]
+
+
+# -- clients that leave --------------------------------------------------------------------
+
+
+LINGER = 10.0
+"""Seconds that a client has to end its side."""
+_PIECE = 64 << 10
+_tasks: set[asyncio.Task[None]] = set()
+
+
+def hang_up(sock: socket.socket) -> None:
+    """Takes the socket over; returns at once."""
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+    task = asyncio.get_running_loop().create_task(drain(sock))
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+async def drain(sock: socket.socket) -> None:
+    """Read to the client's end, for a while, and close."""
+    sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    with sock, suppress(OSError, TimeoutError):
+        async with asyncio.timeout(LINGER):
+            while await loop.sock_recv(sock, _PIECE):
+                pass

@@ -7,10 +7,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from portside.containers import lifecycle, merge, user_mapping
+from portside.containers import merge, stop, user_mapping
 from portside.containers.container import Container
-from portside.containers.core import Core
-from portside.containers.ended import unless_removed
+from portside.containers.core import Core, unless_removed
 from portside.containers.mount_parser import clean
 from portside.model.container import ContainerConfig
 from portside.model.errors import Conflict, Forbidden, InvalidParameter
@@ -136,7 +135,7 @@ def _owner(core: Core, container: Container) -> tuple[int, int] | None:
     return int(user), int(group or user)
 
 
-async def export(core: Core, container: Container) -> AsyncIterator[bytes]:
+async def export_container(core: Core, container: Container) -> AsyncIterator[bytes]:
     """The whole root as a tar."""
     pid = container.record.pid if container.record.running else 0
     with unless_removed(container):
@@ -152,7 +151,7 @@ async def changes(core: Core, container: Container) -> Sequence[Change]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommitWish:
+class CommitOptions:
     """Query and body of ``POST /commit``."""
 
     ref: str = ""
@@ -163,7 +162,7 @@ class CommitWish:
     config: ContainerConfig | None = None
 
 
-async def commit(core: Core, container: Container, wish: CommitWish) -> str:
+async def commit_container(core: Core, container: Container, wish: CommitOptions) -> str:
     """Make an image of it; the new image's ID."""
     record = container.record
     if record.removing or record.dead:
@@ -199,11 +198,11 @@ async def _quiet(core: Core, container: Container, pause: bool) -> AsyncIterator
         yield
         return
     with suppress(Conflict):  # it has just ended, or somebody has paused it: it is quiet
-        await lifecycle.pause(core, container, quiet=True)
+        await stop.pause_container(core, container, quiet=True)
     reach("container.commit:quiet")
     try:
         yield
     finally:
         if container.record.quieted:
             with suppress(Conflict):
-                await lifecycle.unpause(core, container)
+                await stop.unpause_container(core, container)

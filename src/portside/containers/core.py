@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +14,22 @@ import msgspec
 
 from portside.containers.container import Container, ExecInstance
 from portside.containers.interfaces import Images, Networks, Volumes
-from portside.containers.log_watch import LogWatch
+from portside.containers.log_files import LogWatch
 from portside.containers.record import Record
-from portside.containers.spec import Defaults
+from portside.containers.spec.oci_spec import Defaults
 from portside.model.container import Ulimit
-from portside.model.errors import Conflict, InvalidParameter, NotFound
+from portside.model.errors import Conflict, InvalidParameter, NotFound, NotRunning, PortsideError
 from portside.model.events import Publisher
 from portside.model.idmap import IDMappings
 from portside.model.instance import Instance
+from portside.runtime.state_files import is_alive
 from portside.store.db import NameTaken
 from portside.store.store import Store
 
 if TYPE_CHECKING:
     from portside.runtime.launcher_client import Launcher
     from portside.runtime.messages import Exited
+
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +91,6 @@ class Core:
         if not task.cancelled() and (err := task.exception()) is not None:
             log.error("container work failed: %s", err, exc_info=err)
 
-    def exec_ended(self, exit: Exited) -> None:
-        from portside.containers.attach_exec import exec_ended
-
-        exec_ended(self, exit)
-
     # -- finding -----------------------------------------------------------------------------
 
     def find(self, name: str) -> Container:
@@ -116,11 +114,9 @@ class Core:
 
     def _linked(self, name: str) -> Container | None:
         """By a name that a legacy link gives: ``PARENT/ALIAS``."""
-        from portside.containers import legacy_links
-
         parent, _, wanted = name.strip("/").partition("/")
         holder = self.containers.get(self.by_name.get(parent, ""))
-        for text, alias, _ in legacy_links.of(self, holder.record) if holder is not None else ():
+        for text, alias, _ in links_of(self, holder.record) if holder is not None else ():
             if alias == wanted and holder is not None:
                 return self.containers.get(holder.record.link_targets.get(text, ""))
         return None
@@ -240,3 +236,75 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
     except FileNotFoundError:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.mkdir(mode=mode, exist_ok=True)
+
+
+def parse_link(text: str) -> tuple[str, str]:
+    """Target and alias of ``TARGET[:ALIAS]``. Raises InvalidParameter in Docker's words."""
+    target, _, alias = text.partition(":")
+    if not text:
+        raise InvalidParameter("empty string specified for links")
+    if ":" in alias:
+        raise InvalidParameter(f"bad format for links: {text}")
+    target = target.removeprefix("/")
+    return target, alias or target
+
+
+def links_of(core: Core, record: Record) -> Iterator[tuple[str, str, str]]:
+    """Each link as it was asked for, its alias, and its target's present or last name."""
+    for text in record.host.links or ():
+        name, alias = parse_link(text)
+        target = core.containers.get(record.link_targets.get(text, ""))
+        yield text, alias.rpartition("/")[2], target.name if target is not None else name
+
+
+def not_running(container: Container) -> NotRunning:
+    """The refusal in Docker's words."""
+    return NotRunning(f"container {container.id} is not running")
+
+
+def removed(container: Container) -> NotFound:
+    return NotFound(f"No such container: {container.name}")
+
+
+def has_ended(container: Container) -> bool:
+    """Whether its first process is over, also when its monitor has not said so yet."""
+    record, monitor = container.record, container.monitor
+    if container.removed or not record.running or monitor is None:
+        return True
+    return monitor.gone or monitor.exited.done() or not is_alive(record.pid)
+
+
+@contextmanager
+def unless_ended(container: Container) -> Iterator[None]:
+    """Work that needs the running container: raises NotRunning when it failed since that ended.
+
+    What has been refused on purpose (Conflict, NotFound) stays as it is.
+    """
+    try:
+        yield
+    except (Conflict, NotFound):
+        raise
+    except (PortsideError, OSError) as err:
+        if not has_ended(container):
+            raise
+        raise not_running(container) from err
+
+
+@contextmanager
+def unless_removed(container: Container) -> Iterator[None]:
+    """Work on a container's files: raises NotFound when it failed since that was removed."""
+    try:
+        yield
+    except (PortsideError, OSError) as err:
+        if not container.removed and not container.record.removing:
+            raise
+        raise removed(container) from err
+
+
+@asynccontextmanager
+async def held(core: Core, container: Container) -> AsyncIterator[None]:
+    """Its lock; raises NotFound when it was removed while we waited."""
+    async with container.lock:
+        if container.removed:
+            raise removed(container)
+        yield

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import posixpath
+import random
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,16 +17,16 @@ from typing import Any
 
 import msgspec
 
-from portside.containers import container_names, legacy_links, spec, user_mapping
+from portside.containers import container_networks, user_mapping
 from portside.containers.container import Container
+from portside.containers.container_networks import network_request
 from portside.containers.core import Core, make_directory
 from portside.containers.merge import merge
-from portside.containers.mount_parser import PointParser
-from portside.containers.mounts import Points
-from portside.containers.network_request import network_request
+from portside.containers.mount_parser import MountParser
+from portside.containers.mounts import MountPoints
 from portside.containers.record import Record, keep_copy
-from portside.containers.resource_checks import check_limits
-from portside.containers.validation import check, check_request
+from portside.containers.spec import oci_spec
+from portside.containers.validation import check, check_limits, check_request
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig, LogConfig
 from portside.model.containerstate import Created
 from portside.model.errors import InvalidParameter, NotFound
@@ -38,7 +40,7 @@ from portside.store.failpoints import reach
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CreateOptions:
     """One create request."""
 
     name: str
@@ -47,7 +49,7 @@ class Wish:
     read_only_non_recursive: bool = False
 
 
-async def create(core: Core, wish: Wish) -> Created:
+async def create_container(core: Core, wish: CreateOptions) -> Created:
     """Make a container that is not running. Raises NotFound, Conflict, InvalidParameter."""
     config = wish.request.config
     host = wish.request.host_config
@@ -64,10 +66,10 @@ async def create(core: Core, wish: Wish) -> Created:
     check(core, config, host)
     identifier = new_id()
     config = _settle_config(config, host, identifier)
-    host, endpoints = legacy_links.on_user_network(host, _endpoints(host, wish.request))
+    host, endpoints = container_networks.on_user_network(host, _endpoints(host, wish.request))
     record = Record(
         id=identifier,
-        name=container_names.check(wish.name) if wish.name else _free_name(core),
+        name=check_name(wish.name) if wish.name else _free_name(core),
         created_ns=time.time_ns(),
         image=config.image,
         image_id=image.id,
@@ -75,18 +77,18 @@ async def create(core: Core, wish: Wish) -> Created:
         config=config,
         host=host,
         endpoints=endpoints,
-        link_targets=legacy_links.targets(core, host),
+        link_targets=container_networks.link_targets(core, host),
     )
     record.id_mappings = user_mapping.allocate(core, host, config.user)
     warnings += core.networks.validate(network_request(core, record))
     warnings += _platform_warning(image, wish.platform)
     # Everything a start would refuse for its form is refused now.
-    spec.build(
-        spec.SpecInputs(
+    oci_spec.build_spec(
+        oci_spec.SpecInputs(
             id=identifier, config=config, host=host, directory="", user=User(0, 0),
             defaults=core.defaults())
     )  # fmt: skip
-    points = PointParser(core, config, host).parse(wish.read_only_non_recursive)
+    points = MountParser(core, config, host).parse(wish.read_only_non_recursive)
     record.making = bool(points)
     container = Container(record)
     container.exited.set()
@@ -99,7 +101,7 @@ async def create(core: Core, wish: Wish) -> Created:
     return Created(id=identifier, warnings=tuple(warnings))
 
 
-async def _make(core: Core, container: Container, image: Image, points: Points) -> None:
+async def _make(core: Core, container: Container, image: Image, points: MountPoints) -> None:
     """The record with its layer, in one step; then the volumes."""
     record, layers = container.record, core.store.layers
     chain = image.chain
@@ -153,7 +155,7 @@ def _platform_warning(image: Image, wanted: Platform | None) -> list[str]:
 
 def _free_name(core: Core) -> str:
     for attempt in range(64):
-        name = container_names.generate(attempt // 8)
+        name = generate_name(attempt // 8)
         if name not in core.by_name:
             return name
     return new_id()[:12]
@@ -199,8 +201,8 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
     changes["security_opt"] = _security_options(host)
     settled, found = check_limits(msgspec.structs.replace(host, **changes))
     warnings += found
-    settled.masked_paths = spec.masked_paths(settled)
-    settled.readonly_paths = spec.readonly_paths(settled)
+    settled.masked_paths = oci_spec.masked_paths(settled)
+    settled.readonly_paths = oci_spec.readonly_paths(settled)
     if host.privileged and host.masked_paths is None:
         settled.masked_paths = settled.readonly_paths = None
     return settled, warnings
@@ -253,3 +255,40 @@ def _endpoints(host: HostConfig, request: CreateRequest) -> dict[str, EndpointSe
     if request.mac_address and private and not found[mode].mac_address:
         found[mode] = msgspec.structs.replace(found[mode], mac_address=request.mac_address)
     return found
+
+
+# -- names ---------------------------------------------------------------------------------
+
+
+_ALLOWED = "[a-zA-Z0-9][a-zA-Z0-9_.-]"
+_NAME = re.compile(f"/?{_ALLOWED}+", re.ASCII)
+
+_MANNERS = (
+    "able airy amber ample brisk bright calm candid clear clever cosy crisp dapper daring deft "
+    "eager early easy even fair fleet fond frank fresh gentle glad golden grand green happy hardy "
+    "honest humble jolly keen kind lively loyal lucid lucky mellow merry mild modest neat nimble "
+    "noble patient plucky polite proud quick quiet rapid ready royal rustic serene sharp silent "
+    "sleek smart snug solid sound spry steady still stout sunny sure swift tender tidy trim true "
+    "upbeat vivid warm wary wise witty young zesty"
+).split()
+_VESSELS = (
+    "anchor barge beacon bollard bosun bowsprit brig buoy cabin capstan caravel clipper compass "
+    "coracle corvette cutter davit dinghy dock dory felucca ferry fender frigate galleon galley "
+    "gangway halyard harbour hawser helm hold hull isle jetty junk kayak keel ketch lagoon lantern "
+    "lateen lighter lugger mast mizzen mole moor outrigger packet pier pilot pinnace port prow "
+    "punt quay raft reef rigging rudder sail schooner sextant skiff skipper sloop spar stern "
+    "tender tide tiller trawler tug wharf wherry winch yacht yawl"
+).split()
+
+
+def check_name(name: str) -> str:
+    """The name without its slash; raises InvalidParameter with Docker's text."""
+    if not _NAME.fullmatch(name):
+        raise InvalidParameter(f"Invalid container name ({name}), only {_ALLOWED} are allowed")
+    return name.removeprefix("/")
+
+
+def generate_name(attempt: int = 0) -> str:
+    """A name such as ``calm_harbour``; later attempts carry a digit."""
+    name = f"{random.choice(_MANNERS)}_{random.choice(_VESSELS)}"
+    return f"{name}{random.randrange(10 ** min(attempt, 9))}" if attempt else name

@@ -12,7 +12,7 @@ import msgspec
 
 from portside.containers.container import Container
 from portside.containers.core import Core
-from portside.containers.start import cgroup_of
+from portside.containers.processes import cgroup_of
 from portside.kernel.cgroup import Cgroup
 from portside.kernel.cgroup.machine import machine
 from portside.model import capabilities

@@ -10,6 +10,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from portside.containers.attach_exec import process_of, shown
+from portside.containers.stop import STOP_TIMEOUT, send_signal
+from portside.containers.validation import parse_signal
 from portside.model.container import ExecConfig, ExecStart
 from portside.model.containerstate import HealthResult
 from portside.model.errors import PortsideError
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from portside.containers.container import Container
     from portside.containers.core import Core
     from portside.runtime.monitor_client import MonitorClient
+
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +113,6 @@ class HealthMonitor:
 
     async def _probe(self) -> tuple[int, str]:
         """Exit status (-1: it took too long, or could not run) and output."""
-        from portside.containers.attach_exec import shown
-
         core, container = self._core, self._container
         monitor = container.monitor
         if monitor is None:
@@ -135,8 +137,6 @@ class HealthMonitor:
         return code, output
 
     def _request(self) -> Exec:
-        from portside.containers.attach_exec import process_of
-
         record = self._container.record
         config = ExecConfig(cmd=self._command(), attach_stdout=True, attach_stderr=True)
         return Exec(
@@ -197,18 +197,15 @@ class HealthMonitor:
 
 async def _end(core: Core, container: Container) -> None:
     """``on-unhealthy``: end it, so that its policy starts it again."""
-    from portside.containers import lifecycle
-    from portside.containers.signal_names import parse
-
     log.info("container %s is unhealthy: restarting it", container.id)
-    stop = parse(container.record.config.stop_signal or "TERM")
+    number = parse_signal(container.record.config.stop_signal or "TERM")
     timeout = container.record.config.stop_timeout
-    await lifecycle.send_signal(core, container, stop)
+    await send_signal(core, container, number)
     try:
-        async with asyncio.timeout(lifecycle.STOP_TIMEOUT if timeout is None else timeout):
+        async with asyncio.timeout(STOP_TIMEOUT if timeout is None else timeout):
             await container.exited.wait()
     except TimeoutError:
-        await lifecycle.send_signal(core, container, signal.SIGKILL)
+        await send_signal(core, container, signal.SIGKILL)
 
 
 def _seconds(nanoseconds: int, default: float) -> float:

@@ -18,8 +18,7 @@ import msgspec
 
 from portside.containers.container import Container
 from portside.containers.core import Core
-from portside.containers.log_files import PIECE, Generation, open_generations
-from portside.containers.log_watch import LogWatch
+from portside.containers.log_files import PIECE, Generation, LogWatch, open_generations
 from portside.model.errors import NotImplementedHere
 from portside.model.golang.timestamps import rfc3339_or_zero
 

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.containers import bind_idmaps
-from portside.containers.mounts import Points, is_around
-from portside.containers.record import Point
-from portside.containers.spec_mounts import tmpfs_options
+from portside.containers import mounts
+from portside.containers.mounts import MountPoints, is_around
+from portside.containers.record import MountPoint
+from portside.containers.spec.oci_mounts import tmpfs_options
 from portside.model.container import ContainerConfig, HostConfig, MountRequest
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.volume import VolumeCreate
 
 if TYPE_CHECKING:
     from portside.containers.core import Core
+
 
 _PROPAGATIONS = frozenset(("private", "rprivate", "slave", "rslave", "shared", "rshared"))
 _SUBJECTS = {
@@ -40,15 +41,15 @@ _FOREIGN = {
 """Options of other kinds of mounts, which a kind refuses."""
 
 
-class PointParser:
+class MountParser:
     """Reads a container's wishes for mounts."""
 
     def __init__(self, core: Core, config: ContainerConfig, host: HostConfig) -> None:
         self._core, self._config, self._host = core, config, host
-        self._points: dict[str, Point] = {}
+        self._points: dict[str, MountPoint] = {}
         self._requests: dict[str, VolumeCreate] = {}
 
-    def parse(self, read_only_non_recursive: bool = False) -> Points:
+    def parse(self, read_only_non_recursive: bool = False) -> MountPoints:
         """All mounts; raises InvalidParameter, NotFound."""
         own: set[str] = set()
         for inherited in self._host.volumes_from or ():
@@ -68,9 +69,9 @@ class PointParser:
             self._points.pop(clean(target), None)
         for target in self._config.volumes or {}:
             self._image_volume(target)
-        return Points(self._core, list(self._points.values()), self._requests)
+        return MountPoints(self._core, list(self._points.values()), self._requests)
 
-    def _add(self, point: Point, own: set[str]) -> None:
+    def _add(self, point: MountPoint, own: set[str]) -> None:
         if point.destination in own:
             raise InvalidParameter(f"Duplicate mount point: {point.destination}")
         own.add(point.destination)
@@ -105,13 +106,13 @@ class PointParser:
             return
         _check_destination(destination, target)
         self._points[destination] = self._volume(
-            Point(type="volume", destination=destination, anonymous=True),
+            MountPoint(type="volume", destination=destination, anonymous=True),
             VolumeCreate(name="", driver=self._host.volume_driver or "local"),
         )
 
     # -- -v ------------------------------------------------------------------------------
 
-    def _bind(self, text: str) -> Point:
+    def _bind(self, text: str) -> MountPoint:
         parts = text.split(":")
         if len(parts) > 3 or not all(parts[:2]):
             raise InvalidParameter(f"invalid volume specification: '{text}'")
@@ -126,7 +127,7 @@ class PointParser:
             )
         destination = clean(destination)
         _check_destination(destination, text)
-        point = _with_mode(Point(type="bind", destination=destination, mode=mode), mode)
+        point = _with_mode(MountPoint(type="bind", destination=destination, mode=mode), mode)
         if source.startswith("/"):
             if point.no_copy:
                 raise InvalidParameter(_extra(text, "bind", "VolumeOptions"))
@@ -165,13 +166,13 @@ class PointParser:
             )
         return wanted or "rslave"
 
-    def _volume(self, point: Point, request: VolumeCreate) -> Point:
+    def _volume(self, point: MountPoint, request: VolumeCreate) -> MountPoint:
         self._requests[point.destination] = request
         return point
 
     # -- --mount -------------------------------------------------------------------------
 
-    def _mount(self, wish: MountRequest) -> Point:
+    def _mount(self, wish: MountRequest) -> MountPoint:
         prefix = f'invalid mount config for type "{wish.type}": '
         if not wish.target:
             raise InvalidParameter(f"{prefix}field Target must not be empty")
@@ -188,12 +189,12 @@ class PointParser:
             if getattr(wish, name) is not None:
                 field = "".join(word.title() for word in name.split("_"))
                 raise InvalidParameter(f"{prefix}field {field} must not be specified")
-        point = Point(type=wish.type, destination=destination, rw=not wish.read_only)
+        point = MountPoint(type=wish.type, destination=destination, rw=not wish.read_only)
         make = {"bind": self._mount_bind, "volume": self._mount_volume,
                 "tmpfs": self._mount_tmpfs, "image": self._mount_image}  # fmt: skip
         return make[wish.type](wish, point, prefix)
 
-    def _mount_bind(self, wish: MountRequest, point: Point, prefix: str) -> Point:
+    def _mount_bind(self, wish: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
         if not wish.source:
             raise InvalidParameter(f"{prefix}field Source must not be empty")
         if not wish.source.startswith("/"):
@@ -215,10 +216,10 @@ class PointParser:
             non_recursive=bool(options and options.non_recursive),
             read_only_non_recursive=bool(options and options.read_only_non_recursive),
             read_only_force_recursive=bool(options and options.read_only_force_recursive),
-            idmap=bind_idmaps.checked(options.idmap) if options else "",
+            idmap=mounts.check_idmap(options.idmap) if options else "",
         )
 
-    def _mount_volume(self, wish: MountRequest, point: Point, prefix: str) -> Point:
+    def _mount_volume(self, wish: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
         options = wish.volume_options
         driver = options.driver_config if options else None
         if not wish.source and options and options.subpath:
@@ -241,7 +242,7 @@ class PointParser:
             subpath=options.subpath if options else "")  # fmt: skip
         return self._volume(point, request)
 
-    def _mount_tmpfs(self, wish: MountRequest, point: Point, prefix: str) -> Point:
+    def _mount_tmpfs(self, wish: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
         if wish.source:
             raise InvalidParameter(f"{prefix}field Source must not be specified")
         words = []
@@ -255,7 +256,7 @@ class PointParser:
             words.append("ro")
         return msgspec.structs.replace(point, tmpfs=tmpfs_options(",".join(words)))
 
-    def _mount_image(self, wish: MountRequest, point: Point, prefix: str) -> Point:
+    def _mount_image(self, wish: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
         if not wish.source:
             raise InvalidParameter(f"{prefix}field Source must not be empty")
         subpath = wish.image_options.subpath if wish.image_options else ""
@@ -300,7 +301,7 @@ def _check_subpath(subpath: str, prefix: str) -> None:
         raise InvalidParameter(f"{prefix}subpath must be a relative path within the volume")
 
 
-def _with_mode(point: Point, mode: str) -> Point:
+def _with_mode(point: MountPoint, mode: str) -> MountPoint:
     """The third part of ``-v``: comma-separated words."""
     seen: set[str] = set()
     for word in mode.split(",") if mode else ():
@@ -315,6 +316,6 @@ def _with_mode(point: Point, mode: str) -> Point:
         elif subject == "copy":
             point = msgspec.structs.replace(point, no_copy=True)
         elif subject == "owners":
-            idmap = bind_idmaps.checked(word.partition("=")[2] or "auto")
+            idmap = mounts.check_idmap(word.partition("=")[2] or "auto")
             point = msgspec.structs.replace(point, idmap=idmap)
     return point

@@ -1,38 +1,62 @@
 """Where a container's mounts come from: ``-v``, ``--mount``, ``--volumes-from``, ``VOLUME``.
 
-``PointParser`` (``mount_parser.py``) reads all of them into ``Point`` values, which are kept in the
-record; ``Points.acquire`` makes and claims the volumes at creation, and ``runtime_mounts`` turns
-points into mounts at each start.
+``MountParser`` (``mount_parser.py``) reads all of them into ``MountPoint`` values, which are kept
+in the record; ``MountPoints.acquire`` makes and claims the volumes at creation, and
+``runtime_mounts`` turns mount points into mounts at each start. Below: ``idmap`` of bind mounts
+(whose files of the source are whose in the container: ``auto`` exchanges the source's owner with
+the container's user, ``uids=DISK-SHOWN-COUNT#…;gids=…`` says it in full), and images mounted as a
+whole (an overlay) or one path of them (a bind mount at ``image-<n>`` in the container's directory
+while it runs).
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from portside.containers import bind_idmaps, image_mounts, user_mapping
-from portside.containers.record import Point, Record
+from portside.containers import user_mapping
+from portside.containers.record import MountPoint, Record
 from portside.kernel.directories import make_public
+from portside.kernel.mount import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    MNT_DETACH,
+    OPEN_TREE_CLONE,
+    UMOUNT_NOFOLLOW,
+    move_mount,
+    open_tree,
+    umount2,
+)
 from portside.kernel.mountinfo import mount_of
 from portside.model import ociruntime as oci
+from portside.model.digest import Digest, chain_id
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.idmap import IDMappings, composed
+from portside.model.ociruntime import IDMapping
+from portside.model.rootfs import Rootfs
 from portside.model.volume import ANONYMOUS, VolumeCreate
 from portside.store.db import Ref
+from portside.store.worker_pool import Job
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from portside.containers.core import Core
 
 
-class Points:
+class MountPoints:
     """The mounts of a container that is being made."""
 
-    def __init__(self, core: Core, points: list[Point], requests: dict[str, VolumeCreate]) -> None:
+    def __init__(
+        self, core: Core, points: list[MountPoint], requests: dict[str, VolumeCreate]
+    ) -> None:
         self._core, self._points, self._requests = core, points, requests
 
     def __bool__(self) -> bool:
@@ -40,10 +64,10 @@ class Points:
 
     async def acquire(
         self, container_id: str, mappings: IDMappings | None = None
-    ) -> tuple[Point, ...]:
+    ) -> tuple[MountPoint, ...]:
         """Make the volumes, claim them and copy the image's content up; all or nothing."""
         volumes, images = self._core.volumes, self._core.images
-        found: list[Point] = []
+        found: list[MountPoint] = []
         async with AsyncExitStack() as undo:
             for point in self._points:
                 if point.type == "volume":
@@ -64,7 +88,7 @@ class Points:
             undo.pop_all()
         return tuple(found)
 
-    async def _acquire_volume(self, container_id: str, point: Point) -> Point:
+    async def _acquire_volume(self, container_id: str, point: MountPoint) -> MountPoint:
         request = self._requests[point.destination]
         volume = await self._core.volumes.create(request)
         self._core.volumes.acquire(volume.name, container_id)
@@ -73,7 +97,7 @@ class Points:
         )
 
 
-async def _give_back(core: Core, point: Point, container_id: str) -> None:
+async def _give_back(core: Core, point: MountPoint, container_id: str) -> None:
     """Undo what :meth:`Points.acquire` did for one volume."""
     core.volumes.release(point.name, container_id)
     if point.anonymous:
@@ -118,19 +142,19 @@ async def runtime_mounts(core: Core, record: Record) -> tuple[oci.Mount, ...]:
             found.append(_bind_mount(point, str(core.instance.data_root), mappings))
             _map_owners(found[-1], point, record, mappings)
         else:
-            found.append(await image_mounts.mount(core, record, point, mappings))
+            found.append(await mount_image(core, record, point, mappings))
     return tuple(found)
 
 
 def _map_owners(
-    mount: oci.Mount, point: Point, record: Record, mappings: IDMappings | None
+    mount: oci.Mount, point: MountPoint, record: Record, mappings: IDMappings | None
 ) -> None:
     """What is the engine's keeps the container's identifiers on disk; what a bind mount shows is
     the host's, unless it is to be mapped."""
     uids: tuple[oci.IDMapping, ...] = ()
     gids: tuple[oci.IDMapping, ...] = ()
     if point.idmap:
-        uids, gids = bind_idmaps.mappings(point.idmap, mount.source, record.config.user)
+        uids, gids = idmap_of(point.idmap, mount.source, record.config.user)
         if mappings is not None:
             uids, gids = composed(uids, mappings.uids), composed(gids, mappings.gids)
     elif mappings is not None and point.type != "bind":
@@ -138,7 +162,7 @@ def _map_owners(
     mount.uid_mappings, mount.gid_mappings = uids, gids
 
 
-def _bind_mount(point: Point, data_root: str, mappings: IDMappings | None) -> oci.Mount:
+def _bind_mount(point: MountPoint, data_root: str, mappings: IDMappings | None) -> oci.Mount:
     if not os.path.lexists(point.source):
         if not point.create_source:
             raise InvalidParameter(
@@ -161,7 +185,7 @@ def is_around(source: str, root: str) -> bool:
     return below.startswith(above) or above.startswith(below)
 
 
-def _check_propagation(point: Point) -> None:
+def _check_propagation(point: MountPoint) -> None:
     """Mounts pass between host and container only where the source's own mount is shared."""
     mode = point.propagation.removeprefix("r")
     if mode not in ("shared", "slave"):
@@ -176,14 +200,14 @@ def _check_propagation(point: Point) -> None:
 
 async def unmount(core: Core, record: Record) -> None:
     """After the exit: this container does not use its volumes' mounts any more."""
-    image_mounts.unmount(core, record)
+    unmount_images(core, record)
     for name in volume_names(record.mounts):
         await core.volumes.unmount(name, record.id)
         driver = next(point.driver for point in record.mounts if point.name == name)
         core.publish("volume", "unmount", name, {"container": record.id, "driver": driver})
 
 
-def _tell_mount(core: Core, record: Record, point: Point) -> None:
+def _tell_mount(core: Core, record: Record, point: MountPoint) -> None:
     about = {
         "container": record.id,
         "destination": point.destination,
@@ -214,6 +238,184 @@ async def release_unfinished(core: Core, record: Record) -> None:
                 await core.volumes.remove(ref.id, force=True)
 
 
-def volume_names(points: Iterable[Point]) -> list[str]:
+def volume_names(points: Iterable[MountPoint]) -> list[str]:
     """Each volume once, in order."""
     return list(dict.fromkeys(point.name for point in points if point.type == "volume"))
+
+
+# -- idmap of bind mounts ------------------------------------------------------------------
+
+
+_ALL_IDS = 0xFFFFFFFF
+"""Identifiers are 0 to 2^32 - 2."""
+
+BindMappings = tuple[tuple[IDMapping, ...], tuple[IDMapping, ...]]
+
+
+def check_idmap(text: str) -> str:
+    """The same text; raises InvalidParameter for a mapping that makes no sense."""
+    if text in ("auto", "true"):
+        return "auto"
+    if text:
+        _parse_idmap(text)
+    return text
+
+
+def idmap_of(text: str, source: str, user: str) -> BindMappings:
+    """Those of users and groups, from the disk's to the shown; ``user`` is the container's."""
+    if text != "auto":
+        return _parse_idmap(text)
+    owner = Path(source).stat()
+    uid, _, gid = user.partition(":")
+    uid, gid = (uid or "0", gid or "0") if uid != "root" else ("0", gid or "0")
+    if not (uid.isdigit() and gid.isdigit()):
+        raise InvalidParameter(
+            f"idmap needs the container's user as numbers, not {user!r}, or the mapping in full: "
+            "idmap=uids=DISK-SHOWN-COUNT;gids=DISK-SHOWN-COUNT"
+        )
+    return _exchange_ids(owner.st_uid, int(uid)), _exchange_ids(owner.st_gid, int(gid))
+
+
+def _exchange_ids(one: int, other: int) -> tuple[IDMapping, ...]:
+    """All identifiers as they are, but these two."""
+    if one == other:
+        return (IDMapping(0, 0, _ALL_IDS),)
+    low, high = sorted((one, other))
+    ranges = (
+        (0, 0, low),
+        (low, high, 1),
+        (low + 1, low + 1, high - low - 1),
+        (high, low, 1),
+        (high + 1, high + 1, _ALL_IDS - high - 1),
+    )
+    return tuple(IDMapping(*found) for found in ranges if found[2] > 0)
+
+
+def _parse_idmap(text: str) -> BindMappings:
+    found: dict[str, tuple[IDMapping, ...]] = {}
+    for part in text.split(";"):
+        name, _, ranges = part.partition("=")
+        try:
+            if name not in ("uids", "gids") or name in found:
+                raise ValueError(name)
+            numbers = [[int(n) for n in one.split("-")] for one in ranges.split("#")]
+            found[name] = tuple(IDMapping(*one) for one in numbers)
+            if any(len(one) != 3 or one[2] < 1 or max(one) >= _ALL_IDS for one in numbers):
+                raise ValueError(ranges)
+        except (ValueError, TypeError):
+            raise InvalidParameter(
+                f"invalid idmap {text!r}: uids=DISK-SHOWN-COUNT#…;gids=DISK-SHOWN-COUNT#…"
+            ) from None
+    if len(found) != 2:
+        raise InvalidParameter(f"invalid idmap {text!r}: it needs both uids and gids")
+    return found["uids"], found["gids"]
+
+
+# -- mounted images ------------------------------------------------------------------------
+
+
+_WHOLE = ".whole"
+
+
+class BindImagePath(Job, kw_only=True):
+    """Bind ``path`` of ``rootfs`` at ``place``, which is made; InvalidParameter without it.
+
+    The whole is attached beside it for a moment: until Linux 6.15 open_tree(2) copies no part of
+    a mount that is attached nowhere.
+    """
+
+    result: ClassVar[type] = type(None)
+    heavy: ClassVar[bool] = False
+    rootfs: Rootfs
+    path: str
+    place: str
+
+    def run(self, fds: list[int], progress: Callable[[int], None]) -> None:
+        from portside.runtime.rootfs import open_root as open_mapped_root
+        from portside.store.roots import open_beneath, open_root
+
+        whole = self.place + _WHOLE
+        Path(whole).mkdir(0o700)
+        if self.rootfs.uid_mappings:
+            root = open_mapped_root(self.rootfs, private=False)
+        elif self.rootfs.driver == "overlay":
+            root = open_root(self.rootfs)
+        else:
+            root = open_tree(AT_FDCWD, self.rootfs.upper, OPEN_TREE_CLONE)
+        _attach(root, whole)
+        try:
+            top = os.open(whole, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                found = open_beneath(top, self.path, os.O_PATH | os.O_CLOEXEC)
+            except OSError as err:
+                reason = os.strerror(err.errno or errno.ENOENT).lower()
+                raise InvalidParameter(
+                    f"cannot access path {self.path} of the image: {reason}"
+                ) from err
+            place = Path(self.place)
+            if stat.S_ISDIR(os.fstat(found).st_mode):
+                place.mkdir(mode=0o700)
+            else:
+                place.touch(0o600, exist_ok=False)
+            _attach(open_tree(found, "", OPEN_TREE_CLONE | AT_EMPTY_PATH), self.place)
+            os.close(found)
+            os.close(top)
+        finally:
+            umount2(whole, UMOUNT_NOFOLLOW | MNT_DETACH)
+            Path(whole).rmdir()
+
+
+def _attach(tree: int, place: str) -> None:
+    target = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        move_mount(tree, target, place)
+    finally:
+        os.close(target)
+        os.close(tree)
+
+
+async def mount_image(
+    core: Core, record: Record, point: MountPoint, mappings: IDMappings | None
+) -> oci.Mount:
+    """What the runtime is told for an image's mount, read-only. InvalidParameter when the image
+    has no such path."""
+    chain = Digest(point.chain) if point.chain else None
+    if chain is None:  # made by an engine that did not note it
+        chain = chain_id(core.images.get(point.source).config.diff_ids)
+    rootfs = core.store.layers.rootfs(chain)
+    if mappings is not None:
+        rootfs = msgspec.structs.replace(
+            rootfs, uid_mappings=mappings.uids, gid_mappings=mappings.gids
+        )
+    uids, gids = rootfs.uid_mappings, rootfs.gid_mappings
+    if point.subpath:
+        number = sum(1 for _ in core.directory(record.id).glob("image-*"))
+        place = core.directory(record.id) / f"image-{number}"
+        job = BindImagePath(rootfs=rootfs, path=point.subpath, place=str(place))
+        await core.store.workers.run(job)
+        return oci.Mount(point.destination, "bind", str(place), ("bind", "rprivate", "ro"))
+    if rootfs.driver != "overlay":
+        return oci.Mount(point.destination, "bind", rootfs.upper, ("rbind", "ro"), uids, gids)
+    lower = (f"lowerdir+={path}" for path in rootfs.lower)  # one by one: no limit in length
+    options = ("ro", *lower, *rootfs.options)
+    return oci.Mount(point.destination, "overlay", "overlay", options, uids, gids)
+
+
+def unmount_images(core: Core, record: Record) -> None:
+    """Let go of the paths of images that a container had mounted."""
+    if any(point.type == "image" and point.subpath for point in record.mounts):
+        unbind_all(core.directory(record.id))
+
+
+def unbind_all(directory: Path) -> None:
+    """Let go of every path that is bound in a container's directory."""
+    for pattern in ("image-*", "mount-*"):
+        for place in sorted(directory.glob(pattern)):
+            unbind(place)
+
+
+def unbind(place: Path) -> None:
+    with suppress(OSError):  # bound nowhere: the engine was killed in between
+        umount2(str(place), UMOUNT_NOFOLLOW | MNT_DETACH)
+    with suppress(OSError):
+        place.rmdir() if place.is_dir() else place.unlink()

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import msgspec
 
+from portside.model import containerstate
 from portside.model.container import ContainerConfig, HostConfig
-from portside.model.containerstate import HealthResult, MountPoint
+from portside.model.containerstate import HealthResult
 from portside.model.idmap import IDMappings
 from portside.model.image import Descriptor
 from portside.model.network import EndpointSettings
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class MountPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One mount of a container as it was asked for; see ``portside.containers.mounts``."""
 
     type: str
@@ -38,9 +39,9 @@ class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chain: str = ""
     """Of an image, the chain ID of its topmost layer: it may be deleted by force meanwhile."""
 
-    def shown(self) -> MountPoint:
+    def shown(self) -> containerstate.MountPoint:
         """As ``inspect`` and ``ps`` tell it."""
-        return MountPoint(
+        return containerstate.MountPoint(
             type=self.type,
             name=self.name if self.type != "tmpfs" else "",
             source=self.source,
@@ -79,7 +80,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The range that was given to it alone (``--userns=auto``)."""
     endpoints: dict[str, EndpointSettings] = {}
     """What the user asked for, by network name or ID."""
-    mounts: tuple[Point, ...] = ()
+    mounts: tuple[MountPoint, ...] = ()
 
     making: bool = False
     """Its mounts are not all made: an engine that starts and finds this undoes the creation."""

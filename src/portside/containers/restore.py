@@ -7,11 +7,13 @@ import logging
 import re
 import time
 
-from portside.containers import image_mounts, lifecycle, mounts, restart_policy, start
+from portside.containers import mounts, processes, start
 from portside.containers.container import Container
+from portside.containers.container_networks import network_request
 from portside.containers.core import Core
-from portside.containers.network_request import network_request
+from portside.containers.exit import MONITOR_KILLED, MONITOR_LOST, handle_exit
 from portside.containers.record import Record
+from portside.containers.remove import remove_container
 from portside.kernel.cgroup import Cgroup, children
 from portside.model.errors import NotFound, PortsideError, Unavailable
 from portside.model.network import RunningContainer
@@ -42,12 +44,14 @@ async def restore(core: Core) -> None:
     await core.volumes.restore(item.id for item in running)
     for container in running:
         container.networked = True
-        lifecycle.watch(core, container)
+        start.watch(core, container)
         _settle_freezer(core, container)
         _resume_health(core, container)
     for container, exit in ended:
         container.networked = True
-        await lifecycle.handle_exit(core, container, exit)
+        lived = await handle_exit(core, container, exit)
+        if lived is not None:
+            start.schedule_restart(core, container, lived)
     await _repair(core)
     _start_what_should_run(core, {item.id for item, _ in ended})
 
@@ -58,7 +62,7 @@ def _was_started(core: Core, container: Container) -> bool:
     record, directory = container.record, core.state_dir(container.id)
     if record.removing or not directory.exists():
         return False
-    exit = lifecycle.read_exit(core, container)
+    exit = processes.read_exit(core, container)
     if exit is not None and exit.at_ns > max(record.finished_ns, record.started_ns):
         record.running, record.started_ns = True, record.started_ns or exit.at_ns
         return True
@@ -67,7 +71,7 @@ def _was_started(core: Core, container: Container) -> bool:
     try:
         container.monitor = MonitorClient.connect(directory)
     except Unavailable:
-        start.end_processes(core, container)
+        processes.end_processes(core, container)
         return False
     record.running, record.pid = True, container.monitor.pid
     record.started_ns = container.monitor.started_ns
@@ -85,18 +89,18 @@ def _reconnect(core: Core, container: Container) -> Exited | None:
         return None
     except Unavailable:
         pass
-    found = lifecycle.read_exit(core, container)
+    found = processes.read_exit(core, container)
     if found is not None:
         return found
-    if start.end_processes(core, container):
-        return Exited(137, time.time_ns(), error=lifecycle.MONITOR_KILLED)
-    return Exited(lifecycle.MONITOR_LOST, time.time_ns())
+    if processes.end_processes(core, container):
+        return Exited(137, time.time_ns(), error=MONITOR_KILLED)
+    return Exited(MONITOR_LOST, time.time_ns())
 
 
 def _settle_freezer(core: Core, container: Container) -> None:
     """Whether it is paused is the kernel's word; what only a commit had paused goes on."""
     record = container.record
-    group = start.cgroup_of(core, container)
+    group = processes.cgroup_of(core, container)
     try:
         frozen = group.frozen()
         if frozen and record.quieted:
@@ -145,7 +149,7 @@ def _has_root(core: Core, identifier: str) -> bool:
 
 async def _remove(core: Core, container: Container, volumes: bool) -> None:
     try:
-        await lifecycle.remove(core, container, force=True, volumes=volumes)
+        await remove_container(core, container, force=True, volumes=volumes)
     except PortsideError as err:
         log.warning("container %s could not be removed: %s", container.id, err)
 
@@ -161,7 +165,7 @@ def _sweep_groups(core: Core) -> None:
     """
     for container in core.containers.values():
         if container.monitor is None:
-            start.end_processes(core, container)
+            processes.end_processes(core, container)
     ours = core.instance.cgroup
     known = set(core.store.db.collection("container", Record).ids())
     for name in children(ours):
@@ -185,11 +189,11 @@ def _drop_unknown(core: Core) -> None:
     if directory.is_dir():
         for entry in directory.iterdir():
             if entry.name not in known:
-                start.drop_leftover(core, entry)
+                processes.drop_leftover(core, entry)
                 swept += 1
     for entry in core.store.layers.containers_dir.iterdir():
         if entry.name not in known:  # also a build step's of a killed engine
-            image_mounts.unbind_all(entry)
+            mounts.unbind_all(entry)
             core.store.layers.forget_writable(entry.name)
             core.store.trash.discard(entry)
             swept += 1
@@ -212,4 +216,4 @@ def _start_what_should_run(core: Core, ended: set[str]) -> None:
         wanted = name == "always" or (name == "unless-stopped" and not record.stopped_by_user)
         if record.restarting or (wanted and record.started_ns and record.id not in ended):
             record.restarting = True
-            restart_policy.schedule(core, container, 10**11)
+            start.schedule_restart(core, container, 10**11)

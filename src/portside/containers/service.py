@@ -11,16 +11,27 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from portside.containers import attach_exec, container_files, create, inspect, lifecycle, update
+from portside.containers import (
+    attach_exec,
+    container_files,
+    container_list,
+    container_networks,
+    create,
+    exit,
+    inspect,
+    remove,
+    start,
+    stop,
+    update,
+)
 from portside.containers.attach_exec import AttachOptions, Take
 from portside.containers.container import Container
-from portside.containers.container_files import CommitWish
-from portside.containers.core import ContainerOptions, Core
-from portside.containers.ended import unless_removed
-from portside.containers.inspect import PRUNE_FILTERS
+from portside.containers.container_files import CommitOptions
+from portside.containers.container_list import PRUNE_FILTERS
+from portside.containers.core import ContainerOptions, Core, unless_removed
 from portside.containers.interfaces import Images, Networks, Volumes
-from portside.containers.signal_names import parse as parse_signal
-from portside.containers.start import cgroup_of
+from portside.containers.processes import cgroup_of
+from portside.containers.validation import parse_signal
 from portside.model import filters as matching
 from portside.model.container import (
     CreateRequest,
@@ -118,7 +129,7 @@ class ContainerService:
     async def stop_all(self, timeout: int) -> None:
         """Stop every running container at once (``portside daemon stop --containers``)."""
         running = [item for item in self.core.containers.values() if item.record.running]
-        work = (lifecycle.stop(self.core, item, "", timeout) for item in running)
+        work = (stop.stop_container(self.core, item, "", timeout) for item in running)
         await asyncio.gather(*work, return_exceptions=True)
         for item in running:
             item.record.stopped_by_user = False
@@ -142,19 +153,19 @@ class ContainerService:
 
         ``read_only_non_recursive``: what is mounted below a read-only bind mount stays writable.
         """
-        wish = create.Wish(name, request, platform, read_only_non_recursive)
-        return await create.create(self.core, wish)
+        wish = create.CreateOptions(name, request, platform, read_only_non_recursive)
+        return await create.create_container(self.core, wish)
 
     async def start_container(self, name: str) -> None:
         """Raises NotFound, NotModified, Conflict, CommandNotFound and their kin."""
-        await lifecycle.start(self.core, self.core.find(name))
+        await start.start_container(self.core, self.core.find(name))
 
     async def stop(self, name: str, signal: str = "", timeout: int | None = None) -> str:
         """Raises NotModified when it does not run. See :func:`lifecycle.stop`."""
-        return await lifecycle.stop(self.core, self.core.find(name), signal, timeout)
+        return await stop.stop_container(self.core, self.core.find(name), signal, timeout)
 
     async def restart(self, name: str, signal: str = "", timeout: int | None = None) -> None:
-        await lifecycle.restart(self.core, self.core.find(name), signal, timeout)
+        await start.restart_container(self.core, self.core.find(name), signal, timeout)
 
     async def kill(self, name: str, signal: str = "") -> None:
         words = f"cannot kill container: {name}"
@@ -165,37 +176,37 @@ class ContainerService:
             raise InvalidParameter(f"{words}: {err}") from None
         except NotFound as err:
             raise NotFound(f"{words}: {err}") from None
-        await lifecycle.kill(self.core, container, number)
+        await stop.kill_container(self.core, container, number)
 
     async def pause(self, name: str) -> None:
-        await lifecycle.pause(self.core, self.core.find(name))
+        await stop.pause_container(self.core, self.core.find(name))
 
     async def unpause(self, name: str) -> None:
-        await lifecycle.unpause(self.core, self.core.find(name))
+        await stop.unpause_container(self.core, self.core.find(name))
 
     async def remove(self, name: str, *, force: bool = False, volumes: bool = False) -> None:
         container = self.core.find(name)
-        await lifecycle.remove(self.core, container, force=force, volumes=volumes)
+        await remove.remove_container(self.core, container, force=force, volumes=volumes)
 
     async def remove_link(self, name: str) -> None:
         """``PARENT/ALIAS``. Raises NotFound."""
-        from portside.containers import legacy_links
+        from portside.containers import container_networks
 
-        await legacy_links.remove(self.core, name)
+        await container_networks.remove_link(self.core, name)
 
     def wait(self, name: str, condition: str = "") -> asyncio.Future[tuple[int, str]]:
         """Registers at once; see :func:`lifecycle.wait` and :meth:`waited`."""
-        lifecycle.check_condition(condition)  # before the container is looked for, as dockerd
-        return lifecycle.wait(self.core.find(name), condition)
+        exit.check_condition(condition)  # before the container is looked for, as dockerd
+        return exit.wait_container(self.core.find(name), condition)
 
     @staticmethod
     def waited(result: tuple[int, str]) -> Waited:
-        return lifecycle.waited(result)
+        return exit.waited(result)
 
     # -- streams -----------------------------------------------------------------------------
 
     async def attach(self, name: str, options: AttachOptions, take: Take) -> None:
-        await attach_exec.attach(self.core, self.core.find(name), options, take)
+        await attach_exec.attach_container(self.core, self.core.find(name), options, take)
 
     async def exec_create(self, name: str, config: ExecConfig) -> str:
         """The new exec's ID."""
@@ -243,12 +254,14 @@ class ContainerService:
         return Counts(len(states), running, paused, len(states) - running - paused)
 
     async def inspect(self, name: str, *, size: bool = False) -> ContainerInspect:
-        return await inspect.inspect(self.core, self.core.find(name), size)
+        return await inspect.inspect_container(self.core, self.core.find(name), size)
 
     async def list(
         self, filters: Filters, *, all: bool = False, limit: int = 0, size: bool = False
     ) -> list[ContainerSummary]:
-        return await inspect.summaries(self.core, filters, all=all, limit=limit, size=size)
+        return await container_list.list_containers(
+            self.core, filters, all=all, limit=limit, size=size
+        )
 
     async def top(self, name: str, arguments: str) -> Top:
         """The processes. Raises Conflict when it does not run."""
@@ -269,9 +282,9 @@ class ContainerService:
 
     def stats(self, name: str, *, stream: bool, one_shot: bool) -> AsyncIterator[StatsResponse]:
         """Samples once a second (two for a single complete one). Raises NotFound now."""
-        from portside.containers import stats_sampler
+        from portside.containers import stats
 
-        return stats_sampler.samples(
+        return stats.stats_samples(
             self.core, self.core.find(name), stream=stream, one_shot=one_shot
         )
 
@@ -297,32 +310,32 @@ class ContainerService:
             copy_owner=copy_owner)  # fmt: skip
 
     def export(self, name: str) -> AsyncIterator[bytes]:
-        return container_files.export(self.core, self.core.find(name))
+        return container_files.export_container(self.core, self.core.find(name))
 
     async def changes(self, name: str) -> Sequence[Change]:
         return await container_files.changes(self.core, self.core.find(name))
 
-    async def commit(self, name: str, wish: CommitWish) -> str:
-        return await container_files.commit(self.core, self.core.find(name), wish)
+    async def commit(self, name: str, wish: CommitOptions) -> str:
+        return await container_files.commit_container(self.core, self.core.find(name), wish)
 
     # -- changing ------------------------------------------------------------------------------
 
     async def rename(self, name: str, new: str) -> None:
-        await update.rename(self.core, self.core.find(name), new)
+        await update.rename_container(self.core, self.core.find(name), new)
 
     async def update(self, name: str, wish: UpdateRequest) -> Sequence[str]:
-        return await update.update(self.core, self.core.find(name), wish)
+        return await update.update_container(self.core, self.core.find(name), wish)
 
     async def reshape(self, name: str, wish: ReshapeRequest) -> Reshaped:
         """Beyond Docker: ports and labels live, environment and mounts by starting again."""
-        from portside.containers import reconfigure
+        from portside.containers import update
 
-        return await reconfigure.reshape(self.core, self.core.find(name), wish)
+        return await update.reshape_container(self.core, self.core.find(name), wish)
 
     async def network_connect(
         self, name: str, network: str, config: EndpointSettings | None
     ) -> None:
-        await update.network_connect(self.core, self.core.find(name), network, config)
+        await container_networks.network_connect(self.core, self.core.find(name), network, config)
 
     async def network_disconnect(self, name: str, network: str, force: bool = False) -> None:
         try:
@@ -332,7 +345,7 @@ class ContainerService:
                 raise
             self.core.networks.inspect(network)
             raise NotFound(f"endpoint {name} not found") from err
-        await update.network_disconnect(self.core, container, network, force)
+        await container_networks.network_disconnect(self.core, container, network, force)
 
     def oci(self, name: str) -> bytes:
         """The runtime-spec configuration of the last start. Raises NotFound."""
@@ -358,7 +371,7 @@ class ContainerService:
         labels = {name: values for name, values in filters.items() if name != "until"}
         removed: list[str] = []
         freed = 0
-        for container in inspect.choose(self.core, labels, all=True, limit=0):
+        for container in container_list.choose(self.core, labels, all=True, limit=0):
             record = container.record
             if record.status not in ("created", "exited", "dead"):
                 continue
@@ -367,7 +380,7 @@ class ContainerService:
             try:
                 with unless_removed(container):
                     size = await self.core.store.layers.size_rw(record.id)
-                await lifecycle.remove(self.core, container)
+                await remove.remove_container(self.core, container)
             except PortsideError:
                 continue
             removed.append(record.id)

@@ -1,8 +1,13 @@
-"""Bringing a container up: mounts, network, specification, launcher, in that order.
+"""A container's life after its creation: start, end, stop, kill, pause, restart, removal.
 
-Everything acquired on the way is given back when a later step fails; after a crash in the
-middle the next start of the engine finds a container that is not running and cleans up
-(:mod:`portside.containers.restoring`).
+::
+
+    created ──start──► running ──pause──► paused
+       ▲                 │  ▲                │
+       │                exit └───unpause─────┘
+       │                 ▼
+       │              exited ──policy──► restarting ──► running
+       └── remove ◄──────┘
 """
 
 from __future__ import annotations
@@ -10,19 +15,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.containers import legacy_links, mounts, security, user_mapping
-from portside.containers.container import Container, PendingAttachment
+from portside.containers import container_networks, mounts, user_mapping
+from portside.containers.attach_exec import exec_ended
+from portside.containers.container import Container, PendingAttachment, hang_up
+from portside.containers.container_networks import network_request
 from portside.containers.core import Core, make_directory
-from portside.containers.hangup import hang_up
-from portside.containers.logconfig import monitor_log
-from portside.containers.network_request import network_request
+from portside.containers.exit import handle_exit, monitor_lost
+from portside.containers.log_config import monitor_log
+from portside.containers.processes import end_processes, give_back
 from portside.containers.record import Record
-from portside.containers.spec import SpecInputs, apparmor_of, build
+from portside.containers.remove import remove_locked
+from portside.containers.spec import security_options
+from portside.containers.spec.oci_spec import SpecInputs, apparmor_of, build_spec
+from portside.containers.stop import stop_container
 from portside.model.container import HostConfig
 from portside.model.errors import (
     CommandNotExecutable,
@@ -31,20 +41,129 @@ from portside.model.errors import (
     NotModified,
     PortsideError,
     SystemFailure,
+    Unavailable,
 )
 from portside.model.idmap import IDMappings
 from portside.model.network import NetworkAttachment
 from portside.model.ociruntime import Mount, Spec, User
 from portside.model.rootfs import Rootfs
-from portside.runtime.messages import Identity, StartRequest, StateFile
-from portside.runtime.state_files import clean
+from portside.runtime.messages import Exited, Identity, StartRequest
 from portside.store.failpoints import reach
 
 if TYPE_CHECKING:
-    from portside.kernel.cgroup import Cgroup
     from portside.runtime.monitor_client import MonitorClient
 
 log = logging.getLogger(__name__)
+
+# -- start -----------------------------------------------------------------------------------
+
+
+async def start_container(core: Core, container: Container) -> None:
+    """Start a container. Raises NotModified, Conflict, CommandNotFound and their kin."""
+    container.cancel_restart()
+    async with container.lock:
+        check_startable(container)
+        container.record.restart_count, container.restart_delay = 0, 0.0
+        try:
+            await launch(core, container)
+        except PortsideError:
+            if container.record.host.auto_remove:
+                await remove_locked(core, container, volumes=True)
+            raise
+
+
+async def restart_container(
+    core: Core, container: Container, signal: str = "", timeout: int | None = None
+) -> None:
+    """Stop if it runs, and start."""
+    container.kept = True
+    try:
+        with suppress(NotModified):
+            await stop_container(core, container, signal, timeout)
+        with suppress(NotModified):  # somebody else has started it meanwhile
+            await start_container(core, container)
+    finally:
+        container.kept = False
+    core.event(container, "restart")
+
+
+async def launch(core: Core, container: Container) -> None:
+    """Bring it up, watch its end, tell the world; the lock is held."""
+    await bring_up(core, container)
+    watch(core, container)
+    core.event(container, "start")
+    if container.record.config.healthcheck is not None:
+        from portside.containers.health import HealthMonitor
+
+        container.health = HealthMonitor.begin(core, container)
+
+
+def watch(core: Core, container: Container) -> None:
+    """Handle the container's end whenever it comes."""
+    monitor = container.monitor
+    assert monitor is not None
+
+    def ended(future: asyncio.Future[Exited]) -> None:
+        if container.monitor is monitor:
+            core.spawn(_handle_end(core, container, future))
+
+    monitor.exited.add_done_callback(ended)
+    monitor.on_exec_exit = lambda exit: exec_ended(core, exit)
+    monitor.on_oom = lambda: _out_of_memory(core, container)
+
+
+def _out_of_memory(core: Core, container: Container) -> None:
+    """The kernel has killed a process of it for want of memory; it may go on without."""
+    container.record.oom_killed = True
+    core.save(container)
+    core.event(container, "oom")
+
+
+async def _handle_end(core: Core, container: Container, future: asyncio.Future[Exited]) -> None:
+    try:
+        exit = future.result()
+    except Unavailable:
+        exit = await monitor_lost(core, container)
+    lived = await handle_exit(core, container, exit)
+    if lived is not None:
+        schedule_restart(core, container, lived)
+
+
+# -- restart policies ----------------------------------------------------------------------
+
+
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 60.0
+_LONG_LIFE = 10 * 10**9
+
+
+def schedule_restart(core: Core, container: Container, lived_ns: int) -> None:
+    """Start the container again after its delay."""
+    if lived_ns >= _LONG_LIFE or not container.restart_delay:
+        container.restart_delay = FIRST_DELAY
+    else:
+        container.restart_delay = min(container.restart_delay * 2, LONGEST_DELAY)
+    container.restart = core.spawn(_restart(core, container, container.restart_delay))
+
+
+async def _restart(core: Core, container: Container, delay: float) -> None:
+
+    await asyncio.sleep(delay)
+    async with container.lock:
+        container.restart = None
+        record = container.record
+        if record.running or record.removing or not record.restarting:
+            return
+        record.restart_count += 1
+        try:
+            await launch(core, container)
+        except PortsideError as err:
+            log.warning("container %s could not be restarted: %s", record.id, err)
+            container.exited.set()
+            container.wake(record.exit_code, str(err))
+
+
+# -- bringing it up ------------------------------------------------------------------------
 
 
 def check_startable(container: Container) -> None:
@@ -66,7 +185,7 @@ async def bring_up(core: Core, container: Container) -> None:
     try:
         shared = joined(core, record)
         check_profile(core, record)
-        legacy_links.check_running(core, record)
+        container_networks.check_links_running(core, record)
         runtime_mounts = await mounts.runtime_mounts(core, record)
         clock.mark("mounts")
         attachment = await core.networks.attach(network_request(core, record))
@@ -74,7 +193,7 @@ async def bring_up(core: Core, container: Container) -> None:
         clock.mark("network")
         reach("container.start:networked")
         record.link_variables = (
-            *attachment.environment, *legacy_links.environment(core, record)
+            *attachment.environment, *container_networks.link_environment(core, record)
         )  # fmt: skip
         spec = _specification(core, record, attachment, runtime_mounts, shared)
         groups = _devices(core, record, spec)
@@ -135,7 +254,7 @@ def _specification(
         config = msgspec.structs.replace(
             config, hostname=names.hostname, domainname=names.domainname
         )
-    return build(
+    return build_spec(
         SpecInputs(
             id=record.id,
             config=config,
@@ -164,7 +283,7 @@ def _devices(core: Core, record: Record, spec: Spec) -> tuple[str, ...]:
     """Lay requested devices (``--gpus``) over the specification; groups they ask for."""
     if not record.host.device_requests:
         return ()
-    from portside.containers import cdi
+    from portside.containers.spec import cdi
 
     edits = cdi.resolve(record.host.device_requests, core.options.cdi_spec_dirs)
     return tuple(cdi.inject(spec, edits))
@@ -174,7 +293,7 @@ def check_profile(core: Core, record: Record) -> None:
     """Whether the AppArmor profile is there, before anything is made. Raises SystemFailure."""
     host = record.host
     if host.security_opt:
-        options = security.parse(host.security_opt)
+        options = security_options.parse_security(host.security_opt)
         apparmor_of(options, host.privileged, core.defaults())
 
 
@@ -306,45 +425,6 @@ async def _failed(core: Core, container: Container, err: BaseException) -> None:
     core.save(container)
 
 
-def cgroup_of(core: Core, container: Container) -> Cgroup:
-    """The container's control group."""
-    from portside.containers.spec import cgroup_path
-
-    path = cgroup_path(container.id, container.record.host, core.defaults())
-    return _group(path, core.state_dir(container.id))
-
-
-def _group(path: str, state_dir: Path) -> Cgroup:
-    """A control group, or where there are none, what a state directory tells of processes."""
-    from portside.kernel.cgroup import Cgroup, detect
-
-    if detect().mode != "none":
-        return Cgroup(path)
-    from portside.kernel.process_tree import ProcessTree, Root
-
-    def roots() -> list[Root]:
-        try:
-            state = StateFile.read(state_dir)
-        except (OSError, msgspec.MsgspecError):
-            return []
-        return [Root(state.monitor_pid, state.monitor_started, False),
-                Root(state.pid, state.pid_started, True)]  # fmt: skip
-
-    return ProcessTree(path, roots)
-
-
-def end_processes(core: Core, container: Container) -> bool:
-    """Kill what is left of a container that nobody watches; whether there was anything."""
-    try:
-        left = cgroup_of(core, container).end()
-    except (PortsideError, OSError) as err:
-        log.warning("what is left of container %s: %s", container.id, err)
-        return False
-    if left:
-        log.warning("container %s: killed %d processes without a monitor", container.id, left)
-    return bool(left)
-
-
 def exit_code_of(err: BaseException) -> int:
     """The exit status that a failed start counts as."""
     if isinstance(err, CommandNotFound):
@@ -352,37 +432,3 @@ def exit_code_of(err: BaseException) -> int:
     if isinstance(err, CommandNotExecutable):
         return 126
     return 128
-
-
-async def give_back(core: Core, container: Container) -> None:
-    """Network, volumes and the runtime's directory, after an exit or a failed start."""
-    if container.networked:
-        container.networked = False
-        await core.networks.detach(container.id)
-    if container.record.mounts:
-        await mounts.unmount(core, container.record)
-    directory = core.state_dir(container.id)
-    clean(str(directory))
-    for name in ("monitor.sock", "state.json"):
-        (directory / name).unlink(missing_ok=True)
-
-
-def drop_leftover(core: Core, directory: Path) -> None:
-    """A runtime directory whose container is unknown: end what runs there and delete it."""
-    from contextlib import suppress
-
-    from portside.model.errors import PortsideError
-
-    path = f"{core.defaults().cgroup_parent}/{directory.name}"
-    with suppress(OSError, msgspec.MsgspecError):
-        path = StateFile.read(directory).cgroup
-    group = _group(path, directory)
-    with suppress(PortsideError, OSError):
-        if group.exists():
-            group.kill()
-            group.delete()
-    clean(str(directory))
-    with suppress(OSError):
-        for entry in directory.iterdir():
-            entry.unlink()
-        directory.rmdir()

@@ -8,29 +8,38 @@ from contextlib import suppress
 
 import msgspec
 
-from portside.containers import container_names, spec_resources
+from portside.containers import create, mounts, start, stop
 from portside.containers.container import Container
-from portside.containers.core import Core, name_conflict
-from portside.containers.ended import held, unless_ended
-from portside.containers.record import Record, keep_copy
-from portside.containers.resource_checks import check_limits
-from portside.containers.start import cgroup_of
-from portside.containers.validation import check_policy
-from portside.model.container import Resources, UpdateRequest
-from portside.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, NotRunning
-from portside.model.network import EndpointSettings
+from portside.containers.container_networks import network_request
+from portside.containers.core import Core, held, name_conflict, unless_ended
+from portside.containers.mount_parser import MountParser, clean
+from portside.containers.processes import cgroup_of
+from portside.containers.record import MountPoint, Record, keep_copy
+from portside.containers.spec import oci_process, oci_resources, oci_spec
+from portside.containers.validation import check_limits, check_policy
+from portside.model.container import (
+    ContainerConfig,
+    HostConfig,
+    MountRequest,
+    ReshapeRequest,
+    Resources,
+    UpdateRequest,
+)
+from portside.model.containerstate import Reshaped
+from portside.model.errors import Conflict, InvalidParameter, NotFound, NotRunning
+from portside.model.network import PortBinding
 from portside.store.db import NameTaken
 from portside.store.failpoints import reach
 
 # -- name ------------------------------------------------------------------------------------
 
 
-async def rename(core: Core, container: Container, new: str) -> None:
+async def rename_container(core: Core, container: Container, new: str) -> None:
     """Give it another name. Raises InvalidParameter, Conflict in Docker's words."""
     if not new:
         raise InvalidParameter("Neither old nor new names may be empty")
     try:
-        name = container_names.check(f"/{new.removeprefix('/')}")
+        name = create.check_name(f"/{new.removeprefix('/')}")
     except InvalidParameter as err:
         raise InvalidParameter(f"Error when allocating new name: {err}") from None
     async with held(core, container):
@@ -65,7 +74,7 @@ async def rename(core: Core, container: Container, new: str) -> None:
 # -- limits ----------------------------------------------------------------------------------
 
 
-async def update(core: Core, container: Container, wish: UpdateRequest) -> list[str]:
+async def update_container(core: Core, container: Container, wish: UpdateRequest) -> list[str]:
     """Change limits and restart policy, live where it runs; warnings."""
     async with held(core, container):
         record = container.record
@@ -89,7 +98,7 @@ async def update(core: Core, container: Container, wish: UpdateRequest) -> list[
         host, warnings = check_limits(host, update=True)
         if record.running:
             group = cgroup_of(core, container)
-            limits = spec_resources.update_resources(host, record.host)
+            limits = oci_resources.update_resources(host, record.host)
             with suppress(NotRunning), unless_ended(container):  # the next start has them
                 await asyncio.to_thread(group.update, limits)
             reach("container.update:applied")
@@ -135,86 +144,192 @@ def _check_swap(record: Record, memory: int) -> None:
         )
 
 
-# -- networks --------------------------------------------------------------------------------
+# -- what Docker fixes at creation ---------------------------------------------------------
 
 
-async def network_connect(
-    core: Core, container: Container, network: str, config: EndpointSettings | None
-) -> None:
-    """Connect to a network, at once when it runs. Raises Forbidden, Conflict, NotFound."""
+Bindings = dict[str, tuple[PortBinding, ...] | None]
+
+
+async def reshape_container(core: Core, container: Container, wish: ReshapeRequest) -> Reshaped:
+    """Make the changes. Raises InvalidParameter, Conflict; each kind of change is made whole
+    or not at all."""
+    live = tuple(
+        name
+        for name, wanted in (
+            ("ports", wish.port_bindings is not None or wish.publish_all_ports is not None),
+            ("labels", wish.labels is not None),
+        )
+        if wanted
+    )
+    deep = tuple(
+        name
+        for name, wanted in (
+            ("environment", wish.env is not None),
+            ("mounts", bool(wish.binds or wish.mounts or wish.unmount)),
+        )
+        if wanted
+    )
     async with held(core, container):
-        record = container.record
-        mode = record.host.network_mode
-        if record.removing or record.dead:
-            raise Forbidden(f"Container {record.id} is marked for removal and cannot be "
-                            "connected or disconnected to the network.")  # fmt: skip
-        if mode == "host" or mode.startswith("container:"):
-            raise InvalidParameter(
-                "container sharing network namespace with another container or host cannot be "
-                "connected to any other network"
-            )
-        if not record.running:
-            _check_private(core, record, network)
-        settings = await core.networks.connect(network, record.id, config)
-        wanted = (config or EndpointSettings()).wanted()
-        wanted = msgspec.structs.replace(wanted, network_id=settings.network_id)
-        record.endpoints = {**record.endpoints, _key(core, network): wanted}
-        core.save(container)
+        _check_reshape(container.record, deep, wish.restart)
+        running = container.record.running
+        if deep and not running:
+            await _change_deep(core, container, wish)
+        warnings = await _change_live(core, container, wish)
+    if deep and running:
+        await _again(core, container, wish)
+    core.event(container, "update")
+    return Reshaped(
+        live=live, recreated=deep, restarted=bool(deep and running), warnings=tuple(warnings)
+    )
 
 
-async def network_disconnect(core: Core, container: Container, network: str, force: bool) -> None:
-    """Disconnect from a network. Raises Forbidden, NotFound in Docker's words."""
-    async with held(core, container):
-        record = container.record
-        mode = record.host.network_mode
-        if mode == "host" or mode.startswith("container:"):
-            raise InvalidParameter(
-                "container cannot be disconnected from host network or connected to host network"
-            )
-        key = _connected(core, record, network)
-        if record.running:
-            await core.networks.disconnect(network, record.id, force)
-        else:
-            _tell_disconnect(core, record, network)
-        record.endpoints = {name: item for name, item in record.endpoints.items() if name != key}
-        core.save(container)
-
-
-def _check_private(core: Core, record: Record, network: str) -> None:
-    """The network ``none`` goes with no other."""
-    wanted = core.networks.inspect(network)
-    if any(name != wanted.name and "none" in (name, wanted.name) for name in record.endpoints):
-        raise InvalidParameter(
-            "container cannot be connected to multiple networks with one of the networks in "
-            "private (none) mode"
+def _check_reshape(record: Record, deep: tuple[str, ...], restart: bool) -> None:
+    if record.removing or record.dead:
+        raise Conflict(f'Container {record.id} is marked for removal and cannot be "update".')
+    if deep and record.alive and not restart:
+        raise Conflict(
+            f"the {' and '.join(deep)} of container {record.name} can only change by stopping it "
+            "and starting it again (its files, ID and name stay): say so with --restart-now, "
+            "or stop it first"
         )
 
 
-def _tell_disconnect(core: Core, record: Record, network: str) -> None:
-    """The event, which a running container's networks tell themselves."""
+# -- ports and labels --------------------------------------------------------------------------
+
+
+async def _change_live(core: Core, container: Container, wish: ReshapeRequest) -> list[str]:
+    record = container.record
+    host, config, warnings = record.host, record.config, list[str]()
+    if wish.labels is not None:
+        labels = {**(config.labels or {}), **wish.labels}
+        kept = {key: value for key, value in labels.items() if value is not None}
+        config = msgspec.structs.replace(config, labels=kept)
+    if wish.port_bindings is not None or wish.publish_all_ports is not None:
+        host, config = _with_ports(host, config, wish)
+        changed = msgspec.structs.replace(record, host=host, config=config)
+        request = network_request(core, changed)
+        warnings = core.networks.validate(request)
+        if record.running:
+            await core.networks.republish(request)
+    record.host, record.config = host, config
+    core.save(container)
+    return warnings
+
+
+def _with_ports(
+    host: HostConfig, config: ContainerConfig, wish: ReshapeRequest
+) -> tuple[HostConfig, ContainerConfig]:
+    if host.network_mode == "host" or host.network_mode.startswith("container:"):
+        raise Conflict(f"a container with network mode {host.network_mode} publishes no ports")
+    given = {_port(name): items for name, items in (wish.port_bindings or {}).items()}
+    bindings: Bindings = {**(host.port_bindings or {}), **given}
+    everything = host.publish_all_ports
+    if wish.publish_all_ports is not None:
+        everything = wish.publish_all_ports
+    exposed: dict[str, dict[str, str]] = {name: {} for name, items in given.items() if items}
+    return (
+        msgspec.structs.replace(
+            host,
+            port_bindings={name: items for name, items in bindings.items() if items},
+            publish_all_ports=everything,
+        ),
+        msgspec.structs.replace(config, exposed_ports={**(config.exposed_ports or {}), **exposed}),
+    )
+
+
+def _port(text: str) -> str:
+    """With its protocol."""
+    return text if "/" in text else f"{text}/tcp"
+
+
+# -- environment and mounts ----------------------------------------------------------------------
+
+
+async def _again(core: Core, container: Container, wish: ReshapeRequest) -> None:
+    """Stop it, change it, start it."""
+    container.kept = True
     try:
-        found = core.networks.inspect(network)
-    except NotFound:
-        return
-    about = {"container": record.id, "name": found.name, "type": found.driver}
-    core.publish("network", "disconnect", found.id, about)
+        await stop.stop_container(core, container)
+        async with held(core, container):
+            await _change_deep(core, container, wish)
+        await start.start_container(core, container)
+    finally:
+        container.kept = False
 
 
-def _key(core: Core, network: str) -> str:
-    return core.networks.inspect(network).name
-
-
-def _connected(core: Core, record: Record, network: str) -> str:
-    """Under which name the record knows a network that it is connected to."""
+async def _change_deep(core: Core, container: Container, wish: ReshapeRequest) -> None:
+    record = container.record
+    config = record.config
+    if wish.env is not None:
+        config = msgspec.structs.replace(
+            config, env=oci_process.merge(config.env or (), _checked(wish.env))
+        )
+    gone = {clean(target) for target in wish.unmount or ()}
+    _check_mounted(record, gone)
+    wanted = HostConfig(binds=wish.binds, mounts=wish.mounts)
+    found = MountParser(core, ContainerConfig(), wanted).parse()
+    fresh = await found.acquire(record.id) if found else ()
+    replaced = gone | {point.destination for point in fresh}
+    kept = tuple(point for point in record.mounts if point.destination not in replaced)
+    host = _with_mounts(record.host, wish, replaced)
     try:
-        found = core.networks.inspect(network)
-        names_of = {found.name, found.id, network}
-    except NotFound:  # removed while the container was stopped: it is still known by name
-        if network not in record.endpoints:
-            raise
-        names_of = {network}
-    for name, item in record.endpoints.items():
-        if name in names_of or (item.network_id and item.network_id in names_of):
-            return name
-    the = "" if record.running else "the "  # Docker's words
-    raise Forbidden(f"container {record.id} is not connected to {the}network {network}")
+        _try(core, record, config, host)
+    except BaseException:
+        _release(core, record, fresh, record.mounts)
+        raise
+    dropped = [point for point in record.mounts if point.destination in replaced]
+    record.config, record.host, record.mounts = config, host, (*kept, *fresh)
+    core.save(container)
+    _release(core, record, dropped, record.mounts)
+
+
+def _checked(env: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in env:
+        if not entry or entry.startswith("=") or "\0" in entry:
+            raise InvalidParameter(f"invalid environment variable: {entry!r}")
+    return env
+
+
+def _check_mounted(record: Record, gone: set[str]) -> None:
+    missing = gone - {point.destination for point in record.mounts} - set(record.host.tmpfs or {})
+    if missing:
+        raise NotFound(f"nothing is mounted at {sorted(missing)[0]} in container {record.name}")
+
+
+def _with_mounts(host: HostConfig, wish: ReshapeRequest, replaced: set[str]) -> HostConfig:
+    """The wishes as ``inspect`` shows them, with the old ones for the same places gone."""
+    binds = [text for text in host.binds or () if _bind_target(text) not in replaced]
+    mounts = [item for item in host.mounts or () if clean(item.target) not in replaced]
+    tmpfs = {path: text for path, text in (host.tmpfs or {}).items() if clean(path) not in replaced}
+    more: tuple[MountRequest, ...] = wish.mounts or ()
+    return msgspec.structs.replace(
+        host,
+        binds=(*binds, *(wish.binds or ())) or None,
+        mounts=(*mounts, *more) or None,
+        tmpfs=tmpfs or None,
+    )
+
+
+def _bind_target(text: str) -> str:
+    parts = text.split(":")
+    return clean(parts[1] if len(parts) > 1 else parts[0])
+
+
+def _try(core: Core, record: Record, config: ContainerConfig, host: HostConfig) -> None:
+    """Whatever a start would refuse for its form is refused now."""
+    oci_spec.build_spec(
+        oci_spec.SpecInputs(
+            id=record.id, config=config, host=host, directory="", defaults=core.defaults()
+        )
+    )
+
+
+def _release(
+    core: Core, record: Record, dropped: list[MountPoint] | tuple[MountPoint, ...],
+    used: tuple[MountPoint, ...],
+) -> None:  # fmt: skip
+    """Give back volumes that no mount of the container names any more."""
+    names = set(mounts.volume_names(used))
+    for name in mounts.volume_names(dropped):
+        if name not in names:
+            core.volumes.release(name, record.id)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+from typing import TypeVar
+
 from portside.containers import user_mapping
 from portside.containers.core import Core
-from portside.model.container import ContainerConfig, CreateRequest, HostConfig
+from portside.kernel.cgroup import detect, limits
+from portside.kernel.cgroup.machine import machine
+from portside.model.container import ContainerConfig, CreateRequest, HostConfig, Resources
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.image import Healthcheck
+from portside.model.paths import rootless_user
 
 _POLICIES = ("", "no", "always", "unless-stopped", "on-failure", "on-unhealthy")
 OWN_RUNTIMES = ("portside", "runc", "io.containerd.runc.v2")
@@ -56,9 +62,7 @@ def check(core: Core, config: ContainerConfig, host: HostConfig) -> None:
     check_policy(host)
     check_health(config.healthcheck)
     if config.stop_signal:
-        from portside.containers.signal_names import parse
-
-        parse(config.stop_signal)
+        parse_signal(config.stop_signal)
     for variable in config.env or ():
         if not variable or variable.startswith("="):
             raise InvalidParameter(f"invalid environment variable: {variable}")
@@ -151,6 +155,80 @@ def _check_unbuilt(host: HostConfig) -> None:
 
 
 def _check_log(host: HostConfig) -> None:
-    from portside.containers.logconfig import check_log_config
+    from portside.containers.log_config import check_log_config
 
     check_log_config(host.log_config)
+
+
+# -- limits --------------------------------------------------------------------------------
+
+
+_R = TypeVar("_R", bound=Resources)
+
+
+def _undelegated() -> str:
+    """Why an engine without root has no limits, and what to do; empty where it has some."""
+    if not rootless_user() or detect().mode != "none":
+        return ""
+    return (
+        "no control group was delegated to this user's engine: on a system with systemd and "
+        "version 2, install it as the user's service: portside daemon stop; portside daemon install"
+    )
+
+
+def check_limits(host: _R, *, update: bool = False) -> tuple[_R, list[str]]:
+    """The limits as they can be had here, with warnings. Raises InvalidParameter."""
+    here = machine()
+    try:
+        found, warnings = limits.check(host, here, update)
+    except InvalidParameter as err:
+        hint = _undelegated()
+        raise (InvalidParameter(f"{err}: {hint}") if hint else err) from None
+    if warnings and (hint := _undelegated()):
+        warnings.append(hint)
+    if isinstance(host, HostConfig):
+        if here.oom_kill_disable and found.oom_kill_disable is None:
+            found.oom_kill_disable = False  # as it is in the kernel; null where it cannot be
+        if host.shm_size < 0:
+            raise InvalidParameter("SHM size can not be less than 0")
+        if not -1000 <= host.oom_score_adj <= 1000:
+            raise InvalidParameter(
+                f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"
+            )
+    return found, warnings
+
+
+# -- signals -------------------------------------------------------------------------------
+
+
+def parse_signal(text: str) -> int:
+    """The number of ``TERM``, ``SIGTERM``, ``sigterm``, ``15``, ``RTMIN+3``."""
+    if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 20:
+        number = int(text)
+        if 0 < number <= signal.SIGRTMAX:
+            return number
+        if number == 0:
+            raise InvalidParameter(f"invalid signal: {text}")
+        raise InvalidParameter(f"the linux daemon does not support signal {text}")
+    name = text.upper()
+    if not name.startswith("SIG"):
+        name = f"SIG{name}"
+    for base in ("SIGRTMIN", "SIGRTMAX"):
+        if name.startswith(base):
+            rest = name[len(base) :] or "+0"
+            if rest[0] in "+-" and rest[1:].isdigit():
+                number = int(getattr(signal, base)) + int(rest)
+                if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+                    return number
+    try:
+        return int(signal.Signals[name])
+    except KeyError:
+        raise InvalidParameter(f"invalid signal: {text}") from None
+
+
+def signal_name(number: int) -> str:
+    """``SIGTERM``, ``SIGRTMIN+3``: also of those without a name of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"

@@ -164,12 +164,12 @@ class Engine:
 
     async def check(self, *, repair: bool, tell: Callable[[Progress], None] = quiet) -> Report:
         """Verify what is stored, and repair it when asked; ``tell`` hears how far it is."""
-        from portside.containers import record as container_record
+        from portside.containers import record
         from portside.images.image_store import ImageRecord
         from portside.store.store_check import check
         from portside.volumes import volume_records
 
-        types = {"container": container_record.Record, "image": ImageRecord,
+        types = {"container": record.Record, "image": ImageRecord,
                  "volume": volume_records.Record}  # fmt: skip
         return await check(self.store, repair, types, tell)
 

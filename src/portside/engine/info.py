@@ -172,7 +172,7 @@ def _devices(directories: tuple[str, ...]) -> tuple[DeviceInfo, ...]:
     """What CDI files describe; most machines have none, and no reader is imported then."""
     if not any(os.path.isdir(directory) for directory in directories):  # noqa: PTH112
         return ()
-    from portside.containers.cdi import Registry
+    from portside.containers.spec.cdi import Registry
 
     return tuple(DeviceInfo(name) for name in sorted(Registry.read(directories).devices))
 

@@ -260,7 +260,7 @@ def _check_maps(options: DaemonOptions) -> None:
 
 
 def _check_container_log(options: DaemonOptions) -> None:
-    from portside.containers.logconfig import check_log_config
+    from portside.containers.log_config import check_log_config
     from portside.model.container import LogConfig
 
     for name, value in options.log_opts.items():

@@ -3,7 +3,7 @@
 The specification is a default container's (capabilities, seccomp, masked paths, limits); the
 writable layer is created for the step and becomes a layer of the store afterwards. After a crash
 the next start of the engine finds a runtime directory that belongs to no container and ends what
-runs there (:func:`portside.containers.start.drop_leftover`).
+runs there (:func:`portside.containers.processes.drop_leftover`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.solver import Made
 from portside.builder.solver.step_mounts import CacheLocks, NoSecrets, Secrets, StepMounts
 from portside.builder.solver.tree import Tree
-from portside.containers import start, user_mapping
+from portside.containers import processes, start, user_mapping
 from portside.containers.core import Core
-from portside.containers.spec import SpecInputs, build
+from portside.containers.spec.oci_spec import SpecInputs, build_spec
 from portside.kernel.cgroup import Cgroup
 from portside.model import ociruntime as oci
 from portside.model.container import ContainerConfig, HostConfig, Ulimit
@@ -143,7 +143,7 @@ class StepRunner:
         ours, theirs = socket.socketpair()
         cgroup = ""
         try:
-            spec = build(
+            spec = build_spec(
                 SpecInputs(
                     id=identifier,
                     config=_config(op, hostname, secret_env, settings),
@@ -203,7 +203,7 @@ class StepRunner:
         """Give network, control group and runtime directory back, whatever happened."""
         core = self._core
         await core.networks.detach(identifier)
-        await asyncio.to_thread(start.drop_leftover, core, core.state_dir(identifier))
+        await asyncio.to_thread(processes.drop_leftover, core, core.state_dir(identifier))
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -15,7 +15,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from portside.containers import security, spec_devices, spec_mounts, spec_process, spec_resources
+from portside.containers.spec import (
+    oci_devices,
+    oci_mounts,
+    oci_process,
+    oci_resources,
+    security_options,
+)
 from portside.kernel import apparmor
 from portside.model import capabilities
 from portside.model import ociruntime as oci
@@ -30,7 +36,7 @@ class Defaults:
 
     cgroup_parent: str = "/portside"
     ulimits: tuple[Ulimit, ...] = ()
-    shm_size: int = spec_mounts.SHM_SIZE
+    shm_size: int = oci_mounts.SHM_SIZE
     ipc_mode: str = "private"
     cgroupns_mode: str = "private"
     """``private`` or ``host``; Docker's is private on cgroup v2 and host on v1."""
@@ -70,11 +76,13 @@ class SpecInputs:
     defaults: Defaults = field(default_factory=Defaults)
 
 
-def build(inputs: SpecInputs) -> oci.Spec:
+def build_spec(inputs: SpecInputs) -> oci.Spec:
     """The whole configuration. Raises InvalidParameter for what the user got wrong."""
     host, options = (
         inputs.host,
-        security.parse(inputs.host.security_opt, inputs.defaults.no_new_privileges),
+        security_options.parse_security(
+            inputs.host.security_opt, inputs.defaults.no_new_privileges
+        ),
     )
     caps = capabilities.tweak(host.cap_add or (), host.cap_drop or (), host.privileged)
     return oci.Spec(
@@ -89,7 +97,7 @@ def build(inputs: SpecInputs) -> oci.Spec:
 
 
 def _process(
-    inputs: SpecInputs, options: security.SecurityOptions, caps: tuple[str, ...]
+    inputs: SpecInputs, options: security_options.SecurityOptions, caps: tuple[str, ...]
 ) -> oci.Process:
     config, host = inputs.config, inputs.host
     size = None
@@ -99,11 +107,11 @@ def _process(
         terminal=config.tty,
         console_size=size,
         user=inputs.user,
-        args=spec_process.arguments(config),
-        env=spec_process.environment(config, config.hostname, inputs.links, terminal=config.tty),
+        args=oci_process.arguments(config),
+        env=oci_process.environment(config, config.hostname, inputs.links, terminal=config.tty),
         cwd=config.working_dir or "/",
-        capabilities=spec_process.capabilities(caps),
-        rlimits=spec_process.rlimits(host.ulimits, inputs.defaults.ulimits),
+        capabilities=oci_process.capabilities(caps),
+        rlimits=oci_process.rlimits(host.ulimits, inputs.defaults.ulimits),
         no_new_privileges=options.no_new_privileges,
         apparmor_profile=apparmor_of(options, host.privileged, inputs.defaults),
         oom_score_adj=host.oom_score_adj,
@@ -114,7 +122,9 @@ def _process(
 _DOCKERS_PROFILE = "docker-default"
 
 
-def apparmor_of(options: security.SecurityOptions, privileged: bool, defaults: Defaults) -> str:
+def apparmor_of(
+    options: security_options.SecurityOptions, privileged: bool, defaults: Defaults
+) -> str:
     """The profile's name; privileged containers are unconfined unless one was asked for.
 
     One that was asked for is applied, or the start fails, wherever the kernel has AppArmor;
@@ -129,23 +139,23 @@ def apparmor_of(options: security.SecurityOptions, privileged: bool, defaults: D
         return wanted
     if not defaults.apparmor_profile:
         return ""
-    return security.UNCONFINED if privileged else defaults.apparmor_profile
+    return security_options.UNCONFINED if privileged else defaults.apparmor_profile
 
 
-def _mounts(inputs: SpecInputs, options: security.SecurityOptions) -> list[oci.Mount]:
+def _mounts(inputs: SpecInputs, options: security_options.SecurityOptions) -> list[oci.Mount]:
     host = inputs.host
     writable_cgroup = host.privileged
     if options.writable_cgroups is not None:
         writable_cgroup = options.writable_cgroups
-    standard = spec_mounts.default_mounts(host.privileged, writable_cgroup)
-    standard += spec_mounts.ipc_mounts(host, _shared_shm(inputs))
-    user = [*inputs.mounts, *spec_mounts.tmpfs_mounts(host.tmpfs)]
-    files = spec_mounts.network_mounts(inputs.directory, (m.destination for m in user))
+    standard = oci_mounts.default_mounts(host.privileged, writable_cgroup)
+    standard += oci_mounts.ipc_mounts(host, _shared_shm(inputs))
+    user = [*inputs.mounts, *oci_mounts.tmpfs_mounts(host.tmpfs)]
+    files = oci_mounts.network_mounts(inputs.directory, (m.destination for m in user))
     if (mappings := inputs.id_mappings) is not None:
         for mount in files:
             mount.uid_mappings, mount.gid_mappings = mappings.uids, mappings.gids
     standard += files
-    return spec_mounts.combine(standard, user, host.readonly_rootfs)
+    return oci_mounts.combine(standard, user, host.readonly_rootfs)
 
 
 def _shared_shm(inputs: SpecInputs) -> str:
@@ -158,19 +168,19 @@ def _shared_shm(inputs: SpecInputs) -> str:
 
 
 def _linux(
-    inputs: SpecInputs, options: security.SecurityOptions, caps: tuple[str, ...]
+    inputs: SpecInputs, options: security_options.SecurityOptions, caps: tuple[str, ...]
 ) -> oci.Linux:
     host = inputs.host
-    limits = spec_resources.resources(host, host.privileged)
+    limits = oci_resources.resources(host, host.privileged)
     nodes = list(inputs.devices)
     if host.privileged:
-        nodes += spec_devices.all_of_host()
+        nodes += oci_devices.all_of_host()
         if host.devices:  # under another name, perhaps
             present = {node.path for node in nodes}
-            extra = spec_devices.mapped(host.devices)[0]
+            extra = oci_devices.mapped(host.devices)[0]
             nodes += [node for node in extra if node.path not in present]
     else:
-        mapped, rules = spec_devices.mapped(host.devices or ())
+        mapped, rules = oci_devices.mapped(host.devices or ())
         nodes += mapped
         rules += [oci.DeviceCgroup(True, n.type, n.major, n.minor, "rwm") for n in inputs.devices]
         limits.devices = (*limits.devices, *rules)
@@ -199,17 +209,17 @@ def masked_paths(host: HostConfig) -> tuple[str, ...]:
     """An empty list given by the user masks nothing; privileged masks nothing either."""
     if host.masked_paths is not None:
         return host.masked_paths
-    return () if host.privileged else spec_mounts.MASKED_PATHS
+    return () if host.privileged else oci_mounts.MASKED_PATHS
 
 
 def readonly_paths(host: HostConfig) -> tuple[str, ...]:
     if host.readonly_paths is not None:
         return host.readonly_paths
-    return () if host.privileged else spec_mounts.READONLY_PATHS
+    return () if host.privileged else oci_mounts.READONLY_PATHS
 
 
 def seccomp_of(
-    options: security.SecurityOptions,
+    options: security_options.SecurityOptions,
     privileged: bool,
     caps: tuple[str, ...],
     defaults: Defaults,
@@ -217,11 +227,11 @@ def seccomp_of(
     """None is unconfined: when asked for, and for privileged containers that ask for nothing."""
     from portside.runtime import seccomp_default, seccomp_profile
 
-    chosen = options.seccomp or ("" if not privileged else security.UNCONFINED)
-    chosen = chosen or defaults.seccomp_profile or security.BUILTIN
-    if chosen == security.UNCONFINED:
+    chosen = options.seccomp or ("" if not privileged else security_options.UNCONFINED)
+    chosen = chosen or defaults.seccomp_profile or security_options.BUILTIN
+    if chosen == security_options.UNCONFINED:
         return None
-    if chosen == security.BUILTIN:
+    if chosen == security_options.BUILTIN:
         return seccomp_default.default(caps)
     return seccomp_profile.load(chosen, caps)
 

@@ -26,7 +26,9 @@ class SecurityOptions(msgspec.Struct, frozen=True):
     writable_cgroups: bool | None = None
 
 
-def parse(options: Iterable[str] | None, no_new_privileges: bool = False) -> SecurityOptions:
+def parse_security(
+    options: Iterable[str] | None, no_new_privileges: bool = False
+) -> SecurityOptions:
     """Docker's rules and texts; ``no_new_privileges`` is the daemon's default.
 
     Raises InvalidParameter for an option that is unknown or misses its value.

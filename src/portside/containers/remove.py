@@ -1,0 +1,75 @@
+"""Removing a container: its record, its layer, its anonymous volumes, its directories."""
+
+from __future__ import annotations
+
+from portside.containers import mounts
+from portside.containers.container import Container
+from portside.containers.core import Core
+from portside.containers.processes import remove_state
+from portside.containers.record import Record
+from portside.containers.stop import end_now
+from portside.model.errors import (
+    Conflict,
+)
+from portside.store.failpoints import reach
+
+
+async def remove_container(
+    core: Core, container: Container, *, force: bool = False, volumes: bool = False
+) -> None:
+    """Remove a container. Raises Conflict in Docker's words."""
+    record = container.record
+    if container.removed:
+        return
+    if record.removing:
+        raise Conflict(f"removal of container {record.id} is already in progress")
+    while not container.removed:
+        _check_removable(record, force)
+        container.cancel_restart()
+        if record.running:
+            record.stopped_by_user = record.removing = True  # nobody starts it again meanwhile
+            try:
+                await end_now(core, container)
+            except BaseException:
+                record.removing = False
+                raise
+        async with container.lock:
+            if not container.removed and not record.running:
+                await remove_locked(core, container, volumes=volumes)
+        # when it runs, a start was under way: look again
+
+
+def _check_removable(record: Record, force: bool) -> None:
+    if not record.alive or force:
+        return
+    state = record.status
+    advice = (
+        "container is paused and must be unpaused first"
+        if state == "paused"
+        else f"container is {state}: stop the container before removing or force remove"
+    )
+    raise Conflict(f'cannot remove container "/{record.name}": {advice}')
+
+
+async def remove_locked(core: Core, container: Container, *, volumes: bool) -> None:
+    """The removal itself: record marked, things given back, record gone."""
+    record = container.record
+    record.removing, record.restarting, record.remove_volumes = True, False, volumes
+    try:
+        container.close_pending()
+        if record.mounts:
+            core.save(container)
+            reach("container.remove:marked")
+            await mounts.release(core, record, remove_anonymous=volumes)
+        core.forget(container)  # with its layer, in one step; files without a record are nobody's
+        reach("container.remove:forgotten")
+        core.store.trash.discard(core.directory(record.id))
+        remove_state(core, record.id)
+    except BaseException as err:
+        record.removing, record.dead = False, True
+        record.error = str(err)
+        core.save(container)
+        container.wake_removed(record.exit_code, str(err))
+        raise
+    core.event(container, "destroy")
+    container.wake_removed(record.exit_code)

@@ -1,0 +1,1 @@
+"""The OCI runtime-spec configuration of a container."""

@@ -1,0 +1,220 @@
+"""Signals to a container: stop, kill, pause and resume."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal as signals
+from contextlib import suppress
+
+from msgspec import MsgspecError
+
+from portside.containers.container import Container
+from portside.containers.core import Core, held, not_running, unless_ended
+from portside.containers.processes import cgroup_of
+from portside.containers.validation import parse_signal, signal_name
+from portside.model.errors import (
+    Conflict,
+    InvalidParameter,
+    NotModified,
+    PortsideError,
+    SystemFailure,
+    Unavailable,
+)
+from portside.runtime.messages import StateFile
+from portside.runtime.state_files import start_ticks
+from portside.store.failpoints import reach
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT = 10
+"""Seconds between the stop signal and SIGKILL unless somebody says otherwise."""
+_KILL_TIMEOUT = 10.0
+_TELL_TIMEOUT = 2.0
+"""Seconds a monitor may take to tell of an end that has come."""
+
+
+# -- stop and kill ---------------------------------------------------------------------------
+
+
+async def stop_container(
+    core: Core, container: Container, signal: str = "", timeout: int | None = None
+) -> str:
+    """Ask for the end, and force it after ``timeout`` seconds (-1: never).
+
+    Returns a word to the user when the container had to be killed. Raises NotModified when
+    it does not run.
+    """
+    record = container.record
+    if not record.running:
+        async with container.lock:  # a start may be under way
+            if not record.running:
+                if not record.restarting:
+                    raise NotModified(f"container {record.id} is already stopped")
+                _give_up_restart(core, container)
+                return ""
+    if timeout is None:
+        timeout = record.config.stop_timeout
+    if timeout is None:
+        timeout = STOP_TIMEOUT
+    try:
+        number = parse_signal(signal or record.config.stop_signal or "TERM")
+    except InvalidParameter as err:
+        raise InvalidParameter(f"cannot stop container: {record.name}: {err}") from None
+    container.stopping = record.stopped_by_user = True
+    core.save(container)
+    await send_signal(core, container, number)
+    reach("container.stop:signalled")
+    word = ""
+    if not await _exits_within(container, timeout if timeout >= 0 else None):
+        word = (
+            f"container {record.name} did not end {timeout} seconds after "
+            f"{signal_name(number)}: its PID 1 ignores it (see --init and --stop-signal); "
+            "it was killed"
+        )
+        log.info("%s", word)
+        await end_now(core, container)
+    core.event(container, "stop")
+    return word
+
+
+def _give_up_restart(core: Core, container: Container) -> None:
+    """The policy's next start will not come; the lock is held."""
+    container.cancel_restart()
+    container.record.restarting = False
+    container.record.stopped_by_user = True
+    core.save(container)
+    container.wake(container.record.exit_code)
+
+
+async def _exits_within(container: Container, seconds: float | None) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await container.exited.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def send_signal(
+    core: Core, container: Container, number: int, *, resume: bool = True
+) -> bool:
+    """Deliver a signal to PID 1; a paused container is resumed so that it can act on it.
+
+    False when the monitor did not pass it on.
+    """
+    monitor = container.monitor
+    if monitor is None:
+        return False
+    delivered = True
+    try:
+        await monitor.signal(number)
+    except Unavailable as err:  # it has just ended, or its monitor is stuck
+        log.info("signal %d for container %s: %s", number, container.id, err)
+        delivered = False
+    core.event(container, "kill", {"signal": str(number)})
+    if container.record.paused and resume:
+        with suppress(Conflict):  # it has ended, or somebody else was quicker
+            await unpause_container(core, container)
+    return delivered
+
+
+async def end_now(core: Core, container: Container) -> None:
+    """SIGKILL, and not returning before the end was handled. Raises SystemFailure."""
+    container.stopping = True
+    delivered = await send_signal(core, container, signals.SIGKILL)
+    if delivered and await _exits_within(container, _KILL_TIMEOUT):
+        return
+    group = cgroup_of(core, container)
+    with suppress(PortsideError, OSError):
+        await asyncio.to_thread(group.kill)
+    if not await _exits_within(container, _TELL_TIMEOUT) and not group.pids():
+        _end_monitor(core, container)
+    if not await _exits_within(container, _KILL_TIMEOUT):
+        raise SystemFailure(
+            f"container {container.id} cannot be killed: a process of it is stuck in the kernel "
+            f"(state D): {group.pids()}"
+        )
+
+
+async def kill_container(core: Core, container: Container, number: int = signals.SIGKILL) -> None:
+    """Send a signal. Raises Conflict when it does not run."""
+    record = container.record
+    if record.restarting and not record.running:
+        async with container.lock:
+            if record.restarting and not record.running:
+                _give_up_restart(core, container)
+                return
+    if not record.running or container.monitor is None:
+        raise Conflict(
+            f"cannot kill container: {record.name}: container {record.id} is not running"
+        )
+    stop_signal = record.config.stop_signal
+    if number == signals.SIGKILL or number == parse_signal(stop_signal or "TERM"):
+        container.stopping = True
+        record.stopped_by_user = True
+        core.save(container)
+    if number == signals.SIGKILL:
+        await end_now(core, container)
+    else:
+        meant_to_end = not stop_signal or number == parse_signal(stop_signal)
+        await send_signal(core, container, number, resume=meant_to_end)
+
+
+def _end_monitor(core: Core, container: Container) -> None:
+    """Nothing of the container is left, and its monitor does not say so: end it, too.
+
+    The engine then hears the end of the conversation and takes it from there.
+    """
+    with suppress(OSError, MsgspecError):  # it is gone
+        state = StateFile.read(core.state_dir(container.id))
+        if start_ticks(state.monitor_pid) == state.monitor_started:
+            log.warning("the monitor of container %s does not answer: it is ended", container.id)
+            os.kill(state.monitor_pid, signals.SIGKILL)
+
+
+# -- pause -----------------------------------------------------------------------------------
+
+
+async def pause_container(core: Core, container: Container, *, quiet: bool = False) -> None:
+    """Freeze every process of it; ``quiet`` when it is the engine's own wish, for a while.
+
+    Raises Conflict.
+    """
+    async with held(core, container):
+        record = container.record
+        if record.restarting:
+            raise Conflict(
+                f"Container {record.id} is restarting, wait until the container is running"
+            )
+        if not record.running:
+            raise not_running(container)
+        if record.paused:
+            raise Conflict(f"Container {record.id} is already paused")
+        record.quieted = quiet
+        if quiet:
+            core.save(container)  # before the deed: a crash must not leave it frozen
+        try:
+            with unless_ended(container):
+                await asyncio.to_thread(cgroup_of(core, container).freeze)
+        except PortsideError:
+            record.quieted = False
+            raise
+        reach("container.pause:frozen")
+        record.paused = True
+        core.save(container)
+        core.event(container, "pause")
+
+
+async def unpause_container(core: Core, container: Container) -> None:
+    """Let it go on. Raises Conflict."""
+    async with held(core, container):
+        record = container.record
+        if not record.running or not record.paused:
+            raise Conflict(f"Container {record.id} is not paused")
+        with unless_ended(container):
+            cgroup_of(core, container).thaw()
+        record.paused = record.quieted = False
+        core.save(container)
+        core.event(container, "unpause")
