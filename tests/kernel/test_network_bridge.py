@@ -11,7 +11,7 @@ from netkit import HOST_WAN, Host, private_host, sh, until
 
 from portside.model.errors import Conflict, NotFound
 from portside.model.network import EndpointSettings, NetworkCreate
-from portside.networks.network_records import NetworkRecord
+from portside.networks.network_store import NetworkRecord
 
 
 @private_host

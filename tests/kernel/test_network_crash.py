@@ -16,7 +16,7 @@ from portside.kernel.netlink import Rtnl
 from portside.kernel.nftables import Nft
 from portside.model.network import EndpointSettings, NetworkCreate, PortBinding
 from portside.networks import etc_files
-from portside.networks.endpoints import lease_names
+from portside.networks.network_store import lease_names
 from portside.networks.service import NetworkService
 from portside.store.db import Collection, Database
 
@@ -27,7 +27,7 @@ STEPS = (
     (Collection, "insert"),
     (Collection, "delete"),
     (Database, "_commit"),
-    (etc_files, "write"),
+    (etc_files, "write_file"),
 )
 """Everything that changes the kernel, the metadata or a file."""
 Operation = Callable[[NetworkService], Awaitable[object]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -11,15 +12,15 @@ import msgspec
 from portside.model.errors import Conflict, InvalidParameter, SystemFailure
 from portside.model.ids import new_id, short
 from portside.model.network import (
+    PREDEFINED,
     EndpointSettings,
     IPAddress,
     NetworkRequest,
     NetworkSettings,
     PortBinding,
 )
-from portside.networks import host_links, ipam, network_records
-from portside.networks.network_records import EndpointRecord, NetworkRecord, SandboxRecord
-from portside.networks.network_store import Catalogue
+from portside.networks import ipam, network_interfaces, network_store
+from portside.networks.network_store import Catalogue, EndpointRecord, NetworkRecord, SandboxRecord
 from portside.networks.portmapper import Publication, parse_port
 
 
@@ -53,7 +54,7 @@ class Endpoints:
         except BaseException:
             self._give_back(network, ipv4)
             raise
-        mac = host_links.mac_text(wanted.mac_address)
+        mac = network_interfaces.mac_text(wanted.mac_address)
         endpoint = EndpointRecord(
             network_id=network.id,
             network=network.name,
@@ -118,7 +119,7 @@ class Endpoints:
         self, network: NetworkRecord, version: int, wanted: EndpointSettings
     ) -> IPAddress | None:
         subnets = self._catalogue.subnets(network, version)
-        ranges = wanted.ipam_config or network_records.NO_IPAM
+        ranges = wanted.ipam_config or network_store.NO_IPAM
         text = ranges.ipv4_address if version == 4 else ranges.ipv6_address
         if not subnets:
             return None  # an address of a version that is switched off is of no account
@@ -165,21 +166,8 @@ def _gateway(network: NetworkRecord, address: IPAddress | None) -> str:
         return ""
     if network.driver == "ipvlan" and network.option("ipvlan_mode", "l2") != "l2":
         return ""
-    mode = network_records.BRIDGE_MODE4 if address.version == 4 else network_records.BRIDGE_MODE6
+    mode = network_store.BRIDGE_MODE4 if address.version == 4 else network_store.BRIDGE_MODE6
     return "" if network.option(mode) == "isolated" else config.gateway
-
-
-def lease_names(endpoint: EndpointRecord) -> list[str]:
-    """The unique names in the metadata that stand for the endpoint's addresses."""
-    addresses = (endpoint.ipv4, endpoint.ipv6)
-    return [f"{endpoint.network_id}/{address}" for address in addresses if address]
-
-
-def gateway_endpoint(endpoints: Iterable[EndpointRecord], version: int) -> EndpointRecord | None:
-    """The endpoint whose gateway is the container's default route: highest gw-priority,
-    then the first network by name."""
-    able = [e for e in endpoints if (e.gateway4 if version == 4 else e.gateway6)]
-    return min(able, key=lambda e: (-e.settings.gw_priority, e.network), default=None)
 
 
 def interface_name(prefix: str, taken: Iterable[str]) -> str:
@@ -198,9 +186,9 @@ def choose_interface(
     if network.driver == "null":
         return ""
     taken = [endpoint.interface for endpoint in others]
-    chosen = (wanted.driver_opts or {}).get(network_records.ENDPOINT_NAME, "")
+    chosen = (wanted.driver_opts or {}).get(network_store.ENDPOINT_NAME, "")
     if not chosen:
-        return interface_name(network.option(network_records.PREFIX) or "eth", taken)
+        return interface_name(network.option(network_store.PREFIX) or "eth", taken)
     if chosen in taken or chosen == "lo" or "/" in chosen or not 0 < len(chosen) < 16:
         raise InvalidParameter(f"invalid or used interface name: {chosen!r}")
     return chosen
@@ -241,3 +229,89 @@ def port_map(
             table.setdefault(f"{port}/{protocol}", None)
     table.update({key: tuple(bindings) for key, bindings in found.items()})
     return table
+
+
+# -- checks of what is asked for -----------------------------------------------------------
+
+
+def check_settings(name: str, network: NetworkRecord | None, wanted: EndpointSettings) -> None:
+    """InvalidParameter with all that the network ``name`` cannot give; None: it does not exist
+    yet, so that only the form is checked."""
+    found = [*_misplaced(name, wanted), *_bad_addresses(wanted)]
+    if network is not None:
+        found += _outside(network, wanted)
+    found += _bad_sysctls(wanted)
+    if found:
+        raise InvalidParameter(f"invalid endpoint settings:\n{ipam.listed(found)}")
+    if wanted.mac_address:
+        network_interfaces.parse_mac(wanted.mac_address)
+
+
+def check_link_local(wanted: EndpointSettings) -> None:
+    """Docker checks only at the start of a container that these are link-local addresses."""
+    for text in (wanted.ipam_config or network_store.NO_IPAM).link_local_ips:
+        if not unmapped(text).is_link_local:
+            raise InvalidParameter(f"invalid link local IP address: {text}")
+
+
+def _misplaced(name: str, wanted: EndpointSettings) -> Iterator[str]:
+    if name not in (*PREDEFINED, "default"):
+        return
+    ranges = wanted.ipam_config or network_store.NO_IPAM
+    if ranges.ipv4_address or ranges.ipv6_address:
+        yield "user specified IP address is supported on user defined networks only"
+    if wanted.aliases:
+        yield "network-scoped alias is supported only for containers in user defined networks"
+
+
+def _bad_addresses(wanted: EndpointSettings) -> Iterator[str]:
+    ranges = wanted.ipam_config or network_store.NO_IPAM
+    if ranges.ipv4_address and _address_version(ranges.ipv4_address) != 4:
+        yield f"invalid IPv4 address: {ranges.ipv4_address}"
+    if ranges.ipv6_address and _address_version(ranges.ipv6_address) != 6:
+        yield f"invalid IPv6 address: {ranges.ipv6_address}"
+    for text in ranges.link_local_ips:
+        if not _address_version(text):
+            yield f"invalid link-local IP address: {text}"
+
+
+def _address_version(text: str) -> int:
+    """4 or 6; 0 for what is no address of one host."""
+    try:
+        address = unmapped(text)
+    except ValueError:
+        return 0
+    return 0 if address.is_unspecified else address.version
+
+
+def _outside(network: NetworkRecord, wanted: EndpointSettings) -> Iterator[str]:
+    ranges = wanted.ipam_config or network_store.NO_IPAM
+    for version, text in ((4, ranges.ipv4_address), (6, ranges.ipv6_address)):
+        subnets = network.user_subnets(version)
+        if not text:
+            continue
+        if not subnets:
+            yield (
+                "user specified IP address is supported only when connecting to networks with "
+                "user configured subnets"
+            )
+        elif _address_version(text) != version or not any(
+            unmapped(text) in subnet for subnet in subnets
+        ):
+            yield f"no configured subnet or ip-range contain the IP address {text}"
+
+
+def _bad_sysctls(wanted: EndpointSettings) -> Iterator[str]:
+    text = (wanted.driver_opts or {}).get(network_store.ENDPOINT_SYSCTLS, "")
+    for item in filter(None, text.split(",")):
+        if not _SYSCTL.fullmatch(item):
+            yield (
+                f"unrecognised network interface sysctl '{item}'; represent 'net.X.Y.ethN.Z=V' as "
+                "'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'"
+            )
+
+
+_SYSCTL = re.compile(
+    r"net\.(ipv4|ipv6|mpls)\.[^./=]+\.ifname\.[^./=]+(\.[^./=]+)*=.*", re.IGNORECASE
+)
+"""The docker CLI writes IFNAME in small letters."""

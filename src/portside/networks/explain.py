@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from portside.model.instance import Instance
 from portside.model.network import PathStep
-from portside.networks import network_records
-from portside.networks.endpoints import gateway_endpoint
-from portside.networks.network_records import EndpointRecord, NetworkRecord, SandboxRecord
-from portside.networks.network_store import Catalogue
+from portside.networks import network_store
+from portside.networks.network_store import (
+    Catalogue,
+    EndpointRecord,
+    NetworkRecord,
+    SandboxRecord,
+    gateway_endpoint,
+)
 from portside.networks.portmapper import endpoint_text
 
 
@@ -58,9 +62,9 @@ def _endpoint(
     table = f"nft inet {instance.table}"
     if network.resource.internal:
         found.append(PathStep("firewall", table, "internal: nothing leaves, nothing enters"))
-    elif network.flag(network_records.BRIDGE_MASQUERADE, True):
+    elif network.flag(network_store.BRIDGE_MASQUERADE, True):
         subnets = " ".join(config.subnet for config in network.configs())
         found.append(PathStep("masquerade", table, f"{subnets} leaves as the host"))
-    if not network.flag(network_records.BRIDGE_ICC, True):
+    if not network.flag(network_store.BRIDGE_ICC, True):
         found.append(PathStep("firewall", network.link, "icc=false: ports are isolated"))
     return found

@@ -1,10 +1,14 @@
-"""The networks there are: found by name, checked and created with Docker's rules."""
+"""The networks there are, as they are stored: records, the catalogue, the predefined networks.
+
+Records are the documents of the metadata (networks, and sandboxes of running containers with their
+endpoints). The catalogue finds networks by name, and checks and plans new ones with Docker's rules.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -28,16 +32,170 @@ from portside.model.network import (
     IPAM,
     PREDEFINED,
     ConfigReference,
+    EndpointIPAMConfig,
+    EndpointSettings,
     IPAddress,
     IPAMConfig,
     IPNetwork,
     NetworkCreate,
     NetworkOptions,
+    NetworkRequest,
     NetworkResource,
 )
-from portside.networks import ipam, network_records
-from portside.networks.network_records import NetworkRecord
+from portside.networks import ipam
+from portside.networks.portmapper import Publication
 from portside.store.db import Database, NameTaken
+
+OPTION = "com.docker.network."
+BRIDGE_NAME = OPTION + "bridge.name"
+BRIDGE_DEFAULT = OPTION + "bridge.default_bridge"
+BRIDGE_MASQUERADE = OPTION + "bridge.enable_ip_masquerade"
+BRIDGE_ICC = OPTION + "bridge.enable_icc"
+BRIDGE_BINDING = OPTION + "bridge.host_binding_ipv4"
+BRIDGE_INHIBIT4 = OPTION + "bridge.inhibit_ipv4"
+BRIDGE_MODE4 = OPTION + "bridge.gateway_mode_ipv4"
+BRIDGE_MODE6 = OPTION + "bridge.gateway_mode_ipv6"
+BRIDGE_TRUSTED = OPTION + "bridge.trusted_host_interfaces"
+MTU = OPTION + "driver.mtu"
+HOST_IPV4 = OPTION + "host_ipv4"
+HOST_IPV6 = OPTION + "host_ipv6"
+PREFIX = OPTION + "container_iface_prefix"
+ENDPOINT_NAME = OPTION + "endpoint.ifname"
+ENDPOINT_SYSCTLS = OPTION + "endpoint.sysctls"
+
+NO_IPAM = EndpointIPAMConfig()
+
+
+class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A network as it was made; its containers are found in the sandboxes."""
+
+    resource: NetworkResource
+    link: str = ""
+    """The host's bridge or, for macvlan and ipvlan, the parent interface."""
+    ranges: tuple[IPAMConfig, ...] | None = None
+    """The address ranges with their gateways; ``resource.ipam`` tells them as they were asked
+    for. None: they are the same (the default bridge)."""
+    chosen: tuple[int, ...] = ()
+    """IP versions whose range the engine chose."""
+    own_link: bool = False
+    """The engine makes that interface and removes it with the network. Recorded before it is
+    made, so that one made right before a crash is still known as ours."""
+
+    @property
+    def id(self) -> str:
+        return self.resource.id
+
+    @property
+    def name(self) -> str:
+        return self.resource.name
+
+    @property
+    def driver(self) -> str:
+        return self.resource.driver
+
+    def option(self, name: str, default: str = "") -> str:
+        return self.resource.options.get(name, default)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A boolean option as Go's strconv.ParseBool reads it; checked when created."""
+        try:
+            return parse_bool(self.option(name))
+        except InvalidText:
+            return default
+
+    def configs(self, version: int = 0) -> list[IPAMConfig]:
+        """The network's ranges of one IP version, or all of them."""
+        found = self.resource.ipam.config if self.ranges is None else self.ranges
+        return [
+            config
+            for config in found or ()
+            if config.subnet and version in (0, ipaddress.ip_network(config.subnet).version)
+        ]
+
+    def config(self, version: int) -> IPAMConfig | None:
+        """The network's first range of one IP version."""
+        return next(iter(self.configs(version)), None)
+
+    def config_of(self, address: IPAddress) -> IPAMConfig | None:
+        """The range that an address is in."""
+        for config in self.configs(address.version):
+            if address in ipaddress.ip_network(config.subnet):
+                return config
+        return None
+
+    def user_subnets(self, version: int) -> list[IPNetwork]:
+        """Subnets that the user gave, also of an IP version that is switched off."""
+        if self.name in PREDEFINED or version in self.chosen:
+            return []
+        found = [
+            ipaddress.ip_network(c.subnet) for c in self.resource.ipam.config or () if c.subnet
+        ]
+        return [network for network in found if network.version == version]
+
+    @property
+    def is_default_bridge(self) -> bool:
+        return self.driver == "bridge" and self.name == "bridge"
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the engine's name server answers here (all but Docker's old default)."""
+        return self.driver not in ("host", "null") and not self.is_default_bridge
+
+
+class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One interface of a running container."""
+
+    network_id: str
+    network: str
+    """Name of the network."""
+    endpoint_id: str
+    interface: str
+    """Inside, such as eth0."""
+    link: str = ""
+    """The host's end of the pair; empty for macvlan and ipvlan."""
+    mac: str = ""
+    ipv4: str = ""
+    """Address without a prefix length; empty for none."""
+    ipv6: str = ""
+    prefix4: int = 0
+    prefix6: int = 0
+    gateway4: str = ""
+    gateway6: str = ""
+    settings: EndpointSettings
+
+    def address(self, version: int) -> IPAddress | None:
+        text = self.ipv4 if version == 4 else self.ipv6
+        return ipaddress.ip_address(text) if text else None
+
+
+class SandboxRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The network side of a running container."""
+
+    request: NetworkRequest
+    kind: str
+    """``own`` (a namespace of its own), ``host`` or ``shared`` (another container's)."""
+    sandbox_id: str
+    endpoints: tuple[EndpointRecord, ...] = ()
+    ports: tuple[Publication, ...] = ()
+    owner: str = ""
+    """The container whose namespace is shared."""
+
+
+def gateway_endpoint(endpoints: Iterable[EndpointRecord], version: int) -> EndpointRecord | None:
+    """The endpoint whose gateway is the container's default route: highest gw-priority,
+    then the first network by name."""
+    able = [e for e in endpoints if (e.gateway4 if version == 4 else e.gateway6)]
+    return min(able, key=lambda e: (-e.settings.gw_priority, e.network), default=None)
+
+
+def lease_names(endpoint: EndpointRecord) -> list[str]:
+    """The unique names in the metadata that stand for the endpoint's addresses."""
+    addresses = (endpoint.ipv4, endpoint.ipv6)
+    return [f"{endpoint.network_id}/{address}" for address in addresses if address]
+
+
+# -- the catalogue -------------------------------------------------------------------------
+
 
 MAX_NAME = 255
 LIST_FILTERS = frozenset(
@@ -47,10 +205,10 @@ PRUNE_FILTERS = frozenset(("label", "label!", "until"))
 DRIVERS = ("bridge", "macvlan", "ipvlan")
 GATEWAY_MODES = ("", "nat", "nat-unprotected", "routed", "isolated")
 BOOLEANS = (
-    network_records.BRIDGE_MASQUERADE,
-    network_records.BRIDGE_ICC,
-    network_records.BRIDGE_INHIBIT4,
-    network_records.BRIDGE_DEFAULT,
+    BRIDGE_MASQUERADE,
+    BRIDGE_ICC,
+    BRIDGE_INHIBIT4,
+    BRIDGE_DEFAULT,
 )
 
 
@@ -148,7 +306,7 @@ class Catalogue:
         )
         _check_options(request.driver, options)
         _check_isolated(request)
-        self._check_bridge(options.get(network_records.BRIDGE_NAME, ""))
+        self._check_bridge(options.get(BRIDGE_NAME, ""))
         identifier = new_id()
         ipv6 = request.enable_ipv6
         if ipv6 is None:
@@ -204,9 +362,7 @@ class Catalogue:
 
     def _link(self, resource: NetworkResource) -> str:
         if resource.driver == "bridge":
-            return resource.options.get(network_records.BRIDGE_NAME) or self._instance.link(
-                resource.id
-            )
+            return resource.options.get(BRIDGE_NAME) or self._instance.link(resource.id)
         if resource.driver in ("macvlan", "ipvlan"):
             return resource.options.get("parent") or self._instance.link(resource.id)
         return ""
@@ -331,7 +487,7 @@ def _version(config: IPAMConfig) -> int:
 def _has_gateway(request: NetworkCreate, config: IPAMConfig) -> bool:
     """Whether the network's range needs an address for a gateway."""
     version = _version(config)
-    name = network_records.BRIDGE_MODE4 if version == 4 else network_records.BRIDGE_MODE6
+    name = BRIDGE_MODE4 if version == 4 else BRIDGE_MODE6
     return (request.options or {}).get(name) != "isolated"
 
 
@@ -370,11 +526,10 @@ def _check_driver(request: NetworkCreate) -> None:
 
 def _check_options(driver: str, options: Mapping[str, str]) -> None:
     """InvalidParameter for values the driver could not use."""
-    mtu = options.get(network_records.MTU, "")
+    mtu = options.get(MTU, "")
     if mtu and not re.fullmatch(r"[+-]?[0-9]+", mtu):
         raise InvalidParameter(
-            f"failed to parse {network_records.MTU} value: {mtu} "
-            f'(strconv.Atoi: parsing "{mtu}": invalid syntax)'
+            f'failed to parse {MTU} value: {mtu} (strconv.Atoi: parsing "{mtu}": invalid syntax)'
         )
     if mtu and int(mtu) and not 68 <= int(mtu) <= 65535:
         raise InvalidParameter(f"invalid MTU number: {mtu}")
@@ -385,25 +540,23 @@ def _check_options(driver: str, options: Mapping[str, str]) -> None:
             raise InvalidParameter(
                 f"failed to parse {name} value: {options[name]} ({err})"
             ) from None
-    for name in (network_records.BRIDGE_MODE4, network_records.BRIDGE_MODE6):
+    for name in (BRIDGE_MODE4, BRIDGE_MODE6):
         if options.get(name, "") not in GATEWAY_MODES:
             raise InvalidParameter(f"unknown gateway mode {options[name]!r} for {name}")
     for name in (
-        network_records.BRIDGE_BINDING,
-        network_records.HOST_IPV4,
-        network_records.HOST_IPV6,
+        BRIDGE_BINDING,
+        HOST_IPV4,
+        HOST_IPV6,
     ):
         if options.get(name):
             _check_address(name, options[name])
-    for name in (network_records.BRIDGE_NAME, "parent"):
+    for name in (BRIDGE_NAME, "parent"):
         value = options.get(name, "x")
         if not re.fullmatch(r"[^\s/:\"\\{};]{1,15}", value) or value in (".", ".."):
             raise InvalidParameter(f"invalid interface name for {name}: {value!r}")
-    for name in options.get(network_records.BRIDGE_TRUSTED, "").split(":"):
+    for name in options.get(BRIDGE_TRUSTED, "").split(":"):
         if name and not re.fullmatch(r"[^\s/:\"\\{};]{1,15}", name):
-            raise InvalidParameter(
-                f"invalid interface name for {network_records.BRIDGE_TRUSTED}: {name!r}"
-            )
+            raise InvalidParameter(f"invalid interface name for {BRIDGE_TRUSTED}: {name!r}")
     choices = {
         "macvlan": {"macvlan_mode": MACVLAN_MODES},
         "ipvlan": {"ipvlan_mode": IPVLAN_MODES, "ipvlan_flag": IPVLAN_FLAGS},
@@ -416,7 +569,7 @@ def _check_options(driver: str, options: Mapping[str, str]) -> None:
 
 
 def _check_isolated(request: NetworkCreate) -> None:
-    for name in (network_records.BRIDGE_MODE4, network_records.BRIDGE_MODE6):
+    for name in (BRIDGE_MODE4, BRIDGE_MODE6):
         if (request.options or {}).get(name) == "isolated" and not request.internal:
             raise SystemFailure("gateway mode 'isolated' can only be used for an internal network")
 
@@ -450,3 +603,140 @@ def _is_builtin(value: str) -> bool:
     if value not in ("custom", "builtin"):
         raise InvalidParameter(f"invalid filter: 'type'='{value}'")
     return value == "builtin"
+
+
+# -- predefined networks -------------------------------------------------------------------
+
+
+def ensure_predefined(
+    catalogue: Catalogue,
+    instance: Instance,
+    options: NetworkOptions,
+    rtnl: Rtnl,
+    in_use: set[str],
+) -> None:
+    """Make them, or bring the default bridge in line with the daemon's options. A default
+    bridge with running containers on it keeps its addresses."""
+    existing = {record.name: record for record in catalogue.all()}
+    for name, driver in (("host", "host"), ("none", "null")):
+        if name not in existing:
+            resource = NetworkResource(
+                name=name, id=new_id(), created=now(), driver=driver, ipam=IPAM(config=None)
+            )
+            catalogue.insert(NetworkRecord(resource=resource))
+    old = existing.get("bridge")
+    if options.bridge == "none":
+        if old is not None and old.id not in in_use:
+            catalogue.delete(old)
+        return
+    if old is not None and old.id in in_use:
+        return
+    _default_bridge(catalogue, instance, options, rtnl, old)
+
+
+def _default_bridge(
+    catalogue: Catalogue,
+    instance: Instance,
+    options: NetworkOptions,
+    rtnl: Rtnl,
+    old: NetworkRecord | None,
+) -> None:
+    link = options.bridge or instance.bridge
+    configs = [_range4(catalogue, options, rtnl, old, link)]
+    if options.ipv6 or options.fixed_cidr_v6 or options.bip6:
+        configs.append(_range6(catalogue, options, rtnl, old))
+    resource = NetworkResource(
+        name="bridge",
+        id=old.id if old is not None else new_id(),
+        created=old.resource.created if old is not None else now(),
+        enable_ipv6=len(configs) > 1,
+        ipam=IPAM("default", None, tuple(configs)),
+        options=_options(options, link),
+    )
+    if old is not None and old.link == link:
+        own = old.own_link
+    else:
+        own = not options.bridge or rtnl.link(link) is None
+    record = NetworkRecord(resource=resource, link=link, own_link=own)
+    if old is None:
+        catalogue.insert(record)
+    elif record != old:
+        catalogue.forget_ranges(record)
+        catalogue.put(record)
+
+
+def _options(options: NetworkOptions, link: str) -> dict[str, str]:
+    return {
+        BRIDGE_DEFAULT: "true",
+        BRIDGE_ICC: str(options.icc).lower(),
+        BRIDGE_MASQUERADE: str(options.ip_masq).lower(),
+        BRIDGE_BINDING: options.default_binding_ip or "0.0.0.0",
+        BRIDGE_NAME: link,
+        MTU: str(options.mtu or 1500),
+    }
+
+
+def _range4(
+    catalogue: Catalogue,
+    options: NetworkOptions,
+    rtnl: Rtnl,
+    old: NetworkRecord | None,
+    link: str,
+) -> IPAMConfig:
+    """``--bip``, an existing bridge's own address, the former range, or a free one."""
+    bip = options.bip or (_address_of(rtnl, link) if options.bridge else "")
+    if bip:
+        try:
+            interface = ipaddress.IPv4Interface(bip)
+        except ValueError as err:
+            raise InvalidParameter(f"invalid --bip {bip}: {err}") from err
+        config = IPAMConfig(str(interface.network), "", str(interface.ip))
+    else:
+        config = _former(catalogue, rtnl, old, 4) or ipam.with_gateway(
+            IPAMConfig(str(catalogue.free_subnet(4, rtnl, first=True)))
+        )
+    gateway = options.default_gateway or config.gateway
+    inner = options.fixed_cidr or ""
+    return ipam.checked(IPAMConfig(config.subnet, inner, gateway))
+
+
+def _range6(
+    catalogue: Catalogue, options: NetworkOptions, rtnl: Rtnl, old: NetworkRecord | None
+) -> IPAMConfig:
+    if options.bip6:
+        try:
+            interface = ipaddress.IPv6Interface(options.bip6)
+        except ValueError as err:
+            raise InvalidParameter(f"invalid --bip6 {options.bip6}: {err}") from err
+        config = IPAMConfig(str(interface.network), "", str(interface.ip))
+    elif options.fixed_cidr_v6:
+        config = IPAMConfig(str(ipam.parse_subnet(options.fixed_cidr_v6)))
+    else:
+        config = _former(catalogue, rtnl, old, 6) or IPAMConfig(str(catalogue.free_subnet(6, rtnl)))
+    if options.default_gateway_v6:
+        config = msgspec.structs.replace(config, gateway=options.default_gateway_v6)
+    return ipam.with_gateway(ipam.checked(config))
+
+
+def _former(
+    catalogue: Catalogue, rtnl: Rtnl, old: NetworkRecord | None, version: int
+) -> IPAMConfig | None:
+    """The range of the last run, unless the host has got a route there since."""
+    config = old.config(version) if old is not None else None
+    if config is None:
+        return None
+    routes, _ = catalogue.routes(rtnl)
+    if ipam.shadowed(ipaddress.ip_network(config.subnet), routes) is not None:
+        return None
+    return IPAMConfig(config.subnet, "", config.gateway)
+
+
+def _address_of(rtnl: Rtnl, name: str) -> str:
+    """The IPv4 address of a bridge the user brings along."""
+    link = rtnl.link(name)
+    if link is None:
+        raise InvalidParameter(f"the host has no bridge {name} (--bridge)")
+    for item in rtnl.addresses(link.index):
+        if item.address.version == 4:
+            return f"{item.address}/{item.prefix}"
+    return ""

@@ -13,21 +13,24 @@ from portside.kernel.host_sockets import Bind
 from portside.kernel.netlink import Rtnl
 from portside.model.errors import SystemFailure
 from portside.model.network import IPAddress, NetworkOptions, NetworkRequest
-from portside.networks import network_records
-from portside.networks.endpoints import gateway_endpoint
+from portside.networks import network_store
 from portside.networks.firewall.firewall_table import Firewall
 from portside.networks.firewall.ruleset import LinkRule, Member, elements
-from portside.networks.network_records import EndpointRecord, SandboxRecord
-from portside.networks.network_store import Catalogue
+from portside.networks.network_store import (
+    Catalogue,
+    EndpointRecord,
+    SandboxRecord,
+    gateway_endpoint,
+)
 from portside.networks.portmapper import HostPorts, Publication, Wanted, parse_wanted
 from portside.networks.relay import Relays
 
 log = logging.getLogger(__name__)
 
-MODES = {4: network_records.BRIDGE_MODE4, 6: network_records.BRIDGE_MODE6}
+MODES = {4: network_store.BRIDGE_MODE4, 6: network_store.BRIDGE_MODE6}
 
 
-class Publisher:
+class PortPublisher:
     """The published ports of all running containers."""
 
     def __init__(
@@ -109,7 +112,7 @@ class Publisher:
         dual: bool,
     ) -> list[Publication]:
         network = self._catalogue.get(endpoint.network_id)
-        binding = network.option(network_records.BRIDGE_BINDING) or self._options.default_binding_ip
+        binding = network.option(network_store.BRIDGE_BINDING) or self._options.default_binding_ip
         if binding == "0.0.0.0":
             binding = ""  # as an option it means every address, also the other version's
         wanted = parse_wanted(

@@ -32,18 +32,15 @@ from portside.model.network import (
     PathStep,
     RunningContainer,
 )
-from portside.networks import etc_files, explain, predefined
-from portside.networks import network_store as catalogue_module
-from portside.networks.endpoint_options import check_settings
-from portside.networks.endpoints import network_settings
+from portside.networks import etc_files, explain, network_store
+from portside.networks.endpoints import check_settings, network_settings
 from portside.networks.firewall.firewall_table import Firewall
 from portside.networks.firewall.ruleset import network_rules
-from portside.networks.host_links import Links, enable_forwarding, parse_mac
 from portside.networks.netns_pool import NamespacePool, NamespaceWorker
-from portside.networks.network_records import NetworkRecord
-from portside.networks.network_store import LIST_FILTERS, PRUNE_FILTERS, Catalogue
+from portside.networks.network_interfaces import Links, enable_forwarding, parse_mac
+from portside.networks.network_store import LIST_FILTERS, PRUNE_FILTERS, Catalogue, NetworkRecord
 from portside.networks.portmapper import parse_port, parse_wanted
-from portside.networks.sandboxes import Sandboxes
+from portside.networks.sandbox import Sandboxes
 from portside.store.db import Database
 
 log = logging.getLogger(__name__)
@@ -77,7 +74,9 @@ class NetworkService:
         namespaces. Call ``restore`` right after."""
         stored = self._sandboxes.book.stored()
         in_use = {endpoint.network_id for record in stored for endpoint in record.endpoints}
-        predefined.ensure(self._catalogue, self._instance, self._options, self._links.rtnl, in_use)
+        network_store.ensure_predefined(
+            self._catalogue, self._instance, self._options, self._links.rtnl, in_use
+        )
         if self._options.ip_forward:
             ipv6 = self._options.ipv6 or any(n.config(6) for n in self._catalogue.all())
             enable_forwarding(ipv6)
@@ -289,7 +288,7 @@ class NetworkService:
         return [
             self._resource(record)
             for record in self._catalogue.all()
-            if catalogue_module.matches(
+            if network_store.matches(
                 record.resource, wanted, bool(self._sandboxes.book.on_network(record.id))
             )
         ]

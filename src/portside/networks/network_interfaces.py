@@ -1,16 +1,18 @@
-"""The host's side: bridges, the containers' links into them, and the kernel's settings.
+"""Network interfaces: bridges and links on the host, and the interfaces inside containers.
 
-All calls are short netlink exchanges (tens of microseconds each) made from the event loop;
-what is slow in the kernel (deleting a link takes 30 ms) is left to the worker thread.
+What takes microseconds is done on the event loop; sysctls, which must be written from inside the
+namespace, and deleted links, which the kernel takes 30 ms for, go to the worker thread.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
 import os
 import re
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,9 +23,15 @@ from portside.kernel.netlink import Link, Message, Rtnl
 from portside.model.errors import Conflict, InvalidParameter, NotFound, SystemFailure
 from portside.model.instance import Instance
 from portside.model.network import IPAddress
-from portside.networks import network_records
-from portside.networks.netns_pool import Namespace
-from portside.networks.network_records import EndpointRecord, NetworkRecord
+from portside.networks import network_store
+from portside.networks.netns_pool import Namespace, NamespaceWorker
+from portside.networks.network_store import (
+    Catalogue,
+    EndpointRecord,
+    NetworkRecord,
+    SandboxRecord,
+    gateway_endpoint,
+)
 
 SYS_NET = Path("/proc/sys/net")
 
@@ -171,7 +179,7 @@ class Links:
         """Settings, MTU and addresses; the latter two of the engine's own bridges only."""
         self._bridge_sysctls(record)
         messages: list[Message] = []
-        mtu = int(record.option(network_records.MTU, "0"))
+        mtu = int(record.option(network_store.MTU, "0"))
         if mtu and link.mtu != mtu and own:
             messages.append(netlink.link_message(link.index, netlink.number(netlink.IFLA_MTU, mtu)))
         if own:
@@ -185,7 +193,7 @@ class Links:
         # for ports published on the loopback; without our rules, containers would reach what
         # listens there (CVE-2020-8558)
         write_sysctl(f"ipv4/conf/{name}/route_localnet", "1" if self._firewall else "0")
-        if not record.flag(network_records.BRIDGE_ICC, True):
+        if not record.flag(network_store.BRIDGE_ICC, True):
             # ports are isolated: what links allow passes through the host, which answers for
             # the neighbours (ip-sysctl, proxy_arp_pvlan)
             write_sysctl(f"ipv4/conf/{name}/proxy_arp_pvlan", "1")
@@ -197,11 +205,11 @@ class Links:
     def _bridge_addresses(self, record: NetworkRecord, index: int) -> list[Message]:
         """Give the bridge exactly its gateways' addresses."""
         wanted: set[tuple[IPAddress, int]] = set()
-        for version, mode in ((4, network_records.BRIDGE_MODE4), (6, network_records.BRIDGE_MODE6)):
+        for version, mode in ((4, network_store.BRIDGE_MODE4), (6, network_store.BRIDGE_MODE6)):
             config = record.config(version)
             if config is None or not config.gateway or record.option(mode) == "isolated":
                 continue
-            if version == 4 and record.flag(network_records.BRIDGE_INHIBIT4, False):
+            if version == 4 and record.flag(network_store.BRIDGE_INHIBIT4, False):
                 continue
             prefix = ipaddress.ip_network(config.subnet).prefixlen
             wanted.add((ipaddress.ip_address(config.gateway), prefix))
@@ -273,7 +281,7 @@ class Links:
         else:
             index, inner = self._new_pair(endpoint, space)
         self._enslave(network, index)
-        mtu = int(network.option(network_records.MTU, "0"))
+        mtu = int(network.option(network_store.MTU, "0"))
         if mtu:
             size = netlink.number(netlink.IFLA_MTU, mtu)
             self._rtnl.run(netlink.link_message(index, size))
@@ -308,7 +316,7 @@ class Links:
             bridge = self._indexes[network.link]
             self._rtnl.run(netlink.link_message(index, netlink.number(netlink.IFLA_MASTER, bridge)))
         hairpin = bridged_packets_are_translated()
-        isolated = not network.flag(network_records.BRIDGE_ICC, True)
+        isolated = not network.flag(network_store.BRIDGE_ICC, True)
         if hairpin or isolated:
             port = netlink.bridge_port_message(index, isolated=isolated, hairpin=hairpin)
             self._rtnl.run(port)
@@ -400,7 +408,7 @@ def configure(endpoint: EndpointRecord, index: int, space: Namespace, ipvlan: bo
         address = endpoint.address(version)
         if address is not None:
             messages.append(netlink.address_message(index, address, prefix))
-    for text in (endpoint.settings.ipam_config or network_records.NO_IPAM).link_local_ips:
+    for text in (endpoint.settings.ipam_config or network_store.NO_IPAM).link_local_ips:
         address = ipaddress.ip_address(text)
         messages.append(netlink.address_message(index, address, 16 if address.version == 4 else 64))
     if endpoint.mac and not ipvlan:
@@ -445,3 +453,147 @@ def _unsupported(err: OSError, kind: str) -> SystemFailure:
             f"try `modprobe {kind}`): {err.strerror}"
         )
     return SystemFailure(f"cannot make a {kind} interface: {err}")
+
+
+# -- inside a container --------------------------------------------------------------------
+
+
+LINGER = 5.0
+"""Seconds that a pair gets to die with its namespace. One that does not is kept by TCP connections
+that nobody closes any more, which the kernel lets go of after minutes only."""
+
+
+class Plumbing:
+    """Changes the interfaces of containers' namespaces."""
+
+    def __init__(self, catalogue: Catalogue, links: Links, worker: NamespaceWorker) -> None:
+        self._catalogue, self._links, self._worker = catalogue, links, worker
+        self._removals: set[asyncio.Task[None]] = set()
+        self._dying: set[str] = set()
+        self._look: asyncio.TimerHandle | None = None
+
+    async def plug_all(self, record: SandboxRecord, space: Namespace) -> None:
+        """All interfaces of a new sandbox, and its default routes."""
+        for endpoint in record.endpoints:
+            if endpoint.interface:
+                await self.plug(space, endpoint)
+        self.set_gateways(space, record.endpoints)
+
+    async def plug(self, space: Namespace, endpoint: EndpointRecord) -> None:
+        network = self._catalogue.get(endpoint.network_id)
+        index = self._links.plug(network, endpoint, space)
+        space.indexes[endpoint.interface] = index
+        settings = _sysctls(endpoint)
+        if endpoint.ipv6:
+            # before IPv6 is let in, so that the link-local address follows the final address
+            prepare_ipv6(endpoint, index, space)
+        if settings:
+            await self._worker.visit(space.fd, lambda: _write_all(settings))
+        configure(endpoint, index, space, network.driver == "ipvlan")
+
+    def set_gateways(self, space: Namespace, endpoints: Sequence[EndpointRecord]) -> None:
+        for version in (4, 6):
+            chosen = gateway_endpoint(endpoints, version)
+            routed = self._layer3(endpoints) if chosen is None else None
+            endpoint = chosen or routed
+            if endpoint is None or (version == 6 and not endpoint.ipv6):
+                continue
+            gateway = endpoint.gateway4 if version == 4 else endpoint.gateway6
+            index = space.interface(endpoint.interface)
+            set_gateway(space, index, gateway, version)
+
+    def _layer3(self, endpoints: Sequence[EndpointRecord]) -> EndpointRecord | None:
+        """An ipvlan in layer 3 mode has its default route over the link itself."""
+        for endpoint in endpoints:
+            network = self._catalogue.get(endpoint.network_id)
+            if network.driver == "ipvlan" and network.option("ipvlan_mode", "l2") != "l2":
+                return endpoint
+        return None
+
+    async def repair(self, record: SandboxRecord, space: Namespace) -> None:
+        """Make a living namespace what its record says, after a crash between any two steps."""
+        for endpoint in record.endpoints:
+            network = self._catalogue.get(endpoint.network_id)
+            if endpoint.interface and not self._links.intact(network, endpoint, space):
+                await self.plug(space, endpoint)
+        self.set_gateways(space, record.endpoints)
+
+    def drop(self, record: SandboxRecord, space: Namespace | None, shared: bool) -> None:
+        """Addresses off at once; the pairs die with the namespace, or in the background when
+        something else lives on in it (``shared``)."""
+        for endpoint in record.endpoints:
+            if not endpoint.interface:
+                continue
+            if space is not None:
+                try:
+                    drop_addresses(endpoint, space)
+                except OSError:
+                    pass  # the namespace is being taken down already
+            if shared or space is None:
+                self.remove_later(endpoint)
+            elif endpoint.link:
+                self._dying.add(endpoint.link)
+        if self._dying and self._look is None:
+            self._look = asyncio.get_running_loop().call_later(LINGER, self._delete_dying)
+
+    def _delete_dying(self) -> None:
+        names, self._dying, self._look = sorted(self._dying), set(), None
+        self.in_background(lambda: self._links.delete(names))
+
+    def remove_later(self, endpoint: EndpointRecord) -> None:
+        self.in_background(lambda: self._links.unplug(endpoint))
+
+    def in_background(self, work: Callable[[], None]) -> None:
+        """Do something in the worker that nobody waits for but ``wait``."""
+        task = asyncio.get_running_loop().create_task(self._worker.run(work))
+        self._removals.add(task)
+        task.add_done_callback(self._removal_done)
+
+    def _removal_done(self, task: asyncio.Task[None]) -> None:
+        self._removals.discard(task)
+        if not task.cancelled():
+            task.exception()  # a link that is gone already; what stays is found at the next start
+
+    async def unplug(self, space: Namespace, endpoint: EndpointRecord) -> None:
+        """Delete one interface of a living namespace."""
+        if endpoint.link:
+            await self._worker.run(lambda: self._links.unplug(endpoint))
+            return
+        await self._worker.visit(space.fd, lambda: _delete_link(endpoint.interface))
+
+    async def wait(self) -> None:
+        """Until the links of containers that have ended are gone."""
+        if self._look is not None:
+            self._look.cancel()
+            self._delete_dying()
+        await asyncio.gather(*self._removals, return_exceptions=True)
+
+
+def _sysctls(endpoint: EndpointRecord) -> list[tuple[str, str]]:
+    """Settings of one interface inside: IPv6 where it has an address, and the user's own."""
+    found: list[tuple[str, str]] = []
+    if endpoint.ipv6:
+        found.append((f"ipv6/conf/{endpoint.interface}/disable_ipv6", "0"))
+    text = (endpoint.settings.driver_opts or {}).get(network_store.ENDPOINT_SYSCTLS, "")
+    for item in filter(None, text.split(",")):
+        name, _, value = item.partition("=")  # its form was checked by check_settings
+        parts = name.split(".")
+        parts[3] = endpoint.interface
+        found.append(("/".join(parts[1:]), value))
+    return found
+
+
+def _write_all(settings: Sequence[tuple[str, str]]) -> None:
+    for name, value in settings:
+        write_sysctl(name, value)
+
+
+def _delete_link(interface: str) -> None:
+    """Delete an interface of the calling thread's namespace."""
+    rtnl = netlink.Rtnl()
+    try:
+        link = rtnl.link(interface)
+        if link is not None:
+            rtnl.run(netlink.del_link_message(link.index))
+    finally:
+        rtnl.close()
