@@ -83,6 +83,11 @@ def measure(command: list[str], folder: Path, host: str, runs: int) -> dict[str,
 def engines(peer: str) -> Iterator[tuple[str, str]]:
     """The addresses of our engine and of dockerd."""
     with daemons() as (ours, theirs):
+        if peer:
+            subprocess.run(
+                ["docker", "-H", peer, "load"], input=ours.docker("save", IMAGE), check=True,
+                stdout=subprocess.DEVNULL,
+            )  # fmt: skip
         yield f"unix://{ours.socket}", peer or f"unix://{theirs.socket}"
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
 
 from portside.client.client import path_of
 from portside.client.errors import Refused
@@ -19,6 +17,11 @@ from portside.compose.project import Project, Values
 from portside.compose.requests import HASH, REPLACE, ContainerRequest, container_name, image_of
 from portside.compose.shared_namespaces import resolve_service
 from portside.model.errors import PortsideError
+from portside.model.light_dataclass import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclass

@@ -7,12 +7,10 @@ A ``Kind`` decodes a value as it was written into a plain typed one (bytes and n
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from portside.compose.compose_errors import InvalidFile
 from portside.compose.key_order import ordered
@@ -21,6 +19,10 @@ from portside.compose.yaml_source import Path, position, text_of
 from portside.model.errors import InvalidParameter
 from portside.model.golang.durations import format_duration, parse_duration
 from portside.model.golang.sizes import ram_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Here:
@@ -71,6 +73,8 @@ def name_of(value: Any) -> str:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The message for a key that the specification does not have."""
+    import difflib
+
     close = difflib.get_close_matches(key, list(known), 1, 0.6)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     return f"additional properties '{key}' not allowed{hint}"
@@ -308,6 +312,8 @@ class Struct(Kind):
         self._nullable, self._pointer, self._extensions = nullable, pointer, extensions
         self._json_names = json_names or {}
         self.always_json = not pointer
+        self._order = {key: index for index, key in enumerate(fields)}
+        self._always = [key for key, kind in fields.items() if kind.always_json]
 
     def decode(self, value: Any, here: Here) -> dict[str, Any]:
         if value is None and self._nullable:
@@ -342,17 +348,19 @@ class Struct(Kind):
 
     def encode(self, value: Any, json: bool) -> Any:
         found: dict[str, Any] = {}
-        for key, kind in self.fields.items():
-            item = value.get(key)
+        keys = [key for key in value if key in self._order]
+        if json:
+            keys += [key for key in self._always if key not in value]
+        for key in sorted(keys, key=self._order.__getitem__):
+            kind, item = self.fields[key], value.get(key)
             name = self._json_names.get(key, key) if json else key
             if json and kind.always_json:
                 found[name] = kind.encode(item, json) if item is not None else kind_empty(kind)
-            elif key in value and item is not None and not kind.is_zero(item):
+            elif item is not None and not kind.is_zero(item):
                 found[name] = kind.encode(item, json)
-        if not json:
-            found.update(
-                (key, item) for key, item in _in_order(value, json) if key not in self.fields
-            )
+        more = {} if json else {key: item for key, item in value.items() if key not in self._order}
+        if more:
+            found.update(_in_order(more, json))
         return found
 
 

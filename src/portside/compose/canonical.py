@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import posixpath
-from typing import Any
 
 from portside.compose.compose_errors import InvalidFile
 from portside.compose.merge import shown
 from portside.compose.short_forms import parse_ports, parse_volume
 from portside.compose.yaml_source import Map, Path, Seq, text_of
 from portside.model.errors import InvalidParameter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 REMOTE = ("https://", "http://", "git://", "ssh://", "github.com/", "git@")
 

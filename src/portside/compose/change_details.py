@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from portside.client.client import path_of
 from portside.compose.actions import Actions
 from portside.compose.observed import Container
 from portside.compose.requests import PREFIX, image_of
 from portside.compose.yaml_source import position
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _CONFIG = {
     "Env": "environment", "Cmd": "command", "Entrypoint": "entrypoint", "Image": "image",

@@ -6,18 +6,16 @@ ComposeError            a file, a value or the project as a whole; exit status 1
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import namedtuple
 
 from portside.client.errors import Refused
 from portside.model.errors import InvalidParameter, PortsideError
 
 
-class Position(NamedTuple):
+class Position(namedtuple("Position", ("file", "line", "column"))):  # typing takes 10 ms
     """Where something stands: a file, a line and a column, both counted from 1."""
 
-    file: str
-    line: int
-    column: int
+    __slots__ = ()
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"

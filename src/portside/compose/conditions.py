@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from portside.client.client import filters_text, path_of
 from portside.compose.engine_pool import EnginePool
 from portside.compose.observed import Container
 from portside.compose.requests import PROJECT
 from portside.model.errors import PortsideError, Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 STARTED, HEALTHY, COMPLETED = (
     "service_started", "service_healthy", "service_completed_successfully"

@@ -7,18 +7,24 @@ Python emitter takes ten times as long as everything else ``config`` does.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from typing import Any
 
 from portside.compose import spec
 from portside.compose.key_order import ordered
 from portside.compose.project import Project, Values
-from portside.compose.yaml_source import plain
+from portside.compose.yaml_source import WORDS, plain
+from portside.model import jsontext
+from portside.model.sha256 import hex_digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _HASH_LEFT_OUT = ("build", "pull_policy", "scale", "depends_on", "profiles")
 _PLAIN = re.compile(r"[^\s\-?:,\[\]{}#&*!|>'\"%@`=][^\n]*|[-?:][^\s][^\n]*")
+_SIMPLE = re.compile(r"[a-zA-Z/_][a-zA-Z0-9/_.-]*")
+"""Most strings: plain, unless they are words that mean something else."""
 _AMBIGUOUS = re.compile(
     r"(?i)y|n|yes|no|on|off|~|null|true|false|\.inf|\.nan|0b[01]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+"
     r"(\.[0-9]*)?|\d{4}-\d\d?-\d\d?([Tt ].*)?|<<"
@@ -55,8 +61,7 @@ def to_json(project: Project) -> str:
 
 def go_json(value: Any, indent: int | None = None) -> str:
     """Compact or indented JSON as Go's encoder writes it."""
-    separators = (",", ":") if indent is None else (",", ": ")
-    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
+    text = jsontext.dumps(value, None if indent is None else " " * indent)
     for char, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"),
                          ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):  # fmt: skip
         text = text.replace(char, escape)
@@ -83,7 +88,7 @@ def volume_hash(volume: Values) -> str:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(go_json(value).encode()).hexdigest()
+    return hex_digest(go_json(value).encode())
 
 
 # -- YAML -----------------------------------------------------------------------------------------
@@ -144,6 +149,8 @@ def _scalar(value: Any, indent: str) -> str:
 
 
 def _string(text: str, indent: str) -> str:
+    if _SIMPLE.fullmatch(text) and not _AMBIGUOUS.fullmatch(text):
+        return text if text not in WORDS else _double(text)
     if not text or _AMBIGUOUS.fullmatch(text) or not isinstance(plain(text), str):
         return _double(text)
     if "\n" in text and _is_printable(text.replace("\n", "")):
@@ -156,7 +163,7 @@ def _string(text: str, indent: str) -> str:
 
 
 def _is_printable(text: str) -> bool:
-    return all(char.isprintable() for char in text) and "\ufeff" not in text
+    return text.isprintable() and "\ufeff" not in text
 
 
 def _is_plain(text: str) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-from typing import TYPE_CHECKING, Any
-
 from portside.compose.compose_errors import ComposeError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from portside.compose.project import Project, Values
 
 
@@ -59,6 +59,8 @@ def _source(project: Project, name: str, service: Values) -> None:
 
 
 def _check_address(project: Project, path: tuple[str, ...], text: str) -> None:
+    import ipaddress
+
     try:
         ipaddress.ip_address(text)
     except ValueError:

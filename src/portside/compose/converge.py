@@ -7,7 +7,6 @@ their dependencies. Only what a step really needs is waited for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from portside.client.client import path_of
 from portside.compose import conditions
@@ -32,6 +31,7 @@ from portside.compose.requests import (
 from portside.compose.shared_namespaces import resolve_service, sharers_of
 from portside.compose.step_plan import Plan, Step
 from portside.model.errors import PortsideError
+from portside.model.light_dataclass import dataclass, field
 
 
 @dataclass

@@ -11,7 +11,6 @@ import os
 import posixpath
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from portside.client.client import path_of
 from portside.compose.compose_errors import ComposeError
@@ -20,6 +19,7 @@ from portside.compose.observed import Container
 from portside.compose.project import Project, Values
 from portside.compose.service_hooks import run as run_hook
 from portside.model.dockerignore import Ignore, read_patterns
+from portside.model.light_dataclass import dataclass, field
 
 _ALWAYS = (
     "**/.git", "**/.hg", "**/.svn", "**/*.swp", "**/*.swx", "**/*~", "**/.#*", "**/4913",

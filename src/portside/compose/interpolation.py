@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 from portside.compose.compose_errors import InvalidFile
 from portside.compose.yaml_source import Map, Path, Seq, position, text_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 Lookup = Callable[[str], "str | None"]
 Warn = Callable[[str], None]

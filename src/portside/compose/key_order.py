@@ -6,9 +6,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import cmp_to_key
-from typing import TypeVar
 
-_T = TypeVar("_T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
+
 _EASY = re.compile(r"[a-z-]*")
 """Keys of these characters are in the order of their characters."""
 

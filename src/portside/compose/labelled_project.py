@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from portside.client.client import filters_text
 from portside.compose.conditions import RUNNING_OR_HEALTHY
@@ -12,6 +11,10 @@ from portside.compose.observed import Container, containers
 from portside.compose.project import Project, Values
 from portside.compose.requests import DEPENDS_ON, NETWORK, PROJECT, VOLUME
 from portside.compose.yaml_source import Map
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def from_containers(found: list[Container], name: str) -> Project:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from portside.compose import dotenv
 from portside.compose.canonical import absolute, canonical, resolve_paths, set_defaults
@@ -19,6 +17,12 @@ from portside.compose.compose_errors import ComposeError, InvalidFile, Position
 from portside.compose.interpolation import Lookup, interpolate
 from portside.compose.merge import drop, enforce_unique, extend_service, merge
 from portside.compose.yaml_source import Document, Map, Seq, copy, documents, position
+from portside.model.light_dataclass import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 STDIN = "-"
 _RESOURCES = ("services", "volumes", "networks", "secrets", "configs", "models")
@@ -35,6 +39,8 @@ class Loader:
     stdin: bytes | None = None
     """What stands for the file ``-``; read from standard input when None."""
     profiles_seen: set[str] = field(default_factory=set)
+    _seen: dict[str, list[Document]] = field(default_factory=dict)
+    """What is parsed already and not yet loaded."""
 
     def lookup(self) -> Lookup:
         return self.environment.get
@@ -65,11 +71,16 @@ class Loader:
         except OSError as err:
             raise ComposeError(f"open {file}: {(err.strerror or str(err)).lower()}") from None
 
+    def look_at(self, file: str) -> list[Document]:
+        """The documents of a file before it is loaded; not to be changed."""
+        self._seen[file] = list(documents(self.read(file), file))
+        return self._seen[file]
+
     def _file(
         self, file: str, tree: Map, base: str, environment: dict[str, str],
         included: list[str], full: bool,
     ) -> Map:  # fmt: skip
-        for document in documents(self.read(file), file):
+        for document in self._seen.pop(file, None) or documents(self.read(file), file):
             tree = self._document(document, file, tree, base, environment, included, full)
         return tree
 

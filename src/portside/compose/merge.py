@@ -8,13 +8,16 @@ items have an identity (a port, a target, a variable's name) keep the last of ea
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from portside.compose.compose_errors import InvalidFile
 from portside.compose.short_forms import volume_target
 from portside.compose.yaml_source import Map, Path, Seq, copy, text_of
 
-Rule = Callable[[Any, Any, Path], Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Rule = Callable[[Any, Any, Path], Any]
 
 
 def matches(path: Path, pattern: tuple[str, ...]) -> bool:
@@ -25,18 +28,20 @@ def matches(path: Path, pattern: tuple[str, ...]) -> bool:
 
 
 class Table:
-    """Rules by pattern, found by the length of a path first: most paths have none."""
+    """Rules by pattern, found by a path's length and last key first: most paths have none."""
 
     def __init__(self, rules: dict[str, Any]) -> None:
-        self._by_length: dict[int, list[tuple[tuple[str, ...], Any]]] = {}
+        self._by_end: dict[tuple[int, str], list[tuple[tuple[str, ...], Any]]] = {}
         for text, rule in rules.items():
             pattern = tuple(text.split("."))
-            self._by_length.setdefault(len(pattern), []).append((pattern, rule))
+            self._by_end.setdefault((len(pattern), pattern[-1]), []).append((pattern, rule))
 
     def find(self, path: Path) -> Any:
-        for pattern, rule in self._by_length.get(len(path), ()):
-            if matches(path, pattern):
-                return rule
+        if path:
+            for end in (path[-1], "*"):
+                for pattern, rule in self._by_end.get((len(path), end), ()):
+                    if matches(path, pattern):
+                        return rule
         return None
 
 

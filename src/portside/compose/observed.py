@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from portside.client.client import filters_text
 from portside.compose.engine_pool import EnginePool
 from portside.compose.project import Project
 from portside.compose.requests import HASH, NUMBER, ONEOFF, PROJECT, SERVICE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Container:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
 
 from portside.compose import bringing_up, conditions, injected_files
 from portside.compose.actions import Actions
@@ -14,6 +13,7 @@ from portside.compose.project import Project, Values
 from portside.compose.requests import ONEOFF, SLUG
 from portside.compose.service_images import ImageTools, ensure, names_of
 from portside.compose.step_plan import Plan
+from portside.model.light_dataclass import dataclass, field, replace
 
 
 @dataclass

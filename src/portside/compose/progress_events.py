@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+from portside.model.light_dataclass import dataclass
 
 WORKING, DONE, WARNING, ERROR = "Working", "Done", "Warning", "Error"
 
 
-class Event(NamedTuple):
+@dataclass
+class Event:
     """Something happens to a resource, ``Container NAME`` or an image's layer."""
 
     id: str

@@ -9,24 +9,27 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
 
 from portside.compose import dotenv, spec
 from portside.compose.attribute_kinds import Here
 from portside.compose.compose_errors import ComposeError, InvalidFile
 from portside.compose.consistency import check
 from portside.compose.loading import STDIN, Loader, read_env_files
-from portside.compose.yaml_source import Map, Path, documents, position, text_of
+from portside.compose.yaml_source import Map, Path, position, text_of
 from portside.model.errors import NotFound
 from portside.model.golang.booleans import parse_bool
+from portside.model.light_dataclass import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FILES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 OVERRIDES = (
     "compose.override.yml", "compose.override.yaml",
     "docker-compose.override.yml", "docker-compose.override.yaml",
 )  # fmt: skip
-Values = dict[str, Any]
+Values = dict[str, "Any"]
 
 
 @dataclass
@@ -299,7 +302,7 @@ def _name(
 
     found = ""
     for file in files:
-        for document in documents(loader.read(file), file):
+        for document in loader.look_at(file):
             value = document.tree.get("name") if isinstance(document.tree, Map) else None
             if isinstance(value, str) and value:
                 found = value

@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from portside.compose.compose_errors import ComposeError
 from portside.compose.config_output import go_json, network_hash, service_hash, volume_hash
 from portside.compose.project import Project, Values
+from portside.model.light_dataclass import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 VERSION = "2.40.3"
 """The version of Docker Compose whose behaviour and labels are followed."""

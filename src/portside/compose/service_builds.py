@@ -6,8 +6,6 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 from portside.compose.compose_errors import ComposeError
 from portside.compose.engine_pool import EnginePool
@@ -20,6 +18,11 @@ from portside.compose.requests import (
     image_of,
 )
 from portside.model import jsontext
+from portside.model.light_dataclass import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _PIECE = 1 << 17
 _DOCKERFILE = ".dockerfile.compose"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from portside.client.client import path_of
 from portside.compose.compose_errors import ComposeError
 from portside.compose.engine_pool import EnginePool
 from portside.compose.observed import Container
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def run(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
 
 from portside.client.client import path_of
 from portside.compose.compose_errors import ComposeError, told
@@ -17,6 +15,11 @@ from portside.compose.requests import image_of
 from portside.compose.step_plan import Plan
 from portside.model.errors import PortsideError
 from portside.model.golang.timestamps import parse_rfc3339
+from portside.model.light_dataclass import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _REFRESH = {"daily": 86400, "weekly": 7 * 86400}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

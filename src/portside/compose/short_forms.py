@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 import re
 
@@ -157,6 +156,8 @@ def _port_parts(text: str) -> tuple[str, str, str]:
 
 
 def _check_address(address: str) -> None:
+    import ipaddress
+
     try:
         ipaddress.ip_address(address)
     except ValueError:

@@ -6,8 +6,6 @@ which ``up`` tells whether a service changed is made from the same tables.
 
 from __future__ import annotations
 
-from typing import Any
-
 from portside.compose.attribute_kinds import (
     Bytes,
     Command,
@@ -34,6 +32,11 @@ from portside.compose.attribute_kinds import (
 from portside.compose.short_forms import parse_device, parse_volume
 from portside.compose.yaml_source import Map
 from portside.model.errors import InvalidParameter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 NAMES = r"[a-zA-Z0-9._-]+"
 """Names of services, networks, volumes, configs, secrets and models."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+
+from portside.model.light_dataclass import dataclass, field
 
 
-@dataclass(eq=False)
+@dataclass
 class Step:
     """One change, or one wait."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
 
 from portside.client.client import path_of
 from portside.client.errors import Refused
@@ -14,6 +12,11 @@ from portside.compose.observed import Container, Observed, observe
 from portside.compose.progress_events import DONE, WARNING, WORKING
 from portside.compose.requests import NETWORK, PROJECT, image_of
 from portside.compose.step_plan import Plan, Step
+from portside.model.light_dataclass import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _IN_USE = "Resource is still in use"
 

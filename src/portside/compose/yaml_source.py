@@ -12,11 +12,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
-import yaml
-
+from portside.compose import libyaml
 from portside.compose.compose_errors import InvalidFile, Position
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    import yaml
+
 
 MAX_NODES = 100_000
 """Nodes of one file with its aliases followed: a small file with nested aliases can stand for
@@ -28,7 +33,7 @@ MAX_BYTES = 16 << 20
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _OTHER_INT = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_WORDS: dict[str, Any] = {
+WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -36,10 +41,9 @@ _WORDS: dict[str, Any] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class Map(dict[str, Any]):
+class Map(dict[str, "Any"]):
     """A mapping; ``where`` has the position of each key, ``at`` its own."""
 
     __slots__ = ("at", "where")
@@ -56,7 +60,7 @@ class Map(dict[str, Any]):
             self.where[key] = at
 
 
-class Seq(list[Any]):
+class Seq(list["Any"]):
     """A sequence; ``where`` has the position of each item, ``at`` its own."""
 
     __slots__ = ("at", "where")
@@ -99,13 +103,13 @@ def documents(text: str | bytes, file: str) -> Iterator[Document]:
     if len(text) > MAX_BYTES:
         raise InvalidFile(f"the file is larger than {MAX_BYTES} bytes", Position(file, 1, 1))
     try:
-        for node in yaml.compose_all(text, Loader=_LOADER):
+        for node in libyaml.compose_all(text):
             yield _Reader(file).document(node)
-    except yaml.MarkedYAMLError as err:
+    except libyaml.MarkedYAMLError as err:
         mark = err.problem_mark or err.context_mark
         at = Position(file, mark.line + 1, mark.column + 1) if mark else None
         raise InvalidFile(f"not valid YAML: {err.problem or err.context}", at) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
+    except (libyaml.YAMLError, UnicodeDecodeError) as err:
         raise InvalidFile(f"not valid YAML: {err}", Position(file, 1, 1)) from None
     except RecursionError:
         raise InvalidFile("the file is nested too deeply", Position(file, 1, 1)) from None
@@ -139,13 +143,13 @@ class _Reader:
             raise InvalidFile("the file is nested too deeply", self._at(node))
         if node.tag == "!override":
             self._resets.append(path)
-        if isinstance(node, yaml.ScalarNode):
+        if isinstance(node, libyaml.ScalarNode):
             return scalar(node.value, node.tag, node.style)
         if id(node) in self._open:
             raise InvalidFile("cycle detected: an alias contains itself", self._at(node))
         self._open.add(id(node))
         try:
-            if isinstance(node, yaml.MappingNode):
+            if isinstance(node, libyaml.MappingNode):
                 return self._mapping(node, path)
             return self._sequence(node, path)
         finally:
@@ -187,7 +191,7 @@ class _Reader:
         return found
 
     def _key(self, node: yaml.Node, path: Path) -> str:
-        if isinstance(node, yaml.ScalarNode):
+        if isinstance(node, libyaml.ScalarNode):
             value = scalar(node.value, node.tag, node.style)
             if isinstance(value, str):
                 return value
@@ -198,7 +202,7 @@ class _Reader:
         raise InvalidFile(f"non-string key {where}: {shown}", self._at(node))
 
     def _merged(self, node: yaml.Node, path: Path) -> list[Map]:
-        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        nodes = node.value if isinstance(node, libyaml.SequenceNode) else [node]
         found = [self._value(item, path) for item in nodes]
         for item, value in zip(nodes, found, strict=True):
             if not isinstance(value, Map):
@@ -209,18 +213,15 @@ class _Reader:
 
 def scalar(text: str, tag: str = "", style: str | None = None) -> Any:
     """The value of a scalar: plain ones by their text, quoted ones are strings."""
-    if tag == "tag:yaml.org,2002:str":
-        # YAML 1.1's resolver of libyaml: what it calls a string is one, save 1.2's octal numbers
-        return plain(text) if not style and text.lstrip("+-").startswith("0o") else text
-    if style and tag.startswith("!"):
+    if tag == "tag:yaml.org,2002:str" or (style and (not tag or tag.startswith("!"))):
         return text
     return plain(text)
 
 
 def plain(text: str) -> Any:
     """What an unquoted scalar stands for."""
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in WORDS:
+        return WORDS[text]
     first = text[0]
     if first.isdigit() or first in "+-.":
         if _INT.fullmatch(text):

@@ -8,6 +8,7 @@ import threading
 import time
 
 from portside.compose.progress_events import DONE, ERROR, WARNING, WORKING, Event
+from portside.model.light_dataclass import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ class _Item:
             self.ended = None
         elif self.ended is None or last.status == WORKING:
             self.ended = time.monotonic()
-        self.event = event._replace(
-            current=max(last.current, event.current), total=max(last.total, event.total),
-            percent=max(last.percent, event.percent),
+        self.event = replace(
+            event, current=max(last.current, event.current),
+            total=max(last.total, event.total), percent=max(last.percent, event.percent),
         )  # fmt: skip
 
     @property
