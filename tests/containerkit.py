@@ -89,7 +89,9 @@ class FakeNetworks:
             netns_fd=None, settings=NetworkSettings(), directory=request.directory
         )
 
-    async def detach(self, container_id: str) -> None:
+    def announce(self, container_id: str) -> None: ...
+
+    async def detach(self, container_id: str, *, announce: bool = True) -> None:
         self.attached.pop(container_id, None)
 
     def settings(self, container_id: str) -> NetworkSettings | None:

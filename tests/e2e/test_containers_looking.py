@@ -206,9 +206,9 @@ def test_the_events_of_a_life(docker: Docker, docker_py: Any, name: str) -> None
     filters = {"type": ["container"], "label": ["mark=1"]}
     found = list(docker_py.events(since=begun, until=time.time() + 1, filters=filters, decode=True))
     actions = [event["Action"] for event in found]
-    assert actions == ["create", "start", "pause", "unpause", "kill", "kill", "die", "stop",
+    assert actions == ["create", "start", "pause", "unpause", "kill", "kill", "stop", "die",
                        "start", "restart", "kill", "die", "rename", "destroy"]  # fmt: skip
-    die = found[6]
+    die = found[7]
     assert die["Actor"]["Attributes"]["exitCode"] == "137"
     assert {"image": BASE, "name": name, "mark": "1"}.items() <= die["Actor"]["Attributes"].items()
     assert die["scope"] == "local" and "id" not in die  # version 1.52 dropped it
@@ -232,6 +232,19 @@ def test_what_hangs_on_a_container_tells_in_order(
     assert [each for each in told if "attach" not in each] == [
         "container create", "volume mount", "network connect", "container start",
         "network disconnect", "volume unmount", "container die"]  # fmt: skip
+
+
+def test_a_failed_start_tells_of_no_connection(docker: Docker, docker_py: Any, name: str) -> None:
+    begun = time.time() - 1
+    docker("run", "--name", name, BASE, "no-such-command", check=False)
+    identifier = docker("inspect", "-f", "{{.Id}}", name).stdout.strip()
+    events = docker_py.events(since=begun, until=time.time() + 1, decode=True)
+    told = [
+        f"{event['Type']} {event['Action']}"
+        for event in events
+        if identifier in (event["Actor"]["ID"], event["Actor"]["Attributes"].get("container"))
+    ]
+    assert told == ["container create", "container attach", "network disconnect"]
 
 
 # -- df and prune ----------------------------------------------------------------------------------

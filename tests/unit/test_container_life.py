@@ -61,7 +61,7 @@ async def test_stop_sends_the_signal_and_tells(house: Kit) -> None:
     await house.run(config={"stop_signal": "SIGINT"})
     assert await house.service.stop("box") == ""
     assert house.monitor.signals == [2]
-    assert house.actions()[-3:] == ["kill", "die", "stop"]
+    assert house.actions()[-3:] == ["kill", "stop", "die"]
     with pytest.raises(NotModified):
         await house.service.stop("box")
 

@@ -71,6 +71,8 @@ class Container:
     """Set while it does not run and its exit has been handled."""
     stopping: bool = False
     """Someone has asked for its end: the restart policy keeps out."""
+    stops: int = 0
+    """Stop requests under way; their events precede that of the end, as with dockerd."""
     kept: bool = False
     """It is stopped only to be started again: ``--rm`` keeps out."""
     removed: bool = False

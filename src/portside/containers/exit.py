@@ -71,6 +71,8 @@ async def handle_exit(core: Core, container: Container, exit: Exited) -> int | N
         except PortsideError as err:
             log.warning("after the end of container %s: %s", record.id, err)
         seconds = str(lived // 10**9)
+        for _ in range(container.stops):
+            core.event(container, "stop")
         core.event(container, "die", {"exitCode": str(exit.code), "execDuration": seconds})
         container.exited.set()
         container.wake(exit.code, exit.error)

@@ -91,6 +91,7 @@ async def launch(core: Core, container: Container) -> None:
     """Bring it up, watch its end, tell the world; the lock is held."""
     await bring_up(core, container)
     watch(core, container)
+    core.networks.announce(container.id)
     core.event(container, "start")
     if container.record.config.healthcheck is not None:
         from portside.containers.health import HealthMonitor

@@ -63,20 +63,28 @@ async def stop_container(
     except InvalidParameter as err:
         raise InvalidParameter(f"cannot stop container: {record.name}: {err}") from None
     container.stopping = record.stopped_by_user = True
+    container.stops += 1
+    try:
+        return await _end(core, container, number, timeout)
+    finally:
+        container.stops -= 1
+
+
+async def _end(core: Core, container: Container, number: int, timeout: int) -> str:
+    """Send the signal, and SIGKILL when it does not end in time."""
     core.save(container)
     await send_signal(core, container, number)
     reach("container.stop:signalled")
-    word = ""
-    if not await _exits_within(container, timeout if timeout >= 0 else None):
-        word = (
-            f"container {record.name} did not end {timeout} seconds after "
-            f"{signal_name(number)}: its PID 1 ignores it (see --init and --stop-signal); "
-            "it was killed"
-        )
-        log.info("%s", word)
-        await end_now(core, container)
-    core.event(container, "stop")
-    return word
+    if await _exits_within(container, timeout if timeout >= 0 else None):
+        return ""
+    warning = (
+        f"container {container.record.name} did not end {timeout} seconds after "
+        f"{signal_name(number)}: its PID 1 ignores it (see --init and --stop-signal); "
+        "it was killed"
+    )
+    log.info("%s", warning)
+    await end_now(core, container)
+    return warning
 
 
 def _give_up_restart(core: Core, container: Container) -> None:

@@ -233,7 +233,6 @@ class Sandboxes:
         except BaseException:
             self.book.forget(request.container_id)
             raise
-        self._announce("connect", record)
         return self._attachment(record, None)
 
     def _attach_shared(self, request: NetworkRequest, owner: str) -> NetworkAttachment:
@@ -318,7 +317,6 @@ class Sandboxes:
             if any(port.protocol != "tcp" for port in ports):
                 await self._worker.run(lambda: forget_flows(ports))
             undo.pop_all()
-        self._announce("connect", record)
         attachment = self._attachment(record, space.fd, environment)
         if space.userns >= 0:
             attachment = msgspec.structs.replace(attachment, userns_fd=space.userns)
@@ -367,6 +365,11 @@ class Sandboxes:
             environment=tuple(environment),
         )
 
+    def announce(self, container_id: str) -> None:
+        """Publish a ``connect`` event for each network of a container that has started."""
+        if (sandbox := self.book.get(container_id)) is not None:
+            self._announce("connect", sandbox.record)
+
     def _announce(self, action: str, record: SandboxRecord, only: str = "") -> None:
         for endpoint in record.endpoints:
             if not only or endpoint.network_id == only:
@@ -380,7 +383,7 @@ class Sandboxes:
 
     # -- detach ----------------------------------------------------------------------------
 
-    async def detach(self, container_id: str) -> None:
+    async def detach(self, container_id: str, *, announce: bool = True) -> None:
         sandbox = self.book.get(container_id)
         if sandbox is None:
             return
@@ -388,7 +391,8 @@ class Sandboxes:
             if self.book.get(container_id) is not sandbox:
                 return
             self._take_down(sandbox)
-        self._announce("disconnect", sandbox.record)
+        if announce:
+            self._announce("disconnect", sandbox.record)
 
     def _take_down(self, sandbox: Sandbox) -> None:
         record, space = sandbox.record, sandbox.space

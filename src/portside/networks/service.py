@@ -212,10 +212,15 @@ class NetworkService:
         SystemFailure; nothing is left behind then. Costs about one millisecond."""
         return await self._sandboxes.attach(request)
 
-    async def detach(self, container_id: str) -> None:
+    def announce(self, container_id: str) -> None:
+        """Publish the ``connect`` events of a container, once its process has started."""
+        self._sandboxes.announce(container_id)
+
+    async def detach(self, container_id: str, *, announce: bool = True) -> None:
         """Take a container's network away after it exited (or never started): ports and
-        addresses are free when this returns, links vanish afterwards. Idempotent."""
-        await self._sandboxes.detach(container_id)
+        addresses are free when this returns, links vanish afterwards. Idempotent.
+        ``announce``: with ``disconnect`` events."""
+        await self._sandboxes.detach(container_id, announce=announce)
 
     def settings(self, container_id: str) -> NetworkSettings | None:
         """Current settings of a running container; None when it has no sandbox."""

@@ -202,7 +202,7 @@ class StepRunner:
     async def _clean(self, identifier: str, cgroup: str) -> None:
         """Give network, control group and runtime directory back, whatever happened."""
         core = self._core
-        await core.networks.detach(identifier)
+        await core.networks.detach(identifier, announce=False)
         await asyncio.to_thread(processes.drop_leftover, core, core.state_dir(identifier))
 
 
