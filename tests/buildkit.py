@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from portside.builder import llb
-from portside.builder.dockerfile.frontend import FrontendOptions
+from portside.builder.dockerfile.frontend_values import FrontendOptions
 from portside.builder.results import BuildResult, CacheRequest, ExportRequest
 from portside.builder.service import CONTEXT, BuildRequest, BuildService, Session
 from portside.builder.solver.operations import BuildInputs

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from portside.builder import llb
 from portside.builder.dockerfile.diagnostics import DockerfileError
-from portside.builder.dockerfile.frontend import (
+from portside.builder.dockerfile.frontend import convert
+from portside.builder.dockerfile.frontend_values import (
     FrontendOptions,
     NamedContext,
     Plan,
     ResolvedImage,
-    convert,
 )
 from portside.builder.dockerfile.history_text import ClassicPhrases
 from portside.builder.dockerfile.syntax import PARSERS, parse

@@ -16,7 +16,7 @@ from portside.api.http.messages import Request
 from portside.builder import llb
 from portside.builder.cache.pruning import FIELDS, PruneRule
 from portside.builder.classic import ClassicOptions
-from portside.builder.dockerfile.frontend import FrontendOptions
+from portside.builder.dockerfile.frontend_values import FrontendOptions
 from portside.builder.dockerfile.history_text import ClassicPhrases
 from portside.builder.git_urls import is_git_url
 from portside.builder.remote_context import fetch

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portside.builder import llb
-from portside.builder.dockerfile.frontend import Plan, Step
+from portside.builder.dockerfile.frontend_values import Plan, Step
 from portside.builder.exporters.export_options import ExportOptions
 from portside.builder.service import BuildRequest, BuildService, Session
 from portside.builder.solver.build_events import Event, Log

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from portside.builder import llb
-from portside.builder.dockerfile.frontend import FrontendOptions, NamedContext
+from portside.builder.dockerfile.frontend_values import FrontendOptions, NamedContext
 from portside.model.errors import InvalidParameter
 from portside.model.platform import Platform
 

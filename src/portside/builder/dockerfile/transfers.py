@@ -1,4 +1,8 @@
-"""COPY and ADD: each source becomes an action on the root and, perhaps, a root to copy from."""
+"""WORKDIR, COPY and ADD: instructions that change files without running anything.
+
+Each source of COPY and ADD becomes an action on the root and, where it is not the root itself, a
+root to copy from.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,16 @@ from typing import TYPE_CHECKING
 from portside.builder import llb
 from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile import lint, shell_words
+from portside.builder.dockerfile.frontend_values import (
+    StageState,
+)
 from portside.builder.dockerfile.lines import Heredoc
 from portside.builder.git_urls import is_git_url
 from portside.model.dockerignore import Ignore
 from portside.model.errors import InvalidParameter
 
 if TYPE_CHECKING:
-    from portside.builder.dockerfile.frontend import Conversion, StageState
+    from portside.builder.dockerfile.frontend import Conversion
 
 _URL = re.compile(r"https?://")
 CONTENT = "\0content\0"
@@ -184,3 +191,89 @@ def _identity(text: str) -> llb.UserOpt:
             raise InvalidParameter(f"invalid user or group ID: {text}")
         return llb.UserOpt(id=int(text))
     return llb.UserOpt(name=text, input=0)
+
+
+# -- the instructions ------------------------------------------------------------------------
+
+
+def workdir(conversion: Conversion, state: StageState, instruction: ins.Workdir) -> None:
+    path = conversion.expanded(state, instruction.path, instruction)
+    if not path:
+        raise InvalidParameter("WORKDIR needs a path")
+    if not path.startswith("/") and not state.workdir_set and not state.config.working_dir:
+        conversion.linter.report(
+            lint.WORKDIR_RELATIVE_PATH,
+            f'Relative workdir "{path}" can have unexpected results if the base image changes',
+            instruction.span,
+        )
+    state.workdir_set = True
+    path = posixpath.normpath(posixpath.join(state.workdir, path))
+    path = "/" + path.lstrip("/")
+    state.put(working_dir=path)
+    if path != "/":
+        action = llb.MakeDir(path=path, make_parents=True)
+        meta = conversion.meta(state, instruction)
+        state.output = llb.file_op(state.output, [(action, None)], meta, state.platform)
+    created_by = conversion.phrase(state, "WORKDIR", path)
+    conversion.record(state, instruction.text, instruction.span, created_by, changed=path != "/")
+
+
+async def copy(conversion: Conversion, state: StageState, instruction: ins.Copy) -> None:
+    name = conversion.expanded(state, instruction.source_stage, instruction)
+    source, is_client = await conversion.source(state, name, instruction)
+    ignore = conversion.options.ignore if is_client and not name else None
+    await _transfer(conversion, state, instruction, source, ignore, is_add=False)
+
+
+async def add(conversion: Conversion, state: StageState, instruction: ins.Add) -> None:
+    await _transfer(
+        conversion,
+        state,
+        instruction,
+        conversion.options.context,
+        conversion.options.ignore,
+        is_add=True,
+    )
+
+
+async def _transfer(
+    conversion: Conversion,
+    state: StageState,
+    instruction: ins.Copy | ins.Add,
+    source: llb.Output | None,
+    ignore: Ignore | None,
+    *,
+    is_add: bool,
+) -> None:
+    dest = conversion.expanded(state, instruction.destination, instruction)
+    sources = [conversion.expanded(state, word, instruction) for word in instruction.sources]
+    if not dest:
+        raise InvalidParameter(f"{instruction.name}: the destination is empty")
+    dest = destination(state.workdir, dest)
+    if len(sources) + len(instruction.heredocs) > 1 and not dest.endswith("/"):
+        raise InvalidParameter(
+            f"When using {instruction.name} with more than one source file, the destination "
+            "must be a directory and end with a /"
+        )
+    maker = Transfers(conversion, state, instruction, dest, ignore, len(sources))
+    actions = [maker.one(word, source, is_add=is_add) for word in sources]
+    actions += [maker.heredoc(item) for item in instruction.heredocs]
+    meta = conversion.meta(state, instruction)
+    if instruction.link:
+        part = llb.file_op(None, actions, meta, state.platform)
+        below = [state.output] if state.output is not None else []
+        label = llb.VertexMeta(name=f"merge {instruction.text}", group=meta.group)
+        state.output = llb.merge([*below, part], label) if below else part
+    else:
+        state.output = llb.file_op(state.output, actions, meta, state.platform)
+    content = (
+        f"{maker.named()} in {conversion.expanded(state, instruction.destination, instruction)}"
+    )
+    created_by = conversion.options.phrases.transfer(
+        _flattened(instruction.text), instruction.name, state.shell, content
+    )
+    conversion.record(state, instruction.text, instruction.span, created_by, changed=True)
+
+
+def _flattened(text: str) -> str:
+    return re.sub(r"\s+", " ", text)

@@ -7,7 +7,7 @@ all came from the cache is the same image again.
 
 from __future__ import annotations
 
-from portside.builder.dockerfile.frontend import Plan, Step
+from portside.builder.dockerfile.frontend_values import Plan, Step
 from portside.builder.dockerfile.transfers import CONTENT
 from portside.builder.results import PlatformResult
 from portside.builder.solver.solver import Build

@@ -16,7 +16,7 @@ import msgspec
 
 from portside.builder import llb
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, snippet
-from portside.builder.dockerfile.frontend import NamedContext, Plan
+from portside.builder.dockerfile.frontend_values import NamedContext, Plan
 from portside.builder.exporters.export_options import (
     ARCHIVE_TYPES,
     IMAGE_TYPES,

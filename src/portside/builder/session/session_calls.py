@@ -7,7 +7,7 @@ import base64
 from typing import Any
 
 from portside.builder.dockerfile import instructions as ins
-from portside.builder.dockerfile.frontend import Plan
+from portside.builder.dockerfile.frontend_values import Plan
 
 
 def called(call: str, plan: Plan, source: bytes, file: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import binascii
 import msgspec
 
 from portside.builder import llb
-from portside.builder.dockerfile.frontend import FrontendOptions, NamedContext
+from portside.builder.dockerfile.frontend_values import FrontendOptions, NamedContext
 from portside.builder.exporters.export_options import parse_export
 from portside.builder.results import ExportRequest
 from portside.builder.solver.step_runner import NETWORK_HOST, SECURITY_INSECURE, StepSettings

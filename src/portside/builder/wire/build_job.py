@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from portside.builder import llb
-from portside.builder.dockerfile.frontend import Plan
+from portside.builder.dockerfile.frontend_values import Plan
 from portside.builder.llb import Output, Vertex
 from portside.builder.service import BuildRequest, BuildService, Workspace
 from portside.builder.solver.build_events import Report, Status

@@ -20,7 +20,7 @@ import msgspec
 from portside.builder import llb
 from portside.builder.dockerfile import syntax
 from portside.builder.dockerfile.diagnostics import DockerfileError
-from portside.builder.dockerfile.frontend import FrontendOptions, NamedContext, Plan
+from portside.builder.dockerfile.frontend_values import FrontendOptions, NamedContext, Plan
 from portside.builder.frontend_attrs import FrontendAttrs, context_for, parse_attrs
 from portside.builder.service import Context
 from portside.builder.wire import definition_decoder, subrequests

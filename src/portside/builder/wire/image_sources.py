@@ -8,7 +8,7 @@ import dataclasses
 import msgspec
 
 from portside.builder import llb
-from portside.builder.dockerfile.frontend import ImageResolver
+from portside.builder.dockerfile.frontend_values import ImageResolver
 from portside.builder.llb import Output, Vertex
 from portside.model.platform import Platform
 

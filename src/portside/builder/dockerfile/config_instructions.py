@@ -1,0 +1,145 @@
+"""Instructions that change the image's configuration alone: ARG, ENV, LABEL, CMD, USER and others.
+
+Each expands its words with the stage's variables, changes the configuration and notes what the
+image's history says of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from portside.builder.dockerfile import history_text
+from portside.builder.dockerfile import instructions as ins
+from portside.builder.dockerfile.frontend_values import (
+    StageState,
+    command_words,
+)
+from portside.images.config_changes import exposed, health_options, stop_signal
+from portside.model.errors import InvalidParameter
+from portside.model.image import Healthcheck
+
+if TYPE_CHECKING:
+    from portside.builder.dockerfile.frontend import Conversion
+
+
+def arg(conversion: Conversion, state: StageState, instruction: ins.Arg) -> None:
+    shown = []
+    for declared in instruction.declared:
+        key = conversion.expanded(state, declared.key, instruction)
+        default = declared.default
+        default = None if default is None else conversion.expanded(state, default, instruction)
+        value = conversion.given(key)
+        if value is None:
+            value = default
+        if value is None:
+            value = conversion.globals.get(key)
+        state.declared.add(key)
+        if value is not None:
+            state.args[key] = value
+        written = value if value is not None and not conversion.options.phrases.is_classic else (
+            default)  # fmt: skip
+        shown.append(key if written is None else f"{key}={written}")
+    conversion.arguments.append((instruction, state.args))
+    conversion.note(state, instruction, " ".join(shown))
+
+
+def env(conversion: Conversion, state: StageState, instruction: ins.Env) -> None:
+    found = {
+        conversion.expanded(state, pair.key, instruction): conversion.expanded(
+            state, pair.value, instruction
+        )
+        for pair in instruction.pairs
+    }
+    state.env.update(found)
+    state.put(env=tuple(f"{k}={v}" for k, v in state.env.items()))
+    conversion.note(state, instruction, " ".join(f"{k}={v}" for k, v in found.items()))
+
+
+def label(conversion: Conversion, state: StageState, instruction: ins.Label) -> None:
+    found = {
+        conversion.expanded(state, pair.key, instruction): conversion.expanded(
+            state, pair.value, instruction
+        )
+        for pair in instruction.pairs
+    }
+    state.put(labels={**(state.config.labels or {}), **found})
+    conversion.note(state, instruction, " ".join(f"{k}={v}" for k, v in found.items()))
+
+
+def maintainer(conversion: Conversion, state: StageState, instruction: ins.Maintainer) -> None:
+    state.author = instruction.author
+    conversion.note(state, instruction, instruction.author)
+
+
+def cmd(conversion: Conversion, state: StageState, instruction: ins.Cmd) -> None:
+    words = command_words(state, instruction.command)
+    state.cmd_set = True
+    escaped = not instruction.command.is_shell or not conversion.options.phrases.is_classic
+    state.put(cmd=words or None, args_escaped=escaped and not conversion.options.phrases.is_classic)
+    conversion.note(state, instruction, history_text.quoted(words))
+
+
+def entrypoint(conversion: Conversion, state: StageState, instruction: ins.Entrypoint) -> None:
+    words = command_words(state, instruction.command)
+    # a command that was inherited was meant for the entrypoint that goes
+    state.put(entrypoint=words or None, cmd=state.config.cmd if state.cmd_set else None)
+    conversion.note(state, instruction, history_text.quoted(words))
+
+
+def shell(conversion: Conversion, state: StageState, instruction: ins.Shell) -> None:
+    state.put(shell=instruction.words)
+    conversion.note(state, instruction, history_text.plain(instruction.words))
+
+
+def expose(conversion: Conversion, state: StageState, instruction: ins.Expose) -> None:
+    ports: list[str] = []
+    for word in instruction.ports:
+        ports += conversion.process(word, state.variables, instruction.span).words
+        conversion.expanded(state, word, instruction)
+    found = exposed([port.rpartition(":")[2] for port in ports])
+    state.put(exposed_ports={**(state.config.exposed_ports or {}), **found})
+    if conversion.options.phrases.is_classic:
+        conversion.note(state, instruction, " ".join(sorted(ports)))
+    else:
+        conversion.note(state, instruction, history_text.plain(sorted(found)))
+
+
+def volume(conversion: Conversion, state: StageState, instruction: ins.Volume) -> None:
+    paths = [conversion.expanded(state, path, instruction) for path in instruction.paths]
+    if not all(paths):
+        raise InvalidParameter("VOLUME specified can not be an empty string")
+    state.put(volumes={**(state.config.volumes or {}), **{path: {} for path in paths}})
+    conversion.note(state, instruction, history_text.plain(paths))
+
+
+def user(conversion: Conversion, state: StageState, instruction: ins.User) -> None:
+    user = conversion.expanded(state, instruction.user, instruction)
+    state.put(user=user)
+    conversion.note(state, instruction, user)
+
+
+def stopsignal(conversion: Conversion, state: StageState, instruction: ins.StopSignal) -> None:
+    name = stop_signal(conversion.expanded(state, instruction.signal, instruction))
+    state.put(stop_signal=name)
+    conversion.note(state, instruction, name)
+
+
+def healthcheck(conversion: Conversion, state: StageState, instruction: ins.HealthCheck) -> None:
+    command = instruction.command
+    if command is None:
+        check = Healthcheck(test=("NONE",))
+    else:
+        kind = "CMD-SHELL" if command.is_shell else "CMD"
+        options = {
+            name.replace("_", "-"): text
+            for name in ("interval", "timeout", "start_period", "start_interval", "retries")
+            if (text := conversion.expanded(state, getattr(instruction, name), instruction))
+        }
+        check = health_options((kind, *command.words), options)
+    state.put(healthcheck=check)
+    conversion.note(state, instruction, conversion.options.phrases.health(check))
+
+
+def onbuild(conversion: Conversion, state: StageState, instruction: ins.OnBuild) -> None:
+    state.put(on_build=(*(state.config.on_build or ()), instruction.trigger))
+    conversion.note(state, instruction, instruction.trigger)
