@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import time
 
 from portside.cli.stats_table import Entry, chosen, lines
 from portside.client.client import filters_text, path_of
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 _CLEAR = "\x1b[H\x1b[J"
 _LINE_END = "\x1b[K"
-_REFRESH = 500
-"""Milliseconds between two pictures of the table; samples come once a second."""
+_REFRESH = 0.5
+"""Seconds between two pictures of the table; samples come once a second."""
+_PATIENCE = 2.0
+"""Seconds after which a container without a new sample is shown as unknown."""
 
 
 class _Source:
@@ -36,6 +39,8 @@ class _Source:
         self._rest = b""
         self.fd = response.fileno()
         self.ended = False
+        self.due = time.monotonic() + _PATIENCE
+        """When the next sample must have come."""
 
     def messages(self) -> Iterator[object]:
         """What has come whole; ``ended`` is set at the end."""
@@ -100,6 +105,7 @@ class _Watch:
                 continue
             if source.entry is not None:
                 source.entry.sample = message
+                source.due = time.monotonic() + _PATIENCE
             else:
                 self._event(message)
         if source.ended:
@@ -112,6 +118,21 @@ class _Watch:
             self.add(name)
         elif event.get("Action") == "destroy" or not self.options.flag("all"):
             self.entries.pop(name, None)
+
+    def expire(self) -> None:
+        """Forget samples that nothing followed in time."""
+        now = time.monotonic()
+        for source in self.sources.values():
+            if source.entry is not None and source.due < now:
+                source.entry.sample = None
+
+    def is_waiting(self) -> bool:
+        """Whether a container's first sample is still to come."""
+        now = time.monotonic()
+        return any(
+            source.entry is not None and source.entry.sample is None and now < source.due
+            for source in self.sources.values()
+        )
 
     def _drop(self, source: _Source) -> None:
         self.poll.unregister(source.fd)
@@ -128,18 +149,26 @@ def watch(session: Session, options: Options, arguments: list[str], format: str)
         watching.follow_events()
     for name in chosen(session, session.client, options, arguments):
         watching.add(name)
-    live = os.isatty(1)
+    due = 0.0
     while watching.sources:
-        for fd, _ in watching.poll.poll(_REFRESH):
+        left = _REFRESH if watching.is_waiting() else max(due - time.monotonic(), 0)
+        for fd, _ in watching.poll.poll(left * 1000):
             if fd in watching.sources:
                 watching.ready(fd)
         if arguments and all(source.entry is None for source in watching.sources.values()):
             return 0
-        text = lines(list(watching.entries.values()), format)
-        if live:
-            end = f"{_LINE_END}\n"
-            sys.stdout.write(_CLEAR + "".join(line + end for line in text))
-        else:
-            sys.stdout.write("\n".join(text) + "\n")
-        sys.stdout.flush()
+        if watching.is_waiting() or time.monotonic() < due:
+            continue
+        due = time.monotonic() + _REFRESH
+        watching.expire()
+        _draw(lines(list(watching.entries.values()), format))
     return 0
+
+
+def _draw(text: list[str]) -> None:
+    if os.isatty(1):
+        end = f"{_LINE_END}\n"
+        sys.stdout.write(_CLEAR + "".join(line + end for line in text))
+    else:
+        sys.stdout.write("\n".join(text) + "\n")
+    sys.stdout.flush()
