@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from portside.containers.log_files import open_generations
 from portside.containers.log_reader import Entry
 from portside.containers.log_tag import render
 from portside.containers.record import Record
@@ -116,3 +117,33 @@ def test_max_size_holds_for_each_file(tmp_path: Path, batch: int) -> None:
     assert len(sizes) > 10
     assert max(sizes) < 10_240 + 200, "a file ends with the record that fills it"
     assert [each.log.encode() for each in entries(path)] == lines
+
+
+@pytest.mark.parametrize("driver", [JsonFile, Local])
+def test_files_of_equal_lines_are_told_apart(tmp_path: Path, driver: type[JsonFile]) -> None:
+    """All come at once, so that all have one time; readers know a file by its first record."""
+    options = {"max-size": "4k", "max-file": "100", "compress": "false"}
+    writer = driver(LogConfig(driver="", path=str(tmp_path / "log"), options=options))
+    writer.write("stdout", b'"time":"now"}\n' * 1000)
+    writer.finish()
+    generations = open_generations(tmp_path / "log")
+    assert len(generations) == len(list(tmp_path.iterdir())) > 10
+    lines = [line for each in generations for lines in each.lines() for line in lines if line]
+    assert [json.loads(line)["log"] for line in lines] == ['"time":"now"}\n'] * 1000
+    assert len({generation.first for generation in generations}) == len(generations)
+    for generation in generations:
+        generation.close()
+
+
+@pytest.mark.parametrize("gap", range(5))
+def test_a_rotation_under_way_hides_no_older_file(tmp_path: Path, gap: int) -> None:
+    """A name is missing at each step: what it named is under the next one already."""
+    numbers = [number if number < gap else number + 1 for number in range(5)]
+    for number in numbers:
+        name = f"log.{number}" if number else "log"
+        (tmp_path / name).write_text(f'{{"log": "{number}\\n", "time": "{number}"}}\n')
+    generations = open_generations(tmp_path / "log")
+    found = [json.loads(generation.first)["time"] for generation in generations]
+    for generation in generations:
+        generation.close()
+    assert found == [str(number) for number in numbers]

@@ -3,7 +3,8 @@
 ``ID-json.log`` is the newest generation, ``ID-json.log.1`` the one before, and so on; older
 ones may be ``.gz``. A rotation shifts every name up by one. So they are opened from the newest
 to the oldest: one that was shifted meanwhile is met again, never jumped over, and is known by
-its first record, whose stamp no other generation has.
+its first record, whose stamp no other generation has. While a rotation is under way one name
+after the other is missing, so a missing name is the end only when no older one is there.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ PIECE = 256 << 10
 _FIRST_LINE = 1 << 20
 """Bytes within which a file's first record ends: 16 KiB of text, escaped, and attributes."""
 _GENERATIONS = 1000
+_GAPS = 2
+"""Names that may be missing in a row without a look at the directory: it may not show a name
+that is being changed (readdir(3))."""
 
 
 class Generation:
@@ -118,6 +122,13 @@ def _open(path: Path) -> BinaryIO | None:
     return None
 
 
+def _is_older(path: Path, number: int) -> bool:
+    """Whether a generation has a higher number."""
+    names = (entry.name.removeprefix(f"{path.name}.") for entry in path.parent.iterdir())
+    numbers = (name.removesuffix(".gz") for name in names)
+    return any(text.isdecimal() and int(text) > number for text in numbers)
+
+
 def open_generations(path: Path, known: bytes = b"") -> list[Generation]:
     """All generations from the newest down to, without it, the one that begins with ``known``.
 
@@ -126,12 +137,15 @@ def open_generations(path: Path, known: bytes = b"") -> list[Generation]:
     """
     found: list[Generation] = []
     seen: set[bytes] = set()
+    missing = 0
     for number in range(_GENERATIONS):
         file = _open(path.with_name(f"{path.name}.{number}") if number else path)
         if file is None:
-            if number:
+            missing += 1
+            if missing > _GAPS and not _is_older(path, number):
                 break
-            continue  # between the rename and the new file
+            continue  # between two renames, or between the last one and the new file
+        missing = 0
         generation = Generation(file)
         if known and generation.first == known:
             generation.close()

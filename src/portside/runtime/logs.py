@@ -52,9 +52,18 @@ class Stamp:
     def __init__(self) -> None:
         self._second = -1
         self._text = ""
+        self._told = 0
 
     def now(self) -> str:
-        second, nanos = divmod(time.time_ns(), 1_000_000_000)
+        return self._text_of(time.time_ns())
+
+    def after(self) -> str:
+        """The time one nanosecond after the last one told."""
+        return self._text_of(self._told + 1)
+
+    def _text_of(self, now: int) -> str:
+        self._told = now
+        second, nanos = divmod(now, 1_000_000_000)
         if second != self._second:
             self._second = second
             self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
@@ -187,9 +196,16 @@ class JsonFile(LineWriter):
                 batch, ahead = [], 0
                 with suppress(OSError):  # a full disk: the old file takes what still fits
                     self._rotate()
+                record = self._restamped(record)
             batch.append(record)
             ahead += len(record)
         self._append(batch)
+
+    def _restamped(self, record: bytes) -> bytes:
+        """With a time that no other record has. Readers know a file by its first record, and the
+        lines that came at once have one time and may be alike."""
+        head, name, _ = record.rpartition(b'"time":')  # the last member of each form
+        return b'%s%s"%s"}\n' % (head, name, self._stamp.after().encode())
 
     def _append(self, records: list[bytes]) -> None:
         before = self._size
