@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,18 +68,40 @@ def module_of(path: Path) -> str:
     return ".".join(("portside", *path.relative_to(PACKAGE).with_suffix("").parts))
 
 
+@cache
+def import_nodes(path: Path) -> tuple[tuple[ast.Import | ast.ImportFrom, bool, bool], ...]:
+    """A file's import statements in order: with whether each is at its top level, and whether
+    only type checkers execute it. Other expressions are not looked into."""
+    found = []
+    stack = [(node, True, False) for node in reversed(ast.parse(path.read_bytes()).body)]
+    while stack:
+        node, is_top, is_typing = stack.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.append((node, is_top, is_typing))
+        for field in ("body", "orelse", "handlers", "finalbody", "cases"):
+            inner = getattr(node, field, None)
+            if isinstance(inner, list):
+                typing = is_typing or (field == "body" and _is_for_types_only(node))
+                stack += [(item, False, typing) for item in reversed(inner)]
+    return tuple(found)
+
+
+@cache
+def _is_module(base: str, name: str) -> bool:
+    inner = PACKAGE.parent.joinpath(*base.split("."), name)
+    return inner.is_dir() or inner.with_suffix(".py").exists()
+
+
 def imports_of(path: Path) -> Iterator[tuple[int, str]]:
     """Every module of the package that a file imports, anywhere in it, with the line."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node, _, _ in import_nodes(path):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, name.name) for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}:{node.lineno}: a relative import hides its floor"
             base = node.module or ""
             for name in node.names:
-                inner = PACKAGE.parent.joinpath(*base.split("."), name.name)
-                is_module = inner.is_dir() or inner.with_suffix(".py").exists()
-                yield node.lineno, f"{base}.{name.name}" if is_module else base
+                yield node.lineno, f"{base}.{name.name}" if _is_module(base, name.name) else base
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -122,12 +145,7 @@ def test_modules_have_no_circle() -> None:
     edges: dict[str, set[str]] = {}
     names = {module_of(path).removesuffix(".__init__") for path in FILES}
     for path in FILES:
-        top = [
-            node
-            for node in ast.parse(path.read_bytes()).body
-            if isinstance(node, (ast.Import, ast.ImportFrom))
-        ]
-        lines = {node.lineno for node in top}
+        lines = {node.lineno for node, is_top, _ in import_nodes(path) if is_top}
         module = module_of(path).removesuffix(".__init__")
         edges[module] = {
             target
@@ -180,29 +198,22 @@ SAME_MEANING = frozenset(
 """Names of modules that occur in several folders: each folder's own part of the same thing."""
 
 
-def _is_for_types_only(node: ast.If) -> bool:
-    return "TYPE_CHECKING" in ast.dump(node.test)
+def _is_for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
 
 
 def _file_imports(path: Path, modules: set[str]) -> set[str]:
     """The files of the package that a file imports when it runs, at any depth of it."""
-    tree = ast.parse(path.read_bytes())
-    skipped = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and _is_for_types_only(node)
-        for inner in ast.walk(node)
-    }
     found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in skipped:
+    for node, _, is_typing in import_nodes(path):
+        if is_typing:
             continue
-        if isinstance(node, ast.ImportFrom) and node.module:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif node.module:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 found.add(full if full in modules else node.module)
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
     return found & modules
 
 
