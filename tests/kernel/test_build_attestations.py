@@ -54,7 +54,11 @@ async def attested(built: Builder, *requests: ExportRequest, **attests: str) -> 
     attrs = {"build-arg:TOKEN": "hidden", "target": "", "vcs:revision": "abc"}
     async with built.session(TEXT, context, build_args={"TOKEN": "hidden"}) as session:
         result = await built.service.result(session)
-        result = await built.service.attested(session, result, attests, attrs)
+        capture = Capture(
+            output=session.plan.output, digests=session.digests, started=0, finished=0,
+            invocation="i", attrs=attrs, dockerfile=TEXT.encode(),
+        )  # fmt: skip
+        result = await built.service.attested(session, result, attests, capture)
         whole = BuildResult(platforms=(result,))
         return await built.service.deliver(whole, requests, session.lease)
 
@@ -126,7 +130,7 @@ async def test_provenance(built: Builder, version: str) -> None:
         assert large["metadata"]["completeness"]["materials"] is False
     assert parameters["args"]["build-arg:TOKEN"] == "hidden"
     assert parameters["locals"] == [{"name": "context"}]
-    assert len(graph["llbDefinition"]) == len(graph["digestMapping"]) == 4
+    assert len(graph["llbDefinition"]) == len(graph["digestMapping"]) == 5
     assert base64.b64decode(metadata["source"]["infos"][0]["data"]).decode() == TEXT
     assert metadata["vcs"] == {"revision": "abc"}
 
@@ -166,7 +170,11 @@ def test_materials_and_secrets_of_a_graph() -> None:
     ]  # fmt: skip
     assert found["materials"][1]["uri"] == "https://h/r.git#main"
     assert found["invocation"]["parameters"]["secrets"] == [{"id": "key"}]
-    assert found["metadata"]["completeness"]["materials"] is True
+    assert found["metadata"]["completeness"] == {
+        "parameters": True, "environment": True, "materials": True,
+    }  # fmt: skip
+    step = next(s for s in found["buildConfig"]["llbDefinition"] if "exec" in s["op"]["Op"])
+    assert step["op"]["Op"]["exec"]["meta"] == {"args": ["x"], "cwd": "/"}
     assert found["metadata"]["https://mobyproject.org/buildkit@v1#hermetic"] is True
     assert "u:p" not in json.dumps(found)
     small = ProvenanceOptions.parse("")

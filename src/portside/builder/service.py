@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from portside.builder import llb
+from portside.builder.build_history import BuildHistory
 from portside.builder.cache.cache_export import CacheExporter, parse_target
 from portside.builder.cache.cache_import import RemoteCaches
 from portside.builder.cache.pruning import SHARE, Policy, PruneRule, parse_policy
@@ -35,7 +36,7 @@ from portside.builder.exporters.delivery import Delivery
 from portside.builder.exporters.export_options import ExportOptions
 from portside.builder.exporters.plan_results import plan_result
 from portside.builder.git_urls import parse_git_url
-from portside.builder.layers.layer_blobs import forget_lost
+from portside.builder.layers.layer_blobs import Compression, LayerBlobs, LayerForm, forget_lost
 from portside.builder.results import BuildResult, CacheRequest, ExportRequest, PlatformResult
 from portside.builder.solver.build_events import Report, silent
 from portside.builder.solver.build_jobs import OpenContext, ReceiveContext, Received
@@ -51,7 +52,7 @@ from portside.builder.solver.tree import Tree
 from portside.containers.core import Core
 from portside.images.service import ImageService
 from portside.images.stream_feed import run_fed
-from portside.model.digest import chain_id
+from portside.model.digest import Digest, chain_id
 from portside.model.dockerignore import Ignore, read_patterns
 from portside.model.errors import NotFound
 from portside.model.ids import new_id
@@ -63,7 +64,8 @@ from portside.model.registryauth import AuthConfig
 from portside.store.store_jobs import Measure
 
 if TYPE_CHECKING:
-    from portside.model.image import Image
+    from portside.builder.attestations.provenance import Capture
+    from portside.model.image import Descriptor, Image
     from portside.store.db import Lease
 
 CONTEXT = "context"
@@ -130,6 +132,7 @@ class BuildService:
         """For sockets and secrets while a build runs."""
         core.store.workers.warm("portside.builder.solver.job_imports")
         self.cache = CacheStore(core.store)
+        self.history = BuildHistory(core.store)
         self._solver = Solver(self.cache)
         self._memo: dict[tuple[str, bytes], str] = {}
         share = shutil.disk_usage(core.store.root).total * SHARE // 100
@@ -214,8 +217,9 @@ class BuildService:
             build = Build(self._solver, operations.operations(), new_id(), report)
             if inputs.cache_from:
                 build.remote = RemoteCaches(
-                    self._images, self.cache, lease, inputs.cache_from, inputs.auths
-                )
+                    self._images, self.cache, lease, inputs.cache_from, inputs.auths,
+                    inputs.importing,
+                )  # fmt: skip
             try:
                 yield Workspace(build=build, lease=lease, digests=operations.digests)
             finally:
@@ -236,34 +240,44 @@ class BuildService:
         return await plan_result(plan, work.build, self._images.catalogue, comment)
 
     async def attested(
-        self,
-        session: Session,
-        result: PlatformResult,
-        attests: Mapping[str, str],
-        attrs: Mapping[str, str] | None = None,
-    ) -> PlatformResult:
+        self, work: Workspace, result: PlatformResult, attests: Mapping[str, str],
+        capture: Capture,
+    ) -> PlatformResult:  # fmt: skip
         """A result with the attestations asked for. ``attests`` are the frontend's attributes
-        ``attest:provenance`` and ``attest:sbom`` without their prefix, ``attrs`` all attributes
-        as the client spells them. InvalidParameter."""
-        from portside.builder.attestations.provenance import Capture, ProvenanceOptions, provenance
+        ``attest:provenance`` and ``attest:sbom`` without their prefix. InvalidParameter."""
+        from portside.builder.attestations.provenance import ProvenanceOptions, provenance
         from portside.builder.attestations.sbom import check_generator, sbom
 
         found = list(result.attestations)
         if "sbom" in attests and attests["sbom"] not in ("false", "disabled=true"):
             check_generator(attests["sbom"])
             found.append(await sbom(self.store, result.tree, time.time()))
-        options = (
-            ProvenanceOptions.parse(attests["provenance"]) if "provenance" in attests else None
-        )
-        if options is not None:
-            request = session.request
-            capture = Capture(
-                output=session.plan.output, digests=session.digests, started=session.started,
-                finished=time.time(), invocation=new_id()[:25], attrs=attrs or {},
-                file=request.file, dockerfile=request.dockerfile,
-            )  # fmt: skip
-            found.append(provenance(capture, options))
+        if "provenance" in attests:
+            options = ProvenanceOptions.parse(attests["provenance"])
+            if options is not None:
+                layers = await self._layers(work, result, capture) if options.is_max else {}
+                done = replace(capture, finished=time.time(), layers=layers)
+                found.append(provenance(done, options))
         return replace(result, attestations=tuple(found))
+
+    async def _layers(
+        self, work: Workspace, result: PlatformResult, capture: Capture
+    ) -> dict[str, list[Descriptor]]:
+        """Of the vertices whose results are below the image: their layers in it."""
+        if capture.output is None or not result.tree.chain:
+            return {}
+        blobs = await LayerBlobs(self.store, work.lease.ref).of_chain(
+            result.tree.chain, LayerForm(compression=Compression()), result.base_layers
+        )
+        parts = [blob.descriptor for blob in blobs]
+        stack = reversed(self.store.layers.stack(Digest(result.tree.chain)))
+        heights = {str(layer.chain): number + 1 for number, layer in enumerate(stack)}
+        found = {}
+        for vertex in llb.walk([capture.output]):
+            tree = work.build.tree_of(vertex)
+            if tree is not None and tree.chain in heights:
+                found[vertex.digest] = parts[: heights[tree.chain]]
+        return found
 
     async def deliver(
         self,

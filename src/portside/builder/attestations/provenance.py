@@ -6,8 +6,9 @@ are told by their names alone, and only with ``mode=max``."""
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from portside.builder.results import Attestation
 from portside.builder.solver.git_source import git_source
 from portside.model.errors import InvalidParameter
 from portside.model.golang.timestamps import format_rfc3339
+from portside.model.image import Descriptor
 from portside.model.platform import Platform
 from portside.model.reference import Reference
 
@@ -27,7 +29,10 @@ BUILD_TYPE = {
     V1: "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md",
 }
 METADATA = "https://mobyproject.org/buildkit@v1#metadata"
-_SECRET_ARGS = ("build-arg:", "label:", "vcs:")
+_UNTOLD_ARGS = ("build-arg:", "label:")
+"""Attributes whose values ``mode=min`` does not tell."""
+_OF_THIS_HOST = ("cgroup-parent", "image-resolve-mode", "platform", "cache-imports")
+"""Attributes that say nothing of the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +85,10 @@ class Capture:
     """Frontend attributes as a client spells them."""
     file: str = "Dockerfile"
     dockerfile: bytes = b""
+    directories: frozenset[str] = frozenset()
+    """Names of the client's directories that were read, beside those in the graph."""
+    layers: Mapping[str, Sequence[Descriptor]] = field(default_factory=dict)
+    """Of vertices, by digest: the layers that their results have in the image."""
 
 
 def provenance(capture: Capture, options: ProvenanceOptions) -> Attestation:
@@ -100,24 +109,26 @@ def _v02(
         "materials": [{"uri": uri, "digest": digest}
                       for uri, digest in materials(vertices, capture.digests)],
         "invocation": {
-            "configSource": {"entryPoint": capture.file},
+            "configSource": _config_source(capture, vertices, "entryPoint"),
             "parameters": _parameters(capture, options, vertices),
             "environment": {"platform": str(Platform.host())},
         },
     }  # fmt: skip
     if options.is_max:
-        found["buildConfig"] = _graph(vertices)
+        found["buildConfig"] = _graph(capture.output, vertices)
     found["metadata"] = {
         "buildInvocationID": capture.invocation,
         "buildStartedOn": format_rfc3339(int(capture.started * 10**9)),
         "buildFinishedOn": format_rfc3339(int(capture.finished * 10**9)),
         "completeness": {
-            "parameters": True, "environment": True, "materials": not _has_local(vertices),
+            "parameters": _is_told_whole(capture, options), "environment": True,
+            "materials": not _locals(capture, vertices),
         },
         "reproducible": options.reproducible,
-        "https://mobyproject.org/buildkit@v1#hermetic": _is_hermetic(vertices),
         METADATA: _metadata(capture, options, vertices),
     }  # fmt: skip
+    if _is_hermetic(capture, vertices):
+        found["metadata"]["https://mobyproject.org/buildkit@v1#hermetic"] = True
     return found
 
 
@@ -125,12 +136,26 @@ def _v1(capture: Capture, options: ProvenanceOptions, vertices: list[llb.Vertex]
     parameters = _parameters(capture, options, vertices)
     internal: dict[str, Any] = {"builderPlatform": str(Platform.host())}
     if options.is_max:
-        internal["buildConfig"] = _graph(vertices)
+        internal["buildConfig"] = _graph(capture.output, vertices)
+    metadata: dict[str, Any] = {
+        "invocationId": capture.invocation,
+        "startedOn": format_rfc3339(int(capture.started * 10**9)),
+        "finishedOn": format_rfc3339(int(capture.finished * 10**9)),
+        "buildkit_metadata": _metadata(capture, options, vertices),
+        "buildkit_completeness": {
+            "request": _is_told_whole(capture, options),
+            "resolvedDependencies": not _locals(capture, vertices),
+        },
+    }
+    if _is_hermetic(capture, vertices):
+        metadata["buildkit_hermetic"] = True
+    if options.reproducible:
+        metadata["buildkit_reproducible"] = True
     return {
         "buildDefinition": {
             "buildType": BUILD_TYPE[V1],
             "externalParameters": {
-                "configSource": {"path": capture.file},
+                "configSource": _config_source(capture, vertices, "path"),
                 "request": parameters,
             },
             "internalParameters": internal,
@@ -141,17 +166,7 @@ def _v1(capture: Capture, options: ProvenanceOptions, vertices: list[llb.Vertex]
         },
         "runDetails": {
             "builder": {"id": options.builder_id},
-            "metadata": {
-                "invocationId": capture.invocation,
-                "startedOn": format_rfc3339(int(capture.started * 10**9)),
-                "finishedOn": format_rfc3339(int(capture.finished * 10**9)),
-                "buildkit_metadata": _metadata(capture, options, vertices),
-                "buildkit_hermetic": _is_hermetic(vertices),
-                "buildkit_completeness": {
-                    "request": True, "resolvedDependencies": not _has_local(vertices),
-                },
-                "buildkit_reproducible": options.reproducible,
-            },
+            "metadata": metadata,
         },
     }  # fmt: skip
 
@@ -194,25 +209,53 @@ def _digest_map(digest: str) -> dict[str, str]:
     return {algorithm: value} if value else {}
 
 
+def _config_source(capture: Capture, vertices: list[llb.Vertex], entry: str) -> dict[str, Any]:
+    """Where the Dockerfile is from; ``entry`` is the version's name for its path."""
+    found: dict[str, Any] = {}
+    context = capture.attrs.get(capture.attrs.get("contextkey") or "context", "")
+    if context:
+        plain = redacted(context)
+        uri, digest = next(
+            (item for item in materials(vertices, capture.digests) if item[0] == plain),
+            (plain, {}),
+        )
+        found["uri"] = uri
+        if digest:
+            found["digest"] = digest
+    return {**found, entry: capture.file}
+
+
 def _parameters(
     capture: Capture, options: ProvenanceOptions, vertices: list[llb.Vertex]
 ) -> dict[str, Any]:
+    context = capture.attrs.get("contextkey") or "context"
     args = {
-        key: value for key, value in sorted(capture.attrs.items())
-        if not key.startswith(("attest:", "cache-", "context:"))
-        and (options.is_max or not key.startswith(_SECRET_ARGS))
-    }  # fmt: skip
-    found: dict[str, Any] = {"frontend": capture.frontend, "args": args}
-    locals_ = sorted({v.op.name for v in vertices
-                      if isinstance(v.op, llb.SourceOp) and v.op.scheme == llb.LOCAL})  # fmt: skip
-    if locals_:
-        found["locals"] = [{"name": name} for name in locals_]
+        key: redacted(value) if key.startswith("context:") else value
+        for key, value in sorted(capture.attrs.items())
+        if not key.startswith(("attest:", "vcs:"))
+        and key not in (*_OF_THIS_HOST, context, "filename")
+        and (options.is_max or not key.startswith(_UNTOLD_ARGS))
+    }
+    found: dict[str, Any] = {"frontend": capture.frontend}
+    if args:
+        found["args"] = args
+    if told := _locals(capture, vertices):
+        found["locals"] = [{"name": name} for name in told]
     if options.is_max:
         for kind, key in (("secret", "secrets"), ("ssh", "ssh")):
-            told = _mounted(vertices, kind)
-            if told:
-                found[key] = told
+            if mounted := _mounted(vertices, kind):
+                found[key] = mounted
     return found
+
+
+def _is_told_whole(capture: Capture, options: ProvenanceOptions) -> bool:
+    """Whether no parameter was left out."""
+    return options.is_max or not any(key.startswith(_UNTOLD_ARGS) for key in capture.attrs)
+
+
+def redacted(url: str) -> str:
+    """A URL without the password in it."""
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:xxxxx@", url)
 
 
 def _mounted(vertices: list[llb.Vertex], kind: str) -> list[dict[str, Any]]:
@@ -229,48 +272,56 @@ def _mounted(vertices: list[llb.Vertex], kind: str) -> list[dict[str, Any]]:
             for name, optional in sorted(found.items())]  # fmt: skip
 
 
-def _has_local(vertices: list[llb.Vertex]) -> bool:
-    return any(isinstance(v.op, llb.SourceOp) and v.op.scheme == llb.LOCAL for v in vertices)
+def _locals(capture: Capture, vertices: list[llb.Vertex]) -> list[str]:
+    """Names of the client's directories that were read."""
+    in_graph = {v.op.name for v in vertices
+                if isinstance(v.op, llb.SourceOp) and v.op.scheme == llb.LOCAL}  # fmt: skip
+    return sorted(in_graph | capture.directories)
 
 
-def _is_hermetic(vertices: list[llb.Vertex]) -> bool:
+def _is_hermetic(capture: Capture, vertices: list[llb.Vertex]) -> bool:
     """Whether nothing could come in but the materials."""
     runs = [vertex.op for vertex in vertices if isinstance(vertex.op, llb.ExecOp)]
-    return not _has_local(vertices) and all(op.network == "none" for op in runs)
+    return not _locals(capture, vertices) and all(op.network == "none" for op in runs)
 
 
 def _names(vertices: list[llb.Vertex]) -> dict[int, str]:
     return {id(vertex): f"step{number}" for number, vertex in enumerate(vertices)}
 
 
-def _graph(vertices: list[llb.Vertex]) -> dict[str, Any]:
-    """Every vertex with its operation and inputs; digests lead to them."""
+def _graph(output: llb.Output | None, vertices: list[llb.Vertex]) -> dict[str, Any]:
+    """Every vertex with its operation and inputs, last the result; digests lead to them."""
+    from portside.builder.wire.definition_json import operation_json, result_digest
+
     names = _names(vertices)
-    steps = []
+
+    def told(inputs: Sequence[llb.Output]) -> list[str]:
+        return [f"{names[id(item.vertex)]}:{item.index}" for item in inputs]
+
+    steps: list[dict[str, Any]] = []
     for vertex in vertices:
-        op = vertex.op
-        if isinstance(op, llb.ExecOp):
-            op = msgspec.structs.replace(op, meta=msgspec.structs.replace(op.meta, proxy={}))
-        fields = msgspec.to_builtins(op)
-        tag = fields.pop("type")
-        body: dict[str, Any] = {"Op": {tag: fields}}
-        if vertex.platform is not None:
-            body["platform"] = {"OS": vertex.platform.os,
-                                "Architecture": vertex.platform.architecture}  # fmt: skip
-        step: dict[str, Any] = {"id": names[id(vertex)], "op": body}
+        shown = vertex
+        if isinstance(vertex.op, llb.ExecOp):  # an address of a proxy may hold a password
+            meta = msgspec.structs.replace(vertex.op.meta, proxy={})
+            shown = replace(vertex, op=msgspec.structs.replace(vertex.op, meta=meta))
+        step: dict[str, Any] = {"id": names[id(vertex)], "op": operation_json(shown)}
         if vertex.inputs:
-            step["inputs"] = [f"{names[id(item.vertex)]}:{item.index}" for item in vertex.inputs]
+            step["inputs"] = told(vertex.inputs)
         steps.append(step)
     mapping = {vertex.digest: names[id(vertex)] for vertex in vertices}
-    return {"llbDefinition": steps, "digestMapping": mapping}
+    if output is not None:
+        last = f"step{len(vertices)}"
+        steps.append({"id": last, "op": {"Op": {}}, "inputs": told([output])})
+        mapping[result_digest(output)] = last
+    return {"llbDefinition": steps, "digestMapping": dict(sorted(mapping.items()))}
 
 
 def _metadata(
     capture: Capture, options: ProvenanceOptions, vertices: list[llb.Vertex]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    vcs = {key[4:]: value for key, value in sorted(capture.attrs.items())
-           if key.startswith("vcs:")}  # fmt: skip
+    vcs = {key[4:]: redacted(value) for key, value in sorted(capture.attrs.items())
+           if key.startswith("vcs:") and value}  # fmt: skip
     if vcs:
         found["vcs"] = vcs
     if not options.is_max:
@@ -279,12 +330,23 @@ def _metadata(
     locations: dict[str, Any] = {}
     for vertex in vertices:
         where = vertex.meta.location
-        if where is not None:
-            span = {"start": {"line": where[0]}, "end": {"line": where[1]}}
-            locations[names[id(vertex)]] = {"locations": [{"ranges": [span]}]}
+        span = {"start": {"line": where[0]}, "end": {"line": where[1]}} if where else None
+        told = {"locations": [{"ranges": [span]}]} if span else {}
+        locations[names[id(vertex)]] = told
     data = base64.b64encode(capture.dockerfile).decode()
-    found["source"] = {
-        "locations": locations,
-        "infos": [{"filename": capture.file, "language": "Dockerfile", "data": data}],
-    }
+    info: dict[str, Any] = {"filename": capture.file, "language": "Dockerfile", "data": data}
+    if "dockerfile" in capture.directories:
+        source = llb.local("dockerfile")
+        info = {**info, **_graph(source, [source.vertex])}
+    found["source"] = {"locations": locations, "infos": [info]}
+    layers = {
+        f"{names[id(vertex)]}:0": [[_layer(part) for part in capture.layers[vertex.digest]]]
+        for vertex in vertices if capture.layers.get(vertex.digest)
+    }  # fmt: skip
+    if layers:
+        found["layers"] = layers
     return found
+
+
+def _layer(part: Descriptor) -> dict[str, Any]:
+    return {"mediaType": part.media_type, "digest": part.digest, "size": part.size}

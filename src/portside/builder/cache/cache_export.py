@@ -57,7 +57,7 @@ def parse_target(request: CacheRequest) -> CacheTarget:
     attrs = dict(request.attrs)
     if request.type not in TYPES:
         raise InvalidParameter(
-            f"unknown cache exporter: {request.type!r}: use one of {', '.join(TYPES)}"
+            f'unknown cache exporter: "{request.type}": use one of {", ".join(TYPES)}'
         )
     mode = attrs.get("mode", "min")
     if mode not in MODES:

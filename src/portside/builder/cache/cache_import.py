@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from portside.builder.cache.cache_manifest import (
@@ -64,6 +65,22 @@ class _Imported(NamedTuple):
     rows: dict[str, CacheRow]
 
 
+def check_import(request: CacheRequest) -> None:
+    """InvalidParameter for an unknown type, or one without its place."""
+    attrs = request.attrs
+    if request.type == "local":
+        if request.content is None or not attrs.get("digest"):
+            raise InvalidParameter("the local cache importer needs src=PATH with an index.json")
+    elif request.type not in ("registry", "inline"):
+        raise InvalidParameter(
+            f'unknown cache importer: "{request.type}": use registry (ref=…) or local (src=…)'
+        )
+    elif not attrs.get("ref"):
+        raise InvalidParameter("the registry cache importer needs ref=REGISTRY/NAME:TAG")
+    else:
+        Reference.parse(attrs["ref"])
+
+
 class RemoteCaches:
     """The caches of one build's ``--cache-from``; read when first asked. One that cannot be read
     counts as empty, as BuildKit does, and is told by :attr:`failures`."""
@@ -71,21 +88,28 @@ class RemoteCaches:
     def __init__(
         self, images: ImageService, cache: CacheStore, lease: Lease,
         requests: Sequence[CacheRequest], auths: Mapping[str, AuthConfig],
+        importing: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:  # fmt: skip
+        """``importing`` is entered with a cache's name while its manifest is read. InvalidParameter
+        for a request of an unknown type."""
+        for request in requests:
+            check_import(request)
+        self._importing = importing
         self._images, self._store, self._cache = images, images.store, cache
         self._lease, self._requests, self._auths = lease, requests, auths
         self._loaded: list[_Imported] | None = None
         self.failures: dict[str, str] = {}
 
     async def load(self) -> None:
-        """Read the manifests. InvalidParameter for a request of an unknown type."""
+        """Read the manifests."""
         self._loaded = []
         for request in self._requests:
             origin = self._origin(request)
+            name = request.attrs.get("ref") or f"local:{request.attrs.get('src', '')}"
             try:
-                self._loaded.append(await _read(origin))
+                with self._importing(name):
+                    self._loaded.append(await _read(origin))
             except PortsideError as err:
-                name = request.attrs.get("ref") or request.type
                 self.failures[name] = str(err)
                 log.info("cannot import the build cache %s: %s", name, err)
 
@@ -106,16 +130,11 @@ class RemoteCaches:
     def _origin(self, request: CacheRequest) -> _Origin:
         attrs = request.attrs
         if request.type == "local":
-            if request.content is None or not attrs.get("digest"):
-                raise InvalidParameter("the local cache importer needs src=PATH with an index.json")
+            assert request.content is not None
             return _Layout(self._images, request.content, attrs["digest"], self._lease)
-        if request.type in ("registry", "inline") and attrs.get("ref"):
-            reference = Reference.parse(attrs["ref"]).tagged()
-            auth = self._auths.get(reference.domain)
-            return _Registry(self._images, reference, auth, self._lease)
-        raise InvalidParameter(
-            f"unknown cache importer: {request.type!r}: use registry (ref=…) or local (src=…)"
-        )
+        reference = Reference.parse(attrs["ref"]).tagged()
+        auth = self._auths.get(reference.domain)
+        return _Registry(self._images, reference, auth, self._lease)
 
     async def _bring(self, key: str, row: CacheRow, imported: _Imported) -> CacheRecord:
         outputs = []

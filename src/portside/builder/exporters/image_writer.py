@@ -225,7 +225,7 @@ def response(written: Written, options: ExportOptions) -> dict[str, str]:
     import base64
 
     found: dict[str, Any] = {"containerimage.digest": written.target.digest}
-    if len(written.configs) == 1:
+    if written.target.digest == written.manifests[0].digest:
         found["containerimage.config.digest"] = written.configs[0]
     found["containerimage.descriptor"] = base64.b64encode(encode(written.target)).decode()
     if options.names:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -23,7 +23,7 @@ from portside.builder.exporters.export_options import (
     parse_export,
 )
 from portside.builder.remote_context import fetch
-from portside.builder.results import BuildResult, ExportRequest
+from portside.builder.results import BuildResult, ExportRequest, PlatformResult
 from portside.builder.service import BuildRequest, BuildService, Context, Session
 from portside.builder.session import session_request
 from portside.builder.session.session_calls import called
@@ -43,6 +43,9 @@ from portside.model.platform import Platform
 from portside.model.progress import Progress
 from portside.model.reference import Reference
 from portside.model.registryauth import AuthConfig
+
+if TYPE_CHECKING:
+    from portside.builder.attestations.provenance import Capture
 
 MAIN = "context"
 T = TypeVar("T")
@@ -223,7 +226,7 @@ class SessionBuild:
     # -- results -------------------------------------------------------------------------
 
     async def _results(self, sessions: list[Session]) -> dict[str, Any]:
-        results = await gathered([self._service.result(session) for session in sessions])
+        results = await gathered([self._result(session) for session in sessions])
         outputs = self._request.outputs or [Output("image")]
         sinks = [ClientSink(self._connection, number) for number in range(len(outputs))]
         requests = [
@@ -247,6 +250,26 @@ class SessionBuild:
             for name in filter(None, found.get("image.name", "").split(",")):
                 step.did(f"naming to {name}")
         return {"metadata": found, "ref": new_id()[:25]}
+
+    async def _result(self, session: Session) -> PlatformResult:
+        made = await self._service.result(session)
+        attests = self._request.attests
+        if not attests:
+            return made
+        return await self._service.attested(session, made, attests, self._capture(session))
+
+    def _capture(self, session: Session) -> Capture:
+        """How a result was made, for its provenance."""
+        from portside.builder.attestations.provenance import Capture
+
+        main = self._request.contexts.get(MAIN)
+        is_local = main is not None and not (main.url or main.image)
+        return Capture(
+            output=session.plan.output, digests=session.digests, started=session.started,
+            finished=time.time(), invocation=new_id()[:25], attrs=self._request.attrs(),
+            file=self._request.file, dockerfile=session.request.dockerfile,
+            directories=frozenset((MAIN, "dockerfile") if is_local else ()),
+        )  # fmt: skip
 
     def _attrs(self, output: Output) -> dict[str, str]:
         attrs = dict(output.attrs)

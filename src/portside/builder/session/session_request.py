@@ -69,6 +69,10 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
     secrets: list[str] = []
     """IDs of those that the client has."""
     ssh: list[str] = []
+    attests: dict[str, str] = {}
+    """``provenance`` and ``sbom``, with their options."""
+    vcs: dict[str, str] = {}
+    """Of the main context's repository: ``source``, ``revision``."""
     shell: bool = False
     """Offer a shell in a step that fails."""
 
@@ -97,8 +101,45 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
             found.append(reference.tagged())
         return tuple(found)
 
+    def attrs(self) -> dict[str, str]:
+        """The request as BuildKit's clients spell it (``FrontendAttrs``)."""
+        found = {"filename": self.file}
+        found |= {f"build-arg:{key}": value or "" for key, value in self.args.items()}
+        found |= {f"label:{key}": value for key, value in self.labels.items()}
+        found |= {f"vcs:{key}": value for key, value in self.vcs.items()}
+        found |= {f"attest:{key}": value for key, value in self.attests.items()}
+        for name, source in self.contexts.items():
+            place = f"docker-image://{source.image}" if source.image else source.url
+            if name == "context":
+                found |= {"context": source.url} if source.url else {}
+            else:
+                found[f"context:{name}"] = place or f"local:{name}"
+        if self.target:
+            found["target"] = self.target
+        if self.platforms:
+            found["platform"] = ",".join(self.platforms)
+        if self.no_cache or self.no_cache_filter:
+            found["no-cache"] = ",".join(self.no_cache_filter)
+        return found
+
     def each_platform(self) -> list[Platform]:
         return [Platform.parse(text) for text in self.platforms] or [Platform.host()]
+
+
+def check_attests(attests: dict[str, str]) -> None:
+    """InvalidParameter."""
+    if not attests:
+        return
+    from portside.builder.attestations.provenance import ProvenanceOptions
+    from portside.builder.attestations.sbom import check_generator
+
+    for kind, text in attests.items():
+        if kind == "provenance":
+            ProvenanceOptions.parse(text)
+        elif kind == "sbom":
+            check_generator(text)
+        else:
+            raise InvalidParameter(f"unknown attestation type {kind!r}: use provenance or sbom")
 
 
 def check(request: SessionRequest) -> None:
@@ -112,6 +153,7 @@ def check(request: SessionRequest) -> None:
         if name not in ENTITLEMENTS:
             raise InvalidParameter(f"invalid entitlement {name!r}: use "
                                    f"{', '.join(sorted(ENTITLEMENTS))}")  # fmt: skip
+    check_attests(request.attests)
     for output in request.outputs:
         attrs = dict(output.attrs)
         if request.tags:

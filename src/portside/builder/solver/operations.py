@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -58,6 +59,8 @@ class BuildInputs:
     """Caches of other engines."""
     auths: Mapping[str, AuthConfig] = field(default_factory=dict)
     """Credentials of registries, for those."""
+    importing: Callable[[str], AbstractContextManager[object]] = nullcontext
+    """Entered while one of those is read."""
     settings: StepSettings = field(default_factory=StepSettings)
 
 

@@ -172,6 +172,13 @@ class Build:
                   if task.done() and not task.cancelled() and task.exception() is None]  # fmt: skip
         return [one.record for one in solved if one.record is not None]
 
+    def tree_of(self, vertex: Vertex) -> Tree | None:
+        """The first output of a vertex, if it was solved."""
+        task = self._solving.get(id(vertex))
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result().outputs[0]
+
     def was_cached(self, vertex: Vertex) -> bool:
         task = self._solving.get(id(vertex))
         return task is not None and task.done() and task.result().cached

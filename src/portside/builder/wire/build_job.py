@@ -16,12 +16,14 @@ from typing import Any
 from portside.builder import llb
 from portside.builder.dockerfile.frontend_values import Plan
 from portside.builder.llb import Output, Vertex
+from portside.builder.results import Attestation
 from portside.builder.service import BuildRequest, BuildService, Workspace
 from portside.builder.solver.build_events import Report, Status
 from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import StepSettings
 from portside.builder.solver.tree import Tree
-from portside.builder.wire import definition_decoder
+from portside.builder.wire import cache_options, definition_decoder
+from portside.builder.wire.client_content import ClientContent
 from portside.builder.wire.client_session import ClientSession
 from portside.builder.wire.file_transfer import receive_directory
 from portside.builder.wire.image_sources import with_images
@@ -30,6 +32,7 @@ from portside.builder.wire.progress_log import InternalStep, ProgressLog
 from portside.builder.wire.wire_errors import ClientError, SolveFailed, SourceFile
 from portside.model.errors import InvalidParameter, NotFound, PortsideError
 from portside.model.ids import new_id
+from portside.model.image import Descriptor
 from portside.model.platform import Platform
 from portside.model.progress import Progress
 from portside.model.reference import Reference as ImageName
@@ -48,6 +51,9 @@ class Reference:
     """The image configuration that the client was given."""
     plan: Plan | None = None
     """Of a Dockerfile: its instructions are the history of the image."""
+    frontend: str = ""
+    attrs: Mapping[str, str] = field(default_factory=dict)
+    """The frontend that made it, and what it was asked for."""
 
 
 @dataclass(kw_only=True)
@@ -76,11 +82,20 @@ class BuildJob:
         self.excludes: dict[str, tuple[str, ...]] = {}
         """What a frontend wants of the client's directories, by name."""
         self.refs: dict[str, Reference] = {}
+        self.exported: list[Descriptor] = []
+        self.provenance: dict[str, Attestation] = {}
+        """For the build's record: what was exported, and how each result was made."""
+        self.directories_read: set[str] = set()
+        """Names of the client's directories."""
         self._looking_up: list[InternalStep] = []
         """Images, the one asked for last at the end."""
         self._fetched: dict[str, asyncio.Task[Tree]] = {}
         self._secrets = SessionSecrets(session, service.exec_root) if session is not None else None
-        self.inputs = BuildInputs(fetch=self._fetch, settings=self._settings())
+        self.inputs = BuildInputs(
+            fetch=self._fetch, settings=self._settings(), importing=self._importing,
+            content=lambda name: ClientContent(session, name) if session is not None else None,
+            cache_from=cache_options.imports(request, session),
+        )  # fmt: skip
         self.work: Workspace | None = None
         self.stack = AsyncExitStack()
 
@@ -94,6 +109,7 @@ class BuildJob:
         if self._secrets is not None:
             self.stack.push_async_callback(self._secrets.close)
         self.stack.push_async_callback(self._stop_fetching)
+        self.inputs.auths = await cache_options.auths(self.inputs.cache_from, self.session)
         self.work = await self.stack.enter_async_context(
             self.service.workspace(self.inputs, self.progress.hear)
         )
@@ -130,6 +146,7 @@ class BuildJob:
         hint: str = "",
     ) -> Tree:
         """A directory of the client, as far as it is asked for; each once in a build."""
+        self.directories_read.add(name)
         key = json.dumps([name, include, exclude, follow, hint])
         task = self._fetched.get(key)
         if task is None:
@@ -231,6 +248,11 @@ class BuildJob:
         """A report of a pull, told with the step that needs the image."""
         if self._looking_up:
             self._looking_up[-1].pulling(progress)
+
+    @contextmanager
+    def _importing(self, name: str) -> Iterator[None]:
+        with self.progress.step(f"importing cache manifest from {name}"):
+            yield
 
     @contextmanager
     def _resolving(self, ref: str) -> Iterator[None]:

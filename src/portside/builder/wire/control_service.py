@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from portside.builder.build_history import STATUS_PB, BuildRecord, Steps
 from portside.builder.service import BuildService, until_of
-from portside.builder.wire import exports
-from portside.builder.wire.build_history import BuildHistory
+from portside.builder.wire import exports, history_messages
+from portside.builder.wire.attested_results import for_history
 from portside.builder.wire.build_job import BuildJob, Result
 from portside.builder.wire.client_session import Sessions, relay
 from portside.builder.wire.dockerfile_frontend import NAME as DOCKERFILE
@@ -63,7 +66,7 @@ class ControlService:
     ) -> None:
         self._builds, self._sessions, self._jobs = builds, sessions, jobs
         self._labels = labels
-        self._history = BuildHistory()
+        self._history = builds.history
 
     def service(self) -> Service:
         found = Service("moby.buildkit.v1.Control")
@@ -96,7 +99,10 @@ class ControlService:
         task = asyncio.current_task()
         assert task is not None
         forget = self._builds.register(job.ref, task)
-        record = None if request.Internal else self._history.begin(request)
+        record = None
+        if not request.Internal:
+            outputs = [(output.type, output.attrs) for output in _outputs(request)]
+            record = self._history.begin(job.ref, request.Frontend, request.FrontendAttrs, outputs)
         error: BaseException | None = None
         found: dict[str, str] = {}
         try:
@@ -109,15 +115,33 @@ class ControlService:
             self._jobs.remove(job)
             job.progress.end()
             if record is not None:
-                failed = status_of(error) if error is not None else None
-                self._history.end(record, found, failed, job.progress)
+                self._recorded(job, record, found, error)
         return pb.SolveResponse(ExporterResponse=found)
+
+    def _recorded(
+        self, job: BuildJob, record: BuildRecord, found: dict[str, str],
+        error: BaseException | None,
+    ) -> None:  # fmt: skip
+        failed = status_of(error) if error is not None else None
+        total, completed, cached = job.progress.counts
+        record = msgspec.structs.replace(
+            record, response=found,
+            steps=Steps(total, completed, cached, job.progress.warnings),
+            results={"": tuple(job.exported)} if job.exported else {},
+            error=failed.message if failed is not None else "",
+            error_code=failed.code if failed is not None else 0,
+            error_status=failed.SerializeToString() if failed is not None else b"",
+        )  # fmt: skip
+        log = history_messages.packed(job.progress.last_messages())
+        self._history.end(record, log=log, log_type=STATUS_PB, provenance=job.provenance)
 
     async def _built(self, job: BuildJob, request: Any) -> dict[str, str]:
         async with job:
             try:
                 result = await self._result(job, request)
                 await asyncio.gather(*(job.tree(ref) for ref in result.refs.values()))
+                if not request.Internal:
+                    job.provenance = for_history(job, result)
                 return await exports.export(job, result, _outputs(request))
             except PortsideError as err:
                 raise job.failure(err) from err
@@ -134,6 +158,13 @@ class ControlService:
 
     async def status(self, stream: Any) -> None:
         request = await stream.recv_message()
+        record = self._history.find(request.Ref)
+        if record is not None and not record.is_active:
+            await stream.send_initial_metadata()
+            kind = record.log.media_type if record.log is not None else ""
+            for message in history_messages.messages_of(self._history.log(record), kind):
+                await stream.send_message(message)
+            return
         job = await self._jobs.get(request.Ref)
         await stream.send_initial_metadata()
         async for message in job.progress.messages():
@@ -209,11 +240,18 @@ class ControlService:
     async def history(self, stream: Any) -> None:
         request = await stream.recv_message()
         await stream.send_initial_metadata()
-        async for event in self._history.events(request):
-            await stream.send_message(event)
+        events = self._history.events(
+            request.Ref, active_only=request.ActiveOnly, follow=not request.EarlyExit,
+            limit=request.Limit,
+        )  # fmt: skip
+        async for event in events:
+            await stream.send_message(history_messages.event_message(event))
 
     async def update_history(self, request: Any, _: Any) -> Any:
-        self._history.update(request)
+        if request.Delete:
+            self._history.delete([request.Ref])
+        elif not request.Finalize:
+            self._history.pin(request.Ref, request.Pinned)
         return pb.UpdateBuildHistoryResponse()
 
 

@@ -29,7 +29,7 @@ def encode(output: Output | None) -> Any:
         return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
     for vertex in llb.walk([output]):
-        op = _operation(vertex)
+        op = operation(vertex)
         op.inputs.extend(_inputs(vertex.inputs, digests))
         digest = digests[id(vertex)] = add(op)
         metadata = definition.metadata[digest]
@@ -44,7 +44,8 @@ def _inputs(outputs: tuple[Output, ...], digests: dict[int, str]) -> list[Any]:
     return [pb.Input(digest=digests[id(i.vertex)], index=i.index) for i in outputs]
 
 
-def _operation(vertex: Vertex) -> Any:
+def operation(vertex: Vertex) -> Any:
+    """A vertex as ``pb.Op``, without its inputs."""
     op, found = vertex.op, pb.Op()
     if vertex.platform is not None:
         p = vertex.platform

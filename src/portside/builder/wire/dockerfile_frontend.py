@@ -257,7 +257,9 @@ class DockerfileFrontend:
         for plan in plans:
             identifier = str(plan.platform)
             config = encode(_config_of(plan))
-            reference = Reference(output=plan.output, plan=plan, config=config)
+            reference = Reference(
+                output=plan.output, plan=plan, config=config, frontend=NAME, attrs=self._raw
+            )
             suffix = f"/{identifier}" if self._attrs.is_multi else ""
             result.refs[identifier if self._attrs.is_multi else ""] = reference
             result.platforms[identifier] = plan.platform

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import base64
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from portside.builder.cache.cache_export import parse_target
 from portside.builder.dockerfile.history_text import BUILDKIT_COMMENT
 from portside.builder.results import (
     BuildResult,
+    CacheRequest,
     ContentStore,
     ExportRequest,
     FileWriter,
     PlatformResult,
 )
+from portside.builder.wire import cache_options
+from portside.builder.wire.attested_results import attested
 from portside.builder.wire.build_job import BuildJob, Reference, Result
+from portside.builder.wire.client_content import OUTPUT, ClientContent
 from portside.builder.wire.client_session import FileSendWriter
 from portside.builder.wire.file_transfer import send_directory
 from portside.builder.wire.progress_log import InternalStep
 from portside.builder.wire.transfer_jobs import StageTar
 from portside.images.stream_feed import run_fed
-from portside.model.errors import InvalidParameter, NotImplementedHere
+from portside.model.digest import Digest
+from portside.model.errors import InvalidParameter
 from portside.model.ids import new_id
-from portside.model.image import ImageConfig
+from portside.model.image import ATTESTATION_TYPE, MAX_MANIFEST, Descriptor, ImageConfig
 from portside.model.platform import Platform
 from portside.model.rootfs import Rootfs
+from portside.store.store import Store
 
 CONFIG = "containerimage.config"
 _TITLES = {
@@ -48,38 +56,90 @@ class Output:
 async def export(job: BuildJob, result: Result, outputs: Sequence[Output]) -> dict[str, str]:
     """Carry all outputs out; what the client is told of them."""
     wanted = [output for output in outputs if output.type != "cacheonly"]
-    if not wanted or not result.refs:
+    caches = cache_options.exports(job.request, job.session)
+    for cache in caches:
+        parse_target(cache)
+    if not (wanted or caches) or not result.refs:
         return {}
     epoch = job.epoch
     if epoch and not epoch.isdigit():
         raise InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {epoch}")
     made = BuildResult(
-        platforms=tuple([await _platform(job, result, key) for key in result.refs]),
+        platforms=tuple(
+            [
+                await attested(job, result.refs[key], await _platform(job, result, key))
+                for key in result.refs
+            ]
+        ),
         is_multi=result.is_multi,
     )
+    inline = [cache for cache in caches if cache.type == "inline"]
     found: dict[str, str] = {}
     for output in wanted:
         with job.progress.step(_TITLES.get(output.type, f"exporting to {output.type}")) as step:
-            found |= await _one(job, made, output, int(epoch) if epoch else None, step)
+            found |= await _one(job, made, output, int(epoch) if epoch else None, step, inline)
+    for cache in caches:
+        if cache.type != "inline":
+            found |= await _cache(job, made, cache)
     return found
 
 
+async def _cache(job: BuildJob, made: BuildResult, cache: CacheRequest) -> dict[str, str]:
+    assert job.work is not None
+    place = "client directory" if cache.type == "local" else cache.type
+    with job.progress.step(f"exporting cache to {place}") as step:
+        auths = await cache_options.auths([cache], job.session)
+        (answer,) = await job.service.deliver(
+            made, [], job.work.lease, auths=auths, cache_to=[cache], report=step.pulling
+        )
+        if manifest := answer.get("cache.manifest"):
+            digest = msgspec.json.decode(manifest)["digest"]
+            step.did(f"writing cache image manifest {digest}")
+    return answer
+
+
 async def _one(
-    job: BuildJob, made: BuildResult, output: Output, epoch: int | None, step: InternalStep
-) -> dict[str, str]:
+    job: BuildJob, made: BuildResult, output: Output, epoch: int | None, step: InternalStep,
+    inline: Sequence[CacheRequest],
+) -> dict[str, str]:  # fmt: skip
     assert job.work is not None
     sink = ClientSink(job, output.number, step) if job.session is not None else None
     request = ExportRequest(type=output.type, attrs=output.attrs, sink=sink)
     auths = await job.auths_for(output.attrs) if _pushes(output) else None
-    (answer,) = await job.service.deliver(
-        made, [request], job.work.lease, auths=auths, epoch=epoch, report=step.pulling
-    )
-    if digest := answer.get("containerimage.digest"):
+    answer, *_ = await job.service.deliver(
+        made, [request], job.work.lease, auths=auths, epoch=epoch, report=step.pulling,
+        cache_to=inline,
+    )  # fmt: skip
+    if inline:
+        step.did("preparing layers for inline cache")
+    if answer.get("containerimage.digest"):
         step.did("exporting layers")
-        step.did(f"exporting manifest {digest}")
+        described = base64.b64decode(answer["containerimage.descriptor"])
+        job.exported.append(msgspec.json.decode(described, type=Descriptor))
+        for told in exported(job.service.store, answer):
+            step.did(told)
         for name in filter(None, answer.get("image.name", "").split(",")):
             step.did(f"naming to {name}")
     return answer
+
+
+def exported(store: Store, answer: Mapping[str, str]) -> Iterator[str]:
+    """The documents of an image, as BuildKit's clients tell of them."""
+    digest = answer["containerimage.digest"]
+    document = msgspec.json.decode(store.blobs.read(Digest(digest), MAX_MANIFEST))
+    entries = document.get("manifests")
+    if entries is None:
+        yield f"exporting manifest {digest}"
+        yield f"exporting config {document['config']['digest']}"
+        return
+    for entry in entries:
+        if (entry.get("annotations") or {}).get(ATTESTATION_TYPE):
+            yield f"exporting attestation manifest {entry['digest']}"
+            continue
+        yield f"exporting manifest {entry['digest']}"
+        manifest = msgspec.json.decode(store.blobs.read(Digest(entry["digest"]), MAX_MANIFEST))
+        yield f"exporting config {manifest['config']['digest']}"
+    yield f"exporting manifest list {digest}"
 
 
 def _pushes(output: Output) -> bool:
@@ -95,7 +155,10 @@ async def _platform(job: BuildJob, result: Result, key: str) -> PlatformResult:
     platform = result.platforms.get(key) or config.platform
     if not platform.architecture:
         platform = Platform.host()
-    return PlatformResult(platform=platform, tree=await job.tree(reference), config=config)
+    return PlatformResult(
+        platform=platform, tree=await job.tree(reference), config=config,
+        records=tuple(job.work.build.records()),
+    )  # fmt: skip
 
 
 def _is_changed(result: Result, key: str, reference: Reference) -> bool:
@@ -147,4 +210,4 @@ class ClientSink:
         self._step.did(told)
 
     def content(self) -> ContentStore:
-        raise NotImplementedHere("outputs with tar=false are not supported yet: use tar=true")
+        return ClientContent(self._job.client(), OUTPUT)

@@ -29,6 +29,7 @@ FLAGS = """
       --add-host list           Add a host's name and address to steps (NAME:IP)
       --allow list              Allow steps more: network.host, security.insecure
       --annotation list         An annotation of the image: [index:|manifest:]KEY=VALUE
+      --attest list             An attestation of the image: type=provenance|sbom[,KEY=VALUE]
       --build-arg list          Set a variable that the Dockerfile declares with ARG
       --build-context list      A further context: NAME=PATH, NAME=docker-image://IMAGE, NAME=URL
       --builder string          Accepted for Docker's sake: there is one builder
@@ -50,9 +51,11 @@ FLAGS = """
       --platform list           Platform of the image
       --progress string         How to tell what happens: auto, none, plain, quiet, rawjson, tty
                                 (default "auto")
+      --provenance string       Short for --attest=type=provenance: true, false, mode=min|max
       --pull                    Look for newer base images
       --push                    Short for --output=type=registry
   -q, --quiet                   Tell nothing, and print the image's ID at the end
+      --sbom string             Short for --attest=type=sbom: true, false
       --secret list             A secret for steps: id=NAME[,src=FILE|,env=VARIABLE]
       --shm-size bytes          Size of /dev/shm in steps
       --ssh list                An ssh agent, or keys, for steps: default|ID[=SOCKET|=KEY[,KEY]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from portside.cli import references
+from portside.cli.build import build_attests
 from portside.cli.session import Failed
 from portside.model.errors import PortsideError
 
@@ -45,8 +46,14 @@ def of(session: Session, options: Options) -> dict[str, Any]:
         "pull": options.flag("pull"),
         "allow": allow,
         "tags": options.many("tag"),
+        "attests": {} if _is_question(options) else build_attests.of(options),
         "call": "check" if options.flag("check") else call.partition(",")[0],
     }
+
+
+def _is_question(options: Options) -> bool:
+    call = options.text("call", "build").partition(",")[0]
+    return options.flag("check") or call not in ("", "build")
 
 
 def _check(tags: list[str], allow: list[str], network: str) -> None:

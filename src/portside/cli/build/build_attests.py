@@ -1,0 +1,66 @@
+"""``--provenance``, ``--sbom`` and ``--attest``: what is attested of the image."""
+
+from __future__ import annotations
+
+import os
+
+from portside.cli.session import Failed
+from portside.model.golang.csv_line import csv
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from portside.flags.table import Options
+
+DEFAULT = "mode=min,inline-only=true"
+"""Provenance that an image has if nothing else is asked for."""
+_TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
+
+
+def of(options: Options) -> dict[str, str]:
+    """Attestations by kind, with their options. Raises Failed."""
+    found: dict[str, str | None] = {}
+    for text in options.many("attest"):
+        kind, value = _parsed(text)
+        if kind in found:
+            raise Failed(1, f"ERROR: failed to build: duplicate attestation field {kind}")
+        found[kind] = value
+    for kind in ("provenance", "sbom"):
+        if text := options.text(kind):
+            if kind in found:
+                raise Failed(1, f"ERROR: failed to build: duplicate attestation field {kind}")
+            found[kind] = _parsed(_shorthand(kind, text))[1]
+    wants_default = os.environ.get("BUILDX_NO_DEFAULT_ATTESTATIONS", "").lower() not in _TRUE
+    if "provenance" not in found and wants_default:
+        found["provenance"] = DEFAULT
+    return {kind: value for kind, value in found.items() if value is not None}
+
+
+def _shorthand(kind: str, text: str) -> str:
+    if text.lower() in _TRUE:
+        return f"type={kind}"
+    if text.lower() in _FALSE:
+        return f"type={kind},disabled=true"
+    return f"type={kind},{text}"
+
+
+def _parsed(text: str) -> tuple[str, str | None]:
+    """The kind and its options; None when it is disabled."""
+    try:
+        parts = csv(text)
+    except ValueError as err:
+        raise Failed(1, f"ERROR: {err}") from None
+    kind, rest, disabled = "", [], False
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise Failed(1, f"ERROR: failed to build: invalid value {part}")
+        key = key.strip().lower()
+        if key == "type":
+            kind = value
+        elif key == "disabled":
+            disabled = value.lower() in _TRUE
+        else:
+            rest.append(f"{key}={value}")
+    if not kind:
+        raise Failed(1, "ERROR: failed to build: attestation type not specified")
+    return kind, None if disabled else ",".join(rest)
