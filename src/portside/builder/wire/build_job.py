@@ -23,7 +23,7 @@ from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import StepSettings
 from portside.builder.solver.tree import Tree
 from portside.builder.wire import cache_options, definition_decoder
-from portside.builder.wire.client_content import ClientContent
+from portside.builder.wire.client_content import LAYOUT, ClientContent
 from portside.builder.wire.client_session import ClientSession
 from portside.builder.wire.file_transfer import receive_directory
 from portside.builder.wire.image_sources import with_images
@@ -93,7 +93,7 @@ class BuildJob:
         self._secrets = SessionSecrets(session, service.exec_root) if session is not None else None
         self.inputs = BuildInputs(
             fetch=self._fetch, settings=self._settings(), importing=self._importing,
-            content=lambda name: ClientContent(session, name) if session is not None else None,
+            content=self._layout,
             cache_from=cache_options.imports(request, session),
         )  # fmt: skip
         self.work: Workspace | None = None
@@ -177,6 +177,10 @@ class BuildJob:
         if self.session is None:
             raise NotFound("the build has no session: the client's files cannot be read")
         return self.session
+
+    def _layout(self, name: str) -> ClientContent | None:
+        """An OCI layout that the client offers."""
+        return ClientContent(self.session, LAYOUT + name) if self.session is not None else None
 
     # -- references ----------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from portside.model.errors import NotFound, PortsideError
 STORE = "buildkit-attachable-store-id"
 LOCAL = "local:"
 """Before the path, the name of a local cache's store."""
+LAYOUT = "oci:"
+"""Before the name of an OCI layout that is a context."""
 OUTPUT = "export"
 """The store of an output with ``tar=false``."""
 _SERVICE = "/containerd.services.content.v1.Content"
@@ -70,7 +72,10 @@ class ClientContent:
         ref = f"portside-{digest}"
         try:
             async with stream:
-                at = await self._begun(stream, ref, digest, size)
+                await self._told(stream, pb.WriteContentRequest(
+                    action=pb.STAT, ref=ref, total=size, expected=digest
+                ))  # fmt: skip
+                at = 0
                 async for piece in data:
                     for start in range(0, len(piece), MAX_PIECE):
                         part = piece[start : start + MAX_PIECE]
@@ -80,22 +85,14 @@ class ClientContent:
                         at += len(part)
                 await self._told(stream, pb.WriteContentRequest(
                     action=pb.COMMIT, ref=ref, offset=at, total=size, expected=digest
-                ))  # fmt: skip
-                await stream.end()
+                ), end=True)  # fmt: skip
         except _FAILURES as err:
             if isinstance(err, GRPCError) and err.status is Status.ALREADY_EXISTS:
                 return
             raise client_failure(err) from err
 
-    async def _begun(self, stream: Any, ref: str, digest: str, size: int) -> int:
-        """Begin anew, whatever an earlier attempt left behind."""
-        await self._told(stream, pb.WriteContentRequest(
-            action=pb.STAT, ref=ref, total=size, expected=digest
-        ))  # fmt: skip
-        return 0
-
-    async def _told(self, stream: Any, request: Any) -> Any:
-        await stream.send_message(request)
+    async def _told(self, stream: Any, request: Any, *, end: bool = False) -> Any:
+        await stream.send_message(request, end=end)
         found = await stream.recv_message()
         if found is None:
             raise PortsideError("the client ended the transfer of a blob")

@@ -6,7 +6,6 @@ tells which files of the context the plan reads, so that no others are sent.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import posixpath
@@ -15,16 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from portside.builder import llb
+from portside.builder.attestations.provenance import redacted
 from portside.builder.dockerfile import syntax
 from portside.builder.dockerfile.diagnostics import DockerfileError
-from portside.builder.dockerfile.frontend_values import FrontendOptions, NamedContext, Plan
+from portside.builder.dockerfile.frontend_values import FrontendOptions, Plan
 from portside.builder.frontend_attrs import FrontendAttrs, context_for, parse_attrs
+from portside.builder.git_urls import is_git_url
 from portside.builder.service import Context
-from portside.builder.wire import definition_decoder, subrequests
+from portside.builder.wire import subrequests
 from portside.builder.wire.build_job import BuildJob, Reference, Result
+from portside.builder.wire.named_contexts import NamedContexts
 from portside.builder.wire.progress_log import InternalStep, internal_vertex
 from portside.builder.wire.wire_errors import SourceFile
 from portside.model.dockerignore import Ignore, read_patterns
@@ -87,6 +87,8 @@ class DockerfileFrontend:
     async def _dockerfile(self) -> bytes:
         attrs = self._attrs
         if attrs.context and not attrs.context.startswith("local:"):
+            if is_git_url(attrs.context):
+                return await self._repository(attrs.context)
             return await self._remote()
         name = attrs.file
         own_ignore = f"{name}.dockerignore"
@@ -135,14 +137,28 @@ class DockerfileFrontend:
         job = self._job
         if url.startswith(PREFIX):
             stream = pull(job.client(), url.removeprefix(PREFIX))
-        elif url.startswith(("http://", "https://")) and not url.partition("#")[0].endswith(".git"):
+        elif url.startswith(("http://", "https://")):
             stream = fetch(url)
         else:
-            raise NotImplementedHere(f"build contexts from git are not supported yet: {url}")
+            raise InvalidParameter(f"the build context {url} is neither a URL nor a repository")
         with job.progress.step("[internal] load remote build context"):
             context = await job.stack.enter_async_context(
                 job.service.receive(stream, self._attrs.file)
             )
+        return self._has(context)
+
+    async def _repository(self, url: str) -> bytes:
+        """A context that is a folder of a git repository."""
+        job = self._job
+        with job.progress.step(f"[internal] load git source {redacted(url)}"):
+            context = await job.stack.enter_async_context(
+                job.service.check_out(url, self._attrs.file, job.inputs.settings.secrets)
+            )
+        return self._has(context)
+
+    def _has(self, context: Context) -> bytes:
+        """Use a context, and take the Dockerfile from it."""
+        job = self._job
         self._context = context
         job.inputs.local[self._attrs.context_name] = context.tree
         if context.dockerfile is None:
@@ -175,51 +191,14 @@ class DockerfileFrontend:
             patterns = read_patterns(self._ignore)
             ignore = Ignore(patterns) if patterns else None
             self._job.excludes[self._attrs.context_name] = tuple(patterns)
+        contexts = NamedContexts(self._job, self._attrs.contexts, self._raw, self._inputs)
         return replace(
             self._attrs.options,
             context=llb.local(self._attrs.context_name, label=label),
             ignore=ignore,
             platform=platform,
-            contexts=context_for(await self._contexts(), platform),
+            contexts=context_for(await contexts.of(platform), platform),
         )
-
-    async def _contexts(self) -> dict[str, NamedContext]:
-        found = {}
-        for name, value in self._attrs.contexts.items():
-            kind, _, rest = value.partition(":")
-            if kind == "docker-image":
-                found[name] = NamedContext(image=rest.removeprefix("//"))
-            elif kind == "local":
-                label = f"[context {name}] load from client"
-                found[name] = NamedContext(output=llb.local(rest, label=label))
-            elif kind == "input":
-                found[name] = await self._input(rest)
-            elif kind in ("http", "https"):
-                op = llb.SourceOp(identifier=value)
-                meta = llb.VertexMeta(name=f"[context {name}] {value}")
-                found[name] = NamedContext(output=llb.Vertex(op, meta=meta).output())
-            else:
-                raise NotImplementedHere(f"build contexts of the kind {kind!r} are not supported")
-        return found
-
-    async def _input(self, name: str) -> NamedContext:
-        """The result of another build of the same client."""
-        if name not in self._inputs:
-            raise InvalidParameter(f"the request has no input {name!r}")
-        output = definition_decoder.decode(self._inputs[name])
-        if output is not None:
-            output = await self._job.with_images(output)
-        return NamedContext(output=output, config=self._input_config(name))
-
-    def _input_config(self, name: str) -> ImageConfig | None:
-        text = self._raw.get(f"input-metadata:{name}", "")
-        if not text:
-            return None
-        try:
-            data = base64.b64decode(json.loads(text)["containerimage.config"])
-            return msgspec.json.decode(data, type=ImageConfig)
-        except (ValueError, KeyError, TypeError, msgspec.MsgspecError):
-            raise InvalidParameter(f"the metadata of input {name!r} is malformed") from None
 
     def _note_paths(self, output: llb.Output) -> None:
         """Ask only for what is copied; all of a directory that a step mounts."""
