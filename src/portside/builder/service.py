@@ -39,10 +39,11 @@ from portside.builder.git_urls import parse_git_url
 from portside.builder.layers.layer_blobs import Compression, LayerBlobs, LayerForm, forget_lost
 from portside.builder.results import BuildResult, CacheRequest, ExportRequest, PlatformResult
 from portside.builder.solver.build_events import Report, silent
-from portside.builder.solver.build_jobs import OpenContext, ReceiveContext, Received
+from portside.builder.solver.build_jobs import OpenContext, ReceiveContext
 from portside.builder.solver.cache_records import CACHE_MOUNT, KIND, CacheRecord, CacheStore
 from portside.builder.solver.git_source import GitSource
 from portside.builder.solver.http_source import HttpSource
+from portside.builder.solver.job_values import Received
 from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.operations import BuildInputs, OperationSet
 from portside.builder.solver.solver import Build, Solver

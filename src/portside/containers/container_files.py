@@ -15,8 +15,7 @@ from portside.model.container import ContainerConfig
 from portside.model.errors import Conflict, Forbidden, InvalidParameter
 from portside.model.idmap import IDMappings
 from portside.model.reference import Reference
-from portside.store.archive_values import Change
-from portside.store.container_archive import PathStat, View, ViewMount
+from portside.store.archive_values import Change, PathStat, View, ViewMount
 from portside.store.failpoints import reach
 
 

@@ -57,8 +57,7 @@ from portside.model.instance import Instance
 from portside.model.network import EndpointSettings
 from portside.model.platform import Platform
 from portside.model.stats import StatsResponse
-from portside.store.archive_values import Change
-from portside.store.container_archive import PathStat
+from portside.store.archive_values import Change, PathStat
 from portside.store.store import Store
 
 if TYPE_CHECKING:

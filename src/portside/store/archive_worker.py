@@ -7,6 +7,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,12 +16,15 @@ from portside.kernel.idmapped import map_owners
 from portside.kernel.process import CLONE_NEWNS, unshare
 from portside.model.errors import InvalidParameter, NotFound, NotRunning, SystemFailure
 from portside.model.golang.timestamps import format_rfc3339
-from portside.store.container_archive import PathStat, PutArchive, View, go_mode
+from portside.store.archive_values import PathStat, View, go_mode
 from portside.store.decompress import plain
 from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
 from portside.store.tar_pack import TarWriter
 from portside.store.tar_reader import TarReader
 from portside.store.tar_unpack import Unpacker
+
+if TYPE_CHECKING:
+    from portside.store.container_archive import PutArchive
 
 MAX_LINKS = 255
 """Links followed to tell where one leads, as Docker's own limit."""

@@ -13,52 +13,9 @@ from typing import ClassVar
 
 import msgspec
 
-from portside.model.ociruntime import IDMapping
-from portside.model.rootfs import Rootfs
-from portside.store.archive_values import Limits
+from portside.store.archive_values import Limits, PathStat, View
 from portside.store.job_streams import JobStream
 from portside.store.worker_pool import Job, Workers
-
-
-class PathStat(msgspec.Struct, frozen=True):
-    """``X-Docker-Container-Path-Stat`` (as JSON, in base64)."""
-
-    name: str
-    size: int
-    mode: int
-    """Go's os.FileMode."""
-    mtime: str
-    """RFC 3339 with nanoseconds."""
-    link_target: str = msgspec.field(name="linkTarget")
-    """For a link: where it leads, inside the container."""
-
-
-class ViewMount(msgspec.Struct, frozen=True):
-    """Something mounted into a container, for looking at it while it is stopped."""
-
-    source: str
-    """Directory or file on the host."""
-    destination: str
-    """Path in the container."""
-    read_only: bool = False
-    uid_mappings: tuple[IDMapping, ...] = ()
-    """Show the files' owners moved so: the host's as the container's."""
-    gid_mappings: tuple[IDMapping, ...] = ()
-
-
-class View(msgspec.Struct, frozen=True):
-    """A container's files: of the running process ``pid`` (0: none), else of ``rootfs`` with
-    what will be mounted in it. A process that has ended meanwhile counts as none. ``name`` is
-    for messages."""
-
-    name: str
-    pid: int = 0
-    rootfs: Rootfs | None = None
-    mounts: tuple[ViewMount, ...] = ()
-    read_only: bool = False
-    """The root itself cannot be written; what is mounted in it can."""
-    working_dir: str = ""
-    """Made when it is missing: the first start would, and files are put there before it."""
 
 
 class StatPath(Job, kw_only=True):
@@ -190,23 +147,3 @@ async def _feed(writer: asyncio.StreamWriter, data: AsyncIterable[bytes]) -> Non
     async for piece in data:
         writer.write(piece)
         await writer.drain()
-
-
-def go_mode(mode: int) -> int:
-    """A st_mode as Go's os.FileMode."""
-    import stat
-
-    kinds = {
-        stat.S_IFDIR: 1 << 31,
-        stat.S_IFLNK: 1 << 27,
-        stat.S_IFBLK: 1 << 26,
-        stat.S_IFCHR: 1 << 26 | 1 << 21,
-        stat.S_IFIFO: 1 << 25,
-        stat.S_IFSOCK: 1 << 24,
-    }
-    bits = ((stat.S_ISUID, 1 << 23), (stat.S_ISGID, 1 << 22), (stat.S_ISVTX, 1 << 20))
-    result = mode & 0o777 | kinds.get(stat.S_IFMT(mode), 0)
-    for theirs, ours in bits:
-        if mode & theirs:
-            result |= ours
-    return result

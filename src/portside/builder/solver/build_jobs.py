@@ -5,39 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-import msgspec
-
-from portside.builder.llb import Action, CopyAction
+from portside.builder.llb import CopyAction
+from portside.builder.solver.job_values import Placed, Received, Sealed
 from portside.model.rootfs import Rootfs
 from portside.store.archive_values import Limits
 from portside.store.worker_pool import Job
 
 Progress = Callable[[int], None]
-
-
-class Sealed(msgspec.Struct, frozen=True):
-    """A writable layer that will not change any more, as a blob."""
-
-    diff_id: str
-    digest: str
-    """Of its gzip blob; empty for a large layer, which is compressed when an image needs it."""
-    size: int
-    """Bytes of that blob."""
-    content: str
-    """Digest of what the layer holds, without times."""
-    tree_size: int
-    """Bytes of its files."""
-    is_empty: bool = False
-    sources: str = ""
-    """Of a file operation: ``file:<hex>``, ``dir:<hex>`` or ``multi:<hex>`` for the sources, as
-    the classic builder's history names them."""
-
-
-class Placed(msgspec.Struct, frozen=True):
-    """An action with the root that it copies from, by number; -1 for none."""
-
-    action: Action
-    source: int = -1
 
 
 class SealLayer(Job, kw_only=True):
@@ -116,15 +90,6 @@ class InitCache(Job, kw_only=True):
         from portside.builder.solver.file_worker import init_cache
 
         return init_cache(self)
-
-
-class Received(msgspec.Struct, frozen=True):
-    """What was found in a context."""
-
-    dockerfile: bytes | None = None
-    """None when there is no such file."""
-    ignore: str = ""
-    """Text of its ignore file."""
 
 
 class ReceiveContext(Job, kw_only=True):

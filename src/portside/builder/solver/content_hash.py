@@ -6,17 +6,20 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from portside.builder.llb import CopyAction
-from portside.builder.solver.build_jobs import HashContent
 from portside.builder.solver.copy_selection import Selected, Selection
 from portside.model.dockerignore import Ignore
 from portside.model.errors import NotFound
 from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
 from portside.store.tar_pack import read_xattrs
 from portside.store.trees import OPEN_FILE
+
+if TYPE_CHECKING:
+    from portside.builder.solver.build_jobs import HashContent
 
 PIECE = 1 << 20
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from portside.builder.solver.build_jobs import ReceiveContext, Received
+from portside.builder.solver.job_values import Received
 from portside.model.dockerignore import Ignore, read_patterns
 from portside.store.decompress import detect, plain
 from portside.store.roots import OPEN_DIR, missing, open_beneath
@@ -15,6 +16,9 @@ from portside.store.tar_format import Malformed, parse_header
 from portside.store.tar_reader import TarReader
 from portside.store.tar_unpack import Unpacker
 from portside.store.trees import OPEN_FILE, remove
+
+if TYPE_CHECKING:
+    from portside.builder.solver.build_jobs import ReceiveContext
 
 MAX_IGNORE = 4 << 20
 """Bytes of an ignore file."""

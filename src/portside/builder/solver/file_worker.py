@@ -9,6 +9,7 @@ import posixpath
 import re
 import stat
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,9 +23,9 @@ from portside.builder.llb import (
     Symlink,
     UserOpt,
 )
-from portside.builder.solver.build_jobs import InitCache, RunFileOp, Sealed, SnapshotContext
 from portside.builder.solver.content_hash import ContentHash
 from portside.builder.solver.copy_selection import NOTHING, Entry, Selected, Selection
+from portside.builder.solver.job_values import Sealed
 from portside.builder.solver.layer_seal import seal
 from portside.model.dockerignore import Ignore
 from portside.model.errors import InvalidParameter, NotFound, SystemFailure
@@ -34,6 +35,9 @@ from portside.store.tar_format import parse_header
 from portside.store.tar_reader import TarReader
 from portside.store.tar_unpack import Unpacker
 from portside.store.trees import OPEN_FILE, copy_attributes, copy_data, copy_into, remove
+
+if TYPE_CHECKING:
+    from portside.builder.solver.build_jobs import InitCache, RunFileOp, SnapshotContext
 
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SYMBOLIC = re.compile(r"([ugoa]*)((?:[-+=][rwxXst]*)+)")

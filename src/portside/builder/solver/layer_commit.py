@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from portside.builder.solver.build_jobs import Placed, RunFileOp, Sealed, SealLayer
+from portside.builder.solver.build_jobs import RunFileOp, SealLayer
+from portside.builder.solver.job_values import Placed, Sealed
 from portside.builder.solver.solver import Made
 from portside.builder.solver.tree import Tree
 from portside.model.digest import Digest

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
-from portside.builder.solver.build_jobs import Sealed, SealLayer
 from portside.builder.solver.content_hash import ContentHash
+from portside.builder.solver.job_values import Sealed
 from portside.builder.solver.layer_pack import pack
 from portside.kernel.openat2 import openat2
 from portside.store.overlay_changes import pack_changes
 from portside.store.roots import OPEN_DIR
 from portside.store.trees import BELOW, measure
+
+if TYPE_CHECKING:
+    from portside.builder.solver.build_jobs import SealLayer
 
 EMPTY_SIZE = 1024
 """Bytes of a tar without an entry, as we write it."""

@@ -16,8 +16,9 @@ from portside.builder.layers.layer_blobs import LayerBlobs, difference
 from portside.builder.llb import Vertex
 from portside.builder.results import CacheRequest, ContentStore
 from portside.builder.solver.build_events import Report
-from portside.builder.solver.build_jobs import HashContent, Placed, SnapshotContext
+from portside.builder.solver.build_jobs import HashContent, SnapshotContext
 from portside.builder.solver.git_source import GitSource, git_source
+from portside.builder.solver.job_values import Placed
 from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.layout_source import LayoutSource
 from portside.builder.solver.solver import Made, Operations
