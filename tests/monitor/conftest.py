@@ -16,7 +16,7 @@ def monitor(
 ) -> Iterator[RunningMonitor]:
     directory = tmp_path_factory.mktemp("monitor")
     running = RunningMonitor(
-        directory, "--interval", "200ms", "--details-interval", "500ms", "--history",
+        directory, "--interval", "200ms", "--details-interval", "500ms", "--logs", "--history",
         str(directory / "history.db"), engine=engine.host,
     ).start()  # fmt: skip
     yield running

@@ -4,92 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import http.client
 import json
-import os
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browserkit import Driver
 
 from registry.conftest import Client
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage",
-)  # fmt: skip
-
-
-class Driver:
-    """Chromium through chromedriver, in the words of the WebDriver protocol."""
-
-    def __init__(self, profile: Path) -> None:
-        program, browser = shutil.which("chromedriver"), shutil.which("chromium")
-        if program is None or browser is None:
-            pytest.skip("needs chromium and chromedriver (Debian: chromium chromium-driver)")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        home = {**os.environ, "HOME": str(profile)}
-        self._process = subprocess.Popen(
-            [program, f"--port={self._port}"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=home,
-        )  # fmt: skip
-        options = {
-            "binary": browser,
-            "args": [*FLAGS, f"--user-data-dir={profile}"],
-        }
-        self._session = ""
-        wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
-        self._session = self._begin(wanted)["sessionId"]
-
-    def _begin(self, wanted: Any) -> Any:
-        until = time.monotonic() + 60
-        while True:
-            try:
-                return self("POST", "/session", wanted)
-            except ConnectionError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
-
-    def __call__(self, method: str, path: str, body: Any = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
-        where = path if path == "/session" else f"/session/{self._session}{path}"
-        data = json.dumps(body if body is not None else {}) if method == "POST" else None
-        connection.request(method, where, data, {"Content-Type": "application/json"})
-        value = json.loads(connection.getresponse().read())["value"]
-        connection.close()
-        if isinstance(value, dict) and "error" in value:
-            raise AssertionError(f"{method} {path}: {value['error']}: {value['message']}")
-        return value
-
-    def run(self, script: str) -> Any:
-        return self("POST", "/execute/sync", {"script": script, "args": []})
-
-    def until(self, script: str) -> Any:
-        """What the script returns once that is true."""
-        deadline = time.monotonic() + 30
-        while not (value := self.run(f"return {script}")):
-            if time.monotonic() > deadline:
-                page = self.run("return document.body.innerText")
-                raise AssertionError(f"never true: {script}\n{page}")
-            time.sleep(0.05)
-        return value
-
-    def close(self) -> None:
-        try:
-            if self._session:
-                self("DELETE", "")
-        finally:
-            self._process.terminate()
-            self._process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ one way::
 
     group_tree ─► group_reader ─► collector ─► history, live_events, exporters, early_warning
     engine_watch ─► collector (names, images, labels, health: values of ContainerFacts)
-    http_server ─► cadvisor (JSON and metrics of cAdvisor), own_api (JSON for pages), first_page
+    http_server ─► cadvisor (JSON and metrics of cAdvisor), own_api (JSON for pages), page_files
 
 * ``samples``: :class:`Sample`, one look at one group, packed; ``series`` are the numbers that
   charts show, :class:`Point`.

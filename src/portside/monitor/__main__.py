@@ -42,6 +42,8 @@ _TABLE = """
       --htpasswd string            File of users (bcrypt) who may look
       --token-file string          File of bearer tokens, one a line
       --insecure                   Serve other machines without TLS or authentication
+      --logs                       Show containers' logs on the page (default: only with
+                                   --htpasswd, --token-file or --tls-client-ca)
       --exporter list              Send metrics: KIND=URL with otlp, influxdb, influxdb2, statsd,
                                    jsonlines or redis; options in --config
       --webhook list               URL that warnings are sent to, in Alertmanager's format
@@ -131,6 +133,8 @@ def values_of(options: Options) -> dict[str, Any]:
             values[name] = options.text(flag)
     if options.given("dynamic"):
         values["dynamic"] = options.flag("dynamic")
+    if options.given("logs"):
+        values["logs"] = options.flag("logs")
     if options.flag("containers-only"):
         values["docker_only"] = True
     if options.flag("insecure"):

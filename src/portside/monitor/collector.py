@@ -275,6 +275,10 @@ class Collector:
                 del self.facts[identifier]
 
     def engine_event(self, event: EngineEvent) -> None:
+        """Keep and tell what happened. Runs of exec are not kept: health checks make three of
+        them each time, and what is worth reading would be lost among them."""
+        if event.action.startswith("exec_"):
+            return
         group = self.by_container.get(event.id)
         name = group.name if group is not None else event.attributes.get("name", event.id)
         self.note(

@@ -158,15 +158,9 @@ class EngineWatch:
         self._stopped.set()
         stream = self._stream
         if stream is not None:
-            import socket
+            from portside.monitor.engine_questions import shut_down
 
-            try:
-                # Closing alone does not wake a thread that is in recv(2).
-                held = socket.socket(fileno=os.dup(stream.fileno()))
-                held.shutdown(socket.SHUT_RDWR)
-                held.close()
-            except OSError:
-                pass
+            shut_down(stream)
 
     def client(self) -> Client:
         """A client of this engine, for a single caller."""

@@ -13,8 +13,8 @@ import portside
 from portside.monitor import own_api
 from portside.monitor.access import Access
 from portside.monitor.cadvisor import exposition, remote_api
-from portside.monitor.first_page import page_routes
 from portside.monitor.monitor_context import MONITOR, Monitor, monitor_of
+from portside.monitor.page_files import page_routes
 from portside.monitor.validate_report import report
 
 _LOG = logging.getLogger("portside.monitor")

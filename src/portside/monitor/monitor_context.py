@@ -6,11 +6,12 @@ import functools
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from aiohttp import web
 
+from portside.client.client import Client
 from portside.monitor.cadvisor.exposition import Exposition, label_text
 from portside.monitor.collector import Collector, Group
 from portside.monitor.early_warning import Alert, EarlyWarning
@@ -38,6 +39,9 @@ class Monitor:
         self.history: HistoryFile | None = None
         self.exporters: list[Exporter] = []
         self.webhooks: Webhooks | None = None
+        self.engine: Callable[[], Client] | None = None
+        """Makes a client of the engine, for one caller."""
+        self.shows_logs = False
         self._machine: MachineInfo | None = None
         self._machine_time = 0.0
 

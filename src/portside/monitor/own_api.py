@@ -5,8 +5,14 @@
                             ``?containers=1``: containers only
 ``GET group?name=N``        :class:`GroupDetail`; N is a group's path, or a container's name or ID
 ``GET history?name=N``      :class:`~portside.monitor.history.Chart` of each name (repeat it for
-                            several); ``window`` (``2m``, ``1h``, ``7d``), ``points``, ``series``
+                            several: those that are gone are left out); ``window`` (``2m``,
+                            ``1h``, ``7d``), ``points``, ``series``
 ``GET processes?name=N``    processes, as cAdvisor's ``ps``
+``GET container?name=N``    :class:`~portside.monitor.engine_questions.ContainerPage`: how the
+                            engine made it
+``GET explain?name=N``      the container in the kernel's terms (``portside explain``)
+``GET logs?name=N``         server-sent events: ``lines`` (``[[text, is_error], …]``), then
+                            ``end``; ``tail`` lines to begin with. Only where logs are shown
 ``GET alerts``              warnings that are on, and the last that ended
 ``GET events``              what happened, newest last; ``limit``, ``name``
 ``GET live``                server-sent events: ``points`` every interval
@@ -16,11 +22,13 @@
 ``GET about``               version, series and their order, intervals, the engine
 ==========================  =====================================================================
 
-Errors are ``{"message": …}``: 400 for a bad parameter, 404 for an unknown name.
+Errors are ``{"message": …}``: 400 for a bad parameter, 403 where logs are not shown, 404 for an
+unknown name, 503 while the engine is away.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -29,12 +37,21 @@ import msgspec
 from aiohttp import web
 
 import portside
-from portside.model.errors import InvalidParameter, NotFound
+from portside.client.client import Client as EngineClient
+from portside.client.errors import Refused
+from portside.model.errors import InvalidParameter, NotFound, Unavailable
+from portside.monitor.cadvisor.container_json import environment_of
 from portside.monitor.collector import Group, MonitorEvent
+from portside.monitor.engine_questions import (
+    MOST_TAIL,
+    LogTail,
+    container_page,
+    explanation,
+)
 from portside.monitor.engine_watch import ContainerFacts
 from portside.monitor.group_spec import GroupSpec
 from portside.monitor.history import MOST_POINTS, chart
-from portside.monitor.live_events import MOST_CLIENTS, Client
+from portside.monitor.live_events import MOST_CLIENTS, Client, message
 from portside.monitor.monitor_context import Monitor, json_response, monitor_of
 from portside.monitor.process_reader import ProcessInfo, processes
 from portside.monitor.samples import SERIES, View, view
@@ -147,6 +164,10 @@ def checked(handler: Handler) -> Handler:
             return json_response({"message": str(err)}, 400)
         except NotFound as err:
             return json_response({"message": str(err)}, 404)
+        except Refused as err:
+            return json_response({"message": str(err)}, 404 if err.status == 404 else 502)
+        except Unavailable as err:
+            return json_response({"message": str(err)}, 503)
 
     return call
 
@@ -168,7 +189,7 @@ async def _detail(request: web.Request) -> web.StreamResponse:
         GroupDetail(
             row_of(group),
             group.spec,
-            group.facts,
+            _facts_of(monitor, group),
             view(last) if last else None,
             [child.name for child in monitor.children(group)],
             group.interval,
@@ -176,12 +197,23 @@ async def _detail(request: web.Request) -> web.StreamResponse:
     )
 
 
+def _facts_of(monitor: Monitor, group: Group) -> ContainerFacts | None:
+    """Facts without environment variables, save those that the settings name."""
+    if group.facts is None:
+        return None
+    shown = environment_of(group, monitor.settings)
+    return msgspec.structs.replace(group.facts, environment=shown)
+
+
 async def _history(request: web.Request) -> web.StreamResponse:
     monitor, query = monitor_of(request), request.query
     names = query.getall("name", [])
     if len(names) > _MOST_NAMES:
         raise InvalidParameter(f"at most {_MOST_NAMES} names in one request")
-    groups = [_group(monitor, name) for name in names or [""]]
+    if len(names) > 1:  # groups that are gone meanwhile are left out
+        groups = [group for name in names if (group := monitor.find(name)) is not None]
+    else:
+        groups = [_group(monitor, name) for name in names or [""]]
     window = window_of(query.get("window", ""))
     points = whole_number(query.get("points", ""), "points", MOST_POINTS, 240)
     wanted = query.get("series", "")
@@ -210,13 +242,74 @@ def process_list(monitor: Monitor, group: Group) -> list[ProcessInfo]:
     return processes(monitor.settings.host_proc, pids, group.name)
 
 
+def _of_container(monitor: Monitor, name: str) -> tuple[Callable[[], EngineClient], str]:
+    """How to ask the engine, and the container's ID; also of one that does not run."""
+    group = monitor.find(name) if name else None
+    identifier = group.container if group is not None else ""
+    if not identifier:
+        known = monitor.collector.facts.values()
+        identifier = next((facts.id for facts in known if name in (facts.name, facts.id)), "")
+    if not identifier:
+        raise NotFound(f"unknown container: {name[:200]}")
+    if monitor.engine is None:
+        raise Unavailable("the engine is not known yet")
+    return monitor.engine, identifier
+
+
+async def _container(request: web.Request) -> web.StreamResponse:
+    client, identifier = _of_container(monitor_of(request), request.query.get("name", ""))
+    return json_response(await asyncio.to_thread(lambda: container_page(client(), identifier)))
+
+
+async def _explain(request: web.Request) -> web.StreamResponse:
+    client, identifier = _of_container(monitor_of(request), request.query.get("name", ""))
+    return json_response(await asyncio.to_thread(lambda: explanation(client(), identifier)))
+
+
+async def _logs(request: web.Request) -> web.StreamResponse:
+    monitor, query = monitor_of(request), request.query
+    if not monitor.shows_logs:
+        text = "logs are shown to authenticated users only: start the monitor with --htpasswd, \
+--token-file or --tls-client-ca, or with --logs to show them to everybody who reaches it"
+        return json_response({"message": text}, 403)
+    client, identifier = _of_container(monitor, query.get("name", ""))
+    tail = whole_number(query.get("tail", ""), "tail", MOST_TAIL, 200)
+    response = _event_stream()
+    await response.prepare(request)
+    log = LogTail(client, identifier, tail)
+    try:
+        async for lines in log.lines():
+            await response.write(message("lines", lines))
+        await response.write(message("end", {"message": ""}))
+    except (Refused, Unavailable) as err:
+        await response.write(message("end", {"message": str(err)}))
+    except ConnectionError:
+        return response
+    finally:
+        log.close()
+    return response
+
+
+def _event_stream() -> web.StreamResponse:
+    return web.StreamResponse(
+        headers={
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+        }
+    )
+
+
 async def _events(request: web.Request) -> web.StreamResponse:
     monitor, query = monitor_of(request), request.query
     most = whole_number(query.get("limit", ""), "limit", _MOST_EVENTS, 100)
     found: list[MonitorEvent] = list(monitor.collector.events)
     if name := query.get("name"):
-        path = _group(monitor, name).name
+        group = monitor.find(name)
+        path = group.name if group is not None else name
         found = [event for event in found if event.group == path]
+        if group is None and not found:  # groups that are gone have events still
+            _group(monitor, name)
     return json_response(found[-most:])
 
 
@@ -235,6 +328,7 @@ async def _about(request: web.Request) -> web.StreamResponse:
         "kept": seconds(settings.kept),
         "disk": bool(settings.history),
         "cgroup": collector.layout.mode,
+        "logs": monitor.shows_logs,
         "engine": collector.engine if collector.engine_reached else None,
         "groups": len(collector.groups),
         "containers": len(collector.by_container),
@@ -250,13 +344,7 @@ async def _live(request: web.Request) -> web.StreamResponse:
     names = query.getall("name", [])
     wanted = frozenset(_group(monitor, name).name for name in names[:_MOST_NAMES])
     client = Client(wanted if names else None, query.get("containers") == "1")
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream",
-            "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",
-        }
-    )
+    response = _event_stream()
     await response.prepare(request)
     monitor.live.clients.add(client)
     try:
@@ -275,6 +363,7 @@ def routes() -> list[web.RouteDef]:
         for name, handler in (
             ("groups", _groups), ("group", _detail), ("history", _history),
             ("processes", _processes), ("events", _events), ("alerts", _alerts),
+            ("container", _container), ("explain", _explain), ("logs", _logs),
             ("about", _about), ("live", _live),
         )
     ]  # fmt: skip

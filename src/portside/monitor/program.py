@@ -87,6 +87,8 @@ class Program:
         check_exposure(settings, self.access, self.context)
         self.collector = Collector(settings, layout_below(settings.host_root))
         self.monitor = Monitor(settings, self.collector)
+        restricted = not self.access.is_open or bool(authorities)
+        self.monitor.shows_logs = restricted if settings.logs is None else settings.logs
         for endpoint in settings.exporters:
             self.monitor.exporters.append(Exporter(endpoint, self.collector))
         if settings.history:
@@ -143,6 +145,7 @@ class Program:
         watch = EngineWatch(
             self.settings.engine, self.settings.host_root, bridge(self.collector, loop)
         )
+        self.monitor.engine = watch.client
         self.collector.start()
         watch.start()
         alerts = EngineAlerts(watch)

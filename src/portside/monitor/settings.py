@@ -103,6 +103,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file with bearer tokens, one a line."""
     insecure: bool = False
     """Listen beyond loopback without TLS or authentication."""
+    logs: bool | None = None
+    """Whether the page shows containers' logs; None: only where users are authenticated."""
     exporters: tuple[Endpoint, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
     rules: dict[str, Rule] = {}

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 _COLORS = ("36", "33", "32", "35", "34", "36;1", "33;1", "32;1", "35;1", "34;1")
-_HEAD = 8
-_STDERR = 2
 
 
 class LogPrinter:
@@ -70,41 +68,3 @@ def _now() -> str:
     now = time.time_ns()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
     return f"{stamp}.{now % 10**9:09d}Z"
-
-
-class Lines:
-    """Splits a stream into lines; frames (an 8-byte head before each piece) are undone."""
-
-    def __init__(self, framed: bool) -> None:
-        self._framed = framed
-        self._data = b""
-        self._rest = [b"", b""]
-
-    def feed(self, data: bytes) -> Iterable[tuple[str, bool]]:
-        """The lines that are complete now, and whether each is of standard error."""
-        if not self._framed:
-            yield from self._split(data, False)
-            return
-        self._data += data
-        while len(self._data) >= _HEAD:
-            size = int.from_bytes(self._data[4:_HEAD], "big")
-            if len(self._data) < _HEAD + size:
-                return
-            is_error = self._data[0] == _STDERR
-            piece, self._data = self._data[_HEAD : _HEAD + size], self._data[_HEAD + size :]
-            yield from self._split(piece, is_error)
-
-    def _split(self, data: bytes, is_error: bool) -> Iterable[tuple[str, bool]]:
-        *whole, self._rest[is_error] = (self._rest[is_error] + data).split(b"\n")
-        for line in whole:
-            yield _text(line), is_error
-
-    def end(self) -> Iterable[tuple[str, bool]]:
-        """Lines that have no end."""
-        for is_error, rest in zip((False, True), self._rest, strict=True):
-            if rest:
-                yield _text(rest), is_error
-
-
-def _text(line: bytes) -> str:
-    return line.decode(errors="replace").removesuffix("\r")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from portside.cli.compose.log_lines import Lines, LogPrinter
+from portside.cli.compose.log_lines import LogPrinter
 from portside.client.client import path_of
+from portside.client.framed_lines import Lines
 from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False

@@ -75,8 +75,8 @@ def _print_all(
     import heapq
 
     def entries(item: Container) -> Iterator[tuple[str, str, str]]:
-        from portside.cli.compose.log_lines import Lines
         from portside.cli.compose.log_streams import open_log
+        from portside.client.framed_lines import Lines
 
         response, framed = open_log(
             session.another_client(), item.id, {**query, "timestamps": True}

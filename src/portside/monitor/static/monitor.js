@@ -1,61 +1,171 @@
+// The pages: /containers/ (machine and control groups), /docker/ (containers), one of each.
 "use strict";
-const prefix = document.querySelector("meta[name=prefix]").content;
-const api = prefix + "/api/portside/v1/";
-const onlyContainers = location.pathname.slice(prefix.length).startsWith("/docker");
-const rows = new Map();
-let series = [];
 
-function bytes(value) {
-  let unit = 0;
-  while (value >= 1024 && unit < 4) { value /= 1024; unit++; }
-  return (unit ? value.toFixed(1) : Math.round(value)) + " " + ["B", "KiB", "MiB", "GiB", "TiB"][unit];
+import { Chart, ChartFeed } from "./charts.js";
+import { GroupPage } from "./group_page.js";
+import { GroupTable } from "./group_table.js";
+import { $, ask, bytes, calm, clock, cores, element, fail, follow, on, plural, prefix, seconds, setText, state, value } from "./shared.js";
+
+const WINDOWS = [["2m", "2 minutes"], ["10m", "10 minutes"], ["1h", "1 hour"], ["6h", "6 hours"], ["1d", "1 day"], ["7d", "7 days"]];
+const path = decodeURIComponent(location.pathname.slice(prefix.length));
+const [, section, ...parts] = path.split("/");
+const wanted = parts.filter(Boolean).join("/");
+const isContainers = section === "docker";
+
+// -- warnings -------------------------------------------------------------------------------------
+
+async function showAlerts(only = null) {
+  const found = await ask("alerts");
+  const mine = (alert) => only === null || alert.group === only;
+  const made = found.firing.filter(mine).map((alert) => {
+    const node = element("article", null, { class: `alert ${alert.severity}` },
+      element("b", alert.severity === "critical" ? "Critical: " : "Warning: "), element("span", alert.summary),
+      element("p", alert.advice), element("small", `since ${clock(alert.started)}, rule ${alert.rule}`));
+    return node;
+  });
+  const ended = found.ended.filter(mine).slice(-20).reverse();
+  if (ended.length) {
+    made.push(element("details", null, { class: "ended" }, element("summary", plural(ended.length, "warning that ended", "warnings that ended")),
+      ...ended.map((alert) => element("p", `${clock(alert.started)} to ${clock(alert.ended)}: ${alert.summary}`, { class: "quiet" }))));
+  }
+  $("alerts").replaceChildren(...made);
 }
 
-function fill(cells, point) {
-  const value = name => point[series.indexOf(name)];
-  const texts = [value("cpu").toFixed(2), bytes(value("memory")), null,
-    bytes(value("net_rx")), bytes(value("net_tx")), String(value("threads"))];
-  texts.forEach((text, number) => { if (text !== null) cells[number + 3].textContent = text; });
-}
+// -- several containers in one chart ------------------------------------------------------------------
 
-async function list() {
-  const found = await (await fetch(api + "groups" + (onlyContainers ? "?containers=1" : ""))).json();
-  const body = document.getElementById("rows");
-  body.replaceChildren();
-  rows.clear();
-  for (const group of found) {
-    const row = body.insertRow();
-    const cells = Array.from({length: 9}, () => row.insertCell());
-    cells[0].textContent = group.shown;
-    cells[0].title = group.name;
-    cells[1].textContent = group.image;
-    cells[2].textContent = [group.state, group.health].filter(Boolean).join(", ");
-    cells[5].textContent = group.memory_limit ? bytes(group.memory_limit) : "";
-    fill(cells, group.point);
-    rows.set(group.name, cells);
+class Comparison {
+  constructor(place, groups) {
+    this.groups = groups;
+    this.box = element("section", null, { class: "panel", hidden: true, "aria-label": "Comparison" });
+    place.append(this.box);
+    this.feed = null;
+  }
+
+  show(names) {
+    clearTimeout(this.feed?.timer);
+    this.feed = null;
+    this.box.replaceChildren();
+    this.box.hidden = names.length === 0;
+    const address = new URL(location);
+    if (names.length) address.searchParams.set("compare", names.map((name) => this.groups.get(name)?.row.shown ?? name).join(","));
+    else address.searchParams.delete("compare");
+    history.replaceState(null, "", address);
+    if (!names.length) return;
+    this.box.append(element("h2", `Comparison of ${plural(names.length, "container")}`));
+    const charts = element("div", null, { class: "charts" });
+    this.box.append(charts);
+    const of = (title, kind, key, note = "") => new Chart(charts, {
+      title, kind, note,
+      lines: names.map((name, at) => ({ label: this.groups.get(name).row.shown, key, group: name, color: `--c${at % 8}` })),
+    });
+    this.feed = new ChartFeed(names, [of("CPU", "cores", "cpu", "cores"), of("Memory", "bytes", "memory"), of("Received", "rate", "net_rx"), of("Written", "rate", "io_write")]);
+    this.feed.load().catch(fail);
   }
 }
 
-async function alerts() {
-  const found = await (await fetch(api + "alerts")).json();
-  document.getElementById("alerts").replaceChildren(...found.firing.map(alert => {
-    const line = document.createElement("p");
-    line.textContent = alert.summary + " " + alert.advice;
-    return line;
-  }));
+// -- the list of containers ---------------------------------------------------------------------------
+
+function showContainers(view, first) {
+  document.title = "Containers – Monitor";
+  const totals = element("div", null, { class: "gauges" });
+  const tile = (title) => {
+    const number = element("b");
+    const note = element("span", null, { class: "quiet" });
+    totals.append(element("div", null, { class: "gauge" }, element("h3", title), number, note));
+    return (text, more) => { setText(number, text); setText(note, more); };
+  };
+  const tiles = { count: tile("Containers"), cpu: tile("CPU"), memory: tile("Memory"), alerts: tile("Warnings") };
+  const compared = new Set();
+  view.append(element("div", null, { class: "title" }, element("h2", "Containers")), totals);
+  const table = new GroupTable(element("div"), { compared });
+  const comparison = new Comparison(view, table.rows);
+  const place = element("section", null, { class: "panel", "aria-label": "Containers" });
+  place.append(...table.table.parentElement.parentElement.childNodes);
+  view.append(place, element("p", "/ filter · ↑ ↓ rows · Enter open · c compare", { class: "quiet keys" }));
+  table.onCompare = () => comparison.show([...compared]);
+  table.set(first);
+  const asked = (new URL(location).searchParams.get("compare") ?? "").split(",").filter(Boolean);
+  for (const known of table.rows.values()) {
+    if (asked.includes(known.row.shown) && compared.size < 8) { compared.add(known.row.name); known.box.checked = true; }
+  }
+  if (compared.size) comparison.show([...compared]);
+  const sum = () => {
+    let [cpu, memory, running] = [0, 0, 0];
+    for (const { row } of table.rows.values()) { cpu += value(row.point, "cpu"); memory += value(row.point, "working_set"); running += row.state === "running"; }
+    const { machine } = state.about;
+    tiles.count(String(table.rows.size), `${running} running`);
+    tiles.cpu(`${cores(cpu)} cores`, `of ${machine.num_cores}`);
+    tiles.memory(bytes(memory), `of ${bytes(machine.memory_capacity)}`);
+    tiles.alerts(String($("alerts").querySelectorAll("article").length), "see above");
+  };
+  sum();
+  on("points", ({ time, points }) => { table.take(points); comparison.feed?.take(time, points); sum(); });
+  const again = calm(() => ask("groups", { containers: 1 }).then((rows) => table.set(rows)).catch(fail), 1500);
+  on("groups", again);
+  onWindow(() => comparison.feed?.load().catch(fail));
+  follow([["containers", "1"]]);
+}
+
+// -- the machine, and control groups -----------------------------------------------------------------
+
+async function showGroup(view, detail) {
+  const page = new GroupPage(view, detail);
+  on("points", (message) => page.take(message));
+  onWindow(() => page.feed.load().catch(fail));
+  const { name, container } = detail.row;
+  if (isContainers || container) { follow([["name", name]]); return; }
+  const place = element("section", null, { class: "panel wide", "aria-label": "Control groups" }, element("h2", "Control groups"));
+  page.parts.prepend(place);
+  const table = new GroupTable(place, { tree: true, below: name });
+  const load = () => ask("groups").then((rows) => table.set(rows));
+  await load();
+  on("points", ({ points }) => table.take(points));
+  on("groups", calm(() => load().catch(fail), 1500));
+  follow([]);
+}
+
+// -- which page ---------------------------------------------------------------------------------------
+
+const windowChanges = [];
+const onWindow = (act) => windowChanges.push(act);
+
+function makeWindows() {
+  const select = $("window");
+  const { kept, disk, full } = state.about;
+  for (const [length, text] of WINDOWS) {
+    if (disk || seconds(length) <= Math.max(kept, full)) select.append(element("option", text, { value: length }));
+  }
+  const known = [...select.options].map((option) => option.value);
+  const asked = new URL(location).searchParams.get("window") ?? localStorage.getItem("window");
+  state.window = known.includes(asked) ? asked : known.includes("10m") ? "10m" : known[0];
+  select.value = state.window;
+  select.addEventListener("change", () => {
+    state.window = select.value;
+    localStorage.setItem("window", state.window);
+    for (const act of windowChanges) act();
+  });
 }
 
 async function start() {
-  series = (await (await fetch(api + "about")).json()).series;
-  document.getElementById("caption").textContent = onlyContainers ? "Containers" : "Control groups";
-  await Promise.all([list(), alerts()]);
-  const stream = new EventSource(api + "live" + (onlyContainers ? "?containers=1" : ""));
-  stream.addEventListener("points", event => {
-    for (const [name, point] of Object.entries(JSON.parse(event.data).points)) {
-      if (rows.has(name)) fill(rows.get(name), point);
-    }
-  });
-  stream.addEventListener("groups", list);
-  stream.addEventListener("alert", alerts);
+  $(isContainers ? "to-containers" : "to-machine").setAttribute("aria-current", "page");
+  const name = isContainers ? wanted : `/${wanted}`;
+  const isList = isContainers && !wanted;
+  const [about, first] = await Promise.all([ask("about"), isList ? ask("groups", { containers: 1 }) : ask("group", { name })]);
+  state.about = about;
+  about.series.forEach((series, at) => { state.index[series] = at; });
+  makeWindows();
+  const { engine, version } = about;
+  setText($("engine"), engine ? `engine ${engine.version}${engine.name ? ` on ${engine.name}` : ""}` : "no engine answers");
+  $("engine").title = `Portside monitor ${version}`;
+  const view = $("view");
+  const only = isList || name === "/" ? null : first.row.name;
+  const alerts = () => showAlerts(only).catch(fail);
+  if (isList) showContainers(view, first); else await showGroup(view, first);
+  on("alert", calm(alerts, 1000));
+  await alerts();
 }
-start();
+
+start().catch((error) => {
+  fail(error);
+  $("view").append(element("p", null, {}, element("a", isContainers ? "All containers" : "The machine", { href: `${prefix}/${isContainers ? "docker" : "containers"}/` })));
+});

@@ -36,11 +36,13 @@ _POLICY = (
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 _FILES = {
-    "": ("page.html", "text/html; charset=utf-8"),
-    "page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "page.css": ("page.css", "text/css; charset=utf-8"),
-    "favicon.svg": ("favicon.svg", "image/svg+xml"),
+    "": ("registry/server/static/page.html", "text/html; charset=utf-8"),
+    "page.js": ("registry/server/static/page.js", "text/javascript; charset=utf-8"),
+    "page.css": ("registry/server/static/page.css", "text/css; charset=utf-8"),
+    "tokens.css": ("serving/page_tokens.css", "text/css; charset=utf-8"),
+    "favicon.svg": ("serving/favicon.svg", "image/svg+xml"),
 }
+"""Name in the address: path in the package, content type."""
 
 
 class LayerRow(msgspec.Struct, frozen=True):
@@ -69,8 +71,8 @@ class TagRow(msgspec.Struct, frozen=True):
 
 
 async def _file(request: web.Request) -> web.Response:
-    name, content_type = _FILES[request.match_info.get("file", "")]
-    data = resources.files(__package__).joinpath("static", name).read_bytes()
+    path, content_type = _FILES[request.match_info.get("file", "")]
+    data = resources.files("portside").joinpath(path).read_bytes()
     headers = {
         "Content-Type": content_type,
         "Content-Security-Policy": _POLICY,
@@ -201,7 +203,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/portside/registry/", _file),
         web.post("/portside/registry/session", _sign_in),
         web.delete("/portside/registry/session", _sign_out),
-        web.get("/portside/registry/{file:page\\.(?:js|css)|favicon\\.svg}", _file),
+        web.get("/portside/registry/{file:page\\.(?:js|css)|tokens\\.css|favicon\\.svg}", _file),
         web.get("/portside/registry/repositories", _repositories),
         web.get("/portside/registry/tags/{name:.+}", _tags),
         web.delete("/portside/registry/tags/{name:.+}/{reference}", delete_manifest),

@@ -1,0 +1,244 @@
+"""The pages in a real, headless Chromium: lists, charts, live values, logs, the keyboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browserkit import Driver
+from monitorkit import RunningMonitor, until
+
+Docker = Callable[..., Any]
+ROWS = "[...document.querySelectorAll('.groups tbody tr')].filter(r => !r.hidden)"
+NAMES = f"{ROWS}.map(r => r.querySelector('.name').textContent)"
+FILLED = """[...document.querySelectorAll('.chart')].map(box => {
+  const canvas = box.querySelector('canvas');
+  const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  const values = [...box.querySelectorAll('.u-series:not(:first-child) .u-value')];
+  return data.some(one => one) && values.every(one => /\\d/.test(one.textContent));
+})"""
+ARROW_DOWN, ARROW_LEFT, ENTER, TAB = "\ue015", "\ue012", "\ue007", "\ue004"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    made = Driver(tmp_path_factory.mktemp("chromium"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def page(driver: Driver) -> Iterator[Driver]:
+    """The browser; nothing may be said on its console."""
+    driver.screen(1280)
+    driver.problems()
+    yield driver
+    problems = driver.problems()
+    driver.open("about:blank")
+    assert not problems, problems
+
+
+@pytest.fixture
+def app(docker: Docker, monitor: RunningMonitor) -> Iterator[str]:
+    """A container with everything that a page shows."""
+    docker(
+        "run", "-d", "--name", "app", "-m", "64m", "--cpus", "0.5", "--pids-limit", "50",
+        "-v", "app-data:/data", "-p", "127.0.0.1::80", "-e", "PASSWORD=hidden",
+        "--label", "com.example.team=<b>blue</b>",
+        "--health-cmd", "echo '<img src=x onerror=alert(1)>'", "--health-interval", "1s",
+        "portside/base", "sh", "-c",
+        "i=0; while :; do i=$((i+1)); echo line $i; echo problem $i >&2; usleep 200000; done",
+    )  # fmt: skip
+    until(lambda: known(monitor, "app"), "the container is not seen")
+    yield "app"
+    docker("rm", "-f", "app", check=False)
+    docker("volume", "rm", "app-data", check=False)
+
+
+def known(monitor: RunningMonitor, name: str) -> bool:
+    status, _, body = monitor.request(f"/api/portside/v1/group?name={name}")
+    return status == 200 and bool(json.loads(body)["row"]["image"])
+
+
+def address(monitor: RunningMonitor, path: str) -> str:
+    return f"http://127.0.0.1:{monitor.port}{path}"
+
+
+def test_list_of_containers(
+    app: str, page: Driver, monitor: RunningMonitor, docker: Docker
+) -> None:
+    docker("run", "-d", "--name", "idle", "portside/base", "sleep", "1000")
+    try:
+        until(lambda: known(monitor, "idle"))
+        page.open(address(monitor, "/docker/"))
+        page.until(f"{NAMES}.includes('app') && {NAMES}.includes('idle')")
+        row = page.run(f"return {ROWS}.find(r => r.textContent.includes('app')).innerText")
+        assert "portside/base" in row and "of 64.0 MiB" in row and "running" in row
+        # a container that comes appears by itself, one that goes away disappears
+        docker("run", "-d", "--name", "late", "portside/base", "sleep", "1000")
+        page.until(f"{NAMES}.includes('late')")
+        docker("rm", "-f", "late")
+        page.until(f"!{NAMES}.includes('late')")
+        # sorted by name, up and down
+        page.run("document.querySelector('th[data-key=name] .sort').click()")
+        names = page.run(f"return {NAMES}.filter(n => n == 'app' || n == 'idle')")
+        assert names == ["app", "idle"]
+        page.run("document.querySelector('th[data-key=name] .sort').click()")
+        names = page.run(f"return {NAMES}.filter(n => n == 'app' || n == 'idle')")
+        assert names == ["idle", "app"]
+        # the keyboard: / goes to the filter, an arrow to the first row, Enter opens it
+        page.press("/", *"team=", ARROW_DOWN)
+        page.until("document.activeElement.textContent == 'app'")
+        assert page.run(f"return {NAMES}") == ["app"]
+        page.press("c")
+        page.until(f"document.querySelectorAll('.chart').length == 4 && {FILLED}.every(Boolean)")
+        assert "compare=app" in page.run("return location.search")
+        page.press(ENTER)
+        page.until("location.pathname == '/docker/app'")
+    finally:
+        docker("rm", "-f", "idle", "late", check=False)
+
+
+def test_page_of_a_container(app: str, page: Driver, monitor: RunningMonitor) -> None:
+    page.open(address(monitor, "/docker/app?window=2m"))
+    page.until(f"document.querySelectorAll('.chart').length == 7 && {FILLED}.every(Boolean)")
+    gauges = page.run("return document.querySelector('.gauges').innerText")
+    assert "of the quota of 0.5" in gauges and "of 64.0 MiB, the limit" in gauges
+    assert "of 50" in gauges
+    page.until("document.querySelector('#processes td')")
+    page.until("document.querySelector('.pair').innerText.includes('app-data')")
+    text = page.run("return document.querySelector('.pair').innerText")
+    assert "80/tcp" in text and "127.0.0.1:" in text and "/data" in text
+    assert "Processors" in text and "64MiB" in text and "hidden" not in text
+    # what a container writes is text, never markup
+    page.until("document.querySelector('.pair').innerText.includes('onerror')")
+    assert page.run("return document.querySelector('main img, main dd b')") is None
+    # the values live on by themselves
+    first = page.run("return document.querySelector('.chart').innerText")
+    page.until(f"document.querySelector('.chart').innerText != {json.dumps(first)}")
+    # one cursor for all charts, moved by the keyboard
+    page.run("document.querySelector('.chart').focus()")
+    page.press(ARROW_LEFT, ARROW_LEFT)
+    page.until(
+        "new Set([...document.querySelectorAll('.u-series:first-child .u-value')]"
+        ".map(one => one.textContent)).size == 1"
+    )
+    label = page.run("return document.querySelector('.chart').getAttribute('aria-label')")
+    assert label.startswith("CPU, ") and "in use" in label
+
+
+def test_logs_and_explain(app: str, page: Driver, monitor: RunningMonitor) -> None:
+    page.open(address(monitor, "/docker/app#logs"))
+    page.until("document.querySelectorAll('.log div').length > 5")
+    count = page.run("return document.querySelectorAll('.log div').length")
+    page.until(f"document.querySelectorAll('.log div').length > {count}")
+    assert page.run("return document.querySelector('.log .stderr').innerText").startswith("problem")
+    page.run("document.querySelector('#explain summary').click()")
+    page.until("document.querySelector('#explain').innerText.includes('overlay')")
+
+
+def test_tree_of_groups(app: str, page: Driver, monitor: RunningMonitor) -> None:
+    name = monitor.own("group", name="app")["row"]["name"]
+    top = name.split("/")[1]
+    page.open(address(monitor, "/containers/"))
+    page.until(f"document.querySelectorAll('.chart').length == 6 && {FILLED}.every(Boolean)")
+    page.until(f"{NAMES}.includes('{top}')")
+    assert "app" not in page.run(f"return {NAMES}")
+    page.run(
+        f"{ROWS}.find(r => r.innerText.startsWith('▸\\n{top}') "
+        f"|| r.querySelector('.name').textContent == '{top}').querySelector('.toggle').click()"
+    )
+    page.until(f"{NAMES}.includes('app')")
+    page.open(address(monitor, f"/containers/{top}"))
+    page.until(f"{NAMES}.includes('app')")
+    page.open(address(monitor, f"/containers{name}"))
+    page.until("document.querySelector('h2')?.innerText == 'app'")
+
+
+@pytest.mark.parametrize("width", [320, 1280, 2560])
+def test_nothing_is_cut_off(app: str, page: Driver, monitor: RunningMonitor, width: int) -> None:
+    for path in ("/docker/", "/docker/app", "/containers/"):
+        page.screen(width, dark=width == 1280)
+        page.open(address(monitor, path))
+        page.until("document.querySelector('tbody td')")
+        assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_nothing_is_asked_of_other_hosts(app: str, page: Driver, monitor: RunningMonitor) -> None:
+    page.open(address(monitor, "/docker/"))
+    page.until(f"{ROWS}.length")
+    found = page.run(
+        "return performance.getEntriesByType('resource').map(r => [r.name, r.transferSize])"
+    )
+    assert all(name.startswith(address(monitor, "/")) for name, _ in found)
+    for name in ("uplot.min.js", "page_tokens.css", "monitor.js"):
+        status, headers, _ = monitor.request(f"/static/{name}", {"Accept-Encoding": "gzip"})
+        assert status == 200 and headers["content-encoding"] == "gzip"
+        assert monitor.request(f"/static/{name}", {"If-None-Match": headers["etag"]})[0] == 304
+    size = sum(
+        len(monitor.request(name.partition(str(monitor.port))[2], {"Accept-Encoding": "gzip"})[2])
+        for name, _ in found if "/live" not in name
+    )  # fmt: skip
+    assert size < 300_000
+
+
+def test_unknown_names_and_an_engine_that_is_away(
+    driver: Driver, monitor: RunningMonitor, tmp_path: Path
+) -> None:
+    driver.screen(1280)
+    driver.open(address(monitor, "/docker/nobody"))
+    driver.until("document.querySelector('#error').innerText.includes('nobody')")
+    alone = RunningMonitor(tmp_path).start()
+    try:
+        driver.open(address(alone, "/containers/"))
+        driver.until("document.querySelectorAll('.chart').length == 6")
+        assert driver.run("return document.querySelector('#engine').innerText") == (
+            "no engine answers"
+        )
+        assert alone.request("/api/portside/v1/logs?name=x")[0] == 403
+    finally:
+        driver.open("about:blank")
+        alone.stop()
+
+
+@pytest.fixture
+def many_groups() -> Iterator[str]:
+    """500 control groups that look like containers; nothing runs in them."""
+    from portside.monitor.group_tree import layout_below, roots
+
+    mount = roots(layout_below(""))[0]
+    top = f"/ps-page-{secrets.token_hex(4)}"
+    os.mkdir(mount + top)
+    made = []
+    try:
+        for _ in range(500):
+            made.append(f"{mount}{top}/{secrets.token_hex(32)}")
+            os.mkdir(made[-1])
+        yield top
+    finally:
+        for path in (*made, mount + top):
+            os.rmdir(path)
+
+
+def test_500_containers(page: Driver, tmp_path: Path, many_groups: str) -> None:
+    """Only rows that are seen are painted; filter and order work on all."""
+    watching = RunningMonitor(tmp_path, "--root", many_groups).start()
+    try:
+        page.open(address(watching, "/docker/"))
+        page.until(f"{ROWS}.length == 500")
+        page.until("document.querySelectorAll('.groups .number span:not(:empty)').length")
+        painted = "document.querySelectorAll('.groups td[class*=number] span:not(.bar):empty')"
+        assert page.run(f"return {painted}.length") > 1000
+        page.run("scrollTo(0, document.body.scrollHeight)")
+        page.until(f"{ROWS}.at(-1).querySelector('.number span').textContent")
+        name = page.run(f"return {NAMES}[321]")
+        page.press("/", *name)
+        page.until(f"{ROWS}.length == 1")
+    finally:
+        page.open("about:blank")
+        watching.stop()
