@@ -333,3 +333,52 @@ def test_calls(build: Build) -> None:
     assert done.stdout.startswith("Check complete, 1 warning has been found!\n\nWARNING: JSONArgs")
     assert "   6 | >>> CMD echo hi\n" in done.stdout
     assert build(f"FROM {BASE}\n", "--check").stdout == "Check complete, no warnings found.\n"
+
+
+# -- attestations, caches, layouts ---------------------------------------------------------
+
+
+def test_results_for_other_engines(build: Build, docker: Any, tmp_path: Path) -> None:
+    """A layout with provenance, as a context again; a cache in a folder after all is forgotten."""
+    layout, cache = tmp_path / "layout", tmp_path / "cache"
+    text = f"FROM {BASE} AS one\nRUN date +%s%N > /stamp\nFROM {BASE}\nCOPY --from=one /stamp /s\n"
+    build(
+        text, "-o", f"type=oci,tar=false,dest={layout}", "--cache-to",
+        f"type=local,dest={cache},mode=max", "--provenance=mode=max,version=v1", "--sbom=true",
+    )  # fmt: skip
+    (entry,) = json.loads((layout / "index.json").read_text())["manifests"]
+    blobs = layout / "blobs/sha256"
+    image, attested = json.loads((blobs / entry["digest"][7:]).read_text())["manifests"]
+    layers = json.loads((blobs / attested["digest"][7:]).read_text())["layers"]
+    kinds = [layer["annotations"]["in-toto.io/predicate-type"] for layer in layers]
+    assert kinds == ["https://spdx.dev/Document", "https://slsa.dev/provenance/v1"]
+    statement = json.loads((blobs / layers[1]["digest"][7:]).read_text())
+    assert statement["subject"][0]["digest"]["sha256"] == image["digest"][7:]
+    request = statement["predicate"]["buildDefinition"]["externalParameters"]["request"]
+    assert request["locals"] == [{"name": "context"}, {"name": "dockerfile"}]
+    shown = build(
+        "FROM layout\nRUN echo stamp $(cat /s)\n", "--build-context",
+        f"layout=oci-layout://{layout}",
+    ).stderr  # fmt: skip
+    stamp = next(line.split()[-1] for line in shown.splitlines() if " stamp 1" in line)
+    docker("builder", "prune", "-af")
+    again = build(text, "-t", "psb-cache", "--cache-from", f"type=local,src={cache}")
+    assert "importing cache manifest from local:" in again.stderr
+    assert docker("run", "--rm", "psb-cache", "cat", "/s").stdout.strip() == stamp
+
+
+def test_bad_attestations_and_caches(build: Build, tmp_path: Path) -> None:
+    text = f"FROM {BASE}\n"
+    for flags, told in (
+        (["--cache-to", "type=gha"], 'unknown cache exporter: "gha"'),
+        (["--cache-from", "type=s3,bucket=b"], 'unknown cache importer: "s3"'),
+        (["--cache-to", "type=registry"], "registry cache exporter requires ref"),
+        (["--cache-to", f"type=local,dest={tmp_path}/x,mode=much"], "unsupported cache mode"),
+        (["--provenance=mode=most"], "invalid provenance mode"),
+        (["--attest=mode=min"], "attestation type not specified"),
+        (["--sbom=true", "--attest=type=sbom"], "duplicate attestation field sbom"),
+    ):
+        done = build(text, *flags, check=False)
+        assert done.returncode == 1 and told in done.stderr, done.stderr
+    done = build(text, "--cache-from", f"type=local,src={tmp_path}/nowhere")
+    assert "WARNING: local cache import at" in done.stderr

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from portside.builder import llb
+from portside.builder.build_history import STATUS_JSON, BuildRecord
+from portside.builder.cache.cache_export import parse_target
+from portside.builder.cache.cache_import import check_import
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, snippet
 from portside.builder.dockerfile.frontend_values import NamedContext, Plan
 from portside.builder.exporters.export_options import (
@@ -23,15 +28,23 @@ from portside.builder.exporters.export_options import (
     parse_export,
 )
 from portside.builder.remote_context import fetch
-from portside.builder.results import BuildResult, ExportRequest, PlatformResult
+from portside.builder.results import (
+    Attestation,
+    BuildResult,
+    CacheRequest,
+    ExportRequest,
+    PlatformResult,
+)
 from portside.builder.service import BuildRequest, BuildService, Context, Session
 from portside.builder.session import session_request
 from portside.builder.session.session_calls import called
 from portside.builder.session.session_channel import SessionConnection
+from portside.builder.session.session_content import ClientContent
 from portside.builder.session.session_request import ContextSource, Output, SessionRequest
 from portside.builder.session.session_secrets import ClientSecrets
 from portside.builder.session.session_sink import ClientSink
-from portside.builder.session.status_json import InternalStep, StatusWriter
+from portside.builder.session.status_json import InternalStep, SessionLog, StatusWriter
+from portside.builder.solver.layout_source import LayoutSource
 from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import StepFailed
 from portside.builder.solver.tree import Tree
@@ -39,6 +52,7 @@ from portside.model import build_frames as wire
 from portside.model.dockerignore import read_patterns
 from portside.model.errors import Cancelled, InvalidParameter, NotFound, PortsideError
 from portside.model.ids import new_id
+from portside.model.image import Descriptor
 from portside.model.platform import Platform
 from portside.model.progress import Progress
 from portside.model.reference import Reference
@@ -46,6 +60,7 @@ from portside.model.registryauth import AuthConfig
 
 if TYPE_CHECKING:
     from portside.builder.attestations.provenance import Capture
+    from portside.store.db import Lease
 
 MAIN = "context"
 T = TypeVar("T")
@@ -60,12 +75,21 @@ class SessionBuild:
         self._service, self._request = service, request
         self._connection = SessionConnection(sock)
         self._secrets = ClientSecrets(self._connection, request.secrets, request.ssh, exec_root)
-        self._status = StatusWriter(self._connection.tell)
+        self._log = SessionLog(self._connection.tell)
+        self._status = StatusWriter(self._log)
         self._inputs = BuildInputs(
-            settings=replace(session_request.step_settings(request), secrets=self._secrets)
-        )
+            settings=replace(session_request.step_settings(request), secrets=self._secrets),
+            cache_from=self._caches(request.cache_from), importing=self._importing,
+            content=self._layout,
+        )  # fmt: skip
+        self._cache_to = self._caches(request.cache_to)
         self._dockerfile = request.source_text()
         self._metadata: InternalStep | None = None
+        self._provenance: dict[str, Attestation] = {}
+        """For the build's record, by platform."""
+        self._cache_answers: dict[str, str] = {}
+        """The manifests of exported caches, by number."""
+        self._ref = new_id()[:25]
 
     async def run(self) -> None:
         """Build, tell the result, close the connection. When the client leaves, the build ends."""
@@ -77,7 +101,7 @@ class SessionBuild:
             return
         reading = asyncio.create_task(self._connection.run())
         work = asyncio.create_task(self._answered())
-        forget = self._service.register(new_id(), work)
+        forget = self._service.register(self._ref, work)
         try:
             await asyncio.wait((reading, work), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -90,13 +114,44 @@ class SessionBuild:
             self._connection.close_directories()
 
     async def _answered(self) -> None:
+        record = self._began()
+        result: dict[str, Any] = {"error": "Canceled: context canceled"}
         try:
             result = await self._build()
         except Cancelled:
             return
         except PortsideError as err:
             result = self._failure(err)
+        finally:
+            if record is not None:
+                self._ended(record, result)
         await self._connection.send(wire.RESULT, 0, msgspec.json.encode(result))
+
+    # -- history -------------------------------------------------------------------------
+
+    def _began(self) -> BuildRecord | None:
+        if self._request.call != "build":
+            return None
+        outputs = [(output.type, output.attrs) for output in self._request.outputs]
+        return self._service.history.begin(
+            self._ref, "dockerfile.v0", self._request.attrs(), outputs
+        )
+
+    def _ended(self, record: BuildRecord, result: dict[str, Any]) -> None:
+        metadata: dict[str, str] = result.get("metadata") or {}
+        described = metadata.get("containerimage.descriptor", "")
+        exported: tuple[Descriptor, ...] = ()
+        if described:
+            exported = (msgspec.json.decode(base64.b64decode(described), type=Descriptor),)
+        text = result.get("error", "")
+        record = msgspec.structs.replace(
+            record, response=metadata, steps=self._status.steps(),
+            results={"": exported} if exported else {}, error=text,
+            error_code=1 if text.startswith("Canceled") else 2 if text else 0,
+        )  # fmt: skip
+        self._service.history.end(
+            record, log=self._log.data, log_type=STATUS_JSON, provenance=self._provenance
+        )
 
     def _failure(self, err: PortsideError) -> dict[str, Any]:
         """The text, and the lines of the Dockerfile that it is about."""
@@ -109,6 +164,38 @@ class SessionBuild:
             found["step"] = {"digest": err.vertex.digest, "code": err.code}
         return found
 
+    # -- caches --------------------------------------------------------------------------
+
+    def _caches(self, outputs: list[Output]) -> tuple[CacheRequest, ...]:
+        return tuple(
+            CacheRequest(type=item.type, attrs=item.attrs, content=self._store(item.store))
+            for item in outputs
+        )
+
+    def _store(self, number: int | None) -> ClientContent | None:
+        return ClientContent(self._connection, number) if number is not None else None
+
+    def _layout(self, name: str) -> ClientContent | None:
+        """The client's OCI layout that is a context."""
+        found = self._request.contexts.get(name)
+        return self._store(found.store) if found is not None else None
+
+    @contextmanager
+    def _importing(self, name: str) -> Iterator[None]:
+        with self._status.internal(f"importing cache manifest from {name}"):
+            yield
+
+    async def _cache_auths(self, requests: Sequence[CacheRequest]) -> dict[str, AuthConfig]:
+        """The client's credentials for the registries of caches."""
+        found: dict[str, AuthConfig] = {}
+        for request in requests:
+            if ref := request.attrs.get("ref", ""):
+                domain = Reference.parse(ref).domain
+                auth = found.get(domain) or await self._secrets.credentials(domain)
+                if auth is not None:
+                    found[domain] = auth
+        return found
+
     # -- contexts ------------------------------------------------------------------------
 
     async def _contexts(self, stack: AsyncExitStack) -> dict[str, NamedContext]:
@@ -117,6 +204,9 @@ class SessionBuild:
         for name, source in self._request.contexts.items():
             if source.image:
                 found[name] = NamedContext(image=source.image)
+                continue
+            if source.layout:
+                found[name] = await self._layout_context(stack, name, source)
                 continue
             label = "load build context" if name == MAIN else f"context {name}"
             found[name] = NamedContext(llb.local(name, label=f"[internal] {label}"))
@@ -127,6 +217,19 @@ class SessionBuild:
             elif name == MAIN and self._dockerfile is None:
                 await self._received(stack, name, source, self._asked(name, None))
         return found
+
+    async def _layout_context(
+        self, stack: AsyncExitStack, name: str, source: ContextSource
+    ) -> NamedContext:
+        """An image of the client's OCI layout."""
+        lease = stack.enter_context(self._service.store.lease("build"))
+        (platform, *_) = self._request.each_platform()
+        op = llb.SourceOp(identifier=f"{llb.OCI_LAYOUT}{name}@{source.layout}")
+        layouts = LayoutSource(self._service.store, self._layout)
+        _, config = await layouts.config(op, platform, lease.ref)
+        meta = llb.VertexMeta(name=f"[context {name}] OCI load from client")
+        vertex = llb.Vertex(op, platform=platform, meta=meta)
+        return NamedContext(output=vertex.output(), config=config)
 
     def _opened(self, source: ContextSource) -> Tree:
         directories = self._connection.directories
@@ -175,6 +278,11 @@ class SessionBuild:
     # -- building ------------------------------------------------------------------------
 
     async def _build(self) -> dict[str, Any]:
+        for wanted in self._inputs.cache_from:
+            check_import(wanted)
+        for wanted in self._cache_to:
+            parse_target(wanted)
+        self._inputs.auths = await self._cache_auths(self._inputs.cache_from)
         async with AsyncExitStack() as stack:
             contexts = await self._contexts(stack)
             if self._dockerfile is None:
@@ -228,7 +336,10 @@ class SessionBuild:
     async def _results(self, sessions: list[Session]) -> dict[str, Any]:
         results = await gathered([self._result(session) for session in sessions])
         outputs = self._request.outputs or [Output("image")]
-        sinks = [ClientSink(self._connection, number) for number in range(len(outputs))]
+        sinks = [
+            ClientSink(self._connection, number, output.store)
+            for number, output in enumerate(outputs)
+        ]
         requests = [
             ExportRequest(type=output.type, attrs=self._attrs(output), sink=sink)
             for output, sink in zip(outputs, sinks, strict=True)
@@ -240,6 +351,7 @@ class SessionBuild:
             answers = await self._service.deliver(
                 result, requests, sessions[0].lease, auths=await self._push_auths(requests),
                 epoch=self._epoch(), report=lambda progress: _relayed(step, progress),
+                cache_to=[cache for cache in self._cache_to if cache.type == "inline"],
             )  # fmt: skip
             found: dict[str, str] = {}
             for answer in answers:
@@ -249,14 +361,33 @@ class SessionBuild:
                 step.did(f"writing image {image}")
             for name in filter(None, found.get("image.name", "").split(",")):
                 step.did(f"naming to {name}")
-        return {"metadata": found, "ref": new_id()[:25]}
+        await self._export_caches(result, sessions[0].lease)
+        return {"metadata": found, "ref": self._ref, "caches": self._cache_answers}
+
+    async def _export_caches(self, result: BuildResult, lease: Lease) -> None:
+        """``--cache-to`` beside the image; folders of the client get their index by the answer."""
+        for number, cache in enumerate(self._cache_to):
+            if cache.type == "inline":
+                continue
+            place = "client directory" if cache.type == "local" else cache.type
+            with self._status.internal(f"exporting cache to {place}") as step:
+                (answer,) = await self._service.deliver(
+                    result, [], lease, auths=await self._cache_auths([cache]), cache_to=[cache],
+                    report=partial(_relayed, step),
+                )  # fmt: skip
+            if manifest := answer.get("cache.manifest"):
+                self._cache_answers[str(number)] = manifest
 
     async def _result(self, session: Session) -> PlatformResult:
+        from portside.builder.attestations.provenance import ProvenanceOptions, provenance
+
         made = await self._service.result(session)
-        attests = self._request.attests
+        attests, capture = self._request.attests, self._capture(session)
+        platform = str(session.plan.platform) if len(self._request.platforms) > 1 else ""
+        self._provenance[platform] = provenance(capture, ProvenanceOptions())
         if not attests:
             return made
-        return await self._service.attested(session, made, attests, self._capture(session))
+        return await self._service.attested(session, made, attests, capture)
 
     def _capture(self, session: Session) -> Capture:
         """How a result was made, for its provenance."""

@@ -162,10 +162,11 @@ class SessionConnection:
         except ConnectionError:
             raise Cancelled("the client went away") from None
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """An event, without waiting: events are small, and bounded by what steps print."""
+    def tell(self, message: bytes) -> None:
+        """An event as JSON, without waiting: events are small, and bounded by what steps
+        print."""
         if not self._writer.is_closing():
-            self._writer.write(wire.frame(wire.EVENT, 0, msgspec.json.encode(message)))
+            self._writer.write(wire.frame(wire.EVENT, 0, message))
 
     async def close(self) -> None:
         if hasattr(self, "_writer"):

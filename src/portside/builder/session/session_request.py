@@ -32,13 +32,20 @@ class ContextSource(msgspec.Struct, omit_defaults=True):
     stream: bool = False
     """The client sends a tar when it is asked; with ``directory`` unset."""
     image: str = ""
+    layout: str = ""
+    """Digest of an image of the OCI layout that is the client's folder ``store``."""
+    store: int | None = None
     url: str = ""
     """A tar or a Dockerfile that the engine fetches."""
 
 
 class Output(msgspec.Struct, omit_defaults=True):
+    """An output, or a cache for other engines."""
+
     type: str
     attrs: dict[str, str] = {}
+    store: int | None = None
+    """Number of the client's folder that it reads or writes."""
 
 
 class SessionRequest(msgspec.Struct, omit_defaults=True):
@@ -69,6 +76,8 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
     secrets: list[str] = []
     """IDs of those that the client has."""
     ssh: list[str] = []
+    cache_from: list[Output] = []
+    cache_to: list[Output] = []
     attests: dict[str, str] = {}
     """``provenance`` and ``sbom``, with their options."""
     vcs: dict[str, str] = {}

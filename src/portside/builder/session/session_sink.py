@@ -6,14 +6,16 @@ from collections.abc import AsyncIterator, Mapping
 
 from portside.builder.results import ContentStore
 from portside.builder.session.session_channel import Channel, SessionConnection
+from portside.builder.session.session_content import ClientContent
 from portside.model.errors import InvalidParameter
 
 
 class ClientSink:
     """An :class:`OutputSink`: one output of the request."""
 
-    def __init__(self, connection: SessionConnection, number: int) -> None:
-        self._connection, self._number = connection, number
+    def __init__(self, connection: SessionConnection, number: int, store: int | None) -> None:
+        """``store``: number of the client's folder for ``tar=false``."""
+        self._connection, self._number, self._store = connection, number, store
 
     async def file(self, metadata: Mapping[str, str]) -> ClientFile:
         return ClientFile(await self._connection.ask(output=self._number))
@@ -25,7 +27,9 @@ class ClientSink:
         await writer.close()
 
     def content(self) -> ContentStore:
-        raise InvalidParameter("tar=false is not supported: leave it out, and unpack the archive")
+        if self._store is None:
+            raise InvalidParameter("tar=false needs a folder: give dest=PATH")
+        return ClientContent(self._connection, self._store)
 
 
 class ClientFile:

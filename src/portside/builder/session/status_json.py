@@ -9,7 +9,10 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from portside.builder import llb
+from portside.builder.build_history import MAX_LOG, Steps
 from portside.builder.solver.build_events import Completed, Event, Log, Started
 from portside.builder.solver.tree import digest_of
 from portside.model.golang.timestamps import format_rfc3339
@@ -26,12 +29,41 @@ def moment(seconds: float) -> str:
     return format_rfc3339(int(seconds * 10**9))
 
 
+class SessionLog:
+    """Passes messages on as JSON, and keeps them for the build's record."""
+
+    def __init__(self, tell: Callable[[bytes], None]) -> None:
+        self._tell = tell
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        data = msgspec.json.encode(message)
+        self._tell(data)
+        self._lines.append(data)
+        self._size += len(data) + 1
+        while self._size > MAX_LOG and len(self._lines) > 1:
+            self._size -= len(self._lines.pop(0)) + 1
+
+    @property
+    def data(self) -> bytes:
+        return b"\n".join(self._lines)
+
+
 class StatusWriter:
     """Turns events into messages; each vertex's state is told as a whole each time."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self._vertices: dict[str, dict[str, Any]] = {}
+        self._warnings = 0
+
+    def steps(self) -> Steps:
+        found = self._vertices.values()
+        return Steps(
+            len(found), sum("completed" in v for v in found), sum("cached" in v for v in found),
+            self._warnings,
+        )  # fmt: skip
 
     def hear(self, event: Event) -> None:
         """A :data:`build_events.Report`."""
@@ -97,6 +129,7 @@ class StatusWriter:
 
     def warn(self, warned: Warned, file: str, source: bytes) -> None:
         """A build check's finding."""
+        self._warnings += 1
         position = {"line": warned.span.line, "character": 0}
         end = {"line": warned.span.end_line, "character": 0}
         self._emit({"warnings": [{

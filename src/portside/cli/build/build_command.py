@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from portside.cli.build.build_outputs import Outputs
     from portside.cli.build.build_progress import Silent
     from portside.cli.build.build_secrets import Agents, Secrets
+    from portside.cli.build.build_stores import Stores
     from portside.cli.session import Session
     from portside.flags.table import Options
 
@@ -33,6 +34,9 @@ FLAGS = """
       --build-arg list          Set a variable that the Dockerfile declares with ARG
       --build-context list      A further context: NAME=PATH, NAME=docker-image://IMAGE, NAME=URL
       --builder string          Accepted for Docker's sake: there is one builder
+      --cache-from list         A cache to use: IMAGE, type=registry,ref=NAME, type=local,src=DIR
+      --cache-to list           Where to keep the cache: type=inline, type=registry,ref=NAME,
+                                type=local,dest=DIR; mode=min|max
       --call string             What to do: build, check, outline or targets (default "build")
       --cgroup-parent string    Control group above the steps'
       --check                   Short for --call=check
@@ -85,13 +89,16 @@ class BuildRun:
         from portside.cli.build.build_contexts import Contexts
         from portside.cli.build.build_outputs import Outputs
         from portside.cli.build.build_secrets import Agents, Secrets
+        from portside.cli.build.build_stores import Caches, Stores
 
         options = self._options
         self._mode = _mode(options)
         request = build_request.of(self._session, options)
-        outputs = Outputs(options, options.many("tag"))
+        stores = Stores()
+        caches = Caches(stores, options.many("cache-from"), options.many("cache-to"))
+        outputs = Outputs(options, options.many("tag"), stores)
         secrets = Secrets(options.many("secret"))
-        contexts = Contexts(bool(self._session.endpoint.path))
+        contexts = Contexts(bool(self._session.endpoint.path), stores)
         agents = Agents(options.many("ssh"))
         try:
             for text in options.many("build-context"):
@@ -100,15 +107,23 @@ class BuildRun:
             request |= {
                 "dockerfile": contexts.dockerfile, "file": contexts.file,
                 "contexts": contexts.request, "outputs": outputs.request,
-                "secrets": secrets.ids, "ssh": agents.ids,
+                "secrets": secrets.ids, "ssh": agents.ids, "cache_from": caches.sources,
+                "cache_to": caches.targets,
                 "shell": options.text("on-fail") == "shell",
             }  # fmt: skip
             result, progress = self._built(
-                request, contexts, _Answers(self._session, contexts, secrets, agents, outputs)
-            )
+                request, contexts, _Answers(
+                    self._session, contexts, secrets, agents, outputs, stores
+                ),
+            )  # fmt: skip
         finally:
             agents.close()
             contexts.close()
+        for warning in caches.warnings:
+            self._session.warn(warning)
+        if "error" not in result:
+            caches.exported(result.get("caches") or {})
+            outputs.exported(result.get("metadata") or {})
         return self._told(request, result, progress)
 
     def _built(
@@ -195,9 +210,9 @@ class _Answers:
 
     def __init__(
         self, session: Session, contexts: Contexts, secrets: Secrets, agents: Agents,
-        outputs: Outputs,
+        outputs: Outputs, stores: Stores,
     ) -> None:  # fmt: skip
-        self._session, self._contexts = session, contexts
+        self._session, self._contexts, self._stores = session, contexts, stores
         self._secrets, self._agents, self._outputs = secrets, agents, outputs
         self.progress: Silent | None = None
 
@@ -212,6 +227,8 @@ class _Answers:
             return lambda channel: self._contexts.send(
                 channel, wanted["context"], wanted.get("paths")
             )
+        if "store" in wanted:
+            return lambda channel: self._stores.answer(channel, wanted)
         if "output" in wanted:
             return lambda channel: self._outputs.write(channel, wanted["output"])
         if "credentials" in wanted:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from portside.cli.build.build_connection import Channel
+    from portside.cli.build.build_stores import Stores
 
 _GIT = re.compile(r"(?:git@|git://|ssh://|github\.com/)|https?://[^#?]+\.git(?:#|$)")
 _HTTP = re.compile(r"https?://")
@@ -27,9 +28,9 @@ MAIN = "context"
 class Contexts:
     """All contexts of one build, as the request tells them, and what is read of them."""
 
-    def __init__(self, is_local: bool) -> None:
+    def __init__(self, is_local: bool, stores: Stores) -> None:
         """``is_local``: the engine is on this machine, and takes open directories."""
-        self._is_local = is_local
+        self._is_local, self._stores = is_local, stores
         self.request: dict[str, dict[str, Any]] = {}
         self.directories: list[int] = []
         self.dockerfile: str | None = None
@@ -153,8 +154,7 @@ class Contexts:
         if place.startswith("docker-image://"):
             self.request[name] = {"image": place.removeprefix("docker-image://")}
         elif place.startswith("oci-layout://"):
-            raise Failed(1, "ERROR: failed to build: oci-layout contexts are not supported: load "
-                            "the layout as an image and name that")  # fmt: skip
+            self.request[name] = self._layout(place.removeprefix("oci-layout://"))
         elif _GIT.match(place):
             self._open(name, self._clone(place), "")
         elif _HTTP.match(place):
@@ -164,6 +164,19 @@ class Contexts:
         else:
             raise Failed(1, f"ERROR: failed to build: failed to get build context {name}: stat "
                             f"{place}: no such file or directory")  # fmt: skip
+
+    def _layout(self, place: str) -> dict[str, Any]:
+        """PATH[:TAG][@DIGEST] of an OCI layout."""
+        from portside.cli.build.build_stores import find
+
+        path, at, digest = place.partition("@")
+        tag = "latest"
+        if not os.path.isdir(path) and ":" in path:
+            path, _, tag = path.rpartition(":")
+        found = digest if at else find(path, tag)
+        if not found:
+            raise Failed(1, f"ERROR: failed to build: the OCI layout {path} has no image {tag}")
+        return {"layout": found, "store": self._stores.add(path)}
 
     # -- answers -------------------------------------------------------------------------
 

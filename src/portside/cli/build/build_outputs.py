@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from portside.cli.build.build_connection import Channel
+    from portside.cli.build.build_stores import Stores
     from portside.flags.table import Options
 
 LOCAL = ("local", "tar")
@@ -28,8 +29,11 @@ FILES = ("tar", "oci", "docker")
 class Outputs:
     """What was asked for, in order."""
 
-    def __init__(self, options: Options, tags: list[str]) -> None:
+    def __init__(self, options: Options, tags: list[str], stores: Stores) -> None:
         """Raises Failed."""
+        self._stores = stores
+        self._layouts: list[tuple[str, str]] = []
+        """Folders of outputs with ``tar=false``, with the name that the image has there."""
         self.request: list[dict[str, Any]] = []
         self._places: list[str] = []
         for text in options.many("output"):
@@ -83,11 +87,35 @@ class Outputs:
         if not kind:
             raise Failed(1, f"ERROR: type is required for output {text}")
         place = attrs.pop("dest", "") if kind in ("local", *FILES) else ""
+        if kind == "oci" and attrs.get("tar", "true").lower() in ("0", "false"):
+            self._layout(place, attrs)
+            return
         self._check(kind, place)
         if kind == "docker" and not place:
             kind = "image"
         self.request.append({"type": kind, "attrs": attrs})
         self._places.append(place)
+
+    def _layout(self, place: str, attrs: dict[str, str]) -> None:
+        if not place or (os.path.exists(place) and not os.path.isdir(place)):
+            raise Failed(1, "ERROR: failed to build: dest is required for oci exporter with "
+                            "tar=false, and is a folder")  # fmt: skip
+        self.request.append({"type": "oci", "attrs": attrs, "store": self._stores.add(place)})
+        self._places.append(place)
+        self._layouts.append((place, "latest"))
+
+    def exported(self, metadata: dict[str, str]) -> None:
+        """Write the indexes of layouts."""
+        from binascii import a2b_base64
+
+        from portside.cli.build.build_stores import write_index
+        from portside.model import jsontext
+
+        descriptor = metadata.get("containerimage.descriptor")
+        if descriptor is None:
+            return
+        for place, name in self._layouts:
+            write_index(place, jsontext.loads(a2b_base64(descriptor)), name)
 
     def _check(self, kind: str, place: str) -> None:
         if kind == "local" and not place:
