@@ -16,8 +16,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from portside.containers.core import ContainerOptions
-from portside.containers.service import ContainerService
+from portside.containers.core import ContainerOptions, Core
+from portside.containers.create import CreateOptions, create_container
+from portside.containers.start import start_container
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig
 from portside.model.digest import Digest
 from portside.model.errors import NotFound, PortsideError
@@ -270,9 +271,9 @@ class FakeLauncher:
 
 @dataclass
 class Kit:
-    """The service and what is behind it."""
+    """The containers and what is behind them."""
 
-    service: ContainerService
+    core: Core
     images: FakeImages
     networks: FakeNetworks
     volumes: FakeVolumes
@@ -293,12 +294,12 @@ class Kit:
         request = CreateRequest(
             **({"image": "image"} | (config or {})), host_config=HostConfig(**host)
         )
-        return (await self.service.create(name, request)).id
+        return (await create_container(self.core, CreateOptions(name, request))).id
 
     async def run(self, name: str = "box", config: dict[str, Any] | None = None,
                   **host: Any) -> str:  # fmt: skip
         identifier = await self.create(name, config, **host)
-        await self.service.start_container(identifier)
+        await start_container(self.core, self.core.find(identifier))
         return identifier
 
     async def until(self, condition: Any) -> None:
@@ -309,7 +310,7 @@ class Kit:
 
     async def close(self) -> None:
         with suppress(Exception):
-            await self.service.close()
+            await self.core.close()
 
 
 _OPEN: dict[Path, Database] = {}
@@ -330,11 +331,17 @@ def kit(tmp_path: Path, options: ContainerOptions | None = None) -> Kit:
     def publish(type: str, action: str, id: str, attributes: Any = None) -> None:
         events.append((action, dict(attributes or {})))
 
-    service = ContainerService(
-        cast(Store, store), Instance.of(tmp_path, tmp_path / "x"), cast(Launcher, launcher),
-        images, networks, volumes, options or ContainerOptions(), publish,
-    )  # fmt: skip
-    return Kit(service, images, networks, volumes, launcher, layers, events)
+    core = Core(
+        store=cast(Store, store),
+        instance=Instance.of(tmp_path, tmp_path / "x"),
+        launcher=cast(Launcher, launcher),
+        images=images,
+        networks=networks,
+        volumes=volumes,
+        options=options or ContainerOptions(),
+        publish=publish,
+    )
+    return Kit(core, images, networks, volumes, launcher, layers, events)
 
 
 def config(**fields: Any) -> ContainerConfig:

@@ -10,6 +10,15 @@ from typing import Any
 import pytest
 from containerkit import KILL, TERM, Kit, kit
 
+from portside.containers.attach_exec import create_exec
+from portside.containers.container_list import list_containers
+from portside.containers.exit import wait_container
+from portside.containers.inspect import inspect_container
+from portside.containers.remove import remove_container
+from portside.containers.restore import restore
+from portside.containers.start import restart_container, start_container
+from portside.containers.stop import kill_by_name, stop_container
+from portside.containers.update import rename_container, reshape_container, update_container
 from portside.model.container import ReshapeRequest, RestartPolicy, UpdateRequest
 from portside.model.errors import (
     CommandNotFound,
@@ -30,23 +39,23 @@ async def house(tmp_path: Path) -> AsyncIterator[Kit]:
 
 
 def state(house: Kit, name: str = "box") -> str:
-    return house.service.find(name).record.status
+    return house.core.find(name).record.status
 
 
 async def test_the_usual_way(house: Kit) -> None:
     identifier = await house.create()
     assert state(house) == "created"
-    await house.service.start_container("box")
+    await start_container(house.core, house.core.find("box"))
     assert state(house) == "running"
     assert identifier in house.networks.attached
-    waiting = house.service.wait("box", "next-exit")
+    waiting = wait_container(house.core.find("box"), "next-exit")
     house.monitor.exit(3)
     assert await waiting == (3, "")
     assert state(house) == "exited"
     assert house.networks.attached == {}
-    await house.service.remove("box")
+    await remove_container(house.core, house.core.find("box"))
     with pytest.raises(NotFound, match="No such container: box"):
-        house.service.find("box")
+        house.core.find("box")
     assert house.actions() == ["create", "start", "die", "destroy"]
     assert house.layers.writable == set()
 
@@ -54,54 +63,54 @@ async def test_the_usual_way(house: Kit) -> None:
 async def test_start_twice_is_not_modified(house: Kit) -> None:
     await house.run()
     with pytest.raises(NotModified):
-        await house.service.start_container("box")
+        await start_container(house.core, house.core.find("box"))
 
 
 async def test_stop_sends_the_signal_and_tells(house: Kit) -> None:
     await house.run(config={"stop_signal": "SIGINT"})
-    assert await house.service.stop("box") == ""
+    assert await stop_container(house.core, house.core.find("box")) == ""
     assert house.monitor.signals == [2]
     assert house.actions()[-3:] == ["kill", "stop", "die"]
     with pytest.raises(NotModified):
-        await house.service.stop("box")
+        await stop_container(house.core, house.core.find("box"))
 
 
 async def test_stop_names_a_process_that_ignores_the_signal(house: Kit) -> None:
     house.launcher.ignores = {TERM}
     await house.run()
-    word = await house.service.stop("box", timeout=0)
+    word = await stop_container(house.core, house.core.find("box"), timeout=0)
     assert "ignores" in word and "--init" in word
     assert house.monitor.signals == [TERM, KILL]
-    assert house.service.find("box").record.exit_code == 137
+    assert house.core.find("box").record.exit_code == 137
 
 
 async def test_a_failed_start_leaves_nothing(house: Kit) -> None:
     await house.create()
     house.launcher.failures = [CommandNotFound('exec: "nope": not found')]
     with pytest.raises(CommandNotFound):
-        await house.service.start_container("box")
-    record = house.service.find("box").record
+        await start_container(house.core, house.core.find("box"))
+    record = house.core.find("box").record
     assert (record.status, record.exit_code) == ("created", 127)
     assert "nope" in record.error
     assert house.networks.attached == {}
-    await house.service.start_container("box")
+    await start_container(house.core, house.core.find("box"))
     assert record.error == "" and record.status == "running"
 
 
 async def test_a_failed_start_with_rm_removes(house: Kit) -> None:
     await house.create(auto_remove=True)
-    gone = house.service.wait("box", "removed")
+    gone = wait_container(house.core.find("box"), "removed")
     house.launcher.failures = [CommandNotFound("no")]
     with pytest.raises(CommandNotFound):
-        await house.service.start_container("box")
+        await start_container(house.core, house.core.find("box"))
     assert (await gone)[0] == 127
-    assert house.service.counts().total == 0
+    assert house.core.counts().total == 0
 
 
 async def test_rm_waits_for_removal_and_takes_anonymous_volumes(house: Kit) -> None:
     await house.run(config={"volumes": {"/data": {}}}, auto_remove=True)
     assert len(house.volumes.volumes) == 1
-    gone = house.service.wait("box", "removed")
+    gone = wait_container(house.core.find("box"), "removed")
     house.monitor.exit(5)
     assert await gone == (5, "")
     assert house.volumes.volumes == {}
@@ -110,17 +119,17 @@ async def test_rm_waits_for_removal_and_takes_anonymous_volumes(house: Kit) -> N
 
 async def test_restart_keeps_a_container_with_rm(house: Kit) -> None:
     await house.run(auto_remove=True)
-    await house.service.restart("box")
+    await restart_container(house.core, house.core.find("box"))
     assert state(house) == "running" and len(house.launcher.monitors) == 2
     house.monitor.exit(0)
-    await house.until(lambda: house.service.counts().total == 0)
+    await house.until(lambda: house.core.counts().total == 0)
 
 
 async def test_removal_of_a_running_one_needs_force(house: Kit) -> None:
     await house.run()
     with pytest.raises(Conflict, match='cannot remove container "/box": container is running'):
-        await house.service.remove("box")
-    await house.service.remove("box", force=True)
+        await remove_container(house.core, house.core.find("box"))
+    await remove_container(house.core, house.core.find("box"), force=True)
     assert house.actions()[-3:] == ["kill", "die", "destroy"]
 
 
@@ -128,27 +137,27 @@ async def test_names_are_unique_and_free_again(house: Kit) -> None:
     first = await house.create("web")
     with pytest.raises(Conflict, match=f'name "/web" is already in use by container "{first}"'):
         await house.create("web")
-    await house.service.rename("web", "old")
+    await rename_container(house.core, house.core.find("web"), "old")
     second = await house.create("web")
-    assert {c.id for c in house.service.core.containers.values()} == {first, second}
+    assert {c.id for c in house.core.containers.values()} == {first, second}
     with pytest.raises(Conflict):
-        await house.service.rename("old", "web")
+        await rename_container(house.core, house.core.find("old"), "web")
     with pytest.raises(InvalidParameter, match="Invalid container name"):
-        await house.service.rename("old", "no/slash")
+        await rename_container(house.core, house.core.find("old"), "no/slash")
 
 
 async def test_find_by_prefix(house: Kit) -> None:
     identifier = await house.create("web")
-    assert house.service.find(identifier[:12]).id == identifier
-    assert house.service.find("/web").id == identifier
+    assert house.core.find(identifier[:12]).id == identifier
+    assert house.core.find("/web").id == identifier
     with pytest.raises(NotFound):
-        house.service.find("nothing")
+        house.core.find("nothing")
 
 
 async def test_missing_image_leaves_nothing(house: Kit) -> None:
     with pytest.raises(NotFound, match="No such image: nope:latest"):
         await house.create(config={"image": "nope"})
-    assert house.service.counts().total == 0 and house.layers.writable == set()
+    assert house.core.counts().total == 0 and house.layers.writable == set()
 
 
 async def test_create_that_fails_late_gives_volumes_back(house: Kit) -> None:
@@ -158,7 +167,7 @@ async def test_create_that_fails_late_gives_volumes_back(house: Kit) -> None:
     house.volumes.copy_up = refuse  # type: ignore[method-assign, assignment]
     with pytest.raises(SystemFailure):
         await house.create(config={"volumes": {"/data": {}}}, binds=("named:/n",))
-    assert house.service.counts().total == 0
+    assert house.core.counts().total == 0
     assert set(house.volumes.volumes) == {"named"}, "the anonymous one is gone"
     assert not any(house.volumes.users.values())
 
@@ -171,9 +180,9 @@ async def test_kill_of_one_that_does_not_run(house: Kit) -> None:
     with pytest.raises(
         Conflict, match=f"cannot kill container: box: container {identifier} is not"
     ):
-        await house.service.kill("box")
+        await kill_by_name(house.core, "box")
     with pytest.raises(InvalidParameter, match="invalid signal: NOPE"):
-        await house.service.kill("box", "NOPE")
+        await kill_by_name(house.core, "box", "NOPE")
 
 
 def always(name: str = "always", count: int = 0) -> RestartPolicy:
@@ -201,8 +210,8 @@ async def test_a_manual_start_begins_the_back_off_anew(house: Kit, quick: list[f
     for count in range(2, 6):
         house.monitor.exit(1)
         await house.until(lambda n=count: len(house.launcher.monitors) == n)
-    await house.service.stop("box")
-    await house.service.start_container("box")
+    await stop_container(house.core, house.core.find("box"))
+    await start_container(house.core, house.core.find("box"))
     house.monitor.exit(1)
     await house.until(lambda: len(house.launcher.monitors) == 7)
     assert [round(delay, 1) for delay in quick] == [0.1, 0.2, 0.4, 0.8, 0.1]
@@ -215,7 +224,7 @@ async def test_always_restarts_with_growing_delays(house: Kit, quick: list[float
         await house.until(lambda n=count: len(house.launcher.monitors) == n)
     assert quick[:4] == [0.1, 0.2, 0.4, 0.8]
     assert quick[-1] == 60.0
-    assert house.service.find("box").record.restart_count == 12
+    assert house.core.find("box").record.restart_count == 12
     house.monitor.exit(0, lived=11)
     await house.until(lambda: len(house.launcher.monitors) == 14)
     assert quick[-1] == 0.1, "a long life resets the delay"
@@ -228,7 +237,7 @@ async def test_on_failure_counts_and_gives_up(house: Kit, quick: list[float]) ->
         await house.until(lambda n=count: len(house.launcher.monitors) == n)
     house.monitor.exit(1)
     await house.until(lambda: state(house) == "exited")
-    await house.service.start_container("box")
+    await start_container(house.core, house.core.find("box"))
     house.monitor.exit(0)
     await house.until(lambda: state(house) == "exited")
     assert len(house.launcher.monitors) == 4
@@ -237,9 +246,9 @@ async def test_on_failure_counts_and_gives_up(house: Kit, quick: list[float]) ->
 @pytest.mark.parametrize("name", ["always", "unless-stopped"])
 async def test_a_stop_by_hand_is_final(house: Kit, name: str) -> None:
     await house.run(restart_policy=always(name))
-    await house.service.stop("box")
+    await stop_container(house.core, house.core.find("box"))
     assert state(house) == "exited"
-    assert house.service.find("box").restart is None
+    assert house.core.find("box").restart is None
 
 
 async def test_waiting_for_the_next_start(house: Kit) -> None:
@@ -247,17 +256,17 @@ async def test_waiting_for_the_next_start(house: Kit) -> None:
     await house.run(restart_policy=always())
     house.monitor.exit(1)
     await house.until(lambda: state(house) == "restarting")
-    shown = await house.service.inspect("box")
+    shown = await inspect_container(house.core, house.core.find("box"))
     assert shown.state.running and shown.state.restarting and shown.state.pid == 0
-    assert [item.state for item in await house.service.list({})] == ["restarting"]
+    assert [item.state for item in await list_containers(house.core, {})] == ["restarting"]
     with pytest.raises(Conflict, match="is restarting, wait until the container is running"):
-        await house.service.exec_create("box", _command())
+        await create_exec(house.core, house.core.find("box"), _command())
     with pytest.raises(Conflict, match="container is restarting: stop the container before"):
-        await house.service.remove("box")
-    assert house.service.find("box").restart is not None, "a refused removal changes nothing"
-    await house.service.kill("box")
+        await remove_container(house.core, house.core.find("box"))
+    assert house.core.find("box").restart is not None, "a refused removal changes nothing"
+    await kill_by_name(house.core, "box")
     assert state(house) == "exited"
-    await house.service.remove("box")
+    await remove_container(house.core, house.core.find("box"))
 
 
 def _command() -> Any:
@@ -277,9 +286,9 @@ async def test_stop_during_a_start_waits_for_it(house: Kit) -> None:
         return await start(*args, **kind)
 
     house.launcher.start = slow  # type: ignore[method-assign]
-    starting = asyncio.create_task(house.service.start_container("box"))
+    starting = asyncio.create_task(start_container(house.core, house.core.find("box")))
     await begun.wait()
-    stopping = asyncio.create_task(house.service.stop("box"))
+    stopping = asyncio.create_task(stop_container(house.core, house.core.find("box")))
     await asyncio.sleep(0)
     go.set()
     await asyncio.gather(starting, stopping)
@@ -288,17 +297,20 @@ async def test_stop_during_a_start_waits_for_it(house: Kit) -> None:
 
 async def test_wait_conditions(house: Kit) -> None:
     await house.create()
-    assert await house.service.wait("box", "not-running") == (0, "")
+    assert await wait_container(house.core.find("box"), "not-running") == (0, "")
     with pytest.raises(InvalidParameter, match="invalid condition"):
-        house.service.wait("box", "sometime")
-    await house.service.start_container("box")
-    both = [house.service.wait("box", ""), house.service.wait("box", "next-exit")]
-    given_up = house.service.wait("box", "removed")
+        wait_container(house.core.find("box"), "sometime")
+    await start_container(house.core, house.core.find("box"))
+    both = [
+        wait_container(house.core.find("box"), ""),
+        wait_container(house.core.find("box"), "next-exit"),
+    ]
+    given_up = wait_container(house.core.find("box"), "removed")
     given_up.cancel()
     house.monitor.exit(9)
     assert await asyncio.gather(*both) == [(9, ""), (9, "")]
     await asyncio.sleep(0)
-    assert house.service.find("box").waiters == []
+    assert house.core.find("box").waiters == []
 
 
 async def test_oom_is_told(house: Kit) -> None:
@@ -306,7 +318,7 @@ async def test_oom_is_told(house: Kit) -> None:
     house.monitor.exit(137, oom_killed=True)
     await house.until(lambda: state(house) == "exited")
     assert house.actions()[-2:] == ["oom", "die"]
-    assert (await house.service.inspect("box")).state.oom_killed
+    assert (await inspect_container(house.core, house.core.find("box"))).state.oom_killed
 
 
 # -- update --------------------------------------------------------------------------------------
@@ -315,12 +327,18 @@ async def test_oom_is_told(house: Kit) -> None:
 async def test_update_of_policies(house: Kit) -> None:
     await house.create(auto_remove=True)
     with pytest.raises(Conflict, match="AutoRemove is enabled"):
-        await house.service.update("box", UpdateRequest(restart_policy=always()))
+        await update_container(
+            house.core, house.core.find("box"), UpdateRequest(restart_policy=always())
+        )
     await house.create("other")
-    await house.service.update("other", UpdateRequest(restart_policy=always("on-failure", 3)))
-    assert house.service.find("other").record.host.restart_policy.maximum_retry_count == 3
+    await update_container(
+        house.core, house.core.find("other"), UpdateRequest(restart_policy=always("on-failure", 3))
+    )
+    assert house.core.find("other").record.host.restart_policy.maximum_retry_count == 3
     with pytest.raises(InvalidParameter, match="unknown policy"):
-        await house.service.update("other", UpdateRequest(restart_policy=always("never")))
+        await update_container(
+            house.core, house.core.find("other"), UpdateRequest(restart_policy=always("never"))
+        )
 
 
 async def test_ports_and_labels_change_live(house: Kit) -> None:
@@ -328,15 +346,17 @@ async def test_ports_and_labels_change_live(house: Kit) -> None:
     wish = ReshapeRequest(
         port_bindings={"80": (PortBinding(host_port="8080"),)}, labels={"a": None, "box": "3"}
     )
-    done = await house.service.reshape("box", wish)
+    done = await reshape_container(house.core, house.core.find("box"), wish)
     assert (done.live, done.recreated, done.restarted) == (("ports", "labels"), (), False)
     request = house.networks.attached[identifier]
     assert request.port_bindings == {"80/tcp": (PortBinding(host_port="8080"),)}
-    record = house.service.find("box").record
+    record = house.core.find("box").record
     assert record.config.labels == {"b": "2", "box": "3"}
     house.networks.failure = SystemFailure("port is already allocated")
     with pytest.raises(SystemFailure):
-        await house.service.reshape("box", ReshapeRequest(port_bindings={"80/tcp": None}))
+        await reshape_container(
+            house.core, house.core.find("box"), ReshapeRequest(port_bindings={"80/tcp": None})
+        )
     assert record.host.port_bindings == {"80/tcp": (PortBinding(host_port="8080"),)}
 
 
@@ -344,11 +364,11 @@ async def test_environment_changes_by_starting_again(house: Kit) -> None:
     identifier = await house.run(config={"env": ("A=1", "B=2")}, auto_remove=True)
     wish = ReshapeRequest(env=("A=9", "B", "C=3"))
     with pytest.raises(Conflict, match="--restart"):
-        await house.service.reshape("box", wish)
+        await reshape_container(house.core, house.core.find("box"), wish)
     wish.restart = True
-    done = await house.service.reshape("box", wish)
+    done = await reshape_container(house.core, house.core.find("box"), wish)
     assert done.recreated == ("environment",) and done.restarted
-    record = house.service.find("box").record
+    record = house.core.find("box").record
     assert record.id == identifier and record.running and len(house.launcher.monitors) == 2
     assert set(record.config.env or ()) == {"A=9", "C=3", "PATH=/bin"}
 
@@ -356,14 +376,16 @@ async def test_environment_changes_by_starting_again(house: Kit) -> None:
 async def test_mounts_change_and_volumes_are_given_back(house: Kit) -> None:
     identifier = await house.create(binds=("one:/data", "/tmp:/host"))
     wish = ReshapeRequest(binds=("two:/data",), unmount=("/host",))
-    done = await house.service.reshape("box", wish)
+    done = await reshape_container(house.core, house.core.find("box"), wish)
     assert done.recreated == ("mounts",) and not done.restarted
-    record = house.service.find("box").record
+    record = house.core.find("box").record
     assert [(p.destination, p.name) for p in record.mounts] == [("/data", "two")]
     assert record.host.binds == ("two:/data",)
     assert house.volumes.users == {"one": set(), "two": {identifier}}
     with pytest.raises(NotFound, match="nothing is mounted at /nowhere"):
-        await house.service.reshape("box", ReshapeRequest(unmount=("/nowhere",)))
+        await reshape_container(
+            house.core, house.core.find("box"), ReshapeRequest(unmount=("/nowhere",))
+        )
 
 
 # -- after a crash -------------------------------------------------------------------------------
@@ -376,7 +398,7 @@ async def test_a_restarted_engine_tells_the_truth(tmp_path: Path) -> None:
     await first.create("idle")
     half = await first.create("half", config={"volumes": {"/v": {}}})
     going = await first.create("going", config={"volumes": {"/v": {}}})
-    core = first.service.core
+    core = first.core
     for name in ("half", "going"):
         record = core.find(name).record
         record.making, record.removing = name == "half", name == "going"
@@ -388,9 +410,9 @@ async def test_a_restarted_engine_tells_the_truth(tmp_path: Path) -> None:
     second = kit(tmp_path)
     second.layers.writable = first.layers.writable
     second.volumes = first.volumes
-    second.service.core.volumes = first.volumes
-    await second.service.start()
-    names = {c.name: c.record for c in second.service.core.containers.values()}
+    second.core.volumes = first.volumes
+    await restore(second.core)
+    names = {c.name: c.record for c in second.core.containers.values()}
     assert set(names) == {"ran", "idle"}
     assert names["ran"].status == "exited" and names["ran"].exit_code == 255
     assert names["idle"].status == "created"
@@ -402,13 +424,13 @@ async def test_policies_start_what_should_run(tmp_path: Path, quick: list[float]
     first = kit(tmp_path)
     await first.run("always", restart_policy=always())
     await first.run("stopped", restart_policy=always("unless-stopped"))
-    await first.service.stop("stopped")
+    await stop_container(first.core, first.core.find("stopped"))
     await first.run("stopped-always", restart_policy=always())
-    await first.service.stop("stopped-always")
+    await stop_container(first.core, first.core.find("stopped-always"))
     second = kit(tmp_path)
     second.layers.writable = first.layers.writable
-    await second.service.start()
+    await restore(second.core)
     await second.until(lambda: len(second.launcher.monitors) == 2)
-    running = {c.name for c in second.service.core.containers.values() if c.record.running}
+    running = {c.name for c in second.core.containers.values() if c.record.running}
     assert running == {"always", "stopped-always"}, "always means also after a stop by hand"
     await second.close()

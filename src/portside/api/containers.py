@@ -1,4 +1,4 @@
-"""The Container group: life, looking, waiting."""
+"""The Container group: create, start, stop, remove, list, inspect, wait."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from typing import TYPE_CHECKING
 from portside.api import params, reply, request_versions, versions
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
+from portside.containers.container_list import list_containers
+from portside.containers.container_networks import remove_link
+from portside.containers.create import CreateOptions, create_container
+from portside.containers.exit import check_condition, wait_container, waited
+from portside.containers.inspect import inspect_container
+from portside.containers.remove import prune_containers, remove_container
+from portside.containers.start import restart_container, start_container
+from portside.containers.stop import (
+    kill_by_name,
+    pause_container,
+    stop_container,
+    unpause_container,
+)
 from portside.model.container import decode_create
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.model.platform import Platform
@@ -22,12 +35,13 @@ _EMPTY_BODY = 7
 
 
 @router.add("GET", "/containers/json", cancellable=True)
-async def list_containers(api: Api, request: Request, _: str) -> Answer:
+async def get_list(api: Api, request: Request, _: str) -> Answer:
     filters = params.filters(request)
     for old in ("before", "since"):  # parameters of their own until API 1.23, still sent
         if value := params.text(request, old):
             filters.setdefault(old, []).append(value)
-    found = await api.engine.containers.list(
+    found = await list_containers(
+        api.engine.containers,
         filters,
         all=params.boolean(request, "all"),
         limit=params.number(request, "limit", 0) or 0,
@@ -41,15 +55,16 @@ async def create(api: Api, request: Request, _: str) -> Answer:
     body = await params.json_bytes(request)
     if body.strip() in (b"null", b"{}"):
         raise InvalidParameter("config cannot be empty in order to create a container")
-    wish = decode_create(body)
-    warnings = request_versions.create(wish, request.version, api.engine.cgroup_version)
+    wanted = decode_create(body)
+    warnings = request_versions.create(wanted, request.version, api.engine.cgroup_version)
     platform = params.text(request, "platform") if request.version >= (1, 41) else ""
-    created = await api.engine.containers.create(
+    options = CreateOptions(
         params.text(request, "name"),
-        wish,
+        wanted,
         Platform.parse(platform) if platform else None,
-        read_only_non_recursive=request_versions.read_only_non_recursive(request.version),
+        request_versions.read_only_non_recursive(request.version),
     )
+    created = await create_container(api.engine.containers, options)
     created.warnings = (*created.warnings, *warnings)
     return reply.json(created, 201)
 
@@ -57,7 +72,8 @@ async def create(api: Api, request: Request, _: str) -> Answer:
 @router.add("GET", "/containers/{name}/json")
 async def inspect(api: Api, request: Request, name: str) -> Answer:
     size = params.boolean(request, "size")
-    found = await api.engine.containers.inspect(name, size=size)
+    containers = api.engine.containers
+    found = await inspect_container(containers, containers.find(name), size)
     return reply.json(versions.container(found.wire(), request.version))
 
 
@@ -71,24 +87,27 @@ async def start(api: Api, request: Request, name: str) -> Answer:
         )
     if params.text(request, "checkpoint"):
         raise InvalidParameter("checkpoints are not built into Portside")
-    await api.engine.containers.start_container(name)
+    containers = api.engine.containers
+    await start_container(containers, containers.find(name))
     return Response(204)
 
 
 @router.add("POST", "/containers/{name}/stop")
 async def stop(api: Api, request: Request, name: str) -> Answer:
-    word = await api.engine.containers.stop(
-        name, _stop_signal(request), params.number(request, "t")
+    containers = api.engine.containers
+    word = await stop_container(
+        containers, containers.find(name), _stop_signal(request), params.number(request, "t")
     )
     return Response(204, headers={"Portside-Warning": word} if word else None)
 
 
 @router.add("POST", "/containers/{name}/restart")
 async def restart(api: Api, request: Request, name: str) -> Answer:
-    found = api.engine.containers.find(name)
+    containers = api.engine.containers
+    found = containers.find(name)
     try:
-        await api.engine.containers.restart(
-            found.id, _stop_signal(request), params.number(request, "t")
+        await restart_container(
+            containers, found, _stop_signal(request), params.number(request, "t")
         )
     except PortsideError as err:
         raise type(err)(f"Cannot restart container {name}: {err}") from err
@@ -102,19 +121,19 @@ def _stop_signal(request: Request) -> str:
 
 @router.add("POST", "/containers/{name}/kill")
 async def kill(api: Api, request: Request, name: str) -> Answer:
-    await api.engine.containers.kill(name, params.text(request, "signal"))
+    await kill_by_name(api.engine.containers, name, params.text(request, "signal"))
     return Response(204)
 
 
 @router.add("POST", "/containers/{name}/pause")
 async def pause(api: Api, request: Request, name: str) -> Answer:
-    await api.engine.containers.pause(name)
+    await pause_container(api.engine.containers, api.engine.containers.find(name))
     return Response(204)
 
 
 @router.add("POST", "/containers/{name}/unpause")
 async def unpause(api: Api, request: Request, name: str) -> Answer:
-    await api.engine.containers.unpause(name)
+    await unpause_container(api.engine.containers, api.engine.containers.find(name))
     return Response(204)
 
 
@@ -122,30 +141,31 @@ async def unpause(api: Api, request: Request, name: str) -> Answer:
 async def wait(api: Api, request: Request, name: str) -> Answer:
     """The head is sent at once: clients start the container when they have seen it."""
     condition = params.text(request, "condition") if request.version >= (1, 30) else ""
-    future = api.engine.containers.wait(name, condition)
+    check_condition(condition)  # before the container is looked for, as dockerd
+    future = wait_container(api.engine.containers.find(name), condition)
     stream = request.start(200, reply.JSON)
     try:
         result = await future
     except asyncio.CancelledError:
         future.cancel()
         raise
-    await stream.write(reply.line(api.engine.containers.waited(result).wire())[:-2] + b"\n")
+    await stream.write(reply.line(waited(result).wire())[:-2] + b"\n")
     return stream
 
 
 @router.add("DELETE", "/containers/{name}")
 async def remove(api: Api, request: Request, name: str) -> Answer:
     if params.boolean(request, "link"):
-        await api.engine.containers.remove_link(name)
+        await remove_link(api.engine.containers, name)
         return Response(204)
-    await api.engine.containers.remove(
-        name, force=params.boolean(request, "force"), volumes=params.boolean(request, "v")
-    )
+    containers = api.engine.containers
+    force, volumes = params.boolean(request, "force"), params.boolean(request, "v")
+    await remove_container(containers, containers.find(name), force=force, volumes=volumes)
     return Response(204)
 
 
 @router.add("POST", "/containers/prune", since=(1, 25))
 async def prune(api: Api, request: Request, _: str) -> Answer:
-    pruned = await api.engine.containers.prune(params.filters(request))
+    pruned = await prune_containers(api.engine.containers, params.filters(request))
     api.engine.events("container", "prune", "", {"reclaimed": str(pruned.space_reclaimed)})
     return reply.json(pruned)

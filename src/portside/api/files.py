@@ -10,7 +10,8 @@ import msgspec
 from portside.api import params, reply, request_versions
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
-from portside.containers.container_files import CommitOptions
+from portside.containers import container_files
+from portside.containers.update import rename_container, update_container
 from portside.model.container import ContainerConfig, UpdateRequest, decode_as
 from portside.model.containerstate import Updated
 from portside.model.errors import InvalidParameter
@@ -37,13 +38,16 @@ def _path(request: Request) -> str:
 
 @router.add("HEAD", "/containers/{name}/archive")
 async def archive_head(api: Api, request: Request, name: str) -> Answer:
-    stat = await api.engine.containers.archive_stat(name, _path(request))
+    containers = api.engine.containers
+    stat = await container_files.archive_stat(containers, containers.find(name), _path(request))
     return Response(200, headers=_stat_header(stat))
 
 
 @router.add("GET", "/containers/{name}/archive", cancellable=True)
 async def archive_get(api: Api, request: Request, name: str) -> Answer:
-    stat, pieces = await api.engine.containers.archive_get(name, _path(request))
+    containers = api.engine.containers
+    container = containers.find(name)
+    stat, pieces = await container_files.archive_get(containers, container, _path(request))
     stream = request.start(200, reply.TAR, _stat_header(stat))
     async for piece in pieces:
         await stream.write(piece)
@@ -52,8 +56,10 @@ async def archive_get(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("PUT", "/containers/{name}/archive", cancellable=True)
 async def archive_put(api: Api, request: Request, name: str) -> Answer:
-    await api.engine.containers.archive_put(
-        name,
+    containers = api.engine.containers
+    await container_files.archive_put(
+        containers,
+        containers.find(name),
         _path(request),
         request.body.chunks(),
         keep_kind=params.boolean(request, "noOverwriteDirNonDir"),
@@ -64,12 +70,15 @@ async def archive_put(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("GET", "/containers/{name}/export", cancellable=True)
 async def export(api: Api, request: Request, name: str) -> Answer:
-    return await reply.pour(request, api.engine.containers.export(name), "application/octet-stream")
+    containers = api.engine.containers
+    pieces = container_files.export_container(containers, containers.find(name))
+    return await reply.pour(request, pieces, "application/octet-stream")
 
 
 @router.add("GET", "/containers/{name}/changes")
 async def changes(api: Api, request: Request, name: str) -> Answer:
-    return reply.json(list(await api.engine.containers.changes(name)))
+    containers = api.engine.containers
+    return reply.json(list(await container_files.changes(containers, containers.find(name))))
 
 
 @router.add("POST", "/commit")
@@ -77,7 +86,7 @@ async def commit(api: Api, request: Request, _: str) -> Answer:
     name = params.text(request, "container")
     body = await params.json_bytes(request)
     config = decode_as(body, ContainerConfig) if body and body.strip() != b"null" else None
-    wish = CommitOptions(
+    options = container_files.CommitOptions(
         ref=params.new_name(request),
         author=params.text(request, "author"),
         comment=params.text(request, "comment"),
@@ -85,7 +94,9 @@ async def commit(api: Api, request: Request, _: str) -> Answer:
         changes=tuple(params.texts(request, "changes")),
         config=config,
     )
-    return reply.json({"Id": await api.engine.containers.commit(name, wish)}, 201)
+    containers = api.engine.containers
+    image = await container_files.commit_container(containers, containers.find(name), options)
+    return reply.json({"Id": image}, 201)
 
 
 # -- processes and limits --------------------------------------------------------------------
@@ -93,16 +104,24 @@ async def commit(api: Api, request: Request, _: str) -> Answer:
 
 @router.add("GET", "/containers/{name}/top")
 async def top(api: Api, request: Request, name: str) -> Answer:
-    return reply.json(await api.engine.containers.top(name, params.text(request, "ps_args")))
+    from portside.containers.top import processes_of  # start-up time
+
+    containers = api.engine.containers
+    container = containers.find(name)
+    return reply.json(await processes_of(containers, container, params.text(request, "ps_args")))
 
 
 @router.add("GET", "/containers/{name}/stats", cancellable=True)
 async def stats(api: Api, request: Request, name: str) -> Answer:
+    from portside.containers.stats import stats_samples  # start-up time
+
     endless = params.boolean(request, "stream", True)
     one_shot = params.boolean(request, "one-shot") and request.version >= (1, 41)
     if endless and one_shot:
         raise InvalidParameter("cannot have stream=true and one-shot=true")
-    samples = api.engine.containers.stats(name, stream=endless, one_shot=one_shot)
+    containers = api.engine.containers
+    container = containers.find(name)
+    samples = stats_samples(containers, container, stream=endless, one_shot=one_shot)
     stream = request.start(200, reply.JSON)
     async for sample in samples:
         if request.version >= (1, 52):
@@ -113,12 +132,14 @@ async def stats(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/containers/{name}/update")
 async def update(api: Api, request: Request, name: str) -> Answer:
-    wish = request_versions.update(await params.json(request, UpdateRequest), request.version)
-    warnings = await api.engine.containers.update(name, wish)
+    limits = request_versions.update(await params.json(request, UpdateRequest), request.version)
+    containers = api.engine.containers
+    warnings = await update_container(containers, containers.find(name), limits)
     return reply.json(Updated(warnings=tuple(warnings) or None))
 
 
 @router.add("POST", "/containers/{name}/rename")
 async def rename(api: Api, request: Request, name: str) -> Answer:
-    await api.engine.containers.rename(name, params.text(request, "name"))
+    containers = api.engine.containers
+    await rename_container(containers, containers.find(name), params.text(request, "name"))
     return Response(204)

@@ -9,6 +9,7 @@ import msgspec
 from portside.api import params, reply
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
+from portside.containers.container_networks import disconnect_by_name, network_connect
 from portside.model.errors import InvalidParameter, InvalidText
 from portside.model.golang.booleans import parse_bool
 from portside.model.network import (
@@ -69,14 +70,16 @@ async def remove(api: Api, request: Request, name: str) -> Answer:
 @router.add("POST", "/networks/{name}/connect")
 async def connect(api: Api, request: Request, name: str) -> Answer:
     body = await params.json(request, NetworkConnect)
-    await api.engine.containers.network_connect(body.container, name, body.endpoint_config)
+    containers = api.engine.containers
+    container = containers.find(body.container)
+    await network_connect(containers, container, name, body.endpoint_config)
     return Response(200)
 
 
 @router.add("POST", "/networks/{name}/disconnect")
 async def disconnect(api: Api, request: Request, name: str) -> Answer:
     body = await params.json(request, NetworkDisconnect)
-    await api.engine.containers.network_disconnect(body.container, name, body.force)
+    await disconnect_by_name(api.engine.containers, body.container, name, body.force)
     return Response(200)
 
 

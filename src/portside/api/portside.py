@@ -10,6 +10,8 @@ import msgspec
 from portside.api import params, reply
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
+from portside.containers.processes import last_spec
+from portside.containers.update import reshape_container
 from portside.model.container import ReshapeRequest, decode_as
 from portside.model.errors import InvalidParameter
 from portside.model.imageapi import ListPart
@@ -102,13 +104,15 @@ async def alert(api: Api, request: Request, _: str) -> Answer:
 @router.add("GET", "/portside/containers/{name}/oci")
 async def oci(api: Api, request: Request, name: str) -> Answer:
     """The runtime-spec configuration of the container's last start."""
-    return Response(200, api.engine.containers.oci(name) + b"\n", reply.JSON)
+    return Response(
+        200, last_spec(api.engine.containers, api.engine.containers.find(name)) + b"\n", reply.JSON
+    )
 
 
 @router.add("GET", "/portside/containers/{name}/timings")
 async def timings(api: Api, request: Request, name: str) -> Answer:
     """Milliseconds of each step of the last start."""
-    return reply.json(api.engine.containers.timings(name))
+    return reply.json(api.engine.containers.find(name).timings)
 
 
 @router.add("GET", "/portside/containers/{name}/explain")
@@ -121,9 +125,10 @@ async def explain(api: Api, request: Request, name: str) -> Answer:
 async def reshape(api: Api, request: Request, name: str) -> Answer:
     """What Docker fixes at creation: published ports and labels live, environment and mounts
     by stopping and starting again."""
-    api.engine.containers.find(name)
-    wish = decode_as(await params.json_bytes(request) or b"{}", ReshapeRequest)
-    return reply.json(await api.engine.containers.reshape(name, wish))
+    containers = api.engine.containers
+    container = containers.find(name)
+    wanted = decode_as(await params.json_bytes(request) or b"{}", ReshapeRequest)
+    return reply.json(await reshape_container(containers, container, wanted))
 
 
 # -- manifests -------------------------------------------------------------------------------

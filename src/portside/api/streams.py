@@ -9,8 +9,17 @@ from portside.api import params, reply, request_versions
 from portside.api.http.hijack import replay
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
-from portside.containers.attach_exec import AttachOptions, Take
-from portside.containers.log_reader import LogsOptions
+from portside.containers.attach_exec import (
+    AttachOptions,
+    Take,
+    attach_container,
+    create_exec,
+    inspect_exec,
+    resize,
+    resize_exec,
+    start_exec,
+)
+from portside.containers.log_reader import LogsOptions, open_logs
 from portside.model.container import ExecConfig, ExecStart, decode_as
 from portside.model.errors import InvalidParameter, InvalidText, PortsideError
 from portside.model.golang.numbers import parse_uint
@@ -62,7 +71,8 @@ async def attach(api: Api, request: Request, name: str) -> Answer:
         stderr=params.boolean(request, "stderr"),
         detach_keys=params.text(request, "detachKeys"),
     )
-    await api.engine.containers.attach(name, options, taker(request))
+    containers = api.engine.containers
+    await attach_container(containers, containers.find(name), options, taker(request))
     return None
 
 
@@ -87,7 +97,8 @@ async def attach_websocket(api: Api, request: Request, name: str) -> Answer:
         hijacked = request.hijack(head)
         return websocket.relay(hijacked.sock, hijacked.early)
 
-    await api.engine.containers.attach(name, options, take)
+    containers = api.engine.containers
+    await attach_container(containers, containers.find(name), options, take)
     return None
 
 
@@ -96,7 +107,9 @@ async def exec_create(api: Api, request: Request, name: str) -> Answer:
     config = request_versions.exec_config(await params.json(request, ExecConfig), request.version)
     if not config.cmd:
         raise InvalidParameter("No exec command specified")
-    return reply.json({"Id": await api.engine.containers.exec_create(name, config)}, 201)
+    containers = api.engine.containers
+    created = await create_exec(containers, containers.find(name), config)
+    return reply.json({"Id": created.id}, 201)
 
 
 @router.add("POST", "/exec/{id}/start")
@@ -104,12 +117,12 @@ async def exec_start(api: Api, request: Request, exec_id: str) -> Answer:
     body = await params.json_bytes(request)
     start = decode_as(body, ExecStart) if body else ExecStart()
     containers = api.engine.containers
-    containers.exec_config(exec_id)  # before the client is told that it is upgraded
+    found = containers.find_exec(exec_id)  # before the client is told that it is upgraded
     if start.detach:
-        await containers.exec_start(exec_id, start, None)
+        await start_exec(containers, found, start, None)
         return Response(200)
     try:
-        await containers.exec_start(exec_id, start, taker(request))
+        await start_exec(containers, found, start, taker(request))
     except PortsideError:
         if not request.has_started:
             raise
@@ -118,7 +131,7 @@ async def exec_start(api: Api, request: Request, exec_id: str) -> Answer:
 
 @router.add("GET", "/exec/{id}/json")
 async def exec_inspect(api: Api, request: Request, exec_id: str) -> Answer:
-    return reply.json(api.engine.containers.exec_inspect(exec_id))
+    return reply.json(inspect_exec(api.engine.containers.find_exec(exec_id)))
 
 
 def _size(request: Request) -> tuple[int, int]:
@@ -135,13 +148,14 @@ def _size(request: Request) -> tuple[int, int]:
 
 @router.add("POST", "/exec/{id}/resize")
 async def exec_resize(api: Api, request: Request, exec_id: str) -> Answer:
-    await api.engine.containers.exec_resize(exec_id, *_size(request))
+    await resize_exec(api.engine.containers.find_exec(exec_id), *_size(request))
     return Response(200)
 
 
 @router.add("POST", "/containers/{name}/resize")
-async def resize(api: Api, request: Request, name: str) -> Answer:
-    await api.engine.containers.resize(name, *_size(request))
+async def resize_terminal(api: Api, request: Request, name: str) -> Answer:
+    containers = api.engine.containers
+    await resize(containers, containers.find(name), *_size(request))
     return Response(200)
 
 
@@ -150,7 +164,7 @@ async def logs(api: Api, request: Request, name: str) -> Answer:
     stdout, stderr = params.boolean(request, "stdout"), params.boolean(request, "stderr")
     if not (stdout or stderr):
         raise InvalidParameter("Bad parameters: you must choose at least one stream")
-    api.engine.containers.find(name)
+    container = api.engine.containers.find(name)
     options = LogsOptions(
         stdout=stdout,
         stderr=stderr,
@@ -161,7 +175,7 @@ async def logs(api: Api, request: Request, name: str) -> Answer:
         details=params.boolean(request, "details"),
         tail=params.text(request, "tail", "all"),
     )
-    terminal, pieces = api.engine.containers.logs(name, options)
+    terminal, pieces = open_logs(api.engine.containers, container, options)
     stream = request.start(200, stream_type(request, terminal))
     async for piece in pieces:
         await stream.write(piece)

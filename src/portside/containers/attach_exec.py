@@ -329,12 +329,13 @@ def inspect_exec(instance: ExecInstance) -> ExecInspect:
     )
 
 
-async def resize(container: Container, height: int, width: int) -> None:
+async def resize(core: Core, container: Container, height: int, width: int) -> None:
     """Change the terminal's size. Raises NotRunning."""
     if container.monitor is None:
         raise not_running(container)
     with unless_ended(container):
         await container.monitor.resize(height, width)
+    core.event(container, "resize", {"height": str(height), "width": str(width)})
 
 
 async def resize_exec(instance: ExecInstance, height: int, width: int) -> None:

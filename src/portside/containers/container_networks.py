@@ -117,6 +117,18 @@ async def network_disconnect(core: Core, container: Container, network: str, for
         core.save(container)
 
 
+async def disconnect_by_name(core: Core, name: str, network: str, force: bool = False) -> None:
+    """As ``network_disconnect``; with ``force`` the container need not be there. NotFound."""
+    try:
+        container = core.find(name)
+    except NotFound as err:
+        if not force:
+            raise
+        core.networks.inspect(network)
+        raise NotFound(f"endpoint {name} not found") from err
+    await network_disconnect(core, container, network, force)
+
+
 def _check_private(core: Core, record: Record, network: str) -> None:
     """The network ``none`` goes with no other."""
     wanted = core.networks.inspect(network)

@@ -59,9 +59,24 @@ class ContainerOptions:
     cdi_spec_dirs: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Containers by state, for ``info``."""
+
+    total: int
+    running: int
+    paused: int
+    stopped: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Core:
-    """The registry of containers and the ways to the rest of the engine."""
+    """The containers of an engine, and the ways to the rest of it.
+
+    What is done with containers are functions that take this as their first argument, each in the
+    file of its name (``create``, ``start``, ``stop`` …); the API calls them directly. Only the
+    engine's asyncio thread may.
+    """
 
     store: Store
     instance: Instance
@@ -85,6 +100,21 @@ class Core:
         self.tasks.add(task)
         task.add_done_callback(self._done)
         return task
+
+    async def close(self) -> None:
+        """Let go of the containers; they run on."""
+        for container in self.containers.values():
+            container.cancel_restart()
+            if container.health is not None:
+                container.health.end()
+            if container.monitor is not None:
+                monitor, container.monitor = container.monitor, None
+                monitor.close()
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.launcher.close()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
@@ -130,6 +160,16 @@ class Core:
     def forget_exec(self, instance: ExecInstance) -> None:
         self.execs.pop(instance.id, None)
         instance.container.execs.pop(instance.id, None)
+
+    def is_running(self, identifier: str) -> bool:
+        container = self.containers.get(identifier)
+        return container is not None and container.record.running
+
+    def counts(self) -> Counts:
+        states = [item.record.status for item in self.containers.values()]
+        running = states.count("running")
+        paused = states.count("paused")
+        return Counts(len(states), running, paused, len(states) - running - paused)
 
     # -- keeping -----------------------------------------------------------------------------
 

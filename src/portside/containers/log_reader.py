@@ -75,6 +75,14 @@ def check(container: Container, options: LogsOptions) -> None:
         )
 
 
+def open_logs(
+    core: Core, container: Container, options: LogsOptions
+) -> tuple[bool, AsyncIterator[bytes]]:
+    """Whether there is a terminal, and the log in its framing. Raises NotImplementedHere."""
+    check(container, options)
+    return container.record.config.tty, read_logs(core, container, options)
+
+
 async def read_logs(core: Core, container: Container, options: LogsOptions) -> AsyncIterator[bytes]:
     """The log as clients get it: framed unless there is a terminal."""
     reader = _Reader(Path(core.log_path(container.id)), container, options, core.log_watch)

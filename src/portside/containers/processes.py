@@ -15,9 +15,7 @@ import msgspec
 from portside.containers import mounts
 from portside.containers.container import Container
 from portside.containers.core import Core
-from portside.model.errors import (
-    PortsideError,
-)
+from portside.model.errors import NotFound, PortsideError
 from portside.runtime.messages import Exited, StateFile
 from portside.runtime.state_files import clean
 
@@ -103,6 +101,17 @@ def read_exit(core: Core, container: Container) -> Exited | None:
         return msgspec.json.decode(data, type=Exited)
     except (OSError, msgspec.MsgspecError):
         return None
+
+
+def last_spec(core: Core, container: Container) -> bytes:
+    """The runtime-spec configuration of the last start. Raises NotFound."""
+    try:
+        return (core.state_dir(container.id) / "config.json").read_bytes()
+    except FileNotFoundError:
+        raise NotFound(
+            f"container {container.name} has not been started since the machine was: "
+            "there is no configuration yet"
+        ) from None
 
 
 def remove_state(core: Core, identifier: str) -> None:

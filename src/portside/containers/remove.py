@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from portside.containers import mounts
 from portside.containers.container import Container
-from portside.containers.core import Core
+from portside.containers.container_list import PRUNE_FILTERS, choose
+from portside.containers.core import Core, unless_removed
 from portside.containers.processes import remove_state
 from portside.containers.record import Record
 from portside.containers.stop import end_now
-from portside.model.errors import (
-    Conflict,
-)
+from portside.model import filters as matching
+from portside.model.containerstate import ContainersPruned
+from portside.model.errors import Conflict, PortsideError
+from portside.model.filters import Filters
 from portside.store.failpoints import reach
 
 
@@ -73,3 +75,27 @@ async def remove_locked(core: Core, container: Container, *, volumes: bool) -> N
         raise
     core.event(container, "destroy")
     container.wake_removed(record.exit_code)
+
+
+async def prune_containers(core: Core, filters: Filters) -> ContainersPruned:
+    """Remove every container that does not run and matches."""
+    matching.check(filters, PRUNE_FILTERS)
+    until = matching.until(filters)
+    labels = {name: values for name, values in filters.items() if name != "until"}
+    removed: list[str] = []
+    freed = 0
+    for container in choose(core, labels, all=True, limit=0):
+        record = container.record
+        if record.status not in ("created", "exited", "dead"):
+            continue
+        if until is not None and record.created_ns >= until:
+            continue
+        try:
+            with unless_removed(container):
+                size = await core.store.layers.size_rw(record.id)
+            await remove_container(core, container)
+        except PortsideError:
+            continue
+        removed.append(record.id)
+        freed += size
+    return ContainersPruned(containers_deleted=tuple(removed) or None, space_reclaimed=freed)

@@ -17,6 +17,7 @@ from portside.containers.validation import parse_signal, signal_name
 from portside.model.errors import (
     Conflict,
     InvalidParameter,
+    NotFound,
     NotModified,
     PortsideError,
     SystemFailure,
@@ -144,6 +145,29 @@ async def end_now(core: Core, container: Container) -> None:
             f"container {container.id} cannot be killed: a process of it is stuck in the kernel "
             f"(state D): {group.pids()}"
         )
+
+
+async def stop_all(core: Core, timeout: int) -> None:
+    """Stop every running container at once (``portside daemon stop --containers``)."""
+    running = [item for item in core.containers.values() if item.record.running]
+    work = (stop_container(core, item, "", timeout) for item in running)
+    await asyncio.gather(*work, return_exceptions=True)
+    for item in running:
+        item.record.stopped_by_user = False
+        core.save(item)
+
+
+async def kill_by_name(core: Core, name: str, signal: str = "") -> None:
+    """Send a signal by its name or number. Raises InvalidParameter, NotFound, Conflict."""
+    words = f"cannot kill container: {name}"
+    try:
+        number = parse_signal(signal or "KILL")
+        container = core.find(name)
+    except InvalidParameter as err:
+        raise InvalidParameter(f"{words}: {err}") from None
+    except NotFound as err:
+        raise NotFound(f"{words}: {err}") from None
+    await kill_container(core, container, number)
 
 
 async def kill_container(core: Core, container: Container, number: int = signals.SIGKILL) -> None:

@@ -6,6 +6,7 @@ own by ``-o``. No ps program is executed.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import time
@@ -14,8 +15,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from portside.containers.container import Container
+from portside.containers.core import Core
+from portside.containers.processes import cgroup_of
 from portside.model.containerstate import Top
-from portside.model.errors import InvalidParameter
+from portside.model.errors import Conflict, InvalidParameter
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -155,6 +159,19 @@ _OTHER_NAMES = {
 _FULL = ("euser", "pid", "ppid", "c", "stime", "tty", "time", "cmd")
 _USER = ("user", "pid", "%cpu", "%mem", "vsz", "rss", "tty", "stat", "start", "bsdtime", "command")
 _PLAIN = ("pid", "tty", "time", "comm")
+
+
+async def processes_of(core: Core, container: Container, arguments: str) -> Top:
+    """The processes of a container. Raises Conflict when it does not run."""
+    record = container.record
+    if record.restarting:
+        raise Conflict(f"Container {record.id} is restarting, wait until the container is running")
+    if not record.running:
+        raise Conflict(f"container {record.id} is not running")
+    group = cgroup_of(core, container)
+    found = await asyncio.to_thread(lambda: table(group.pids(), arguments))
+    core.event(container, "top")
+    return found
 
 
 def columns(arguments: str) -> list[Column]:

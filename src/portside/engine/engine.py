@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from portside.containers.service import ContainerService
+from portside.containers import restore, stop
+from portside.containers.core import Core
 from portside.engine import info, wiring
 from portside.engine.events import EventBus
 from portside.engine.options import DaemonOptions
@@ -56,7 +57,7 @@ class Engine:
         self.images: ImageService = wiring.images(self)
         self.networks: NetworkService = wiring.networks(self)
         self.volumes: VolumeService = wiring.volumes(self)
-        self.containers: ContainerService = wiring.containers(self)
+        self.containers: Core = wiring.containers(self)
         self._builder: BuildService | None = None
         self._grpc: GrpcEndpoint | None = None
         self.stop_requested: Callable[..., None] = lambda containers, reset=False: None
@@ -76,7 +77,7 @@ class Engine:
         await engine.images.start()
         await engine.volumes.start()
         await engine.networks.start()
-        await engine.containers.start()
+        await restore.restore(engine.containers)
         engine.space.start()
         return engine
 
@@ -110,7 +111,7 @@ class Engine:
         if self._builder is not None:
             await self._builder.close()
         if containers:
-            await self.containers.stop_all(self.options.shutdown_timeout)
+            await stop.stop_all(self.containers, self.options.shutdown_timeout)
         await self.containers.close()
         if containers or not self.networks.in_use():
             await self.networks.clean()
@@ -136,7 +137,7 @@ class Engine:
         """Take over reloadable options (SIGHUP)."""
         self.options = options
         self.images.reconfigure(wiring.registry_options(options))
-        self.containers.reconfigure(wiring.container_options(options, self.id_mappings))
+        self.containers.options = wiring.container_options(options, self.id_mappings)
         self.events("daemon", "reload", self.identity, wiring.reload_attributes(options))
 
     @property
@@ -179,7 +180,7 @@ class Engine:
         from portside.engine.audit_engine import audit_engine
 
         found = await asyncio.to_thread(audit_engine, self)
-        return found + audit_containers(self.containers.core)
+        return found + audit_containers(self.containers)
 
     async def explain(self, name: str) -> Explanation:
         """A container in the kernel's terms, from its namespaces to its firewall rules."""
@@ -187,7 +188,7 @@ class Engine:
 
         container = self.containers.find(name)
         path = self.networks.explain(container.id) if container.record.running else []
-        return await asyncio.to_thread(explain, self.containers.core, container, path)
+        return await asyncio.to_thread(explain, self.containers, container, path)
 
     def version(self) -> Version:
         return info.version()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from portside.containers.container_list import list_containers
+
 if TYPE_CHECKING:
     from portside.engine.engine import Engine
     from portside.model.imageapi import ImageSummary
@@ -30,7 +32,7 @@ async def disk_usage(
         found["LayersSize"] = sum(layer.size for layer in engine.store.layers.all())
         found["ImagesUsage"] = _images(images, found["Images"], found["LayersSize"])
     if not kinds or "container" in kinds:
-        containers = await engine.containers.list({}, all=True, size=True)
+        containers = await list_containers(engine.containers, {}, all=True, size=True)
         found["Containers"] = [container.wire() for container in containers]
         sizes = [(c.size_rw or 0, c.state in _ACTIVE) for c in containers]
         found["ContainersUsage"] = _usage(sizes, found["Containers"])

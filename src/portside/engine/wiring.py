@@ -17,8 +17,7 @@ from portside.registry.client.options import RegistryOptions
 if TYPE_CHECKING:
     from portside.builder.service import BuildService
     from portside.builder.wire.grpc_endpoint import GrpcEndpoint
-    from portside.containers.core import ContainerOptions
-    from portside.containers.service import ContainerService
+    from portside.containers.core import ContainerOptions, Core
     from portside.engine.engine import Engine
     from portside.images.service import ImageService
     from portside.networks.service import NetworkService
@@ -151,25 +150,25 @@ def container_options(options: DaemonOptions, mappings: IDMappings | None) -> Co
     )
 
 
-def containers(engine: Engine) -> ContainerService:
-    from portside.containers.service import ContainerService
+def containers(engine: Engine) -> Core:
+    from portside.containers.core import Core
 
-    return ContainerService(
-        engine.store,
-        engine.instance,
-        engine.launcher,
-        engine.images,
-        engine.networks,
-        engine.volumes,
-        container_options(engine.options, engine.id_mappings),
-        engine.events,
+    return Core(
+        store=engine.store,
+        instance=engine.instance,
+        launcher=engine.launcher,
+        images=engine.images,
+        networks=engine.networks,
+        volumes=engine.volumes,
+        options=container_options(engine.options, engine.id_mappings),
+        publish=engine.events,
     )
 
 
 def builder(engine: Engine) -> BuildService:
     from portside.builder.service import BuildService
 
-    return BuildService(engine.containers.core, engine.images, engine.options.builder)
+    return BuildService(engine.containers, engine.images, engine.options.builder)
 
 
 def grpc(engine: Engine) -> GrpcEndpoint:
