@@ -261,7 +261,7 @@ class Bench:
             box.client.close()
             if box.sock is not None:
                 box.sock.close()
-        self.launcher.close()
+        self.launcher.end()
         with suppress(PortsideError, OSError):
             Cgroup(self.parent).delete()
 

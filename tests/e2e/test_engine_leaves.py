@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import pytest
 from enginekit import ROOT, RunningEngine, docker_runner
+
+from portside.kernel.cgroup import Cgroup
+from portside.model.instance import Instance
 
 IMAGE = "portside/base"
 
@@ -51,6 +58,74 @@ def test_an_engine_that_ends(private_engine: RunningEngine, docker_command: list
     assert engine.process is not None and engine.process.wait(30) == 0
     assert engine.remains() == []
     assert not engine.data_root.exists() and not engine.exec_root.exists()
+
+
+def test_an_engine_that_ends_before_its_launcher_is_ready(private_engine: RunningEngine) -> None:
+    """The launcher makes the control group of containers while the engine starts."""
+    engine = private_engine
+    group = Cgroup(Instance.of(engine.data_root, engine.exec_root).cgroup)
+    cold = Cgroup.create(f"/portside-test-{os.getpid()}", None)
+    try:
+        end_with_frozen_launcher(engine, group, cold)
+        nothing_remains(engine)
+    finally:
+        group.remove_empty()
+        cold.delete()
+
+
+def end_with_frozen_launcher(engine: RunningEngine, group: Cgroup, cold: Cgroup) -> None:
+    for _ in range(5):  # until it is caught before it has made the group
+        engine.stop()
+        nothing_remains(engine)
+        start_with_frozen_launcher(engine, cold)
+        if not group.exists():
+            break
+        cold.thaw()
+    else:
+        pytest.fail("the launcher is always ready at once")
+    launcher = launcher_of(engine)
+    assert engine.process is not None
+    engine.process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        engine.process.wait(5)  # it must wait for the launcher, which is made to wait for this
+    cold.thaw()
+    assert engine.process.wait(60) == 0
+    until = time.monotonic() + 60
+    while Path(f"/proc/{launcher}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def nothing_remains(engine: RunningEngine) -> None:
+    """The kernel takes its time to remove a namespace and the links in it."""
+    until = time.monotonic() + 10
+    while (found := engine.remains()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert found == []
+
+
+def launcher_of(engine: RunningEngine) -> int:
+    """The engine's child that starts containers; 0 while there is none."""
+    if engine.process is None:
+        return 0
+    pid = engine.process.pid
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if b"portside.runtime.launcher" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+    return 0
+
+
+def start_with_frozen_launcher(engine: RunningEngine, cold: Cgroup) -> None:
+    before = engine.process
+    starting = threading.Thread(target=engine.start)
+    starting.start()
+    while starting.is_alive():
+        with contextlib.suppress(OSError):
+            if engine.process is not before and (pid := launcher_of(engine)):
+                cold.add(pid)
+                cold.freeze()
+                break
+    starting.join(60)
 
 
 def test_reset_deletes_nothing_that_is_mounted(private_engine: RunningEngine) -> None:

@@ -114,7 +114,7 @@ class Core:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.launcher.close()
+        await asyncio.to_thread(self.launcher.end)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

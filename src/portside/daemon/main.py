@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,9 +151,7 @@ class Daemon:
         """
         from portside.kernel.cgroup import Cgroup
 
-        launcher.close()
-        with suppress(ChildProcessError):
-            os.waitpid(launcher.pid, 0)
+        launcher.end()
         Cgroup(self.options.cgroup_parent or self.instance.cgroup).remove_empty()
 
     def _serve(self, launcher: Launcher) -> None:

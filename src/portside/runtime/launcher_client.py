@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import signal
 import socket
 import sys
 from contextlib import suppress
@@ -36,6 +37,8 @@ _CODE = (
 
 _PATIENCE = 180.0
 """Seconds a start may take; a start that hangs gives up by itself before."""
+_LAST_WORK = 20.0
+"""Seconds that its preparation may still take when it is ended; otherwise it ends at once."""
 
 
 class Launcher:
@@ -139,9 +142,24 @@ class Launcher:
             self._sock, self.pid = _spawn(self._parent, self._files)
             messages.send(self._sock, request, fds)
 
-    def close(self) -> None:
-        """End the launcher; monitors and containers live on."""
+    def end(self) -> None:
+        """End the launcher and wait until it is gone; monitors and containers live on.
+
+        One that has just been started may still be making the control group of containers:
+        who removes that must come after it. It is killed when it does not end.
+        """
         self._sock.close()
+        try:
+            process = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if not readable(process, timeout=_LAST_WORK):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
+        finally:
+            os.close(process)
 
 
 def _spawn(parent: str, files: int) -> tuple[socket.socket, int]:
