@@ -52,7 +52,8 @@ _WORDS = {
     "platform": "linux/amd64 linux/arm64 linux/386 linux/arm/v7",
     "pull": "always missing never",
     "restart": "no always unless-stopped on-failure on-failure: on-unhealthy",
-    "security-opt": "apparmor= label= no-new-privileges seccomp= systempaths=unconfined "
+    "security-opt": "apparmor= label=disable label=level: label=nested label=type: "
+    "no-new-privileges seccomp= systempaths=unconfined "
     "writable-cgroups=",
     "signal": "HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH",
     "stop-signal": "HUP INT QUIT KILL USR1 USR2 TERM WINCH",

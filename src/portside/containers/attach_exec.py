@@ -258,6 +258,7 @@ def process_of(
     core: Core, container: Container, config: ExecConfig, start: ExecStart
 ) -> oci.Process:
     """The container's own process settings with the exec's laid over them."""
+    from portside.containers import selinux_labels
     from portside.containers.spec import security_options
     from portside.containers.spec.oci_spec import apparmor_of
 
@@ -282,6 +283,7 @@ def process_of(
         no_new_privileges=options.no_new_privileges,
         apparmor_profile=apparmor_of(options, privileged, defaults),
         oom_score_adj=host.oom_score_adj,
+        selinux_label=selinux_labels.of(core, record).process,
     )
 
 

@@ -17,6 +17,7 @@ from portside.containers.interfaces import Images, Networks, Volumes
 from portside.containers.log_files import LogWatch
 from portside.containers.record import Record
 from portside.containers.spec.oci_spec import Defaults
+from portside.kernel.selinux import ContainerContexts
 from portside.model.container import Ulimit
 from portside.model.errors import Conflict, InvalidParameter, NotFound, NotRunning, PortsideError
 from portside.model.events import Publisher
@@ -49,6 +50,8 @@ class ContainerOptions:
     seccomp_profile: str = ""
     """JSON text, ``unconfined`` or empty."""
     apparmor_profile: str = ""
+    selinux: ContainerContexts | None = None
+    """The policy's contexts for containers; None: they are not labelled."""
     init: bool = False
     init_path: str = ""
     id_mappings: IDMappings | None = None
@@ -91,6 +94,8 @@ class Core:
     execs: dict[str, ExecInstance] = field(default_factory=dict)
     probes: dict[str, asyncio.Future[Exited]] = field(default_factory=dict)
     """Health probes that run, by their exec's ID."""
+    spare_ranges: list[IDMappings] = field(default_factory=list)
+    """Ranges of identifiers of the next containers with ``--userns=auto``, in nobody's record."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     log_watch: LogWatch = field(default_factory=LogWatch)
 

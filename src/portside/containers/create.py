@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from portside.containers import container_networks, user_mapping
+from portside.containers import container_networks, selinux_labels, user_mapping
 from portside.containers.container import Container
 from portside.containers.container_networks import network_request
 from portside.containers.core import Core, make_directory
@@ -80,6 +80,7 @@ async def create_container(core: Core, wish: CreateOptions) -> Created:
         link_targets=container_networks.link_targets(core, host),
     )
     record.id_mappings = user_mapping.allocate(core, host, config.user)
+    selinux_labels.assign(core, record)
     warnings += core.networks.validate(network_request(core, record))
     warnings += _platform_warning(image, wish.platform)
     # Everything a start would refuse for its form is refused now.
@@ -111,7 +112,9 @@ async def _make(core: Core, container: Container, image: Image, points: MountPoi
         make_directory(core.directory(record.id))
         keep_copy(core.directory(record.id), record)
         if layers.driver == "overlay":
-            _mark(layers.create_writable(record.id, chain))
+            rootfs = layers.create_writable(record.id, chain)
+            selinux_labels.label_writable(core, rootfs)
+            _mark(rootfs)
     core.add(container)
     reach("container.create:recorded")
     if layers.driver != "overlay":
@@ -198,7 +201,8 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
         changes["pids_limit"] = None
     if host.cpu_shares < 0:
         changes["cpu_shares"] = 2
-    changes["security_opt"] = _security_options(host)
+    if implied := selinux_labels.implied_options(core, host):
+        changes["security_opt"] = (*(host.security_opt or ()), *implied)
     settled, found = check_limits(msgspec.structs.replace(host, **changes))
     warnings += found
     settled.masked_paths = oci_spec.masked_paths(settled)
@@ -206,15 +210,6 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
     if host.privileged and host.masked_paths is None:
         settled.masked_paths = settled.readonly_paths = None
     return settled, warnings
-
-
-def _security_options(host: HostConfig) -> tuple[str, ...] | None:
-    """What shares the host's processes or memory cannot have SELinux labels of its own."""
-    options = host.security_opt or ()
-    shares = host.privileged or "host" in (host.pid_mode, host.ipc_mode)
-    if not shares or any(option.startswith(("label=", "label:")) for option in options):
-        return host.security_opt
-    return (*options, "label=disable")
 
 
 def _settle_config(config: ContainerConfig, host: HostConfig, identifier: str) -> ContainerConfig:

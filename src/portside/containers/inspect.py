@@ -48,6 +48,8 @@ async def inspect_container(
         restart_count=record.restart_count,
         driver=core.store.layers.snapshotter,
         platform=record.platform,
+        mount_label=record.mount_label,
+        process_label=record.process_label,
         app_armor_profile=security_options.parse_security(record.host.security_opt).apparmor
         or core.options.apparmor_profile,
         exec_ids=tuple(key for key, item in container.execs.items() if item.running) or None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from portside.model.idmap import IDMappings
 from portside.model.image import Image, RunConfig
 from portside.model.network import (
     EndpointSettings,
@@ -47,6 +48,8 @@ class Networks(Protocol):
     async def restore(self, running: Sequence[RunningContainer]) -> None: ...
 
     def validate(self, request: NetworkRequest) -> list[str]: ...
+
+    def expect(self, mappings: IDMappings) -> None: ...
 
     async def attach(self, request: NetworkRequest) -> NetworkAttachment: ...
 

@@ -78,6 +78,9 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     host: HostConfig
     id_mappings: IDMappings | None = None
     """The range that was given to it alone (``--userns=auto``)."""
+    process_label: str = ""
+    """SELinux's, given to it alone; empty where SELinux is off, and with ``label=disable``."""
+    mount_label: str = ""
     endpoints: dict[str, EndpointSettings] = {}
     """What the user asked for, by network name or ID."""
     mounts: tuple[MountPoint, ...] = ()

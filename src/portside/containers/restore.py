@@ -7,7 +7,7 @@ import logging
 import re
 import time
 
-from portside.containers import mounts, processes, start
+from portside.containers import mounts, processes, selinux_labels, start
 from portside.containers.container import Container
 from portside.containers.container_networks import network_request
 from portside.containers.core import Core
@@ -37,6 +37,7 @@ async def restore(core: Core) -> None:
         if exit is not None:
             ended.append((container, exit))
     running = [item for item in core.containers.values() if item.monitor is not None]
+    await selinux_labels.label_layers(core)
     await core.networks.restore(
         [RunningContainer(network_request(core, item.record), item.record.pid)
          for item in running]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.containers import container_networks, mounts, user_mapping
+from portside.containers import container_networks, mounts, selinux_labels, user_mapping
 from portside.containers.attach_exec import exec_ended
 from portside.containers.container import Container, PendingAttachment, hang_up
 from portside.containers.container_networks import network_request
@@ -186,11 +186,15 @@ async def bring_up(core: Core, container: Container) -> None:
     try:
         shared = joined(core, record)
         check_profile(core, record)
+        selinux_labels.assign(core, record)
+        selinux_labels.check(core, record)
         container_networks.check_links_running(core, record)
         runtime_mounts = await mounts.runtime_mounts(core, record)
+        await selinux_labels.label_sources(core, record, runtime_mounts)
         clock.mark("mounts")
         attachment = await core.networks.attach(network_request(core, record))
         container.networked = True
+        _label_network_files(core, record, attachment, "network" in shared)
         clock.mark("network")
         reach("container.start:networked")
         record.link_variables = (
@@ -224,6 +228,7 @@ async def bring_up(core: Core, container: Container) -> None:
         core.forget_exec(instance)
     _running(core, container, client)
     core.launcher.refill()
+    user_mapping.expect_another(core, record.host)
     container.timings = clock.steps | {
         f"init {name}": value for name, value in client.started.result().timings.items()
     }
@@ -266,9 +271,18 @@ def _specification(
             links=record.link_variables,
             joined=_pids(core, record, shared),
             id_mappings=user_mapping.of(core, record),
+            labels=selinux_labels.of(core, record),
+            shows_selinux=selinux_labels.shows_selinux(core, record.host),
             defaults=core.defaults(),
         )
     )
+
+
+def _label_network_files(
+    core: Core, record: Record, attachment: NetworkAttachment, shared: bool
+) -> None:
+    directory = attachment.directory or str(core.directory(record.id))
+    selinux_labels.label_network_files(selinux_labels.of(core, record).mount, directory, shared)
 
 
 def _pids(core: Core, record: Record, shared: dict[str, Container]) -> dict[str, int]:
@@ -352,7 +366,7 @@ def _request(
     return StartRequest(
         id=record.id,
         state_dir=directory,
-        rootfs=mapped_root(core, record.id, user_mapping.of(core, record)),
+        rootfs=labelled_root(core, record),
         cgroup=linux.cgroups_path,
         log=monitor_log(record, core.log_path(record.id)),
         identity=Identity(record.config.user or "0", (*(host.group_add or ()), *groups)),
@@ -367,6 +381,15 @@ def _request(
         attachments=tuple(item.streams for item in pending),
         runtime=core.options.runtimes.get(host.runtime, ""),
     )
+
+
+def labelled_root(core: Core, record: Record) -> Rootfs:
+    """:func:`mapped_root`, all of whose files have the container's SELinux label."""
+    root = mapped_root(core, record.id, user_mapping.of(core, record))
+    label = selinux_labels.of(core, record).mount
+    if not label or root.driver != "overlay":
+        return root
+    return msgspec.structs.replace(root, options=(*root.options, f"context={label}"))
 
 
 def mapped_root(core: Core, identifier: str, mappings: IDMappings | None) -> Rootfs:

@@ -14,6 +14,7 @@ else, so that it is taken exactly as long as there is the container.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,9 +154,36 @@ def allocate(core: Core, host: HostConfig, user: str) -> IDMappings | None:
     auto = parse_auto(host.userns_mode)
     if auto is None:
         return None
-    numbers = [int(part) for part in user.split(":") if part.isdecimal() and len(part) < 11]
-    size = auto.size or max([SIZE, *(number + 1 for number in numbers)])
+    if auto == Auto() and core.spare_ranges:
+        spare = core.spare_ranges.pop(0)
+        if _holds(spare, user):
+            return spare
+        core.spare_ranges.insert(0, spare)
+    return _allocate(core, auto, user)
+
+
+def _holds(mappings: IDMappings, user: str) -> bool:
+    return all(number < mappings.uids[0].size for number in _numbers(user))
+
+
+def _numbers(user: str) -> list[int]:
+    return [int(part) for part in user.split(":") if part.isdecimal() and len(part) < 11]
+
+
+def expect_another(core: Core, host: HostConfig) -> None:
+    """After a start with ``--userns=auto``: choose the next one's range and have its namespaces
+    made, which takes as long as the rest of a start."""
+    if parse_auto(host.userns_mode) != Auto() or core.spare_ranges:
+        return
+    with suppress(InvalidParameter):  # none is left: told who asks for one
+        core.spare_ranges.append(_allocate(core, Auto(), ""))
+        core.networks.expect(core.spare_ranges[0])
+
+
+def _allocate(core: Core, auto: Auto, user: str) -> IDMappings:
+    size = auto.size or max([SIZE, *(number + 1 for number in _numbers(user))])
     taken = [c.record.id_mappings for c in core.containers.values() if c.record.id_mappings]
+    taken += core.spare_ranges
     return IDMappings(
         _kind(subordinate_ids.SUBUID, size, auto.uids, [m.uids for m in taken]),
         _kind(subordinate_ids.SUBGID, size, auto.gids, [m.gids for m in taken]),

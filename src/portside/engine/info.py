@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import portside
+from portside.containers.selinux_labels import contexts
 from portside.containers.validation import OWN_RUNTIMES
 from portside.engine import apparmor, machine_info
 from portside.engine.options import DaemonOptions
@@ -146,7 +147,7 @@ async def gather(engine: Engine) -> Info:
         | {name: RuntimeInfo(item.path, item.args) for name, item in options.runtimes.items()},
         default_runtime=options.default_runtime,
         live_restore=True,
-        security_options=_security(limits.cgroup_version, engine.id_mappings is not None),
+        security_options=_security(engine, limits.cgroup_version),
         default_address_pools=tuple(
             PoolInfo(pool.base, pool.size) for pool in options.default_address_pools
         ),
@@ -182,16 +183,19 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
 
 
-def _security(cgroup_version: int, remapped: bool) -> tuple[str, ...]:
-    found = ["name=apparmor"] if apparmor.in_use() else []
-    found.append("name=seccomp,profile=builtin")
-    if rootless_user():
-        found.append("name=rootless")
-    if remapped:
-        found.append("name=userns")
-    if cgroup_version == 2:
-        found.append("name=cgroupns")
-    return tuple(found)
+def _security(engine: Engine, cgroup_version: int) -> tuple[str, ...]:
+    """In dockerd's order."""
+    options = engine.options
+    found = {
+        "name=apparmor": apparmor.in_use(),
+        f"name=seccomp,profile={options.seccomp_profile or 'builtin'}": True,
+        "name=selinux": contexts(options.selinux_enabled) is not None,
+        "name=userns": engine.id_mappings is not None,
+        "name=rootless": bool(rootless_user()),
+        "name=cgroupns": cgroup_version == 2,
+        "name=no-new-privileges": options.no_new_privileges,
+    }
+    return tuple(name for name, holds in found.items() if holds)
 
 
 def _proxy(option: str, configured: str | None, variable: str) -> str:

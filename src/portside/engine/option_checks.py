@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from portside.containers.validation import OWN_RUNTIMES
 from portside.engine.foreign_options import BY_KEY
+from portside.kernel import selinux
 from portside.model.errors import InvalidParameter, PortsideError
 
 if TYPE_CHECKING:
@@ -40,8 +41,13 @@ def warnings(options: DaemonOptions) -> list[str]:
     """Why some options change nothing here, one sentence each."""
     found = [f"{key} has no effect: {BY_KEY[key].reason}" for key in dict.fromkeys(options.ignored)
              if BY_KEY[key].reason]  # fmt: skip
-    if options.selinux_enabled:
-        found.append("selinux-enabled has no effect: SELinux labels are not supported")
+    if options.selinux_enabled and not selinux.enabled():
+        found.append("selinux-enabled has no effect: SELinux is not enabled on this machine")
+    elif options.selinux_enabled and selinux.container_contexts() is None:
+        found.append(
+            "selinux-enabled has no effect: the policy has no contexts for containers "
+            "(lxc_contexts)"
+        )
     if options.iptables and not options.ip6tables:
         found.append(
             "ip6tables has no effect: the rules of both address families are one table; "

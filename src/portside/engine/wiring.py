@@ -115,6 +115,7 @@ def volumes(engine: Engine) -> VolumeService:
 
 def container_options(options: DaemonOptions, mappings: IDMappings | None) -> ContainerOptions:
     from portside.containers.core import ContainerOptions
+    from portside.containers.selinux_labels import contexts
     from portside.engine.apparmor import default_profile
 
     profile = options.seccomp_profile
@@ -139,6 +140,7 @@ def container_options(options: DaemonOptions, mappings: IDMappings | None) -> Co
         no_new_privileges=options.no_new_privileges,
         seccomp_profile="" if profile == "builtin" else profile,
         apparmor_profile=default_profile(),
+        selinux=contexts(options.selinux_enabled),
         init=options.init,
         init_path=options.init_path,
         id_mappings=mappings,

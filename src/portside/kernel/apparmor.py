@@ -1,7 +1,7 @@
-"""AppArmor (apparmor(7)): is it on, is a profile loaded, load one, and enter one at execve.
+"""AppArmor (apparmor(7)): is it on, is a profile loaded, load one.
 
 A profile is compiled and loaded by apparmor_parser(8), which comes with a system that uses
-AppArmor; entering one is a line written to ``/proc/thread-self/attr/apparmor/exec``.
+AppArmor; ``runtime/confinement.py`` enters one.
 """
 
 from __future__ import annotations
@@ -69,25 +69,3 @@ def load(text: str) -> None:
     except subprocess.CalledProcessError as err:
         said = err.stderr.decode(errors="replace").strip()
         raise SystemFailure(f"apparmor_parser: {said or err}") from None
-
-
-def enter_at_exec(profile: str) -> None:
-    """Have the calling thread, and what it forks, enter a profile at the next execve(2).
-
-    To be called while /proc is the host's: a container's could be anything. Raises
-    SystemFailure when the profile is not loaded.
-    """
-    if profile in ("", UNCONFINED) or not enabled():
-        return
-    path = "/proc/thread-self/attr/apparmor/exec"  # Linux 5.1; before, shared with others
-    if not os.path.exists(path):
-        path = "/proc/thread-self/attr/exec"
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, f"exec {profile}".encode())
-        finally:
-            os.close(fd)
-    except OSError as err:
-        why = "it is not loaded" if not is_loaded(profile) else err.strerror
-        raise SystemFailure(f"cannot apply the AppArmor profile {profile!r}: {why}") from err

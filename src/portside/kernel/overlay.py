@@ -158,7 +158,7 @@ def _mounted(
     try:
         os.chdir(base)
         names = ":".join(_escaped(os.path.relpath(path, base)) for path in lower)
-        data = [f"lowerdir={names}", *options]
+        data = [f"lowerdir={names}", *map(_quoted, options)]
         if upper:
             data[1:1] = [f"upperdir={_escaped(upper)}", f"workdir={_escaped(work)}"]
         text = ",".join(data)
@@ -177,6 +177,12 @@ def _mounted(
     if attributes:
         mount.mount_setattr(tree, set=attributes, about="overlay")
     return tree
+
+
+def _quoted(option: str) -> str:
+    """An option whose value has a comma: security contexts may be quoted (mount(8))."""
+    key, equals, value = option.partition("=")
+    return f'{key}="{value}"' if equals and "," in value else option
 
 
 def _escaped(path: str) -> str:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import msgspec
 
 SPEC_VERSION = "1.2.0"
+MOUNT_CONTEXT_TYPE = "run.oci.mount_context_type"
+"""The annotation by which crun and its users choose how ``mountLabel`` becomes a mount option:
+with ``context`` every file has the label; with ``rootcontext`` only the root, and files can be
+labelled."""
 
 
 class _Part(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -91,7 +95,7 @@ class Root(_Part):
     readonly: bool = False
 
 
-class IDMapping(_Part, omit_defaults=False):
+class IDMapping(_Part, omit_defaults=False, frozen=True):
     container_id: int = msgspec.field(name="containerID")
     host_id: int = msgspec.field(name="hostID")
     size: int

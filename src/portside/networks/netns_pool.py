@@ -50,6 +50,8 @@ STOCK = 4
 """Namespaces kept ready, of each kind that is wanted."""
 BARE = 3
 """The same without an eth0, which fewer containers want."""
+EXPECTED = 4
+"""Namespaces kept for user namespaces that are expected (:meth:`NamespacePool.expect`)."""
 REFILL_DELAY = 0.02
 """Seconds of quiet before the stock is filled up again, so as not to compete with a start."""
 FIRST = "eth0"
@@ -198,6 +200,8 @@ class NamespacePool:
         self._worker, self._instance, self._mappings = worker, instance, mappings
         self._stock: dict[Kind, deque[Namespace]] = {kind: deque() for kind in Kind}
         self._sizes = {Kind.PLAIN: STOCK, Kind.NAMES: 0, Kind.BARE: BARE}
+        self._expected: dict[IDMappings, Namespace | None] = {}
+        """Ready ones that belong to user namespaces of these; None: to be made."""
         self._made: set[str] = set()
         """Links made in the worker that the loop has not put into stock or use yet."""
         self._rtnl: netlink.Rtnl | None = None
@@ -216,6 +220,18 @@ class NamespacePool:
         self._sizes[Kind.NAMES] = STOCK if expected else 0
         self._schedule()
 
+    def expect(self, mappings: IDMappings) -> None:
+        """A container with a user namespace of these mappings is likely to be started soon. The
+        oldest expectation that did not come true is given up."""
+        if mappings in self._expected or self._closed:
+            return
+        while len(self._expected) >= EXPECTED:
+            oldest = self._expected.pop(next(iter(self._expected)))
+            if oldest is not None:
+                oldest.close()
+        self._expected[mappings] = None
+        self._schedule()
+
     async def take(self, names: bool = False, mappings: Userns = None) -> Namespace:
         """A namespace with an eth0 pair, from stock or made now; ``mappings`` are those of the
         user namespace it is to belong to."""
@@ -229,14 +245,21 @@ class NamespacePool:
 
     async def _take(self, kind: Kind, mappings: Userns) -> Namespace:
         stock = self._stock[kind] if mappings == self._mappings else None
-        space = stock.popleft() if stock else await self._make(kind, mappings)
+        space = stock.popleft() if stock else self._take_expected(kind, mappings)
+        space = space or await self._make(kind, mappings)
         self._made.discard(space.link)
         self._schedule()
         return space
 
+    def _take_expected(self, kind: Kind, mappings: Userns) -> Namespace | None:
+        if kind is not Kind.PLAIN or not isinstance(mappings, IDMappings):
+            return None
+        return self._expected.pop(mappings, None)
+
     def links(self) -> set[str]:
         """The host's ends of what is in stock."""
         ready = {space.link for stock in self._stock.values() for space in stock}
+        ready |= {space.link for space in self._expected.values() if space is not None}
         return self._made | ready - {""}
 
     async def close(self) -> None:
@@ -248,6 +271,10 @@ class NamespacePool:
         for stock in self._stock.values():
             while stock:
                 stock.popleft().close()
+        for space in self._expected.values():
+            if space is not None:
+                space.close()
+        self._expected.clear()
         if self._rtnl is not None:
             self._rtnl.close()
 
@@ -257,7 +284,7 @@ class NamespacePool:
     def _schedule(self) -> None:
         """Refill soon: at once when a stock is low, else when the engine has been quiet."""
         missing = self._missing()
-        if self._closed or not missing:
+        if self._closed or not (missing or None in self._expected.values()):
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -271,16 +298,24 @@ class NamespacePool:
             self._filling = asyncio.get_running_loop().create_task(self._fill())
 
     async def _fill(self) -> None:
-        while not self._closed and (missing := self._missing()):
-            try:
-                space = await self._make(missing[0], self._mappings)
-            except (OSError, SystemFailure):
-                return  # the next take makes its own, and tells its caller what is wrong
-            if self._closed:
-                space.close()
+        while not self._closed:
+            missing = self._missing()
+            expected = next((key for key, space in self._expected.items() if space is None), None)
+            if not missing and expected is None:
                 return
-            self._stock[missing[0]].append(space)
+            kind = missing[0] if missing else Kind.PLAIN
+            try:
+                space = await self._make(kind, self._mappings if missing else expected)
+            except (OSError, SystemFailure):
+                self._expected.pop(expected, None)
+                return  # the next take makes its own, and tells its caller what is wrong
             self._made.discard(space.link)
+            if missing and not self._closed:
+                self._stock[kind].append(space)
+            elif expected in self._expected and not self._closed:
+                self._expected[expected] = space
+            else:  # it was taken, or given up, meanwhile
+                space.close()
 
     async def _make(self, kind: Kind, mappings: Userns) -> Namespace:
         return await self._worker.run(lambda: self._make_now(kind, mappings))

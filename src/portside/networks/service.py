@@ -15,6 +15,7 @@ from portside.model.errors import Forbidden, InvalidParameter, NotFound, Portsid
 from portside.model.events import Publisher
 from portside.model.filters import Filters
 from portside.model.golang.timestamps import rfc3339_or_zero
+from portside.model.idmap import IDMappings
 from portside.model.instance import Instance
 from portside.model.network import (
     PREDEFINED,
@@ -203,6 +204,10 @@ class NetworkService:
             check_settings(network.name if network is not None else name, network, wanted)
         except InvalidParameter as err:
             raise InvalidParameter(f"invalid config for network {name}: {err}") from None
+
+    def expect(self, mappings: IDMappings) -> None:
+        """A container with a user namespace of these mappings is likely to be started soon."""
+        self._pool.expect(mappings)
 
     async def attach(self, request: NetworkRequest) -> NetworkAttachment:
         """Give a container about to start its network, ready to use: loopback, interfaces,

@@ -8,7 +8,6 @@ import signal
 import termios
 from contextlib import suppress
 
-from portside.kernel import apparmor, selinux
 from portside.kernel.process import (
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
@@ -91,8 +90,6 @@ def run_exec(
     own.wait_for_go()
     if affinity is not None:
         scheduling.run_on(affinity.final)
-    apparmor.enter_at_exec(request.process.apparmor_profile)
-    selinux.enter_at_exec(request.process.selinux_label)
     own.steps.enter("namespaces")
     joined = _ALL | further
     if in_user_namespace():

@@ -57,8 +57,10 @@ from portside.runtime import (
     terminal,
     userns,
 )
+from portside.runtime.confinement import Confinement
 from portside.runtime.init_channel import Given, Outcome, Own, explain
 from portside.runtime.messages import StartRequest
+from portside.runtime.mount_labels import label_mounts
 
 _last_capability = 40
 
@@ -68,6 +70,8 @@ def prepare() -> None:
     global _last_capability
     _last_capability = last_capability()
     mounts.prepare()
+    for module in (apparmor, selinux):  # a container's /sys does not tell
+        module.enabled()
 
 
 def choose_child_namespaces(spec: Spec) -> None:
@@ -134,6 +138,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
     assert spec.process is not None and spec.linux is not None and spec.root is not None
     steps = own.steps
     prctl(PR_SET_DUMPABLE, 0)  # nobody inside may look at us through /proc
+    label_mounts(spec)
     steps.enter("namespaces")
     if userns.wanted(spec):
         prepared = _enter_user_namespace(request, spec, own, given)
@@ -165,8 +170,6 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
         unshare(CLONE_NEWCGROUP)
     mounts.mount_cgroups(root, spec.mounts, request.cgroup, private=found is not None)
     steps.enter("pivot")
-    apparmor.enter_at_exec(spec.process.apparmor_profile)
-    selinux.enter_at_exec(spec.process.selinux_label)
     mounts.write_sysctls(spec)
     _make_cwd(root, spec.process.cwd)
     join = _open_pid_namespace(spec)
@@ -268,12 +271,13 @@ def _enter_user_namespace(
     if existing < 0 and user.path:
         existing = os.open(user.path, os.O_RDONLY | os.O_CLOEXEC)
     known = mounts.Mappers(spec, existing)
-    prepared = userns.Prepared(
-        rootfs.open_root(request.rootfs, False, known.of_root(request.rootfs)),
-        mounts.open_shared(spec.mounts, known),
+    prepared = userns.Prepared(sources=mounts.open_shared(spec.mounts, known))
+    prepared.root = rootfs.open_root(
+        request.rootfs, False, known.of_root(request.rootfs), prepared.used
     )
     known.close()
     os.chdir(request.state_dir)
+    own.join_group()
     userns.become_root(own.tell, existing)
     prctl(PR_SET_DUMPABLE, 1)  # else our own files in /proc are not ours
     choose_child_namespaces(spec)
@@ -281,7 +285,7 @@ def _enter_user_namespace(
     prctl(PR_SET_DUMPABLE, 0)
     pid = fork_sibling()
     if pid:
-        own.tell.send(b"p%d" % pid)
+        userns.introduce(own.tell, pid, prepared.used)
         os._exit(0)
     return prepared
 
@@ -304,7 +308,7 @@ def _enter_without_rights(
     prctl(PR_SET_DUMPABLE, 0)
     pid = fork_sibling()
     if pid:
-        own.tell.send(b"p%d" % pid)
+        userns.introduce(own.tell, pid, [])
         os._exit(0)
     return userns.Prepared(sources=mounts.open_shared(spec.mounts))
 
@@ -376,10 +380,12 @@ def finish(
     env = privileges.environment(process.env, who)
     arrived = _enter_cwd(process.cwd or "/")
     _own_streams(who)
+    confinement = Confinement(process)
     scheduling.apply(process)
     privileges.set_limits(process.rlimits)
     if own.keyring:
-        join_session_keyring()
+        with confinement.keys():
+            join_session_keyring()
     if own.hold < 0:
         own.report(Outcome(uid=who.uid, gid=who.gid))
 
@@ -387,7 +393,9 @@ def finish(
         if not arrived:
             _chdir(process.cwd)
         _verify_cwd()
-        return executable.find(process.args, env)
+        found = executable.find(process.args, env)
+        confinement.enter()
+        return found
 
     path, heard = privileges.drop(
         process, who, _last_capability, seccomp, request.seccomp_flags, as_user

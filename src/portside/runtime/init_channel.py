@@ -104,6 +104,7 @@ class Own:
     def joins(self, group: Cgroup | None, cloned: bool, beside: int = 0) -> Own:
         """We join ``group`` ourselves, or its version 1 part if we were cloned into it."""
         self.group, self.cloned, self.beside = group, cloned, beside
+        self.joined = False
         return self
 
     def descriptors(self) -> list[int]:
@@ -142,12 +143,16 @@ class Own:
             annotations=spec.annotations,
         )
 
-    def wait_for_go(self) -> None:
-        """Join the control group, or wait until the other side has put us there."""
+    def join_group(self) -> None:
+        """Join the control group now, if we are to do that ourselves."""
         if self.group is not None:
             self.group.join(self.beside, skip_unified=self.cloned)
-            return
-        if not self.tell.recv(1):
+            self.group, self.joined = None, True
+
+    def wait_for_go(self) -> None:
+        """Join the control group, or wait until the other side has put us there."""
+        self.join_group()
+        if not self.joined and not self.tell.recv(1):
             os._exit(1)
 
     def give_terminal(self, leader: int) -> None:
@@ -189,6 +194,9 @@ class Child:
     ) -> None:
         self.pid = pid
         self._page = page
+        self._kept: list[int] = []
+        """Mounts that the child made its root of, attached nowhere. Closing the last descriptor of
+        one waits for an RCU grace period: they are left to our own end."""
         self._told = Outcome()
         self._tell = tell
         self.stdin, self.stdout, self.stderr = streams
@@ -238,12 +246,13 @@ class Child:
     def settle(self, spec: Spec) -> None:
         """Help a child through a user namespace; afterwards ``pid`` is the container's init."""
         while userns.wanted(spec):
-            data = self._hear()
+            data, fds = self._hear()
             if data == b"u":
                 assert spec.linux is not None
                 userns.write_mappings(self.pid, spec.linux)
                 self._tell.send(b"m")
             elif data[:1] == b"p":
+                self._kept += fds
                 os.waitpid(self.pid, 0)
                 self.pid = int(data[1:])
                 return
@@ -254,15 +263,15 @@ class Child:
         """Until the child has its namespaces, if hooks wait for that."""
         if found is None or not (found.prestart or found.create_runtime):
             return False
-        data = self._hear()
+        data, _ = self._hear()
         if data != b"h":
             raise self._premature(data)
         return True
 
-    def _hear(self) -> bytes:
+    def _hear(self) -> tuple[bytes, list[int]]:
         if not readable(self._tell, timeout=START_TIMEOUT):
             raise StartError(f"the start was not done within {START_TIMEOUT:g} s", "system")
-        return messages.receive(self._tell)[0]
+        return messages.receive(self._tell)
 
     def _premature(self, data: bytes) -> StartError:
         """What a child told instead of what was expected."""

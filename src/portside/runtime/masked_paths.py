@@ -13,6 +13,7 @@ import stat
 from portside.kernel import mount
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.model.ociruntime import Spec
+from portside.runtime.mount_labels import label_options
 from portside.runtime.mounts import filesystem
 
 
@@ -23,7 +24,7 @@ def protect(spec: Spec) -> None:
     try:
         for path in spec.linux.readonly_paths:
             _read_only(root, path)
-        _mask(root, spec.linux.masked_paths)
+        _mask(root, spec.linux.masked_paths, label_options(spec))
         if spec.root.readonly:
             mount.mount_setattr(root, set=mount.MOUNT_ATTR_RDONLY, about="/")
     finally:
@@ -46,7 +47,7 @@ def _read_only(root: int, path: str) -> None:
         os.close(target)
 
 
-def _mask(root: int, paths: tuple[str, ...]) -> None:
+def _mask(root: int, paths: tuple[str, ...], labels: tuple[str, ...]) -> None:
     """Cover files with the real /dev/null and directories with an empty, read-only tmpfs."""
     null = -1
     try:
@@ -56,7 +57,7 @@ def _mask(root: int, paths: tuple[str, ...]) -> None:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if stat.S_ISDIR(os.fstat(target).st_mode):
-                data = ["ro", "nr_inodes=1"]
+                data = ["ro", "nr_inodes=1", *labels]
                 cover = filesystem("tmpfs", "tmpfs", data, mount.MOUNT_ATTR_RDONLY)
             else:
                 null = null if null >= 0 else _true_null(root)

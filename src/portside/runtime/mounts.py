@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
-from portside.kernel import fsopen, idmapped
+from portside.kernel import fsopen, idmapped, selinux
 from portside.kernel.cgroup import detect
 from portside.kernel.mount import (
     AT_EMPTY_PATH,
@@ -88,6 +88,9 @@ _WRONG_KIND = (
 )
 _OF_SUPERBLOCK = frozenset("sync dirsync mand lazytime nolazytime".split())
 """Options of a file system, not of a mount of it: they mean nothing to a bind mount."""
+CONTEXT_OPTIONS = ("context", "fscontext", "defcontext", "rootcontext")
+LABEL = "io.portside.label="
+"""Our own option: :attr:`Parsed.label`."""
 MAX_LINKS = 40
 """Links followed on the way to a mount's destination, as many as the kernel would
 (path_resolution(7))."""
@@ -118,8 +121,14 @@ class Parsed:
         self.bind = self.recursive or "bind" in mount.options or mount.type == "bind"
         self.data: list[str] = []
         self.copy_up = "tmpcopyup" in mount.options
+        self.label = ""
+        """Of the file system's root, set once it is mounted."""
         for option in mount.options:
             self._take(option)
+
+    def contexts(self) -> list[str]:
+        """The file system's own options that label it (SELinux)."""
+        return [option for option in self.data if option.partition("=")[0] in CONTEXT_OPTIONS]
 
     def _take(self, option: str) -> None:
         if option in _ATTRIBUTES:
@@ -132,6 +141,8 @@ class Parsed:
         elif option in _PROPAGATION or (option[1:] in _PROPAGATION and option[0] == "r"):
             self.recursive_propagation = option not in _PROPAGATION
             self.propagation = _PROPAGATION[option.removeprefix("r")]
+        elif option.startswith(LABEL):
+            self.label = option.removeprefix(LABEL)
         elif option not in _IGNORED:
             self.data.append(option)
 
@@ -245,6 +256,8 @@ def _new(root: int, mount: Mount, options: Parsed) -> None:
         data = data if mode is None else [*data, f"mode={mode:o}"]
     try:
         tree = filesystem(mount.type, mount.source, data, options.set & ~MOUNT_ATTR_RDONLY)
+        if options.label:
+            selinux.set_label_of(tree, options.label)
     except PermissionError:
         # Of a namespace that is not our user namespace's there can be no new proc (--pid host).
         if mount.type != "proc":
@@ -489,7 +502,8 @@ def _cgroup(root: int, mount: Mount, options: Parsed, group: str) -> None:
         tree = _cgroup_tree("cgroup2", options, [], layout.unified, group)
         _attach(root, tree, mount.destination, directory=True, options=options)
         return
-    tree = filesystem("tmpfs", "tmpfs", ["mode=755"], options.set & ~MOUNT_ATTR_RDONLY)
+    data = ["mode=755", *options.contexts()]
+    tree = filesystem("tmpfs", "tmpfs", data, options.set & ~MOUNT_ATTR_RDONLY)
     view = os.dup(tree)  # ours and fresh: nothing in it needs to be looked for from the root
     try:
         _attach(root, tree, mount.destination, directory=True, options=plain)
@@ -514,7 +528,7 @@ def _no_cgroups(root: int, mount: Mount, options: Parsed) -> None:
     try:
         tree = filesystem("cgroup2", "cgroup", [], options.set | MOUNT_ATTR_RDONLY)
     except OSError:
-        tree = filesystem("tmpfs", "tmpfs", ["mode=755"], options.set)
+        tree = filesystem("tmpfs", "tmpfs", ["mode=755", *options.contexts()], options.set)
     _attach(root, tree, mount.destination, directory=True, options=options)
 
 

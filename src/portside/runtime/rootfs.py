@@ -52,16 +52,19 @@ def attach(rootfs: Rootfs, state_dir: str, propagation: str, opened: int = -1) -
     return root
 
 
-def open_root(rootfs: Rootfs, private: bool = True, namespace: int = -1) -> int:
+def open_root(
+    rootfs: Rootfs, private: bool = True, namespace: int = -1, used: list[int] | None = None
+) -> int:
     """The root, mounted nowhere yet. ``private``: this mount namespace is the caller's own.
-    ``namespace``: a user namespace that has the root's mappings already."""
+    ``namespace``: a user namespace that has the root's mappings already. ``used`` gets the
+    descriptors that it was made of, which are closed without it."""
     if not rootfs.uid_mappings:
         return _plain_root(rootfs, private)
     made = -1
     if namespace < 0:
         namespace = made = idmapped.user_namespace(rootfs.uid_mappings, rootfs.gid_mappings)
     try:
-        return _mapped_root(rootfs, namespace)
+        return _mapped_root(rootfs, namespace, used)
     finally:
         if made >= 0:
             os.close(made)
@@ -79,7 +82,7 @@ def _plain_root(rootfs: Rootfs, private: bool) -> int:
         raise SystemFailure(f"the root file system {rootfs.upper}: {err.strerror}") from err
 
 
-def _mapped_root(rootfs: Rootfs, namespace: int) -> int:
+def _mapped_root(rootfs: Rootfs, namespace: int, used: list[int] | None) -> int:
     if rootfs.driver != "overlay":
         root = _plain_root(rootfs, True)
         idmapped.map_owners_as(root, namespace)
@@ -91,7 +94,10 @@ def _mapped_root(rootfs: Rootfs, namespace: int) -> int:
     with ExitStack() as stack:
 
         def opened(fd: int) -> int:
-            stack.callback(os.close, fd)
+            if used is None:
+                stack.callback(os.close, fd)
+            else:
+                used.append(fd)
             return fd
 
         lower = [opened(idmapped.mapped_copy(path, namespace)) for path in rootfs.lower]

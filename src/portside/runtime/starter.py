@@ -130,8 +130,8 @@ class Start:
                 passes=init.joins_others(spec),
             )
             self._listen(spec, child)
+            child.settle(spec)
             if not joins:
-                child.settle(spec)
                 group.add(child.pid)
             # All this while the child makes its mounts, on another processor.
             oom = _watch_oom(group)
@@ -209,13 +209,20 @@ class Start:
 
 
 def _joins_itself(spec: Spec) -> bool:
-    """Whether the child can still write to the host's control groups when it is to join one.
+    """Whether the child joins its control group itself, before it gives up the host's rights.
 
-    Not from a user namespace; and hooks that run before want to find it there already.
+    Hooks that run before want to find it there already. For a user namespace it needs room for
+    two processes for a moment.
     """
     hooks = spec.hooks
     early = hooks is not None and bool(hooks.prestart or hooks.create_runtime)
-    return not early and not userns.wanted(spec)
+    return not early and not (userns.wanted(spec) and _room_for_one(spec))
+
+
+def _room_for_one(spec: Spec) -> bool:
+    limits = spec.linux.resources if spec.linux is not None else None
+    pids = limits.pids if limits is not None else None
+    return pids is not None and pids.limit == 1
 
 
 def _has_poststop(spec: Spec) -> bool:

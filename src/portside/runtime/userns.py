@@ -21,6 +21,7 @@ import msgspec
 from portside.kernel import idmapped, process
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import IDMapping, Linux, Spec
+from portside.runtime import messages
 
 
 class Prepared(msgspec.Struct):
@@ -29,6 +30,8 @@ class Prepared(msgspec.Struct):
     root: int = -1
     sources: dict[int, int] = {}
     """Detached copies of bind mounts' sources, by the mount's identity (``id``)."""
+    used: list[int] = []
+    """Detached mounts that the root was made of: to be closed, but by nobody in a hurry."""
 
 
 def wanted(spec: Spec) -> bool:
@@ -59,6 +62,11 @@ def become_root(tell: socket.socket, existing: int) -> None:
         if tell.recv(1) != b"m":
             os._exit(1)
     take_root()
+
+
+def introduce(tell: socket.socket, pid: int, used: list[int]) -> None:
+    """Tell the other side the init's PID, and leave it what it is to close when there is time."""
+    socket.send_fds(tell, [b"p%d" % pid], used[: messages.MAX_FDS])
 
 
 def take_root() -> None:

@@ -86,6 +86,12 @@ def ipc_mounts(host: HostConfig, shm_of: str) -> list[oci.Mount]:
     return found
 
 
+def selinux_mount() -> oci.Mount:
+    """What shows SELinux to programs inside (``label=nested``)."""
+    options = ("rbind", "rprivate", "nosuid", "noexec")
+    return oci.Mount("/sys/fs/selinux", "bind", "/sys/fs/selinux", options)
+
+
 def network_mounts(directory: str, covered: Iterable[str]) -> list[oci.Mount]:
     """``resolv.conf``, ``hostname`` and ``hosts`` from the container's directory.
 

@@ -28,6 +28,8 @@ from portside.model import ociruntime as oci
 from portside.model.container import ContainerConfig, HostConfig, Ulimit
 from portside.model.errors import InvalidParameter
 from portside.model.idmap import IDMappings
+from portside.model.ociruntime import MOUNT_CONTEXT_TYPE
+from portside.model.selinux_label import NO_LABELS, Labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +73,10 @@ class SpecInputs:
     """Further nodes (CDI), which are allowed as well."""
     id_mappings: IDMappings | None = None
     """Of the user namespace; None is the host's. ``joined`` may name a container whose it is."""
-    selinux_process: str = ""
-    selinux_mount: str = ""
+    labels: Labels = NO_LABELS
+    """SELinux's."""
+    shows_selinux: bool = False
+    """Programs inside see SELinux and may label (``label=nested``)."""
     defaults: Defaults = field(default_factory=Defaults)
 
 
@@ -91,9 +95,16 @@ def build_spec(inputs: SpecInputs) -> oci.Spec:
         hostname="" if host.uts_mode == "host" else inputs.config.hostname,
         domainname="" if host.uts_mode == "host" else inputs.config.domainname,
         mounts=tuple(_mounts(inputs, options)),
-        annotations=dict(host.annotations or {}),
+        annotations=_annotations(inputs),
         linux=_linux(inputs, options, caps),
     )
+
+
+def _annotations(inputs: SpecInputs) -> dict[str, str]:
+    found = dict(inputs.host.annotations or {})
+    if inputs.shows_selinux:  # files of a file system's own context could not be labelled
+        found.setdefault(MOUNT_CONTEXT_TYPE, "rootcontext")
+    return found
 
 
 def _process(
@@ -115,7 +126,7 @@ def _process(
         no_new_privileges=options.no_new_privileges,
         apparmor_profile=apparmor_of(options, host.privileged, inputs.defaults),
         oom_score_adj=host.oom_score_adj,
-        selinux_label=inputs.selinux_process,
+        selinux_label=inputs.labels.process,
     )
 
 
@@ -151,6 +162,8 @@ def _mounts(inputs: SpecInputs, options: security_options.SecurityOptions) -> li
     standard += oci_mounts.ipc_mounts(host, _shared_shm(inputs))
     user = [*inputs.mounts, *oci_mounts.tmpfs_mounts(host.tmpfs)]
     files = oci_mounts.network_mounts(inputs.directory, (m.destination for m in user))
+    if inputs.shows_selinux:
+        standard.append(oci_mounts.selinux_mount())
     if (mappings := inputs.id_mappings) is not None:
         for mount in files:
             mount.uid_mappings, mount.gid_mappings = mappings.uids, mappings.gids
@@ -193,7 +206,7 @@ def _linux(
         seccomp=seccomp_of(options, host.privileged, caps, inputs.defaults),
         masked_paths=masked_paths(host),
         readonly_paths=readonly_paths(host),
-        mount_label=inputs.selinux_mount,
+        mount_label=inputs.labels.mount,
         uid_mappings=inputs.id_mappings.uids if inputs.id_mappings else (),
         gid_mappings=inputs.id_mappings.gids if inputs.id_mappings else (),
     )
