@@ -24,6 +24,8 @@ _CLASSES = {
     "dir": "read write search open add_name remove_name",
     "process": "transition dyntransition ptrace signal",
     "key": "view read write search link setattr create",
+    # of these the policy says nothing, but without the class no label can be set
+    **dict.fromkeys(("lnk_file", "chr_file", "blk_file", "sock_file", "fifo_file"), "execmod"),
 }
 _TYPES = {
     "kernel_t",

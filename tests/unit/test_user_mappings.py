@@ -88,13 +88,34 @@ def test_composed_goes_through_both() -> None:
 
 def core_of(*records: Any) -> Any:
     containers = {str(n): SimpleNamespace(record=r) for n, r in enumerate(records)}
-    return SimpleNamespace(containers=containers)
+    networks = SimpleNamespace(expected=[])
+    networks.expect = networks.expected.append
+    return SimpleNamespace(containers=containers, spare_ranges=[], networks=networks)
 
 
 def asked(mode: str, core: Any, user: str = "") -> IDMappings:
     found = user_mapping.allocate(core, HostConfig(userns_mode=mode), user)
     assert found is not None
     return found
+
+
+def test_the_next_range_is_chosen_before_it_is_asked_for() -> None:
+    """It is nobody else's meanwhile, and not for who asks for something special."""
+    core = core_of()
+    first = asked("auto", core)
+    core.containers["0"] = SimpleNamespace(record=SimpleNamespace(id_mappings=first))
+    user_mapping.expect_another(core, HostConfig(userns_mode="auto:size=10"))
+    user_mapping.expect_another(core, HostConfig())
+    assert not core.spare_ranges
+    user_mapping.expect_another(core, HostConfig(userns_mode="auto"))
+    user_mapping.expect_another(core, HostConfig(userns_mode="auto"))
+    (spare,) = core.spare_ranges
+    assert core.networks.expected == [spare]
+    special, high = asked("auto:size=100", core), asked("auto", core, "70000")
+    for mapping in (first, special, high):
+        assert not hosts(mapping) & hosts(spare)
+    assert core.spare_ranges == [spare]
+    assert asked("auto", core) == spare and not core.spare_ranges
 
 
 def hosts(mapping: IDMappings) -> set[int]:
