@@ -24,7 +24,7 @@ from portside.model.selinux_label import Context, Labels
 
 if TYPE_CHECKING:
     from portside.containers.core import Core
-    from portside.containers.record import Point, Record
+    from portside.containers.record import MountPoint, Record
 
 DISABLE = "label=disable"
 NESTED = "nested"
@@ -131,7 +131,7 @@ def label_writable(core: Core, rootfs: Rootfs) -> None:
             selinux.set_label(directory, core.options.selinux.read_only)
 
 
-def _is_private(point: Point) -> bool | None:
+def _is_private(point: MountPoint) -> bool | None:
     """None: its files keep their labels."""
     words = point.mode.split(",")
     if point.type not in ("bind", "volume"):

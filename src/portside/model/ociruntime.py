@@ -95,7 +95,7 @@ class Root(_Part):
     readonly: bool = False
 
 
-class IDMapping(_Part, omit_defaults=False, frozen=True):
+class IDMapping(msgspec.Struct, rename="camel", frozen=True):
     container_id: int = msgspec.field(name="containerID")
     host_id: int = msgspec.field(name="hostID")
     size: int

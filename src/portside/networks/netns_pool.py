@@ -307,12 +307,13 @@ class NamespacePool:
             try:
                 space = await self._make(kind, self._mappings if missing else expected)
             except (OSError, SystemFailure):
-                self._expected.pop(expected, None)
+                if expected is not None:
+                    self._expected.pop(expected, None)
                 return  # the next take makes its own, and tells its caller what is wrong
             self._made.discard(space.link)
             if missing and not self._closed:
                 self._stock[kind].append(space)
-            elif expected in self._expected and not self._closed:
+            elif expected is not None and expected in self._expected and not self._closed:
                 self._expected[expected] = space
             else:  # it was taken, or given up, meanwhile
                 space.close()
