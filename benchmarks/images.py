@@ -149,7 +149,7 @@ def median(runs: int, work: Callable[[], object], after: Callable[[], object]) -
         work()
         found.append(time.perf_counter() - begin)
         after()
-        time.sleep(0.5)  # what goes on in the background is not the next run's
+        time.sleep(0.5)  # what continues in the background is not the next run's
     return statistics.median(found)
 
 

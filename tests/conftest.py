@@ -1,4 +1,4 @@
-"""Fixtures of the whole house: a private engine, the docker CLI and docker-py against it.
+"""Fixtures of all tests: a private engine, the docker CLI and docker-py against it.
 
 Each engine has directories, a socket, a bridge and a subnet of its own, so that tests run
 beside other engines. When it ends, nothing of it may be left on the machine.

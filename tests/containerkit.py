@@ -317,10 +317,10 @@ _OPEN: dict[Path, Database] = {}
 
 
 def kit(tmp_path: Path, options: ContainerOptions | None = None) -> Kit:
-    """A service on the metadata in ``tmp_path``, which a second kit may go on with."""
+    """A service on the metadata in ``tmp_path``, which a second kit may continue with."""
     layers = FakeLayers(tmp_path)
     path = tmp_path / "metadata.db"
-    if path not in _OPEN:  # one process has it at a time: a second kit goes on with the first's
+    if path not in _OPEN:  # one process has it at a time: a second kit continues with the first's
         _OPEN[path] = Database(path)
     database = _OPEN[path]
     store = SimpleNamespace(db=database, layers=layers, trash=FakeTrash())

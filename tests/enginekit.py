@@ -97,7 +97,7 @@ class RunningEngine:
         return self.process.pid
 
     def kill(self) -> None:
-        """kill -9: containers go on."""
+        """kill -9: containers continue."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()

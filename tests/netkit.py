@@ -232,7 +232,7 @@ class Host:
 
 
 def _wait_for_namespace(pid: int, fd: int | None) -> None:
-    """nsenter needs a moment; the process must be inside before the test goes on."""
+    """nsenter needs a moment; the process must be inside before the test continues."""
     if fd is None:
         return
     wanted = os.fstat(fd).st_ino

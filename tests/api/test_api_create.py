@@ -1,4 +1,4 @@
-"""What create answers to odd wishes, and how inspect shows what was settled: as Docker does."""
+"""What create answers to unusual requests, and how inspect shows the result: as Docker does."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def test_naming_other_networks_leaves_the_default_one_out(
 ) -> None:
     network = engine.json("POST", "/networks/create", {"Name": "create-other"}, 201)["Id"]
     try:
-        wish = {"EndpointsConfig": {"create-other": {"Aliases": ["it"]}}}
-        found = inspected(engine, made, NetworkingConfig=wish)
+        asked = {"EndpointsConfig": {"create-other": {"Aliases": ["it"]}}}
+        found = inspected(engine, made, NetworkingConfig=asked)
         assert list(found["NetworkSettings"]["Networks"]) == ["create-other"]
         engine.json("POST", f"/containers/{found['Id']}/start", status=204)
         found = engine.json("GET", f"/containers/{found['Id']}/json")
@@ -160,10 +160,10 @@ def test_naming_other_networks_leaves_the_default_one_out(
 def test_endpoints_without_settings_and_several_for_old_clients(
     engine: RunningEngine, made: list[str]
 ) -> None:
-    wish: dict[str, Any] = {"EndpointsConfig": {"bridge": None}}
-    assert create(engine, made, NetworkingConfig=wish) == (400, "no EndpointSettings for bridge")
-    wish = {"EndpointsConfig": {"bridge": {}, "other": {}}}
-    status, message = create(engine, made, version="/v1.43", NetworkingConfig=wish)
+    asked: dict[str, Any] = {"EndpointsConfig": {"bridge": None}}
+    assert create(engine, made, NetworkingConfig=asked) == (400, "no EndpointSettings for bridge")
+    asked = {"EndpointsConfig": {"bridge": {}, "other": {}}}
+    status, message = create(engine, made, version="/v1.43", NetworkingConfig=asked)
     assert status == 400
     assert message.startswith("Container cannot be created with multiple network endpoints: ")
 
@@ -226,11 +226,11 @@ def test_only_a_signal_that_is_meant_to_end_it_resumes_a_paused_container(
 
 
 def test_an_exec_is_told_with_the_containers_user(engine: RunningEngine, made: list[str]) -> None:
-    for user, wish, shown in (("", "", None), ("1:2", "", "1:2"), ("1:2", "3", "3")):
+    for user, asked, shown in (("", "", None), ("1:2", "", "1:2"), ("1:2", "3", "3")):
         status, name = create(engine, made, User=user)
         assert status == 201
         engine.json("POST", f"/containers/{name}/start", status=204)
-        body = {"Cmd": ["true"], "User": wish, "DetachKeys": "ctrl-@,a"}
+        body = {"Cmd": ["true"], "User": asked, "DetachKeys": "ctrl-@,a"}
         made_exec = engine.json("POST", f"/containers/{name}/exec", body, 201)["Id"]
         found = engine.json("GET", f"/exec/{made_exec}/json")
         assert found["ProcessConfig"].get("user") == shown
@@ -239,8 +239,8 @@ def test_an_exec_is_told_with_the_containers_user(engine: RunningEngine, made: l
 
 def test_details_of_a_log_are_quoted_as_a_query(engine: RunningEngine, made: list[str]) -> None:
     log = {"Type": "json-file", "Config": {"labels": "a"}}
-    wish = {"Cmd": ["echo", "hi"], "Labels": {"a": "1 /&"}, "HostConfig": {"LogConfig": log}}
-    status, name = create(engine, made, Tty=True, **wish)
+    asked = {"Cmd": ["echo", "hi"], "Labels": {"a": "1 /&"}, "HostConfig": {"LogConfig": log}}
+    status, name = create(engine, made, Tty=True, **asked)
     assert status == 201
     engine.json("POST", f"/containers/{name}/start", status=204)
     engine.json("POST", f"/containers/{name}/wait")

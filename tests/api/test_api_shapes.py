@@ -155,16 +155,16 @@ def check(value: Any, shape: Any, where: str = "") -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def house(engine: RunningEngine) -> Iterator[dict[str, str]]:
+def objects(engine: RunningEngine) -> Iterator[dict[str, str]]:
     """What the table's paths name: containers and an exec."""
     status, _, body = engine.request("POST", f"/images/create?fromImage={BASE}&tag=latest")
     assert status == 200, body
     host = {"PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1"}]}, "Binds": ["/tmp:/x:ro"]}
-    wish = {"Image": BASE, "Cmd": ["sleep", "1000"], "Volumes": {"/v": {}},
+    asked = {"Image": BASE, "Cmd": ["sleep", "1000"], "Volumes": {"/v": {}},
             "ExposedPorts": {"80/tcp": {}}, "HostConfig": host}  # fmt: skip
-    up = engine.json("POST", "/containers/create?name=shape-up", wish, 201)["Id"]
+    up = engine.json("POST", "/containers/create?name=shape-up", asked, 201)["Id"]
     engine.json("POST", f"/containers/{up}/start", status=204)
-    idle = engine.json("POST", "/containers/create?name=shape-idle", wish, 201)["Id"]
+    idle = engine.json("POST", "/containers/create?name=shape-idle", asked, 201)["Id"]
     command = {"Cmd": ["true"], "AttachStdout": True}
     made = engine.json("POST", f"/containers/{up}/exec", command, 201)["Id"]
     yield {"up": up, "idle": idle, "exec": made}
@@ -190,8 +190,8 @@ READS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("path", "shape"), READS, ids=[path for path, _ in READS])
-def test_reads(engine: RunningEngine, house: dict[str, str], path: str, shape: Any) -> None:
-    status, headers, body = engine.request("GET", f"/v1.51{path.format(**house)}")
+def test_reads(engine: RunningEngine, objects: dict[str, str], path: str, shape: Any) -> None:
+    status, headers, body = engine.request("GET", f"/v1.51{path.format(**objects)}")
     assert status == 200, body
     assert headers["content-type"].startswith("application/json")
     assert headers["api-version"] == "1.55"
@@ -222,10 +222,10 @@ WRITES: list[tuple[str, str, Any, int, Any]] = [
     ("method", "path", "body", "status", "shape"), WRITES, ids=[f"{w[0]} {w[1]}" for w in WRITES]
 )
 def test_writes(
-    engine: RunningEngine, house: dict[str, str], method: str, path: str, body: Any, status: int,
+    engine: RunningEngine, objects: dict[str, str], method: str, path: str, body: Any, status: int,
     shape: Any,
 ) -> None:  # fmt: skip
-    got, _, data = engine.request(method, f"/v1.51{path.format(**house)}", body)
+    got, _, data = engine.request(method, f"/v1.51{path.format(**objects)}", body)
     if path == "/auth":
         assert got >= 400 and check(json.loads(data), shape) == []
         return
@@ -278,15 +278,15 @@ REFUSALS: list[tuple[str, str, Any, int]] = [
     ("method", "path", "body", "status"), REFUSALS, ids=[f"{r[0]} {r[1]}" for r in REFUSALS]
 )
 def test_refusals(
-    engine: RunningEngine, house: dict[str, str], method: str, path: str, body: Any, status: int
+    engine: RunningEngine, objects: dict[str, str], method: str, path: str, body: Any, status: int
 ) -> None:
-    got, _, data = engine.request(method, f"/v1.51{path.format(**house)}", body)
+    got, _, data = engine.request(method, f"/v1.51{path.format(**objects)}", body)
     assert got == status, data
     assert check(json.loads(data), {"message": TEXT}) == []
     assert json.loads(data)["message"].strip()
 
 
-def test_an_event_has_its_fields(engine: RunningEngine, house: dict[str, str]) -> None:
+def test_an_event_has_its_fields(engine: RunningEngine, objects: dict[str, str]) -> None:
     _, _, data = engine.request("GET", f"/v1.51/events?since=1&until={time.time()}")
     first = json.loads(data.splitlines()[0])
     wanted = {"Type": TEXT, "Action": TEXT, "Actor": {"ID": TEXT, "Attributes": MAP},

@@ -220,7 +220,7 @@ def test_unknown_routes_and_methods(engine: RunningEngine, method: str, path: st
 def made(
     engine: RunningEngine, version: str, body: dict[str, Any], query: str = ""
 ) -> tuple[int, Any, Any]:
-    """Status, the answer, and what was made as the newest version tells it."""
+    """Status, the answer, and what was made as the newest version shows it."""
     given = {"Image": BASE, "Cmd": ["true"], **body}
     status, _, data = engine.request("POST", f"/v{version}/containers/create{query}", given)
     answer = json.loads(data)

@@ -1,4 +1,4 @@
-"""AppArmor, where the kernel has it: containers live under a profile, unless told otherwise."""
+"""AppArmor, where the kernel has it: containers live under a profile, unless set otherwise."""
 
 from __future__ import annotations
 

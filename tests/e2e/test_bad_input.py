@@ -77,7 +77,7 @@ def test_a_registry_that_is_down(docker: Docker) -> None:
 
 
 def test_failed_starts_explain_themselves(docker: Docker) -> None:
-    """A missing interpreter, CRLF line ends and a foreign architecture are told apart."""
+    """A missing interpreter, CRLF line ends and a foreign architecture are distinguished."""
     scripts = {
         "#!/no/such/shell\n": "/no/such/shell",
         "#!/bin/sh\r\necho hi\r\n": "CRLF",

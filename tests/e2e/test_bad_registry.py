@@ -73,7 +73,7 @@ def served(tls: ssl.SSLContext | None = None) -> Iterator[FakeRegistry]:
 
 def stored(engine: RunningEngine) -> tuple[int, int, set[str]]:
     """What images leave: names, layers, blobs that nothing needs. Part of a download that the
-    next try goes on with is meant to stay."""
+    next try continues with is meant to stay."""
     images = engine.json("GET", "/images/json?all=1")
     problems = engine.json("POST", "/portside/check")["problems"]
     layers = sum(1 for path in (engine.data_root / "layers").glob("*"))

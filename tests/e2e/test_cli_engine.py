@@ -198,7 +198,7 @@ def test_the_configuration_file(two: tuple[FakeEngine, FakeEngine], tmp_path: Pa
 def test_what_is_not_built_says_so(words: str, advice: str) -> None:
     done = call(PORTSIDE, *words.split())
     assert (done.returncode, done.stdout) == (1, "")
-    assert "is not built into Portside" in done.stderr and advice in done.stderr
+    assert "is not supported" in done.stderr and advice in done.stderr
 
 
 def test_an_image_for_another_platform_is_pulled(two: tuple[FakeEngine, FakeEngine]) -> None:

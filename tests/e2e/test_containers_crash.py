@@ -122,7 +122,7 @@ class Fragile(RunningEngine):
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[Fragile]:
+def fragile() -> Iterator[Fragile]:
     if os.geteuid() != 0:
         pytest.skip("needs root: an engine is started")
     engine = Fragile()
@@ -135,12 +135,12 @@ def house() -> Iterator[Fragile]:
 
 
 @pytest.fixture
-def engine(house: Fragile) -> Iterator[Fragile]:
-    yield house
-    house.armed.unlink(missing_ok=True)
-    if house.process is not None and house.process.poll() is not None:
-        house.start()
-    house.clean()
+def engine(fragile: Fragile) -> Iterator[Fragile]:
+    yield fragile
+    fragile.armed.unlink(missing_ok=True)
+    if fragile.process is not None and fragile.process.poll() is not None:
+        fragile.start()
+    fragile.clean()
 
 
 def gone(pid: int) -> bool:
@@ -381,7 +381,7 @@ def test_commit(engine: Fragile, point: str) -> None:
     assert engine.try_request("POST", "/commit?container=source&repo=copy&tag=1", {}) == 0
     engine.reborn()
     state = engine.state("source")
-    assert (state["Running"], state["Paused"]) == (True, False), "what a commit paused goes on"
+    assert (state["Running"], state["Paused"]) == (True, False), "what a commit paused continues"
     status, _, _ = engine.request("GET", "/images/copy:1/json")
     assert status == (200 if point == "made" else 404)
     if status == 200:
@@ -403,10 +403,10 @@ def test_update(engine: Fragile) -> None:
     engine.create("limited", "sleep", "1000", host={"Memory": 64 << 20})
     engine.json("POST", "/containers/limited/start", status=204)
     engine.arm("container.update:applied")
-    wish = {"Memory": 96 << 20, "MemorySwap": 192 << 20}
-    assert engine.try_request("POST", "/containers/limited/update", wish) == 0
+    asked = {"Memory": 96 << 20, "MemorySwap": 192 << 20}
+    assert engine.try_request("POST", "/containers/limited/update", asked) == 0
     engine.reborn()
-    engine.json("POST", "/containers/limited/update", wish, 200)
+    engine.json("POST", "/containers/limited/update", asked, 200)
     host = engine.json("GET", "/containers/limited/json")["HostConfig"]
     assert host["Memory"] == 96 << 20
 

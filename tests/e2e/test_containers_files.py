@@ -29,7 +29,7 @@ def name(docker: Docker, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(params=["running", "stopped"])
-def house(docker: Docker, name: str, request: pytest.FixtureRequest) -> str:
+def box(docker: Docker, name: str, request: pytest.FixtureRequest) -> str:
     """A container with some files, in both states in which it can be asked."""
     script = "mkdir -p /d/sub; echo one > /d/one; ln -s one /d/link; ln -s /d /dirlink; "
     docker("run", "-d", "--name", name, BASE, "sh", "-c", script + "echo made; sleep 1000")
@@ -52,70 +52,70 @@ def out(docker: Docker, place: str, *options: str) -> bytes:
 # -- Docker's rules --------------------------------------------------------------------------------
 
 
-def test_copy_out(docker: Docker, house: str, tmp_path: Path) -> None:
-    docker("cp", f"{house}:/d", str(tmp_path / "new"))
+def test_copy_out(docker: Docker, box: str, tmp_path: Path) -> None:
+    docker("cp", f"{box}:/d", str(tmp_path / "new"))
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["link", "one", "sub"]
     (tmp_path / "old").mkdir()
-    docker("cp", f"{house}:/d", str(tmp_path / "old"))
+    docker("cp", f"{box}:/d", str(tmp_path / "old"))
     assert (tmp_path / "old/d/one").read_text() == "one\n"
-    docker("cp", f"{house}:/d/.", str(tmp_path / "old"))
+    docker("cp", f"{box}:/d/.", str(tmp_path / "old"))
     assert (tmp_path / "old/one").read_text() == "one\n"
-    docker("cp", f"{house}:/d/link", str(tmp_path / "aslink"))
+    docker("cp", f"{box}:/d/link", str(tmp_path / "aslink"))
     assert os.readlink(tmp_path / "aslink") == "one"
-    docker("cp", "-L", f"{house}:/d/link", str(tmp_path / "followed"))
+    docker("cp", "-L", f"{box}:/d/link", str(tmp_path / "followed"))
     assert (tmp_path / "followed").read_text() == "one\n"
-    docker("cp", f"{house}:dirlink/one", str(tmp_path / "through"))
+    docker("cp", f"{box}:dirlink/one", str(tmp_path / "through"))
     assert (tmp_path / "through").read_text() == "one\n"
-    assert names_in(out(docker, f"{house}:/d/")) == ["d", "d/link", "d/one", "d/sub"]
+    assert names_in(out(docker, f"{box}:/d/")) == ["d", "d/link", "d/one", "d/sub"]
 
 
-def test_copy_out_what_is_not_there(docker: Docker, house: str, tmp_path: Path) -> None:
-    done = docker("cp", f"{house}:/none", str(tmp_path), check=False)
+def test_copy_out_what_is_not_there(docker: Docker, box: str, tmp_path: Path) -> None:
+    done = docker("cp", f"{box}:/none", str(tmp_path), check=False)
     assert done.returncode == 1
-    assert f"Could not find the file /none in container {house}" in done.stderr
-    done = docker("cp", f"{house}:/d/one/", str(tmp_path / "x"), check=False)
+    assert f"Could not find the file /none in container {box}" in done.stderr
+    done = docker("cp", f"{box}:/d/one/", str(tmp_path / "x"), check=False)
     assert done.returncode == 1, "a file is no directory"
-    done = docker("cp", f"{house}:/d", str(tmp_path / "no/such"), check=False)
+    done = docker("cp", f"{box}:/d", str(tmp_path / "no/such"), check=False)
     assert done.returncode == 1
 
 
-def test_copy_in(docker: Docker, house: str, tmp_path: Path) -> None:
+def test_copy_in(docker: Docker, box: str, tmp_path: Path) -> None:
     (tmp_path / "tree/below").mkdir(parents=True)
     (tmp_path / "tree/file").write_text("inside\n")
-    docker("cp", str(tmp_path / "tree"), f"{house}:/d")
-    docker("cp", str(tmp_path / "tree"), f"{house}:/fresh")
-    docker("cp", f"{tmp_path}/tree/.", f"{house}:/d/sub")
-    docker("cp", str(tmp_path / "tree/file"), f"{house}:/d/renamed")
-    docker("cp", str(tmp_path / "tree/file"), f"{house}:/dirlink")
-    found = names_in(out(docker, f"{house}:/d"))
+    docker("cp", str(tmp_path / "tree"), f"{box}:/d")
+    docker("cp", str(tmp_path / "tree"), f"{box}:/fresh")
+    docker("cp", f"{tmp_path}/tree/.", f"{box}:/d/sub")
+    docker("cp", str(tmp_path / "tree/file"), f"{box}:/d/renamed")
+    docker("cp", str(tmp_path / "tree/file"), f"{box}:/dirlink")
+    found = names_in(out(docker, f"{box}:/d"))
     assert {"d/tree/file", "d/tree/below", "d/sub/file", "d/renamed", "d/file"} <= set(found)
-    assert names_in(out(docker, f"{house}:/fresh")) == ["fresh", "fresh/below", "fresh/file"]
-    done = docker("cp", str(tmp_path / "tree"), f"{house}:/d/one", check=False)
+    assert names_in(out(docker, f"{box}:/fresh")) == ["fresh", "fresh/below", "fresh/file"]
+    done = docker("cp", str(tmp_path / "tree"), f"{box}:/d/one", check=False)
     assert done.returncode == 1 and "cannot copy directory" in done.stderr
-    done = docker("cp", str(tmp_path / "tree/file"), f"{house}:/no/such/", check=False)
+    done = docker("cp", str(tmp_path / "tree/file"), f"{box}:/no/such/", check=False)
     assert done.returncode == 1
 
 
-def test_copy_through_tar(docker: Docker, house: str) -> None:
+def test_copy_through_tar(docker: Docker, box: str) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         entry = tarfile.TarInfo("from-tar")
         entry.size, entry.uid, entry.gid, entry.mode, entry.mtime = 3, 77, 88, 0o640, 1_000_000_000
         tar.addfile(entry, io.BytesIO(b"tar"))
-    docker("cp", "-", f"{house}:/d", input=buffer.getvalue(), text=False)
-    with tarfile.open(fileobj=io.BytesIO(out(docker, f"{house}:/d/from-tar"))) as tar:
+    docker("cp", "-", f"{box}:/d", input=buffer.getvalue(), text=False)
+    with tarfile.open(fileobj=io.BytesIO(out(docker, f"{box}:/d/from-tar"))) as tar:
         got = tar.getmember("from-tar")
         assert (got.size, got.mode, got.mtime) == (3, 0o640, 1_000_000_000)
         assert (got.uid, got.gid) == (77, 88)
-    done = docker("cp", "-", f"{house}:/d/one", input=buffer.getvalue(), text=False, check=False)
+    done = docker("cp", "-", f"{box}:/d/one", input=buffer.getvalue(), text=False, check=False)
     assert done.returncode == 1
 
 
-def test_archive_mode_keeps_owners(docker: Docker, house: str, tmp_path: Path) -> None:
+def test_archive_mode_keeps_owners(docker: Docker, box: str, tmp_path: Path) -> None:
     (tmp_path / "owned").write_text("x")
     os.chown(tmp_path / "owned", 1234, 567)
-    docker("cp", "-a", str(tmp_path / "owned"), f"{house}:/owned-a")
-    with tarfile.open(fileobj=io.BytesIO(out(docker, f"{house}:/owned-a"))) as tar:
+    docker("cp", "-a", str(tmp_path / "owned"), f"{box}:/owned-a")
+    with tarfile.open(fileobj=io.BytesIO(out(docker, f"{box}:/owned-a"))) as tar:
         assert (tar.getmembers()[0].uid, tar.getmembers()[0].gid) == (1234, 567)
 
 
@@ -180,9 +180,7 @@ def test_links_that_are_swapped_while_we_look(docker: Docker, name: str, tmp_pat
 @pytest.mark.parametrize(
     "member", ["../../outside", "/../../outside", "link/outside"], ids=["dots", "rooted", "link"]
 )
-def test_a_tar_cannot_write_outside(
-    docker: Docker, house: str, tmp_path: Path, member: str
-) -> None:
+def test_a_tar_cannot_write_outside(docker: Docker, box: str, tmp_path: Path, member: str) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         link = tarfile.TarInfo("link")
@@ -191,7 +189,7 @@ def test_a_tar_cannot_write_outside(
         entry = tarfile.TarInfo(member)
         entry.size = 4
         tar.addfile(entry, io.BytesIO(b"evil"))
-    docker("cp", "-", f"{house}:/d/sub", input=buffer.getvalue(), text=False, check=False)
+    docker("cp", "-", f"{box}:/d/sub", input=buffer.getvalue(), text=False, check=False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -302,11 +302,11 @@ def test_update_is_live_and_shown(docker: Docker, name: str) -> None:
 def test_ports_and_labels_change_live(engine: Any, docker: Docker, name: str) -> None:
     docker("run", "-d", "--name", name, "--label", "a=1", "--label", "c=3", BASE, "sleep", "1000")
     pid = state(docker, name)["Pid"]
-    wish = {
+    asked = {
         "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "0"}]},
         "Labels": {"b": "2", "c": None},
     }
-    engine.json("POST", f"/portside/containers/{name}/update", wish, 200)
+    engine.json("POST", f"/portside/containers/{name}/update", asked, 200)
     assert state(docker, name)["Pid"] == pid, "nothing was restarted for it"
     assert docker("port", name, "80").stdout.startswith("127.0.0.1:")
     assert inspect(docker, name)["Config"]["Labels"] == {"a": "1", "b": "2"}
@@ -321,10 +321,10 @@ def test_environment_and_mounts_change_with_the_same_identity(
     docker("run", "-d", "--name", name, "-e", "A=1", "-e", "B=2", BASE, "sleep", "1000")
     docker("exec", name, "touch", "/written")
     before = inspect(docker, name)
-    wish = {"Env": ["A=9", "B"], "Binds": [f"{tmp_path}:/host:ro"]}
-    status, _, body = engine.request("POST", f"/portside/containers/{name}/update", wish)
+    asked = {"Env": ["A=9", "B"], "Binds": [f"{tmp_path}:/host:ro"]}
+    status, _, body = engine.request("POST", f"/portside/containers/{name}/update", asked)
     assert status == 409 and b"restart" in body.lower(), body
-    done = engine.json("POST", f"/portside/containers/{name}/update", {**wish, "Restart": True})
+    done = engine.json("POST", f"/portside/containers/{name}/update", {**asked, "Restart": True})
     after = inspect(docker, name)
     assert (after["Id"], after["Name"]) == (before["Id"], before["Name"])
     assert after["State"]["Running"] and after["State"]["Pid"] != before["State"]["Pid"], done

@@ -31,7 +31,7 @@ def name(docker: Docker, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def house(docker: Docker, name: str) -> str:
+def running(docker: Docker, name: str) -> str:
     """A running container."""
     docker("run", "-d", "--name", name, "-e", "OUTER=1", "-w", "/var", BASE, "sleep", "1000")
     return name
@@ -47,18 +47,18 @@ def until(condition: Callable[[], bool]) -> None:
 # -- exec ------------------------------------------------------------------------------------------
 
 
-def test_exec_environment_user_directory(docker: Docker, house: str, tmp_path: Path) -> None:
+def test_exec_environment_user_directory(docker: Docker, running: str, tmp_path: Path) -> None:
     (tmp_path / "env").write_text("FROM_FILE=3\n")
     options = ("-e", "INNER=2", "--env-file", str(tmp_path / "env"), "-u", "4242:6", "-w", "/tmp")
     script = "echo $OUTER $INNER $FROM_FILE $HOME; id -u; id -g; pwd"
-    done = docker("exec", *options, house, "sh", "-c", script)
+    done = docker("exec", *options, running, "sh", "-c", script)
     assert done.stdout.split("\n") == ["1 2 3 /", "4242", "6", "/tmp", ""]
-    assert docker("exec", house, "pwd").stdout == "/var\n"
+    assert docker("exec", running, "pwd").stdout == "/var\n"
 
 
-def test_exec_groups_are_those_of_the_user(docker: Docker, house: str) -> None:
-    assert docker("exec", "-u", "5:6", house, "id", "-G").stdout.split() == ["6"]
-    groups = docker("exec", house, "id", "-G").stdout.split()
+def test_exec_groups_are_those_of_the_user(docker: Docker, running: str) -> None:
+    assert docker("exec", "-u", "5:6", running, "id", "-G").stdout.split() == ["6"]
+    groups = docker("exec", running, "id", "-G").stdout.split()
     assert groups[0] == "0" and len(set(groups)) == len(groups)
 
 
@@ -73,15 +73,15 @@ def test_exec_groups_are_those_of_the_user(docker: Docker, house: str) -> None:
     ],
 )
 def test_exec_that_cannot_start(
-    docker: Docker, house: str, options: tuple[str, ...], command: tuple[str, ...], code: int,
+    docker: Docker, running: str, options: tuple[str, ...], command: tuple[str, ...], code: int,
     words: str,
 ) -> None:  # fmt: skip
-    done = docker("exec", *options, house, *command, check=False)
+    done = docker("exec", *options, running, *command, check=False)
     assert done.returncode == code
     said = done.stdout + done.stderr
     assert "OCI runtime exec failed: exec failed: unable to start container process" in said
     assert words in said
-    assert docker("exec", *options, "-d", house, *command, check=False).returncode == 1
+    assert docker("exec", *options, "-d", running, *command, check=False).returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -97,45 +97,45 @@ def test_exec_that_cannot_start(
     ],
 )  # fmt: skip
 def test_exec_of_an_unknown_user(
-    engine: RunningEngine, docker: Docker, house: str, user: str, said: str
+    engine: RunningEngine, docker: Docker, running: str, user: str, said: str
 ) -> None:
     """Refused when it is made, with dockerd's status and text."""
     body = {"Cmd": ["true"], "User": user}
-    status, _, data = engine.request("POST", f"/containers/{house}/exec", body)
+    status, _, data = engine.request("POST", f"/containers/{running}/exec", body)
     assert (status, json.loads(data).get("message", "")) == (400 if said else 201, said)
-    done = docker("exec", "-u", user, house, "true", check=False)
+    done = docker("exec", "-u", user, running, "true", check=False)
     assert (done.returncode, done.stdout) == (1 if said else 0, "")
     assert said in done.stderr
 
 
 def test_exec_users_are_read_beneath_the_root(
-    engine: RunningEngine, docker: Docker, house: str
+    engine: RunningEngine, docker: Docker, running: str
 ) -> None:
     """passwd is the container's: a link that leaves it, a link of /proc and a device tell nothing,
     and what hangs keeps nobody waiting."""
     host = next(
         name
         for name in (line.split(":")[0] for line in Path("/etc/passwd").read_text().splitlines())
-        if docker("exec", "-u", name, house, "true", check=False).returncode != 0
+        if docker("exec", "-u", name, running, "true", check=False).returncode != 0
     )
     up = "../" * 12
     for link in (f"{up}etc/passwd", "/proc/1/root/etc/passwd", "/dev/zero", "/proc/self/fd/0"):
         script = f"rm /etc/passwd; ln -s {link} /etc/passwd"
-        docker("exec", house, "sh", "-c", script)
+        docker("exec", running, "sh", "-c", script)
         body = {"Cmd": ["true"], "User": host}
-        assert engine.request("POST", f"/containers/{house}/exec", body)[0] == 400, link
-    docker("exec", house, "sh", "-c", "rm /etc/passwd; mkfifo /etc/passwd")
-    assert engine.request("POST", f"/containers/{house}/exec", body)[0] == 400
+        assert engine.request("POST", f"/containers/{running}/exec", body)[0] == 400, link
+    docker("exec", running, "sh", "-c", "rm /etc/passwd; mkfifo /etc/passwd")
+    assert engine.request("POST", f"/containers/{running}/exec", body)[0] == 400
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -9 $$", 137), ("true", 0)])
-def test_exec_exit_codes(docker: Docker, house: str, script: str, code: int) -> None:
-    assert docker("exec", house, "sh", "-c", script, check=False).returncode == code
+def test_exec_exit_codes(docker: Docker, running: str, script: str, code: int) -> None:
+    assert docker("exec", running, "sh", "-c", script, check=False).returncode == code
 
 
-def test_exec_privileged(docker: Docker, house: str) -> None:
+def test_exec_privileged(docker: Docker, running: str) -> None:
     def effective(*options: str) -> int:
-        done = docker("exec", *options, house, "grep", "CapEff", "/proc/self/status")
+        done = docker("exec", *options, running, "grep", "CapEff", "/proc/self/status")
         return int(done.stdout.split()[1], 16)
 
     assert effective() == 0xA80425FB
@@ -144,27 +144,27 @@ def test_exec_privileged(docker: Docker, house: str) -> None:
 
 
 def test_exec_detached_is_seen_by_inspect(
-    engine: RunningEngine, docker: Docker, house: str
+    engine: RunningEngine, docker: Docker, running: str
 ) -> None:
-    made = engine.json("POST", f"/containers/{house}/exec", {"Cmd": ["sleep", "100"]}, 201)["Id"]
+    made = engine.json("POST", f"/containers/{running}/exec", {"Cmd": ["sleep", "100"]}, 201)["Id"]
     before = engine.json("GET", f"/exec/{made}/json")
     assert (before["Running"], before["ExitCode"], before["Pid"]) == (False, None, 0)
     engine.json("POST", f"/exec/{made}/start", {"Detach": True}, 200)
     during = engine.json("GET", f"/exec/{made}/json")
     assert during["Running"] and during["Pid"] > 0
-    assert made in engine.json("GET", f"/containers/{house}/json")["ExecIDs"]
+    assert made in engine.json("GET", f"/containers/{running}/json")["ExecIDs"]
     assert engine.request("POST", f"/exec/{made}/start", {"Detach": True})[0] == 409
-    docker("exec", house, "pkill", "sleep", check=False)
+    docker("exec", running, "pkill", "sleep", check=False)
     os.kill(during["Pid"], 9)
     until(lambda: engine.json("GET", f"/exec/{made}/json")["Running"] is False)
     assert engine.json("GET", f"/exec/{made}/json")["ExitCode"] == 137
     assert engine.request("GET", "/exec/none-such/json")[0] == 404
 
 
-def test_exec_many_at_once(docker: Docker, house: str) -> None:
+def test_exec_many_at_once(docker: Docker, running: str) -> None:
     def one(number: int) -> tuple[int, str]:
         script = f"cat; exit {number}"
-        done = docker("exec", "-i", house, "sh", "-c", script, check=False, input=f"n{number}")
+        done = docker("exec", "-i", running, "sh", "-c", script, check=False, input=f"n{number}")
         return done.returncode, done.stdout
 
     with ThreadPoolExecutor(12) as pool:
@@ -172,19 +172,19 @@ def test_exec_many_at_once(docker: Docker, house: str) -> None:
     assert found == [(number, f"n{number}") for number in range(24)]
 
 
-def test_exec_stdin_half_closed_and_binary(docker: Docker, house: str) -> None:
+def test_exec_stdin_half_closed_and_binary(docker: Docker, running: str) -> None:
     data = os.urandom(2_000_000)
-    done = docker("exec", "-i", house, "sh", "-c", "cat; echo end >&2", input=data, text=False)
+    done = docker("exec", "-i", running, "sh", "-c", "cat; echo end >&2", input=data, text=False)
     assert done.stdout == data and done.stderr == b"end\n"
 
 
-def test_exec_dies_with_its_container(docker: Docker, house: str, engine: RunningEngine) -> None:
+def test_exec_dies_with_its_container(docker: Docker, running: str, engine: RunningEngine) -> None:
     running = subprocess.Popen(
-        ["docker", "-H", engine.host, "exec", house, "sleep", "1000"], stdin=subprocess.DEVNULL,
+        ["docker", "-H", engine.host, "exec", running, "sleep", "1000"], stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    until(lambda: engine.json("GET", f"/containers/{house}/json")["ExecIDs"] is not None)
-    docker("kill", house)
+    until(lambda: engine.json("GET", f"/containers/{running}/json")["ExecIDs"] is not None)
+    docker("kill", running)
     assert running.wait(PATIENCE) == 137
 
 
@@ -214,7 +214,7 @@ def test_attach_several_and_one_goes(engine: RunningEngine, docker: Docker, name
         first.stdin.write(b"two\n")
         first.stdin.flush()
         assert clients[1].stdout and clients[1].stdout.readline() == b"got two\n"
-        first.stdin.close()  # stdin is open for others too, so the container goes on
+        first.stdin.close()  # stdin is open for others too, so the container continues
         time.sleep(0.2)
         docker("kill", name)
         assert clients[1].wait(PATIENCE) == 137
@@ -237,7 +237,7 @@ def test_attach_without_stdin(engine: RunningEngine, docker: Docker, name: str) 
 def test_a_client_that_does_not_read_blocks_nobody_else(
     engine: RunningEngine, docker: Docker, name: str
 ) -> None:
-    """Its container waits for it, as a pipe would; everything else goes on."""
+    """Its container waits for it, as a pipe would; everything else continues."""
     script = "read go; dd if=/dev/zero bs=65536 count=200 2>/dev/null; sleep 1000"
     docker("run", "-d", "-i", "--name", name, BASE, "sh", "-c", script)
     stuck = socket.socket(socket.AF_UNIX)

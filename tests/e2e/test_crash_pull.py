@@ -1,4 +1,4 @@
-"""kill -9 of the engine while it pulls, loads, unpacks and removes images: the next start mends."""
+"""kill -9 of the engine during pull, load, unpack and removal of images: a start repairs."""
 
 from __future__ import annotations
 

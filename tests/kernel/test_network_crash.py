@@ -174,7 +174,7 @@ async def world(host: Host) -> tuple[Container, Machine]:
     return web, outside
 
 
-def wish(container: Container, *networks: str) -> None:
+def ask_for(container: Container, *networks: str) -> None:
     """What the container's own record says, which its owner keeps."""
     assert container.request is not None
     endpoints = {name: EndpointSettings() for name in networks}
@@ -195,14 +195,14 @@ async def test_connect(host: Host) -> None:
         if "a0" in service.settings(web.id).networks:  # type: ignore[union-attr]
             await service.disconnect("a0", web.id)
 
-    wish(web, "n1")
+    ask_for(web, "n1")
     await each_step(host, [web], outside, apart, lambda s: s.connect("a0", web.id, None))
 
 
 @private_host
 async def test_disconnect(host: Host) -> None:
     web, outside = await world(host)
-    wish(web, "n1", "a0")
+    ask_for(web, "n1", "a0")
     await each_step(host, [web], outside, nothing, lambda s: s.disconnect("a0", web.id))
 
 

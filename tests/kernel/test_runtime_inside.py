@@ -297,7 +297,7 @@ async def test_bind_mounts(made: Bench) -> None:
 
 
 async def test_mounts_through_hostile_links_stay_inside(made: Bench) -> None:
-    """CVE-2021-30465 and its kin: the image's links lead nowhere on the host."""
+    """CVE-2021-30465 and similar: the image's links lead nowhere on the host."""
     (made.root / "evil").symlink_to("/../../../../../../etc")
     before = sorted(os.listdir("/etc"))
     mount = Mount("/evil/inner", "tmpfs", "tmpfs", ())

@@ -259,7 +259,7 @@ async def test_non_blocking_mode_drops_what_is_too_much(tmp_path: Path) -> None:
 
 
 async def test_a_stuck_syslog_stops_only_the_output(made: Bench, tmp_path: Path) -> None:
-    """exec, signals and the other container go on while the log takes nothing."""
+    """exec, signals and the other container continue while the log takes nothing."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
         server.listen()

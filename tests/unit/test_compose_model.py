@@ -231,7 +231,7 @@ def test_json_form_and_hash(tmp_path: Path) -> None:
         "networks": {"default": None},
     }
     assert found["networks"] == {"default": {"name": "p_default", "ipam": {}}}
-    # as `docker compose config --hash` tells it
+    # as `docker compose config --hash` shows it
     one = project(tmp_path, "services: {a: {image: x}}", name="p").services["a"]
     assert config_output.service_hash(one) == (
         "d5457d0b2799957b606d2ac4ed52d85a1e75799490e56229948300b9a59e8953"

@@ -32,157 +32,157 @@ from portside.model.network import PortBinding
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Kit]:
+async def life(tmp_path: Path) -> AsyncIterator[Kit]:
     made = kit(tmp_path)
     yield made
     await made.close()
 
 
-def state(house: Kit, name: str = "box") -> str:
-    return house.core.find(name).record.status
+def state(life: Kit, name: str = "box") -> str:
+    return life.core.find(name).record.status
 
 
-async def test_the_usual_way(house: Kit) -> None:
-    identifier = await house.create()
-    assert state(house) == "created"
-    await start_container(house.core, house.core.find("box"))
-    assert state(house) == "running"
-    assert identifier in house.networks.attached
-    waiting = wait_container(house.core.find("box"), "next-exit")
-    house.monitor.exit(3)
+async def test_the_usual_way(life: Kit) -> None:
+    identifier = await life.create()
+    assert state(life) == "created"
+    await start_container(life.core, life.core.find("box"))
+    assert state(life) == "running"
+    assert identifier in life.networks.attached
+    waiting = wait_container(life.core.find("box"), "next-exit")
+    life.monitor.exit(3)
     assert await waiting == (3, "")
-    assert state(house) == "exited"
-    assert house.networks.attached == {}
-    await remove_container(house.core, house.core.find("box"))
+    assert state(life) == "exited"
+    assert life.networks.attached == {}
+    await remove_container(life.core, life.core.find("box"))
     with pytest.raises(NotFound, match="No such container: box"):
-        house.core.find("box")
-    assert house.actions() == ["create", "start", "die", "destroy"]
-    assert house.layers.writable == set()
+        life.core.find("box")
+    assert life.actions() == ["create", "start", "die", "destroy"]
+    assert life.layers.writable == set()
 
 
-async def test_start_twice_is_not_modified(house: Kit) -> None:
-    await house.run()
+async def test_start_twice_is_not_modified(life: Kit) -> None:
+    await life.run()
     with pytest.raises(NotModified):
-        await start_container(house.core, house.core.find("box"))
+        await start_container(life.core, life.core.find("box"))
 
 
-async def test_stop_sends_the_signal_and_tells(house: Kit) -> None:
-    await house.run(config={"stop_signal": "SIGINT"})
-    assert await stop_container(house.core, house.core.find("box")) == ""
-    assert house.monitor.signals == [2]
-    assert house.actions()[-3:] == ["kill", "stop", "die"]
+async def test_stop_sends_the_signal_and_tells(life: Kit) -> None:
+    await life.run(config={"stop_signal": "SIGINT"})
+    assert await stop_container(life.core, life.core.find("box")) == ""
+    assert life.monitor.signals == [2]
+    assert life.actions()[-3:] == ["kill", "stop", "die"]
     with pytest.raises(NotModified):
-        await stop_container(house.core, house.core.find("box"))
+        await stop_container(life.core, life.core.find("box"))
 
 
-async def test_stop_names_a_process_that_ignores_the_signal(house: Kit) -> None:
-    house.launcher.ignores = {TERM}
-    await house.run()
-    word = await stop_container(house.core, house.core.find("box"), timeout=0)
+async def test_stop_names_a_process_that_ignores_the_signal(life: Kit) -> None:
+    life.launcher.ignores = {TERM}
+    await life.run()
+    word = await stop_container(life.core, life.core.find("box"), timeout=0)
     assert "ignores" in word and "--init" in word
-    assert house.monitor.signals == [TERM, KILL]
-    assert house.core.find("box").record.exit_code == 137
+    assert life.monitor.signals == [TERM, KILL]
+    assert life.core.find("box").record.exit_code == 137
 
 
-async def test_a_failed_start_leaves_nothing(house: Kit) -> None:
-    await house.create()
-    house.launcher.failures = [CommandNotFound('exec: "nope": not found')]
+async def test_a_failed_start_leaves_nothing(life: Kit) -> None:
+    await life.create()
+    life.launcher.failures = [CommandNotFound('exec: "nope": not found')]
     with pytest.raises(CommandNotFound):
-        await start_container(house.core, house.core.find("box"))
-    record = house.core.find("box").record
+        await start_container(life.core, life.core.find("box"))
+    record = life.core.find("box").record
     assert (record.status, record.exit_code) == ("created", 127)
     assert "nope" in record.error
-    assert house.networks.attached == {}
-    await start_container(house.core, house.core.find("box"))
+    assert life.networks.attached == {}
+    await start_container(life.core, life.core.find("box"))
     assert record.error == "" and record.status == "running"
 
 
-async def test_a_failed_start_with_rm_removes(house: Kit) -> None:
-    await house.create(auto_remove=True)
-    gone = wait_container(house.core.find("box"), "removed")
-    house.launcher.failures = [CommandNotFound("no")]
+async def test_a_failed_start_with_rm_removes(life: Kit) -> None:
+    await life.create(auto_remove=True)
+    gone = wait_container(life.core.find("box"), "removed")
+    life.launcher.failures = [CommandNotFound("no")]
     with pytest.raises(CommandNotFound):
-        await start_container(house.core, house.core.find("box"))
+        await start_container(life.core, life.core.find("box"))
     assert (await gone)[0] == 127
-    assert house.core.counts().total == 0
+    assert life.core.counts().total == 0
 
 
-async def test_rm_waits_for_removal_and_takes_anonymous_volumes(house: Kit) -> None:
-    await house.run(config={"volumes": {"/data": {}}}, auto_remove=True)
-    assert len(house.volumes.volumes) == 1
-    gone = wait_container(house.core.find("box"), "removed")
-    house.monitor.exit(5)
+async def test_rm_waits_for_removal_and_takes_anonymous_volumes(life: Kit) -> None:
+    await life.run(config={"volumes": {"/data": {}}}, auto_remove=True)
+    assert len(life.volumes.volumes) == 1
+    gone = wait_container(life.core.find("box"), "removed")
+    life.monitor.exit(5)
     assert await gone == (5, "")
-    assert house.volumes.volumes == {}
-    assert house.actions()[-3:] == ["unmount", "die", "destroy"]
+    assert life.volumes.volumes == {}
+    assert life.actions()[-3:] == ["unmount", "die", "destroy"]
 
 
-async def test_restart_keeps_a_container_with_rm(house: Kit) -> None:
-    await house.run(auto_remove=True)
-    await restart_container(house.core, house.core.find("box"))
-    assert state(house) == "running" and len(house.launcher.monitors) == 2
-    house.monitor.exit(0)
-    await house.until(lambda: house.core.counts().total == 0)
+async def test_restart_keeps_a_container_with_rm(life: Kit) -> None:
+    await life.run(auto_remove=True)
+    await restart_container(life.core, life.core.find("box"))
+    assert state(life) == "running" and len(life.launcher.monitors) == 2
+    life.monitor.exit(0)
+    await life.until(lambda: life.core.counts().total == 0)
 
 
-async def test_removal_of_a_running_one_needs_force(house: Kit) -> None:
-    await house.run()
+async def test_removal_of_a_running_one_needs_force(life: Kit) -> None:
+    await life.run()
     with pytest.raises(Conflict, match='cannot remove container "/box": container is running'):
-        await remove_container(house.core, house.core.find("box"))
-    await remove_container(house.core, house.core.find("box"), force=True)
-    assert house.actions()[-3:] == ["kill", "die", "destroy"]
+        await remove_container(life.core, life.core.find("box"))
+    await remove_container(life.core, life.core.find("box"), force=True)
+    assert life.actions()[-3:] == ["kill", "die", "destroy"]
 
 
-async def test_names_are_unique_and_free_again(house: Kit) -> None:
-    first = await house.create("web")
+async def test_names_are_unique_and_free_again(life: Kit) -> None:
+    first = await life.create("web")
     with pytest.raises(Conflict, match=f'name "/web" is already in use by container "{first}"'):
-        await house.create("web")
-    await rename_container(house.core, house.core.find("web"), "old")
-    second = await house.create("web")
-    assert {c.id for c in house.core.containers.values()} == {first, second}
+        await life.create("web")
+    await rename_container(life.core, life.core.find("web"), "old")
+    second = await life.create("web")
+    assert {c.id for c in life.core.containers.values()} == {first, second}
     with pytest.raises(Conflict):
-        await rename_container(house.core, house.core.find("old"), "web")
+        await rename_container(life.core, life.core.find("old"), "web")
     with pytest.raises(InvalidParameter, match="Invalid container name"):
-        await rename_container(house.core, house.core.find("old"), "no/slash")
+        await rename_container(life.core, life.core.find("old"), "no/slash")
 
 
-async def test_find_by_prefix(house: Kit) -> None:
-    identifier = await house.create("web")
-    assert house.core.find(identifier[:12]).id == identifier
-    assert house.core.find("/web").id == identifier
+async def test_find_by_prefix(life: Kit) -> None:
+    identifier = await life.create("web")
+    assert life.core.find(identifier[:12]).id == identifier
+    assert life.core.find("/web").id == identifier
     with pytest.raises(NotFound):
-        house.core.find("nothing")
+        life.core.find("nothing")
 
 
-async def test_missing_image_leaves_nothing(house: Kit) -> None:
+async def test_missing_image_leaves_nothing(life: Kit) -> None:
     with pytest.raises(NotFound, match="No such image: nope:latest"):
-        await house.create(config={"image": "nope"})
-    assert house.core.counts().total == 0 and house.layers.writable == set()
+        await life.create(config={"image": "nope"})
+    assert life.core.counts().total == 0 and life.layers.writable == set()
 
 
-async def test_create_that_fails_late_gives_volumes_back(house: Kit) -> None:
+async def test_create_that_fails_late_gives_volumes_back(life: Kit) -> None:
     def refuse(*_: Any) -> None:
         raise SystemFailure("disk full")
 
-    house.volumes.copy_up = refuse  # type: ignore[method-assign, assignment]
+    life.volumes.copy_up = refuse  # type: ignore[method-assign, assignment]
     with pytest.raises(SystemFailure):
-        await house.create(config={"volumes": {"/data": {}}}, binds=("named:/n",))
-    assert house.core.counts().total == 0
-    assert set(house.volumes.volumes) == {"named"}, "the anonymous one is gone"
-    assert not any(house.volumes.users.values())
+        await life.create(config={"volumes": {"/data": {}}}, binds=("named:/n",))
+    assert life.core.counts().total == 0
+    assert set(life.volumes.volumes) == {"named"}, "the anonymous one is gone"
+    assert not any(life.volumes.users.values())
 
 
 # -- kill, pause, restart policies ---------------------------------------------------------------
 
 
-async def test_kill_of_one_that_does_not_run(house: Kit) -> None:
-    identifier = await house.create()
+async def test_kill_of_one_that_does_not_run(life: Kit) -> None:
+    identifier = await life.create()
     with pytest.raises(
         Conflict, match=f"cannot kill container: box: container {identifier} is not"
     ):
-        await kill_by_name(house.core, "box")
+        await kill_by_name(life.core, "box")
     with pytest.raises(InvalidParameter, match="invalid signal: NOPE"):
-        await kill_by_name(house.core, "box", "NOPE")
+        await kill_by_name(life.core, "box", "NOPE")
 
 
 def always(name: str = "always", count: int = 0) -> RestartPolicy:
@@ -205,68 +205,68 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return noted
 
 
-async def test_a_manual_start_begins_the_back_off_anew(house: Kit, quick: list[float]) -> None:
-    await house.run(restart_policy=always())
+async def test_a_manual_start_begins_the_back_off_anew(life: Kit, quick: list[float]) -> None:
+    await life.run(restart_policy=always())
     for count in range(2, 6):
-        house.monitor.exit(1)
-        await house.until(lambda n=count: len(house.launcher.monitors) == n)
-    await stop_container(house.core, house.core.find("box"))
-    await start_container(house.core, house.core.find("box"))
-    house.monitor.exit(1)
-    await house.until(lambda: len(house.launcher.monitors) == 7)
+        life.monitor.exit(1)
+        await life.until(lambda n=count: len(life.launcher.monitors) == n)
+    await stop_container(life.core, life.core.find("box"))
+    await start_container(life.core, life.core.find("box"))
+    life.monitor.exit(1)
+    await life.until(lambda: len(life.launcher.monitors) == 7)
     assert [round(delay, 1) for delay in quick] == [0.1, 0.2, 0.4, 0.8, 0.1]
 
 
-async def test_always_restarts_with_growing_delays(house: Kit, quick: list[float]) -> None:
-    await house.run(restart_policy=always())
+async def test_always_restarts_with_growing_delays(life: Kit, quick: list[float]) -> None:
+    await life.run(restart_policy=always())
     for count in range(2, 14):
-        house.monitor.exit(0)
-        await house.until(lambda n=count: len(house.launcher.monitors) == n)
+        life.monitor.exit(0)
+        await life.until(lambda n=count: len(life.launcher.monitors) == n)
     assert quick[:4] == [0.1, 0.2, 0.4, 0.8]
     assert quick[-1] == 60.0
-    assert house.core.find("box").record.restart_count == 12
-    house.monitor.exit(0, lived=11)
-    await house.until(lambda: len(house.launcher.monitors) == 14)
+    assert life.core.find("box").record.restart_count == 12
+    life.monitor.exit(0, lived=11)
+    await life.until(lambda: len(life.launcher.monitors) == 14)
     assert quick[-1] == 0.1, "a long life resets the delay"
 
 
-async def test_on_failure_counts_and_gives_up(house: Kit, quick: list[float]) -> None:
-    await house.run(restart_policy=always("on-failure", 2))
+async def test_on_failure_counts_and_gives_up(life: Kit, quick: list[float]) -> None:
+    await life.run(restart_policy=always("on-failure", 2))
     for count in (2, 3):
-        house.monitor.exit(1)
-        await house.until(lambda n=count: len(house.launcher.monitors) == n)
-    house.monitor.exit(1)
-    await house.until(lambda: state(house) == "exited")
-    await start_container(house.core, house.core.find("box"))
-    house.monitor.exit(0)
-    await house.until(lambda: state(house) == "exited")
-    assert len(house.launcher.monitors) == 4
+        life.monitor.exit(1)
+        await life.until(lambda n=count: len(life.launcher.monitors) == n)
+    life.monitor.exit(1)
+    await life.until(lambda: state(life) == "exited")
+    await start_container(life.core, life.core.find("box"))
+    life.monitor.exit(0)
+    await life.until(lambda: state(life) == "exited")
+    assert len(life.launcher.monitors) == 4
 
 
 @pytest.mark.parametrize("name", ["always", "unless-stopped"])
-async def test_a_stop_by_hand_is_final(house: Kit, name: str) -> None:
-    await house.run(restart_policy=always(name))
-    await stop_container(house.core, house.core.find("box"))
-    assert state(house) == "exited"
-    assert house.core.find("box").restart is None
+async def test_a_stop_by_hand_is_final(life: Kit, name: str) -> None:
+    await life.run(restart_policy=always(name))
+    await stop_container(life.core, life.core.find("box"))
+    assert state(life) == "exited"
+    assert life.core.find("box").restart is None
 
 
-async def test_waiting_for_the_next_start(house: Kit) -> None:
+async def test_waiting_for_the_next_start(life: Kit) -> None:
     """Docker's view of it: it runs, and stop, kill and rm -f end the waiting."""
-    await house.run(restart_policy=always())
-    house.monitor.exit(1)
-    await house.until(lambda: state(house) == "restarting")
-    shown = await inspect_container(house.core, house.core.find("box"))
+    await life.run(restart_policy=always())
+    life.monitor.exit(1)
+    await life.until(lambda: state(life) == "restarting")
+    shown = await inspect_container(life.core, life.core.find("box"))
     assert shown.state.running and shown.state.restarting and shown.state.pid == 0
-    assert [item.state for item in await list_containers(house.core, {})] == ["restarting"]
+    assert [item.state for item in await list_containers(life.core, {})] == ["restarting"]
     with pytest.raises(Conflict, match="is restarting, wait until the container is running"):
-        await create_exec(house.core, house.core.find("box"), _command())
+        await create_exec(life.core, life.core.find("box"), _command())
     with pytest.raises(Conflict, match="container is restarting: stop the container before"):
-        await remove_container(house.core, house.core.find("box"))
-    assert house.core.find("box").restart is not None, "a refused removal changes nothing"
-    await kill_by_name(house.core, "box")
-    assert state(house) == "exited"
-    await remove_container(house.core, house.core.find("box"))
+        await remove_container(life.core, life.core.find("box"))
+    assert life.core.find("box").restart is not None, "a refused removal changes nothing"
+    await kill_by_name(life.core, "box")
+    assert state(life) == "exited"
+    await remove_container(life.core, life.core.find("box"))
 
 
 def _command() -> Any:
@@ -275,116 +275,122 @@ def _command() -> Any:
     return ExecConfig(cmd=("true",))
 
 
-async def test_stop_during_a_start_waits_for_it(house: Kit) -> None:
-    await house.create()
+async def test_stop_during_a_start_waits_for_it(life: Kit) -> None:
+    await life.create()
     begun, go = asyncio.Event(), asyncio.Event()
-    start = house.launcher.start
+    start = life.launcher.start
 
     async def slow(*args: Any, **kind: Any) -> Any:
         begun.set()
         await go.wait()
         return await start(*args, **kind)
 
-    house.launcher.start = slow  # type: ignore[method-assign]
-    starting = asyncio.create_task(start_container(house.core, house.core.find("box")))
+    life.launcher.start = slow  # type: ignore[method-assign]
+    starting = asyncio.create_task(start_container(life.core, life.core.find("box")))
     await begun.wait()
-    stopping = asyncio.create_task(stop_container(house.core, house.core.find("box")))
+    stopping = asyncio.create_task(stop_container(life.core, life.core.find("box")))
     await asyncio.sleep(0)
     go.set()
     await asyncio.gather(starting, stopping)
-    assert state(house) == "exited"
+    assert state(life) == "exited"
 
 
-async def test_wait_conditions(house: Kit) -> None:
-    await house.create()
-    assert await wait_container(house.core.find("box"), "not-running") == (0, "")
+async def test_wait_conditions(life: Kit) -> None:
+    await life.create()
+    assert await wait_container(life.core.find("box"), "not-running") == (0, "")
     with pytest.raises(InvalidParameter, match="invalid condition"):
-        wait_container(house.core.find("box"), "sometime")
-    await start_container(house.core, house.core.find("box"))
+        wait_container(life.core.find("box"), "sometime")
+    await start_container(life.core, life.core.find("box"))
     both = [
-        wait_container(house.core.find("box"), ""),
-        wait_container(house.core.find("box"), "next-exit"),
+        wait_container(life.core.find("box"), ""),
+        wait_container(life.core.find("box"), "next-exit"),
     ]
-    given_up = wait_container(house.core.find("box"), "removed")
+    given_up = wait_container(life.core.find("box"), "removed")
     given_up.cancel()
-    house.monitor.exit(9)
+    life.monitor.exit(9)
     assert await asyncio.gather(*both) == [(9, ""), (9, "")]
     await asyncio.sleep(0)
-    assert house.core.find("box").waiters == []
+    assert life.core.find("box").waiters == []
 
 
-async def test_oom_is_told(house: Kit) -> None:
-    await house.run()
-    house.monitor.exit(137, oom_killed=True)
-    await house.until(lambda: state(house) == "exited")
-    assert house.actions()[-2:] == ["oom", "die"]
-    assert (await inspect_container(house.core, house.core.find("box"))).state.oom_killed
+async def test_oom_is_told(life: Kit) -> None:
+    await life.run()
+    life.monitor.exit(137, oom_killed=True)
+    await life.until(lambda: state(life) == "exited")
+    assert life.actions()[-2:] == ["oom", "die"]
+    assert (await inspect_container(life.core, life.core.find("box"))).state.oom_killed
 
 
 # -- update --------------------------------------------------------------------------------------
 
 
-async def test_update_of_policies(house: Kit) -> None:
-    await house.create(auto_remove=True)
+async def test_update_of_policies(life: Kit) -> None:
+    await life.create(auto_remove=True)
     with pytest.raises(Conflict, match="AutoRemove is enabled"):
         await update_container(
-            house.core, house.core.find("box"), UpdateRequest(restart_policy=always())
+            life.core, life.core.find("box"), UpdateRequest(restart_policy=always())
         )
-    await house.create("other")
+    await life.create("other")
     await update_container(
-        house.core, house.core.find("other"), UpdateRequest(restart_policy=always("on-failure", 3))
+        life.core,
+        life.core.find("other"),
+        UpdateRequest(restart_policy=always("on-failure", 3)),
     )
-    assert house.core.find("other").record.host.restart_policy.maximum_retry_count == 3
+    assert life.core.find("other").record.host.restart_policy.maximum_retry_count == 3
     with pytest.raises(InvalidParameter, match="unknown policy"):
         await update_container(
-            house.core, house.core.find("other"), UpdateRequest(restart_policy=always("never"))
+            life.core,
+            life.core.find("other"),
+            UpdateRequest(restart_policy=always("never")),
         )
 
 
-async def test_ports_and_labels_change_live(house: Kit) -> None:
-    identifier = await house.run(config={"labels": {"a": "1", "b": "2"}})
-    wish = ReshapeRequest(
+async def test_ports_and_labels_change_live(life: Kit) -> None:
+    identifier = await life.run(config={"labels": {"a": "1", "b": "2"}})
+    asked = ReshapeRequest(
         port_bindings={"80": (PortBinding(host_port="8080"),)}, labels={"a": None, "box": "3"}
     )
-    done = await reshape_container(house.core, house.core.find("box"), wish)
+    done = await reshape_container(life.core, life.core.find("box"), asked)
     assert (done.live, done.recreated, done.restarted) == (("ports", "labels"), (), False)
-    request = house.networks.attached[identifier]
+    request = life.networks.attached[identifier]
     assert request.port_bindings == {"80/tcp": (PortBinding(host_port="8080"),)}
-    record = house.core.find("box").record
+    record = life.core.find("box").record
     assert record.config.labels == {"b": "2", "box": "3"}
-    house.networks.failure = SystemFailure("port is already allocated")
+    life.networks.failure = SystemFailure("port is already allocated")
     with pytest.raises(SystemFailure):
         await reshape_container(
-            house.core, house.core.find("box"), ReshapeRequest(port_bindings={"80/tcp": None})
+            life.core,
+            life.core.find("box"),
+            ReshapeRequest(port_bindings={"80/tcp": None}),
         )
     assert record.host.port_bindings == {"80/tcp": (PortBinding(host_port="8080"),)}
 
 
-async def test_environment_changes_by_starting_again(house: Kit) -> None:
-    identifier = await house.run(config={"env": ("A=1", "B=2")}, auto_remove=True)
-    wish = ReshapeRequest(env=("A=9", "B", "C=3"))
+async def test_environment_changes_by_starting_again(life: Kit) -> None:
+    identifier = await life.run(config={"env": ("A=1", "B=2")}, auto_remove=True)
+    asked = ReshapeRequest(env=("A=9", "B", "C=3"))
     with pytest.raises(Conflict, match="--restart"):
-        await reshape_container(house.core, house.core.find("box"), wish)
-    wish.restart = True
-    done = await reshape_container(house.core, house.core.find("box"), wish)
+        await reshape_container(life.core, life.core.find("box"), asked)
+    asked.restart = True
+    done = await reshape_container(life.core, life.core.find("box"), asked)
     assert done.recreated == ("environment",) and done.restarted
-    record = house.core.find("box").record
-    assert record.id == identifier and record.running and len(house.launcher.monitors) == 2
+    record = life.core.find("box").record
+    assert record.id == identifier and record.running and len(life.launcher.monitors) == 2
     assert set(record.config.env or ()) == {"A=9", "C=3", "PATH=/bin"}
 
 
-async def test_mounts_change_and_volumes_are_given_back(house: Kit) -> None:
-    identifier = await house.create(binds=("one:/data", "/tmp:/host"))
-    wish = ReshapeRequest(binds=("two:/data",), unmount=("/host",))
-    done = await reshape_container(house.core, house.core.find("box"), wish)
+async def test_mounts_change_and_volumes_are_given_back(life: Kit) -> None:
+    identifier = await life.create(binds=("one:/data", "/tmp:/host"))
+    asked = ReshapeRequest(binds=("two:/data",), unmount=("/host",))
+    done = await reshape_container(life.core, life.core.find("box"), asked)
     assert done.recreated == ("mounts",) and not done.restarted
-    record = house.core.find("box").record
+    record = life.core.find("box").record
     assert [(p.destination, p.name) for p in record.mounts] == [("/data", "two")]
     assert record.host.binds == ("two:/data",)
-    assert house.volumes.users == {"one": set(), "two": {identifier}}
+    assert life.volumes.users == {"one": set(), "two": {identifier}}
     with pytest.raises(NotFound, match="nothing is mounted at /nowhere"):
         await reshape_container(
-            house.core, house.core.find("box"), ReshapeRequest(unmount=("/nowhere",))
+            life.core, life.core.find("box"), ReshapeRequest(unmount=("/nowhere",))
         )
 
 

@@ -86,7 +86,7 @@ async def start(api: Api, request: Request, name: str) -> Answer:
             "removed in v1.24"
         )
     if params.text(request, "checkpoint"):
-        raise InvalidParameter("checkpoints are not built into Portside")
+        raise InvalidParameter("checkpoints are not supported")
     containers = api.engine.containers
     await start_container(containers, containers.find(name))
     return Response(204)

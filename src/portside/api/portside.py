@@ -29,7 +29,7 @@ router = Router()
 
 @router.add("POST", "/portside/daemon/stop")
 async def stop_daemon(api: Api, request: Request, _: str) -> Answer:
-    """End the engine; its containers go on unless ``containers`` is true."""
+    """End the engine; its containers continue unless ``containers`` is true."""
     api.engine.stop_requested(params.boolean(request, "containers"))
     return Response(202)
 

@@ -28,8 +28,7 @@ async def _no_manager(api: Api, request: Request, _: str) -> Answer:
 
 async def _not_built(api: Api, request: Request, _: str) -> Answer:
     raise NotImplementedHere(
-        "swarm mode is not built into Portside: use compose, or an orchestrator that speaks "
-        "the Engine API"
+        "swarm mode is not supported: use compose, or an orchestrator that speaks the Engine API"
     )
 
 
@@ -63,7 +62,7 @@ _register(_no_swarm, "POST /swarm/leave")
 
 
 async def _no_checkpoints(api: Api, request: Request, name: str) -> Answer:
-    raise NotImplementedHere("checkpoints are not built into Portside")
+    raise NotImplementedHere("checkpoints are not supported")
 
 
 _register(
@@ -86,7 +85,7 @@ async def _no_plugin(api: Api, request: Request, name: str) -> Answer:
 
 async def _no_plugins(api: Api, request: Request, _: str) -> Answer:
     raise NotImplementedHere(
-        "managed plugins are not built into Portside: volume, network and log drivers are built in"
+        "managed plugins are not supported: volume, network and log drivers are built in"
     )
 
 

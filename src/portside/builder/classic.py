@@ -227,7 +227,7 @@ class ClassicBuild:
 
 
 def _intermediate(step: Step) -> str:
-    """There are no intermediate images; steps are told apart by their definitions."""
+    """There are no intermediate images; steps are distinguished by their definitions."""
     below = step.output.vertex.digest if step.output is not None else ""
     return short(digest_of(below, step.created_by, str(step.span)))
 

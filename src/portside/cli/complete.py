@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Pair = tuple[str, str]
 
 NO_SPACE, NO_FILES = 2, 4
-"""Bits of the last line: the word goes on; file names would be wrong here."""
+"""Bits of the last line: the word continues; file names would be wrong here."""
 FILES = 0
 SHELLS = ("bash", "fish", "zsh")
 

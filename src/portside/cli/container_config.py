@@ -42,7 +42,7 @@ def build(options: Options, image: str, command: list[str], proxies: dict[str, s
     if binds:
         host["Binds"] = binds
     config["HostConfig"] = host
-    settings = {wish["target"]: network_flags.endpoint(wish) for wish in networks}
+    settings = {network["target"]: network_flags.endpoint(network) for network in networks}
     if len(networks) > 1 or any(settings.values()):
         config["NetworkingConfig"] = {"EndpointsConfig": settings}
     return config

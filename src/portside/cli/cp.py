@@ -101,7 +101,7 @@ def commit(session: Session, options: Options, arguments: list[str]) -> None:
       "standard output.", flags="""
   -a, --archive       Keep owner and group
   -L, --follow-link   Copy what a symbolic link in SRC_PATH points to
-  -q, --quiet         Do not tell how much was copied
+  -q, --quiet         Do not print how much was copied
 """)  # fmt: skip
 def cp(session: Session, options: Options, arguments: list[str]) -> None:
     from portside.cli.cp_tar import Copy

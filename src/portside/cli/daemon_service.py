@@ -79,7 +79,7 @@ def _installed() -> str:
     beside = f"{os.path.dirname(sys.executable)}/portside"
     found = beside if os.access(beside, os.X_OK) else shutil.which("portside")
     if not found:
-        raise InvalidParameter("cannot tell where the portside command is: put it into PATH")
+        raise InvalidParameter("cannot find out where the portside command is: put it into PATH")
     return found
 
 
@@ -187,7 +187,7 @@ def start(session: Session, options: Options, arguments: list[str]) -> None:
     engine_start.start_engine(session.endpoint)
 
 
-@verb("daemon status", about="Tell whether an engine runs, and which one")
+@verb("daemon status", about="Show whether an engine runs, and which one")
 def status(session: Session, options: Options, arguments: list[str]) -> int:
     from portside.model import build_info
 

@@ -1,4 +1,4 @@
-"""``--device`` and its kin, ``--gpus``."""
+"""``--device`` and similar, ``--gpus``."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def weights(given: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def throttles(flag: str, given: Iterable[str]) -> list[dict[str, Any]]:
-    """``--device-read-bps`` and its kin."""
+    """``--device-read-bps`` and similar."""
     counts_bytes = flag.endswith("bps")
     found = []
     for text in given:

@@ -86,7 +86,7 @@ def _kind(value: Any) -> str:
 
 
 def _group_verb(group: str, what: str, plural: str, extra: str, completes: str) -> None:
-    """``container inspect`` and its kin."""
+    """``container inspect`` and similar."""
 
     @verb(f"{group} inspect", usage=f"[OPTIONS] {what} [{what}...]", completes=completes,
           about=f"Show everything about {plural}", flags=_FORMAT + extra,
@@ -115,7 +115,7 @@ _group_verb("image", "IMAGE", "images", """
       --platform string   One platform of an image of several
 """, "image")  # fmt: skip
 _group_verb("network", "NETWORK", "networks", """
-  -v, --verbose         Accepted for Docker's sake
+  -v, --verbose         Accepted and ignored
 """, "network")  # fmt: skip
 _group_verb("volume", "VOLUME", "volumes", "", "volume")
 

@@ -21,15 +21,15 @@ _MANY = "CONTAINER [CONTAINER...]"
 @verb("container start", "start", usage=f"[OPTIONS] {_MANY}", about="Start stopped containers",
       arguments=(1, None), completes="stopped", flags="""
   -a, --attach                  Show its output and pass signals on
-      --checkpoint string       Not built: start from a checkpoint
-      --checkpoint-dir string   Not built: where checkpoints are
+      --checkpoint string       Not supported: start from a checkpoint
+      --checkpoint-dir string   Not supported: where checkpoints are
       --detach-keys string      Keys that detach from it (default "ctrl-p,ctrl-q")
   -i, --interactive             Pass standard input on to it
       --sig-proxy               hidden: pass signals on (default true)
 """)  # fmt: skip
 def start(session: Session, options: Options, arguments: list[str]) -> int:
     if options.given("checkpoint"):
-        raise InvalidParameter("checkpoints are not built")
+        raise InvalidParameter("checkpoints are not supported")
     if options.flag("attach") or options.flag("interactive"):
         if len(arguments) > 1:
             raise InvalidParameter("you cannot start and attach multiple containers at once")
@@ -135,7 +135,7 @@ def pause(session: Session, options: Options, arguments: list[str]) -> int:
     return session.each(arguments, lambda name: client.post(path_of("containers", name, "pause")))
 
 
-@verb("container unpause", "unpause", usage=_MANY, about="Let frozen containers go on",
+@verb("container unpause", "unpause", usage=_MANY, about="Resume paused containers",
       arguments=(1, None), completes="paused")  # fmt: skip
 def unpause(session: Session, options: Options, arguments: list[str]) -> int:
     client = session.client

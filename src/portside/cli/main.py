@@ -1,4 +1,4 @@
-"""The command line's entry: finds the verb, parses its flags, runs it, tells what failed."""
+"""The command line's entry: finds the verb, parses its flags, runs it, reports what failed."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def _group(program: str, name: str, rest: Sequence[str]) -> int:
 
 
 def _not_built(program: str, name: str, reason: str) -> int:
-    sys.stderr.write(f"{program}: '{program} {name}' is not built into Portside: {reason}\n")
+    sys.stderr.write(f"{program}: '{program} {name}' is not supported: {reason}\n")
     return 1
 
 

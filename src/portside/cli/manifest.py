@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Kept = dict[str, Any]
 
 _INSECURE = """
-      --insecure   Accepted for Docker's sake: the engine knows its insecure registries
+      --insecure   Accepted and ignored: the engine knows its insecure registries
 """
 
 

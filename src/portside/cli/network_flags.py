@@ -51,7 +51,7 @@ def parse_network(text: str) -> dict[str, Any]:
 
 
 def attachments(options: Options) -> list[dict[str, Any]]:
-    """The networks wished for; flags such as ``--ip`` belong to the first.
+    """The networks asked for; flags such as ``--ip`` belong to the first.
 
     Raises InvalidParameter.
     """
@@ -102,7 +102,7 @@ def _is_user_defined(name: str) -> bool:
     return name not in ("default", "bridge", "host", "none") and not name.startswith("container:")
 
 
-def endpoint(wish: dict[str, Any]) -> dict[str, Any]:
+def endpoint(wanted: dict[str, Any]) -> dict[str, Any]:
     """The API's EndpointSettings of one attachment. Raises InvalidParameter."""
     found: dict[str, Any] = {}
     for key, name in (
@@ -112,16 +112,16 @@ def endpoint(wish: dict[str, Any]) -> dict[str, Any]:
         ("mac", "MacAddress"),
         ("priority", "GwPriority"),
     ):
-        if wish.get(key):
-            found[name] = wish[key]
+        if wanted.get(key):
+            found[name] = wanted[key]
     addresses = {
-        name: wish[key]
+        name: wanted[key]
         for key, name in (
             ("ip", "IPv4Address"),
             ("ip6", "IPv6Address"),
             ("link_local", "LinkLocalIPs"),
         )
-        if wish.get(key)
+        if wanted.get(key)
     }
     if addresses:
         found["IPAMConfig"] = addresses

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @verb("network create", usage="[OPTIONS] NETWORK", about="Create a network", arguments=(1, 1),
       flags="""
-      --attachable           Accepted for Docker's sake
+      --attachable           Accepted and ignored
       --aux-address map      Address that is taken already (NAME=IP)
       --config-from string   Network to take the configuration from
       --config-only          Keep the configuration only, for other networks
   -d, --driver string        Driver of the network (default "bridge")
       --gateway strings      Gateway of a subnet
-      --ingress              Not built: a swarm's routing mesh
+      --ingress              Not supported: a swarm's routing mesh
       --internal             Let nothing out of the network, and nothing in
       --ip-range strings     Part of a subnet to take addresses from
       --ipam-driver string   Who manages addresses (default "default")

@@ -43,7 +43,7 @@ def pull_image(
 @verb("pull", "image pull", usage="[OPTIONS] NAME[:TAG|@DIGEST]",
       about="Download an image from a registry", arguments=(1, 1), completes="image", flags="""
   -a, --all-tags                Download every tag of the repository
-      --disable-content-trust   Accepted for Docker's sake (default true)
+      --disable-content-trust   Accepted and ignored (default true)
       --platform string         Platform to choose (OS/ARCH[/VARIANT])
   -q, --quiet                   Print the image's name only
 """)  # fmt: skip
@@ -74,7 +74,7 @@ def pull(session: Session, options: Options, arguments: list[str]) -> None:
 @verb("push", "image push", usage="[OPTIONS] NAME[:TAG]", about="Upload an image to a registry",
       arguments=(1, 1), completes="image", flags="""
   -a, --all-tags                Upload every tag of the repository
-      --disable-content-trust   Accepted for Docker's sake (default true)
+      --disable-content-trust   Accepted and ignored (default true)
       --platform string         Upload one platform of an image of several
                                 (OS[/ARCH[/VARIANT]])
   -q, --quiet                   Print the image's name only

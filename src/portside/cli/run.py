@@ -78,7 +78,7 @@ def _check(options: Options) -> None:
 
 
 def _failed(session: Session, error: PortsideError, status: int) -> Failed:
-    """A failure as ``docker run`` tells it."""
+    """A failure as ``docker run`` shows it."""
     return Failed(
         status,
         f"{session.program}: {describe(error)}\n\n"
@@ -272,7 +272,7 @@ class _Foreground:
 
 
 class _Clock:
-    """Where the milliseconds of a run went, as ``--timings`` tells: steps, and steps in them."""
+    """Where the milliseconds of a run went, as ``--timings`` reports: steps, and steps in them."""
 
     def __init__(self) -> None:
         from time import perf_counter
@@ -300,7 +300,7 @@ class _Clock:
         try:
             steps = session.client.get(path_of("portside", "containers", container, "timings"))
         except PortsideError as err:
-            session.warn(f"the engine tells no timings: {describe(err)}")
+            session.warn(f"the engine reports no timings: {describe(err)}")
         else:
             self._within["start"] = steps
 

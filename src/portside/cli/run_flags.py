@@ -12,8 +12,8 @@ CREATE = """
       --cgroupns string                  Control group namespace: 'private', or 'host' for the
                                          machine's
       --cidfile string                   Write the container's ID to this new file
-      --cpu-count int                    Accepted for Docker's sake (Windows only)
-      --cpu-percent int                  Accepted for Docker's sake (Windows only)
+      --cpu-count int                    Accepted and ignored (Windows only)
+      --cpu-percent int                  Accepted and ignored (Windows only)
       --cpu-period int                   Period of the CPU quota in microseconds
       --cpu-quota int                    CPU time in each period in microseconds
       --cpu-rt-period int                Period of the real-time limit in microseconds
@@ -29,7 +29,7 @@ CREATE = """
       --device-read-iops list            Bound reading from a device (PATH:COUNT each second)
       --device-write-bps list            Bound writing to a device (PATH:BYTES each second)
       --device-write-iops list           Bound writing to a device (PATH:COUNT each second)
-      --disable-content-trust            Accepted for Docker's sake (default true)
+      --disable-content-trust            Accepted and ignored (default true)
       --dns list                         Name servers to use
       --dns-opt list                     hidden:alias dns-option
       --dns-option list                  Options of the resolver
@@ -41,7 +41,7 @@ CREATE = """
       --expose list                      Note a port, or a range, that it listens on
       --gpus gpu-request                 GPUs to give to it ('all' for all of them)
       --group-add list                   Further groups of its user
-      --health-cmd string                Command that tells whether it is healthy
+      --health-cmd string                Command that checks whether it is healthy
       --health-interval duration         Time between two checks (ms|s|m|h)
       --health-retries int               Failures in a row that mean unhealthy
       --health-start-interval duration   Time between two checks while it starts (ms|s|m|h)
@@ -52,13 +52,13 @@ CREATE = """
       --init                             Run an init as its first process, which forwards
                                          signals and reaps processes
   -i, --interactive                      Keep its STDIN open, attached or not
-      --io-maxbandwidth bytes            Accepted for Docker's sake (Windows only)
-      --io-maxiops uint                  Accepted for Docker's sake (Windows only)
+      --io-maxbandwidth bytes            Accepted and ignored (Windows only)
+      --io-maxiops uint                  Accepted and ignored (Windows only)
       --ip string                        IPv4 address on the network
       --ip6 string                       IPv6 address on the network
       --ipc string                       IPC namespace: none, private, shareable, host or
                                          container:NAME
-      --isolation string                 Accepted for Docker's sake (Windows only)
+      --isolation string                 Accepted and ignored (Windows only)
       --kernel-memory bytes              Limit of kernel memory (the kernel has dropped it)
   -l, --label list                       Give it a label (NAME=VALUE)
       --label-file list                  Read labels from a file
@@ -121,6 +121,6 @@ RUN = (
   -d, --detach                           Print its ID and leave it running
       --detach-keys string               Keys that detach from it (default "ctrl-p,ctrl-q")
       --sig-proxy                        Pass signals on to it (default true)
-      --timings                          Tell on STDERR where the milliseconds went
+      --timings                          Print on STDERR where the milliseconds went
 """
 )

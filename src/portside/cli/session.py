@@ -138,7 +138,7 @@ class Session:
     ) -> int:
         """Do ``act`` for each name and print what it returns (the name when that is None).
 
-        A failure is told and the others go on; the exit status is 1 then, unless what is
+        A failure is reported and the others continue; the exit status is 1 then, unless what is
         missing was to be forgiven.
         ``silent_when_missing`` does not even tell.
         """

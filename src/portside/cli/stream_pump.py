@@ -86,7 +86,7 @@ class Pump:
         self._signals, self._on_signal = signals, on_signal
         self._pending = b""
         self.detached = False
-        """The keys were typed: the container goes on without us."""
+        """The keys were typed: the container continues without us."""
 
     def run(self) -> None:
         """Until the stream ends or the caller detaches."""

@@ -186,7 +186,7 @@ def df(session: Session, options: Options, arguments: list[str]) -> None:
 
 @verb("system check", usage="[OPTIONS]", about="Verify everything the engine has stored", flags="""
       --offline   Look at the data root while no engine runs (see --offline --help)
-      --repair    Mend what can be mended: fetch, rebuild or drop it
+      --repair    Repair what can be repaired: fetch, rebuild or drop it
 """)  # fmt: skip
 def check(session: Session, options: Options, arguments: list[str]) -> int:
     from portside.cli import progress
@@ -206,13 +206,13 @@ def check(session: Session, options: Options, arguments: list[str]) -> int:
                 f"{'' if len(problems) == 1 else 's'}")  # fmt: skip
     left = 0
     for problem in problems:
-        mended = bool(problem.get("repaired"))
-        left += not mended
+        repaired = bool(problem.get("repaired"))
+        left += not repaired
         words = [str(problem[key]) for key in ("kind", "subject", "text", "name", "message")
                  if problem.get(key)]  # fmt: skip
-        session.out(f"  {': '.join(words)}" + (" (repaired)" if mended else ""))
+        session.out(f"  {': '.join(words)}" + (" (repaired)" if repaired else ""))
     if left and not repair:
-        session.warn("Mend what can be mended with: portside system check --repair")
+        session.warn("Repair what can be repaired: portside system check --repair")
     return 1 if left else 0
 
 
@@ -241,7 +241,7 @@ def audit(session: Session, options: Options, arguments: list[str]) -> None:
     session.out(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 
-@verb("daemon stop", usage="[OPTIONS]", about="End an engine; its containers go on", flags="""
+@verb("daemon stop", usage="[OPTIONS]", about="End an engine; its containers continue", flags="""
       --containers   Stop its containers, too
 """)  # fmt: skip
 def daemon_stop(session: Session, options: Options, arguments: list[str]) -> None:

@@ -15,7 +15,7 @@ _WIDTH, _PADDING = 10, 3
 def aligned(lines: Iterable[str], width: int = _WIDTH, padding: int = _PADDING) -> list[str]:
     """Lines of cells that end with tabs, in columns of spaces.
 
-    The rules are those of elastic tabstops, which Docker's tables follow: a column goes on
+    The rules are those of elastic tabstops, which Docker's tables follow: a column continues
     as long as consecutive lines have a cell in it; what follows a line's last tab is in no
     column.
     """

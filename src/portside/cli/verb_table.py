@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 GLOBAL = """
       --config string      Directory of the client's configuration (default "~/.docker")
-  -c, --context string     Docker context that tells where the engine is, in place of
+  -c, --context string     Docker context that says where the engine is, in place of
                            DOCKER_HOST
   -D, --debug              Show where an unexpected error came from
   -H, --host list          Address of the engine (unix://PATH or tcp://HOST[:PORT])
-  -l, --log-level string   Accepted for Docker's sake (debug, info, warn, error, fatal); this
+  -l, --log-level string   Accepted and ignored (debug, info, warn, error, fatal); this
                            command writes no log
       --tls                Speak TLS without checking the engine's certificate
       --tlscacert string   The one authority to trust (default "~/.docker/ca.pem")

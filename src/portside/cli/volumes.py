@@ -73,7 +73,7 @@ COLUMNS = {
 
 
 @verb("volume ls", "volume list", usage="[OPTIONS]", about="List volumes", flags="""
-      --cluster         Not built: a swarm's volumes
+      --cluster         Not supported: a swarm's volumes
   -f, --filter filter   Only those for which this holds, such as dangling=true
       --format string   Print by a Go template, 'table TEMPLATE' or 'json'
   -q, --quiet           Print names only

@@ -34,7 +34,7 @@ class ClientConfig:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The whole document; empty, with a word about it, when it cannot be read."""
+        """The whole document; empty, with a warning, when it cannot be read."""
         if self._values is None:
             self._values = self._read()
         return self._values
@@ -83,7 +83,7 @@ class ClientConfig:
     def save(self) -> None:
         """Write it back, readable for its owner only, whole or not at all."""
         if self._broken:
-            raise InvalidParameter(f"mend or remove {self.path} first: it is not JSON")
+            raise InvalidParameter(f"correct or remove {self.path} first: it is not JSON")
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         target = os.path.realpath(self.path)
         temporary = f"{target}.{os.getpid()}.tmp"

@@ -107,7 +107,7 @@ class Text(Kind):
 
 
 class Integer(Kind):
-    """A whole number, also as a string; with ``pointer``, 0 is told from not given."""
+    """A whole number, also as a string; with ``pointer``, 0 is distinguished from not given."""
 
     def __init__(
         self, least: int | None = None, most: int | None = None, pointer: bool = False
@@ -163,7 +163,7 @@ def _shortest32(value: float) -> float | int:
 
 
 class Flag(Kind):
-    """A boolean, also as a string; with ``pointer``, false is told from not given."""
+    """A boolean, also as a string; with ``pointer``, false is distinguished from not given."""
 
     def __init__(self, pointer: bool = False, default: bool = False) -> None:
         self._pointer, self._default = pointer, default

@@ -7,7 +7,7 @@ import time
 from portside.compose import conditions
 from portside.compose.actions import Actions
 from portside.compose.conditions import TimedOut
-from portside.compose.converge import Convergence, Wishes, add_starts, add_wait, in_order
+from portside.compose.converge import Convergence, UpOptions, add_starts, add_wait, in_order
 from portside.compose.executor import execute
 from portside.compose.observed import observe
 from portside.compose.project import Project
@@ -16,7 +16,7 @@ from portside.compose.step_plan import Plan
 from portside.model.golang.durations import format_duration
 
 
-def prepare(actions: Actions, wishes: Wishes, tools: ImageTools, parallel: int) -> Convergence:
+def prepare(actions: Actions, choices: UpOptions, tools: ImageTools, parallel: int) -> Convergence:
     """Look at everything and get the images; the plan up to created containers."""
     project = actions.project
     for name in in_order(project):
@@ -28,23 +28,23 @@ def prepare(actions: Actions, wishes: Wishes, tools: ImageTools, parallel: int) 
     ensure(actions.pool, project, observed.images, tools, actions.report, parallel, actions.warn,
            actions.dry_run)  # fmt: skip
     actions.images = observed.images
-    convergence = Convergence(actions, observed, wishes)
+    convergence = Convergence(actions, observed, choices)
     convergence.create()
     return convergence
 
 
-def create(actions: Actions, wishes: Wishes, tools: ImageTools, parallel: int) -> None:
+def create(actions: Actions, choices: UpOptions, tools: ImageTools, parallel: int) -> None:
     """Have every container, started or not."""
-    execute(prepare(actions, wishes, tools, parallel).plan, parallel)
+    execute(prepare(actions, choices, tools, parallel).plan, parallel)
 
 
 def up(
-    actions: Actions, wishes: Wishes, tools: ImageTools, parallel: int, *,
+    actions: Actions, choices: UpOptions, tools: ImageTools, parallel: int, *,
     wait: bool = False, wait_seconds: int = 0,
 ) -> None:  # fmt: skip
     """Have every container running. ``wait``: until healthy, at most so many seconds (0: as long
     as it takes)."""
-    plan = prepare(actions, wishes, tools, parallel).plan
+    plan = prepare(actions, choices, tools, parallel).plan
     _start(plan, actions, parallel, wait, wait_seconds)
 
 

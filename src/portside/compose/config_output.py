@@ -69,7 +69,7 @@ def go_json(value: Any, indent: int | None = None) -> str:
 
 
 def service_hash(service: Values) -> str:
-    """The hash by which ``up`` tells whether a service's configuration changed (hex)."""
+    """The hash by which ``up`` sees whether a service's configuration changed (hex)."""
     kept = {key: value for key, value in service.items() if key not in _HASH_LEFT_OUT}
     deploy = kept.get("deploy")
     if deploy is not None:

@@ -35,7 +35,7 @@ from portside.model.light_dataclass import dataclass, field
 
 
 @dataclass
-class Wishes:
+class UpOptions:
     """What the flags of ``up`` and ``create`` say."""
 
     services: list[str] = field(default_factory=list)
@@ -52,8 +52,8 @@ class Wishes:
 class Convergence:
     """Makes the plan."""
 
-    def __init__(self, actions: Actions, observed: Observed, wishes: Wishes) -> None:
-        self.actions, self.observed, self.wishes = actions, observed, wishes
+    def __init__(self, actions: Actions, observed: Observed, choices: UpOptions) -> None:
+        self.actions, self.observed, self.choices = actions, observed, choices
         self.project: Project = actions.project
         self.plan = Plan()
         self.networks: dict[str, str] = {}
@@ -210,7 +210,7 @@ class Convergence:
         if found is not None:
             labels = found.get("Labels") or {}
             self._warn_of_foreign_volume(name, labels)
-            if labels.get(HASH, "") in ("", volume_hash(volume)) or not self.wishes.confirm(
+            if labels.get(HASH, "") in ("", volume_hash(volume)) or not self.choices.confirm(
                 f'Volume "{name}" exists but doesn\'t match configuration in compose file. '
                 "Recreate (data will be lost)?"
             ):
@@ -270,9 +270,9 @@ class Convergence:
 
     def _orphans(self) -> None:
         found = self.observed.orphans(self.project)
-        if not found or self.wishes.ignore_orphans:
+        if not found or self.choices.ignore_orphans:
             return
-        if self.wishes.remove_orphans:
+        if self.choices.remove_orphans:
             for container in found:
                 self._remove_step("", container, "its service is not in the project")
             return
@@ -321,8 +321,8 @@ class Convergence:
         if name in self._replaced:
             return self._replaced[name]
         service = self.project.services[name]
-        chosen = not self.wishes.services or name in self.wishes.services
-        policy = self.wishes.recreate if chosen else self.wishes.recreate_dependencies
+        chosen = not self.choices.services or name in self.choices.services
+        policy = self.choices.recreate if chosen else self.choices.recreate_dependencies
         for other, what in sharers_of(service).items():
             if what != "the link" and self._made.get(other) and policy in (DIVERGED, FORCE):
                 return f"{what} comes from service {other}, which gets a new container"
@@ -354,7 +354,7 @@ class Convergence:
         self._replaced.setdefault(name, reason)
         return self.plan.add(
             "recreate", f"container {old.name}",
-            lambda: self.actions.recreate(name, old, self.wishes.inherit),
+            lambda: self.actions.recreate(name, old, self.choices.inherit),
             reason=reason, after=before,
         )  # fmt: skip
 

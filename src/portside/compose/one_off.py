@@ -6,7 +6,7 @@ import os
 
 from portside.compose import bringing_up, conditions, injected_files
 from portside.compose.actions import Actions
-from portside.compose.converge import Wishes
+from portside.compose.converge import UpOptions
 from portside.compose.executor import execute
 from portside.compose.observed import Container, containers, observe
 from portside.compose.project import Project, Values
@@ -40,13 +40,13 @@ class OneOff:
 
 
 def create(
-    actions: Actions, wanted: OneOff, wishes: Wishes, tools: ImageTools, parallel: int,
+    actions: Actions, wanted: OneOff, choices: UpOptions, tools: ImageTools, parallel: int,
     dependencies: bool,
 ) -> Container:  # fmt: skip
     """Have the dependencies as the service needs them, then create the container."""
     project = actions.project
     service = project.services[wanted.service]
-    _start_dependencies(actions, wanted.service, wishes, tools, parallel, dependencies)
+    _start_dependencies(actions, wanted.service, choices, tools, parallel, dependencies)
     only = replace(project, services={wanted.service: service})
     observed = observe(actions.pool, project.name, names_of(only))
     ensure(actions.pool, only, observed.images, tools, actions.report, parallel, actions.warn,
@@ -69,7 +69,7 @@ def create(
 
 
 def _start_dependencies(
-    actions: Actions, service: str, wishes: Wishes, tools: ImageTools, parallel: int,
+    actions: Actions, service: str, choices: UpOptions, tools: ImageTools, parallel: int,
     dependencies: bool,
 ) -> None:  # fmt: skip
     """Networks and volumes, and the other services up to the conditions that are asked for."""
@@ -79,7 +79,7 @@ def _start_dependencies(
     disabled = {**project.disabled, service: project.services[service]}
     before: Project = replace(project, services=others, disabled=disabled)
     inner = replace(actions, project=before)
-    bringing_up.up(inner, wishes, tools, parallel)
+    bringing_up.up(inner, choices, tools, parallel)
     if dependencies:
         _await(actions, service, parallel)
 

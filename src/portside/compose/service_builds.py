@@ -30,7 +30,7 @@ _DOCKERFILE = ".dockerfile.compose"
 
 
 @dataclass
-class BuildWishes:
+class BuildOptions:
     """What the flags of ``build`` say."""
 
     args: dict[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ def labels_of(project: Project, name: str, service: Values) -> dict[str, str]:
 
 
 def build_by_api(
-    pool: EnginePool, project: Project, name: str, wishes: BuildWishes,
+    pool: EnginePool, project: Project, name: str, choices: BuildOptions,
     show: Callable[[dict[str, Any]], None], headers: dict[str, str],
 ) -> None:  # fmt: skip
     """``POST /build`` with the context as a tar archive. Raises ComposeError."""
@@ -84,15 +84,15 @@ def build_by_api(
     query = {
         "t": tags_of(project, name, service),
         "dockerfile": _dockerfile(build),
-        "buildargs": jsontext.dumps({**(build.get("args") or {}), **wishes.args}),
+        "buildargs": jsontext.dumps({**(build.get("args") or {}), **choices.args}),
         "labels": jsontext.dumps(labels_of(project, name, service)),
         "target": build.get("target"),
-        "nocache": wishes.no_cache or build.get("no_cache") or None,
-        "pull": wishes.pull or build.get("pull") or None,
+        "nocache": choices.no_cache or build.get("no_cache") or None,
+        "pull": choices.pull or build.get("pull") or None,
         "networkmode": build.get("network"),
         "platform": service.get("platform") or (build.get("platforms") or [None])[0],
         "shmsize": build.get("shm_size"),
-        "memory": wishes.memory or None,
+        "memory": choices.memory or None,
         "extrahosts": ",".join(
             f"{host}:{text}" for host, texts in (build.get("extra_hosts") or {}).items()
             for text in texts

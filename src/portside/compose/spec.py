@@ -1,7 +1,7 @@
 """The Compose Specification as tables: every attribute, its kind, in the order it is printed.
 
 The order and which empty values are left out are those of ``docker compose config``; the hash by
-which ``up`` tells whether a service changed is made from the same tables.
+by which ``up`` sees whether a service changed is made from the same tables.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _IN_USE = "Resource is still in use"
 
 
 @dataclass
-class DownWishes:
+class DownOptions:
     """What the flags of ``down`` say."""
 
     services: list[str] = field(default_factory=list)
@@ -35,8 +35,8 @@ class DownWishes:
 class Teardown:
     """Makes the plan of ``down``."""
 
-    def __init__(self, actions: Actions, observed: Observed, wishes: DownWishes) -> None:
-        self.actions, self.observed, self.wishes = actions, observed, wishes
+    def __init__(self, actions: Actions, observed: Observed, choices: DownOptions) -> None:
+        self.actions, self.observed, self.choices = actions, observed, choices
         self.plan = Plan()
 
     def build(self) -> Plan:
@@ -46,11 +46,11 @@ class Teardown:
         for key, network in project.networks.items():
             if not network.get("external"):
                 self._network(key, network["name"], before)
-        if self.wishes.images:
+        if self.choices.images:
             for image in self._images():
                 self.plan.add("remove", f"image {image}", self._image_remover(image),
                               after=before)  # fmt: skip
-        if self.wishes.volumes:
+        if self.choices.volumes:
             for volume in project.volumes.values():
                 if not volume.get("external") and volume["name"] in self.observed.volumes:
                     name = volume["name"]
@@ -77,11 +77,11 @@ class Teardown:
             for container in self.observed.containers:
                 if container.service != name:
                     continue
-                if container.is_one_off and not self.wishes.remove_orphans:
+                if container.is_one_off and not self.choices.remove_orphans:
                     continue
                 mine.append(self._remove(name, container, after))
             steps[name] = mine or after
-        if self.wishes.remove_orphans:
+        if self.choices.remove_orphans:
             known = {step.subject for step in self.plan.steps}
             for container in self.observed.orphans(project):
                 if f"container {container.name}" not in known:
@@ -98,9 +98,9 @@ class Teardown:
     def _chosen(self) -> set[str]:
         """The services that were named and everything that depends on them."""
         services = self.actions.project.services
-        found = set(self.wishes.services) or set(services)
+        found = set(self.choices.services) or set(services)
         for name in reversed(list(reversed_order(services))):
-            if found & set(services[name].get("depends_on") or ()) and self.wishes.services:
+            if found & set(services[name].get("depends_on") or ()) and self.choices.services:
                 found.add(name)
         return found
 
@@ -109,7 +109,7 @@ class Teardown:
         return self.plan.add(
             "remove", f"container {container.name}",
             lambda: self.actions.stop_and_remove(
-                definition, container, self.wishes.volumes and definition is not None
+                definition, container, self.choices.volumes and definition is not None
             ), after=after,
         )  # fmt: skip
 
@@ -160,7 +160,7 @@ class Teardown:
             if "provider" in service:
                 continue
             own = not service.get("image")
-            if self.wishes.images == "all" or own:
+            if self.choices.images == "all" or own:
                 found[image_of(project, name, service)] = None
         return list(found)
 
@@ -181,10 +181,10 @@ def reversed_order(services: dict[str, Any]) -> Iterable[str]:
     return reversed(done)
 
 
-def down(actions: Actions, wishes: DownWishes, parallel: int) -> None:
+def down(actions: Actions, choices: DownOptions, parallel: int) -> None:
     """Plan and do it; a warning when there is nothing to do."""
     observed = observe(actions.pool, actions.project.name)
-    plan = Teardown(actions, observed, wishes).build()
+    plan = Teardown(actions, observed, choices).build()
     if not plan:
         actions.warn(f'Warning: No resource found to remove for project "{actions.project.name}".')
     execute(plan, parallel)

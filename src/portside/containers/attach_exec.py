@@ -166,7 +166,7 @@ async def create_exec(core: Core, container: Container, config: ExecConfig) -> E
 
 
 def shown(command: Sequence[str]) -> str:
-    """A command as events tell it: its words, with a blank after a lonely one as Docker has it."""
+    """A command as events show it: its words, with a blank after a single one as in Docker."""
     return f"{command[0]} {' '.join(command[1:])}" if command else ""
 
 
@@ -237,7 +237,7 @@ def _exec_request(core: Core, instance: ExecInstance, start: ExecStart, attached
             Streams(
                 stdin=config.attach_stdin,
                 stdout=config.attach_stdout,
-                # without frames there is no telling what is an error: as dockerd has it
+                # without frames there is no way to know what is an error: as dockerd has it
                 stderr=config.attach_stderr and not start.tty,
                 raw=start.tty,
                 detach_keys=parse_keys(config.detach_keys or DEFAULT_KEYS)

@@ -24,7 +24,7 @@ class _Check(NamedTuple):
     wrong: Callable[[Core, Record], str]
     """What is not as recommended, empty when nothing is."""
     fix: str
-    """The option of ``run`` that mends it."""
+    """The option of ``run`` that corrects it."""
     verdict: str = WARN
 
 

@@ -161,26 +161,26 @@ class CommitOptions:
     config: ContainerConfig | None = None
 
 
-async def commit_container(core: Core, container: Container, wish: CommitOptions) -> str:
+async def commit_container(core: Core, container: Container, options: CommitOptions) -> str:
     """Make an image of it; the new image's ID."""
     record = container.record
     if record.removing or record.dead:
         raise Conflict(f"You cannot commit container {record.id} which is being removed")
-    config = record.config if wish.config is None else _over(record.config, wish.config)
-    async with _quiet(core, container, wish.pause):
+    config = record.config if options.config is None else _over(record.config, options.config)
+    async with _quiet(core, container, options.pause):
         with unless_removed(container):
             image = await core.images.commit(
                 record.id,
                 record.image_id,
-                ref=wish.ref,
-                author=wish.author,
-                comment=wish.comment,
+                ref=options.ref,
+                author=options.author,
+                comment=options.comment,
                 config=merge.config_of(config),
-                changes=wish.changes,
+                changes=options.changes,
             )
         reach("container.commit:made")
-        name = Reference.parse(wish.ref).tagged().familiar if wish.ref else ""
-        about = {"comment": wish.comment, "imageID": image, "imageRef": name}
+        name = Reference.parse(options.ref).tagged().familiar if options.ref else ""
+        about = {"comment": options.comment, "imageID": image, "imageRef": name}
         core.event(container, "commit", about)
     return image
 

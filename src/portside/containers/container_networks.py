@@ -207,7 +207,7 @@ def link_targets(core: Core, host: HostConfig) -> dict[str, str]:
 
 
 def shown_links(core: Core, record: Record) -> tuple[str, ...] | None:
-    """As ``inspect`` tells them: ``/target:/name/alias``."""
+    """As ``inspect`` shows them: ``/target:/name/alias``."""
     if not record.host.links:
         return None
     return tuple(f"/{target}:/{record.name}/{alias}" for _, alias, target in links_of(core, record))

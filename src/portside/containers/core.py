@@ -212,7 +212,7 @@ class Core:
             self.execs.pop(identifier, None)
 
     def _keep_last_name(self, target: Container) -> None:
-        """Legacy links outlive their target, and go on telling what it was called."""
+        """Legacy links outlive their target, and keep its last name."""
         for container in self.containers.values():
             record = container.record
             gone = [text for text, id in record.link_targets.items() if id == target.id]

@@ -49,16 +49,16 @@ class CreateOptions:
     read_only_non_recursive: bool = False
 
 
-async def create_container(core: Core, wish: CreateOptions) -> Created:
+async def create_container(core: Core, options: CreateOptions) -> Created:
     """Make a container that is not running. Raises NotFound, Conflict, InvalidParameter."""
-    config = wish.request.config
-    host = wish.request.host_config
+    config = options.request.config
+    host = options.request.host_config
     if not config.image:
         if not config.entrypoint and not config.cmd:
             raise InvalidParameter("no command specified")
         raise InvalidParameter("No image specified: name the image the container is made of")
-    check_request(wish.request)
-    image = core.images.get(config.image, wish.platform)
+    check_request(options.request)
+    image = core.images.get(config.image, options.platform)
     if not image.is_unpacked:
         image = await core.images.unpack(image)
     config = merge(config, image.run)
@@ -66,10 +66,10 @@ async def create_container(core: Core, wish: CreateOptions) -> Created:
     check(core, config, host)
     identifier = new_id()
     config = _settle_config(config, host, identifier)
-    host, endpoints = container_networks.on_user_network(host, _endpoints(host, wish.request))
+    host, endpoints = container_networks.on_user_network(host, _endpoints(host, options.request))
     record = Record(
         id=identifier,
-        name=check_name(wish.name) if wish.name else _free_name(core),
+        name=check_name(options.name) if options.name else _free_name(core),
         created_ns=time.time_ns(),
         image=config.image,
         image_id=image.id,
@@ -82,14 +82,14 @@ async def create_container(core: Core, wish: CreateOptions) -> Created:
     record.id_mappings = user_mapping.allocate(core, host, config.user)
     selinux_labels.assign(core, record)
     warnings += core.networks.validate(network_request(core, record))
-    warnings += _platform_warning(image, wish.platform)
+    warnings += _platform_warning(image, options.platform)
     # Everything a start would refuse for its form is refused now.
     oci_spec.build_spec(
         oci_spec.SpecInputs(
             id=identifier, config=config, host=host, directory="", user=User(0, 0),
             defaults=core.defaults())
     )  # fmt: skip
-    points = MountParser(core, config, host).parse(wish.read_only_non_recursive)
+    points = MountParser(core, config, host).parse(options.read_only_non_recursive)
     record.making = bool(points)
     container = Container(record)
     container.exited.set()
@@ -176,7 +176,7 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
     for mode in ("network_mode", "ipc_mode", "pid_mode"):
         kind, _, name = getattr(host, mode).partition(":")
         if kind == "container" and name:
-            with suppress(NotFound):  # told at the start, as in Docker
+            with suppress(NotFound):  # reported at the start, as in Docker
                 changes[mode] = f"container:{core.find(name).id}"  # it may be renamed
     if not host.shm_size:
         changes["shm_size"] = options.shm_size

@@ -38,10 +38,11 @@ _OPTIONS = {
 
 
 def check_log_config(config: LogConfig) -> None:
-    """Raise for a driver that is unknown or not built, and for an option it does not have."""
+    """Raise for a driver that is unknown or not supported, and for an option it does not have."""
     if config.type in _KNOWN:
         raise NotImplementedHere(
-            f"logging driver {config.type!r} is not built: use one of " + ", ".join(sorted(BUILT))
+            f"logging driver {config.type!r} is not supported: "
+            f"use one of {', '.join(sorted(BUILT))}"
         )
     if config.type not in BUILT:
         raise InvalidParameter(

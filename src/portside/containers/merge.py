@@ -1,4 +1,4 @@
-"""A container's configuration: the user's wishes over the image's."""
+"""A container's configuration: the user's options over the image's."""
 
 from __future__ import annotations
 

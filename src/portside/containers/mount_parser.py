@@ -42,7 +42,7 @@ _FOREIGN = {
 
 
 class MountParser:
-    """Reads a container's wishes for mounts."""
+    """Reads the mounts that a container is asked to have."""
 
     def __init__(self, core: Core, config: ContainerConfig, host: HostConfig) -> None:
         self._core, self._config, self._host = core, config, host
@@ -172,103 +172,103 @@ class MountParser:
 
     # -- --mount -------------------------------------------------------------------------
 
-    def _mount(self, wish: MountRequest) -> MountPoint:
-        prefix = f'invalid mount config for type "{wish.type}": '
-        if not wish.target:
+    def _mount(self, request: MountRequest) -> MountPoint:
+        prefix = f'invalid mount config for type "{request.type}": '
+        if not request.target:
             raise InvalidParameter(f"{prefix}field Target must not be empty")
-        if not wish.target.startswith("/"):
+        if not request.target.startswith("/"):
             raise InvalidParameter(
-                f"{prefix}invalid mount path: '{wish.target}' mount path must be absolute"
+                f"{prefix}invalid mount path: '{request.target}' mount path must be absolute"
             )
-        destination = clean(wish.target)
+        destination = clean(request.target)
         if destination == "/":
             raise InvalidParameter(f"{prefix}invalid specification: destination can't be '/'")
-        if wish.type not in _FOREIGN:
+        if request.type not in _FOREIGN:
             raise InvalidParameter(f"{prefix}mount type unknown")
-        for name in _FOREIGN[wish.type]:
-            if getattr(wish, name) is not None:
+        for name in _FOREIGN[request.type]:
+            if getattr(request, name) is not None:
                 field = "".join(word.title() for word in name.split("_"))
                 raise InvalidParameter(f"{prefix}field {field} must not be specified")
-        point = MountPoint(type=wish.type, destination=destination, rw=not wish.read_only)
+        point = MountPoint(type=request.type, destination=destination, rw=not request.read_only)
         make = {"bind": self._mount_bind, "volume": self._mount_volume,
                 "tmpfs": self._mount_tmpfs, "image": self._mount_image}  # fmt: skip
-        return make[wish.type](wish, point, prefix)
+        return make[request.type](request, point, prefix)
 
-    def _mount_bind(self, wish: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
-        if not wish.source:
+    def _mount_bind(self, request: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
+        if not request.source:
             raise InvalidParameter(f"{prefix}field Source must not be empty")
-        if not wish.source.startswith("/"):
+        if not request.source.startswith("/"):
             raise InvalidParameter(
-                f"{prefix}invalid mount path: '{wish.source}' mount path must be absolute"
+                f"{prefix}invalid mount path: '{request.source}' mount path must be absolute"
             )
-        options = wish.bind_options
+        options = request.bind_options
         create = bool(options and options.create_mountpoint)
-        if not create and not os.path.lexists(wish.source):
-            raise InvalidParameter(f"{prefix}bind source path does not exist: {wish.source}")
+        if not create and not os.path.lexists(request.source):
+            raise InvalidParameter(f"{prefix}bind source path does not exist: {request.source}")
         propagation = options.propagation if options else ""
         if propagation and propagation not in _PROPAGATIONS:
             raise InvalidParameter(f"{prefix}invalid propagation mode: {propagation}")
         return msgspec.structs.replace(
             point,
-            source=clean(wish.source),
+            source=clean(request.source),
             create_source=create,
-            propagation=self._propagation(clean(wish.source), propagation),
+            propagation=self._propagation(clean(request.source), propagation),
             non_recursive=bool(options and options.non_recursive),
             read_only_non_recursive=bool(options and options.read_only_non_recursive),
             read_only_force_recursive=bool(options and options.read_only_force_recursive),
             idmap=mounts.check_idmap(options.idmap) if options else "",
         )
 
-    def _mount_volume(self, wish: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
-        options = wish.volume_options
+    def _mount_volume(self, request: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
+        options = request.volume_options
         driver = options.driver_config if options else None
-        if not wish.source and options and options.subpath:
+        if not request.source and options and options.subpath:
             raise InvalidParameter(f"{prefix}must not set Subpath when using anonymous volumes")
-        if not wish.source and wish.read_only:
+        if not request.source and request.read_only:
             raise InvalidParameter(
                 f"{prefix}must not set ReadOnly mode when using anonymous volumes"
             )
         if options:
             _check_subpath(options.subpath, prefix)
-        request = VolumeCreate(
-            name=wish.source,
+        volume = VolumeCreate(
+            name=request.source,
             driver=(driver.name if driver else "") or "local",
             driver_opts=driver.options if driver else None,
             labels=options.labels if options else None,
         )
         point = msgspec.structs.replace(
-            point, mode="z", anonymous=not wish.source,
+            point, mode="z", anonymous=not request.source,
             no_copy=bool(options and options.no_copy),
             subpath=options.subpath if options else "")  # fmt: skip
-        return self._volume(point, request)
+        return self._volume(point, volume)
 
-    def _mount_tmpfs(self, wish: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
-        if wish.source:
+    def _mount_tmpfs(self, request: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
+        if request.source:
             raise InvalidParameter(f"{prefix}field Source must not be specified")
         words = []
-        if wish.tmpfs_options is not None:
-            if wish.tmpfs_options.size_bytes:
-                words.append(f"size={wish.tmpfs_options.size_bytes}")
-            if wish.tmpfs_options.mode:
-                words.append(f"mode={wish.tmpfs_options.mode:o}")
-            words += ["=".join(pair) for pair in wish.tmpfs_options.options or ()]
+        if request.tmpfs_options is not None:
+            if request.tmpfs_options.size_bytes:
+                words.append(f"size={request.tmpfs_options.size_bytes}")
+            if request.tmpfs_options.mode:
+                words.append(f"mode={request.tmpfs_options.mode:o}")
+            words += ["=".join(pair) for pair in request.tmpfs_options.options or ()]
         if not point.rw:
             words.append("ro")
         return msgspec.structs.replace(point, tmpfs=tmpfs_options(",".join(words)))
 
-    def _mount_image(self, wish: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
-        if not wish.source:
+    def _mount_image(self, request: MountRequest, point: MountPoint, prefix: str) -> MountPoint:
+        if not request.source:
             raise InvalidParameter(f"{prefix}field Source must not be empty")
-        subpath = wish.image_options.subpath if wish.image_options else ""
+        subpath = request.image_options.subpath if request.image_options else ""
         _check_subpath(subpath, prefix)
         try:
-            image = self._core.images.get(wish.source)
+            image = self._core.images.get(request.source)
         except NotFound as err:
             raise InvalidParameter(f"{prefix}{err}") from err
         return msgspec.structs.replace(
             point,
             source=image.id,
-            name=wish.source,
+            name=request.source,
             rw=False,
             subpath=subpath,
             chain=str(image.chain or ""),

@@ -1,4 +1,4 @@
-"""What is kept of a container in the metadata: its wishes and its last known state."""
+"""What is kept of a container in the metadata: its options and its last known state."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of an image, the chain ID of its topmost layer: it may be deleted by force meanwhile."""
 
     def shown(self) -> containerstate.MountPoint:
-        """As ``inspect`` and ``ps`` tell it."""
+        """As ``inspect`` and ``ps`` show it."""
         return containerstate.MountPoint(
             type=self.type,
             name=self.name if self.type != "tmpfs" else "",

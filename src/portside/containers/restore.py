@@ -99,7 +99,7 @@ def _reconnect(core: Core, container: Container) -> Exited | None:
 
 
 def _settle_freezer(core: Core, container: Container) -> None:
-    """Whether it is paused is the kernel's word; what only a commit had paused goes on."""
+    """Whether it is paused is the kernel's word; what only a commit had paused is resumed."""
     record = container.record
     group = processes.cgroup_of(core, container)
     try:

@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 
 async def start_container(core: Core, container: Container) -> None:
-    """Start a container. Raises NotModified, Conflict, CommandNotFound and their kin."""
+    """Start a container. Raises NotModified, Conflict, CommandNotFound and similar errors."""
     container.cancel_restart()
     async with container.lock:
         check_startable(container)
@@ -114,7 +114,7 @@ def watch(core: Core, container: Container) -> None:
 
 
 def _out_of_memory(core: Core, container: Container) -> None:
-    """The kernel has killed a process of it for want of memory; it may go on without."""
+    """The kernel has killed a process of it because memory ran out; the others may continue."""
     container.record.oom_killed = True
     core.save(container)
     core.event(container, "oom")

@@ -44,7 +44,7 @@ async def stop_container(
 ) -> str:
     """Ask for the end, and force it after ``timeout`` seconds (-1: never).
 
-    Returns a word to the user when the container had to be killed. Raises NotModified when
+    Returns a message for the user when the container had to be killed. Raises NotModified when
     it does not run.
     """
     record = container.record
@@ -210,7 +210,7 @@ def _end_monitor(core: Core, container: Container) -> None:
 
 
 async def pause_container(core: Core, container: Container, *, quiet: bool = False) -> None:
-    """Freeze every process of it; ``quiet`` when it is the engine's own wish, for a while.
+    """Freeze every process of it; ``quiet`` when it is the engine itself that asks, for a while.
 
     Raises Conflict.
     """
@@ -240,7 +240,7 @@ async def pause_container(core: Core, container: Container, *, quiet: bool = Fal
 
 
 async def unpause_container(core: Core, container: Container) -> None:
-    """Let it go on. Raises Conflict."""
+    """Resume it. Raises Conflict."""
     async with held(core, container):
         record = container.record
         if not record.running or not record.paused:

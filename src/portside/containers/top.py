@@ -194,7 +194,7 @@ def columns(arguments: str) -> list[Column]:
             chosen += [_column(name) for name in words[position].split(",")]
             position += 1
         elif word.startswith("--"):
-            raise InvalidParameter(f"ps option {word} is not built in: use -ef, aux or -o")
+            raise InvalidParameter(f"ps option {word} is not supported: use -ef, aux or -o")
         elif not word.startswith("-") and letters.strip("aAcefhjlSTuwxX"):
             raise InvalidParameter("ps: error: unsupported option (BSD syntax)")
         elif "u" in letters and not word.startswith("-"):
@@ -202,7 +202,7 @@ def columns(arguments: str) -> list[Column]:
         elif "f" in letters or "F" in letters:
             style = _FULL
         elif letters.strip("eAaxwlTjc"):
-            raise InvalidParameter(f"ps option {word} is not built in: use -ef, aux or -o")
+            raise InvalidParameter(f"ps option {word} is not supported: use -ef, aux or -o")
     return chosen or [_COLUMNS[name] for name in style]
 
 

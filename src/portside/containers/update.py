@@ -74,23 +74,23 @@ async def rename_container(core: Core, container: Container, new: str) -> None:
 # -- limits ----------------------------------------------------------------------------------
 
 
-async def update_container(core: Core, container: Container, wish: UpdateRequest) -> list[str]:
+async def update_container(core: Core, container: Container, request: UpdateRequest) -> list[str]:
     """Change limits and restart policy, live where it runs; warnings."""
     async with held(core, container):
         record = container.record
         if record.removing or record.dead:
             raise Conflict(f'Container {record.id} is marked for removal and cannot be "update".')
-        changes = _changed(wish)
+        changes = _changed(request)
         host = msgspec.structs.replace(record.host, **changes)
         if host.pids_limit is not None and host.pids_limit <= 0:
             host.pids_limit = 0  # unlimited, and shown as such
-        if wish.restart_policy.name:
-            if host.auto_remove and wish.restart_policy.name != "no":
+        if request.restart_policy.name:
+            if host.auto_remove and request.restart_policy.name != "no":
                 raise Conflict(
                     "Restart policy cannot be updated because AutoRemove is enabled for the "
                     "container"
                 )
-            host.restart_policy = wish.restart_policy
+            host.restart_policy = request.restart_policy
         check_policy(host)
         if "memory" in changes and "memory_swap" not in changes:
             _check_swap(record, host.memory)
@@ -108,13 +108,12 @@ async def update_container(core: Core, container: Container, wish: UpdateRequest
         return warnings
 
 
-def _changed(wish: UpdateRequest) -> dict[str, object]:
+def _changed(request: UpdateRequest) -> dict[str, object]:
     """The limits a request gives; zero and null leave a limit as it is."""
     plain = Resources()
     fields = Resources.__struct_fields__
-    return {
-        name: getattr(wish, name) for name in fields if getattr(wish, name) != getattr(plain, name)
-    }
+    given = ((name, getattr(request, name)) for name in fields)
+    return {name: value for name, value in given if value != getattr(plain, name)}
 
 
 def _check_cpus(record: Record, changes: Mapping[str, object]) -> None:
@@ -150,33 +149,33 @@ def _check_swap(record: Record, memory: int) -> None:
 Bindings = dict[str, tuple[PortBinding, ...] | None]
 
 
-async def reshape_container(core: Core, container: Container, wish: ReshapeRequest) -> Reshaped:
+async def reshape_container(core: Core, container: Container, request: ReshapeRequest) -> Reshaped:
     """Make the changes. Raises InvalidParameter, Conflict; each kind of change is made whole
     or not at all."""
     live = tuple(
         name
         for name, wanted in (
-            ("ports", wish.port_bindings is not None or wish.publish_all_ports is not None),
-            ("labels", wish.labels is not None),
+            ("ports", request.port_bindings is not None or request.publish_all_ports is not None),
+            ("labels", request.labels is not None),
         )
         if wanted
     )
     deep = tuple(
         name
         for name, wanted in (
-            ("environment", wish.env is not None),
-            ("mounts", bool(wish.binds or wish.mounts or wish.unmount)),
+            ("environment", request.env is not None),
+            ("mounts", bool(request.binds or request.mounts or request.unmount)),
         )
         if wanted
     )
     async with held(core, container):
-        _check_reshape(container.record, deep, wish.restart)
+        _check_reshape(container.record, deep, request.restart)
         running = container.record.running
         if deep and not running:
-            await _change_deep(core, container, wish)
-        warnings = await _change_live(core, container, wish)
+            await _change_deep(core, container, request)
+        warnings = await _change_live(core, container, request)
     if deep and running:
-        await _again(core, container, wish)
+        await _again(core, container, request)
     core.event(container, "update")
     return Reshaped(
         live=live, recreated=deep, restarted=bool(deep and running), warnings=tuple(warnings)
@@ -197,35 +196,35 @@ def _check_reshape(record: Record, deep: tuple[str, ...], restart: bool) -> None
 # -- ports and labels --------------------------------------------------------------------------
 
 
-async def _change_live(core: Core, container: Container, wish: ReshapeRequest) -> list[str]:
+async def _change_live(core: Core, container: Container, request: ReshapeRequest) -> list[str]:
     record = container.record
     host, config, warnings = record.host, record.config, list[str]()
-    if wish.labels is not None:
-        labels = {**(config.labels or {}), **wish.labels}
+    if request.labels is not None:
+        labels = {**(config.labels or {}), **request.labels}
         kept = {key: value for key, value in labels.items() if value is not None}
         config = msgspec.structs.replace(config, labels=kept)
-    if wish.port_bindings is not None or wish.publish_all_ports is not None:
-        host, config = _with_ports(host, config, wish)
+    if request.port_bindings is not None or request.publish_all_ports is not None:
+        host, config = _with_ports(host, config, request)
         changed = msgspec.structs.replace(record, host=host, config=config)
-        request = network_request(core, changed)
-        warnings = core.networks.validate(request)
+        attachment = network_request(core, changed)
+        warnings = core.networks.validate(attachment)
         if record.running:
-            await core.networks.republish(request)
+            await core.networks.republish(attachment)
     record.host, record.config = host, config
     core.save(container)
     return warnings
 
 
 def _with_ports(
-    host: HostConfig, config: ContainerConfig, wish: ReshapeRequest
+    host: HostConfig, config: ContainerConfig, request: ReshapeRequest
 ) -> tuple[HostConfig, ContainerConfig]:
     if host.network_mode == "host" or host.network_mode.startswith("container:"):
         raise Conflict(f"a container with network mode {host.network_mode} publishes no ports")
-    given = {_port(name): items for name, items in (wish.port_bindings or {}).items()}
+    given = {_port(name): items for name, items in (request.port_bindings or {}).items()}
     bindings: Bindings = {**(host.port_bindings or {}), **given}
     everything = host.publish_all_ports
-    if wish.publish_all_ports is not None:
-        everything = wish.publish_all_ports
+    if request.publish_all_ports is not None:
+        everything = request.publish_all_ports
     exposed: dict[str, dict[str, str]] = {name: {} for name, items in given.items() if items}
     return (
         msgspec.structs.replace(
@@ -245,33 +244,33 @@ def _port(text: str) -> str:
 # -- environment and mounts ----------------------------------------------------------------------
 
 
-async def _again(core: Core, container: Container, wish: ReshapeRequest) -> None:
+async def _again(core: Core, container: Container, request: ReshapeRequest) -> None:
     """Stop it, change it, start it."""
     container.kept = True
     try:
         await stop.stop_container(core, container)
         async with held(core, container):
-            await _change_deep(core, container, wish)
+            await _change_deep(core, container, request)
         await start.start_container(core, container)
     finally:
         container.kept = False
 
 
-async def _change_deep(core: Core, container: Container, wish: ReshapeRequest) -> None:
+async def _change_deep(core: Core, container: Container, request: ReshapeRequest) -> None:
     record = container.record
     config = record.config
-    if wish.env is not None:
+    if request.env is not None:
         config = msgspec.structs.replace(
-            config, env=oci_process.merge(config.env or (), _checked(wish.env))
+            config, env=oci_process.merge(config.env or (), _checked(request.env))
         )
-    gone = {clean(target) for target in wish.unmount or ()}
+    gone = {clean(target) for target in request.unmount or ()}
     _check_mounted(record, gone)
-    wanted = HostConfig(binds=wish.binds, mounts=wish.mounts)
+    wanted = HostConfig(binds=request.binds, mounts=request.mounts)
     found = MountParser(core, ContainerConfig(), wanted).parse()
     fresh = await found.acquire(record.id) if found else ()
     replaced = gone | {point.destination for point in fresh}
     kept = tuple(point for point in record.mounts if point.destination not in replaced)
-    host = _with_mounts(record.host, wish, replaced)
+    host = _with_mounts(record.host, request, replaced)
     try:
         _try(core, record, config, host)
     except BaseException:
@@ -296,15 +295,15 @@ def _check_mounted(record: Record, gone: set[str]) -> None:
         raise NotFound(f"nothing is mounted at {sorted(missing)[0]} in container {record.name}")
 
 
-def _with_mounts(host: HostConfig, wish: ReshapeRequest, replaced: set[str]) -> HostConfig:
-    """The wishes as ``inspect`` shows them, with the old ones for the same places gone."""
+def _with_mounts(host: HostConfig, request: ReshapeRequest, replaced: set[str]) -> HostConfig:
+    """The mounts as ``inspect`` shows them, with the old ones for the same places gone."""
     binds = [text for text in host.binds or () if _bind_target(text) not in replaced]
     mounts = [item for item in host.mounts or () if clean(item.target) not in replaced]
     tmpfs = {path: text for path, text in (host.tmpfs or {}).items() if clean(path) not in replaced}
-    more: tuple[MountRequest, ...] = wish.mounts or ()
+    more: tuple[MountRequest, ...] = request.mounts or ()
     return msgspec.structs.replace(
         host,
-        binds=(*binds, *(wish.binds or ())) or None,
+        binds=(*binds, *(request.binds or ())) or None,
         mounts=(*mounts, *more) or None,
         tmpfs=tmpfs or None,
     )

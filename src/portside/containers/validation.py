@@ -20,7 +20,7 @@ OWN_RUNTIMES = ("portside", "runc", "io.containerd.runc.v2")
 
 
 def check_request(request: CreateRequest) -> None:
-    """Wishes that contradict each other, before the image's part is merged in."""
+    """Options that contradict each other, before the image's part is merged in."""
     host = request.host_config
     network, _, other = host.network_mode.partition(":")
     shared = network == "container"
@@ -149,7 +149,7 @@ def _check_unbuilt(host: HostConfig) -> None:
         if name != "size":
             raise InvalidParameter(f"unknown option {name}")
         raise InvalidParameter(
-            "--storage-opt size is not built: the writable layer has no quota of its own; "
+            "--storage-opt size is not supported: the writable layer has no quota of its own; "
             "put what may grow on a volume or a tmpfs with a size"
         )
 

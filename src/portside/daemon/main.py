@@ -192,7 +192,7 @@ class Daemon:
         log.info("Daemon has completed initialization")
         notify("READY=1")
         await stop.wait()
-        log.info("Stopping: containers %s", "too" if self._stop_containers else "go on")
+        log.info("Stopping: containers %s", "too" if self._stop_containers else "continue")
         notify("STOPPING=1")
         await asyncio.gather(*(server.close() for server in servers))
         await engine.close(containers=self._stop_containers)

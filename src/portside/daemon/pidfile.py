@@ -1,4 +1,4 @@
-"""The pid file: one engine per file, told apart from a stale one by a lock."""
+"""The pid file: one engine per file, distinguished from a stale one by a lock."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _KEEPER = "PORTSIDE_KEEPER"
 
 
 def enter(options: DaemonOptions, arguments: Sequence[str]) -> None:
-    """Go on as the engine of this user; returns only by raising SystemFailure."""
+    """Continue as the engine of this user; returns only by raising SystemFailure."""
     exec_root = Path(options.exec_root)
     own_directory(exec_root)
     places = keeper.Places(exec_root)

@@ -158,7 +158,7 @@ class Engine:
         return len(self.store.db.collection("image", object))
 
     async def disk_usage(self, kinds: frozenset[str], version: tuple[int, int]) -> dict[str, Any]:
-        """What ``system df`` tells; ``kinds`` chooses, empty means everything."""
+        """What ``system df`` reports; ``kinds`` chooses, empty means everything."""
         from portside.engine.usage import disk_usage
 
         return await disk_usage(self, kinds, version)

@@ -141,7 +141,7 @@ def _without_tag(name: str) -> str:
 
 
 def wire(event: Event) -> dict[str, Any]:
-    """As ``GET /events`` tells it, with the fields older clients read."""
+    """As ``GET /events`` shows it, with the fields older clients read."""
     message: dict[str, Any] = {}
     if event.type in ("container", "image"):
         message["status"] = event.action

@@ -1,4 +1,4 @@
-"""What ``GET /info`` and ``GET /version`` tell."""
+"""What ``GET /info`` and ``GET /version`` report."""
 
 from __future__ import annotations
 

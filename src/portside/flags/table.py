@@ -5,7 +5,7 @@ A table's line is what the help shows::
       -e, --env list        Set a variable of the environment
 
 The word after the name is the kind of value; without one the flag is a switch. A line that
-does not start with a dash goes on with the help before it. ``(default true)`` at the end
+does not start with a dash continues the help before it. ``(default true)`` at the end
 makes a switch that is on. The grammar of the command line is pflag's, which Docker uses.
 
 The command, the engine, the registry and the runtime have their flags in such tables.

@@ -171,7 +171,7 @@ def _chains(catalogue: Catalogue, record: ImageRecord) -> set[str]:
 def inspect(
     catalogue: Catalogue, identifier: str, platform: Platform | None, *, manifests: bool
 ) -> ImageInspect:
-    """Everything ``GET /images/{name}/json`` tells; with ``platform`` of that one alone.
+    """Everything ``GET /images/{name}/json`` reports; with ``platform`` of that one alone.
 
     An image none of whose platforms is here has no configuration to show.
     """

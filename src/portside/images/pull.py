@@ -177,7 +177,7 @@ def outcome(ref: Reference, is_new: bool) -> Progress:
 
 
 def in_words(err: RegistryError, ref: Reference) -> PortsideError:
-    """A registry's refusal of a pull as Docker tells it; NotFound for what is not there."""
+    """A registry's refusal of a pull as Docker shows it; NotFound for what is not there."""
     if err.code == "MANIFEST_UNKNOWN":
         return NotFound(f"manifest for {ref.familiar} not found: {err}")
     if err.code == "NAME_UNKNOWN":

@@ -2,7 +2,7 @@
 
 An entry keeps what was decided about a flow's first packet. A client that sent to a published
 port before it was published, or that talks to a container that has ended, is held to that
-decision for as long as it goes on sending: its entry has to go.
+decision for as long as it sends: its entry has to go.
 
 Numbers are those of <linux/netfilter/nfnetlink_conntrack.h>.
 """

@@ -29,7 +29,7 @@ def request(keeper: socket.socket, *words: object) -> tuple[str, list[int]]:
     if not data:
         raise SystemFailure(
             "the keeper of the engine's namespaces has ended: start the engine again "
-            "(containers go on): portside daemon stop; portside info"
+            "(containers continue): portside daemon stop; portside info"
         )
     return data.decode(), fds
 

@@ -113,7 +113,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface as a dump tells it."""
+    """An interface as a dump shows it."""
 
     index: int
     name: str
@@ -296,7 +296,7 @@ class Rtnl:
             try:
                 self._socket.setsockopt(SOL_NETLINK, option, 1)
             except OSError:
-                pass  # older kernels: less telling errors, larger dumps
+                pass  # older kernels: less exact errors, larger dumps
 
     def close(self) -> None:
         self._socket.close()

@@ -1,7 +1,7 @@
 """Network namespaces: network_namespaces(7), setns(2), unshare(2).
 
 These act on the calling thread alone. A socket stays bound to the namespace it was made
-in, so one visit is enough to go on working there.
+in, so one visit is enough to continue working there.
 """
 
 from __future__ import annotations

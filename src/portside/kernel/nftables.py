@@ -324,7 +324,7 @@ def _reason(code: int, flags: int, body: bytes) -> str:
 
 @dataclass(slots=True)
 class Monitor:
-    """Notices of changes to one table, told apart by who made them.
+    """Notices of changes to one table, distinguished by who made them.
 
     Use ``fileno`` with an event loop and call ``foreign_changes`` when it is readable, and
     also right after each own transaction. The kernel sends notices before the transaction

@@ -1,4 +1,4 @@
-"""What a container is, as ``inspect``, ``ps``, ``wait`` and their kin tell it (Docker's names)."""
+"""A container as ``inspect``, ``ps``, ``wait`` and similar answers show it (Docker's names)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class State(Named):
 
 
 class MountPoint(Named):
-    """A mount as ``inspect`` and ``ps`` tell it."""
+    """A mount as ``inspect`` and ``ps`` show it."""
 
     type: str = ""
     name: str = ""

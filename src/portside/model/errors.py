@@ -13,7 +13,7 @@
     │   ├── NotModified           already in the wanted state                     (304)
     │   └── NotRunning            the container or process has ended              (409)
     ├── TooLarge                  the request exceeds a stated bound              (413)
-    ├── NotImplementedHere        a Docker feature that is not built              (501)
+    ├── NotImplementedHere        a Docker feature that is not supported              (501)
     ├── Unavailable               the engine or a peer cannot answer now          (503)
     ├── Cancelled                 the caller went away                            (499)
     └── SystemFailure             the kernel, the disk or a peer failed           (500)
@@ -93,7 +93,7 @@ class Cancelled(PortsideError):
 
 
 class SystemFailure(PortsideError):
-    """The kernel, the disk or a peer failed in a way the caller cannot mend."""
+    """The kernel, the disk or a peer failed in a way the caller cannot repair."""
 
 
 class NoSpace(SystemFailure):

@@ -1,4 +1,4 @@
-"""Events as the Docker Engine API tells them (``GET /events``)."""
+"""Events as the Docker Engine API shows them (``GET /events``)."""
 
 from __future__ import annotations
 

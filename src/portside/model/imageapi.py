@@ -87,7 +87,7 @@ class ImageSummary(msgspec.Struct, frozen=True, kw_only=True):
     manifests: tuple[ManifestSummary, ...] | None = msgspec.field(name="Manifests", default=None)
 
     def wire(self, version: tuple[int, int]) -> dict[str, Any]:
-        """As an API version tells it (older ones name what is missing ``<none>``)."""
+        """As an API version shows it (older ones name what is missing ``<none>``)."""
         value: dict[str, Any] = msgspec.to_builtins(self)
         if version < (1, 51):
             value["Containers"] = -1
@@ -138,7 +138,7 @@ class ImageInspect(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity | None = msgspec.field(name="Identity", default=None)
 
     def wire(self, version: tuple[int, int]) -> dict[str, Any]:
-        """As an API version tells it."""
+        """As an API version shows it."""
         value: dict[str, Any] = msgspec.to_builtins(self)
         value["Metadata"] = {"LastTagTime": value.pop("last_tag_time")}
         for name in ("Variant", "OsVersion"):
@@ -182,7 +182,7 @@ _EMPTY_CONFIG: dict[str, Any] = {
 
 
 def full_config(config: RunConfig) -> dict[str, Any]:
-    """An image's configuration in the shape of a container's, as APIs before 1.50 tell it."""
+    """An image's configuration in the shape of a container's, as APIs before 1.50 show it."""
     full: dict[str, Any] = {
         "Hostname": "",
         "Domainname": "",

@@ -167,7 +167,7 @@ class NetworkStatus(msgspec.Struct, frozen=True):
 
 
 class NetworkResource(msgspec.Struct, frozen=True, kw_only=True):
-    """A network as ``GET /networks`` and ``GET /networks/{id}`` tell it."""
+    """A network as ``GET /networks`` and ``GET /networks/{id}`` show it."""
 
     name: str = msgspec.field(name="Name")
     id: str = msgspec.field(name="Id")
@@ -190,7 +190,7 @@ class NetworkResource(msgspec.Struct, frozen=True, kw_only=True):
     """Of an inspection only."""
 
     def wire(self, version: tuple[int, int], containers: bool = True) -> dict[str, Any]:
-        """As an API version tells it; lists leave the containers out (API 1.28 on)."""
+        """As an API version shows it; lists leave the containers out (API 1.28 on)."""
         value: dict[str, Any] = msgspec.to_builtins(self)
         if version < (1, 48):
             del value["EnableIPv4"]

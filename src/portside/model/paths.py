@@ -1,4 +1,4 @@
-"""Where the engine lives unless told otherwise. Imports next to nothing: every command needs it.
+"""Where the engine lives unless set otherwise. Imports next to nothing: every command needs it.
 
 An engine of root has the system's directories. Without root it has the user's own, by the XDG
 Base Directory Specification; so has that engine's process, which is root of a user namespace.

@@ -54,7 +54,7 @@ class AuthConfig(msgspec.Struct, frozen=True, omit_defaults=True):
             return self
         try:
             name, colon, password = _decode(self.auth).decode().partition(":")
-        except ValueError:  # binascii.Error and UnicodeDecodeError are its kin
+        except ValueError:  # binascii.Error and UnicodeDecodeError are subclasses of it
             raise InvalidParameter("invalid auth configuration: not base64") from None
         if not colon:
             raise InvalidParameter("invalid auth configuration: no colon in the decoded field")

@@ -186,7 +186,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] | None = msgspec.field(name="Warnings", default=None)
 
     def wire(self, version: tuple[int, int]) -> dict[str, Any]:
-        """As an API version tells it."""
+        """As an API version shows it."""
         value: dict[str, Any] = msgspec.to_builtins(self)
         for name in ("OSVersion", "ProductLicense", "DefaultAddressPools", "DiscoveredDevices"):
             if not value[name]:

@@ -275,7 +275,7 @@ class LogTail:
         self._closed.set()
         if self._stream is not None:
             shut_down(self._stream)
-        while not self._queue.empty():  # a thread that waits for room goes on, and ends
+        while not self._queue.empty():  # a thread that waits for room continues, and ends
             self._queue.get_nowait()
 
     def _put(self, value: list[tuple[str, bool]] | Exception | None) -> None:

@@ -25,7 +25,7 @@ class GroupSpec(msgspec.Struct, frozen=True):
     """Processors it may use, as ``0-3,8``."""
     memory_limit: int = UNLIMITED
     swap_limit: int = UNLIMITED
-    """As cAdvisor tells it: memory and swap together on version 1, swap alone on version 2."""
+    """As cAdvisor shows it: memory and swap together on version 1, swap alone on version 2."""
     reservation: int = 0
     pids_limit: int = 0
     """0: no limit."""

@@ -1,7 +1,7 @@
 """The three files every container gets: ``hosts``, ``hostname`` and ``resolv.conf``.
 
 They are written in place once they exist: they are bind-mounted into the container, which
-would go on seeing the old file if it were replaced.
+would still see the old file if it were replaced.
 """
 
 from __future__ import annotations
@@ -345,7 +345,7 @@ def link_variables(
 
 
 def _range_variables(prefix: str, address: str, ports: list[tuple[int, str]]) -> list[str]:
-    """``_START`` and ``_END`` of three ports and more in a row, as Docker tells them."""
+    """``_START`` and ``_END`` of three ports and more in a row, as Docker shows them."""
     lines: list[str] = []
     start = 0
     while start < len(ports):

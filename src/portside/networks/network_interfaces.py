@@ -53,7 +53,7 @@ def write_sysctl(name: str, value: str) -> None:
 
 
 def enable_forwarding(ipv6: bool) -> None:
-    """Let the kernel route. IPv6 routers ignore router advertisements unless told otherwise
+    """Let the kernel route. IPv6 routers ignore router advertisements unless set otherwise
     (ip-sysctl, accept_ra), so interfaces that live on them are told."""
     write_sysctl("ipv4/ip_forward", "1")
     if not ipv6:

@@ -153,7 +153,7 @@ class Relays:
     """The relayed ports of all containers.
 
     The listening sockets stay their owner's, who may close one as soon as :meth:`close` has
-    returned: by then the loop watches it no more. (It would go on to watch that number for
+    returned: by then the loop watches it no more. (It would continue to watch that number for
     whatever opens next.)
     """
 
@@ -174,7 +174,7 @@ class Relays:
             self._watch(publication)
 
     def close(self, publication: Publication) -> None:
-        """Accept no more; connections under way go on until their ends close them."""
+        """Accept no more; connections under way continue until their ends close them."""
         listener = self._listening.pop(publication, None)
         if listener is not None:
             self._loop.remove_reader(listener.fileno())

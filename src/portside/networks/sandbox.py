@@ -412,7 +412,7 @@ class Sandboxes:
     # -- after a restart -------------------------------------------------------------------
 
     async def restore(self, running: Sequence[RunningContainer]) -> list[str]:
-        """Take over what runs and undo the rest; what could not be restored is told."""
+        """Take over what runs and undo the rest; what could not be restored is reported."""
         pids = {item.request.container_id: item.pid for item in running}
         problems: list[str] = []
         for record in self.book.stored():

@@ -92,7 +92,7 @@ class NetworkService:
             if changed is not record:
                 self._catalogue.put(changed)
         self._firewall.start()
-        # what the metadata says runs keeps its ports until restore knows better
+        # what the metadata says runs keeps its ports until restore has looked
         rules = {
             record.id: network_rules(record)
             for record in self._catalogue.all()

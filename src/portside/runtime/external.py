@@ -244,7 +244,7 @@ def _path() -> str:
 
 
 def _failure(name: str, message: str) -> StartError:
-    """What a runtime said, as our own errors are told apart."""
+    """What a runtime said, as our own errors are distinguished."""
     kind = "system"
     if "exec:" in message or "executable" in message:
         if any(words in message for words in _NOT_FOUND):

@@ -1,4 +1,4 @@
-"""The runtime-spec's hooks (config.md, "POSIX-platform Hooks"): programs told of the steps.
+"""The runtime-spec's hooks (config.md, "POSIX-platform Hooks"): programs called at each step.
 
 Each gets the container's state as JSON on its standard input. A hook that fails, or takes
 longer than its ``timeout``, fails the operation, but for poststart and poststop, whose

@@ -6,7 +6,7 @@ The steps, in the child of the monitor (``Child.fork``)::
       ─► cgroup namespace and view ─► pivot_root ─► terminal, user, capabilities, seccomp
       ─► execve
 
-Each step's end is stamped; a failure is told to the monitor as a value with the step's
+Each step's end is stamped; a failure is reported to the monitor as a value with the step's
 name. Nothing is imported and no thread exists here: the process was forked to do this.
 """
 

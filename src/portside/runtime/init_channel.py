@@ -113,7 +113,7 @@ class Own:
         return [fd for fd in (*more, *range(3, 3 + self.preserve)) if fd >= 0]
 
     def pass_on(self) -> None:
-        """Go on as a child of our parent's, in the PID namespace chosen for our children.
+        """Continue as a child of our parent's, in the PID namespace chosen for our children.
 
         Everything inside sees that process from its first moment, so nothing of the host may be
         left in it: the caller has entered the container's other namespaces and root, and has
@@ -281,7 +281,7 @@ class Child:
         return StartError("the container's process was killed while it was started", "system")
 
     def go(self) -> None:
-        """Let the child go on: it is in its control group."""
+        """Let the child continue: it is in its control group."""
         with suppress(OSError):
             self._tell.send(b"g")
 

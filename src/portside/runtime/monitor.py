@@ -50,7 +50,7 @@ from portside.runtime.streams import READ, WRITE, Channel, Poller
 FLUSH = 10.0
 """Seconds the end waits for attached readers that are behind."""
 OOM_WATCH = 2.0
-"""Seconds after a want of memory within which a kill is looked for."""
+"""Seconds after memory ran out within which a kill is looked for."""
 _OUTCOME = msgspec.json.Decoder(Placed | Failed)
 _CALL = msgspec.json.Decoder(Call)
 _REQUEST = msgspec.json.Decoder(StartRequest)
@@ -389,7 +389,7 @@ class Monitor:
         self.look_for_kill()
 
     def look_for_kill(self) -> None:
-        """Version 1 tells of the want of memory, which comes a moment before the kill."""
+        """Version 1 reports that memory ran out, which comes a moment before the kill."""
         kills = self.count_oom_kills()
         if kills > self.oom_kills and not self.ended:
             self.oom_kills, self.oom_until = kills, 0.0

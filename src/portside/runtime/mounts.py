@@ -111,7 +111,7 @@ def prepare() -> None:
 
 
 class Parsed:
-    """A mount's options, told apart."""
+    """A mount's options, distinguished."""
 
     def __init__(self, mount: Mount) -> None:
         self.set = self.clear = self.recursive_set = self.recursive_clear = 0

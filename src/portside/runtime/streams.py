@@ -178,7 +178,7 @@ class Attached:
         self.close()
 
     def pause(self, paused: bool) -> None:
-        """Stop or go on reading what it types."""
+        """Stop or resume reading what it types."""
         if self.streams.stdin and self.reading == paused and self.sock.fileno() >= 0:
             self.reading = not paused
             self._watch()
@@ -192,7 +192,7 @@ class Attached:
         elif self.sock.fileno() >= 0 and events & (select.EPOLLHUP | select.EPOLLERR):
             self.close()
         elif self.sock.fileno() >= 0 and not self.streams.stdin and events & select.EPOLLRDHUP:
-            # it will say no more, and had nothing to say; it may go on reading
+            # it will say no more, and had nothing to say; it may continue to read
             self._owner.poller.set(self.sock.fileno(), WRITE if self._pending else 0, self._event)
 
     def _read(self) -> None:

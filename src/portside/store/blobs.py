@@ -52,7 +52,7 @@ class DigestMismatch(SystemFailure):
 
 
 class SizeMismatch(SystemFailure):
-    """Content ended too early or went on too long."""
+    """Content ended too early or was too long."""
 
     def __init__(self, expected: int, actual: int, digest: str) -> None:
         what = "more than" if actual > expected else "only"

@@ -52,8 +52,8 @@ class Lost(msgspec.Struct):
 def choose_driver(root: Path, wanted: str, db: Database) -> str:
     """The storage driver of this data root: what it was made with, once it has layers.
 
-    The file ``storage-driver`` tells; one that is missing or holds something else is written again
-    as the layers' records tell. InvalidParameter for an unknown driver, or one that differs from
+    The file ``storage-driver`` says which; one that is missing or holds something else is written
+    again from the layers' records. InvalidParameter for an unknown driver, or one that differs from
     the data root's; SystemFailure when the records disagree with each other.
     """
     if wanted == "overlay2":

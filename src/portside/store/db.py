@@ -515,7 +515,7 @@ class Database:
         space.require(self.path.parent)
 
     def _divert(self, err: sqlite3.OperationalError) -> None:
-        """Go on in the spill with what the open transaction has done so far; raises ``err`` for
+        """Continue in the spill with what the open transaction has done so far; raises ``err`` for
         another error, NoSpace for a transaction that makes something new."""
         if not metadata_file.is_full(err):
             raise err

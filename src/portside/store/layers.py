@@ -383,7 +383,7 @@ class LayerStore:
         return self._required(container_id)[0]
 
     async def changes(self, container_id: str) -> list[Change]:
-        """What the container added, changed and deleted, by path, as ``docker diff`` tells."""
+        """What the container added, changed and deleted, by path, as ``docker diff`` reports."""
         found: list[Change] = await self._workers.run(
             store_jobs.FindChanges(rootfs=self.rootfs(container_id), base=self.base(container_id))
         )

@@ -5,7 +5,7 @@ its files against its blob; every reference's target; and what nobody owns: unne
 layers, files without a record, directories of containers that are gone, half-done ingests. A
 repair drops
 damaged blobs, unpacks layers again from good ones, and deletes what nobody owns; what it cannot
-mend it names, with what to do.
+repair names, with what to do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _YOUNG = 60.0
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing that is wrong; ``repaired`` when this check has mended it."""
+    """One thing that is wrong; ``repaired`` when this check has repaired it."""
 
     kind: str
     """metadata, record, blob, layer, reference, orphan, leftover."""
@@ -284,7 +284,7 @@ class _Check:
                 store.layers.remove_writable(name)
         for path in store.blobs.ingest_dir.iterdir():
             size = path.stat().st_size
-            text = "part of a download; the next pull goes on with it"
+            text = "part of a download; the next pull continues it"
             self._add("leftover", str(path), text, False, size)
 
     def _leftover(self, path: str, text: str) -> None:

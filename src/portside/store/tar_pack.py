@@ -56,7 +56,7 @@ class TarWriter:
     def node(self, dir_fd: int, name: bytes, path: bytes) -> int:
         """Add what ``name`` in ``dir_fd`` is, called ``path`` in the archive.
 
-        A directory's descriptor is returned, to go on with; -1 for everything else.
+        A directory's descriptor is returned, to continue with; -1 for everything else.
         FileNotFoundError when it has vanished.
         """
         found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)

@@ -276,7 +276,7 @@ class Unpacker:
             try:
                 os.setxattr(target, key, value, follow_symlinks=follow)
             except OSError as err:
-                # another file system's or another kernel's attributes: as Docker, go on;
+                # another file system's or another kernel's attributes: as Docker, continue;
                 # but a capability that is lost breaks programs, so that one must succeed
                 if err.errno not in DENIED or key == b"security.capability":
                     raise

@@ -45,7 +45,7 @@ class Failure(msgspec.Struct):
 
     @classmethod
     def of(cls, err: BaseException, job: Job | None = None) -> Failure:
-        """``job`` tells where it was writing, which write(2) does not know."""
+        """``job`` reports where it was writing, which write(2) does not know."""
         if isinstance(err, PortsideError):
             known = next(c for c in type(err).__mro__ if c.__module__ == errors.__name__)
             return cls(known.__name__, str(err))

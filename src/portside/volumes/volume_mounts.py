@@ -6,7 +6,7 @@ mount namespace while containers use it (they share it), and each use is recorde
 metadata first: after a crash :meth:`Mounts.restore` unmounts what no running container uses.
 A subpath is opened beneath the volume's root with openat2(2), and what was opened is bound by
 descriptor at ``sub-<container>-<n>`` beside ``_data`` while the container runs: links that are
-swapped meanwhile lead nowhere else, and any runtime can be told the path.
+swapped meanwhile lead nowhere else, and any runtime can be given the path.
 """
 
 from __future__ import annotations

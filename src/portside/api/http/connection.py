@@ -216,7 +216,7 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def wants_body(self) -> None:
-        """The handler waits for the body: ask the client to go on."""
+        """The handler waits for the body: ask the client to continue."""
         request = self._request
         if request is None or request.body.complete:
             return
@@ -259,7 +259,7 @@ class Connection(asyncio.Protocol):
         self._finish(request)
 
     def _finish(self, request: Request) -> None:
-        """The answer is sent: go on with the next request, or close."""
+        """The answer is sent: continue with the next request, or close."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -420,7 +420,7 @@ class Connection(asyncio.Protocol):
     # -- ends ------------------------------------------------------------------------------
 
     def _refuse(self, err: ProtocolError) -> None:
-        """Answer what cannot be parsed, and close (there is no telling where the next begins)."""
+        """Answer what cannot be parsed, and close (nothing says where the next begins)."""
         self._buffer.clear()
         if self._task is not None:
             # The handler learns it from the body it reads, and its answer ends the connection.

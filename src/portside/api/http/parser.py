@@ -163,7 +163,7 @@ class BodyParser:
     """Cuts one body out of the bytes of a connection.
 
     ``feed`` takes the connection's buffer, removes what belongs to the body and returns the
-    content; ``done`` tells that the body is complete.
+    content; ``done`` reports that the body is complete.
     """
 
     __slots__ = ("_chunked", "_left", "_state", "_trailer", "done")

@@ -133,7 +133,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._raw.close()
 
     def write_eof(self) -> None:
-        """Send no more, and go on reading (RFC 8446, section 6.1)."""
+        """Send no more, and continue to read (RFC 8446, section 6.1)."""
         if self._raw is None or self._raw.is_closing():
             return
         try:

@@ -35,7 +35,7 @@ class ResolvedImage(NamedTuple):
 
 class ImageResolver(Protocol):
     async def resolve(self, ref: str, platform: Platform) -> ResolvedImage:
-        """The image behind a reference; NotFound and its kin when it cannot be had."""
+        """The image behind a reference; NotFound and similar when it cannot be had."""
         ...
 
 

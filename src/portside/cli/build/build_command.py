@@ -33,7 +33,7 @@ FLAGS = """
       --attest list             An attestation of the image: type=provenance|sbom[,KEY=VALUE]
       --build-arg list          Set a variable that the Dockerfile declares with ARG
       --build-context list      A further context: NAME=PATH, NAME=docker-image://IMAGE, NAME=URL
-      --builder string          Accepted for Docker's sake: there is one builder
+      --builder string          Accepted and ignored: there is one builder
       --cache-from list         A cache to use: IMAGE, type=registry,ref=NAME, type=local,src=DIR
       --cache-to list           Where to keep the cache: type=inline, type=registry,ref=NAME,
                                 type=local,dest=DIR; mode=min|max
@@ -53,19 +53,19 @@ FLAGS = """
                                 (default "exit")
   -o, --output list             Where the result goes: type=local,dest=DIR and others
       --platform list           Platform of the image
-      --progress string         How to tell what happens: auto, none, plain, quiet, rawjson, tty
+      --progress string         How to show progress: auto, none, plain, quiet, rawjson, tty
                                 (default "auto")
       --provenance string       Short for --attest=type=provenance: true, false, mode=min|max
       --pull                    Look for newer base images
       --push                    Short for --output=type=registry
-  -q, --quiet                   Tell nothing, and print the image's ID at the end
+  -q, --quiet                   Print nothing but the image's ID at the end
       --sbom string             Short for --attest=type=sbom: true, false
       --secret list             A secret for steps: id=NAME[,src=FILE|,env=VARIABLE]
       --shm-size bytes          Size of /dev/shm in steps
       --ssh list                An ssh agent, or keys, for steps: default|ID[=SOCKET|=KEY[,KEY]]
   -t, --tag list                A name for the image (NAME[:TAG])
       --target string           The stage to build
-      --timings                 Tell how long each step took, at the end
+      --timings                 Print how long each step took, at the end
       --ulimit ulimit           A limit of the steps' processes
 """
 

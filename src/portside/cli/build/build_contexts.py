@@ -26,7 +26,7 @@ MAIN = "context"
 
 
 class Contexts:
-    """All contexts of one build, as the request tells them, and what is read of them."""
+    """All contexts of one build, as the request shows them, and what is read of them."""
 
     def __init__(self, is_local: bool, stores: Stores) -> None:
         """``is_local``: the engine is on this machine, and takes open directories."""

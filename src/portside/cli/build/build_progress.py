@@ -1,4 +1,4 @@
-"""What a build does, told as BuildKit's clients tell it: plain lines, live lines on a terminal,
+"""What a build does, told as BuildKit's clients show it: plain lines, live lines on a terminal,
 JSON, or nothing. Everything goes to standard error; standard output is for results."""
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def build_services(
-    session: ComposeSession, project: Project, names: list[str], wishes: Any = None
+    session: ComposeSession, project: Project, names: list[str], choices: Any = None
 ) -> None:
     """Build the images of services one after the other, and show it."""
-    wishes = wishes or service_builds.BuildWishes()
+    choices = choices or service_builds.BuildOptions()
     for name in service_builds.with_needed(project, names):
         image = image_of(project, name, project.services[name])
         report = session.board("Building").report
@@ -33,7 +33,7 @@ def build_services(
             show = _shower(session, output)
             try:
                 service_builds.build_by_api(
-                    session.pool, project, name, wishes, show, _registries(session)
+                    session.pool, project, name, choices, show, _registries(session)
                 )
             except PortsideError:
                 session.finish()

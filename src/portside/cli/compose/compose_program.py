@@ -24,7 +24,7 @@ FLAGS = """
       --ansi string                When to print control characters: never, always or auto
                                    (default "auto")
       --compatibility              Separate parts of containers' names with underscores
-      --dry-run                    Tell what would be done, and do nothing
+      --dry-run                    Show what would be done, and do nothing
       --env-file list              Read variables from this file in place of .env
   -f, --file list                  A Compose file; several are merged, - is standard input
       --parallel int               How much to do at the same time, -1 for no limit

@@ -178,12 +178,12 @@ def build(session: ComposeSession, options: Options, arguments: list[str]) -> in
         name, separator, value = text.partition("=")
         if separator or name in project.environment:
             args[name] = value if separator else project.environment[name]
-    wishes = service_builds.BuildWishes(
+    choices = service_builds.BuildOptions(
         args, options.flag("no-cache"), options.flag("pull"), options.number("memory") or 0
     )
     if options.flag("quiet"):
         session.progress = "quiet"
-    build_services(session, project, names, wishes)
+    build_services(session, project, names, choices)
     session.finish()
     if options.flag("push"):
         report = session.board("Pushing").report

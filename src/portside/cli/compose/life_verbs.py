@@ -176,7 +176,7 @@ def wait(session: ComposeSession, options: Options, arguments: list[str]) -> int
         from portside.compose.labelled_project import labelled
 
         actions = session.actions(project or labelled(session.pool, name))
-        teardown.down(actions, teardown.DownWishes(remove_orphans=True), session.parallel)
+        teardown.down(actions, teardown.DownOptions(remove_orphans=True), session.parallel)
     return status
 
 

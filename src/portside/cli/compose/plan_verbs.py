@@ -11,13 +11,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portside.cli.compose.compose_session import ComposeSession
     from portside.compose.actions import Actions
-    from portside.compose.converge import Wishes
+    from portside.compose.converge import UpOptions
     from portside.flags.table import Options
 
 _SIGNS = {"create": "+", "recreate": "~", "remove": "-", "pull": "+", "rename": "~"}
 
 
-def show_plan(session: ComposeSession, actions: Actions, wishes: Wishes) -> int:
+def show_plan(session: ComposeSession, actions: Actions, choices: UpOptions) -> int:
     """Print what ``up`` would do and why; 0 also when that is much."""
     from portside.compose.change_details import details
     from portside.compose.converge import Convergence
@@ -39,7 +39,7 @@ def show_plan(session: ComposeSession, actions: Actions, wishes: Wishes) -> int:
             lines.append(f"+ pull image {image}: the policy says so, or it is not here")
         elif image not in observed.images:
             lines.append(f"+ build image {image}: it is not here")
-    convergence = Convergence(actions, observed, wishes)
+    convergence = Convergence(actions, observed, choices)
     convergence.create()
     by_name = {item.name: item for item in observed.containers}
     for step in convergence.plan.steps:

@@ -15,7 +15,7 @@ from portside.compose.progress_events import DONE, WORKING, Event
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portside.cli.compose.compose_session import ComposeSession
-    from portside.compose.converge import Wishes
+    from portside.compose.converge import UpOptions
     from portside.compose.one_off import OneOff
     from portside.compose.project import Project
     from portside.flags.table import Options
@@ -83,9 +83,9 @@ def run(session: ComposeSession, options: Options, arguments: list[str]) -> int:
     tools = session.image_tools(
         project, quiet=options.flag("quiet-pull"), force_build=options.flag("build")
     )
-    wishes = _wishes(project, options)
+    choices = _up_options(project, options)
     made = one_off.create(
-        actions, wanted, wishes, tools, session.parallel, not options.flag("no-deps")
+        actions, wanted, choices, tools, session.parallel, not options.flag("no-deps")
     )
     session.finish()
     if session.dry_run:
@@ -96,11 +96,11 @@ def run(session: ComposeSession, options: Options, arguments: list[str]) -> int:
     return _call(session, "start", words)
 
 
-def _wishes(project: Project, options: Options) -> Wishes:
-    from portside.compose.converge import Wishes
+def _up_options(project: Project, options: Options) -> UpOptions:
+    from portside.compose.converge import UpOptions
 
     ignore = switch("COMPOSE_IGNORE_ORPHANS", project.environment.get)
-    return Wishes(remove_orphans=options.flag("remove-orphans"), ignore_orphans=ignore)
+    return UpOptions(remove_orphans=options.flag("remove-orphans"), ignore_orphans=ignore)
 
 
 def _wants_tty(options: Options) -> bool:

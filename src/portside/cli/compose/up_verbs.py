@@ -8,7 +8,7 @@ from portside.cli.session import Failed
 from portside.compose import bringing_up
 from portside.compose.changes import DIVERGED, FORCE, NEVER
 from portside.compose.compose_errors import ComposeError
-from portside.compose.converge import Wishes
+from portside.compose.converge import UpOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,24 +63,24 @@ def up(session: ComposeSession, options: Options, arguments: list[str]) -> int:
         raise Failed(1, "no service selected")
     if options.text("exit-code-from"):
         project.service(options.text("exit-code-from"))
-    wishes = _wishes(session, options, project, arguments)
+    choices = _up_options(session, options, project, arguments)
     actions = session.actions(project, timeout=options.number("timeout"))
     if options.flag("plan"):
         from portside.cli.compose.plan_verbs import show_plan
 
-        return show_plan(session, actions, wishes)
+        return show_plan(session, actions, choices)
     tools = _tools(session, project, options)
     if options.flag("no-start"):
-        bringing_up.create(actions, wishes, tools, session.parallel)
+        bringing_up.create(actions, choices, tools, session.parallel)
         return 0
     if not detached:
         from portside.cli.compose import attached_up
 
         attached_up.shown_services(project, options, arguments)
-        plan = bringing_up.prepare(actions, wishes, tools, session.parallel).plan
+        plan = bringing_up.prepare(actions, choices, tools, session.parallel).plan
         return attached_up.run(session, actions, plan, options, arguments)
     bringing_up.up(
-        actions, wishes, tools, session.parallel, wait=options.flag("wait"),
+        actions, choices, tools, session.parallel, wait=options.flag("wait"),
         wait_seconds=options.number("wait-timeout") or 0,
     )  # fmt: skip
     return 0
@@ -121,9 +121,9 @@ def _check_up(options: Options) -> bool:
     return detached
 
 
-def _wishes(
+def _up_options(
     session: ComposeSession, options: Options, project: Project, services: list[str]
-) -> Wishes:
+) -> UpOptions:
     """The flags that ``up`` and ``create`` share, applied to the project."""
     if options.given("pull"):
         if options.text("pull") not in _PULLS:
@@ -144,7 +144,7 @@ def _wishes(
         raise Failed(1, "cannot combine COMPOSE_IGNORE_ORPHANS and --remove-orphans")
     never, force = options.flag("no-recreate"), options.flag("force-recreate")
     renew = options.flag("renew-anon-volumes")
-    return Wishes(
+    return UpOptions(
         services=services,
         recreate=NEVER if never else FORCE if force or renew else DIVERGED,
         recreate_dependencies=NEVER if never
@@ -186,10 +186,10 @@ def create(session: ComposeSession, options: Options, arguments: list[str]) -> i
     if options.flag("force-recreate") and options.flag("no-recreate"):
         raise Failed(1, "--force-recreate and --no-recreate are incompatible")
     project = session.load(arguments)
-    wishes = _wishes(session, options, project, arguments)
+    choices = _up_options(session, options, project, arguments)
     tools = _tools(session, project, options)
     session.board("Creating")
-    bringing_up.create(session.actions(project), wishes, tools, session.parallel)
+    bringing_up.create(session.actions(project), choices, tools, session.parallel)
     return 0
 
 
@@ -209,7 +209,7 @@ def scale(session: ComposeSession, options: Options, arguments: list[str]) -> in
         set_scale(project, text)
     actions = session.actions(project)
     tools = session.image_tools(project)
-    bringing_up.up(actions, Wishes(services=names), tools, session.parallel)
+    bringing_up.up(actions, UpOptions(services=names), tools, session.parallel)
     return 0
 
 
@@ -238,6 +238,6 @@ def down(session: ComposeSession, options: Options, arguments: list[str]) -> int
         if arguments and not services:
             return 0
     actions = session.actions(project, timeout=options.number("timeout"))
-    wishes = teardown.DownWishes(services, options.flag("volumes"), remove, images)
-    teardown.down(actions, wishes, session.parallel)
+    choices = teardown.DownOptions(services, options.flag("volumes"), remove, images)
+    teardown.down(actions, choices, session.parallel)
     return 0

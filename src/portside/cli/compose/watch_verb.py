@@ -8,7 +8,7 @@ from portside.cli.compose.compose_verbs import compose_verb
 from portside.cli.compose.log_lines import LogPrinter
 from portside.compose import bringing_up, file_sync
 from portside.compose.changes import DIVERGED
-from portside.compose.converge import Wishes
+from portside.compose.converge import UpOptions
 from portside.compose.observed import containers
 from portside.compose.service_hooks import run as run_hook
 from portside.model.errors import PortsideError
@@ -37,7 +37,7 @@ def watch(session: ComposeSession, options: Options, arguments: list[str]) -> in
     rules = file_sync.rules_of(project, names)
     if not options.flag("no-up"):
         actions = session.actions(project)
-        bringing_up.up(actions, Wishes(services=arguments), session.image_tools(project),
+        bringing_up.up(actions, UpOptions(services=arguments), session.image_tools(project),
                        session.parallel)  # fmt: skip
         session.finish()
     printer = LogPrinter(color=session.has_colors, prefix=True, timestamps=False,
@@ -89,7 +89,7 @@ class Watcher:
                 file_sync.sync(self._session.pool, found, pairs)
 
     def take(self, paths: list[str]) -> None:
-        """Act on the changed files of one batch; failures are told, and watching continues."""
+        """Act on the changed files of one batch; failures are reported, and watching continues."""
         rebuilt: set[str] = set()
         for rule in self._rules:
             changed = [path for path in paths if rule.matches(path)]
@@ -139,7 +139,7 @@ class Watcher:
                         disabled={**self._project.disabled, **self._project.services})  # fmt: skip
         alone.services = {service: dict(alone.services[service], depends_on={})}
         actions = self._session.actions(alone)
-        bringing_up.up(actions, Wishes(recreate=DIVERGED, ignore_orphans=True),
+        bringing_up.up(actions, UpOptions(recreate=DIVERGED, ignore_orphans=True),
                        self._session.image_tools(alone), self._session.parallel)  # fmt: skip
         self._session.finish()
 

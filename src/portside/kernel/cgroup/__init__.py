@@ -1,6 +1,6 @@
 """Control groups, version 1, version 2 and both at once, behind one face.
 
-``detect()`` tells what is mounted. ``Cgroup`` is one container's group in every hierarchy;
+``detect()`` reports what is mounted. ``Cgroup`` is one container's group in every hierarchy;
 ``prepare`` makes a parent fit to hold containers. Limits that users give are checked in
 ``portside.kernel.cgroup.limits``; device rules are in ``.devices``; what a limit becomes in
 files is in ``.plan``. See cgroups(7).

@@ -312,7 +312,7 @@ class Cgroup:
         freezer.freeze(self, timeout)
 
     def thaw(self) -> None:
-        """Let them go on."""
+        """Resume them."""
         from portside.kernel.cgroup import freezer
 
         freezer.thaw(self)

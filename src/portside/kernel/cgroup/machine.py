@@ -1,4 +1,4 @@
-"""What this machine's control groups can limit, as ``info`` tells it and limits are checked."""
+"""What this machine's control groups can limit, as ``info`` shows it and limits are checked."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class CgroupStats(msgspec.Struct):
 
 
 def collect(group: Cgroup) -> CgroupStats:
-    """Read everything that Docker's ``stats`` tells; a handful of small files."""
+    """Read everything that Docker's ``stats`` reports; a handful of small files."""
     layout = group.layout
     stats = CgroupStats(version=1 if layout.v1("memory") else 2)
     stats.cpu = _cpu_v1(group) if layout.v1("cpuacct") else _cpu_v2(group)

@@ -64,7 +64,7 @@ def labels_of(group: Group, settings: Settings) -> dict[str, str]:
 
 
 def environment_of(group: Group, settings: Settings) -> dict[str, str]:
-    """Variables whose names begin as chosen, in lower case as cAdvisor tells them."""
+    """Variables whose names begin as chosen, in lower case as cAdvisor shows them."""
     if group.facts is None or not settings.environment:
         return {}
     return {
@@ -433,7 +433,7 @@ def stats_v2(group: Group, samples: Iterable[Sample]) -> list[Json]:
 
 
 def stats_deprecated(group: Group, samples: Iterable[Sample]) -> list[Json]:
-    """``DeprecatedContainerStats`` of version 2.0: everything is there, and ``has_…`` tells."""
+    """``DeprecatedContainerStats`` of version 2.0: everything is there, and ``has_…`` reports."""
     result, before = [], None
     for sample in samples:
         found = view(sample)

@@ -42,7 +42,7 @@ PIECE_TIMEOUT = 600.0
 """Seconds within which a peer must take a piece of a request's body (at most 1 MiB)."""
 MAX_REDIRECTS = 10
 LONGEST_WAIT = 60.0
-"""Seconds of ``Retry-After`` that are honoured; a longer wish is an error at once."""
+"""Seconds of ``Retry-After`` that are honoured; a longer one is an error at once."""
 STARTING = 2.0
 """Seconds a registry on this machine is given to listen."""
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})

@@ -85,7 +85,7 @@ async def _begin(repository: Repository) -> str:
 
 
 async def _send(repository: Repository, digest: str, size: int, source: Source, sent: Sent) -> None:
-    """PATCH the bytes and PUT the digest; a broken upload goes on where the registry is."""
+    """PATCH the bytes and PUT the digest; a broken upload continues where the registry is."""
     options = repository.connection.transport.options
     location, offset, attempt = await _begin(repository), 0, 0
     while True:

@@ -86,7 +86,7 @@ class Switch(msgspec.Struct, frozen=True):
 
 
 class Purging(msgspec.Struct, frozen=True):
-    """What becomes of uploads that nobody goes on with."""
+    """What becomes of uploads that nobody continues."""
 
     enabled: bool = True
     age: str = "168h"

@@ -73,7 +73,7 @@ class Upload:
                         writing = self._in_background(file, gathered)
                         gathered = bytearray()
             finally:
-                # also when the sender broke off: the upload goes on from there
+                # also when the sender broke off: the upload continues from there
                 await _ended(writing)
                 if gathered:
                     await _ended(self._in_background(file, gathered))

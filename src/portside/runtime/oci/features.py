@@ -80,7 +80,7 @@ def usage(verbs: Mapping[str, tuple[str, str, str, str]], flags: Sequence[Flag],
 
 
 def unbuilt(context: Context, options: Options) -> int:
-    raise NotImplementedHere("checkpoint and restore are not built")
+    raise NotImplementedHere("checkpoint and restore are not supported")
 
 
 def spec(context: Context, options: Options) -> int:

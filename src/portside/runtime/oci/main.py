@@ -1,4 +1,4 @@
-"""The command line: global options, the table of verbs, and how errors are told."""
+"""The command line: global options, the table of verbs, and how errors are reported."""
 
 from __future__ import annotations
 
