@@ -265,7 +265,7 @@ def test_a_user_namespace(made: Bundles) -> None:
 
 def test_systemds_names_of_groups(made: Bundles) -> None:
     from portside.runtime.oci.bundle import cgroup_path
-    from portside.runtime.oci.state_store import read_spec
+    from portside.runtime.oci.spec_file import read_spec
 
     spec = read_spec(f"{made.bundle('true')}/config.json")
     assert spec.linux is not None

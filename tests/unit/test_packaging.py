@@ -94,10 +94,15 @@ def test_the_installed_script(tmp_path: Path) -> None:
     (site / "portside").symlink_to(Path(portside.__file__).parent)
     bin = tmp_path / "env" / "bin"
     bin.mkdir()
-    shutil.copy(ROOT / "scripts" / "portside", bin)
+    for name in ("portside", "portside-runtime"):
+        shutil.copy(ROOT / "scripts" / name, bin)
+        (tmp_path / f"link-{name}").symlink_to(f"env/bin/{name}")
     (bin / "python3").write_text(f'#!/bin/sh\necho "$@" >&2\nexec {sys.executable} "$@"\n')
     (bin / "python3").chmod(0o755)
-    (tmp_path / "link").symlink_to("env/bin/portside")
-    done = call(str(tmp_path / "link"), "--version")
-    assert done.stdout.startswith(f"Portside version {portside.__version__}")
-    assert done.stderr.startswith("-I -S ")
+    for name, shown in (("portside", "Portside"), ("portside-runtime", "portside-runtime")):
+        done = call(str(tmp_path / f"link-{name}"), "--version")
+        assert done.stdout.startswith(f"{shown} version {portside.__version__}")
+        assert done.stderr.startswith("-I -S ")
+    # one that executes itself afresh finds its packages again
+    done = call(str(tmp_path / "link-portside-runtime"), "create", "--bundle", "/nonexistent", "x")
+    assert done.returncode == 1 and "/nonexistent/config.json not found" in done.stderr

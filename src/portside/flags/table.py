@@ -128,6 +128,8 @@ class Options:
         if kind in _PLAIN:
             return text
         if kind == "":
+            if text == "true":  # what a switch without a value is
+                return True
             from portside.model.golang.booleans import parse_bool
 
             return parse_bool(text)

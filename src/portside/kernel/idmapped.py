@@ -8,14 +8,18 @@ is the owner on disk, ``host_id`` the one shown.
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Sequence
 
+from portside.kernel import c_socket as socket
 from portside.kernel import mount, process
 from portside.model.errors import SystemFailure
-from portside.model.ociruntime import IDMapping
 
-Mappings = Sequence[IDMapping]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from portside.model.ociruntime import IDMapping
+
+    Mappings = Sequence[IDMapping]
 
 
 def lines(mappings: Mappings) -> str:
@@ -79,10 +83,9 @@ def network_namespace_of(user: int) -> int:
             os._exit(0)
     theirs.close()
     try:
-        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        _, fds = socket.recv_fds(ours, 1, 1)
         if not fds:
             raise SystemFailure("cannot make a network namespace in a user namespace")
-        os.set_inheritable(fds[0], False)
         return fds[0]
     finally:
         ours.close()
@@ -102,7 +105,7 @@ def _namespaces(uids: Mappings, gids: Mappings, *, network: bool) -> tuple[int, 
             os._exit(0)
     theirs.close()
     try:
-        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        _, fds = socket.recv_fds(ours, 1, 1)
         if not fds:
             raise SystemFailure("cannot make a user namespace (is user.max_user_namespaces 0?)")
         try:

@@ -9,8 +9,13 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import socket
 import struct
+
+from portside.kernel import c_socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
 
 CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS = 0x8914
@@ -38,7 +43,7 @@ def setns_net(fd: int) -> None:
 def loopback_up() -> None:
     """Bring up ``lo`` in the caller's network namespace (netdevice(7)), where it gets its
     addresses by itself."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+    with c_socket.socket(c_socket.AF_INET, c_socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sh14x", b"lo", _IFF_UP | _IFF_RUNNING)
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request)
 
@@ -59,6 +64,8 @@ def socket_in(fd: int, family: int, kind: int) -> socket.socket:
 
     The calling thread is in that namespace for the three system calls this takes.
     """
+    import socket  # the whole of it, for event loops
+
     home = open_own()
     try:
         setns_net(fd)

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
 from functools import cache
 
 from portside.kernel import fsopen, mount, process
 from portside.model.paths import rootless_user
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 XATTR = "user.overlay." if rootless_user() else "trusted.overlay."
 """Prefix of the attributes in which an overlay keeps what it has to remember. Trusted ones are

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import select
-from typing import Protocol
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
 
-class HasFileno(Protocol):
-    """What has a descriptor."""
+    class HasFileno(Protocol):
+        """What has a descriptor."""
 
-    def fileno(self) -> int: ...
+        def fileno(self) -> int: ...
 
 
 def readable(*files: int | HasFileno, timeout: float | None = None) -> set[int]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
 
 from portside.kernel.libc import check, encoded, libc, number, syscall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 CLONE_NEWTIME = 0x00000080
 CLONE_PARENT = 0x00008000

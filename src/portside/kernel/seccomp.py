@@ -12,11 +12,11 @@ import functools
 import os
 import struct
 from ctypes import c_char_p, c_int, c_long, c_uint, c_uint32, c_uint64, c_void_p
-from typing import TYPE_CHECKING
 
 from portside.kernel.libc import encoded
 from portside.model.errors import InvalidParameter, SystemFailure
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portside.model.ociruntime import Seccomp, SeccompArg, SeccompSyscall
 

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from portside.model.errors import SystemFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FILE_SYSTEM = "/sys/fs/selinux"
 XATTR = "security.selinux"
 """The attribute of a file that holds its label."""
-_CONFIG = Path("/etc/selinux/config")
-_CONTEXTS = Path("/usr/share/containers/selinux/contexts")
+_CONFIG = "/etc/selinux/config"
+_CONTEXTS = "/usr/share/containers/selinux/contexts"
 """What the package container-selinux brings, asked before the policy's own file."""
-_TOP = Path("/etc/selinux")
+_TOP = "/etc/selinux"
 
 
 @cache
@@ -42,7 +45,7 @@ def enabled() -> bool:
         return False
 
 
-class ContainerContexts(NamedTuple):
+class ContainerContexts(msgspec.Struct, frozen=True):
     """The policy's contexts for containers."""
 
     process: str
@@ -54,10 +57,10 @@ class ContainerContexts(NamedTuple):
 def container_contexts() -> ContainerContexts | None:
     """What the policy says containers get, None when it says nothing."""
     try:
-        text = _CONTEXTS.read_text()
+        text = _text(_CONTEXTS)
     except OSError:
         try:
-            text = (_TOP / _policy_type() / "contexts/lxc_contexts").read_text()
+            text = _text(f"{_TOP}/{_policy_type()}/contexts/lxc_contexts")
         except OSError:
             return None
     found = parse_contexts(text)
@@ -77,10 +80,15 @@ def parse_contexts(text: str) -> dict[str, str]:
     return found
 
 
+def _text(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
 def _policy_type() -> str:
     """``SELINUXTYPE`` of /etc/selinux/config (selinux_config(5))."""
     with suppress(OSError):
-        for line in _CONFIG.read_text().splitlines():
+        for line in _text(_CONFIG).splitlines():
             name, _, value = line.partition("=")
             if name.strip() == "SELINUXTYPE" and "/" not in value and value.strip(". "):
                 return value.strip()

@@ -11,7 +11,6 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,18 +107,3 @@ def _name(user: int) -> str:
         return pwd.getpwuid(user).pw_name
     except KeyError:
         return str(user)
-
-
-@cache
-def highest(kind: str) -> int:
-    """The highest ID that the caller's user namespace has (user_namespaces(7), uid_map);
-    ``kind`` is ``uid`` or ``gid``."""
-    with open(f"/proc/self/{kind}_map") as file:
-        return max(int(start) + int(count) - 1 for start, _, count in map(str.split, file))
-
-
-@cache
-def in_user_namespace() -> bool:
-    """Whether our IDs are mapped: the first user namespace maps all of them to themselves."""
-    with open("/proc/self/uid_map") as file:
-        return file.read().split() != ["0", "0", "4294967295"]

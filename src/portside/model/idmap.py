@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from portside.model.errors import InvalidParameter
 from portside.model.ociruntime import IDMapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_ID = 0xFFFFFFFF - 1
 """The greatest identifier that the kernel knows; 2^32 - 1 means none."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-SPEC_VERSION = "1.2.0"
+from portside.model.spec_version import SPEC_VERSION
+
 MOUNT_CONTEXT_TYPE = "run.oci.mount_context_type"
 """The annotation by which crun and its users choose how ``mountLabel`` becomes a mount option:
 with ``context`` every file has the label; with ``rootcontext`` only the root, and files can be

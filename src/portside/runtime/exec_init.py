@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import termios
 from contextlib import suppress
 
+from portside.kernel.id_maps import in_user_namespace
 from portside.kernel.process import (
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
@@ -21,10 +21,15 @@ from portside.kernel.process import (
     prctl,
     setns,
 )
-from portside.kernel.subordinate_ids import in_user_namespace
 from portside.runtime import executable, init, scheduling, userns
 from portside.runtime.init_channel import START_TIMEOUT, Own
 from portside.runtime.messages import Exec, StartRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without enum
 
 _ALL = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP
 

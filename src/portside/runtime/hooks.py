@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
-from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
@@ -18,6 +16,13 @@ import msgspec
 from portside.kernel import process
 from portside.model.errors import SystemFailure
 from portside.model.ociruntime import Hook, State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Sequence
+else:
+    import _signal as signal  # without enum
 
 _OUTPUT = 16 << 10
 """Bytes of a failed hook's complaint that are passed on."""

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
-import socket
 import stat
 import termios
-from collections.abc import Iterable
 from contextlib import suppress
 
 from portside.kernel import apparmor, selinux
+from portside.kernel import c_socket as socket
 from portside.kernel.netns import loopback_up
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.kernel.process import (
@@ -61,6 +59,13 @@ from portside.runtime.confinement import Confinement
 from portside.runtime.init_channel import Given, Outcome, Own, explain
 from portside.runtime.messages import StartRequest
 from portside.runtime.mount_labels import label_mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterable
+else:
+    import _signal as signal  # without enum
 
 _last_capability = 40
 
@@ -495,6 +500,6 @@ def _reset_signals(own: Own) -> None:
         with suppress(OSError):
             os.set_inheritable(fd, True)
     for number in range(1, signal.NSIG):  # execve(2) itself resets those that are caught
-        if signal.getsignal(number) is signal.SIG_IGN:
+        if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

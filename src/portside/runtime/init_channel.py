@@ -12,28 +12,33 @@ from __future__ import annotations
 
 import mmap
 import os
-import signal
-import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
 
 import msgspec
 
+from portside.kernel import c_socket as socket
 from portside.kernel import process
 from portside.kernel.cgroup import Cgroup
 from portside.kernel.polling import readable
 from portside.model.errors import PortsideError, SystemFailure
-from portside.model.ociruntime import SPEC_VERSION, Hooks, Spec, State
+from portside.model.ociruntime import Hooks, Spec, State
+from portside.model.spec_version import SPEC_VERSION
 from portside.runtime import messages, userns
 from portside.runtime.messages import StartRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable
+else:
+    import _signal as signal  # without enum
 
 START_TIMEOUT = 120.0
 """Seconds a start may take before it is given up (a dead network file system, say)."""
 
 
-class Given(NamedTuple):
+class Given(msgspec.Struct, frozen=True):
     """Descriptors of namespaces that were made before, -1 where there is none."""
 
     netns: int = -1

@@ -7,12 +7,15 @@ lives as long as the container and can be looked into from inside: it must not b
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 
 from portside.kernel import mount, process
 from portside.model.errors import InvalidParameter
 from portside.runtime import executable
 from portside.runtime.mounts import filesystem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 NAME = "docker-init"
 """What programs that look at PID 1 know."""

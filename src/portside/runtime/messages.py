@@ -7,19 +7,19 @@ Bodies that may be large (the runtime-spec) are files beside the container's sta
 
 from __future__ import annotations
 
-import array
-import re
-import socket
-from typing import TYPE_CHECKING, TypeVar
-
 import msgspec
 
+from portside.kernel import c_socket as socket
 from portside.model.errors import InvalidParameter, TooLarge
 from portside.model.ociruntime import Process, Spec
 from portside.model.rootfs import Rootfs
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
 
 MAX_PACKET = 180_000
 """Bytes; the kernel's default buffer for a packet is about 208 KiB."""
@@ -215,10 +215,6 @@ class StateFile(msgspec.Struct, frozen=True):
         return msgspec.json.decode((state_dir / "state.json").read_bytes(), type=cls)
 
 
-_T = TypeVar("_T")
-_NULL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-
-
 def decode(data: bytes, kind: type[_T]) -> _T:
     """A specification that others wrote. Raises InvalidParameter, MsgspecError."""
     refuse_null(data)
@@ -228,7 +224,11 @@ def decode(data: bytes, kind: type[_T]) -> _T:
 def refuse_null(data: bytes) -> None:
     """Raise InvalidParameter for a document that has a null byte in a text: it would end there
     for the kernel, and what was checked would not be what is used."""
-    if b"\\u0000" in data and _NULL.search(data):
+    if b"\\u0000" not in data:
+        return
+    import re
+
+    if re.search(rb"(?<!\\)(?:\\\\)*\\u0000", data):
         place = _place_of_null(msgspec.json.decode(data), "")
         raise InvalidParameter(f"invalid value: {place.lstrip('.')}: a null byte in it")
 
@@ -275,16 +275,9 @@ REFILL = b"refill"
 
 def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     """One message and its descriptors (close-on-exec); empty at the end of the conversation."""
-    space = socket.CMSG_SPACE(array.array("i").itemsize * MAX_FDS)
-    flags = socket.MSG_CMSG_CLOEXEC
     try:
-        data, ancillary, _, _ = sock.recvmsg(MAX_PACKET + 1024, space, flags)
+        return socket.recv_fds(sock, MAX_PACKET + 1024, MAX_FDS)
     except ConnectionResetError:
         # The other side is gone and had not read all of ours, which the kernel says first;
         # what it sent before is still there.
-        data, ancillary, _, _ = sock.recvmsg(MAX_PACKET + 1024, space, flags)
-    fds = array.array("i")
-    for level, kind, payload in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-    return data, list(fds)
+        return socket.recv_fds(sock, MAX_PACKET + 1024, MAX_FDS)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from portside.kernel import fsopen, idmapped, selinux
@@ -53,6 +51,10 @@ from portside.model.ociruntime import IDMapping, Mount, Spec
 from portside.model.rootfs import Rootfs
 from portside.runtime import tmpcopyup
 from portside.runtime.rootfs import open_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
 
 _ATTRIBUTES = {
     "ro": (MOUNT_ATTR_RDONLY, 0),
@@ -346,13 +348,12 @@ def proc_of(pid_namespace: int, mount: Mount) -> int:
 def _source(mount: Mount, options: Parsed) -> int:
     """A copy of what is mounted at a bind mount's source."""
     flags = OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0)
-    joined = _OF_A_PROCESS.fullmatch(mount.source)
-    if joined:
-        return _of_a_process(joined[1], joined[2], flags)
+    parts = mount.source.split("/", 4)  # /proc/PID/root/PATH
+    if len(parts) == 5 and (*parts[:2], parts[3]) == ("", "proc", "root") and parts[4]:
+        pid = parts[2]
+        if pid.isascii() and pid.isdigit():
+            return _of_a_process(pid, f"/{parts[4]}", flags)
     return open_tree(AT_FDCWD, mount.source, flags)
-
-
-_OF_A_PROCESS = re.compile(r"/proc/([0-9]+)/root(/.+)")
 
 
 def _of_a_process(pid: str, path: str, flags: int) -> int:

@@ -11,8 +11,6 @@ import errno
 import os
 import resource
 import stat
-from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 import msgspec
 
@@ -34,14 +32,18 @@ from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Capabilities, Process, Rlimit, User
 from portside.runtime.messages import Identity
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
+
 _MAX_FILE = 16 << 20
 _MAX_LINE = 64 << 10
 _MAX_ID = (1 << 31) - 1
 """As other runtimes have it; the kernel would take twice as many."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-_T = TypeVar("_T")
 
 
 class Who(msgspec.Struct):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from portside.kernel import idmapped, mount, process
@@ -11,6 +10,10 @@ from portside.kernel.overlay import by_descriptor, overlay, overlay_of
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.idmap import IDMappings
 from portside.model.rootfs import Rootfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PROPAGATION = {
     "": mount.MS_SLAVE,

@@ -5,12 +5,13 @@ Container Process State"): one message on the profile's ``listenerPath``, with t
 from __future__ import annotations
 
 import os
-import socket
 
 import msgspec
 
+from portside.kernel import c_socket as socket
 from portside.model.errors import SystemFailure
-from portside.model.ociruntime import SPEC_VERSION, Seccomp, State
+from portside.model.ociruntime import Seccomp, State
+from portside.model.spec_version import SPEC_VERSION
 
 
 class ProcessState(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -23,7 +23,8 @@ from portside.kernel import process
 from portside.kernel.cgroup import Cgroup, detect, warm_up
 from portside.kernel.seccomp import NEW_LISTENER
 from portside.model.errors import PortsideError
-from portside.model.ociruntime import SPEC_VERSION, Spec, State
+from portside.model.ociruntime import Spec, State
+from portside.model.spec_version import SPEC_VERSION
 from portside.runtime import (
     exec_init,
     hooks,

@@ -8,12 +8,15 @@ import os
 import stat
 import struct
 import termios
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 from portside.kernel import mount
 from portside.kernel.openat2 import IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
 from portside.model.errors import SystemFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441

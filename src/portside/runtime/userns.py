@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import os
 import resource
-import socket
-import subprocess
 
 import msgspec
 
+from portside.kernel import c_socket as socket
 from portside.kernel import idmapped, process
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import IDMapping, Linux, Spec
@@ -103,6 +102,8 @@ def _write_as_user(pid: int, name: str, mappings: tuple[IDMapping, ...]) -> None
         return
     words = [str(n) for m in mappings for n in (m.container_id, m.host_id, m.size)]
     command = [f"new{name.replace('_', '')}", str(pid), *words]
+    import subprocess
+
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemFailure(f"cannot write {name}: {done.stderr.strip()}")

@@ -45,7 +45,7 @@ _TTY_GROUP = 5
 
 def _tty_group() -> tuple[str, ...]:
     """The option that gives terminals to it, where our user namespace has that group."""
-    from portside.kernel.subordinate_ids import highest
+    from portside.kernel.id_maps import highest
 
     return (f"gid={_TTY_GROUP}",) if highest("gid") >= _TTY_GROUP else ()
 

@@ -280,7 +280,7 @@ _LAST_PING_GROUP = 2147483647
 def _network_sysctls(mappings: IDMappings | None) -> dict[str, str]:
     """Ports below 1024 and ping without capabilities, as Docker gives them. A user namespace
     has only the groups it maps."""
-    from portside.kernel.subordinate_ids import highest
+    from portside.kernel.id_maps import highest
 
     last = highest("gid") if mappings is None else mappings.last_gid()
     return {

@@ -7,14 +7,14 @@ agrees with the default removes exceptions, one that disagrees adds one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from portside.model.errors import InvalidParameter
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from portside.model.ociruntime import DeviceCgroup
 
 ANY = -1

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import select
 import time
-from typing import TYPE_CHECKING
 
 from portside.kernel.cgroup import files
 from portside.model.errors import SystemFailure
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portside.kernel.cgroup.group import Cgroup
 
@@ -38,18 +38,21 @@ def thaw(group: Cgroup) -> None:
 
 
 def frozen(group: Cgroup) -> bool:
+    return files.read_or(file_of(group)).strip() in ("1", "FROZEN", "FREEZING")
+
+
+def file_of(group: Cgroup) -> str:
+    """The file that asks for the state and tells it."""
     if _by_v2(group):
-        return files.read_or(f"{group.directory('unified')}/cgroup.freeze").strip() == "1"
-    state = files.read_or(f"{group.directory('freezer')}/freezer.state").strip()
-    return state in ("FROZEN", "FREEZING")
+        return f"{group.directory('unified')}/cgroup.freeze"
+    return f"{group.directory('freezer')}/freezer.state"
 
 
 def request(group: Cgroup, frozen: bool) -> None:
     """Ask for the state without waiting for it. Raises SystemFailure."""
-    if _by_v2(group):
-        path, value = f"{group.directory('unified')}/cgroup.freeze", str(int(frozen))
-    else:
-        path = f"{group.directory('freezer')}/freezer.state"
+    path = file_of(group)
+    value = str(int(frozen))
+    if path.endswith("/freezer.state"):
         value = "FROZEN" if frozen else "THAWED"
     try:
         files.write(path, value)

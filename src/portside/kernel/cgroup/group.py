@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from portside.kernel.cgroup import files, parents
 from portside.kernel.cgroup.devices import (
@@ -31,10 +28,16 @@ from portside.kernel.cgroup.plan import Write, plan
 from portside.model.errors import Conflict, InvalidParameter, SystemFailure
 from portside.model.paths import rootless_user
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterator
+
     from portside.kernel.cgroup.oom import OomWatch
     from portside.kernel.cgroup.stats import CgroupStats
     from portside.model.ociruntime import Resources
+else:
+    import _signal as signal  # without enum
 
 # Which of a pair was refused for the sake of the other.
 _PAIR_REFUSED = (errno.EINVAL, errno.EBUSY)
@@ -322,6 +325,12 @@ class Cgroup:
         from portside.kernel.cgroup import freezer
 
         return freezer.frozen(self)
+
+    def freezer_file(self) -> str:
+        """The file that :meth:`frozen` reads; empty where there are no groups."""
+        from portside.kernel.cgroup import freezer
+
+        return freezer.file_of(self) if self.layout.mode != "none" else ""
 
     def kill(self, timeout: float = 10.0) -> None:
         """SIGKILL for every process here and below, forks in flight included.

@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Literal
 
 import msgspec
 
-from portside.kernel.subordinate_ids import in_user_namespace
+from portside.kernel.id_maps import in_user_namespace
 from portside.model.errors import SystemFailure
 from portside.model.paths import rootless_user
 
-Mode = Literal["v1", "v2", "hybrid", "none"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Mode = Literal["v1", "v2", "hybrid", "none"]
+
 _V1_CONTROLLERS = frozenset(
     {"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc"}
     | {"net_cls", "net_prio", "perf_event", "pids", "rdma"}

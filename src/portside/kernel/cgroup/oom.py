@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING
 
 from portside.kernel.cgroup import files
 from portside.kernel.polling import readable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portside.kernel.cgroup.group import Cgroup
 

@@ -8,15 +8,16 @@ and tested. The names of files and their units are those of ``cgroup-v1/*.rst`` 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from portside.kernel.cgroup.layout import Layout
 from portside.model.errors import InvalidParameter, SystemFailure
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from portside.model.ociruntime import (
         CPU,
         BlockIO,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from portside.flags import table
-from portside.kernel.subordinate_ids import in_user_namespace
+from portside.kernel.id_maps import in_user_namespace
 from portside.model.errors import InvalidParameter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DEFAULT_ROOT = "/run/portside-runtime"
 

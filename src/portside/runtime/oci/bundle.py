@@ -1,10 +1,9 @@
-"""``create``, ``start``, ``run`` and ``delete``: a bundle's life."""
+"""``create``: from a bundle to a process that waits for ``start``."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import time
 from contextlib import suppress
 
@@ -12,19 +11,18 @@ import msgspec
 
 from portside.kernel import seccomp
 from portside.kernel.cgroup import Cgroup
-from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
-from portside.model.ociruntime import DeviceCgroup, Linux, Resources, Spec
+from portside.model.errors import InvalidParameter, PortsideError
+from portside.model.ociruntime import DeviceCgroup, Linux, Resources, Spec, State
 from portside.model.rootfs import Rootfs
 from portside.runtime import hooks, init, seccomp_listener, userns
 from portside.runtime.init_channel import Child, Given, Own, explain_kill
 from portside.runtime.messages import StartRequest
-from portside.runtime.oci import console, notify, validate
-from portside.runtime.oci.state_store import Container, Saved, read_spec
+from portside.runtime.oci import console, notify, spec_file, validate
+from portside.runtime.oci.spec_file import read_spec
+from portside.runtime.oci.state_store import Container, Saved
 from portside.runtime.state_files import start_ticks, write_whole
 
 NEEDS_SOCKET = "cannot allocate tty if runtime will detach without setting console socket"
-_KILL_WAIT = 10.0
-"""Seconds a killed container may take to be gone."""
 
 
 class Wanted(msgspec.Struct):
@@ -141,6 +139,8 @@ class _Creation:
     ) -> None:
         assert spec.linux is not None and spec.root is not None
         self.wanted, self.box, self.spec, self.filter = wanted, box, spec, filter
+        self._freezer = ""
+        self._groups: tuple[str, ...] = ()
         flags = seccomp.flags_of(spec.linux.seccomp) if spec.linux.seccomp is not None else 0
         self.request = StartRequest(
             id=wanted.id,
@@ -175,6 +175,7 @@ class _Creation:
         group: Cgroup | None = None
         try:
             group = Cgroup.create(request.cgroup, spec.linux.resources)
+            self._freezer, self._groups = group.freezer_file(), tuple(group.directories())
             child.settle(spec)
             group.add(child.pid)
             self.box.save(self._saved(child.pid))  # so that "delete" finds it if we are killed
@@ -203,19 +204,22 @@ class _Creation:
 
     def _notified(self, fd: int, pid: int) -> None:
         assert self.spec.linux is not None and self.spec.linux.seccomp is not None
-        state = self.box.state(self._saved(pid), self.spec, "creating")
+        state = self._state(pid, "creating")
         seccomp_listener.hand_over(self.spec.linux.seccomp, fd, pid, state)
+
+    def _state(self, pid: int, status: str) -> State:
+        return spec_file.state(self._saved(pid), self.spec, status)
 
     def _hooks(self, pid: int) -> None:
         assert self.spec.hooks is not None
-        state = self.box.state(self._saved(pid), self.spec, "creating")
+        state = self._state(pid, "creating")
         hooks.run("prestart", self.spec.hooks.prestart, state)
         hooks.run("createRuntime", self.spec.hooks.create_runtime, state)
 
     def _poststop(self) -> None:
         """The container is over before it was created; hooks may have something to undo."""
         if self.spec.hooks is not None:
-            state = self.box.state(self._saved(0), self.spec, "stopped")
+            state = self._state(0, "stopped")
             for text in hooks.run_all("poststop", self.spec.hooks.poststop, state):
                 os.write(2, f"{text}\n".encode())
 
@@ -230,6 +234,10 @@ class _Creation:
             cgroup=self.request.cgroup,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             creating=not created,
+            freezer=self._freezer,
+            groups=self._groups,
+            poststart=bool(self.spec.hooks and self.spec.hooks.poststart),
+            poststop=bool(self.spec.hooks and self.spec.hooks.poststop),
         )
 
     def _done(self, child: Child) -> None:
@@ -241,69 +249,3 @@ class _Creation:
         if self.wanted.pid_file:
             write_whole(self.wanted.pid_file, str(child.pid).encode(), sync=False)
         self.box.save(self._saved(child.pid, created=True))
-
-
-def start(root: str, id: str) -> None:
-    """Let a created container execute its command."""
-    box = Container(root, id)
-    saved = box.load()
-    status = box.status(saved)
-    if status == "stopped":
-        killed = Cgroup(saved.cgroup).oom_kills()
-        why = ": it was OOM-killed (memory limit too low?)" if killed else ""
-        raise SystemFailure(f"cannot start a container that has stopped{why}")
-    if status == "paused":
-        raise SystemFailure("cannot start a container in the paused state")
-    if status == "creating":
-        raise SystemFailure("cannot start a container that is still being created")
-    if status != "created":
-        raise SystemFailure("cannot start an already running container")
-    try:
-        fifo = os.open(box.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as err:
-        raise SystemFailure("cannot start a container that has stopped") from err
-    told_by = notify.listen(box.directory)
-    with open(box.result) as result:
-        os.unlink(box.fifo)
-        os.write(fifo, b"s")
-        os.close(fifo)
-        fcntl.flock(result, fcntl.LOCK_SH)
-        if told := result.read():
-            raise SystemFailure(told)
-    if told_by is not None:
-        notify.pass_on(told_by, saved.pid)
-    spec = box.spec()
-    if spec.hooks is not None and spec.hooks.poststart:
-        for text in hooks.run_all(
-            "poststart", spec.hooks.poststart, box.state(saved, spec, "running")
-        ):
-            os.write(2, f"{text}\n".encode())
-
-
-def delete(root: str, id: str, force: bool) -> None:
-    """Remove what a container leaves; ``force`` kills it first."""
-    box = Container(root, id)
-    if force and not os.path.exists(f"{box.directory}/state.json"):
-        box.remove()
-        return
-    saved = box.load()
-    status = box.status(saved)
-    group = Cgroup(saved.cgroup)
-    if status not in ("stopped", "created") and not force:
-        raise SystemFailure(f"cannot delete container {id} that is not stopped: {status}")
-    if status != "stopped":
-        with suppress(ProcessLookupError):
-            os.kill(saved.pid, signal.SIGKILL)
-    with suppress(PortsideError, OSError):
-        if group.exists():
-            if status == "paused":
-                group.thaw()
-            group.kill(_KILL_WAIT)
-    group.delete()
-    spec = box.spec()
-    if spec.hooks is not None and spec.hooks.poststop:
-        for text in hooks.run_all(
-            "poststop", spec.hooks.poststop, box.state(saved, spec, "stopped")
-        ):
-            os.write(2, f"{text}\n".encode())
-    box.remove()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import select
-import signal
-import socket
 import sys
 import termios
-import tty
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from portside.kernel import c_socket as socket
 from portside.model.errors import SystemFailure
 from portside.runtime import terminal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterator
+else:
+    import _signal as signal  # without enum
 
 
 def hand_over(path: str, leader: int) -> None:
@@ -48,6 +52,8 @@ def raw() -> Iterator[None]:
     if not os.isatty(0):
         yield
         return
+    import tty
+
     before = termios.tcgetattr(0)
     tty.setraw(0)
     try:

@@ -14,7 +14,7 @@ from portside.model.rootfs import Rootfs
 from portside.runtime import exec_init, init, messages, scheduling, seccomp_listener
 from portside.runtime.init_channel import Child, Own
 from portside.runtime.messages import Exec, StartRequest
-from portside.runtime.oci import console, validate
+from portside.runtime.oci import console, spec_file, validate
 from portside.runtime.oci.arguments import Options
 from portside.runtime.oci.foreground import attend, pass_signals
 from portside.runtime.oci.state_store import Container
@@ -30,7 +30,7 @@ def run(root: str, options: Options) -> int:
         raise SystemFailure("cannot exec in a stopped container")
     if status == "paused" and not options.flag("ignore-paused"):
         raise SystemFailure("cannot exec in a paused container (use --ignore-paused to override)")
-    spec = box.spec()
+    spec = spec_file.of(box)
     process = _process(options, spec)
     detach = options.flag("detach")
     socket_path = options.text("console-socket")
@@ -79,7 +79,7 @@ def _start(
     profile = spec.linux.seccomp
     if profile is not None and profile.listener_path:
         child.notified = lambda fd: seccomp_listener.hand_over(
-            profile, fd, child.pid, box.state(box.load(), spec)
+            profile, fd, child.pid, spec_file.state(box.load(), spec, "running")
         )
     try:
         if below := options.text("cgroup"):

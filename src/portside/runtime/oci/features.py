@@ -15,7 +15,6 @@ from portside.kernel import process, seccomp
 from portside.kernel.cgroup import detect
 from portside.model.errors import Conflict, NotImplementedHere
 from portside.model.ociruntime import (
-    SPEC_VERSION,
     Capabilities,
     DeviceCgroup,
     IDMapping,
@@ -29,6 +28,7 @@ from portside.model.ociruntime import (
     Spec,
     complete,
 )
+from portside.model.spec_version import SPEC_VERSION
 from portside.runtime import mounts
 from portside.runtime.oci.arguments import Context, Options
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 from contextlib import suppress
 
 from portside.runtime.init_channel import Child
 from portside.runtime.oci import console
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without enum
 
 _NOT_PASSED = (signal.SIGCHLD, signal.SIGWINCH, signal.SIGURG, signal.SIGKILL, signal.SIGSTOP,
                signal.SIGPIPE)  # fmt: skip

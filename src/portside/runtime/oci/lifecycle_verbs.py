@@ -1,10 +1,11 @@
-"""``create``, ``start``, ``run``, ``exec``, ``delete`` as the command line says them."""
+"""``create``, ``run``, ``exec`` as the command line says them."""
 
 from __future__ import annotations
 
 import os
 
 from portside.runtime.oci import bundle as creating
+from portside.runtime.oci import start_delete
 from portside.runtime.oci.arguments import Context, Options
 from portside.runtime.oci.foreground import attend, pass_signals
 
@@ -36,11 +37,6 @@ def create(context: Context, options: Options) -> int:
     return 0
 
 
-def start(context: Context, options: Options) -> int:
-    creating.start(context.root, options.operand())
-    return 0
-
-
 def run(context: Context, options: Options) -> int:
     """Create and start; in the foreground also wait and delete."""
     detach = options.flag("detach")
@@ -49,15 +45,15 @@ def run(context: Context, options: Options) -> int:
     try:
         if not detach:
             pass_signals(child)
-        creating.start(context.root, wanted.id)
+        start_delete.start(context.root, wanted.id)
         if detach:
             return 0
         code = attend(child)
     except BaseException:
-        creating.delete(context.root, wanted.id, force=True)
+        start_delete.delete(context.root, wanted.id, force=True)
         raise
     if not options.flag("keep"):
-        creating.delete(context.root, wanted.id, force=True)
+        start_delete.delete(context.root, wanted.id, force=True)
     return code
 
 
@@ -65,8 +61,3 @@ def exec_(context: Context, options: Options) -> int:
     from portside.runtime.oci import exec_process  # the other verbs start without it
 
     return exec_process.run(context.root, options)
-
-
-def delete(context: Context, options: Options) -> int:
-    creating.delete(context.root, options.operand(), options.flag("force"))
-    return 0

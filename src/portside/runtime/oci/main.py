@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable
 
 from portside.flags.table import Flag, HelpWanted, read_table
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.runtime.oci.arguments import Context, Options, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Verb = Callable[[Context, Options], int]
 
 _GLOBAL = """
       --criu string         Accepted: checkpoints are not supported
@@ -83,16 +87,13 @@ _OPERANDS: dict[str, tuple[int, int | None]] = {
 }  # fmt: skip
 """How many operands a verb takes at least and at most; one, when it is not here."""
 
-Verb = Callable[["Context", Options], int]
-
-
 _VERBS: dict[str, tuple[str, str, str, str]] = {
     "create": ("ID", "Create a container", _CREATE, "lifecycle_verbs:create"),
     "run": ("ID", "Create and start a container", _RUN, "lifecycle_verbs:run"),
-    "start": ("ID", "Start a created container", "", "lifecycle_verbs:start"),
+    "start": ("ID", "Start a created container", "", "start_delete:start_verb"),
     "delete": ("ID", "Delete a container that has ended", """
   -f, --force   End a running container first
-""", "lifecycle_verbs:delete"),
+""", "start_delete:delete_verb"),
     "exec": ("ID [COMMAND [ARG...]]", "Run a process in a container", _EXEC,
              "lifecycle_verbs:exec_"),
     "kill": ("ID [SIGNAL]", "Send a signal to a container's first process", """
@@ -179,9 +180,9 @@ def _dispatch(context: Context, name: str, arguments: list[str]) -> int:
             wanted = f"a maximum of {most}"
         raise UsageError(f'"{name}" requires {wanted} argument(s)')
     module, _, function = place.partition(":")
-    import importlib
-
-    verb: Verb = getattr(importlib.import_module(f"portside.runtime.oci.{module}"), function)
+    name = f"portside.runtime.oci.{module}"
+    __import__(name)
+    verb: Verb = getattr(sys.modules[name], function)
     return verb(context, options)
 
 
@@ -218,6 +219,7 @@ def _fail(context: Context, name: str, message: str, error: BaseException | None
 
 def _write_log(context: Context, message: str) -> None:
     import json
+    import time
 
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if context.format == "json":

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 from contextlib import suppress
 
+from portside.kernel import c_socket as socket
 from portside.model.ociruntime import Mount, Spec
 
 VARIABLE = "NOTIFY_SOCKET"

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pwd
-import signal
-import subprocess
 import sys
-from contextlib import suppress
-from typing import Any
 
-from portside.kernel.cgroup import Cgroup
+from portside.model import jsontext
 from portside.model.errors import InvalidParameter, SystemFailure
-from portside.model.ociruntime import SPEC_VERSION
+from portside.model.spec_version import SPEC_VERSION
 from portside.runtime.oci.arguments import Context, Options
 from portside.runtime.oci.state_store import Container, Saved, everyone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import Any
+
+    from portside.kernel.cgroup import Cgroup
+else:
+    import _signal as signal  # without enum
+
+
+def _group(saved: Saved) -> Cgroup:
+    from portside.runtime.oci import light_structs  # half of these verbs do without either
+
+    light_structs.install()
+    from portside.kernel.cgroup import Cgroup
+
+    return Cgroup(saved.cgroup)
+
+
+def _config(box: Container) -> dict[str, Any]:
+    """The configuration as it was written at create; empty when that is gone."""
+    try:
+        with open(f"{box.directory}/config.json", "rb") as file:
+            found = jsontext.loads(file.read())
+    except FileNotFoundError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def describe(box: Container, saved: Saved) -> dict[str, Any]:
@@ -30,7 +52,7 @@ def describe(box: Container, saved: Saved) -> dict[str, Any]:
         "rootfs": saved.rootfs,
         "created": saved.created,
     }
-    if annotations := box.spec().annotations:
+    if annotations := _config(box).get("annotations"):
         found["annotations"] = annotations
     found["owner"] = saved.owner
     return found
@@ -38,7 +60,7 @@ def describe(box: Container, saved: Saved) -> dict[str, Any]:
 
 def state(context: Context, options: Options) -> int:
     box = Container(context.root, options.operand())
-    print(json.dumps(describe(box, box.load()), indent=2))
+    print(jsontext.dumps(describe(box, box.load()), "  "))
     return 0
 
 
@@ -51,8 +73,10 @@ def list_(context: Context, options: Options) -> int:
         return 0
     found = [describe(box, box.load()) for box in boxes]
     if options.text("format", "table") == "json":
-        print(json.dumps(found))
+        print(jsontext.dumps(found))
         return 0
+    import pwd
+
     owner = pwd.getpwuid(os.geteuid()).pw_name
     rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
     rows += [(d["id"], str(d["pid"]), d["status"], d["bundle"], d["created"], owner) for d in found]
@@ -66,10 +90,12 @@ def list_(context: Context, options: Options) -> int:
 def ps(context: Context, options: Options) -> int:
     """The processes, as numbers or as ps(1) shows them."""
     saved = Container(context.root, options.operand()).load()
-    pids = sorted(Cgroup(saved.cgroup).pids())
+    pids = sorted(_group(saved).pids())
     if options.text("format", "table") == "json":
-        print(json.dumps(pids))
+        print(jsontext.dumps(pids))
         return 0
+    import subprocess
+
     words = options.operands[1:] or ["-ef"]
     lines = subprocess.run(
         ["ps", *words], check=True, capture_output=True, text=True
@@ -91,7 +117,7 @@ def number_of(text: str) -> int:
         return int(text)  # 0 only asks whether it may be sent
     name = text.upper().removeprefix("SIG")
     found = getattr(signal, f"SIG{name}", None)
-    if not isinstance(found, signal.Signals):
+    if not isinstance(found, int) or name[:1] == "_":  # SIG_IGN and the like
         if name.startswith("RTMIN+") and name[6:].isdigit():
             return signal.SIGRTMIN + int(name[6:])
         raise InvalidParameter(f"unknown signal {text!r}")
@@ -103,16 +129,19 @@ def kill(context: Context, options: Options) -> int:
     box = Container(context.root, options.operand())
     saved = box.load()
     number = number_of(options.operands[1] if len(options.operands) > 1 else "SIGTERM")
-    shared = box.spec().namespace("pid") is None
+    namespaces = (_config(box).get("linux") or {}).get("namespaces") or ()
+    shared = not any(one.get("type") == "pid" for one in namespaces)
     if options.flag("all") or (shared and number == signal.SIGKILL):
-        group = Cgroup(saved.cgroup)
+        group = _group(saved)
         if number == signal.SIGKILL:
             if group.exists():
                 group.kill()
         else:
             for pid in group.pids():
-                with suppress(ProcessLookupError):
+                try:
                     os.kill(pid, number)
+                except ProcessLookupError:
+                    continue
         return 0
     try:
         pidfd = os.pidfd_open(saved.pid)
@@ -134,15 +163,15 @@ def pause(context: Context, options: Options) -> int:
     status = box.status(saved)
     if status not in ("running", "created"):
         raise SystemFailure(f"container not running: it is {status}")
-    Cgroup(saved.cgroup).freeze()
+    _group(saved).freeze()
     return 0
 
 
 def resume(context: Context, options: Options) -> int:
     box = Container(context.root, options.operand())
     saved = box.load()
-    if not Cgroup(saved.cgroup).frozen():
+    if not _group(saved).frozen():
         raise SystemFailure("container not paused")
-    Cgroup(saved.cgroup).thaw()
+    _group(saved).thaw()
     sys.stdout.flush()
     return 0

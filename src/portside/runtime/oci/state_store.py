@@ -12,43 +12,47 @@
 from __future__ import annotations
 
 import os
-import re
-from contextlib import suppress
 
-import msgspec
-
-from portside.kernel.cgroup import Cgroup
+from portside.model import jsontext
 from portside.model.errors import Conflict, InvalidParameter, NotFound, PortsideError
-from portside.model.ociruntime import SPEC_VERSION, Spec, State
-from portside.runtime import messages
-from portside.runtime.oci import notify
 from portside.runtime.state_files import start_ticks, write_whole
 
-_ID = re.compile(r"[\w+.-]{1,1024}")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
-class Saved(msgspec.Struct, frozen=True):
-    """``state.json``."""
+class Saved:
+    """``state.json``. A class without msgspec: ``start`` and ``delete`` do without its types."""
 
-    id: str
-    pid: int
-    pid_started: int
-    """Clock ticks since boot, which tell a reused number (proc_pid_stat(5), field 22)."""
-    bundle: str
-    rootfs: str
-    cgroup: str
-    created: str
-    """RFC 3339."""
-    owner: str = ""
-    creating: bool = False
-    """``create`` has not come to its end, or never will."""
+    def __init__(
+        self, *, id: str, pid: int, pid_started: int, bundle: str, rootfs: str, cgroup: str,
+        created: str, owner: str = "", creating: bool = False, freezer: str = "",
+        groups: tuple[str, ...] = (), poststart: bool = True, poststop: bool = True, **_: Any,
+    ) -> None:  # fmt: skip
+        self.id, self.pid = id, pid
+        self.pid_started = pid_started
+        """Clock ticks since boot, which tell a reused number (proc_pid_stat(5), field 22)."""
+        self.bundle, self.rootfs, self.cgroup = bundle, rootfs, cgroup
+        self.created = created
+        """RFC 3339."""
+        self.owner = owner
+        self.creating = creating
+        """``create`` has not come to its end, or never will."""
+        self.freezer = freezer
+        """The file that tells whether it is paused."""
+        self.groups = groups
+        """Its directories in all hierarchies of control groups, version 2 last."""
+        self.poststart, self.poststop = poststart, poststop
+        """Whether there are such hooks."""
 
 
 class Container:
     """One container below ``root``; nothing is read before it is asked for."""
 
     def __init__(self, root: str, id: str) -> None:
-        if not _ID.fullmatch(id) or id in (".", ".."):
+        plain = all(letter.isascii() and (letter.isalnum() or letter in "_+.-") for letter in id)
+        if not plain or not 0 < len(id) <= 1024 or id in (".", ".."):
             raise InvalidParameter(f"invalid container ID format: {id!r}")
         self.id = id
         self.directory = f"{root}/{id}"
@@ -62,26 +66,28 @@ class Container:
             raise Conflict("container with given ID already exists") from None
 
     def save(self, saved: Saved) -> None:
-        write_whole(f"{self.directory}/state.json", msgspec.json.encode(saved), sync=False)
+        write_whole(
+            f"{self.directory}/state.json", jsontext.dumps(saved.__dict__).encode(), sync=False
+        )
 
     def load(self) -> Saved:
         """Raises NotFound."""
+        path = f"{self.directory}/state.json"
         try:
-            with open(f"{self.directory}/state.json", "rb") as file:
-                return msgspec.json.decode(file.read(), type=Saved)
+            with open(path, "rb") as file:
+                return Saved(**jsontext.loads(file.read()))
         except FileNotFoundError:
             raise NotFound("container does not exist") from None
-        except msgspec.MsgspecError as err:
-            raise InvalidParameter(f"{self.directory}/state.json is damaged: {err}") from err
-
-    def spec(self) -> Spec:
-        """The configuration it was created with."""
-        return read_spec(f"{self.directory}/config.json")
+        except (PortsideError, TypeError) as err:
+            raise InvalidParameter(f"{path} is damaged: {err}") from err
 
     def seccomp(self) -> bytes:
-        with suppress(FileNotFoundError), open(f"{self.directory}/seccomp.bpf", "rb") as file:
-            return file.read()
-        return b""
+        """The compiled filter, for exec; empty when there is none."""
+        try:
+            with open(f"{self.directory}/seccomp.bpf", "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return b""
 
     @property
     def fifo(self) -> str:
@@ -97,24 +103,42 @@ class Container:
             return "stopped"
         if saved.creating:
             return "creating"
-        with suppress(PortsideError, OSError):
-            if Cgroup(saved.cgroup).frozen():
-                return "paused"
+        if _frozen(saved):
+            return "paused"
         return "created" if os.path.exists(self.fifo) else "running"
 
-    def state(self, saved: Saved, spec: Spec, status: str = "") -> State:
-        """What hooks are told."""
-        status = status or self.status(saved)
-        pid = 0 if status == "stopped" else saved.pid
-        return State(SPEC_VERSION, self.id, status, saved.bundle, pid, spec.annotations)
-
     def remove(self) -> None:
-        notify.remove(self.directory)
-        for name in ("state.json", "config.json", "seccomp.bpf", "exec.fifo", "exec.result"):
-            with suppress(FileNotFoundError):
+        """Remove what is kept of it; what another call has removed already is no error."""
+        for name in sorted(self._names()):
+            if name == "notify":
+                from portside.runtime.oci import notify
+
+                notify.remove(self.directory)
+                continue
+            try:
                 os.unlink(f"{self.directory}/{name}")
-        with suppress(OSError):
+            except FileNotFoundError:
+                continue
+        try:
             os.rmdir(self.directory)
+        except OSError:
+            pass
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+
+
+def _frozen(saved: Saved) -> bool:
+    if not saved.freezer:
+        return False
+    try:
+        with open(saved.freezer) as file:
+            return file.read().strip() in ("1", "FROZEN", "FREEZING")
+    except OSError:
+        return False
 
 
 def lives(pid: int, started: int) -> bool:
@@ -128,26 +152,10 @@ def lives(pid: int, started: int) -> bool:
         return False
 
 
-def read_spec(path: str, bundle: bool = False) -> Spec:
-    """A ``config.json``, our own or a ``bundle``'s. Raises NotFound or InvalidParameter."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-        spec = messages.decode(data, Spec)
-        if bundle and "ociVersion" not in msgspec.json.decode(data):
-            raise InvalidParameter(f"{path}: the required property ociVersion is missing")
-        return spec
-    except FileNotFoundError:
-        raise NotFound(f"JSON specification file {path} not found") from None
-    except msgspec.MsgspecError as err:
-        raise InvalidParameter(f"{path}: {err}") from err
-
-
 def everyone(root: str) -> list[Container]:
     """All containers below a root, by name."""
-    found = []
-    with suppress(FileNotFoundError):
-        for name in sorted(os.listdir(root)):
-            if os.path.exists(f"{root}/{name}/state.json"):
-                found.append(Container(root, name))
-    return found
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    return [Container(root, name) for name in names if os.path.exists(f"{root}/{name}/state.json")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import resource
 
 from portside.kernel import apparmor, process, selinux
@@ -10,7 +9,6 @@ from portside.model.errors import InvalidParameter, NotImplementedHere
 from portside.model.ociruntime import Hooks, Process, Spec
 from portside.runtime import privileges, scheduling, userns
 
-_SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)([-+][0-9A-Za-z.+-]+)?")
 _MAX_ID = (1 << 31) - 1
 _IPC_SYSCTLS = frozenset(
     f"kernel.{name}"
@@ -38,12 +36,17 @@ def check(spec: Spec) -> list[str]:
 
 
 def _version(text: str) -> None:
-    found = _SEMVER.fullmatch(text)
-    if not found:
+    ends = [text.index(sign) for sign in "-+" if sign in text]
+    core = text[: min(ends, default=len(text))]
+    numbers = core.split(".")
+    plain = all(n.isascii() and n.isdigit() and (n == "0" or n[0] != "0") for n in numbers)
+    rest = text[len(core) + 1 :]
+    fits = all(letter.isascii() and (letter.isalnum() or letter in ".+-") for letter in rest)
+    if len(numbers) != 3 or not plain or not fits or (ends and not rest):
         raise InvalidParameter(
             f"config.json: ociVersion {text!r} is not a semantic version such as 1.2.0"
         )
-    if int(found[1]) > 1:
+    if int(numbers[0]) > 1:
         raise InvalidParameter(f"config.json: unknown version specified: ociVersion {text}")
 
 

@@ -1,0 +1,142 @@
+"""``start`` and ``delete``. Each is a process of its own that has little to do: what is imported
+here is most of its time, so everything that is only sometimes needed is imported there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from portside.model.errors import SystemFailure
+from portside.runtime.oci.state_store import Container, Saved
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from portside.runtime.oci.arguments import Context, Options
+
+_KILL_WAIT = 10.0
+"""Seconds a killed container may take to be gone."""
+_SIGKILL = 9
+
+
+def start_verb(context: Context, options: Options) -> int:
+    start(context.root, options.operand())
+    return 0
+
+
+def delete_verb(context: Context, options: Options) -> int:
+    delete(context.root, options.operand(), options.flag("force"))
+    return 0
+
+
+def start(root: str, id: str) -> None:
+    """Let a created container execute its command."""
+    box = Container(root, id)
+    saved = box.load()
+    status = box.status(saved)
+    if status == "stopped":
+        raise SystemFailure(f"cannot start a container that has stopped{_why(saved)}")
+    if status == "paused":
+        raise SystemFailure("cannot start a container in the paused state")
+    if status == "creating":
+        raise SystemFailure("cannot start a container that is still being created")
+    if status != "created":
+        raise SystemFailure("cannot start an already running container")
+    try:
+        fifo = os.open(box.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as err:
+        raise SystemFailure("cannot start a container that has stopped") from err
+    told_by = None
+    if "NOTIFY_SOCKET" in os.environ:
+        from portside.runtime.oci import notify
+
+        told_by = notify.listen(box.directory)
+    with open(box.result) as result:
+        os.unlink(box.fifo)
+        os.write(fifo, b"s")
+        os.close(fifo)
+        fcntl.flock(result, fcntl.LOCK_SH)
+        if told := result.read():
+            raise SystemFailure(told)
+    if told_by is not None:
+        notify.pass_on(told_by, saved.pid)
+    if saved.poststart:
+        _hooks("poststart", box, saved, "running")
+
+
+def _light() -> None:
+    """Before modules are imported that are made of msgspec's types."""
+    from portside.runtime.oci import light_structs
+
+    light_structs.install()
+
+
+def _why(saved: Saved) -> str:
+    _light()
+    from portside.kernel.cgroup import Cgroup
+
+    killed = Cgroup(saved.cgroup).oom_kills()
+    return ": it was OOM-killed (memory limit too low?)" if killed else ""
+
+
+def _hooks(name: str, box: Container, saved: Saved, status: str) -> None:
+    """Run hooks whose failure is only told."""
+    _light()
+    from portside.runtime import hooks
+    from portside.runtime.oci import spec_file
+
+    spec = spec_file.of(box)
+    if spec.hooks is not None:
+        wanted = spec.hooks.poststart if name == "poststart" else spec.hooks.poststop
+        for text in hooks.run_all(name, wanted, spec_file.state(saved, spec, status)):
+            os.write(2, f"{text}\n".encode())
+
+
+def delete(root: str, id: str, force: bool) -> None:
+    """Remove what a container leaves; ``force`` kills it first."""
+    box = Container(root, id)
+    if force and not os.path.exists(f"{box.directory}/state.json"):
+        box.remove()
+        return
+    saved = box.load()
+    status = box.status(saved)
+    if status not in ("stopped", "created") and not force:
+        raise SystemFailure(f"cannot delete container {id} that is not stopped: {status}")
+    if status != "stopped":
+        try:
+            os.kill(saved.pid, _SIGKILL)
+        except ProcessLookupError:
+            pass
+    if status != "stopped" or not saved.groups or not _remove_empty(saved.groups):
+        _end_group(saved, status)
+    if saved.poststop:
+        _hooks("poststop", box, saved, "stopped")
+    box.remove()
+
+
+def _remove_empty(groups: tuple[str, ...]) -> bool:
+    """Whether nobody lived in the control groups, which are removed then. Version 2 goes first:
+    it is the one that can kill whom it still has."""
+    for directory in reversed(groups):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+    return True
+
+
+def _end_group(saved: Saved, status: str) -> None:
+    _light()
+    from portside.kernel.cgroup import Cgroup
+    from portside.model.errors import PortsideError
+
+    group = Cgroup(saved.cgroup)
+    try:
+        if group.exists():
+            if status == "paused":
+                group.thaw()
+            group.kill(_KILL_WAIT)
+    except (PortsideError, OSError):
+        pass
+    group.delete()
