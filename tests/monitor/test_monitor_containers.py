@@ -117,7 +117,7 @@ def test_rename_pause_restart(monitor: RunningMonitor, docker: Docker, web: str)
 
 
 def test_containers_that_come_and_go(monitor: RunningMonitor, docker: Docker) -> None:
-    """Short lives leave nothing behind, and both their events are told."""
+    """Short lives leave nothing behind, and both their events are told, of the shortest too."""
     lines: list[dict[str, Any]] = []
     url = f"http://127.0.0.1:{monitor.port}/api/v1.3/events/?stream=true&all_events=true"
     stream = urllib.request.urlopen(f"{url}&subcontainers=true", timeout=60)
@@ -132,8 +132,9 @@ def test_containers_that_come_and_go(monitor: RunningMonitor, docker: Docker) ->
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     identifiers = [
-        docker("run", "-d", "portside/base", "sleep", "30").stdout.strip() for _ in range(10)
+        docker("run", "-d", "portside/base", "sleep", "0.5").stdout.strip() for _ in range(10)
     ]
+    identifiers += [docker("run", "-d", "portside/base", "true").stdout.strip() for _ in range(5)]
     docker("rm", "-f", *identifiers)
     names = {identifier[:12] for identifier in identifiers}
 
@@ -257,9 +258,11 @@ def test_api_versions_of_cadvisor(monitor: RunningMonitor, docker: Docker, web: 
     assert machine["num_cores"] == os.cpu_count() and machine["memory_capacity"] > 1 << 28
     assert monitor.json("/api/v2.0/version") == "v0.60.0"
     assert monitor.json("/api/v2.0/attributes")["docker_version"]
+    stats_of = f"/api/v2.1/stats/{identifier}?type=docker&count=3"
+    until(lambda: len(monitor.json(stats_of)[path]["stats"]) > 1, "no second sample")
     spec = monitor.json(f"/api/v2.0/spec/{identifier}?type=docker")[path]
     assert spec["aliases"] == [web, identifier] and spec["has_memory"]
-    found = monitor.json(f"/api/v2.1/stats/{identifier}?type=docker&count=3")[path]
+    found = monitor.json(stats_of)[path]
     assert found["spec"]["image"] == "portside/base" and "cpu_inst" in found["stats"][-1]
     assert len(monitor.json(f"/api/v2.0/stats{path}?count=2")[path]) <= 2
     every = monitor.json("/api/v2.1/stats?type=docker&recursive=true&count=1")

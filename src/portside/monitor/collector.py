@@ -137,6 +137,10 @@ class Collector:
         self.listeners = Listeners()
         self.events: deque[MonitorEvent] = deque(maxlen=MOST_EVENTS)
         self.samples_taken = self.sample_errors = 0
+        self._begun: dict[str, str] = {}
+        """Containers whose start was told; those whose group was not seen with the group's name."""
+        self._parent = "/docker"
+        """The group that an engine's containers are in, as last seen."""
         self._tree = GroupTree(layout, settings.root)
         self._limits = Limits(
             seconds(settings.full),
@@ -222,6 +226,8 @@ class Collector:
         group.due = group.details_due = group.layer_due = now
         if container:
             self.by_container[container] = group
+            self._parent = name.rpartition("/")[0]
+            self._begin(container, "")
             self._take_facts(group, self.facts.get(container))
         elif name == "/":
             group.proc = f"{self._proc}/1"
@@ -265,6 +271,7 @@ class Collector:
 
     def forget(self, identifier: str) -> None:
         self.facts.pop(identifier, None)
+        self._begun.pop(identifier, None)
 
     def reach(self, version: EngineVersion | None, containers: frozenset[str]) -> None:
         """The engine was reached (and these are all its containers), or went away."""
@@ -274,7 +281,42 @@ class Collector:
             for identifier in self.facts.keys() - containers:
                 del self.facts[identifier]
 
+    def _started(self, event: EngineEvent) -> None:
+        """A container may come and go between two looks: its engine tells of it as well."""
+        if event.id in self._begun:
+            return
+        self._walk()
+        if event.id in self._begun:
+            return
+        facts = self.facts.get(event.id)
+        parent = facts.cgroup_parent if facts else ""
+        name = f"/{(parent or self._parent).strip('/')}/{event.id}"
+        self._begin(event.id, name)
+        self.note(MonitorEvent(event.time_ns or time.time_ns(), "containerCreation", name))
+
+    def _begin(self, container: str, name: str) -> None:
+        self._begun.pop(container, "")  # it becomes the newest
+        while len(self._begun) >= MOST_EVENTS:
+            del self._begun[next(iter(self._begun))]
+        self._begun[container] = name
+
+    def _died(self, event: EngineEvent) -> None:
+        name = self._begun.pop(event.id, "")
+        if not name:
+            return  # the walk has seen its group, and sees it go
+        code = event.attributes.get("exitCode", "")
+        self.note(
+            MonitorEvent(
+                event.time_ns or time.time_ns(), "containerDeletion", name,
+                exit_code=int(code) if code.isdecimal() else -1,
+            )
+        )  # fmt: skip
+
     def engine_event(self, event: EngineEvent) -> None:
+        if event.type == "container" and event.action == "start":
+            self._started(event)
+        elif event.type == "container" and event.action == "die":
+            self._died(event)
         """Keep and tell what happened. Runs of exec are not kept: health checks make three of
         them each time, and what is worth reading would be lost among them."""
         if event.action.startswith("exec_"):

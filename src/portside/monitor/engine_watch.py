@@ -57,6 +57,8 @@ class ContainerFacts(msgspec.Struct, frozen=True):
     """The directory of its writable layer on the host."""
     volumes: tuple[str, ...] = ()
     """Directories of its volumes on the host."""
+    cgroup_parent: str = ""
+    """The group its own is made in; empty for the engine's usual one."""
     ports: tuple[str, ...] = ()
     """As ``8080->80/tcp``."""
 
@@ -115,6 +117,7 @@ def facts_of(found: dict[str, Any]) -> ContainerFacts:
         exit_code=int(state.get("ExitCode") or 0),
         oom_killed=bool(state.get("OOMKilled")),
         network_mode=host.get("NetworkMode", ""),
+        cgroup_parent=host.get("CgroupParent", ""),
         upper=graph.get("UpperDir", ""),
         volumes=tuple(m["Source"] for m in mounts if m.get("Type") == "volume" and m.get("Source")),
         ports=tuple(_ports((found.get("NetworkSettings") or {}).get("Ports") or {})),

@@ -94,7 +94,6 @@ class GroupTree:
             top = f"{mount}{self._root}"
             for directory in self._directories(top):
                 seen.add(directory)
-                self._watch(directory)
                 found.add(directory[len(mount) :] or "/")
                 if len(found) >= MOST:
                     self.truncated = True
@@ -107,6 +106,7 @@ class GroupTree:
         pending = [top]
         while pending:
             directory = pending.pop()
+            self._watch(directory)  # before it is read: what is made in between is told
             try:
                 with os.scandir(directory) as entries:
                     below = [e.path for e in entries if e.is_dir(follow_symlinks=False)]
