@@ -44,7 +44,7 @@ def start(root: str, id: str) -> None:
     try:
         fifo = os.open(box.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as err:
-        raise SystemFailure("cannot start a container that has stopped") from err
+        raise SystemFailure(f"cannot start a container that has stopped{_why(saved)}") from err
     told_by = None
     if "NOTIFY_SOCKET" in os.environ:
         from portside.runtime.oci import notify
