@@ -29,7 +29,12 @@ def pair(
                 docker(kind, "rm", "-f", left, check=False)
 
 
-def test_images(pair: Pair) -> None:
+def test_images(pair: Pair, docker: Any) -> None:
+    changes = ("USER 1:2", "EXPOSE 80 9/udp", "ENV A=b", 'ENTRYPOINT ["e"]', 'CMD ["c"]', "VOLUME /v",
+               "WORKDIR /w", "LABEL b=c a=d", "STOPSIGNAL 9", "HEALTHCHECK --retries=3 CMD true",
+               "ONBUILD RUN x")  # fmt: skip
+    options = [word for change in changes for word in ("-c", change)]
+    docker("import", *options, "-", "pair/full", input=b"\0" * 1024, text=False)
     pair.all_same(r"""
         pull portside/base
         pull -q portside/base
@@ -49,7 +54,9 @@ def test_images(pair: Pair) -> None:
         images --format "{{.Nope" portside/base
         image inspect -f "{{.ID}}" portside/base
         image inspect -f "{{.Id}} {{.Os}} {{.Architecture}} {{.Config.Cmd}} {{.RootFS.Layers}}" portside/base
-        image inspect -f "{{json .Config.Env}} {{.Config.Cmd}} {{.Config.Labels}} {{.Author}}" portside/base
+        image inspect -f "{{json .Config}} {{json .Config.Env}} {{.Config.Labels}} {{.Author}}" portside/base
+        image inspect -f "{{.Config.User}} {{json .Config.Volumes}} {{.Config.OnBuild}}" portside/base
+        image inspect -f "{{json .Config}} {{.Config.StopSignal}}" pair/full
         image inspect portside/base
         image inspect nosuch
         history portside/base
@@ -71,6 +78,7 @@ def test_images(pair: Pair) -> None:
         rmi nosuch {n}/img
         rmi
     """)
+    docker("rmi", "pair/full")
 
 
 def test_images_of_containers_and_archives(pair: Pair, tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ CONFIG: Mapping[str, Any] = {
     "OnBuild": NilList(), "Labels": NilMap(), "StopSignal": "", "StopTimeout": None,
     "Shell": NilList(), "MacAddress": "", "NetworkDisabled": False, "ArgsEscaped": False,
 }  # fmt: skip
+_IMAGE_CONFIG = (
+    "User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels",
+    "StopSignal", "ArgsEscaped", "Healthcheck", "OnBuild", "Shell",
+)  # fmt: skip
 HOST_CONFIG: Mapping[str, Any] = {
     "Annotations": NilMap(), "Mounts": NilList(), "StorageOpt": NilMap(), "Sysctls": NilMap(),
     "Tmpfs": NilMap(), "Init": None, "MaskedPaths": NilList(), "ReadonlyPaths": NilList(),
@@ -101,8 +105,18 @@ def _is_log_config(value: dict[str, Any]) -> bool:
 def whole(value: dict[str, Any], kind: str) -> Any:
     """An inspection of a ``kind``: container, image, network or volume."""
     made = _with(as_struct(value), _WHOLE[kind])
+    if kind == "image" and isinstance(made.get("Config"), GoStruct):
+        made["Config"] = _image_config(made["Config"])
     if kind == "network" and isinstance(made.get("Created"), str):
         made["Created"] = GoTime(made["Created"])
+    return made
+
+
+def _image_config(config: GoStruct) -> GoStruct:
+    """In the order of Go's fields; each that is empty is left out of JSON."""
+    made = GoStruct({name: config[name] for name in _IMAGE_CONFIG})
+    made.update(config)
+    made.absent = frozenset(name for name, item in made.items() if not item)
     return made
 
 
