@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -48,6 +49,7 @@ class RunningMonitor:
             "--engine", address, *options,
         ]  # fmt: skip
         self.headers: dict[str, str] = {}
+        self.tls: ssl.SSLContext | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> RunningMonitor:
@@ -80,10 +82,10 @@ class RunningMonitor:
         self, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers (lower case), body."""
-        url = f"http://127.0.0.1:{self.port}{path}"
+        url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}{path}"
         asked = urllib.request.Request(url, data=body, headers={**self.headers, **(headers or {})})
         try:
-            with urllib.request.urlopen(asked, timeout=30) as answer:
+            with urllib.request.urlopen(asked, timeout=30, context=self.tls) as answer:
                 found = {name.lower(): value for name, value in answer.headers.items()}
                 return answer.status, found, answer.read()
         except urllib.error.HTTPError as err:

@@ -299,3 +299,34 @@ def test_an_engine_that_is_away_stops_nothing(
 def _has_base(engine: RunningEngine) -> bool:
     status, _, _ = engine.request("POST", "/images/create?fromImage=portside/base&tag=latest")
     return status == 200
+
+
+def test_groups_that_come_and_go_are_told_one_by_one() -> None:
+    """A group is there while it is in any hierarchy; what lies below a new one is found, too."""
+    import secrets
+
+    from portside.monitor.group_tree import GroupTree, layout_below, roots
+
+    layout = layout_below("")
+    mounts = roots(layout)
+    top = f"/ps-tree-{secrets.token_hex(4)}"
+    tree = GroupTree(layout)
+    try:
+        assert top not in tree.walk()
+        for mount in mounts:
+            os.makedirs(f"{mount}{top}/a/b")
+        came, went = tree.changes() or (set(), set())
+        assert {top, f"{top}/a", f"{top}/a/b"} <= came and not went & came
+        for mount in mounts[1:]:
+            os.rmdir(f"{mount}{top}/a/b")
+        came, went = tree.changes() or (set(), set())
+        assert f"{top}/a/b" not in went or len(mounts) == 1
+        os.rmdir(f"{mounts[0]}{top}/a/b")
+        assert f"{top}/a/b" in (tree.changes() or (set(), set()))[1]
+        assert f"{top}/a/b" not in tree.walk() and f"{top}/a" in tree.walk()
+    finally:
+        for mount in mounts:
+            for path in ("/a/b", "/a", ""):
+                if os.path.isdir(f"{mount}{top}{path}"):
+                    os.rmdir(f"{mount}{top}{path}")
+        tree.close()

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portside.model.errors import InvalidParameter
@@ -27,6 +27,7 @@ from portside.monitor.cadvisor.usage_summary import percentiles
 from portside.monitor.collector import Listeners
 from portside.monitor.delivery_queue import DeliveryQueue, Rejected
 from portside.monitor.early_warning import Alert, EarlyWarning, Reading, rules_of
+from portside.monitor.group_spec import UNLIMITED, GroupSpec
 from portside.monitor.history import BUCKET, GroupHistory, Limits, chart
 from portside.monitor.history_file import HistoryFile
 from portside.monitor.live_events import Client
@@ -79,6 +80,7 @@ def test_pressure_with_one_line_and_two() -> None:
     assert pressure(both.splitlines()[0]).full.total == 0
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_hostile_text_of_files_is_no_error(text: bytes) -> None:
     values = [0] * len(INDEX)
@@ -220,6 +222,37 @@ def test_a_value_around_the_threshold_gives_one_warning() -> None:
     assert len(told) == 2 and told[1].ended == 110 and not made.firing
 
 
+@settings(deadline=None)
+@given(st.data())
+def test_what_is_called_calm_is_above_no_threshold(data: st.DataObject) -> None:
+    """The quick look must never keep a warning back."""
+    from portside.monitor import early_warning
+
+    made, _ = warning()
+    number = st.integers(0, 200)
+    values = [float(data.draw(number)) / (100 if name == "throttled" else 1) for name in SERIES]
+    spec = GroupSpec(
+        quota=data.draw(st.sampled_from((0, 1000))), period=1000,
+        memory_limit=data.draw(st.sampled_from((100, 200, UNLIMITED))),
+        pids_limit=data.draw(st.sampled_from((0, 100))),
+    )  # fmt: skip
+    limit = data.draw(st.sampled_from((0, 100)))
+    details = Details(descriptors_limit=limit, descriptors_highest=data.draw(number))
+    found: Any = SimpleNamespace(
+        name="/g", shown="g", facts=None, spec=spec, details=details,
+        container=data.draw(st.sampled_from(("", "c"))),
+    )  # fmt: skip
+    point_of = tuple(values)
+    above = [
+        name
+        for name, reading in early_warning._readings(found, point_of)
+        if reading.value > made.rules[name].above
+    ]
+    calm = made._is_calm(found, point_of)
+    assert not (calm and above)
+    assert calm or above or not found.container, "a quick look that sees too much is slow"
+
+
 def test_a_short_peak_is_no_warning() -> None:
     made, told = warning()
     for second, value in enumerate([95, 95, 10, 95, 95, 10]):
@@ -285,6 +318,7 @@ def test_openmetrics_names_counters_without_total() -> None:
     assert "# TYPE container_memory_failcnt unknown\n" in text and text.endswith("# EOF\n")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=50))
 def test_label_values_are_escaped(text: str) -> None:
     from prometheus_client.parser import text_string_to_metric_families
@@ -330,3 +364,53 @@ def test_view_of_a_sample_is_json() -> None:
 
     found = json.loads(msgspec.json.encode(view(sample(1, cpu_total=5))))
     assert found["values"]["cpu_total"] == 5
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 20)), min_size=1, max_size=60))
+def test_buckets_of_groups_that_rest(steps: list[tuple[int, int]]) -> None:
+    """Repeated points are added at once: the means are those of all points one by one."""
+    history = GroupHistory(Limits())
+    plain: dict[int, list[float]] = {}
+    now, before, finished = 1_800_000_000.0, None, []
+    for value, times in steps:
+        made = sample(now, memory_usage=value)
+        for _ in range(times):
+            shown = Sample(int(now * 1e9), made.scalars, *(getattr(made, f) for f in FIELDS))
+            if bucket := history.add(shown):
+                finished.append(bucket)
+            plain.setdefault(int(now // BUCKET * BUCKET), []).append(
+                point(before, shown)[SERIES.index("memory")]
+            )
+            before, now = shown, now + 1
+    for bucket in finished:
+        values = plain[bucket.start]
+        assert bucket.mean[SERIES.index("memory")] == pytest.approx(sum(values) / len(values))
+        assert bucket.max[SERIES.index("memory")] == max(values)
+
+
+FIELDS = Sample.__struct_fields__[2:]
+
+
+def test_sockets_that_are_not_there_are_not_looked_for(tmp_path: Path) -> None:
+    net = tmp_path / "net"
+    net.mkdir()
+    (net / "sockstat").write_bytes(
+        b"sockets: used 9\nTCP: inuse 0 orphan 0 tw 0 alloc 17 mem 2\nUDP: inuse 3 mem 1\n"
+    )
+    (net / "sockstat6").write_bytes(b"TCP6: inuse 2\nUDP6: inuse 0\n")
+    found = network_reader.sockets_in_use(str(tmp_path))
+    assert found == {"tcp": 0, "tcp6": 2, "udp": 3, "udp6": 0}
+    (net / "sockstat").write_bytes(b"TCP: inuse 0 orphan 0 tw 4 alloc 17 mem 2\n")
+    (net / "sockstat6").write_bytes(b"TCP6: inuse 0\n")
+    (net / "tcp6").write_bytes(b"")
+    found = network_reader.sockets_in_use(str(tmp_path))
+    assert found["tcp"] == 4 and found["tcp6"] == 1, "either kind may be what waits"
+
+
+def test_large_tables_are_read_to_their_end(tmp_path: Path) -> None:
+    line = b"  eth%d: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n"
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "dev").write_bytes(b"a\nb\n" + b"".join(line % n for n in range(5000)))
+    names, _ = network_reader.link_counters(str(tmp_path))
+    assert len(names) == 5000

@@ -150,6 +150,11 @@ def watch(session: Session, options: Options, arguments: list[str], format: str)
     for name in chosen(session, session.client, options, arguments):
         watching.add(name)
     due = 0.0
+    history = None
+    if options.flag("history"):
+        from portside.cli.stats_history import History
+
+        history = History()
     while watching.sources:
         left = _REFRESH if watching.is_waiting() else max(due - time.monotonic(), 0)
         for fd, _ in watching.poll.poll(left * 1000):
@@ -161,7 +166,10 @@ def watch(session: Session, options: Options, arguments: list[str], format: str)
             continue
         due = time.monotonic() + _REFRESH
         watching.expire()
-        _draw(lines(list(watching.entries.values()), format))
+        shown = list(watching.entries.values())
+        if history is not None:
+            history.update(shown)
+        _draw(lines(shown, format, history is not None))
     return 0
 
 

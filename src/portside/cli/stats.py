@@ -25,6 +25,8 @@ _UNKNOWN = "--"
       about="Show what containers use, live", arguments=(0, None), flags="""
   -a, --all             Those that do not run, too
       --format string   Print by a Go template, 'table TEMPLATE' or 'json'
+      --history         Show the last two minutes as sparklines: from 'portside monitor' if one
+                        answers at PORTSIDE_MONITOR (default http://127.0.0.1:8080)
       --no-stream       Print one sample and end
       --no-trunc        Do not shorten anything
 """)  # fmt: skip
@@ -61,7 +63,15 @@ def _once(session: Session, options: Options, arguments: list[str], format: str)
             entry.gone = True
             problems.append(err)
     if not problems or not arguments:
-        show(session, [entry for entry in entries if not entry.gone], format)
+        shown = [entry for entry in entries if not entry.gone]
+        if options.flag("history"):
+            from portside.cli.stats_history import History
+
+            past = History()
+            past.update(shown)
+            if past.problem:
+                session.warn(f"{past.problem}: start one with 'portside monitor'")
+        show(session, shown, format, options.flag("history"))
     for problem in problems:
         from portside.cli.session import describe
 

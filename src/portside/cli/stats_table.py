@@ -28,6 +28,8 @@ class Entry:
         self.asked, self.full = asked, full
         self.sample: Sample | None = None
         self.gone = False
+        self.history = ("", "")
+        """Sparklines of processor and memory, with ``--history``."""
 
     @property
     def is_idle(self) -> bool:
@@ -122,8 +124,11 @@ COLUMNS: Columns = {
     "NetIO": ("NET I/O", _network),
     "BlockIO": ("BLOCK I/O", _block),
     "PIDs": ("PIDS", _pids),
+    "CPUHistory": ("CPU 2 MIN", lambda entry, _: entry.history[0]),
+    "MemHistory": ("MEM 2 MIN", lambda entry, _: entry.history[1]),
 }
 SHOWN = ("ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs")
+WITH_HISTORY = ("Name", "CPUPerc", "CPUHistory", "MemUsage", "MemHistory", "PIDs")
 
 
 def chosen(session: Session, client: Client, options: Options, names: list[str]) -> list[str]:
@@ -134,15 +139,16 @@ def chosen(session: Session, client: Client, options: Options, names: list[str])
     return [item["Id"][:12] for item in client.get("/containers/json", query)]
 
 
-def show(session: Session, entries: list[Entry], format: str) -> None:
-    for line in lines(entries, format):
+def show(session: Session, entries: list[Entry], format: str, history: bool = False) -> None:
+    for line in lines(entries, format, history):
         session.out(line)
 
 
-def lines(entries: list[Entry], format: str) -> list[str]:
+def lines(entries: list[Entry], format: str, history: bool = False) -> list[str]:
+    shown = WITH_HISTORY if history else SHOWN
     if format in ("", "table"):
-        rows = [[COLUMNS[name][1](entry, None) for name in SHOWN] for entry in entries]
-        return table.table([COLUMNS[name][0] for name in SHOWN], rows).split("\n")
+        rows = [[COLUMNS[name][1](entry, None) for name in shown] for entry in entries]
+        return table.table([COLUMNS[name][0] for name in shown], rows).split("\n")
     from portside.cli import format as formatting
 
-    return list(formatting.lines(format, entries, COLUMNS, SHOWN, kind="stats"))
+    return list(formatting.lines(format, entries, COLUMNS, shown, kind="stats"))

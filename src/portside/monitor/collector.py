@@ -36,6 +36,12 @@ _WALK_BLIND = 5.0
 _LAYER_INTERVAL = 60.0
 """Seconds between two counts of a writable layer, and at least 30 times what one took."""
 MOST_EVENTS = 10_000
+_DETAILS_LONGEST = 60.0
+"""Seconds after which details are read again, although nothing ran in the group."""
+_SETTLE = 0.05
+"""Seconds until a new group is read: it is made in one hierarchy after the other."""
+_LINKS_EVERY = 3
+"""Samples of a group in which nothing runs, of which one reads the network counters."""
 _SPLIT = 25
 """Groups that are sampled before other work gets its turn."""
 
@@ -65,13 +71,16 @@ class Group:
         "container",
         "created_ns",
         "details",
+        "details_cpu",
         "details_due",
+        "details_time",
         "due",
         "facts",
         "has",
         "history",
         "interval",
         "is_busy",
+        "is_partial",
         "layer_due",
         "load",
         "name",
@@ -92,6 +101,11 @@ class Group:
         self.created_ns = spec.created_ns
         self.is_busy = False
         """Details of it are being read."""
+        self.is_partial = False
+        """It has fewer files than others: it may have been read too early."""
+        self.details_time = -_DETAILS_LONGEST
+        self.details_cpu = -1
+        """When details were read (monotonic seconds), and its processor time then."""
         self.proc = ""
         """A process's directory through which its network is read; empty: none."""
 
@@ -152,7 +166,7 @@ class Collector:
         self._proc = settings.host_proc
         self._details = DetailsReader(layout, self._proc, settings)
         self._thread = ThreadPoolExecutor(1, "details")
-        self._kept = 0
+        self._kept = self._most_files = 0
         self._most_kept = _raise_limit() * 3 // 4
         self._walk_due = 0.0
         self._kernel_log: KernelLog | None = None
@@ -195,9 +209,21 @@ class Collector:
     # -- which groups there are --------------------------------------------------------------
 
     def _changed(self) -> None:
-        """inotify says so: walk at the next turn, once for several changes."""
-        self._tree.drain()
-        self._walk_due = 0.0
+        """inotify says so: look at what came and went, or walk where that is not known."""
+        found = self._tree.changes()
+        if found is None:
+            self._walk_due = 0.0
+            return
+        came, went = found
+        for name in went & self.groups.keys():
+            self._remove(self.groups[name])
+        if came:
+            asyncio.get_running_loop().call_later(_SETTLE, self._add_all, came)
+
+    def _add_all(self, names: Iterable[str]) -> None:
+        now = time.monotonic()
+        for name in sorted(set(names) - self.groups.keys()):
+            self._add(name, now)
 
     def _walk(self) -> None:
         now = time.monotonic()
@@ -222,6 +248,9 @@ class Collector:
         group = Group(name, reader, read_spec(self.layout, name), self._limits)
         self._kept += reader.descriptors
         self.groups[name] = group
+        if name != "/":
+            self._most_files = max(self._most_files, len(reader.has))
+            group.is_partial = len(reader.has) < self._most_files
         group.interval = self._base
         group.due = group.details_due = group.layer_due = now
         if container:
@@ -358,11 +387,16 @@ class Collector:
             rest = self._base - (time.monotonic() - started)
             await asyncio.sleep(max(rest, self._base / 10))
 
-    def _sample(self, group: Group, now: float) -> Sample | None:
-        changed = self._read_links(group) if group.proc else False
+    def _sample(self, group: Group, now: float, full: bool = False) -> Sample | None:
+        """``full``: read what hardly can have changed, too."""
+        if group.is_partial:
+            self._complete(group)
+        quiet = group.reader.quiet
+        reads_links = group.proc and (full or quiet % _LINKS_EVERY == 0)
+        changed = self._read_links(group) if reads_links else False
         before = group.history.last
         try:
-            sample = group.reader.read(group.details, max(group.load, 0.0), changed)
+            sample = group.reader.read(group.details, max(group.load, 0.0), changed, full)
         except Gone:
             self._remove(group)
             return None
@@ -385,13 +419,24 @@ class Collector:
             told(group, sample, group.history.last_point, bucket)
         return sample
 
+    def _complete(self, group: Group) -> None:
+        """A group that was read while it was being made has the rest of its files by now."""
+        group.is_partial = False
+        try:
+            reader = GroupReader(self.layout, group.name, group.reader.descriptors > 0)
+        except Gone:
+            return
+        self._kept += reader.descriptors - group.reader.descriptors
+        group.reader.close()
+        group.reader, group.has = reader, reader.has
+
     def refresh(self, names: Iterable[str]) -> None:
         """Sample these groups now, whatever their interval (``max_age`` of a request)."""
         now = time.monotonic()
         for name in names:
             group = self.groups.get(name)
             if group is not None:
-                self._sample(group, now)
+                self._sample(group, now, full=True)
 
     def _read_links(self, group: Group) -> bool:
         try:
@@ -441,19 +486,37 @@ class Collector:
         work = [g for g in self.groups.values() if g.details_due <= now and not g.is_busy]
         if not work:
             return
+        work = [group for group in work if self._has_run(group, now)]
         for group in work:
             group.is_busy = True
+            group.details_time = now
             idle = self.settings.dynamic and group.interval > self._details_interval
             most = self._details_interval * (1 if group.container or group.name == "/" else 6)
             group.details_due = now + max(most, group.interval if idle else 0)
-        self._spawn(self._read_details(work))
+        if work:
+            self._spawn(self._read_details(work))
+
+    def _has_run(self, group: Group, now: float) -> bool:
+        """Whether details may differ from the last ones: they do not where nothing ran."""
+        last = group.history.last
+        ran = scalar(last, "cpu_total") if last is not None else 0
+        if ran == group.details_cpu and ran and now - group.details_time < _DETAILS_LONGEST:
+            group.details_due = now + self._details_interval
+            return False
+        group.details_cpu = ran
+        return True
 
     async def _read_details(self, work: list[Group]) -> None:
         loop = asyncio.get_running_loop()
+        mounts = await loop.run_in_executor(
+            self._thread, filesystems.mounts, "/proc", self.settings.host_root
+        )
         for start in range(0, len(work), _SPLIT):
             part = work[start : start + _SPLIT]
             try:
-                found = await loop.run_in_executor(self._thread, self._details_of_part, part)
+                found = await loop.run_in_executor(
+                    self._thread, self._details_of_part, part, mounts
+                )
             finally:
                 for group in part:
                     group.is_busy = False
@@ -463,10 +526,11 @@ class Collector:
                     group.proc = proc
                 self._smooth(group)
 
-    def _details_of_part(self, part: list[Group]) -> list[tuple[Group, Details, GroupSpec, str]]:
+    def _details_of_part(
+        self, part: list[Group], mounts: list[filesystems.Mount]
+    ) -> list[tuple[Group, Details, GroupSpec, str]]:
         """In the thread."""
         found = []
-        mounts = filesystems.mounts("/proc", self.settings.host_root)
         for group in part:
             try:
                 details, proc = self._details.read(

@@ -17,6 +17,9 @@ _LAYER = 60.0
 """Seconds between two counts of a layer's files; a slow count is repeated 30 times as late."""
 
 _SEEN = 5.0
+_TABLES_FACTOR, _TABLES_LONGEST = 3000, 60.0
+"""Tables of sockets are read again after this many times what reading took, in seconds at most:
+9 ms a container and half a minute on a machine whose hash table has half a million places."""
 
 
 class DetailsReader:
@@ -29,6 +32,7 @@ class DetailsReader:
         self._seen: dict[str, list[int]] = {}
         self._seen_time = -_SEEN
         self._uppers: dict[tuple[str, int], str] = {}
+        self._tables_due: dict[str, float] = {}
 
     def read(
         self,
@@ -46,16 +50,7 @@ class DetailsReader:
         if is_root:
             opened = self._machine_files(opened)
         network = proc or ("" if facts is not None else seen)
-        tcp = tcp6 = udp = udp6 = advanced = {}
-        if proc or is_root:
-            if settings.enabled("tcp"):
-                tcp = network_reader.tcp_states(network, "tcp")
-                tcp6 = network_reader.tcp_states(network, "tcp6")
-            if settings.enabled("udp"):
-                udp = network_reader.udp_counters(network, "udp")
-                udp6 = network_reader.udp_counters(network, "udp6")
-            if settings.enabled("advtcp"):
-                advanced = network_reader.tcp_advanced(network)
+        sockets = self._sockets(name, before, network) if proc or is_root else before
         found = Details(
             time_ns=time.time_ns(),
             processes=opened.processes,
@@ -67,17 +62,47 @@ class DetailsReader:
             ulimits=opened.ulimits,
             tasks=opened.tasks,
             schedstat=opened.schedstat,
-            tcp=tcp,
-            tcp6=tcp6,
-            udp=udp,
-            udp6=udp6,
-            tcp_advanced=advanced,
+            tcp=sockets.tcp,
+            tcp6=sockets.tcp6,
+            udp=sockets.udp,
+            udp6=sockets.udp6,
+            tcp_advanced=sockets.tcp_advanced,
             hugetlb=self._hugetlb(name) if settings.enabled("hugetlb") else {},
             numa=self._numa_pages(name) if settings.enabled("memory_numa") else {},
             filesystems=self._filesystems(name, facts, mounts),
             memory_migrate=self._migrate(name),
         )
         return found, seen
+
+    def _sockets(self, name: str, before: Details, network: str) -> Details:
+        """Sockets of the group's network by state. What took long is not repeated soon."""
+        now = time.monotonic()
+        key = f"{name} {network}"
+        if now < self._tables_due.get(key, 0.0):
+            return before
+        settings, used = self._settings, network_reader.sockets_in_use(network)
+        tables: dict[str, dict[str, int]] = {}
+        for kind in ("tcp", "tcp6"):
+            read = settings.enabled("tcp") and used[kind]
+            none = network_reader.no_tcp() if settings.enabled("tcp") else {}
+            tables[kind] = network_reader.tcp_states(network, kind) if read else none
+        for kind in ("udp", "udp6"):
+            read = settings.enabled("udp") and used[kind]
+            none = network_reader.no_udp() if settings.enabled("udp") else {}
+            tables[kind] = network_reader.udp_counters(network, kind) if read else none
+        advanced = settings.enabled("advtcp")
+        found = Details(
+            tcp=tables["tcp"],
+            tcp6=tables["tcp6"],
+            udp=tables["udp"],
+            udp6=tables["udp6"],
+            tcp_advanced=network_reader.tcp_advanced(network) if advanced else {},
+        )
+        if len(self._tables_due) > 5000:
+            self._tables_due = {k: due for k, due in self._tables_due.items() if due > now}
+        took = time.monotonic() - now
+        self._tables_due[key] = now + min(_TABLES_LONGEST, _TABLES_FACTOR * took)
+        return found
 
     def pids(self, name: str) -> list[int]:
         """Processes of a group, without those of the groups below.

@@ -27,6 +27,9 @@ _MOST_STATES = 50_000
 """Pairs of rule and group that are remembered."""
 _MEMORY, _THROTTLED, _THREADS = (SERIES.index(n) for n in ("working_set", "throttled", "threads"))
 _STALLED = {kind: SERIES.index(f"pressure_{kind}") for kind in ("cpu", "memory", "io")}
+_PC, _PM, _PI = _STALLED.values()
+_QUICK = ("pressure_cpu", "pressure_memory", "pressure_io", "pids_near_limit",
+          "descriptors_near_limit", "cpu_throttled", "memory_near_limit")  # fmt: skip
 _RESTARTS = 5.0
 """Restarts within ten minutes that are a loop."""
 _RESTART_WINDOW = 600.0
@@ -159,6 +162,11 @@ class EarlyWarning:
         self._collector = collector
         self._states: dict[tuple[str, str, str], _State] = {}
         self._restarts: dict[str, deque[float]] = {}
+        self._above = tuple(
+            self.rules[name].above if name in self.rules else float("inf") for name in _QUICK
+        )
+        self._concerned: set[str] = set()
+        """Groups of which a rule has a state; renewed each time the machine is sampled."""
         self._clock = time.time() - time.monotonic()
         collector.listeners.sampled.append(self.sampled)
         collector.listeners.happened.append(self.happened)
@@ -175,11 +183,31 @@ class EarlyWarning:
 
     def sampled(self, group: Group, sample: Sample, point: Point, _bucket: Bucket | None) -> None:
         now = sample.time_ns / 1e9
+        if group.name != "/" and group.name not in self._concerned and self._is_calm(group, point):
+            return
         for name, reading in _readings(group, point):
             self._judge(name, group, reading, now)
         if group.name == "/":
             self._look_at_clock(group, now)
             self.pass_time(now)
+            self._concerned = {key[1] for key in self._states}
+
+    def _is_calm(self, group: Group, point: Point) -> bool:
+        """Whether no number is above its rule's threshold: the common case, found out quickly
+        and without words. Rules that are switched off never are."""
+        cpu, memory, io, pids, descriptors, throttled, limit = self._above
+        if point[_PC] > cpu or point[_PM] > memory or point[_PI] > io:
+            return False
+        spec, details = group.spec, group.details
+        if spec.pids_limit and 100 * point[_THREADS] > pids * spec.pids_limit:
+            return False
+        if 100 * details.descriptors_highest > descriptors * details.descriptors_limit > 0:
+            return False
+        if not group.container:
+            return True
+        if spec.quota and 100 * point[_THROTTLED] > throttled:
+            return False
+        return not (spec.has_memory_limit and 100 * point[_MEMORY] > limit * spec.memory_limit)
 
     def happened(self, event: MonitorEvent) -> None:
         group = self._collector.groups.get(event.group)
@@ -263,6 +291,7 @@ class EarlyWarning:
             if reading.value <= rule.above or len(self._states) >= _MOST_STATES:
                 return
             state = self._states[key] = _State()
+            self._concerned.add(group.name)
         if state.alert is None:
             if reading.value <= rule.above:
                 del self._states[key]

@@ -17,6 +17,7 @@ from portside.kernel.cgroup import Layout
 from portside.monitor.samples import INDEX, LINK, PACKED, Details, Sample
 
 Values = list[int]
+_Texts = tuple[bytes, bytes, bytes, tuple[str, ...], bytes, tuple[bytes, bytes, bytes]]
 Parse = Callable[[Values, bytes], None]
 _SIZE = 16384
 """Bytes; more than any of these files has, save on machines with hundreds of processors."""
@@ -236,13 +237,11 @@ def _plan(layout: Layout, name: str) -> dict[str, _File]:
 
 
 _WORKING_SET = tuple(INDEX[f"memory_{name}"] for name in ("working_set", "usage", "inactive_file"))
+_PRESSURE = tuple(INDEX[f"pressure_{kind}"] for kind in ("cpu", "memory", "io"))
 _LINKS = INDEX["rx_bytes"]
-_LEADING = frozenset(("per_cpu", "cpu", "memory"))
-_FOLLOWING = frozenset(("cfs", "memory_max", "memory_fail", "memory_stat", "kernel", "oom",
-                        "swap", "threads"))  # fmt: skip
-"""Where nothing ran and the memory in use is the same, these have not changed either."""
 _QUIET_MOST = 10
-"""Every so many samples all files are read nevertheless."""
+"""Every so many samples all files are read, although nothing ran: what the kernel writes back
+for the group, and pressure, change then, too."""
 
 
 class GroupReader:
@@ -255,10 +254,12 @@ class GroupReader:
         self._values: Values = [0] * len(INDEX)
         self._packed = PACKED.pack(*self._values)
         self._per_cpu = b""
-        self._quiet = _QUIET_MOST
-        """Samples since all files were read."""
+        self.quiet = 0
+        """Samples in a row in which nothing ran; from the second on only the leading files,
+        processor time and memory in use, are read."""
         self.link_names: tuple[str, ...] = ()
         self._links = b""
+        self._texts = self._kept_texts()
         for key, file in list(self._files.items()):
             try:
                 file.fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -270,6 +271,10 @@ class GroupReader:
             raise Gone(name)
         if not keep:
             self.close()
+        first = ("per_cpu" if "per_cpu" in self._files else "cpu", "memory")
+        self._leading = [(key, self._files[key]) for key in first if key in self._files]
+        names = {key for key, _ in self._leading}
+        self._following = [item for item in self._files.items() if item[0] not in names]
 
     @property
     def has(self) -> frozenset[str]:
@@ -297,12 +302,34 @@ class GroupReader:
         self._values[_LINKS : _LINKS + 8] = sums
         return True
 
-    def read(self, details: Details, load: float, changed: bool = False) -> Sample:
-        """One sample. ``changed``: something beside the files is new. Raises Gone."""
-        values, quiet = self._values, True
-        for key, file in list(self._files.items()):
-            if quiet and self._quiet < _QUIET_MOST and key in _FOLLOWING:
-                continue
+    def read(
+        self, details: Details, load: float, changed: bool = False, full: bool = False
+    ) -> Sample:
+        """One sample. ``changed``: something beside the files is new; ``full``: read all files
+        whatever happened. Raises Gone."""
+        ran = self._take(self._leading)
+        stalled = self.quiet % _QUIET_MOST == 0 or self._stalled
+        if ran or changed or full or stalled:
+            changed = self._take(self._following) or ran or changed
+        self.quiet = 0 if ran else self.quiet + 1
+        if changed:
+            values = self._values
+            target, usage, inactive = _WORKING_SET
+            values[target] = max(0, values[usage] - values[inactive])
+            self._packed = PACKED.pack(*values)
+            self._texts = self._kept_texts()
+        return Sample(time.time_ns(), self._packed, *self._texts, details, load)
+
+    @property
+    def _stalled(self) -> bool:
+        """Whether something waited lately: then the averages change while nothing runs."""
+        return any(self._values[index] for index in _PRESSURE)
+
+    def _take(self, files: list[tuple[str, _File]]) -> bool:
+        """Read and parse; whether any file differs from the last time."""
+        values, changed = self._values, False
+        lost = ""
+        for key, file in files:
             try:
                 text = self._text(file)
             except FileNotFoundError:
@@ -310,22 +337,19 @@ class GroupReader:
             except OSError as err:
                 if err.errno == 19:  # ENODEV: the directory was removed
                     raise Gone(self.name) from None
-                self._drop(key)  # EOPNOTSUPP: pressure was switched off
-                changed = True
+                lost = key  # EOPNOTSUPP: pressure was switched off
                 continue
             if text != file.text:
                 changed = True
-                quiet = quiet and key not in _LEADING
                 file.parse(values, text)
                 file.text = text
                 if key == "per_cpu":
                     self._per_cpu = array("q", map(int, text.split())).tobytes()
-        self._quiet = self._quiet + 1 if quiet and self._quiet < _QUIET_MOST else 0
-        if changed:
-            target, usage, inactive = _WORKING_SET
-            values[target] = max(0, values[usage] - values[inactive])
-            self._packed = PACKED.pack(*values)
-        return self._sample(details, load)
+        if lost:
+            self._drop(lost)
+            files[:] = [item for item in files if item[0] != lost]
+            return True
+        return changed
 
     def _text(self, file: _File) -> bytes:
         if file.fd >= 0:
@@ -345,20 +369,12 @@ class GroupReader:
         file = self._files.get(key)
         return file.text if file is not None else b""
 
-    def _sample(self, details: Details, load: float) -> Sample:
+    def _kept_texts(self) -> _Texts:
+        """What a sample keeps as the kernel wrote it; shared by samples between changes."""
         last = self._last
-        return Sample(
-            time.time_ns(),
-            self._packed,
-            self._per_cpu,
-            last("io"),
-            last("io_operations"),
-            self.link_names,
-            self._links,
-            (last("cpu.pressure"), last("memory.pressure"), last("io.pressure")),
-            details,
-            load,
-        )
+        pressure = (last("cpu.pressure"), last("memory.pressure"), last("io.pressure"))
+        io = (last("io"), last("io_operations"))
+        return (self._per_cpu, *io, self.link_names, self._links, pressure)
 
 
 def _whole(fd: int) -> bytes:

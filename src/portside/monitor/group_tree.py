@@ -13,7 +13,14 @@ from collections.abc import Iterator
 
 from portside.kernel.cgroup import Hierarchy, Layout
 from portside.kernel.cgroup.layout import parse
-from portside.kernel.inotify import IN_CREATE, IN_DELETE, Inotify
+from portside.kernel.inotify import (
+    IN_CREATE,
+    IN_DELETE,
+    IN_IGNORED,
+    IN_ISDIR,
+    IN_Q_OVERFLOW,
+    Inotify,
+)
 
 _CONTAINER = re.compile(r"(?:^|/|-|:)([0-9a-f]{64})(?:\.scope)?$")
 _IN_ONLYDIR = 0x01000000
@@ -65,6 +72,8 @@ class GroupTree:
         self._root = root.rstrip("/")
         self._inotify: Inotify | None = Inotify()
         self._watched: dict[str, int] = {}
+        """Directory: number of its watch."""
+        self._directory_of: dict[int, str] = {}
         self.truncated = False
 
     def fileno(self) -> int:
@@ -80,10 +89,45 @@ class GroupTree:
             self._inotify.close()
             self._inotify = None
 
-    def drain(self) -> None:
-        """Take the notifications; what they say is found by walking."""
+    def changes(self) -> tuple[set[str], set[str]] | None:
+        """Groups that came, and groups that went, since the last call or walk.
+
+        A group is there while it is in any hierarchy. None: what happened is not known in full
+        (the kernel's queue was too short), and :meth:`walk` finds it out.
+        """
+        came: set[str] = set()
+        went: set[str] = set()
+        while self._inotify is not None and (events := self._inotify.read()):
+            for watch, mask, name in events:
+                if mask & IN_Q_OVERFLOW or self.truncated:
+                    self._take_all()
+                    return None
+                if mask & IN_IGNORED:
+                    self._forget(watch)
+                parent = self._directory_of.get(watch)
+                if parent is None or not mask & IN_ISDIR or not name:
+                    continue
+                path = f"{parent}/{name}"
+                if mask & IN_DELETE:
+                    went.add(self._group(path))
+                    came.discard(self._group(path))
+                    continue
+                for directory in self._directories(path):
+                    self._watch(directory)
+                    came.add(self._group(directory))
+        gone = {group for group in went if not self._is_anywhere(group)}
+        return came - gone, gone
+
+    def _take_all(self) -> None:
         while self._inotify is not None and self._inotify.read():
             pass
+
+    def _group(self, directory: str) -> str:
+        mount = next(m for m in self._mounts if directory == m or directory.startswith(f"{m}/"))
+        return directory[len(mount) :] or "/"
+
+    def _is_anywhere(self, group: str) -> bool:
+        return any(os.path.isdir(f"{mount}{group}") for mount in self._mounts)
 
     def walk(self) -> set[str]:
         """All groups: ``/``, ``/system.slice``, …; new directories are watched."""
@@ -99,7 +143,7 @@ class GroupTree:
                     self.truncated = True
                     break
         for directory in self._watched.keys() - seen:
-            del self._watched[directory]  # the kernel removed the watch with the directory
+            self._forget(self._watched[directory])
         return found
 
     def _directories(self, top: str) -> Iterator[str]:
@@ -120,8 +164,16 @@ class GroupTree:
             return
         try:
             mask = IN_CREATE | IN_DELETE | _IN_ONLYDIR
-            self._watched[directory] = self._inotify.watch(directory, mask)
+            number = self._inotify.watch(directory, mask)
+            self._watched[directory] = number
+            self._directory_of[number] = directory
         except FileNotFoundError:
             pass
         except OSError:
             self.close()  # out of watches: walk from time to time
+
+    def _forget(self, number: int) -> None:
+        """The kernel removed the watch with the directory."""
+        directory = self._directory_of.pop(number, None)
+        if directory is not None and self._watched.get(directory) == number:
+            del self._watched[directory]

@@ -67,6 +67,9 @@ class GroupHistory:
         "_limits",
         "_maxima",
         "_means",
+        "_repeated",
+        "_repeats",
+        "_rests",
         "_start",
         "_starts",
         "_sum",
@@ -82,6 +85,10 @@ class GroupHistory:
         self._starts: deque[int] = deque()
         self._means, self._maxima = array("f"), array("f")
         self._start, self._count = 0, 0
+        self._rests = False
+        """The last point is one of a group in which nothing changed: all rates are 0."""
+        self._repeated: Point = ()
+        self._repeats = 0
         self._sum = self._top = self.last_point
 
     @property
@@ -92,20 +99,40 @@ class GroupHistory:
         """Keep a sample; the bucket that this one finished, if it did."""
         samples = self.samples
         before = samples[-1] if samples else None
-        self.last_point = found = point(before, sample)
+        rests = before is not None and sample.scalars is before.scalars
+        if not (rests and self._rests and before is not None and sample.load == before.load):
+            self.last_point = point(before, sample)
+        self._rests = rests
+        found = self.last_point
         samples.append(sample)
         oldest = sample.time_ns - int(self._limits.full * 1e9)
         while samples[0].time_ns < oldest:
             samples.popleft()
         start = sample.time_ns // 1_000_000_000 // BUCKET * BUCKET
         if start == self._start and self._count:
-            self._sum = tuple(map(float.__add__, map(float, self._sum), map(float, found)))
-            self._top = tuple(map(max, self._top, found))
+            if found is self._repeated:
+                self._repeats += 1
+                return None
+            self._add_repeated()
+            self._repeated = found
+            self._sum = tuple([a + b for a, b in zip(self._sum, found, strict=True)])
+            self._top = tuple([a if a > b else b for a, b in zip(self._top, found, strict=True)])
             self._count += 1
             return None
+        self._add_repeated()
         finished = self._finish()
         self._start, self._count, self._sum, self._top = start, 1, found, found
         return finished
+
+    def _add_repeated(self) -> None:
+        """Add the points of an idle group, which are one object, to the sum at once."""
+        if self._repeats:
+            times = self._repeats
+            self._sum = tuple(
+                [a + b * times for a, b in zip(self._sum, self._repeated, strict=True)]
+            )
+            self._count += times
+        self._repeats, self._repeated = 0, ()
 
     def _finish(self) -> Bucket | None:
         if not self._count:
@@ -131,6 +158,7 @@ class GroupHistory:
                 part = slice(number * _WIDTH, (number + 1) * _WIDTH)
                 yield float(start), self._means[part], self._maxima[part]
         if self._count:
+            self._add_repeated()
             mean = tuple(value / self._count for value in self._sum)
             yield float(self._start), mean, self._top
 

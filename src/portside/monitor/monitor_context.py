@@ -17,12 +17,15 @@ from portside.monitor.collector import Collector, Group
 from portside.monitor.early_warning import Alert, EarlyWarning
 from portside.monitor.exporters.exporting import Exporter
 from portside.monitor.history import Bucket
-from portside.monitor.history_file import HistoryFile
 from portside.monitor.live_events import LiveEvents, message
 from portside.monitor.machine_spec import MachineInfo, machine_info
 from portside.monitor.samples import Point, Sample
 from portside.monitor.settings import Settings
 from portside.monitor.warning_webhooks import Webhooks, labels_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from portside.monitor.history_file import HistoryFile
 
 _MACHINE_AGE = 60.0
 """Seconds for which what the machine is stays true."""

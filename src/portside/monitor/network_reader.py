@@ -16,9 +16,11 @@ _TCP_STATES = {
     "0B": "Closing",
 }  # fmt: skip
 """``enum`` in include/net/tcp_states.h, as hexadecimal in ``/proc/net/tcp``."""
+_PAGE = 2048
+"""Bytes; less than a page, because the kernel does not break lines."""
 _MOST = 1 << 22
 """Bytes of a socket table that are read: more sockets than that are counted in part."""
-_VIRTUAL = ("veth", "docker", "nerdctl")
+_VIRTUAL = (b"veth", b"docker", b"nerdctl")
 """Interfaces of the machine that are left out, as cAdvisor leaves them out: the other ends of
 containers' links, and bridges of Docker's."""
 
@@ -31,6 +33,8 @@ def _read(path: str, most: int = _MOST) -> bytes:
         while size < most and (piece := os.read(fd, 65536)):
             parts.append(piece)
             size += len(piece)
+            if len(piece) < _PAGE and len(parts) == 1:
+                break  # the kernel fills a page at least while there is more
         return b"".join(parts)
     finally:
         os.close(fd)
@@ -51,12 +55,12 @@ def parse_links(text: bytes, is_machine: bool) -> tuple[tuple[str, ...], bytes]:
     for line in text.split(b"\n")[2:]:
         name, colon, rest = line.partition(b":")
         name = name.strip()
+        if not colon or name == b"lo" or (is_machine and name.startswith(_VIRTUAL)):
+            continue
         columns = rest.split()
-        if not colon or name == b"lo" or len(columns) < 12:
+        if len(columns) < 12:
             continue
         shown = name.decode(errors="replace")
-        if is_machine and shown.startswith(_VIRTUAL):
-            continue
         names.append(shown)
         packed.append(LINK.pack(*map(int, columns[0:4]), *map(int, columns[8:12])))
     return tuple(names), b"".join(packed)
@@ -70,9 +74,37 @@ def namespace_of(proc: str) -> str:
         return ""
 
 
+def sockets_in_use(proc: str) -> dict[str, int]:
+    """Sockets of a network namespace by kind: ``tcp``, ``tcp6``, ``udp``, ``udp6``.
+
+    ``/proc/PID/net/sockstat`` is cheap. The tables of the sockets are not: the kernel walks a
+    hash table of all namespaces for each of them, which takes milliseconds on large machines.
+    """
+    found = dict.fromkeys(("tcp", "tcp6", "udp", "udp6"), 0)
+    for file in ("sockstat", "sockstat6"):
+        for line in _lines(f"{proc}/net/{file}", skip=0):
+            kind, _, rest = line.partition(b":")
+            words = rest.split()
+            name = kind.decode(errors="replace").lower()
+            if name in found and words[:1] == [b"inuse"]:
+                waiting = int(words[words.index(b"tw") + 1]) if b"tw" in words else 0
+                found[name] = int(words[1]) + waiting
+    if found["tcp"]:  # sockets that wait for their end are counted together
+        found["tcp6"] = found["tcp6"] or int(os.path.exists(f"{proc}/net/tcp6"))
+    return found
+
+
+def no_tcp() -> dict[str, int]:
+    return dict.fromkeys(_TCP_STATES.values(), 0)
+
+
+def no_udp() -> dict[str, int]:
+    return {"Listen": 0, "Dropped": 0, "RxQueued": 0, "TxQueued": 0}
+
+
 def tcp_states(proc: str, table: str) -> dict[str, int]:
     """Sockets by state; ``table``: ``tcp`` or ``tcp6``."""
-    found = dict.fromkeys(_TCP_STATES.values(), 0)
+    found = no_tcp()
     for line in _lines(f"{proc}/net/{table}"):
         words = line.split(None, 4)
         state = _TCP_STATES.get(words[3].decode()) if len(words) > 3 else None
@@ -83,7 +115,7 @@ def tcp_states(proc: str, table: str) -> dict[str, int]:
 
 def udp_counters(proc: str, table: str) -> dict[str, int]:
     """``table``: ``udp`` or ``udp6``. A socket without a peer listens."""
-    found = {"Listen": 0, "Dropped": 0, "RxQueued": 0, "TxQueued": 0}
+    found = no_udp()
     for line in _lines(f"{proc}/net/{table}"):
         words = line.split()
         if len(words) < 13:
@@ -96,9 +128,9 @@ def udp_counters(proc: str, table: str) -> dict[str, int]:
     return found
 
 
-def _lines(path: str) -> list[bytes]:
+def _lines(path: str, skip: int = 1) -> list[bytes]:
     try:
-        return _read(path).split(b"\n")[1:]
+        return _read(path).split(b"\n")[skip:]
     except OSError:
         return []
 

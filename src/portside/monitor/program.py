@@ -26,7 +26,6 @@ from portside.monitor.engine_watch import (
 from portside.monitor.exporters.exporting import Exporter
 from portside.monitor.group_tree import layout_below
 from portside.monitor.history import Bucket
-from portside.monitor.history_file import HistoryFile
 from portside.monitor.http_server import make_app
 from portside.monitor.monitor_context import Monitor
 from portside.monitor.samples import Point, Sample
@@ -92,6 +91,8 @@ class Program:
         for endpoint in settings.exporters:
             self.monitor.exporters.append(Exporter(endpoint, self.collector))
         if settings.history:
+            from portside.monitor.history_file import HistoryFile  # sqlite takes memory
+
             self.monitor.history = HistoryFile(
                 settings.history, settings.history_days, settings.history_bytes
             )
