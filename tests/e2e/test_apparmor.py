@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+
+from portside.kernel import apparmor
 
 Docker = Callable[..., "CompletedProcess[str]"]
 BASE = "portside/base"
@@ -88,8 +94,24 @@ echo 0 > /proc/irq/default_smp_affinity
 echo 0 > /sys/kernel/mm/transparent_hugepage/enabled
 echo 0 > /sys/module/printk/parameters/time
 echo 1 > /sys/block/vda/uevent
+echo add > /sys/class/net/lo/uevent
+echo 0 > /sys/fs/ext4/no_such_file
+echo 1 > /proc/sys/kernel/shmmax_not
+echo 1 > /proc/latency_stats
+cat /sys/firmware/memmap/0/start
 ls /sys/kernel/security
 ls /sys/firmware"""
+
+
+ALLOWED = """\
+cat /proc/1/status
+cat /proc/meminfo
+echo 5 > /proc/$$/oom_adj
+echo x > /root/x
+kill -0 1
+ls /sys/class/net
+ls /sys/fs/cgroup
+umount /mnt"""
 
 
 @needs_apparmor
@@ -108,6 +130,49 @@ def test_what_it_denies_to_a_container_with_everything_else_open(docker: Docker)
     script = "\n".join(f"({line}) >/dev/null 2>&1 && echo 'DONE {line}'" for line in safe)
     done = docker("run", "--rm", *options, *free, BASE, "sh", "-c", f"{ready}\n{script}\ntrue")
     assert len(done.stdout.splitlines()) >= 3
+
+
+@pytest.fixture(scope="module")
+def docker_default() -> Iterator[None]:
+    """Docker's own profile, loaded by a dockerd that is ended again; it stays in the kernel."""
+    if not shutil.which("dockerd"):
+        pytest.skip("no dockerd")
+    if not apparmor.is_loaded("docker-default"):
+        with tempfile.TemporaryDirectory(prefix="ps-", dir="/tmp") as place:
+            command = ["dockerd", "--data-root", f"{place}/d", "--exec-root", f"{place}/x", "-p",
+                       f"{place}/pid", "-H", f"unix://{place}/s", "--bridge", "none",
+                       "--iptables=false", "--storage-driver", "vfs"]  # fmt: skip
+            with open(f"{place}/log", "wb") as log:
+                daemon = subprocess.Popen(command, stdout=log, stderr=log)
+            deadline = time.monotonic() + 300
+            while not apparmor.is_loaded("docker-default") and time.monotonic() < deadline:
+                if daemon.poll() is not None:
+                    break
+                time.sleep(0.5)
+            daemon.terminate()
+            daemon.wait(120)
+            if not apparmor.is_loaded("docker-default"):
+                pytest.skip(f"dockerd loaded no profile: {Path(f'{place}/log').read_text()[-500:]}")
+    yield
+
+
+@needs_apparmor
+def test_as_strict_as_dockers(docker: Docker, docker_default: None) -> None:
+    """The same operations are denied, and the same are allowed, with either profile."""
+    lines = (*DENIED.splitlines(), *ALLOWED.splitlines())
+    script = "mount -t tmpfs x /mnt 2>/dev/null; " + "\n".join(
+        f"({line}) >/dev/null 2>/tmp/said && echo 'DONE {line}' || "
+        f"echo \"FAILED {line}: $(tail -c 60 /tmp/said | tr '\\n' ' ')\""
+        for line in lines
+    )
+    found = {}
+    for profile in ("portside-default", "docker-default"):
+        options = ("--cap-add", "ALL", "--security-opt", "seccomp=unconfined", "--security-opt",
+                   "systempaths=unconfined", "--security-opt", f"apparmor={profile}")  # fmt: skip
+        done = docker("run", "--rm", *options, BASE, "sh", "-c", script)
+        found[profile] = done.stdout.replace(profile, "PROFILE").splitlines()
+    assert found["portside-default"] == found["docker-default"]
+    assert sum(line.startswith("FAILED") for line in found["docker-default"]) >= 21
 
 
 @needs_apparmor

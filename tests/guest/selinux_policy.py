@@ -74,6 +74,8 @@ def text() -> str:
     lines += [f"(fsuse trans {name} {context('memory_t')})" for name in _TRANS]
     lines += [f"(fsuse task {name} {context('file_t')})" for name in _TASK]
     lines += [f"(genfscon {name} / {context('kernfs_t')})" for name in _GENFS]
+    for name in ("file", "dir", "lnk_file", "sock_file", "fifo_file"):
+        lines.append(f"(defaultrange {name} target low)")  # a new file has its directory's level
     for name, perms in _CLASSES.items():
         for kind in sorted(_TYPES):
             lines.append(f"(allow kernel_t {kind} ({name} ({perms})))")

@@ -11,6 +11,8 @@ from portside.containers.container import Container
 from portside.containers.core import Core, unless_removed
 from portside.containers.record import Record
 from portside.containers.spec import security_options
+from portside.containers.spec.oci_spec import apparmor_of
+from portside.kernel import apparmor
 from portside.model.container import HostConfig
 from portside.model.containerstate import (
     ContainerInspect,
@@ -18,7 +20,7 @@ from portside.model.containerstate import (
     Health,
     State,
 )
-from portside.model.errors import Conflict
+from portside.model.errors import Conflict, SystemFailure
 from portside.model.golang.timestamps import rfc3339_or_never
 from portside.model.idmap import short
 from portside.model.network import EndpointSettings, NetworkSettings
@@ -50,8 +52,7 @@ async def inspect_container(
         platform=record.platform,
         mount_label=record.mount_label,
         process_label=record.process_label,
-        app_armor_profile=security_options.parse_security(record.host.security_opt).apparmor
-        or core.options.apparmor_profile,
+        app_armor_profile=_apparmor_profile(core, record),
         exec_ids=tuple(key for key, item in container.execs.items() if item.running) or None,
         host_config=_host(core, record),
         graph_driver=GraphDriver(data=None, name=core.store.layers.snapshotter),
@@ -65,6 +66,19 @@ async def inspect_container(
             found.size_rw = await core.store.layers.size_rw(record.id)
             found.size_root_fs = found.size_rw + root_size(core, record.id)
     return found
+
+
+def _apparmor_profile(core: Core, record: Record) -> str:
+    """As in dockerd: before the first start what was asked for, then what is applied."""
+    options = security_options.parse_security(record.host.security_opt)
+    if not record.started_ns:
+        return options.apparmor
+    if not apparmor.enabled():
+        return ""
+    try:
+        return apparmor_of(options, record.host.privileged, core.defaults())
+    except SystemFailure:  # it has been unloaded meanwhile
+        return options.apparmor
 
 
 def _id_mappings(core: Core, record: Record) -> dict[str, list[str]] | None:

@@ -219,6 +219,8 @@ def _warnings(engine: Engine) -> tuple[str, ...]:
     if machine_info.sysctl("net/ipv4/ip_forward") != "1":
         found.append("WARNING: IPv4 forwarding is disabled")
     found += machine().warnings()
+    if engine.options.seccomp_profile not in ("", "builtin"):
+        found.append("WARNING: daemon is not using the default seccomp profile")
     if engine.options.insecure_tcp:
         found.append("WARNING: API is accessible without encryption (--insecure-tcp)")
     found += engine.space.warnings()

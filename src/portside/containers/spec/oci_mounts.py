@@ -142,12 +142,15 @@ def order(mounts: Iterable[oci.Mount]) -> list[oci.Mount]:
 
 
 def combine(
-    standard: list[oci.Mount], user: list[oci.Mount], readonly_root: bool
+    standard: list[oci.Mount],
+    user: list[oci.Mount],
+    readonly_root: bool,
+    writable_types: tuple[str, ...] = (),
 ) -> list[oci.Mount]:
     """The standard mounts less those the user replaces, then the user's.
 
     With a read-only root, standard mounts the programs do not need to write become
-    read-only as well.
+    read-only as well, but for those of ``writable_types``.
     """
     replaced = {mount.destination for mount in user}
     keep = [
@@ -158,7 +161,8 @@ def combine(
     ]
     if readonly_root:
         for mount in keep:
-            if mount.destination not in _ALWAYS_WRITABLE and "ro" not in mount.options:
+            writable = mount.destination in _ALWAYS_WRITABLE or mount.type in writable_types
+            if not writable and "ro" not in mount.options:
                 mount.options = (*(o for o in mount.options if o != "rw"), "ro")
     # the network's files lie on top of a user's own /etc
     inner = [m for m in keep if any(m.destination.startswith(f"{at}/") for at in replaced)]

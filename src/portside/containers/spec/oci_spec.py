@@ -168,7 +168,10 @@ def _mounts(inputs: SpecInputs, options: security_options.SecurityOptions) -> li
         for mount in files:
             mount.uid_mappings, mount.gid_mappings = mappings.uids, mappings.gids
     standard += files
-    return oci_mounts.combine(standard, user, host.readonly_rootfs)
+    # what was asked for by name is more than the read-only root
+    types: tuple[str, ...] = ("cgroup",) if writable_cgroup else ()
+    types += ("sysfs",) if host.privileged else ()
+    return oci_mounts.combine(standard, user, host.readonly_rootfs, types)
 
 
 def _shared_shm(inputs: SpecInputs) -> str:
