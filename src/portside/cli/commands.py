@@ -22,6 +22,7 @@ _FAMILIES = {
     "login": "login, logout",
     "manifest": "manifest annotate, manifest create, manifest inspect, manifest push, manifest rm",
     "build.build_command": "build, image build, builder build, buildx build, buildx b",
+    "bake.bake_command": "buildx bake, buildx f, builder bake",
     "imagetools": "buildx imagetools inspect",
     "networks": "network create, network ls, network list, network rm, network remove, "
     "network connect, network disconnect",

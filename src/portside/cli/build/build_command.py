@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from portside.cli.build.build_secrets import Agents, Secrets
     from portside.cli.build.build_stores import Stores
     from portside.cli.session import Session
+    from portside.client.client import Client
     from portside.flags.table import Options
 
 FLAGS = """
@@ -82,6 +83,8 @@ class BuildRun:
 
     def __init__(self, session: Session, options: Options) -> None:
         self._session, self._options = session, options
+        self.inline: str | None = None
+        """The Dockerfile's text, in place of a file."""
 
     def run(self, place: str) -> int:
         """The exit status. Raises Failed."""
@@ -92,7 +95,7 @@ class BuildRun:
         from portside.cli.build.build_stores import Caches, Stores
 
         options = self._options
-        self._mode = _mode(options)
+        self._mode = mode_of(options)
         request = build_request.of(self._session, options)
         stores = Stores()
         caches = Caches(stores, options.many("cache-from"), options.many("cache-to"))
@@ -103,7 +106,7 @@ class BuildRun:
         try:
             for text in options.many("build-context"):
                 contexts.named(text)
-            contexts.main(place, options.text("file"))
+            contexts.main(place, options.text("file"), self.inline)
             request |= {
                 "dockerfile": contexts.dockerfile, "file": contexts.file,
                 "contexts": contexts.request, "outputs": outputs.request,
@@ -131,8 +134,8 @@ class BuildRun:
     ) -> tuple[dict[str, Any], Silent]:
         from portside.cli.build.build_connection import BuildConnection
 
-        client = self._session.client
-        progress = _progress(self._mode)
+        client = self._client()
+        progress = self._display()
         try:
             connection = BuildConnection(client, request, contexts.directories, answers.of)
         except PortsideError as err:
@@ -155,6 +158,12 @@ class BuildRun:
             connection.close()
         progress.close("error" in result)
         return result, progress
+
+    def _client(self) -> Client:
+        return self._session.client
+
+    def _display(self) -> Silent:
+        return display_of(self._mode)
 
     def _told(self, request: dict[str, Any], result: dict[str, Any], progress: Silent) -> int:
         if "error" in result:
@@ -179,18 +188,13 @@ class BuildRun:
 
     def _files(self, result: dict[str, Any]) -> None:
         """``--iidfile`` and ``--metadata-file``."""
-        from binascii import a2b_base64
-
         from portside.model import jsontext
 
         metadata = result.get("metadata") or {}
         if path := self._options.text("iidfile"):
-            _write(path, metadata.get("containerimage.digest", ""))
+            write(path, metadata.get("containerimage.digest", ""))
         if path := self._options.text("metadata-file"):
-            found = {"buildx.build.ref": f"default/default/{result.get('ref', '')}", **metadata}
-            if descriptor := found.get("containerimage.descriptor"):
-                found["containerimage.descriptor"] = jsontext.loads(a2b_base64(descriptor))
-            _write(path, jsontext.dumps(dict(sorted(found.items())), "  "))
+            write(path, jsontext.dumps(metadata_of(result), "  "))
 
     def _timings(self, progress: Silent) -> None:
         """``--timings``: the steps that took longest first."""
@@ -248,7 +252,20 @@ class _Answers:
         channel.end()
 
 
-def _mode(options: Options) -> str:
+def metadata_of(result: dict[str, Any]) -> dict[str, Any]:
+    """What ``--metadata-file`` tells of a build."""
+    from binascii import a2b_base64
+
+    from portside.model import jsontext
+
+    metadata = result.get("metadata") or {}
+    found = {"buildx.build.ref": f"default/default/{result.get('ref', '')}", **metadata}
+    if descriptor := found.get("containerimage.descriptor"):
+        found["containerimage.descriptor"] = jsontext.loads(a2b_base64(descriptor))
+    return dict(sorted(found.items()))
+
+
+def mode_of(options: Options) -> str:
     mode = options.text("progress") or os.environ.get("BUILDKIT_PROGRESS", "") or "auto"
     if mode not in build_progress.MODES:
         raise Failed(1, f"ERROR: invalid progress mode {mode}")
@@ -263,7 +280,7 @@ def _mode(options: Options) -> str:
     return mode
 
 
-def _progress(mode: str) -> Silent:
+def display_of(mode: str) -> Silent:
     if mode == "tty":
         from portside.cli.build.build_screen import Screen
 
@@ -272,7 +289,7 @@ def _progress(mode: str) -> Silent:
     return kinds.get(mode, build_progress.Silent)()
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
     try:
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)

@@ -41,8 +41,12 @@ class Contexts:
 
     # -- the main context ----------------------------------------------------------------
 
-    def main(self, place: str, file: str) -> None:
-        """The context and its Dockerfile. Raises Failed."""
+    def main(self, place: str, file: str, inline: str | None = None) -> None:
+        """The context and its Dockerfile, whose text may be given. Raises Failed."""
+        if inline is not None and os.path.isdir(place):
+            self._use(inline.encode("utf-8", "surrogateescape"))
+            self._open(MAIN, place, _text(os.path.join(place, ".dockerignore")) or "")
+            return
         if place == "-" and file == "-":
             raise Failed(1, "ERROR: failed to build: can't use stdin for both build context and "
                             "Dockerfile")  # fmt: skip

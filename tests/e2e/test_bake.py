@@ -1,0 +1,298 @@
+"""``portside buildx bake`` beside ``docker buildx bake``: the same files, the same targets."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from buildxkit import PLUGINS
+
+BASE = "portside/base"
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+TARGETS = """variable "TAG" { default = "v1" }
+variable "N" {
+  default = 3
+  description = "a number"
+}
+variable "ON" { default = true }
+variable "NUL" { default = null }
+variable "REG" { default = "reg/${TAG}" }
+function "inc" {
+  params = [a]
+  result = a + 1
+}
+glob = "al"
+group "default" { targets = ["a", "m"] }
+group "both" {
+  targets = ["default", "b"]
+  description = "all of it"
+}
+target "base" {
+  args = { A = "base", Z = "z" }
+  labels = { l = "1" }
+  tags = ["base:1"]
+  platforms = ["linux/amd64"]
+  cache-from = ["type=registry,ref=x/y", "user/app:cache"]
+}
+target "a" {
+  inherits = ["base"]
+  context = "./dir"
+  dockerfile = "x${TAG}-${upper("q")}"
+  args = { A = TAG == "v1" ? "yes" : null, "b-c" = "${N}", I = inc(N), O = ON, NU = NUL, G = glob }
+  tags = [for t in ["1","2", "3"] : "img:${t}" if t != "3"]
+  output = ["type=docker", "type=local,dest=out"]
+  secret = ["id=s,env=X"]
+  attest = ["type=provenance,mode=max", "type=sbom"]
+  annotations = ["k=v"]
+  cache-to = ["type=local,dest=c,mode=max"]
+  contexts = { n = "target:b", w = "docker-image://alpine" }
+  target = "st"
+  no-cache = true
+  pull = false
+  no-cache-filter = ["q"]
+  shm-size = "128m"
+  ulimits = ["nofile=1024:1024"]
+  network = "host"
+  entitlements = ["network.host"]
+  extra-hosts = { h = "1.2.3.4" }
+  description = "d"
+  call = "check"
+  dockerfile-inline = <<EOT
+FROM alpine
+RUN echo ${TAG}
+EOT
+}
+target "b" { dockerfile = target.base.tags[0] }
+target "m" {
+  name = "m-${os}-${item.v}"
+  matrix = {
+   os = ["linux", "windows"]
+   item = [{v = "1", w=[1]}, {v = "2-0", w=[]}]
+  }
+  args = { V = item.v, L = length(item.w) }
+  tags = ["m:${os}-${item.v}"]
+}
+"""
+
+FUNCTIONS = r"""variable "L" { default = ["a","b"] }
+variable "M" { default = {x = "1", y = "2"} }
+variable "T" {
+ type = list(string)
+ default = []
+}
+variable "E" { default = "" }
+function "greet" {
+  params = [n]
+  variadic_params = rest
+  result = "hi ${n} ${join("+", rest)}"
+}
+target "default" {
+  args = {
+   a = format("%s-%d-%05.1f %v %q %%", "x", 3, 2.5, true, "q")
+   b = join(",", [for k, v in M : "${k}=${v}"])
+   c = jsonencode({b=1, a=[1,"2",null,true]})
+   d = regex_replace("hello-world", "(\\w+)-(\\w+)", "$2 $1")
+   e = upper(substr("abcdef", 1, 3))
+   f = greet("bob", "x", "y")
+   g = "%{ if length(L) > 1 }many%{ else }one%{ endif } %{ for x in L }<${x}>%{ endfor }"
+   h = coalesce(E, "", "dflt")
+   i = notequal("", E) ? "set" : "unset"
+   j = 10 / 4 + 2 * 3 - 7 % 4
+   k = element(L, 3)
+   l = lookup(M, "z", "none")
+   m = try(M.nope, "caught")
+   n = "$${esc} \"q\" \n\t é"
+   o = length(setproduct(["a","b"], [1,2]))
+   p = md5("x")
+   q = base64encode("hello")
+   r = replace("a.b.c", ".", "-")
+   t = trimprefix("v1.2", "v")
+   u = contains(L, "b") && !contains(L, "z")
+   v = merge(M, {z = "3"})["z"]
+   w = <<-EOT
+      two
+        ${L[0]}
+   EOT
+   x = max(1, 5, 3)
+   y = join("", reverselist(["c","b","a"]))
+   z = title("hello world")
+   aa = split(",", "a,b,c")[1]
+   ab = keys(M)[0]
+   ac = try(tonumber("x"), "nofn")
+   ad = range(3)[2]
+   ae = sanitize("a/b:c")
+   af = flatten([["a"], ["b", ["c"]]])[2]
+   ag = chunklist(["a","b","c"], 2)[1][0]
+   ah = concat(L, ["z"])[2]
+   ai = 1 == 1.0
+   aj = "${1 + 1}${true}"
+   ak = join(" ", T)
+   al = formatdate("YYYY-MM-DD", "2024-02-03T04:05:06Z")
+   am = timeadd("2024-02-03T04:05:06Z", "1h30m")
+   an = basename("/a/b.c")
+   ao = dirname("/a/b.c")
+   ap = indexof(["q","w"], "w")
+   aq = strlen("é")
+   ar = zipmap(["a"],["b"]).a
+   as = urlencode("a b&c")
+   at = -3
+   au = floor(2.7) + ceil(2.1)
+   av = csvdecode("a,b\n1,2")[0].b
+   aw = (1 + 2) * 3
+   ax = 3.14
+   ay = 1e3
+  }
+  tags = compact(["x", "", "y"])
+}
+"""
+
+JSON = """{
+  "variable": {"TAG": {"default": "v1"}},
+  "group": {"default": {"targets": ["web", "api"]}},
+  "target": {
+    "web": {"dockerfile": "${TAG}.Dockerfile", "tags": ["web:${TAG}"], "args": {"A": "1"}},
+    "api": {"inherits": ["web"], "args": {"B": "%{ if TAG == \\"v1\\" }one%{ endif }"}}
+  }
+}"""
+
+COMPOSE = """
+services:
+  web:
+    image: me/web:1
+    build:
+      context: ./web
+      dockerfile: D
+      args: {A: "1", B: null}
+      target: t
+      tags: [x:1]
+      cache_from: [x]
+      labels: {l: v}
+      platforms: [linux/amd64]
+      x-bake:
+        output: type=docker
+        no-cache: true
+  db: {image: postgres}
+  w2: {build: .}
+"""
+
+
+@pytest.fixture
+def bake(docker_env: dict[str, str], tmp_path: Path) -> Run:
+    """``bake("portside"|"docker", *arguments)`` in a directory of the test."""
+    config = tmp_path / ".docker"
+    config.mkdir()
+    (config / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": PLUGINS}))
+    place = tmp_path / "project"
+    (place / "web").mkdir(parents=True)
+
+    def run(program: str, *args: str, env: dict[str, str] | None = None, check: bool = True) -> Any:
+        ours = [sys.executable, "-m", "portside", "buildx", "bake"]
+        environment = {**docker_env, "DOCKER_CONFIG": str(config), "X": "1", **(env or {})}
+        done = subprocess.run(
+            [*(ours if program == "portside" else ["docker", "buildx", "bake"]), *args],
+            env=environment, cwd=place, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        if check and done.returncode:
+            pytest.fail(f"{program} {args}: {done.stdout}\n{done.stderr}")
+        return done
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "args", "env"),
+    [
+        ("docker-bake.hcl", TARGETS, ["both"], {}),
+        ("docker-bake.hcl", TARGETS, ["a"], {"TAG": "zz", "N": "8", "ON": "false"}),
+        ("docker-bake.hcl", TARGETS, ["--push"], {}),
+        ("docker-bake.hcl", TARGETS, ["--load", "--no-cache", "--provenance=false", "b"], {}),
+        ("docker-bake.hcl", TARGETS, [
+            "a", "--set", "a.args.A=set", "--set", "*.platform=linux/arm64", "--set",
+            "a.tags+=more", "--set", "a.output=type=registry", "--set", "a.no-cache=false",
+            "--set", "a.cache-from=x",
+        ], {}),
+        ("docker-bake.hcl", FUNCTIONS, [], {}),
+        ("docker-bake.hcl", FUNCTIONS, [], {"T": "1,2", "E": "e"}),
+        ("docker-bake.json", JSON, [], {"TAG": "v2"}),
+        ("compose.yaml", COMPOSE, [], {}),
+    ],
+)  # fmt: skip
+def test_targets_are_bakes(
+    bake: Run, tmp_path: Path, name: str, text: str, args: list[str], env: dict[str, str]
+) -> None:
+    (tmp_path / "project" / name).write_text(text)
+    ours = json.loads(bake("portside", "--print", *args, env=env).stdout)
+    theirs = json.loads(bake("docker", "--print", *args, env=env).stdout)
+    for found in (ours, theirs):  # the order within a matrix is not fixed there
+        for group in found["group"].values():
+            group["targets"].sort()
+    assert ours == theirs
+
+
+def test_lists_are_bakes(bake: Run, tmp_path: Path) -> None:
+    (tmp_path / "project/docker-bake.hcl").write_text(TARGETS)
+    for what in ("variables", "type=variables,format=json"):
+        assert bake("portside", f"--list={what}").stdout == bake("docker", f"--list={what}").stdout
+    ours, theirs = (json.loads(bake(program, "--list=type=targets,format=json").stdout)
+                    for program in ("portside", "docker"))  # fmt: skip
+    assert [entry["name"] for entry in ours] == [entry["name"] for entry in theirs]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('target "a" { tags = ["x" }\n', "docker-bake.hcl:1"),
+        ('target "default" { dockerfile = nothing }\n', 'no variable named "nothing"'),
+        ('target "default" { dockerfile = nofunction("x") }\n', 'no function named "nofunction"'),
+        ('variable "V" {\n  default = 1\n  validation {\n    condition = V > 1\n'
+         '    error_message = "too small"\n  }\n}\ntarget "default" {}\n', "too small"),
+        ('variable "A" { default = B }\nvariable "B" { default = A }\n'
+         'target "default" { dockerfile = A }\n', "cycle"),
+        ('group "default" { targets = ["none"] }\n', "failed to find target none"),
+    ],
+)  # fmt: skip
+def test_faults_are_told(bake: Run, tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "project/docker-bake.hcl").write_text(text)
+    done = bake("portside", "--print", check=False)
+    assert done.returncode == 1 and told in done.stderr, done.stderr
+    assert bake("docker", "--print", check=False).returncode == 1
+
+
+def test_targets_are_built_together(bake: Run, docker: Any, tmp_path: Path) -> None:
+    """One target is another's context; a failing one ends with its name and its lines."""
+    (tmp_path / "project/docker-bake.hcl").write_text(
+        f"""
+group "default" {{ targets = ["app", "tool"] }}
+target "common" {{ dockerfile-inline = "FROM {BASE}\\nRUN echo common > /common\\n" }}
+target "app" {{
+  contexts = {{ common = "target:common" }}
+  dockerfile-inline = <<EOT
+FROM common
+ARG WORD
+RUN echo $WORD >> /common
+EOT
+  args = {{ WORD = "app" }}
+  tags = ["bake-app"]
+}}
+target "tool" {{
+  dockerfile-inline = "FROM {BASE}\\nRUN echo tool > /common\\n"
+  tags = ["bake-tool", "bake-tool:2"]
+}}
+target "broken" {{ dockerfile-inline = "FROM {BASE}\\nRUN exit 3\\n" }}
+"""
+    )
+    metadata = tmp_path / "metadata"
+    done = bake("portside", "--progress=plain", "--metadata-file", str(metadata))
+    assert "[app 2/2] RUN echo $WORD >> /common" in done.stderr
+    assert docker("run", "--rm", "bake-app", "cat", "/common").stdout == "common\napp\n"
+    assert docker("run", "--rm", "bake-tool:2", "cat", "/common").stdout == "tool\n"
+    found = json.loads(metadata.read_text())
+    assert found["app"]["image.name"] == "docker.io/library/bake-app:latest"
+    assert set(found) == {"app", "common", "tool"}
+    failed = bake("portside", "--progress=plain", "broken", "tool", check=False)
+    assert failed.returncode == 1
+    assert "target broken: failed to solve: process" in failed.stderr
