@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from portside.cli.bake.bake_files import Definitions
 from portside.cli.session import Failed
 from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from portside.cli.bake.bake_files import Definitions
 
 _SAME = {
     "context": "context", "dockerfile": "dockerfile", "dockerfile_inline": "dockerfile-inline",
