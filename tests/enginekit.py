@@ -159,7 +159,8 @@ class RunningEngine:
         mounted = Path("/sys/fs/cgroup")
         for top in (mounted, *mounted.iterdir()):
             if (top / name).is_dir():
-                found += [f"cgroup {path}" for path in (top / name).iterdir() if path.is_dir()]
+                groups = [path for path in (top / name).iterdir() if path.is_dir()]
+                found += [f"cgroup {path}" for path in groups if ended or path.name != "monitors"]
                 found += [f"cgroup {top / name}"] if ended else []
         for link in (entry.name for entry in Path("/sys/class/net").iterdir()):
             if link == instance.bridge or link.startswith(f"ps{instance.suffix[:4]}"):

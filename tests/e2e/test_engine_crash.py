@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from enginekit import RunningEngine
+
+from portside.kernel.cgroup import Cgroup
 
 BASE = "portside/base"
 
@@ -50,6 +53,42 @@ def test_containers_live_through_kill_and_restart(private_engine: RunningEngine)
     )
     engine.json("POST", f"/exec/{made['Id']}/start", {"Detach": True}, 200)
     engine.json("DELETE", f"/containers/{running}?force=1", status=204)
+
+
+_IN_A_GROUP = (
+    "import sys; [open(file, 'w').write('0') for file in sys.argv.pop(1).split(':')];"
+    "import runpy; runpy.run_module('portside.daemon', run_name='__main__', alter_sys=True)"
+)
+
+
+def test_all_processes_of_the_service_are_killed(private_engine: RunningEngine) -> None:
+    """What systemctl kill does, and the kernel when the unit is out of memory: SIGKILL for all in
+    the service's control group. Containers are not among them."""
+    engine = private_engine
+    engine.stop()
+    service = Cgroup.create(f"/portside-service-{os.getpid()}", None)
+    usual = engine.entry
+    files = ":".join(f"{directory}/cgroup.procs" for directory in service.directories())
+    engine.entry = ["-c", _IN_A_GROUP, files]
+    try:
+        engine.start()
+        pull(engine)
+        names = [create(engine, "sleep", "1000") for _ in range(2)]
+        for name in names:
+            engine.json("POST", f"/containers/{name}/start", status=204)
+        assert engine.pid in service.pids()
+        service.kill()
+        assert engine.process is not None
+        engine.process.wait(30)
+        engine.entry = usual
+        engine.start()
+        for name in names:
+            state = engine.json("GET", f"/containers/{name}/json")["State"]
+            assert state["Running"] and Path(f"/proc/{state['Pid']}/cmdline").exists()
+            engine.json("DELETE", f"/containers/{name}?force=1", status=204)
+    finally:
+        engine.entry = usual
+        service.delete()
 
 
 def test_killed_at_random_moments(private_engine: RunningEngine) -> None:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,7 +143,8 @@ class Daemon:
     def _spawn_launcher(self) -> Launcher:
         from portside.runtime.launcher_client import Launcher
 
-        return Launcher.spawn(self.options.cgroup_parent or self.instance.cgroup)
+        parent = self.options.cgroup_parent or self.instance.cgroup
+        return Launcher.spawn(parent, self.instance.monitors_cgroup)
 
     def _abandon(self, launcher: Launcher) -> None:
         """A start has failed: take back the control group that the launcher has prepared.
@@ -152,7 +154,11 @@ class Daemon:
         from portside.kernel.cgroup import Cgroup
 
         launcher.end()
-        Cgroup(self.options.cgroup_parent or self.instance.cgroup).remove_empty()
+        with suppress(PortsideError, OSError):  # its monitor in reserve ends after it
+            Cgroup(self.instance.monitors_cgroup).wait_empty(1.0)
+        for path in self.instance.monitors_cgroup, self.options.cgroup_parent, self.instance.cgroup:
+            if path:
+                Cgroup(path).remove_empty()
 
     def _serve(self, launcher: Launcher) -> None:
         import asyncio

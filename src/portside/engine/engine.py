@@ -121,15 +121,17 @@ class Engine:
         await self.store.close()
 
     async def _remove_control_group(self) -> None:
-        """The group that held the containers' goes once the last monitor has removed its own.
+        """The group that held the containers' goes once the last monitor has removed its own, and
+        that of the monitors once they are gone.
 
         Only empty directories go: whoever else lives there, or below, stays.
         """
         from portside.kernel.cgroup import Cgroup
 
-        group = Cgroup(self.options.cgroup_parent or self.instance.cgroup)
+        own = (self.instance.monitors_cgroup, self.instance.cgroup)
+        groups = [Cgroup(path) for path in (*own, self.options.cgroup_parent) if path]
         for _ in range(_PATIENCE):
-            if group.remove_empty():
+            if all(group.remove_empty() for group in groups):  # the first is in the second
                 break
             await asyncio.sleep(0.05)
 

@@ -44,6 +44,12 @@ class Instance:
         return f"/portside-{self.suffix}" if self.suffix else "/portside"
 
     @property
+    def monitors_cgroup(self) -> str:
+        """Where the launcher and the monitors of containers live, apart from the engine's service:
+        what ends all of a service's processes does not end containers."""
+        return f"{self.cgroup}/monitors"
+
+    @property
     def table(self) -> str:
         """Name of the engine's own nftables tables."""
         return f"portside_{self.suffix}" if self.suffix else "portside"

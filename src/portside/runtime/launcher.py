@@ -44,11 +44,12 @@ _QUIET = 0.1
 """Seconds without a word after which the launcher forks a monitor in reserve."""
 
 
-def main(fd: int, parent: str, files: int) -> None:
+def main(fd: int, parent: str, home: str, files: int) -> None:
     """Serve the engine on an inherited socket until it is gone; never returns.
 
-    ``parent`` is the control group that most containers will be made in, ``files`` the soft
-    limit of open files that they get: the engine has raised its own.
+    ``parent`` is the control group that most containers will be made in, ``home`` the one that
+    this process and its monitors live in (:attr:`Instance.monitors_cgroup`; empty: as they are),
+    ``files`` the soft limit of open files that containers get: the engine has raised its own.
     """
     os.set_inheritable(fd, False)
     os.umask(0o022)  # monitors and starters have it, too: mount points and control groups are 0755
@@ -56,7 +57,7 @@ def main(fd: int, parent: str, files: int) -> None:
         resource.RLIMIT_NOFILE, (files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     )
     try:
-        _serve(socket.socket(fileno=fd), parent)
+        _serve(socket.socket(fileno=fd), parent, home)
     except BaseException:
         import traceback
 
@@ -65,7 +66,7 @@ def main(fd: int, parent: str, files: int) -> None:
         os._exit(0)
 
 
-def _serve(sock: socket.socket, parent: str) -> None:
+def _serve(sock: socket.socket, parent: str, home: str) -> None:
     os.setsid()
     process.set_name("portside-launch")
     process.prctl(process.PR_SET_DUMPABLE, 0)
@@ -79,6 +80,9 @@ def _serve(sock: socket.socket, parent: str) -> None:
         rehearse()
     if parent:
         _prepare(parent)
+    if home:
+        with suppress(PortsideError, OSError):  # not permitted: as good as it was
+            cgroup.Cgroup(home).enter()
     gc.collect()
     process.close_all_but([sock.fileno()])
     fill_pools()

@@ -29,9 +29,9 @@ from portside.runtime.monitor_client import MonitorClient
 
 # msgspec takes typing_extensions when it is there, which takes inspect: 2 MB for nothing.
 _CODE = (
-    "import sys; sys.modules['typing_extensions'] = None; sys.path[:0] = sys.argv[4:];"
+    "import sys; sys.modules['typing_extensions'] = None; sys.path[:0] = sys.argv[5:];"
     "from portside.runtime.launcher import main;"
-    "main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
+    "main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))"
 )
 
 
@@ -44,19 +44,20 @@ _LAST_WORK = 20.0
 class Launcher:
     """The engine's handle on its launcher."""
 
-    def __init__(self, parent: str = "") -> None:
-        self._parent = parent
+    def __init__(self, parent: str = "", home: str = "") -> None:
+        self._groups = (parent, home)
         self._files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._sock, self.pid = _spawn(parent, self._files)
+        self._sock, self.pid = _spawn(self._groups, self._files)
 
     @classmethod
-    def spawn(cls, parent: str = "") -> Launcher:
+    def spawn(cls, parent: str = "", home: str = "") -> Launcher:
         """Start the launcher; it gets ready while the caller continues.
 
-        ``parent`` is the control group that containers are made in, prepared ahead.
+        ``parent`` is the control group that containers are made in, prepared ahead; ``home``
+        the one that the launcher and its monitors go to, empty for the caller's.
         Containers get the limit of open files that holds now, whatever the engine's becomes.
         """
-        return cls(parent)
+        return cls(parent, home)
 
     async def start(
         self,
@@ -139,7 +140,7 @@ class Launcher:
             self._sock.close()
             with suppress(ChildProcessError):
                 os.waitpid(self.pid, 0)  # its socket is gone, so it has ended
-            self._sock, self.pid = _spawn(self._parent, self._files)
+            self._sock, self.pid = _spawn(self._groups, self._files)
             messages.send(self._sock, request, fds)
 
     def end(self) -> None:
@@ -162,13 +163,13 @@ class Launcher:
             os.close(process)
 
 
-def _spawn(parent: str, files: int) -> tuple[socket.socket, int]:
+def _spawn(groups: tuple[str, str], files: int) -> tuple[socket.socket, int]:
     """Execute a launcher on a socket of its own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     package = Path(__file__).resolve().parents[2]
     libraries = Path(msgspec.__file__).resolve().parents[1]
     paths = (str(package), str(libraries))
-    options = ["-I", "-S", "-c", _CODE, str(theirs.fileno()), parent, str(files), *paths]
+    options = ["-I", "-S", "-c", _CODE, str(theirs.fileno()), *groups, str(files), *paths]
     executable = sealed()
     try:
         theirs.set_inheritable(True)

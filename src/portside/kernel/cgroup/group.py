@@ -77,6 +77,24 @@ class Cgroup:
             raise
         return self
 
+    def enter(self) -> None:
+        """Move the caller, which has one thread, here; the groups are made where they are missing.
+
+        Others may live here, and may remove it when it is empty. Raises SystemFailure, OSError.
+        """
+        parent = self.path.rpartition("/")[0] or "/"
+        for last in (False, False, True):
+            parents.prepare(self.layout, parent)
+            try:
+                for directory in self.directories():
+                    os.makedirs(directory, mode=0o755, exist_ok=True)
+                self.join()
+                return
+            except SystemFailure:
+                parents.forget(self.layout, parent)
+                if last or all(map(os.path.isdir, self.directories())):
+                    raise
+
     # -- where ---------------------------------------------------------------------------
 
     def directory(self, controller: str) -> str:
