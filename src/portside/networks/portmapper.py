@@ -31,7 +31,8 @@ _TYPES = {
 
 BACKLOG = 1024
 """Connections that wait at a relayed port."""
-RELAYED = ("tcp", "udp")
+OUTSIDE = ("tcp", "udp")
+"""Protocols that are passed on between an engine without root and the host's network."""
 """Protocols the engine can pass on between IP versions."""
 
 
@@ -294,7 +295,7 @@ class HostPorts:
     def _bind(self, publication: Publication) -> _Socket | None:
         if self._outside is None:
             return _bind(publication)
-        if publication.protocol not in RELAYED:
+        if publication.protocol not in OUTSIDE:
             raise SystemFailure(
                 f"cannot publish {publication.protocol} ports: an engine without root passes on "
                 "tcp and udp"
@@ -328,7 +329,7 @@ def _targets(
         pairs.append((item.host_ip or "0.0.0.0", str(ipv4)))
     if ipv6 is not None and (not item.host_ip or ":" in item.host_ip):
         pairs.append((item.host_ip or "::", str(ipv6)))
-    elif relay and ipv4 is not None and item.protocol in RELAYED and "." not in item.host_ip:
+    elif relay and ipv4 is not None and "." not in item.host_ip:
         pairs.append((item.host_ip or "::", str(ipv4)))
     return pairs
 

@@ -1,11 +1,11 @@
 """Clients that the firewall cannot lead to a container: IPv6 clients of containers that have IPv4
 only, and all clients of an engine without root, whose network is not the host's.
 
-The kernel cannot translate between the two, so the engine accepts these TCP connections on the
-socket that keeps the port and passes the bytes on, and datagrams likewise: each client of a UDP
-port gets a socket of its own towards the container, which tells whose answer is whose. It is
-closed when nothing came or went for as long as the kernel would remember a stream
-(nf_conntrack_udp_timeout_stream).
+The kernel cannot translate between the two, so the engine accepts these TCP connections and SCTP
+associations on the socket that keeps the port and passes the bytes on (SCTP's messages one by one,
+as docker-proxy does), and datagrams likewise: each client of a UDP port gets a socket of its own
+towards the container, which tells whose answer is whose. It is closed when nothing came or went for
+as long as the kernel would remember a stream (nf_conntrack_udp_timeout_stream).
 
 Everything else published goes through the firewall, without a copy; what passes here shows the
 engine's address to the container, and is cut off when the engine stops.
@@ -39,6 +39,8 @@ IPV6_PKTINFO, IPV6_RECVPKTINFO = 50, 49
 """<linux/in6.h>; ipv6(7)."""
 PKTINFO = struct.Struct("16sI")
 IP_PKTINFO = 8
+IPPROTO_SCTP, SCTP_NODELAY = 132, 3
+"""<linux/in.h>, <linux/sctp.h>; sctp(7)."""
 PKTINFO4 = struct.Struct("=i4s4s")
 """struct in_pktinfo: interface, local address, address in the header."""
 
@@ -233,10 +235,12 @@ class Relays:
 
     async def _serve(self, client: socket.socket, publication: Publication) -> None:
         family = family_of(publication.container_ip)
-        server = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sctp = publication.protocol == "sctp"
+        protocol = IPPROTO_SCTP if sctp else socket.IPPROTO_TCP
+        server = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol)
         with client, server:
             for sock in (client, server):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(protocol, SCTP_NODELAY if sctp else socket.TCP_NODELAY, 1)
             await self._loop.sock_connect(
                 server, (publication.container_ip, publication.container_port)
             )
