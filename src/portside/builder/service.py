@@ -8,10 +8,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ from portside.model.ids import new_id
 from portside.model.platform import Platform
 from portside.model.progress import Report as PullReport
 from portside.model.progress import quiet
+from portside.model.quiet_teardown import teardown
 from portside.model.reference import Reference
 from portside.model.registryauth import AuthConfig
 from portside.store.store_jobs import Measure
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from portside.builder.attestations.provenance import Capture
     from portside.model.image import Descriptor, Image
     from portside.store.db import Lease
+
+log = logging.getLogger(__name__)
 
 CONTEXT = "context"
 """Name of the main context's ``local://`` source."""
@@ -403,7 +407,7 @@ class BuildService:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.directories.clear()
-        with suppress(OSError):
+        with teardown(log, f"remove {self._contexts}"):
             self._contexts.rmdir()
 
 

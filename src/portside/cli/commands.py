@@ -76,7 +76,3 @@ NOT_BUILT = {
 
 MODULES = {name: module for module, names in _FAMILIES.items() for name in names.split(", ")}
 """Name of the module by full name of the verb."""
-
-
-def module_names() -> list[str]:
-    return list(_FAMILIES)

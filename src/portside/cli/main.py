@@ -8,7 +8,7 @@ import sys
 from portside.cli import commands
 from portside.cli.session import DOCKER, Failed, Session, describe
 from portside.cli.verb_table import GLOBAL, load
-from portside.flags.table import HelpWanted, UsageError, parse, read_table
+from portside.flags.table import ArgumentCount, HelpWanted, UsageError, parse, read_table
 from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
@@ -176,13 +176,7 @@ def _call(session: Session, verb: Verb, words: Sequence[str]) -> int:
             hint = hints.similar(f"--{err.unknown_flag}", [f"--{f.name}" for f in verb.flags])
         hint = f"\n{hint}" if hint else ""
         sys.stderr.write(f"{prefix}{err}{hint}\n\nUsage:  {verb.usage_of(session.program, called)}")
-        verb_of_hint = (
-            "See"
-            if str(err).endswith((" at least 1 argument", " arguments"))
-            and (verb.most is None)
-            and err.status == 1
-            else "Run"
-        )
+        verb_of_hint = "See" if isinstance(err, ArgumentCount) and err.several else "Run"
         sys.stderr.write(f"\n\n{verb_of_hint} '{called} --help' for more information\n")
         return err.status
     except Failed as err:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from portside.flags.table import UsageError, parse, read_table
+from portside.flags.table import ArgumentCount, parse, read_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Verb:
         )
         count = len(arguments)
         if count < self.least or (self.most is not None and count > self.most):
-            raise UsageError(f"'{called}' {self._wanted()}", 1)
+            raise ArgumentCount(f"'{called}' {self._wanted()}", self.most is None)
         return options, arguments
 
     def _wanted(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import posixpath
 
 from portside.compose.compose_errors import InvalidFile
 from portside.compose.merge import shown
@@ -297,8 +296,3 @@ def _build_paths(build: Map, base: str) -> None:
     for key, value in _mapping(ssh).items():
         if isinstance(value, str):
             build["ssh"][key] = absolute(value, base)
-
-
-def clean_target(target: str) -> str:
-    """A mount's target without ``..`` and doubled slashes."""
-    return posixpath.normpath(target) if target else target

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from portside.compose.compose_errors import InvalidFile
 from portside.compose.yaml_source import Map, Path, Seq, position, text_of
+from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ _MODIFIER = re.compile(r":?[-+?]")
 MAX_NESTING = 50
 
 
-class InvalidTemplate(Exception):
+class InvalidTemplate(PortsideError):
     """A dollar sign that starts no variable."""
 
 
-class MissingVariable(Exception):
+class MissingVariable(PortsideError):
     """A required variable has no value; the message says which."""
 
 

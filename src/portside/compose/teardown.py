@@ -137,7 +137,7 @@ class Teardown:
             if not actions.dry_run:
                 actions.pool.delete(path, query)
         except Refused as err:
-            if err.status == 409 or "active endpoints" in str(err):
+            if err.status in (403, 409):
                 actions.tell(event, WARNING, _IN_USE)
             elif err.is_not_found:
                 actions.tell(event, DONE, "Warning: No resource found to remove")

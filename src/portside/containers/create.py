@@ -27,6 +27,7 @@ from portside.containers.mounts import MountPoints
 from portside.containers.record import Record, keep_copy
 from portside.containers.spec import oci_spec
 from portside.containers.validation import check, check_limits, check_request
+from portside.kernel.cgroup.limits import swap_default
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig, LogConfig
 from portside.model.containerstate import Created
 from portside.model.errors import InvalidParameter, NotFound
@@ -195,8 +196,7 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
         )
     elif host.log_config.config is None:
         changes["log_config"] = LogConfig(type=host.log_config.type, config={})
-    if host.memory > 0 and host.memory_swap == 0:
-        changes["memory_swap"] = host.memory * 2
+    changes["memory_swap"] = swap_default(host.memory, host.memory_swap)
     if host.pids_limit is not None and host.pids_limit <= 0:
         changes["pids_limit"] = None
     if host.cpu_shares < 0:

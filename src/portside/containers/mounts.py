@@ -12,10 +12,11 @@ while it runs).
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Iterable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -37,9 +38,10 @@ from portside.kernel.mount import (
 from portside.kernel.mountinfo import mount_of
 from portside.model import ociruntime as oci
 from portside.model.digest import Digest, chain_id
-from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
+from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.idmap import IDMappings, composed
 from portside.model.ociruntime import IDMapping
+from portside.model.quiet_teardown import teardown
 from portside.model.rootfs import Rootfs
 from portside.model.volume import ANONYMOUS, VolumeCreate
 from portside.store.db import Ref
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from portside.containers.core import Core
+
+log = logging.getLogger(__name__)
 
 
 class MountPoints:
@@ -101,7 +105,7 @@ async def _give_back(core: Core, point: MountPoint, container_id: str) -> None:
     """Undo what :meth:`Points.acquire` did for one volume."""
     core.volumes.release(point.name, container_id)
     if point.anonymous:
-        with suppress(PortsideError):
+        with teardown(log, f"volume {point.name} of a failed creation"):
             await core.volumes.remove(point.name, force=True)
 
 
@@ -224,7 +228,7 @@ async def release(core: Core, record: Record, *, remove_anonymous: bool) -> None
         if point.type == "volume":
             core.volumes.release(point.name, record.id)
         if point.type == "volume" and remove_anonymous and point.anonymous:
-            with suppress(PortsideError):  # another container inherited it
+            with teardown(log, f"volume {point.name}"):  # another container inherited it
                 await core.volumes.remove(point.name, force=True)
 
 
@@ -234,7 +238,7 @@ async def release_unfinished(core: Core, record: Record) -> None:
     for ref in refs.targets(Ref.container(record.id), "volume"):
         core.volumes.release(ref.id, record.id)
         if ANONYMOUS in (core.volumes.get(ref.id).labels or {}):
-            with suppress(PortsideError):
+            with teardown(log, f"volume {ref.id} of an unfinished creation"):
                 await core.volumes.remove(ref.id, force=True)
 
 
@@ -415,7 +419,7 @@ def unbind_all(directory: Path) -> None:
 
 
 def unbind(place: Path) -> None:
-    with suppress(OSError):  # bound nowhere: the engine was killed in between
+    with teardown(log, f"unbind {place}"):  # bound nowhere: the engine was killed in between
         umount2(str(place), UMOUNT_NOFOLLOW | MNT_DETACH)
-    with suppress(OSError):
+    with teardown(log, f"remove {place}"):
         place.rmdir() if place.is_dir() else place.unlink()

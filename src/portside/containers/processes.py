@@ -16,6 +16,7 @@ from portside.containers import mounts
 from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.model.errors import NotFound, PortsideError
+from portside.model.quiet_teardown import teardown
 from portside.runtime.messages import Exited, StateFile
 from portside.runtime.state_files import clean
 
@@ -83,12 +84,12 @@ def drop_leftover(core: Core, directory: Path) -> None:
     with suppress(OSError, msgspec.MsgspecError):
         path = StateFile.read(directory).cgroup
     group = _group(path, directory)
-    with suppress(PortsideError, OSError):
+    with teardown(log, f"control group {path}"):
         if group.exists():
             group.kill()
             group.delete()
     clean(str(directory))
-    with suppress(OSError):
+    with teardown(log, f"remove {directory}"):
         for entry in directory.iterdir():
             entry.unlink()
         directory.rmdir()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from portside.containers import mounts
 from portside.containers.container import Container
 from portside.containers.container_list import PRUNE_FILTERS, choose
@@ -14,6 +16,8 @@ from portside.model.containerstate import ContainersPruned
 from portside.model.errors import Conflict, PortsideError
 from portside.model.filters import Filters
 from portside.store.failpoints import reach
+
+log = logging.getLogger(__name__)
 
 
 async def remove_container(
@@ -94,7 +98,8 @@ async def prune_containers(core: Core, filters: Filters) -> ContainersPruned:
             with unless_removed(container):
                 size = await core.store.layers.size_rw(record.id)
             await remove_container(core, container)
-        except PortsideError:
+        except PortsideError as err:
+            log.debug("prune passes over container %s: %s", record.id, err)
             continue
         removed.append(record.id)
         freed += size

@@ -23,6 +23,7 @@ from portside.model.errors import (
     SystemFailure,
     Unavailable,
 )
+from portside.model.quiet_teardown import teardown
 from portside.runtime.messages import StateFile
 from portside.runtime.state_files import start_ticks
 from portside.store.failpoints import reach
@@ -136,7 +137,7 @@ async def end_now(core: Core, container: Container) -> None:
     if delivered and await _exits_within(container, _KILL_TIMEOUT):
         return
     group = cgroup_of(core, container)
-    with suppress(PortsideError, OSError):
+    with teardown(log, f"kill control group {group.path}"):
         await asyncio.to_thread(group.kill)
     if not await _exits_within(container, _TELL_TIMEOUT) and not group.pids():
         _end_monitor(core, container)

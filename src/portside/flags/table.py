@@ -36,6 +36,14 @@ class UsageError(PortsideError):
         self.status, self.unknown_flag = status, unknown_flag
 
 
+class ArgumentCount(UsageError):
+    """Too few or too many arguments; ``several``: more than one may be given."""
+
+    def __init__(self, message: str, several: bool) -> None:
+        super().__init__(message, 1)
+        self.several = several
+
+
 _ALIAS = "hidden:alias "
 """Begins the help of a flag that is another's old name, which follows."""
 
@@ -115,10 +123,6 @@ class Options:
     def many(self, name: str) -> list[Any]:
         """All values of a flag that may be repeated, converted by its kind."""
         return list(self._values.get(name, ()))
-
-    def given_names(self) -> list[str]:
-        """Long names of the flags that were on the command line."""
-        return list(self._values)
 
     def value(self, name: str) -> Any:
         """The value as its kind was converted; a list for a flag that may be repeated."""

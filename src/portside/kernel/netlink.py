@@ -250,13 +250,6 @@ def route_message(
     return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, f"add {what}")
 
 
-def del_route_message(
-    index: int, gateway: IPAddress | None, network: IPNetwork | None = None, version: int = 4
-) -> Message:
-    body, what = _route_body(index, gateway, network, version)
-    return Message(RTM_DELROUTE, 0, body, f"delete {what}", (errno.ESRCH, errno.ENODEV))
-
-
 def _route_body(
     index: int, gateway: IPAddress | None, network: IPNetwork | None, version: int
 ) -> tuple[bytes, str]:

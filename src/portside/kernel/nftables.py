@@ -37,6 +37,7 @@ from portside.kernel.netlink import (
     nested,
     text,
 )
+from portside.model.errors import PortsideError
 
 NETLINK_ADD_MEMBERSHIP = 1
 NETLINK_NETFILTER = 12
@@ -72,7 +73,7 @@ _DUMP_LIMIT = 8 << 20
 """Bytes read of one dump; larger rule sets are not looked at."""
 
 
-class NftError(OSError):
+class NftError(PortsideError, OSError):
     """The kernel refused a transaction; nothing of it took effect."""
 
 

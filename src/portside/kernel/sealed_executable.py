@@ -46,13 +46,3 @@ def _copy(path: str) -> int:
         os.close(source)
     fcntl.fcntl(fd, F_ADD_SEALS, _ALL_SEALS)
     return fd
-
-
-def is_sealed() -> bool:
-    """Whether this process's own executable cannot be written to through /proc."""
-    try:
-        os.close(os.open("/proc/self/exe", os.O_WRONLY | os.O_CLOEXEC))
-    except OSError as err:
-        # ETXTBSY comes from a file that could be written to once nobody executes it.
-        return err.errno != 26
-    return False

@@ -446,15 +446,3 @@ def install(program: bytes, flags: int = 0) -> int:
         code_number = ctypes.get_errno()
         raise OSError(code_number, os.strerror(code_number), "seccomp filter")
     return int(result) if flags & NEW_LISTENER else -1
-
-
-def mode_of(pid: int) -> tuple[int, int]:
-    """``Seccomp`` (0 off, 1 strict, 2 filter) and ``Seccomp_filters`` of /proc/PID/status."""
-    mode = filters = 0
-    with open(f"/proc/{pid}/status") as status:
-        for line in status:
-            if line.startswith("Seccomp:"):
-                mode = int(line.split()[1])
-            elif line.startswith("Seccomp_filters:"):
-                filters = int(line.split()[1])
-    return mode, filters

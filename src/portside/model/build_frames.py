@@ -12,6 +12,8 @@ descriptors (unix(7), SCM_RIGHTS).
 
 from __future__ import annotations
 
+from portside.model.errors import InvalidText
+
 PROTOCOL = "portside-build"
 """In ``Upgrade``."""
 
@@ -29,7 +31,7 @@ MAX_FDS = 32
 """Open directories that come with one build."""
 
 
-class BadFrame(ValueError):
+class BadFrame(InvalidText):
     """The peer does not speak this protocol."""
 
 

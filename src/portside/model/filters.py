@@ -117,12 +117,6 @@ def is_one(filters: Filters, name: str, *texts: str) -> bool:
     return not values or any(text in values for text in texts)
 
 
-def has_prefix(filters: Filters, name: str, *texts: str) -> bool:
-    """Whether a text begins with one of the values, or the filter was not given."""
-    values = filters.get(name, ())
-    return not values or any(text.startswith(value) for value in values for text in texts)
-
-
 def has_pattern(filters: Filters, name: str, *texts: str) -> bool:
     """Whether a text equals a value, or holds what the value as a regular expression matches;
     True when the filter was not given."""

@@ -113,9 +113,6 @@ class Reference:
         """The same name with this digest and no tag: how RepoDigests are written."""
         return replace(self, tag="", digest=digest)
 
-    def name_only(self) -> Reference:
-        return replace(self, tag="", digest=None)
-
     def _suffix(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         return f"{tag}@{self.digest}" if self.digest else tag

@@ -65,17 +65,6 @@ class AuthConfig(msgspec.Struct, frozen=True, omit_defaults=True):
         return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode()
 
 
-def auths_from_header(value: str) -> dict[str, AuthConfig]:
-    """From ``X-Registry-Config`` of a build: credentials by registry."""
-    if not value:
-        return {}
-    try:
-        found = msgspec.json.decode(_decode(value), type=dict[str, AuthConfig])
-        return {key: auth.complete() for key, auth in found.items()}
-    except (ValueError, binascii.Error, msgspec.MsgspecError) as err:
-        raise InvalidParameter("invalid X-Registry-Config header: invalid JSON") from err
-
-
 class AuthResult(msgspec.Struct, frozen=True):
     """The answer of ``POST /auth``."""
 

@@ -227,9 +227,10 @@ def explanation(client: Client, identifier: str) -> Any:
     try:
         return client.get(path_of("portside", "containers", identifier, "explain"))
     except Refused as err:
-        if err.status == 404 and "such container" not in str(err):
-            raise NotFound("this engine does not explain its containers; Portside does") from err
-        raise
+        if err.status != 404:
+            raise
+        client.get(path_of("containers", identifier, "json"))  # raises when there is none
+        raise NotFound("this engine does not explain its containers; Portside does") from err
 
 
 def shut_down(response: Response) -> None:

@@ -109,20 +109,6 @@ class DiskStat(msgspec.Struct, frozen=True):
     weighted_time: int = 0
 
 
-def disk_stats(proc: str = "/proc") -> dict[tuple[int, int], DiskStat]:
-    """By device number."""
-    found = {}
-    try:
-        with open(f"{proc}/diskstats") as file:
-            for line in file:
-                words = line.split()
-                key = (int(words[0]), int(words[1]))
-                found[key] = DiskStat(*map(int, words[3:14]))
-    except (OSError, ValueError, IndexError):
-        return found
-    return found
-
-
 class DirectoryUse(msgspec.Struct, frozen=True):
     bytes: int = 0
     inodes: int = 0

@@ -37,6 +37,12 @@ CREATE INDEX IF NOT EXISTS by_start ON buckets (start);
 Row = tuple[float, Sequence[float], Sequence[float]]
 
 
+def _is_of_the_disk(err: sqlite3.DatabaseError) -> bool:
+    """Whether the disk is full or the file cannot be opened: the file itself may be whole."""
+    code = getattr(err, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
+
+
 class HistoryFile:
     """The history on disk. Raises SystemFailure when the file cannot be opened."""
 
@@ -59,7 +65,7 @@ class HistoryFile:
             except sqlite3.OperationalError:
                 found.executescript(_SCHEMA)
         except sqlite3.DatabaseError as err:
-            if not os.path.exists(self.path) or "full" in str(err) or "unable" in str(err):
+            if not os.path.exists(self.path) or _is_of_the_disk(err):
                 raise SystemFailure(f"history {self.path}: {err}") from err
             aside = f"{self.path}.damaged"
             os.replace(self.path, aside)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from portside.kernel.netlink import Link, Message, Rtnl
 from portside.model.errors import Conflict, InvalidParameter, NotFound, SystemFailure
 from portside.model.instance import Instance
 from portside.model.network import IPAddress
+from portside.model.quiet_teardown import teardown
 from portside.networks import network_store
 from portside.networks.netns_pool import Namespace, NamespaceWorker
 from portside.networks.network_store import (
@@ -32,6 +34,8 @@ from portside.networks.network_store import (
     SandboxRecord,
     gateway_endpoint,
 )
+
+log = logging.getLogger(__name__)
 
 SYS_NET = Path("/proc/sys/net")
 
@@ -525,10 +529,8 @@ class Plumbing:
             if not endpoint.interface:
                 continue
             if space is not None:
-                try:
-                    drop_addresses(endpoint, space)
-                except OSError:
-                    pass  # the namespace is being taken down already
+                with teardown(log, f"addresses of {endpoint.interface}"):
+                    drop_addresses(endpoint, space)  # the namespace may be gone already
             if shared or space is None:
                 self.remove_later(endpoint)
             elif endpoint.link:
@@ -552,7 +554,9 @@ class Plumbing:
     def _removal_done(self, task: asyncio.Task[None]) -> None:
         self._removals.discard(task)
         if not task.cancelled():
-            task.exception()  # a link that is gone already; what stays is found at the next start
+            err = task.exception()
+            if err is not None:  # gone already; what stays is found at the next start
+                log.debug("an interface of a container that has ended: %s", err)
 
     async def unplug(self, space: Namespace, endpoint: EndpointRecord) -> None:
         """Delete one interface of a living namespace."""

@@ -33,6 +33,7 @@ from portside.model.network import (
     PathStep,
     RunningContainer,
 )
+from portside.model.quiet_teardown import teardown
 from portside.networks import etc_files, explain, network_store
 from portside.networks.endpoints import check_settings, network_settings
 from portside.networks.firewall.firewall_table import Firewall
@@ -284,7 +285,7 @@ class NetworkService:
         return NetworkCreated(record.id)
 
     def _undo_create(self, record: NetworkRecord) -> None:
-        with contextlib.suppress(OSError):
+        with teardown(log, f"interface of network {record.name}"):
             self._links.remove(record)
         self._catalogue.delete(record)
 

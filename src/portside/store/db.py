@@ -572,7 +572,7 @@ class Database:
                 f"the metadata in {self.path} is damaged ({err}): stop the engine and run "
                 "`portside system check --repair --offline`"
             )
-        if "locked" in str(err):
+        if metadata_file.is_locked(err):
             return SystemFailure(f"{verb} {self.path}: another process is using it")
         return SystemFailure(f"cannot {verb} the metadata in {self.path}: {err}")
 

@@ -112,7 +112,7 @@ def problem(root: Path) -> str:
             sql.execute("PRAGMA locking_mode=EXCLUSIVE")  # no shared memory beside it
             return _look_inside(root, sql)
     except sqlite3.DatabaseError as err:
-        if "locked" in str(err):
+        if metadata_file.is_locked(err):
             return "is used by another process"
         return f"is damaged ({err})"
 

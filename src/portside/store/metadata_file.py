@@ -62,6 +62,12 @@ def is_damage(err: sqlite3.Error) -> bool:
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def is_locked(err: sqlite3.Error) -> bool:
+    """Whether another process holds the file."""
+    code = getattr(err, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def damage(sql: sqlite3.Connection) -> str:
     """What ``PRAGMA quick_check`` finds first; empty for a file that is whole."""
     try:

@@ -115,12 +115,6 @@ class TarReader:
         left, self._left = self._left, 0
         return self.source.views(left)
 
-    def read_data(self, limit: int) -> bytes:
-        """The current entry's data whole; TooLarge over ``limit`` bytes."""
-        if self._left > limit:
-            raise TooLarge(f"a file of {self._left} bytes is larger than the {limit} allowed")
-        return b"".join(bytes(view) for view in self.data())
-
     # -- inside --------------------------------------------------------------------------
 
     def _read(self) -> Entry | None:

@@ -18,7 +18,6 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from portside.kernel.mount import (
@@ -33,6 +32,7 @@ from portside.kernel.mount import (
 )
 from portside.kernel.openat2 import INSIDE, openat2
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
+from portside.model.quiet_teardown import teardown
 from portside.model.volume import VolumeMount
 from portside.store.db import Ref
 from portside.store.store import Store
@@ -175,7 +175,7 @@ class Mounts:
 
     def _drop_subpaths(self, places: Iterable[Path]) -> None:
         for place in list(places):
-            with suppress(OSError):  # bound nowhere: the engine was killed in between
+            with teardown(log, f"unbind {place}"):  # bound nowhere: the engine was killed
                 umount2(str(place), UMOUNT_NOFOLLOW | MNT_DETACH)
             try:
                 place.rmdir() if place.is_dir() else place.unlink()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl
 
 from portside.api.http.parser import find_bad_escape
-from portside.model.errors import Cancelled, InvalidParameter, TooLarge
+from portside.model.errors import InvalidParameter, TooLarge
 
 if TYPE_CHECKING:
     from portside.api.http.parser import Head
@@ -261,7 +261,3 @@ class Request:
     @property
     def peer_gone(self) -> bool:
         return self._connection.is_closing
-
-    def ensure_peer(self) -> None:
-        if self.peer_gone:
-            raise Cancelled("the client went away")

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+from portside.model.errors import InvalidParameter
+
 MAX_HEAD = 1 << 20
 """Bytes of the largest request head; Go's servers have the same bound."""
 MAX_HEADERS = 256
@@ -20,7 +22,7 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?")
 
 
-class ProtocolError(Exception):
+class ProtocolError(InvalidParameter):
     """The peer does not speak HTTP/1.1, or beyond our bounds; the connection is closed."""
 
     def __init__(self, status: int, message: str) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from portside.builder.solver.tree import Tree
-from portside.model.digest import Digest
 from portside.model.ids import new_id
 from portside.store.db import Ref
 
@@ -209,9 +208,3 @@ def _children(known: Mapping[str, CacheRecord]) -> dict[str, list[str]]:
         for parent in record.parents:
             found.setdefault(parent, []).append(record.id)
     return found
-
-
-def layer_size(store: Store, chain: Digest, blob: str) -> int:
-    """Bytes that a layer takes: its files and its blob."""
-    size = store.layers.info(chain).size
-    return size + (store.blobs.size(Digest(blob)) if store.blobs.has(blob) else 0)

@@ -9,9 +9,10 @@ runs there (:func:`portside.containers.processes.drop_leftover`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from portside.builder import llb
@@ -28,10 +29,13 @@ from portside.containers.spec.oci_spec import SpecInputs, build_spec
 from portside.kernel.cgroup import Cgroup
 from portside.model import ociruntime as oci
 from portside.model.container import ContainerConfig, HostConfig, Ulimit
-from portside.model.errors import Forbidden, PortsideError, SystemFailure
+from portside.model.errors import Forbidden, SystemFailure
 from portside.model.ids import new_id, short
 from portside.model.network import NetworkRequest
+from portside.model.quiet_teardown import teardown
 from portside.runtime.messages import Exited, Identity, LogConfig, StartRequest, Streams
+
+log = logging.getLogger(__name__)
 
 NETWORK_HOST, SECURITY_INSECURE = "network.host", "security.insecure"
 """Entitlements, as BuildKit names them."""
@@ -188,7 +192,7 @@ class StepRunner:
             finally:
                 if not client.exited.done():
                     await _kill(cgroup)
-                    with suppress(PortsideError, TimeoutError):
+                    with teardown(log, f"the end of step {identifier}"):
                         async with asyncio.timeout(10):
                             await asyncio.shield(client.exited)
                 client.close()
@@ -211,7 +215,7 @@ async def _ended(task: asyncio.Task[None]) -> None:
 
 
 async def _kill(cgroup: str) -> None:
-    with suppress(PortsideError, OSError):
+    with teardown(log, f"kill control group {cgroup}"):
         await asyncio.to_thread(Cgroup(cgroup).kill)
 
 

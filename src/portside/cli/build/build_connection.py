@@ -8,7 +8,7 @@ import threading
 
 from portside.model import build_frames as wire
 from portside.model import jsontext
-from portside.model.errors import SystemFailure, Unavailable
+from portside.model.errors import PortsideError, SystemFailure, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Answer = Callable[["Channel"], None]
 
 
-class RefusedAnswer(Exception):
+class RefusedAnswer(PortsideError):
     """What the engine asked for cannot be given; the text tells why."""
 
 

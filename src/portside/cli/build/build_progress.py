@@ -38,10 +38,6 @@ class Vertex:
         end = self.completed or time.time()
         return max(0.0, end - self.started) if self.started else 0.0
 
-    @property
-    def is_internal(self) -> bool:
-        return self.name.startswith("[internal] ")
-
 
 class Record:
     """All steps of a build, from its messages."""

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from portside.model.errors import InvalidText
 from portside.model.network import IPAddress
 
 A, PTR, AAAA, OPT, ANY = 1, 12, 28, 41, 255
@@ -25,7 +26,7 @@ TTL = 600
 _HEADER = struct.Struct("!HHHHHH")
 
 
-class BadQuery(ValueError):
+class BadQuery(InvalidText):
     """Not a query that can be read."""
 
 

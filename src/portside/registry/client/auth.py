@@ -70,10 +70,6 @@ class Authorizer:
             self._challenges = challenges
         return challenges
 
-    @property
-    def is_challenged(self) -> bool:
-        return bool(self._challenges)
-
     async def header(self, scopes: Sequence[str], *, fresh: bool = False) -> str | None:
         """The header's value; None when the registry asked for nothing.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from portside.model.errors import PortsideError
+
 _STATUS = {
     "BLOB_UNKNOWN": 404,
     "BLOB_UPLOAD_INVALID": 400,
@@ -50,7 +52,7 @@ _MESSAGE = {
 }
 
 
-class RegistryError(Exception):
+class RegistryError(PortsideError):
     """An answer with one error of the spec (distribution-spec, "Error Codes").
 
     ``status`` defaults to the code's usual HTTP status; ``headers`` go along with it. With

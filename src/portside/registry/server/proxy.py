@@ -72,6 +72,8 @@ class Upstream:
             if err.is_missing:
                 raise RegistryError("MANIFEST_UNKNOWN", f"unknown reference={reference}") from err
             await self._fall_back(repository, reference, err)
+        except RegistryError:
+            raise
         except PortsideError as err:
             await self._fall_back(repository, reference, err)
 
@@ -128,6 +130,8 @@ class Upstream:
             if err.is_missing:
                 raise RegistryError("BLOB_UNKNOWN", message=f"upstream: {err}") from err
             raise _refusal(err) from err
+        except RegistryError:
+            raise
         except PortsideError as err:
             raise _refusal(err) from err
 
