@@ -21,6 +21,15 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners ar
 ROUNDS = 300
 
 
+@pytest.fixture(autouse=True)
+def descriptors() -> Iterator[None]:
+    """A worker does many jobs: one that fails leaves no descriptor open."""
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    left = set(os.listdir("/proc/self/fd")) - before
+    assert not left, [os.readlink(f"/proc/self/fd/{fd}") for fd in left][:5]
+
+
 @contextmanager
 def swapping(place: Path, outside: Path) -> Iterator[None]:
     """Exchange a directory for a link that leads outside, and back, all the time."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from portside.kernel import mount as mnt
 from portside.kernel.openat2 import IN_ROOT, openat2
@@ -27,6 +29,15 @@ from portside.model.errors import NotRunning, SystemFailure
 from portside.model.rootfs import Rootfs
 
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """A descriptor that is closed at the end, whatever happens: workers do many jobs."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def open_root(source: Rootfs | int) -> int:

@@ -14,7 +14,7 @@ from portside.builder.llb import CopyAction
 from portside.builder.solver.copy_selection import Selected, Selection
 from portside.model.dockerignore import Ignore
 from portside.model.errors import NotFound
-from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
+from portside.store.roots import OPEN_DIR, closing, missing, open_beneath, open_root
 from portside.store.tar_pack import read_xattrs
 from portside.store.trees import OPEN_FILE
 
@@ -82,7 +82,11 @@ class ContentHash:
 def hash_copies(job: HashContent) -> str:
     """See :class:`HashContent`. Paths that are not there are part of the answer: that a copy
     fails is found when it is made."""
-    root = open_root(job.source)
+    with closing(open_root(job.source)) as root:
+        return _hash_copies(job, root)
+
+
+def _hash_copies(job: HashContent, root: int) -> str:
     hasher = ContentHash()
     ignore = Ignore(job.ignore)
     if not job.copies and ignore:
@@ -96,7 +100,6 @@ def hash_copies(job: HashContent) -> str:
                 _selected(selected, hasher)
         except NotFound as err:
             hasher.text(f"missing {err}".encode("utf-8", "surrogateescape"))
-    os.close(root)
     return hasher.hexdigest()
 
 
@@ -110,15 +113,13 @@ def _whole(root: int, path: str, hasher: ContentHash) -> None:
         raise
     try:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
-            top = os.open(".", OPEN_DIR, dir_fd=fd)
-            hasher.tree(top, b"")
-            os.close(top)
+            with closing(os.open(".", OPEN_DIR, dir_fd=fd)) as top:
+                hasher.tree(top, b"")
         else:
             name = os.path.basename(path)
-            parent = open_beneath(root, os.path.dirname(path) or "/", OPEN_DIR)
-            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            hasher.entry(parent, os.fsencode(name), b"", found)
-            os.close(parent)
+            with closing(open_beneath(root, os.path.dirname(path) or "/", OPEN_DIR)) as parent:
+                found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                hasher.entry(parent, os.fsencode(name), b"", found)
     finally:
         os.close(fd)
 

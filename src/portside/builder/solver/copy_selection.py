@@ -53,18 +53,22 @@ class Selected:
         self.named = ""
         """The source's own last component; a link is followed, and keeps its name."""
         where, _, last = path.rpartition("/")
+        self._parent = -1
         try:
             self._parent = open_beneath(root, where or "/", OPEN_DIR)
             self._name = os.fsencode(last or ".")
             self.found = os.stat(self._name, dir_fd=self._parent, follow_symlinks=False)
         except OSError as err:
+            self.close()
             if missing(err):
                 raise NotFound(f'"{path}": not found') from err
             raise
 
     def close(self) -> None:
-        """It is not walked."""
-        os.close(self._parent)
+        """Its entries cannot be opened any more."""
+        if self._parent >= 0:
+            os.close(self._parent)
+            self._parent = -1
 
     @property
     def is_dir(self) -> bool:
@@ -77,7 +81,6 @@ class Selected:
         if self.is_dir:
             fd = os.open(self._name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=self._parent)
             yield from self._inside(fd, b"", 0)
-        os.close(self._parent)
 
     def _inside(self, fd: int, path: bytes, depth: int) -> Iterator[Entry]:
         if depth > MAX_DEPTH:
@@ -128,7 +131,8 @@ class Selected:
 
 
 class Selection:
-    """Everything that a copy's source names, in order. NotFound, InvalidParameter."""
+    """Everything that a copy's source names, in order, each open until the next one is taken.
+    NotFound, InvalidParameter."""
 
     def __init__(self, root: int, action: CopyAction, absent: Ignore = NOTHING) -> None:
         """``absent``: what of the root counts as not there."""
@@ -152,15 +156,17 @@ class Selection:
                 continue
             # patterns are relative to the directory, or to where the last component stands
             selected = Selected(self._root, path, self._ignore, self._below(path), self._absent)
-            if self._is_absent(selected, path):
+            try:
+                if self._is_absent(selected, path):
+                    if path == action.src:
+                        raise NotFound(f'"{path}": not found')
+                    continue
+                if not selected.is_dir and self._ignore and self._ignore.excludes(named):
+                    continue
+                selected.named = named
+                yield selected
+            finally:
                 selected.close()
-                if path == action.src:
-                    raise NotFound(f'"{path}": not found')
-                continue
-            if not selected.is_dir and self._ignore and self._ignore.excludes(named):
-                continue
-            selected.named = named
-            yield selected
 
     def _is_absent(self, selected: Selected, path: str) -> bool:
         """A file that the ignore file names; a directory may hold exceptions."""

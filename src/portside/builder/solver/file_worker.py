@@ -30,7 +30,7 @@ from portside.builder.solver.layer_seal import seal
 from portside.model.dockerignore import Ignore
 from portside.model.errors import InvalidParameter, NotFound, SystemFailure
 from portside.store.decompress import detect, plain
-from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
+from portside.store.roots import OPEN_DIR, closing, missing, open_beneath, open_root
 from portside.store.tar_format import parse_header
 from portside.store.tar_reader import TarReader
 from portside.store.tar_unpack import Unpacker
@@ -46,10 +46,12 @@ Owner = tuple[int, int] | None
 
 def run_file_op(job: RunFileOp) -> Sealed:
     os.umask(0)
-    root = open_root(job.rootfs)
-    sources = [open_root(source) for source in job.sources]
     told: list[tuple[str, str]] = []
+    opened: list[int] = []
     try:
+        for each in (job.rootfs, *job.sources):
+            opened.append(open_root(each))
+        root, *sources = opened
         for placed in job.actions:
             source = sources[placed.source] if placed.source >= 0 else -1
             ignored = job.ignores[placed.source] if placed.source >= 0 and job.ignores else ()
@@ -61,7 +63,7 @@ def run_file_op(job: RunFileOp) -> Sealed:
         hint = ": free some space (`portside system df`)" if err.errno == errno.ENOSPC else ""
         raise SystemFailure(f"{where}: {err.strerror}{hint}") from err
     finally:
-        for fd in (root, *sources):
+        for fd in opened:
             os.close(fd)
     return msgspec.structs.replace(seal(job), sources=_named(told))
 
@@ -70,13 +72,11 @@ def snapshot_context(job: SnapshotContext) -> int:
     """See :class:`SnapshotContext`. Contexts have no owners: everything is root's."""
     os.umask(0)
     os.mkdir(job.target, 0o755)
-    root, top = open_root(job.source), os.open(job.target, OPEN_DIR)
     action = CopyAction(src="/", dest="/")
-    copier = _Copier(top, action, (0, 0), ContentHash(owners=False))
-    for selected in Selection(root, action, Ignore(job.ignore)):
-        copier.directory(selected, os.dup(top), keep_top=True)
-    os.close(root)
-    os.close(top)
+    with closing(open_root(job.source)) as root, closing(os.open(job.target, OPEN_DIR)) as top:
+        copier = _Copier(top, action, (0, 0), ContentHash(owners=False))
+        for selected in Selection(root, action, Ignore(job.ignore)):
+            copier.directory(selected, top, keep_top=True)
     return 0
 
 
@@ -172,9 +172,13 @@ class _Worker:
             fd = os.open(last, OPEN_DIR | os.O_NOFOLLOW, dir_fd=above)
         finally:
             os.close(above)
-        os.fchown(fd, *(owner or (0, 0)))
-        os.fchmod(fd, mode)
-        _stamp(fd, timestamp)
+        try:
+            os.fchown(fd, *(owner or (0, 0)))
+            os.fchmod(fd, mode)
+            _stamp(fd, timestamp)
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
     def _make_dir(self, action: MakeDir) -> None:
@@ -182,9 +186,8 @@ class _Worker:
         path = _clean(action.path)
         if not action.make_parents:
             parent, _, last = path.rpartition("/")
-            above = open_beneath(self._root, parent or "/", OPEN_DIR)
-            os.mkdir(last, action.mode, dir_fd=above)
-            os.close(above)
+            with closing(open_beneath(self._root, parent or "/", OPEN_DIR)) as above:
+                os.mkdir(last, action.mode, dir_fd=above)
         try:
             os.close(self._directory(path, owner, action.mode, action.timestamp))
         except NotADirectoryError:
@@ -209,11 +212,10 @@ class _Worker:
     def _symlink(self, action: Symlink) -> None:
         path = _clean(action.new_path)
         parent, _, last = path.rpartition("/")
-        above = open_beneath(self._root, parent or "/", OPEN_DIR)
-        os.symlink(action.old_path, last, dir_fd=above)
-        uid, gid = self._owner(action.owner) or (0, 0)
-        os.chown(last, uid, gid, dir_fd=above, follow_symlinks=False)
-        os.close(above)
+        with closing(open_beneath(self._root, parent or "/", OPEN_DIR)) as above:
+            os.symlink(action.old_path, last, dir_fd=above)
+            uid, gid = self._owner(action.owner) or (0, 0)
+            os.chown(last, uid, gid, dir_fd=above, follow_symlinks=False)
 
     def _remove(self, action: Remove) -> None:
         paths = [_clean(action.path)]
@@ -225,13 +227,18 @@ class _Worker:
             parent, _, last = path.rpartition("/")
             try:
                 above = open_beneath(self._root, parent or "/", OPEN_DIR)
-                os.stat(last, dir_fd=above, follow_symlinks=False)
             except OSError as err:
                 if missing(err) and action.allow_not_found:
                     continue
                 raise
-            remove(above, os.fsencode(last))
-            os.close(above)
+            with closing(above):
+                try:
+                    os.stat(last, dir_fd=above, follow_symlinks=False)
+                except FileNotFoundError:
+                    if action.allow_not_found:
+                        continue
+                    raise
+                remove(above, os.fsencode(last))
 
     # -- copying -------------------------------------------------------------------------
 
@@ -253,12 +260,12 @@ class _Worker:
         digest = ContentHash(owners=False)
         copier = _Copier(self._root, action, owner, digest)
         if selected.is_dir:
-            top = self._directory(dest, owner)
-            copier.directory(selected, top, keep_top=action.dir_copy_contents)
+            with closing(self._directory(dest, owner)) as top:
+                copier.directory(selected, top, keep_top=action.dir_copy_contents)
         else:
             parent, _, last = dest.rpartition("/")
-            above = self._directory(parent or "/", owner)
-            copier.single(selected, above, os.fsencode(last))
+            with closing(self._directory(parent or "/", owner)) as above:
+                copier.single(selected, above, os.fsencode(last))
         kind = "dir" if selected.is_dir else "file"
         self._told.append((kind, digest.hexdigest().partition(":")[2]))
 
@@ -302,11 +309,13 @@ class _Worker:
                 chown=owner if action.owner and not _is_default(action.owner) else None,
             )  # fmt: skip
             reader = TarReader(plain(file), self._job.limits)
-            for member in reader:
-                unpacker.apply(member, reader)
-            reader.source.drain()
-            unpacker.finish()
-            unpacker.close()
+            try:
+                for member in reader:
+                    unpacker.apply(member, reader)
+                reader.source.drain()
+                unpacker.finish()
+            finally:
+                unpacker.close()
         self._told.append(("file", digest))
         return True
 
@@ -325,7 +334,7 @@ class _Copier:
         self._links: dict[tuple[int, int], bytes] = {}
 
     def directory(self, selected: Selected, top: int, *, keep_top: bool) -> None:
-        """Lay a directory's content into ``top``, which is closed."""
+        """Lay a directory's content into ``top``."""
         self._top = top
         times: list[tuple[bytes, os.stat_result]] = []
         made: set[bytes] = set()
@@ -346,35 +355,32 @@ class _Copier:
                 times.append((entry.path, entry.found))
         for path, found in reversed(times):
             self._retime(path, found)
-        os.close(top)
 
     def _parent(self, path: bytes, made: set[bytes]) -> int:
         """A directory of the copy; made where patterns left it out and took something in it."""
         fd = os.dup(self._top)
         for count, name in enumerate(path.split(b"/") if path else [], 1):
-            try:
-                child = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=fd)
-            except FileNotFoundError:
-                os.mkdir(name, 0o755, dir_fd=fd)
-                child = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=fd)
-                os.fchown(child, *(self._owner or (0, 0)))
-                made.add(b"/".join(path.split(b"/")[:count]))
-            os.close(fd)
+            with closing(fd):
+                try:
+                    child = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=fd)
+                except FileNotFoundError:
+                    os.mkdir(name, 0o755, dir_fd=fd)
+                    os.chown(name, *(self._owner or (0, 0)), dir_fd=fd, follow_symlinks=False)
+                    child = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=fd)
+                    made.add(b"/".join(path.split(b"/")[:count]))
             fd = child
         return fd
 
     def _retime(self, path: bytes, found: os.stat_result) -> None:
-        above = self._parent(path, set())
-        self._times(above, found)
-        os.close(above)
+        with closing(self._parent(path, set())) as above:
+            self._times(above, found)
 
     def single(self, selected: Selected, above: int, name: bytes) -> None:
-        """Copy what is no directory as ``name`` into ``above``, which is closed."""
+        """Copy what is no directory as ``name`` into ``above``."""
         self._top = above
         for entry in selected.walk():
             self._digest.entry(entry.dir_fd, entry.name, entry.path, entry.found)
             self._place(entry, above, name)
-        os.close(above)
 
     def _place(self, entry: Entry, above: int, name: bytes) -> None:
         kind = entry.found.st_mode
@@ -556,16 +562,18 @@ def is_archive(fd: int) -> bool:
 def init_cache(job: InitCache) -> int:
     """See :class:`InitCache`."""
     os.umask(0)
-    root = open_root(job.source)
+    with closing(open_root(job.source)) as root:
+        try:
+            source = open_beneath(root, job.path, OPEN_DIR)
+        except OSError as err:
+            raise NotFound(
+                f'"{job.path}": not found: a cache mount begins with a directory'
+            ) from err
     os.makedirs(os.path.dirname(job.target), 0o711, exist_ok=True)
     temporary = f"{job.target}.tmp"
-    os.mkdir(temporary, 0o755)
-    target = os.open(temporary, OPEN_DIR)
-    try:
-        source = open_beneath(root, job.path, OPEN_DIR)
-    except OSError as err:
-        os.rmdir(temporary)
-        raise NotFound(f'"{job.path}": not found: a cache mount begins with a directory') from err
-    size = copy_into(source, target)
+    with closing(source):
+        os.mkdir(temporary, 0o755)
+        with closing(os.open(temporary, OPEN_DIR)) as target:
+            size = copy_into(source, target)
     os.rename(temporary, job.target)
     return size
