@@ -2,7 +2,8 @@
 
 Classes: tokens without end or for nobody (RFC 6750, 5.2), user enumeration by time
 (CWE-208), header injection through a proxy's headers (CWE-644), cross-site requests
-(CWE-352), settings that fail open (CWE-636), files of others (CWE-732).
+(CWE-352), a site's name for this address (DNS rebinding, CWE-350), settings that fail open
+(CWE-636), files of others (CWE-732).
 """
 
 # ruff: noqa: F811
@@ -388,3 +389,41 @@ async def test_killed_uploads_leave_no_temporary_files(tmp_path: Path) -> None:
             while left.exists():
                 await asyncio.sleep(0.05)
         assert (await registry.ask("GET", "/v2/app/manifests/v1"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "host", "status"),
+    [
+        ("", "attacker.example", 421),
+        ("", "attacker.example:5000", 421),
+        ("", "127.0.0.1.attacker.example", 421),
+        ("", "localhost.attacker.example", 421),
+        ("", "registry.example:443", 200),  # http.host
+        ("", "mirror.example.", 200),  # portside.hosts
+        ("", "localhost:5000", 200),
+        ("", "a.localhost", 200),
+        ("", "127.0.0.1:5000", 200),
+        ("", "[::1]:5000", 200),
+        ("", "192.0.2.7", 200),
+        ("\n  rights: [{user: anonymous, actions: [pull]}]", "attacker.example", 421),
+        ("\n  rights: [{user: alice, actions: [pull]}]", "attacker.example", 401),
+    ],
+)
+async def test_a_sites_own_name_for_this_address_is_not_answered(
+    serve: Serve, settings: str, host: str, status: int
+) -> None:
+    """A page whose name resolves to loopback reads what everybody on this machine may read."""
+    registry = await serve(
+        "http: {addr: '127.0.0.1:5000', host: 'https://registry.example'}\n"
+        f"portside:\n  hosts: [Mirror.example]{settings}\n"
+    )
+    for path in ("/v2/", "/v2/_catalog"):
+        found, _, body = await registry.ask("GET", path, headers={"Host": host})
+        assert found in (status, 401 if status == 200 else status), body
+    assert (await registry.ask("GET", "/", headers={"Host": host}))[0] != 500
+
+
+async def test_names_do_not_matter_where_others_come_in_anyway(serve: Serve) -> None:
+    for addr in (":5000", "0.0.0.0:5000"):
+        registry = await serve(f"http: {{addr: '{addr}'}}")
+        assert (await registry.ask("GET", "/v2/", headers={"Host": "any.example"}))[0] == 200

@@ -87,7 +87,7 @@ def test_pages_ask_no_other_host(lone: RunningMonitor) -> None:
         assert status == 200 and "default-src 'none'" in headers["content-security-policy"]
         assert b"http://" not in body and b"https://" not in body
     status, _, body = lone.request("/")
-    assert status == 200 and b"Portside monitor" in body  # redirected to /containers/
+    assert status == 200 and b"<title>Monitor" in body  # redirected to /containers/
     assert lone.request("/validate")[0] == 200
 
 
@@ -306,3 +306,21 @@ def test_a_full_disk_costs_history_and_nothing_else(tmp_path: Path) -> None:
         store._database.close()
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_sites_own_name_for_this_address_is_not_answered(
+    lone: RunningMonitor, tmp_path: Path
+) -> None:
+    """DNS rebinding (CWE-350): a page whose name resolves to loopback must read nothing."""
+    for path in ("/", "/metrics", "/api/portside/v1/groups", "/api/v1.3/containers/", "/healthz"):
+        for host in ("attacker.example", f"attacker.example:{lone.port}", "127.0.0.1.nip.example"):
+            status, _, body = lone.request(path, headers={"Host": host})
+            assert status == 421 and b"--host-name" in body, (path, host)
+    for host in ("localhost", f"127.0.0.1:{lone.port}", f"[::1]:{lone.port}", "a.localhost"):
+        assert lone.request("/metrics", headers={"Host": host})[0] == 200, host
+    named = RunningMonitor(tmp_path, "--host-name", "monitor.example").start()
+    try:
+        assert named.request("/metrics", headers={"Host": "monitor.example:443"})[0] == 200
+        assert named.request("/metrics", headers={"Host": "attacker.example"})[0] == 421
+    finally:
+        named.stop()

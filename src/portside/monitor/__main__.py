@@ -41,6 +41,8 @@ _TABLE = """
       --tls-client-ca string       Clients must show a certificate of this authority
       --htpasswd string            File of users (bcrypt) who may look
       --token-file string          File of bearer tokens, one a line
+      --host-name list             Name it may be asked by, such as a proxy's (default: localhost
+                                   and addresses; matters on loopback without authentication)
       --insecure                   Serve other machines without TLS or authentication
       --logs                       Show containers' logs on the page (default: only with
                                    --htpasswd, --token-file or --tls-client-ca)
@@ -139,6 +141,8 @@ def values_of(options: Options) -> dict[str, Any]:
         values["docker_only"] = True
     if options.flag("insecure"):
         values["insecure"] = True
+    if options.given("host-name"):
+        values["hosts"] = options.many("host-name")
     if options.given("history-days"):
         try:
             values["history_days"] = float(options.text("history-days"))

@@ -16,6 +16,7 @@ from portside.monitor.cadvisor import exposition, remote_api
 from portside.monitor.monitor_context import MONITOR, Monitor, monitor_of
 from portside.monitor.page_files import page_routes
 from portside.monitor.validate_report import report
+from portside.serving.host_names import REFUSED, HostNames, is_loopback
 
 _LOG = logging.getLogger("portside.monitor")
 _STREAMS = 300
@@ -25,7 +26,11 @@ _STREAMS = 300
 def make_app(monitor: Monitor, access: Access) -> web.Application:
     """The application, below the settings' prefix."""
     settings = monitor.settings
-    app = web.Application(middlewares=[_guard(access)], client_max_size=1 << 20)
+    is_private = access.is_open and not settings.tls_client_ca and not settings.tls_certificate
+    names = None
+    if is_private and is_loopback(settings.listen, "--listen"):
+        names = HostNames(settings.hosts)
+    app = web.Application(middlewares=[_guard(access, names)], client_max_size=1 << 20)
     app[MONITOR] = monitor
     app.router.add_get("/healthz", _healthy)
     app.router.add_get("/validate", _validate)
@@ -42,12 +47,15 @@ def make_app(monitor: Monitor, access: Access) -> web.Application:
     return outer
 
 
-def _guard(access: Access) -> Middleware:
+def _guard(access: Access, names: HostNames | None) -> Middleware:
     busy = 0
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         nonlocal busy
+        if names is not None and not names.has(request.host):
+            text = REFUSED.format(host=request.host[:100], setting="--host-name")
+            return web.Response(text=f"{text}\n", status=421)
         refused = await access.refusal(request)
         if refused is not None:
             return refused

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import signal
 import socket
@@ -31,7 +30,8 @@ from portside.monitor.monitor_context import Monitor
 from portside.monitor.samples import Point, Sample
 from portside.monitor.settings import Settings, seconds
 from portside.monitor.warning_webhooks import Webhooks
-from portside.serving.listening import address, tcp
+from portside.serving.host_names import is_loopback
+from portside.serving.listening import tcp
 from portside.serving.tls import server_context
 
 _LOG = logging.getLogger("portside.monitor")
@@ -39,12 +39,7 @@ _LOG = logging.getLogger("portside.monitor")
 
 def check_exposure(settings: Settings, access: Access, context: ssl.SSLContext | None) -> None:
     """Beyond loopback, somebody who may not look must be kept out; raises InvalidParameter."""
-    host, _ = address(settings.listen, "--listen")
-    try:
-        is_local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = host == "localhost"
-    if is_local or settings.insecure:
+    if is_loopback(settings.listen, "--listen") or settings.insecure:
         return
     if access.is_open and (context is None or context.verify_mode != ssl.CERT_REQUIRED):
         raise InvalidParameter(

@@ -18,7 +18,7 @@ from portside.registry.server.auth import ANONYMOUS, COOKIE, Authority, Identity
 from portside.registry.server.config import Retention, Settings, seconds
 from portside.registry.server.content import Content
 from portside.registry.server.context import IDENTITY, REGISTRY, Registry, own_url, registry_of
-from portside.registry.server.crosssite import refuse_cross_site
+from portside.registry.server.crosssite import refuse_cross_site, refuse_foreign_name
 from portside.registry.server.errors import RegistryError
 from portside.registry.server.forwarded import check_host
 from portside.registry.server.gc import Collector
@@ -180,6 +180,7 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     registry = registry_of(request)
     try:
         check_host(request.host)
+        refuse_foreign_name(request)
         refuse_cross_site(request)
         request[IDENTITY] = await _identify(request, registry)
         response = await handler(request)

@@ -214,6 +214,9 @@ class Portside(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quotas: tuple[Quota, ...] = ()
     audit: str = ""
     """Path of the audit log (one JSON document a line); empty: none."""
+    hosts: tuple[str, ...] = ()
+    """Names it is reached by beside ``http.host``, when it listens on loopback and everybody may
+    ask; ``*`` is every name."""
     metrics: bool = True
     page: bool = True
     gc_interval: str = ""

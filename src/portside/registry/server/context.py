@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -15,12 +16,26 @@ from portside.registry.server.errors import RegistryError
 from portside.registry.server.forwarded import forwarded
 from portside.registry.server.names import check_name, fits
 from portside.registry.server.uploads import Uploads
+from portside.serving.host_names import HostNames, is_loopback
 
 if TYPE_CHECKING:
     from portside.registry.server.audit import Audit
     from portside.registry.server.metrics import Metrics
     from portside.registry.server.proxy import Upstream
     from portside.registry.server.webhooks import Webhooks
+
+
+def _names(settings: Settings) -> HostNames | None:
+    """The names that count where only the address keeps others out: loopback, no TLS, and
+    something that everybody may do."""
+    guarded = settings.auth.htpasswd is not None or settings.auth.bearer.enabled
+    rights = settings.portside.rights
+    is_open = not (guarded or rights) or any(right.user == ANONYMOUS for right in rights)
+    if not is_open or settings.http.tls.certificate or settings.http.net != "tcp":
+        return None
+    if not is_loopback(settings.http.addr):
+        return None
+    return HostNames((urlsplit(settings.http.host).hostname or "", *settings.portside.hosts))
 
 
 class Registry:
@@ -38,6 +53,8 @@ class Registry:
         upstream: Upstream | None,
     ) -> None:
         self.settings = settings
+        self.names = _names(settings)
+        """What it answers to; None: to everything."""
         self.content = content
         self.uploads = uploads
         self.authority = authority

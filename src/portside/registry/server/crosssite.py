@@ -15,6 +15,7 @@ from aiohttp import web
 
 from portside.registry.server.context import own_url, registry_of
 from portside.registry.server.errors import RegistryError
+from portside.serving.host_names import REFUSED
 
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
@@ -29,6 +30,14 @@ def refuse_cross_site(request: web.Request) -> None:
     if not _is_allowed(request, origin or ""):
         message = "requests from pages of other origins are refused"
         raise RegistryError("DENIED", {"origin": origin}, message=message)
+
+
+def refuse_foreign_name(request: web.Request) -> None:
+    """Raise 421 for a name that a page of another site may have given this address."""
+    names = registry_of(request).names
+    if names is not None and not names.has(request.host):
+        message = REFUSED.format(host=request.host[:100], setting="http.host or portside.hosts")
+        raise RegistryError("DENIED", message=message, status=421)
 
 
 def _is_own(request: web.Request, origin: str) -> bool:
