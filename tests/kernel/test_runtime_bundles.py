@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from bundlekit import OURS, SOURCE, Bundles, bundles
 from runtimekit import is_root
+
+from portside.runtime import state_files
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="containers need root here")
 RUNTIMES = [
@@ -148,3 +151,89 @@ def test_readiness_is_passed_on(made: Bundles) -> None:
         lines = heard[0].split()
         assert lines == [b"READY=1", b"MAINPID=%d" % pid]
         made.call("delete", "--force", name)
+
+
+SHARED = {
+    "namespaces": [{"type": name} for name in ("pid", "ipc", "uts", "network")],
+    "maskedPaths": [],
+    "readonlyPaths": [],
+}
+
+
+def mounted(made: Bundles) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if str(made.rootfs) in line]
+
+
+def test_without_a_mount_namespace_the_callers_is_inherited(made: Bundles) -> None:
+    """config-linux.md, "Namespaces": what is not listed is the runtime's own."""
+    name = made.create("sleep", "1000", config={"linux": SHARED})
+    pid = made.state(name)["pid"]
+    assert os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    assert made.call("start", name).returncode == 0
+    made.until(name, "running")
+    assert os.readlink(f"/proc/{pid}/root") == str(made.rootfs) and mounted(made)
+    done = made.call("exec", name, "sh", "-c", "ls / && ls /proc/1/root/ && pwd")
+    assert done.returncode == 0 and "proc" in done.stdout.split(), done.stderr
+    assert not set(done.stdout.split()) & {"boot", "srv", "work"}, "the host's root is seen"
+    assert made.call("delete", "--force", name).returncode == 0
+    assert mounted(made) == []
+    refused = {**SHARED, "maskedPaths": ["/proc/kcore"]}
+    done = made.call("run", "-b", str(made.bundle("true", config={"linux": refused})), made.name())
+    assert "unable to restrict sys entries without a private MNT namespace" in done.stderr
+    failing = made.bundle("true", config={"linux": SHARED, "mounts": [
+        {"destination": "/x", "type": "bind", "source": "/nonexistent", "options": ["bind"]}
+    ]})  # fmt: skip
+    assert made.call("run", "-b", str(failing), made.name()).returncode == 1
+    assert mounted(made) == []
+
+
+def test_without_pivot_root(made: Bundles) -> None:
+    name = made.create("sleep", "1000", options=("--no-pivot",))
+    assert made.call("start", name).returncode == 0
+    pid = made.state(name)["pid"]
+    assert os.readlink(f"/proc/{pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+    script = "ls / /proc/1/root/; cat /proc/1/comm; awk '{print $5}' /proc/self/mountinfo"
+    for where in (("exec", name), ("run",)):
+        if where == ("run",):
+            bundle = made.bundle("sh", "-c", script)
+            done = made.call("run", "--no-pivot", "-b", str(bundle), made.name())
+        else:
+            done = made.call(*where, "sh", "-c", script)
+        assert done.returncode == 0, done.stderr
+        words = done.stdout.split()
+        assert "/proc" in words and "/dev/pts" in words
+        assert not set(words) & {"boot", "srv", "work"}, "the host's root is seen"
+        assert ("sleep" in words) is (where != ("run",))
+
+
+def test_a_poststart_hook_that_fails_ends_the_container(made: Bundles, tmp_path: Path) -> None:
+    """runtime.md, "Lifecycle": an error, the container is stopped and destroyed, poststop runs."""
+    over = tmp_path / "over"
+    hooks = {
+        "poststart": [{"path": "/bin/sh", "args": ["sh", "-c", "echo no >&2; exit 3"]}],
+        "poststop": [{"path": "/bin/touch", "args": ["touch", str(over)]}],
+    }
+    name = made.create("sleep", "1000", config={"hooks": hooks})
+    pid = made.state(name)["pid"]
+    done = made.call("start", name)
+    assert done.returncode == 1
+    assert "error running poststart hook #0" in done.stderr and "no" in done.stderr
+    assert not state_files.is_alive(pid)
+    assert over.exists() and "does not exist" in made.call("state", name).stderr
+    done = made.call("run", "-b", str(made.bundle("sleep", "1", config={"hooks": hooks})),
+                     made.name())  # fmt: skip
+    assert done.returncode == 1 and "poststart" in done.stderr
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_errors_are_told_in_one_form(made: Bundles, tmp_path: Path, runtime: list[str]) -> None:
+    def told(*options: str) -> str:
+        return made.call(*options, "state", "nobody", runtime=runtime).stderr
+
+    form = r'time="[0-9T:Z+-]+" level=error msg="container does not exist"\n'
+    assert re.fullmatch(form, told())
+    assert json.loads(told("--log-format", "json"))["msg"] == "container does not exist"
+    log = tmp_path / "log"
+    assert told("--log", str(log)) == "container does not exist\n"
+    assert re.fullmatch(form, log.read_text())

@@ -82,7 +82,7 @@ def test_exec(made: Bundles) -> None:
     assert made.call("exec", name, "sh", "-c", "exit 6").returncode == 6
     missing = made.call("exec", name, "nothing-here")
     assert missing.returncode == 255
-    assert 'exec: "nothing-here": executable file not found in $PATH' in missing.stderr
+    assert 'exec: \\"nothing-here\\": executable file not found in $PATH' in missing.stderr
     process = {"args": ["sh", "-c", "echo $A"], "env": ["A=file", "PATH=/bin"], "cwd": "/",
                "user": {"uid": 0, "gid": 0}}  # fmt: skip
     (made.directory / "process.json").write_text(json.dumps(process))
@@ -163,7 +163,7 @@ def test_errors_are_logged_as_engines_read_them(made: Bundles) -> None:
         (("state", "a", "b"), '"state" requires exactly 1 argument'),
         (("list", "--format", "xml"), "invalid format option"),
         (("--log-format", "xml", "list"), "invalid log-format: xml"),
-        (("checkpoint", "x"), "not built"),
+        (("checkpoint", "x"), "not supported"),
     ],
 )
 def test_bad_calls(made: Bundles, arguments: tuple[str, ...], said: str) -> None:
@@ -185,7 +185,7 @@ def test_bad_calls(made: Bundles, arguments: tuple[str, ...], said: str) -> None
         ('{"ociVersion": "1.0.0", "process": {"args": ["a"], "cwd": "x"}, "root": {"path": "/"}, '
          '"linux": {}}', "absolute"),
         ('{"ociVersion": "1.0.0", "process": {"args": ["a"], "cwd": "/"}, '
-         '"root": {"path": "/no/such"}, "linux": {}}', "mount namespace"),
+         '"root": {"path": "/no/such"}, "linux": {}}', "invalid rootfs"),
     ],
 )  # fmt: skip
 def test_bad_bundles(made: Bundles, config: str, said: str) -> None:

@@ -21,7 +21,7 @@ from portside.kernel.process import (
     prctl,
     setns,
 )
-from portside.runtime import executable, init, scheduling, userns
+from portside.runtime import executable, init, rootfs, scheduling, userns
 from portside.runtime.init_channel import START_TIMEOUT, Own
 from portside.runtime.messages import Exec, StartRequest
 
@@ -82,8 +82,9 @@ def run_exec(
     """Join the namespaces of the container's first process and execute; returns by raising.
 
     Joining the mount namespace moves us to its root, which is the container's since
-    pivot_root(2) made it so. The PID namespace is our children's only, and comes last: what
-    continues there has the container's namespaces and root, and no descriptor of ours.
+    pivot_root(2) made it so; in a shared one we go to the root of the first process. The PID
+    namespace is our children's only, and comes last: what continues there has the container's
+    namespaces and root, and no descriptor of ours.
     """
     prctl(PR_SET_DUMPABLE, 0)
     signal.alarm(int(START_TIMEOUT))
@@ -99,7 +100,12 @@ def run_exec(
     joined = _ALL | further
     if in_user_namespace():
         joined &= ~_common_namespaces(pid_of(pidfd))
+    root = -1
+    if _shared(pid_of(pidfd), "mnt"):  # not told by the namespace, whose root is the host's
+        root = os.open(f"/proc/{pid_of(pidfd)}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     setns(pidfd, joined, "the container's namespaces")
+    if root >= 0:
+        rootfs.enter(root)
     if joined & CLONE_NEWUSER:
         userns.take_root()
     process = request.process

@@ -1,8 +1,7 @@
 """The runtime-spec's hooks (config.md, "POSIX-platform Hooks"): programs called at each step.
 
 Each gets the container's state as JSON on its standard input. A hook that fails, or takes
-longer than its ``timeout``, fails the operation, but for poststart and poststop, whose
-failures are only noted.
+longer than its ``timeout``, fails the operation, but for poststop, whose failures are only noted.
 """
 
 from __future__ import annotations

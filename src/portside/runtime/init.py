@@ -157,9 +157,9 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
         state_dir = request.state_dir
     steps.enter("root")
     self_ns = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    root = rootfs.attach(
-        request.rootfs, state_dir, spec.linux.rootfs_propagation, opened=prepared.root
-    )
+    propagation = spec.linux.rootfs_propagation
+    shared = spec.namespace("mount") is None
+    root = rootfs.attach(request.rootfs, state_dir, propagation, prepared.root, shared)
     steps.enter("mounts")
     late = _of_proc(root, spec, prepared.sources) if joins_others(spec) else []
     early = [m for m in spec.mounts if m.type != "cgroup" and m not in late]
@@ -180,7 +180,11 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
     join = _open_pid_namespace(spec)
     if spec.hooks is not None:
         hooks.run("createContainer", spec.hooks.create_container, own.state_of(request, spec))
-    rootfs.pivot(root, self_ns, spec.linux.rootfs_propagation)
+    if shared or request.no_pivot:
+        os.close(self_ns)
+        rootfs.enter(root) if shared else rootfs.move(root, propagation)
+    else:
+        rootfs.pivot(root, self_ns, propagation)
     steps.enter("paths")
     _names(spec)
     if own.terminal:
@@ -337,8 +341,6 @@ def _enter_namespaces(spec: Spec, netns: int) -> None:
                 setns(fd, flag, wanted.path)
         else:
             new |= flag
-    if not spec.namespace("mount"):
-        raise InvalidParameter("a container needs a mount namespace")
     unshare(new)
     if new & CLONE_NEWNET:
         loopback_up()

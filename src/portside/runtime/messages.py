@@ -83,6 +83,8 @@ class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Another OCI runtime to use instead of our own: its path and options, as for a shell."""
     bundle: str = ""
     """Where ``config.json`` came from, for hooks; empty for ``state_dir``."""
+    no_pivot: bool = False
+    """Move the root over the old one instead of pivot_root(2), which an initramfs refuses."""
 
 
 class Streams(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import ExitStack, contextmanager
 
@@ -28,19 +29,23 @@ _PROPAGATION = {
 }
 
 
-def attach(rootfs: Rootfs, state_dir: str, propagation: str, opened: int = -1) -> int:
+def attach(
+    rootfs: Rootfs, state_dir: str, propagation: str, opened: int = -1, shared: bool = False
+) -> int:
     """Mount the root on ``state_dir`` in this mount namespace; a descriptor of it.
 
     Nothing of it is seen outside: the namespace is ours, and what it inherited from the
     host only receives the host's changes (mount_namespaces(7), slave). ``opened``: the root
-    as :func:`open_root` made it before.
+    as :func:`open_root` made it before. ``shared``: the namespace is the caller's, where only
+    the root's own mount is ours; :func:`detach` takes it away.
     """
     try:
         flags = _PROPAGATION[propagation]
     except KeyError:
         raise InvalidParameter(f"unknown rootfsPropagation {propagation!r}") from None
     # sharing is for the root's own mount, after it is in place; the host's get no more than slave
-    _set_all(mount.MS_PRIVATE if flags == mount.MS_PRIVATE else mount.MS_SLAVE)
+    if not shared:
+        _set_all(mount.MS_PRIVATE if flags == mount.MS_PRIVATE else mount.MS_SLAVE)
     root = opened if opened >= 0 else open_root(rootfs)
     if state_dir == ".":  # by the empty path: "." would need the right to search it
         mount.move_mount(root, mount.AT_FDCWD, state_dir)
@@ -180,6 +185,45 @@ def _overlay(rootfs: Rootfs, private: bool = True) -> int:
         return overlay(rootfs.lower, rootfs.upper, rootfs.work, rootfs.options, private=private)
     except OSError as err:
         raise _no_root(err) from err
+
+
+def detach(path: str) -> None:
+    """Undo :func:`attach` in a shared namespace, with all that was mounted below."""
+    try:
+        mount.umount2(path, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+    except OSError as err:
+        if err.errno not in (errno.EINVAL, errno.ENOENT):  # it is gone
+            raise
+
+
+def enter(root: int) -> None:
+    """Make the mount of ``root`` our root directory, and leave the namespace's mounts alone."""
+    os.fchdir(root)
+    os.chroot(".")
+    os.chdir("/")
+    os.close(root)
+
+
+def move(root: int, propagation: str) -> None:
+    """Move the mount of ``root`` over the root of this mount namespace, which stays below.
+
+    For a root that pivot_root(2) refuses, such as an initramfs. Whoever gets out of the new one
+    would be in the old one, so what shows the host's processes and devices is taken away first.
+    """
+    inside = os.readlink(f"/proc/self/fd/{root}")
+    with open("/proc/self/mountinfo") as file:
+        lines = [line.split(" ") for line in file]
+    places = [fields[4] for fields in lines if fields[fields.index("-") + 1] in ("proc", "sysfs")]
+    for place in reversed(places):
+        if place != inside and not place.startswith(f"{inside}/"):
+            mount.umount2(place, mount.MNT_DETACH)
+    os.fchdir(root)
+    mount.mount(".", "/", "", mount.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+    if propagation:
+        mount.mount_setattr(root, propagation=_PROPAGATION[propagation], about="/")
+    os.close(root)
 
 
 def pivot(root: int, namespace: int, propagation: str) -> None:

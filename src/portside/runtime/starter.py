@@ -151,7 +151,7 @@ class Start:
             state = msgspec.structs.replace(state, started_ns=started.started_ns)
             write_whole(f"{request.state_dir}/state.json", msgspec.json.encode(state), sync=False)
             if spec.hooks is not None and spec.hooks.poststart:
-                hooks.run_all(
+                hooks.run(
                     "poststart", spec.hooks.poststart, self._state(spec, child.pid, "running")
                 )
             placed = Placed(started, child.leader >= 0, bool(oom), _has_poststop(spec))

@@ -14,10 +14,10 @@ from portside.kernel.cgroup import Cgroup
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.model.ociruntime import DeviceCgroup, Linux, Resources, Spec, State
 from portside.model.rootfs import Rootfs
-from portside.runtime import hooks, init, seccomp_listener, userns
+from portside.runtime import hooks, init, rootfs, seccomp_listener, userns
 from portside.runtime.init_channel import Child, Given, Own, explain_kill
 from portside.runtime.messages import StartRequest
-from portside.runtime.oci import console, notify, spec_file, validate
+from portside.runtime.oci import console, notify, runtime_log, spec_file, validate
 from portside.runtime.oci.spec_file import read_spec
 from portside.runtime.oci.state_store import Container, Saved
 from portside.runtime.state_files import start_ticks, write_whole
@@ -40,13 +40,14 @@ class Wanted(msgspec.Struct):
     detach: bool = True
     keyring: bool = True
     systemd: bool = False
+    no_pivot: bool = False
 
 
 def load(bundle: str) -> Spec:
     """A bundle's configuration, with paths made absolute. Raises InvalidParameter, NotFound."""
     spec = read_spec(f"{bundle}/config.json", bundle=True)
     for warning in validate.check(spec):
-        os.write(2, f"{warning}\n".encode())
+        runtime_log.write("warning", warning)
     assert spec.root is not None and spec.linux is not None
     _deny_devices(spec.linux)
     spec.root.path = os.path.realpath(os.path.join(bundle, spec.root.path))
@@ -149,7 +150,10 @@ class _Creation:
             cgroup=cgroup_path(spec, wanted.id, wanted.systemd),
             seccomp_flags=flags,
             bundle=bundle,
+            no_pivot=wanted.no_pivot,
         )
+        self._mounted = "" if spec.namespace("mount") else spec.root.path
+        """Where the root is mounted in our own namespace; the container has none."""
 
     def run(self) -> Child:
         spec, request = self.spec, self.request
@@ -193,6 +197,7 @@ class _Creation:
                 finally:
                     with suppress(PortsideError, OSError):
                         group.delete()
+                    self._unmount()
                     self._poststop()
             raise
         return child
@@ -216,12 +221,17 @@ class _Creation:
         hooks.run("prestart", self.spec.hooks.prestart, state)
         hooks.run("createRuntime", self.spec.hooks.create_runtime, state)
 
+    def _unmount(self) -> None:
+        if self._mounted:
+            with suppress(OSError):
+                rootfs.detach(self._mounted)
+
     def _poststop(self) -> None:
         """The container is over before it was created; hooks may have something to undo."""
         if self.spec.hooks is not None:
             state = self._state(0, "stopped")
             for text in hooks.run_all("poststop", self.spec.hooks.poststop, state):
-                os.write(2, f"{text}\n".encode())
+                runtime_log.write("warning", text)
 
     def _saved(self, pid: int, created: bool = False) -> Saved:
         assert self.spec.root is not None
@@ -236,6 +246,7 @@ class _Creation:
             creating=not created,
             freezer=self._freezer,
             groups=self._groups,
+            mounted=self._mounted,
             poststart=bool(self.spec.hooks and self.spec.hooks.poststart),
             poststop=bool(self.spec.hooks and self.spec.hooks.poststop),
         )

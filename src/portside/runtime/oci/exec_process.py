@@ -14,7 +14,7 @@ from portside.model.rootfs import Rootfs
 from portside.runtime import exec_init, init, messages, scheduling, seccomp_listener
 from portside.runtime.init_channel import Child, Own
 from portside.runtime.messages import Exec, StartRequest
-from portside.runtime.oci import console, spec_file, validate
+from portside.runtime.oci import console, runtime_log, spec_file, validate
 from portside.runtime.oci.arguments import Options
 from portside.runtime.oci.foreground import attend, pass_signals
 from portside.runtime.oci.state_store import Container
@@ -122,7 +122,7 @@ def _process(options: Options, spec: Spec) -> Process:
     if not process.args:
         raise InvalidParameter("process args cannot be empty")
     for warning in validate.check_process(process):
-        os.write(2, f"{warning}\n".encode())
+        runtime_log.write("warning", warning)
     scheduling.check(process, None)
     return process
 

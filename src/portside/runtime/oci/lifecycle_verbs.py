@@ -23,6 +23,7 @@ def _wanted(context: Context, options: Options, detach: bool) -> creating.Wanted
         detach=detach,
         keyring=not options.flag("no-new-keyring"),
         systemd=context.systemd,
+        no_pivot=options.flag("no-pivot"),
     )
 
 

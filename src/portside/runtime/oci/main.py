@@ -7,6 +7,7 @@ import sys
 
 from portside.flags.table import Flag, HelpWanted, read_table
 from portside.model.errors import InvalidParameter, PortsideError
+from portside.runtime.oci import runtime_log
 from portside.runtime.oci.arguments import Context, Options, parse
 
 TYPE_CHECKING = False
@@ -29,7 +30,7 @@ _CREATE = """
   -b, --bundle string           Directory of the bundle (default: the current one)
       --console-socket string   Unix socket that gets the terminal
       --no-new-keyring          Keep the session keyring of the caller
-      --no-pivot                Accepted: the root is always changed by pivot_root(2)
+      --no-pivot                Move the root instead of using pivot_root(2) (for an initramfs)
       --pid-file string         Write the process ID to this file
       --pidfd-socket string     Unix socket that gets a pidfd of the process
       --preserve-fds int        Pass this many descriptors after standard error on
@@ -157,6 +158,7 @@ def main(arguments: list[str]) -> int:
             return _help(options.operands[1:])
         if context.format not in ("text", "json"):
             raise InvalidParameter(f"invalid log-format: {context.format}")
+        runtime_log.configure(context.log, context.format)
         return _dispatch(context, name, options.operands[1:])
     except HelpWanted:
         return _help([name] if name in _VERBS else [])
@@ -211,23 +213,6 @@ def _fail(context: Context, name: str, message: str, error: BaseException | None
         message = f"portside-runtime {name} failed: {message}"
     elif name == "exec":
         message = f"exec failed: {message}"
-    if context.log:
-        _write_log(context, message)
-    os.write(2, f"{message}\n".encode())
+    runtime_log.configure(context.log, context.format if context.format == "json" else "text")
+    runtime_log.write("error", message)
     return 255 if name == "exec" else 1
-
-
-def _write_log(context: Context, message: str) -> None:
-    import json
-    import time
-
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    if context.format == "json":
-        line = json.dumps({"level": "error", "msg": message, "time": stamp})
-    else:
-        line = f'time="{stamp}" level=error msg={json.dumps(message)}'
-    try:
-        with open(context.log, "a") as file:
-            file.write(line + "\n")
-    except OSError as err:
-        sys.stderr.write(f"{context.log}: {err.strerror}\n")

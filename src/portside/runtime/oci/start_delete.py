@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from portside.model.errors import SystemFailure
+from portside.model.errors import PortsideError, SystemFailure
 from portside.runtime.oci.state_store import Container, Saved
 
 TYPE_CHECKING = False
@@ -60,7 +60,11 @@ def start(root: str, id: str) -> None:
     if told_by is not None:
         notify.pass_on(told_by, saved.pid)
     if saved.poststart:
-        _hooks("poststart", box, saved, "running")
+        try:
+            _hooks("poststart", box, saved, "running")
+        except (PortsideError, OSError):
+            delete(root, id, force=True)  # runtime.md, "Lifecycle": stopped and destroyed
+            raise
 
 
 def _light() -> None:
@@ -79,16 +83,19 @@ def _why(saved: Saved) -> str:
 
 
 def _hooks(name: str, box: Container, saved: Saved, status: str) -> None:
-    """Run hooks whose failure is only told."""
+    """Run hooks: a failure of poststart is raised, one of poststop is only told."""
     _light()
     from portside.runtime import hooks
-    from portside.runtime.oci import spec_file
+    from portside.runtime.oci import runtime_log, spec_file
 
     spec = spec_file.of(box)
     if spec.hooks is not None:
-        wanted = spec.hooks.poststart if name == "poststart" else spec.hooks.poststop
-        for text in hooks.run_all(name, wanted, spec_file.state(saved, spec, status)):
-            os.write(2, f"{text}\n".encode())
+        state = spec_file.state(saved, spec, status)
+        if name == "poststart":
+            hooks.run(name, spec.hooks.poststart, state)
+            return
+        for text in hooks.run_all(name, spec.hooks.poststop, state):
+            runtime_log.write("warning", text)
 
 
 def delete(root: str, id: str, force: bool) -> None:
@@ -108,6 +115,11 @@ def delete(root: str, id: str, force: bool) -> None:
             pass
     if status != "stopped" or not saved.groups or not _remove_empty(saved.groups):
         _end_group(saved, status)
+    if saved.mounted:
+        _light()
+        from portside.runtime import rootfs
+
+        rootfs.detach(saved.mounted)
     if saved.poststop:
         _hooks("poststop", box, saved, "stopped")
     box.remove()
@@ -129,7 +141,6 @@ def _remove_empty(groups: tuple[str, ...]) -> bool:
 def _end_group(saved: Saved, status: str) -> None:
     _light()
     from portside.kernel.cgroup import Cgroup
-    from portside.model.errors import PortsideError
 
     group = Cgroup(saved.cgroup)
     try:

@@ -28,7 +28,8 @@ class Saved:
     def __init__(
         self, *, id: str, pid: int, pid_started: int, bundle: str, rootfs: str, cgroup: str,
         created: str, owner: str = "", creating: bool = False, freezer: str = "",
-        groups: tuple[str, ...] = (), poststart: bool = True, poststop: bool = True, **_: Any,
+        groups: tuple[str, ...] = (), poststart: bool = True, poststop: bool = True,
+        mounted: str = "", **_: Any,
     ) -> None:  # fmt: skip
         self.id, self.pid = id, pid
         self.pid_started = pid_started
@@ -45,6 +46,8 @@ class Saved:
         """Its directories in all hierarchies of control groups, version 2 last."""
         self.poststart, self.poststop = poststart, poststop
         """Whether there are such hooks."""
+        self.mounted = mounted
+        """Where its root is mounted in our own namespace; the container has none of its own."""
 
 
 class Container:

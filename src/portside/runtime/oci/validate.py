@@ -99,8 +99,8 @@ def _namespaces(spec: Spec) -> None:
         if wanted.type in seen:
             raise InvalidParameter(f"malformed spec file: duplicated ns {wanted.type!r}")
         seen.add(wanted.type)
-    if "mount" not in seen:
-        raise InvalidParameter("a container needs a mount namespace")
+    if "mount" not in seen and (spec.linux.masked_paths or spec.linux.readonly_paths):
+        raise InvalidParameter("unable to restrict sys entries without a private MNT namespace")
     for value, name in ((spec.hostname, "hostname"), (spec.domainname, "domainname")):
         if value and "uts" not in seen:
             raise InvalidParameter(f"unable to set {name} without a private UTS namespace")

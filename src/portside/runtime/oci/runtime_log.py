@@ -1,0 +1,52 @@
+"""What is told to callers: lines in the form of runc's, in the file of ``--log`` or on standard
+error. Engines parse the file; people read the rest."""
+
+from __future__ import annotations
+
+import os
+
+from portside.model import jsontext
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
+"""A text of these stands without quotes (as logrus, runc's library, writes it)."""
+
+
+class _Target:
+    path = ""
+    format = "text"
+
+
+def configure(path: str, format: str) -> None:
+    """Where to and in which form (text or json); an empty path is standard error."""
+    _Target.path, _Target.format = path, format
+
+
+def write(level: str, message: str) -> None:
+    """One line; ``level`` is error or warning. With a file, errors are shown plainly as well."""
+    import time
+
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if _Target.format == "json":
+        line = jsontext.dumps({"level": level, "msg": message, "time": stamp})
+    else:
+        shown = message if message and _PLAIN.issuperset(message) else jsontext.dumps(message)
+        line = f'time="{stamp}" level={level} msg={shown}'
+    if not _Target.path:
+        _put(2, line)
+        return
+    try:
+        fd = os.open(_Target.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except OSError as err:
+        _put(2, f"{_Target.path}: {err.strerror}")
+    else:
+        _put(fd, line)
+        os.close(fd)
+    if level == "error":
+        _put(2, message)
+
+
+def _put(fd: int, line: str) -> None:
+    try:
+        os.write(fd, f"{line}\n".encode(errors="surrogateescape"))
+    except OSError:  # nobody can be told
+        pass
