@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-READY = 60
+PATIENCE = float(os.environ.get("PORTSIDE_TEST_PATIENCE", "1"))
+"""How many times as long as usual to wait, for machines whose processor is emulated."""
+READY = 60 * PATIENCE
 """Seconds an engine may take to start on a busy machine."""
 
 
@@ -26,7 +28,7 @@ class UnixConnection(http.client.HTTPConnection):
     """HTTP to a unix socket."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=60)
+        super().__init__("localhost", timeout=60 * PATIENCE)
         self._path = path
 
     def connect(self) -> None:
@@ -222,7 +224,7 @@ def docker_runner(
             capture_output=True,
             text=text,
             env=env,
-            timeout=timeout,
+            timeout=timeout * PATIENCE,
         )
         if check and done.returncode:
             pytest.fail(

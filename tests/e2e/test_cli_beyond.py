@@ -173,6 +173,27 @@ def test_an_audit_tells_the_careful_from_the_careless(ours: Ours) -> None:
         ours("network", "rm", "beyond-net")
 
 
+def test_an_audit_finds_a_way_in(ours: Ours) -> None:
+    script = "printf '#!/bin/sh\\nsleep 99\\n' > /tmp/sshd; chmod +x /tmp/sshd; exec /tmp/sshd"
+    ours("run", "-d", "--name", "way-in", "-p", "8088:80", BASE, "sh", "-c", script)
+    try:
+        ours("exec", "way-in", "sh", "-c", "until grep -q sshd /proc/1/comm; do sleep 0.1; done")
+        found = json.loads(ours("system", "audit", "--json").stdout)
+        told = {f["id"]: f for f in found if f["subject"] == "way-in" and f["verdict"] != "pass"}
+        assert told["5.7"]["verdict"] == "warn"
+        assert told["5.9"]["reason"] == "reachable from outside: 80/tcp"
+        numbers = {f["id"] for f in found}
+        assert numbers >= {"1.1.1", "1.1.2", "2.6", "2.11", "2.12", "5.1", "5.27", "5.28", "6.1"}
+        (stopped,) = [f for f in found if f["id"] == "6.2"]
+        assert stopped["verdict"] == "pass"
+        ours("stop", "-t", "0", "way-in")
+        found = json.loads(ours("system", "audit", "--json").stdout)
+        (stopped,) = [f for f in found if f["id"] == "6.2"]
+        assert (stopped["verdict"], stopped["fix"]) == ("info", "portside container prune")
+    finally:
+        ours("rm", "-f", "way-in")
+
+
 def test_manifests(ours: Ours, docker: Any, tmp_path: Path) -> None:
     """A list made here is what docker and others read from the registry."""
     with docker_registry(tmp_path) as host:

@@ -49,6 +49,11 @@ def test_selinux() -> None:
     assert said.count("\nok ") + said.startswith("ok ") == 10, said
 
 
+def test_rootless_with_delegated_control_groups() -> None:
+    said = guest(str(HERE / "run-tests"), "tests/e2e/test_rootless_delegated.py")
+    assert said.count("PASSED") == 5, said
+
+
 @pytest.mark.skipif(shutil.which("apparmor_parser") is None, reason="apparmor_parser is missing")
 def test_apparmor() -> None:
     said = guest(str(HERE / "run-tests"), "tests/e2e/test_apparmor.py")

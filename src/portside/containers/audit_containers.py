@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from portside.containers import user_mapping
+from portside.containers import processes, user_mapping
 from portside.containers.core import Core
 from portside.containers.record import Record
 from portside.containers.spec import security_options
 from portside.kernel import apparmor
 from portside.model.audit_findings import INFO, PASS, WARN, Finding
+from portside.model.errors import PortsideError
 
 _SENSITIVE = ("/", "/boot", "/dev", "/etc", "/lib", "/proc", "/sys", "/usr", "/var/lib/docker",
               "/var/lib/portside", "/root")  # fmt: skip
@@ -59,6 +60,56 @@ def _apparmor(core: Core, record: Record) -> str:
     if wanted == security_options.UNCONFINED or (record.host.privileged and not wanted):
         return "it is unconfined"
     return "" if wanted or core.options.apparmor_profile else "the engine has no profile for it"
+
+
+def _selinux(core: Core, record: Record) -> str:
+    if core.options.selinux is None:
+        return ""
+    return "" if record.process_label else "it has no label: SELinux does not confine it"
+
+
+def _sshd(core: Core, record: Record) -> str:
+    """By the names of its processes, as ps(1) tells them."""
+    try:
+        group = processes.cgroup_of(core, core.containers[record.id])
+        found = [_name_of(pid) for pid in group.pids()]
+    except (PortsideError, OSError):
+        return ""
+    return "it is another way in, with passwords and keys of its own" if "sshd" in found else ""
+
+
+def _name_of(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _ports(core: Core, record: Record) -> str:
+    found = [port for port, bindings in (record.host.port_bindings or {}).items()
+             if any(not b.host_ip.startswith(("127.", "::1")) for b in bindings or ())]  # fmt: skip
+    if record.host.publish_all_ports:
+        return "every port that the image names is published"
+    return f"reachable from outside: {', '.join(found)}" if found else ""
+
+
+def _newer(core: Core, record: Record) -> str:
+    try:
+        present = core.images.get(record.image).id
+    except PortsideError:
+        return ""
+    return "" if present == record.image_id else f"{record.image} is another image by now"
+
+
+def _image_health(core: Core, record: Record) -> str:
+    if not _health(core, record):
+        return ""  # the container has one of its own
+    try:
+        check = core.images.get(record.image_id).run.healthcheck
+    except PortsideError:
+        return ""
+    return "" if check is not None and check.test else "its image has none"
 
 
 def _capabilities(core: Core, record: Record) -> str:
@@ -180,12 +231,16 @@ def _ulimits(core: Core, record: Record) -> str:
 
 _CHECKS = (
     _Check("4.1", "It has a user of its own", _user, "--user USER"),
-    _Check("4.6", "It has a health check", _health, "--health-cmd COMMAND"),
+    _Check("4.6", "Its image has a health check", _image_health,
+           "--health-cmd COMMAND (HEALTHCHECK in the Dockerfile)", INFO),
     _Check("5.2", "It has an AppArmor profile", _apparmor, "--security-opt apparmor=PROFILE"),
+    _Check("5.3", "It has an SELinux label", _selinux, "--security-opt label=type:TYPE"),
     _Check("5.4", "Capabilities are restricted", _capabilities, "--cap-drop ALL --cap-add NEEDED"),
     _Check("5.5", "It is not privileged", _privileged, "(without --privileged)"),
     _Check("5.6", "No sensitive directory of the host is writable", _binds, "-v SOURCE:TARGET:ro"),
+    _Check("5.7", "No sshd runs in it", _sshd, "(without sshd: portside exec)"),
     _Check("5.8", "No ports below 1024 are published", _low_ports, "-p 8080:80", INFO),
+    _Check("5.9", "Only needed ports are open", _ports, "(without -p PORT)", INFO),
     _Check("5.10", "It does not share the host's network", _shares("network_mode",
            "it can reach everything on the host's loopback"), "--network NETWORK"),
     _Check("5.11", "Its memory is limited", _memory, "--memory SIZE"),
@@ -206,6 +261,8 @@ _CHECKS = (
     _Check("5.25", "It is in the engine's control group", _cgroup, "(without --cgroup-parent)",
            INFO),
     _Check("5.26", "It cannot gain privileges", _privileges, "--security-opt no-new-privileges"),
+    _Check("5.27", "Its health is checked", _health, "--health-cmd COMMAND"),
+    _Check("5.28", "It runs what its image's name means now", _newer, "--pull always", INFO),
     _Check("5.29", "The number of its processes is limited", _pids, "--pids-limit 200"),
     _Check("5.30", "It is not on the default bridge", _bridge, "--network NETWORK"),
     _Check("5.31", "It has a user namespace where the engine gives one", _userns,

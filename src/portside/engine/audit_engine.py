@@ -1,4 +1,6 @@
-"""``system audit``: the engine's settings and files by the CIS Docker Benchmark (parts 2 and 3)."""
+"""``system audit``: the engine's settings and files by the CIS Docker Benchmark (parts 1 to 3, 5.1
+and 6). What only a person can judge (1.2.1, 4.2 to 4.5, 4.7 to 4.12, 5.23, 5.24) and what is about
+swarms (part 7) is left out."""
 
 from __future__ import annotations
 
@@ -8,9 +10,11 @@ import pwd
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import portside
 from portside.engine.options import DEFAULT_CONFIG_FILE
 from portside.kernel import selinux
 from portside.model.audit_findings import INFO, PASS, WARN, Finding
@@ -23,7 +27,11 @@ if TYPE_CHECKING:
 def audit_engine(engine: Engine) -> list[Finding]:
     """All findings about the engine; reads the owners and modes of its files."""
     options = engine.options
-    return [*_settings(options, engine.id_mappings is not None), *_files(options)]
+    return [
+        *_machine(options),
+        *_settings(options, engine.id_mappings is not None),
+        *_files(options),
+    ]
 
 
 def _set(key: str, value: str) -> str:
@@ -76,6 +84,7 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
         f"unverified: {', '.join(options.insecure_registries)}",
         _set("insecure-registries", "[]"),
     )
+    yield found("2.6", "The storage driver aufs is not used", True, "", "")
     yield found(
         "2.7",
         "TCP sockets verify their clients",
@@ -104,6 +113,23 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
         not options.cgroup_parent,
         f"containers are in {options.cgroup_parent}: what else is there shares its limits",
         _set("cgroup-parent", '""'),
+        INFO,
+    )
+    sizes = [option for option in options.storage_opts if "basesize" in option]
+    yield found(
+        "2.11",
+        "The base device size is not changed",
+        not sizes,
+        f"storage-opts: {', '.join(sizes)}",
+        _set("storage-opts", "[]"),
+        INFO,
+    )
+    yield found(
+        "2.12",
+        "Commands of clients are authorized",
+        os.getuid() != 0,
+        "whoever may open the socket may do everything: authorization plugins are not supported",
+        "run an engine without root for each user (portside run as that user starts it)",
         INFO,
     )
     yield found(
@@ -153,6 +179,7 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
         "experimental is on",
         _set("experimental", "false"),
     )
+    yield found("5.1", "Swarm mode is off", True, "", "")
     if selinux.enabled():
         yield found(
             "5.3",
@@ -161,6 +188,91 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
             "selinux-enabled is off",
             _set("selinux-enabled", "true"),
         )
+
+
+def _machine(options: DaemonOptions) -> Iterator[Finding]:
+    """Part 1, as far as it is about the engine's own files and users."""
+    root = options.data_root
+    with suppress(OSError):
+        separate = Path(root).stat().st_dev != Path("/").stat().st_dev
+        yield Finding(
+            id="1.1.1",
+            title="Containers have a file system of their own",
+            verdict=PASS if separate else INFO,
+            subject=root,
+            reason="" if separate else "a full disk of containers is a full disk of the machine",
+            fix="" if separate else f"mount a file system at {root}",
+        )
+    users = _members(options.group)
+    yield Finding(
+        id="1.1.2",
+        title="Only trusted users control the engine",
+        verdict=INFO if users else PASS,
+        subject=options.group,
+        reason=f"with root's rights: {', '.join(users)}" if users else "",
+        fix=f"gpasswd --delete USER {options.group}" if users else "",
+    )
+    rules = _audit_rules()
+    program, settings = portside.__file__.rpartition("/")[0], str(Path(DEFAULT_CONFIG_FILE).parent)
+    places = {"1.1.3": program, "1.1.4": options.exec_root, "1.1.5": root, "1.1.6": settings}
+    for number, path in places.items():
+        if Path(path).exists():
+            watched = any(path.startswith(rule) for rule in rules)
+            yield Finding(
+                id=number,
+                title="Changes of the engine's files are audited",
+                verdict=PASS if watched else INFO,
+                subject=path,
+                reason="" if watched else "no rule of auditd watches it",
+                fix="" if watched else f"auditctl -w {path} -k portside",
+            )
+
+
+def _members(group: str) -> list[str]:
+    """Who may open the socket besides root."""
+    with suppress(KeyError):
+        found = grp.getgrnam(group)
+        return sorted({*found.gr_mem, *(u.pw_name for u in pwd.getpwall()
+                                        if u.pw_gid == found.gr_gid)} - {"root"})  # fmt: skip
+    return []
+
+
+def _audit_rules() -> list[str]:
+    """The paths that auditd watches (audit.rules(7))."""
+    found = []
+    files = [Path("/etc/audit/audit.rules"), *Path("/etc/audit/rules.d").glob("*.rules")]
+    for file in files:
+        with suppress(OSError):
+            words = file.read_text(errors="replace").split()
+            found += [path for flag, path in pairwise(words) if flag == "-w"]
+            found += [path.partition("=")[2] for flag, path in pairwise(words)
+                      if flag == "-F" and path.startswith(("path=", "dir="))]  # fmt: skip
+    return found
+
+
+def audit_sprawl(engine: Engine) -> Iterator[Finding]:
+    """Part 6: what is kept and not used. In the engine's own thread."""
+    core, counts = engine.containers, engine.containers.counts()
+    used = {container.record.image_id for container in core.containers.values()}
+    idle = max(0, engine.image_count() - len(used))
+    yield Finding(
+        id="6.1",
+        title="Images that no container uses are removed",
+        verdict=INFO if idle else PASS,
+        reason=f"{idle} are not used" if idle else "",
+        fix="portside image prune --all" if idle else "",
+    )
+    stopped = counts.stopped
+    yield Finding(
+        id="6.2",
+        title="Containers that do not run are removed",
+        verdict=INFO if stopped else PASS,
+        reason=f"{stopped} of {counts.total} do not run" if stopped else "",
+        fix="portside container prune" if stopped else "",
+    )
+
+
+_UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system")
 
 
 # -- files -----------------------------------------------------------------------------------
@@ -186,8 +298,16 @@ def _files(options: DaemonOptions) -> Iterator[Finding]:
         if path:
             with suppress(OSError):
                 yield from _file(owner_id, mode_id, path, wanted, mode)
+    for owner_id, mode_id, unit in (("3.1", "3.2", "service"), ("3.3", "3.4", "socket")):
+        for directory in _UNITS:
+            with suppress(OSError):
+                yield from _file(owner_id, mode_id, f"{directory}/portside.{unit}", "root", 0o644)
+    for owner_id, mode_id, path in (("3.19", "3.20", "/etc/default/portside"),
+                                    ("3.22", "3.21", "/etc/sysconfig/portside")):  # fmt: skip
+        with suppress(OSError):
+            yield from _file(owner_id, mode_id, path, "root", 0o644)
     with suppress(OSError):
-        yield from _mode("3.21", options.data_root, 0o710)
+        yield from _mode("data-root", options.data_root, 0o710)
 
 
 def _file(owner_id: str, mode_id: str, path: str, group: str, mode: int) -> Iterator[Finding]:

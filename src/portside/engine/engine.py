@@ -179,10 +179,10 @@ class Engine:
     async def audit(self) -> list[Finding]:
         """The engine and its running containers beside the CIS Docker Benchmark."""
         from portside.containers.audit_containers import audit_containers
-        from portside.engine.audit_engine import audit_engine
+        from portside.engine.audit_engine import audit_engine, audit_sprawl
 
         found = await asyncio.to_thread(audit_engine, self)
-        return found + audit_containers(self.containers)
+        return [*found, *audit_sprawl(self), *audit_containers(self.containers)]
 
     async def explain(self, name: str) -> Explanation:
         """A container in the kernel's terms, from its namespaces to its firewall rules."""
