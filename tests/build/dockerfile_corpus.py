@@ -64,6 +64,24 @@ FROM base
 COPY --from=build /b /b
 CMD cat /a /b
 """, "base\nbase\nbuild\n"),
+    Sample("link-onto-directories", """FROM BASE
+RUN mkdir -p /have/in && chmod 711 /have && chown 5:6 /have
+COPY --link --chown=7:8 d /have/in
+COPY --link --chown=7:8 d /new/deep
+COPY --chown=7:8 --chmod=700 d/f /moded/deep/
+COPY --link --chown=7:8 --chmod=751 d /have/x
+WORKDIR /w/x
+COPY --link --chown=7 d .
+CMD stat -c '%n %u:%g %a' /have /have/in /have/in/f /have/x /new /moded /w /w/x/f
+""", """/have 5:6 711
+/have/in 0:0 755
+/have/in/f 7:8 644
+/have/x 7:8 751
+/new 7:8 755
+/moded 7:8 700
+/w 0:0 755
+/w/x/f 7:7 644
+""", {"d/f": "f\n", "d/sub/g": "g\n"}),
     Sample("target-stage", """FROM BASE AS one
 CMD echo one
 FROM one AS two

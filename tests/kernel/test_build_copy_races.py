@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from portside.builder.llb import CopyAction
-from portside.builder.solver.build_jobs import HashContent, RunFileOp
 from portside.builder.solver.content_hash import hash_copies
-from portside.builder.solver.file_worker import _Worker
+from portside.builder.solver.file_digests import FileDigests
+from portside.builder.solver.file_worker import FileWorker, Source
+from portside.builder.solver.tree_copier import WritableRoot
 from portside.model.errors import PortsideError
 from portside.model.rootfs import Rootfs
 from portside.store.archive_values import Limits
@@ -56,14 +57,14 @@ def swapping(place: Path, outside: Path) -> Iterator[None]:
 
 def copy(root: Path, source: Path, action: CopyAction) -> None:
     """One copy as a job makes it; what fails because of the swapping may fail."""
-    job = RunFileOp(rootfs=Rootfs("bind", upper=str(root)), base="", target="", limits=Limits())
-    fds = os.open(root, OPEN_DIR), os.open(source, OPEN_DIR)
+    target = WritableRoot(Rootfs("bind", upper=str(root)))
+    fd = os.open(source, OPEN_DIR)
     try:
         with suppress(PortsideError, OSError):
-            _Worker(*fds, job, []).run(action)
+            FileWorker(target, Source(fd), Limits(), [], FileDigests()).run(action)
     finally:
-        for fd in fds:
-            os.close(fd)
+        os.close(fd)
+        target.close()
 
 
 @pytest.mark.parametrize("src", ["/d/a", "/d", "/d/a/f", "/d/*/f"])
@@ -82,8 +83,7 @@ def test_a_source_that_becomes_a_link_is_not_followed_outside(tmp_path: Path, sr
             target.mkdir()
             copy(target, source, action)
             with suppress(PortsideError, OSError):
-                hash_copies(HashContent(source=Rootfs("bind", upper=str(source)),
-                                        copies=(action,)))  # fmt: skip
+                hash_copies(Rootfs("bind", upper=str(source)), (action,))
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink():
             taken += 1

@@ -7,11 +7,13 @@ are kept, those that were used last.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from portside.builder.solver.file_digests import beside
 from portside.model.ids import new_id
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ class ClientDirectories:
         self._root, self._trash = root, trash
         self._idle: dict[str, Path] = {}
         """By key, the one used last at the end."""
+        self._open: dict[Path, None] = {}
+        """Digests of clients' own directories, those used last at the end."""
 
     @contextmanager
     def use(self, key: str) -> Iterator[Path]:
@@ -42,7 +46,7 @@ class ClientDirectories:
                 self._idle[key] = path
             for gone in (older, *self._surplus()):
                 if gone is not None:
-                    self._trash.discard(gone)
+                    self.discard(gone)
 
     def _surplus(self) -> list[Path]:
         keys = list(self._idle)[: max(0, len(self._idle) - KEPT)]
@@ -51,5 +55,25 @@ class ClientDirectories:
     def clear(self) -> None:
         """Remove those that no build uses."""
         for path in self._idle.values():
-            self._trash.discard(path)
+            self.discard(path)
         self._idle.clear()
+        for path in self._open:
+            path.unlink(missing_ok=True)
+        self._open.clear()
+
+    def discard(self, path: Path) -> None:
+        """Remove a directory and what is known of its files."""
+        self._trash.discard(path)
+        Path(beside(str(path))).unlink(missing_ok=True)
+
+    def digests_of_open(self, directory: str) -> str:
+        """Where to keep the digests of a client's own directory, which is open here."""
+        found = os.stat(directory)
+        path = self._root / f"open-{found.st_dev}-{found.st_ino}.digests"
+        self._open.pop(path, None)
+        self._open[path] = None
+        while len(self._open) > KEPT:
+            older = next(iter(self._open))
+            del self._open[older]
+            older.unlink(missing_ok=True)
+        return str(path)

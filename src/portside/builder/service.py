@@ -65,6 +65,7 @@ from portside.model.quiet_teardown import teardown
 from portside.model.reference import Reference
 from portside.model.registryauth import AuthConfig
 from portside.store.store_jobs import Measure
+from portside.store.trees import spread
 
 if TYPE_CHECKING:
     from portside.builder.attestations.provenance import Capture
@@ -148,6 +149,7 @@ class BuildService:
         self._contexts = core.store.root / "contexts"
         shutil.rmtree(self._contexts, ignore_errors=True)  # of a killed engine's builds
         self._contexts.mkdir(mode=0o700)
+        spread(self._contexts)
         self.directories = ClientDirectories(self._contexts, core.store.trash)
 
     # -- contexts ------------------------------------------------------------------------
@@ -164,7 +166,7 @@ class BuildService:
         try:
             yield _context(target, await run_fed(self.store.workers, job, stream))
         finally:
-            self.store.trash.discard(target)
+            self.directories.discard(target)
 
     @asynccontextmanager
     async def check_out(
@@ -180,7 +182,7 @@ class BuildService:
             job = OpenContext(target=str(target), dockerfile=dockerfile)
             yield _context(target, await self.store.workers.run(job))
         finally:
-            self.store.trash.discard(target)
+            self.directories.discard(target)
 
     # -- building ------------------------------------------------------------------------
 
@@ -217,7 +219,7 @@ class BuildService:
             committer = LayerCommitter(self.store, lease.ref)
             operations = OperationSet(
                 self.store, _Chains(self._images), StepRunner(self._core, self.cache, committer),
-                committer, inputs, HttpSource(self.store), self._memo,
+                committer, inputs, HttpSource(self.store), self._memo, self.directories,
             )  # fmt: skip
             build = Build(self._solver, operations.operations(), new_id(), report)
             if inputs.cache_from:

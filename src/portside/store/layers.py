@@ -287,10 +287,13 @@ class LayerStore:
 
     # -- writable layers -----------------------------------------------------------------
 
-    def create_writable(self, container_id: str, chain: Digest | None) -> Rootfs:
+    def create_writable(
+        self, container_id: str, chain: Digest | None, *, spread: bool = False
+    ) -> Rootfs:
         """The writable layer of a container above ``chain`` (None: an empty root).
 
-        Conflict when it exists. On the vfs driver use :meth:`create_writable_copy`.
+        ``spread``: many files may be made in it (:func:`.trees.spread`). Conflict when it
+        exists. On the vfs driver use :meth:`create_writable_copy`.
         """
         directory = self.containers_dir / container_id
         lower = self._lower(chain)
@@ -303,6 +306,8 @@ class LayerStore:
             if chain is not None:
                 self._db.refs.add(Ref.container(container_id), Ref.layer(chain))
             directory.mkdir(mode=0o700, exist_ok=True)
+            if spread:
+                trees.spread(directory)
             upper, work = directory / "upper", directory / "work"
             for leftover in (upper, work):
                 if leftover.exists():
@@ -315,10 +320,12 @@ class LayerStore:
                 _make_mount_points(upper, lower)
         return self._overlay(lower, directory)
 
-    async def create_writable_copy(self, container_id: str, chain: Digest | None) -> Rootfs:
+    async def create_writable_copy(
+        self, container_id: str, chain: Digest | None, *, spread: bool = False
+    ) -> Rootfs:
         """:meth:`create_writable` for any driver; vfs copies the tree (by reflink if it can)."""
         if self.driver == "overlay":
-            return self.create_writable(container_id, chain)
+            return self.create_writable(container_id, chain, spread=spread)
         with self._db.transaction(grows=True) as sql:
             if self._writable(container_id) is not None:
                 raise Conflict(f"container {container_id} has a writable layer already")

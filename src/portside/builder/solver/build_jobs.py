@@ -38,11 +38,31 @@ class RunFileOp(SealLayer, kw_only=True):
     sources: tuple[Rootfs, ...] = ()
     ignores: tuple[tuple[str, ...], ...] = ()
     """Patterns of what is left out of each source."""
+    digests: tuple[str, ...] = ()
+    """Files of the digests that are known of each source's files."""
+    keep: tuple[str, ...] = ()
+    """Directories that are not copied where the root has them, only what is in them."""
 
     def run(self, fds: list[int], progress: Progress) -> Sealed:
         from portside.builder.solver.file_worker import run_file_op
 
         return run_file_op(self)
+
+
+class CompareParents(Job, kw_only=True):
+    """Whether the directories that lead to ``paths`` in ``above`` are others than in ``base``: with
+    another owner or mode, or links there."""
+
+    result: ClassVar[type] = bool
+    heavy: ClassVar[bool] = False
+    base: Rootfs
+    above: Rootfs
+    paths: tuple[str, ...]
+
+    def run(self, fds: list[int], progress: Progress) -> bool:
+        from portside.builder.solver.rebase import parents_differ
+
+        return parents_differ(self.base, self.above, self.paths)
 
 
 class HashContent(Job, kw_only=True):
@@ -55,11 +75,19 @@ class HashContent(Job, kw_only=True):
     path: str = "/"
     ignore: tuple[str, ...] = ()
     """Patterns of what is left out of the source."""
+    digests: str = ""
+    """File of the digests that are known of the source's files; it is brought up to date."""
+    private: bool = False
+    """Nobody but the engine changes the source."""
 
     def run(self, fds: list[int], progress: Progress) -> str:
         from portside.builder.solver.content_hash import hash_copies
+        from portside.builder.solver.file_digests import FileDigests
 
-        return hash_copies(self)
+        digests = FileDigests(self.digests, private=self.private)
+        found = hash_copies(self.source, self.copies, self.path, self.ignore, digests)
+        digests.save()
+        return found
 
 
 class SnapshotContext(Job, kw_only=True):

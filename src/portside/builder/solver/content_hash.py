@@ -6,30 +6,29 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from typing import TYPE_CHECKING
-
-import msgspec
+from collections.abc import Mapping, Sequence
 
 from portside.builder.llb import CopyAction
 from portside.builder.solver.copy_selection import Selected, Selection
+from portside.builder.solver.file_digests import FileDigests
 from portside.model.dockerignore import Ignore
 from portside.model.errors import NotFound
+from portside.model.rootfs import Rootfs
 from portside.store.roots import OPEN_DIR, closing, missing, open_beneath, open_root
 from portside.store.tar_pack import read_xattrs
 from portside.store.trees import OPEN_FILE
 
-if TYPE_CHECKING:
-    from portside.builder.solver.build_jobs import HashContent
-
-PIECE = 1 << 20
+_NONE: Mapping[bytes, bytes] = {}
 
 
 class ContentHash:
     """One digest over many files; the order of calls counts."""
 
-    def __init__(self, *, owners: bool = True) -> None:
+    def __init__(self, *, owners: bool = True, digests: FileDigests | None = None) -> None:
+        """``digests``: what is known of files' contents."""
         self._hash = hashlib.sha256()
         self._owners = owners
+        self._digests = digests if digests is not None else FileDigests()
 
     def hexdigest(self) -> str:
         return f"sha256:{self._hash.hexdigest()}"
@@ -56,22 +55,34 @@ class ContentHash:
         if stat.S_ISSOCK(mode):
             return False
         link = os.readlink(name, dir_fd=dir_fd) if stat.S_ISLNK(mode) else b""
+        content = self._content(dir_fd, name, found) if stat.S_ISREG(mode) else b""
+        xattrs = read_xattrs(b"/proc/self/fd/%d/%s" % (dir_fd, name))
+        self.add(path, found, link=link, content=content, xattrs=xattrs)
+        return stat.S_ISDIR(mode)
+
+    def add(
+        self, path: bytes, found: os.stat_result, *, link: bytes = b"", content: bytes = b"",
+        xattrs: Mapping[bytes, bytes] = _NONE,
+    ) -> None:  # fmt: skip
+        """One entry whose link target, content's digest and extended attributes are at hand."""
+        mode = found.st_mode
         size = found.st_size if stat.S_ISREG(mode) else 0
         device = found.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
         uid, gid = (found.st_uid, found.st_gid) if self._owners else (0, 0)
-        xattrs = read_xattrs(b"/proc/self/fd/%d/%s" % (dir_fd, name))
         head = b"%o %d %d %d %d" % (mode, uid, gid, size, device)
-        for part in (path, head, link, *(x for pair in sorted(xattrs.items()) for x in pair)):
-            self._hash.update(len(part).to_bytes(4, "big") + part)
-        if stat.S_ISREG(mode):
-            self._data(dir_fd, name)
-        return stat.S_ISDIR(mode)
+        parts = [path, head, link]
+        for pair in sorted(xattrs.items()):
+            parts += pair
+        parts.append(content)
+        self._hash.update(b"".join([len(part).to_bytes(4, "big") + part for part in parts]))
 
-    def _data(self, dir_fd: int, name: bytes) -> None:
+    def _content(self, dir_fd: int, name: bytes, found: os.stat_result) -> bytes:
+        known = self._digests.find(found)
+        if known is not None:
+            return known
         fd = os.open(name, OPEN_FILE, dir_fd=dir_fd)
         try:
-            while piece := os.read(fd, PIECE):
-                self._hash.update(piece)
+            return self._digests.of(fd, os.fstat(fd))
         finally:
             os.close(fd)
 
@@ -79,27 +90,28 @@ class ContentHash:
         self._hash.update(len(data).to_bytes(4, "big") + data)
 
 
-def hash_copies(job: HashContent) -> str:
-    """See :class:`HashContent`. Paths that are not there are part of the answer: that a copy
-    fails is found when it is made."""
-    with closing(open_root(job.source)) as root:
-        return _hash_copies(job, root)
+def hash_copies(
+    source: Rootfs, copies: Sequence[CopyAction], path: str = "/", ignore: Sequence[str] = (),
+    digests: FileDigests | None = None,
+) -> str:  # fmt: skip
+    """The digest of what each copy takes from ``source``; with no copies, of all of ``path``.
 
-
-def _hash_copies(job: HashContent, root: int) -> str:
-    hasher = ContentHash()
-    ignore = Ignore(job.ignore)
-    if not job.copies and ignore:
-        job = msgspec.structs.replace(job, copies=(CopyAction(src=job.path, dest="/"),))
-    if not job.copies:
-        _whole(root, job.path, hasher)
-    for action in job.copies:
-        hasher.text(b"copy")
-        try:
-            for selected in Selection(root, action, ignore):
-                _selected(selected, hasher)
-        except NotFound as err:
-            hasher.text(f"missing {err}".encode("utf-8", "surrogateescape"))
+    Paths that are not there are part of the answer: that a copy fails is found when it is made.
+    """
+    hasher = ContentHash(digests=digests)
+    rules = Ignore(ignore)
+    if not copies and rules:
+        copies = (CopyAction(src=path, dest="/"),)
+    with closing(open_root(source)) as root:
+        if not copies:
+            _whole(root, path, hasher)
+        for action in copies:
+            hasher.text(b"copy")
+            try:
+                for selected in Selection(root, action, rules):
+                    _selected(selected, hasher)
+            except NotFound as err:
+                hasher.text(f"missing {err}".encode("utf-8", "surrogateescape"))
     return hasher.hexdigest()
 
 

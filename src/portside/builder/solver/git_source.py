@@ -77,7 +77,7 @@ class GitSource:
         url, keep = git_source(op)
         identifier = new_id()
         layers = self._store.layers
-        rootfs = await layers.create_writable_copy(identifier, None)
+        rootfs = await layers.create_writable_copy(identifier, None, spread=True)
         try:
             await self.check_out(url, Path(rootfs.upper), keep=keep)
             made = await committer.commit(identifier, Tree())

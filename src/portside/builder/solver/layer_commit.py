@@ -39,7 +39,8 @@ class LayerCommitter:
 
     async def file_op(
         self, identifier: str, below: Tree, actions: Sequence[Placed],
-        sources: Sequence[Rootfs], ignores: Sequence[tuple[str, ...]],
+        sources: Sequence[Rootfs], ignores: Sequence[tuple[str, ...]], digests: Sequence[str],
+        keep: Sequence[str] = (),
     ) -> Made:  # fmt: skip
         """Carry file actions out above ``below``."""
         layers = self._store.layers
@@ -47,7 +48,8 @@ class LayerCommitter:
         job = RunFileOp(
             rootfs=layers.rootfs(identifier), base=layers.base(identifier), target=target,
             limits=layers.limits, actions=tuple(actions), sources=tuple(sources),
-            ignores=tuple(ignores),
+            ignores=tuple(ignores), digests=tuple(digests),
+            keep=tuple(keep),
         )  # fmt: skip
         return await self._sealed(identifier, below, job, target)
 

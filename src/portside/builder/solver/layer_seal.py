@@ -7,6 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from portside.builder.solver.content_hash import ContentHash
+from portside.builder.solver.file_digests import FileDigests
 from portside.builder.solver.job_values import Sealed
 from portside.builder.solver.layer_pack import pack
 from portside.kernel.openat2 import openat2
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
 EMPTY_SIZE = 1024
 """Bytes of a tar without an entry, as we write it."""
 CONTENT_LIMIT = 512 << 20
-"""Bytes of files up to which a layer's content is digested without times. Beyond, reading it
-once more costs more than a changed step with the same large output is likely to save."""
+"""Bytes of files with unknown digests up to which a layer's content is digested without times.
+Beyond, reading it once more costs more than a changed step with the same large output is likely
+to save."""
 SMALL = 4 << 20
 """Bytes of files up to which a layer is compressed at once. A larger one is compressed when an
 image first needs its blob: most large layers are of stages that no image has."""
 
 
-def seal(job: SealLayer) -> Sealed:
+def seal(job: SealLayer, digests: FileDigests | None = None) -> Sealed:
+    """``digests``: of files that were just made."""
+    digests = digests if digests is not None else FileDigests()
     _drop_stubs(job)
     upper = job.rootfs.upper
     size = measure(upper)
@@ -35,8 +39,8 @@ def seal(job: SealLayer) -> Sealed:
     target = "" if is_overlay and size > SMALL else job.target
     packed = pack(lambda out: pack_changes(job.rootfs, job.base, out), target, "gzip")
     content = packed.diff_id
-    if is_overlay and size <= CONTENT_LIMIT:
-        content = _content(upper)
+    if is_overlay and size - digests.size <= CONTENT_LIMIT:
+        content = _content(upper, digests)
     return Sealed(
         diff_id=packed.diff_id,
         digest=packed.digest,
@@ -47,10 +51,10 @@ def seal(job: SealLayer) -> Sealed:
     )
 
 
-def _content(upper: str) -> str:
+def _content(upper: str, digests: FileDigests) -> str:
     fd = os.open(upper, OPEN_DIR)
     try:
-        hasher = ContentHash()
+        hasher = ContentHash(digests=digests)
         hasher.tree(fd, b"")
         return hasher.hexdigest()
     finally:

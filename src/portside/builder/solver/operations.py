@@ -16,11 +16,13 @@ from portside.builder.layers.layer_blobs import LayerBlobs, difference
 from portside.builder.llb import Vertex
 from portside.builder.results import CacheRequest, ContentStore
 from portside.builder.solver.build_events import Report
-from portside.builder.solver.build_jobs import HashContent, SnapshotContext
+from portside.builder.solver.build_jobs import CompareParents, HashContent, SnapshotContext
+from portside.builder.solver.file_digests import beside
 from portside.builder.solver.git_source import GitSource, git_source
 from portside.builder.solver.job_values import Placed
 from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.layout_source import LayoutSource
+from portside.builder.solver.rebase import copied_to, leading_to
 from portside.builder.solver.solver import Made, Operations
 from portside.builder.solver.step_runner import StepRunner, StepSettings
 from portside.builder.solver.tree import Tree, digest_of
@@ -32,6 +34,7 @@ from portside.model.rootfs import Rootfs
 from portside.store.layers import chain_of
 
 if TYPE_CHECKING:
+    from portside.builder.client_directories import ClientDirectories
     from portside.builder.solver.http_source import HttpSource
     from portside.store.store import Store
 
@@ -71,10 +74,11 @@ class OperationSet:
     def __init__(
         self, store: Store, images: ImageTrees, runner: StepRunner, committer: LayerCommitter,
         inputs: BuildInputs, http: HttpSource, memo: dict[tuple[str, bytes], str],
+        directories: ClientDirectories,
     ) -> None:  # fmt: skip
         self._store, self._images, self._runner = store, images, runner
         self._committer, self._inputs, self._http = committer, inputs, http
-        self._memo = memo
+        self._memo, self._directories = memo, directories
         self.digests: dict[str, str] = {}
         """What sources were found to be, by the vertex's digest."""
         self._git = GitSource(store, inputs.settings.secrets)
@@ -118,10 +122,7 @@ class OperationSet:
             return ""
         tree = trees[mount.input]
         if tree.directory or (mount.readonly and mount.selector):
-            job = HashContent(
-                source=self.readable(tree), path=mount.selector or "/", ignore=tree.ignore
-            )
-            return await self._hashed(tree, job)
+            return await self._hashed(tree, path=mount.selector or "/")
         return tree.content
 
     async def _copied(self, op: llb.FileOp, trees: Sequence[Tree]) -> str:
@@ -143,21 +144,32 @@ class OperationSet:
             if not copies and not tree.directory:
                 found.append(tree.content)
                 continue
-            job = HashContent(source=self.readable(tree), copies=copies, ignore=tree.ignore)
-            found.append(await self._hashed(tree, job))
+            found.append(await self._hashed(tree, copies))
         return found
 
-    async def _hashed(self, tree: Tree, job: HashContent) -> str:
+    async def _hashed(
+        self, tree: Tree, copies: tuple[llb.CopyAction, ...] = (), path: str = "/"
+    ) -> str:
         """Layers never change: what was read of them once is remembered."""
-        key = (tree.chain, msgspec.json.encode((job.copies, job.path)))
+        key = (tree.chain, msgspec.json.encode((copies, path)))
         if tree.chain and key in self._memo:
             return self._memo[key]
+        job = HashContent(
+            source=self.readable(tree), copies=copies, path=path, ignore=tree.ignore,
+            digests=self._digests(tree), private=not tree.is_open,
+        )  # fmt: skip
         found: str = await self._store.workers.run(job)
         if tree.chain:
             if len(self._memo) >= _MEMO:
                 self._memo.clear()
             self._memo[key] = found
         return found
+
+    def _digests(self, tree: Tree) -> str:
+        """Where the digests of a directory's files are kept."""
+        if tree.is_open:
+            return self._directories.digests_of_open(tree.directory)
+        return beside(tree.directory) if tree.directory else ""
 
     def readable(self, tree: Tree) -> Rootfs:
         """A tree to read from."""
@@ -179,7 +191,7 @@ class OperationSet:
         if isinstance(op, llb.FileOp):
             return await self._file(op, trees)
         if isinstance(op, llb.MergeOp):
-            return await self._merge(trees)
+            return await self._merge(vertex, trees)
         return await self._diff(op, trees)
 
     async def _source(self, vertex: Vertex, op: llb.SourceOp, report: Report) -> Made:
@@ -250,8 +262,9 @@ class OperationSet:
         return Made(tuple(outputs), tuple(blobs), size, sources)
 
     async def _actions(
-        self, below: Tree, items: Sequence[llb.FileAction], known: dict[int, Tree]
-    ) -> Made:
+        self, below: Tree, items: Sequence[llb.FileAction], known: dict[int, Tree],
+        keep: Sequence[str] = (),
+    ) -> Made:  # fmt: skip
         """Actions one after the other on one root."""
         needed = sorted({item.secondary for item in items if item.secondary >= 0})
         sources = [self.readable(known[number]) for number in needed]
@@ -261,10 +274,14 @@ class OperationSet:
         ]
         identifier = new_id()
         layers = self._store.layers
-        await layers.create_writable_copy(identifier, Digest(below.chain) if below.chain else None)
+        chain = Digest(below.chain) if below.chain else None
+        await layers.create_writable_copy(identifier, chain, spread=True)
         try:
             ignores = [known[number].ignore for number in needed]
-            return await self._committer.file_op(identifier, below, actions, sources, ignores)
+            digests = [self._digests(known[number]) for number in needed]
+            return await self._committer.file_op(
+                identifier, below, actions, sources, ignores, digests, keep
+            )
         finally:
             layers.remove_writable(identifier)
             self._store.trash.discard(layers.containers_dir / identifier)
@@ -277,13 +294,35 @@ class OperationSet:
         item = llb.FileAction(action=action, secondary=0, output=0)
         return (await self._actions(Tree(), [item], {0: tree})).outputs[0]
 
-    async def _merge(self, trees: Sequence[Tree]) -> Made:
+    async def _merge(self, vertex: Vertex, trees: Sequence[Tree]) -> Made:
         """The layers of all, one stack over the other."""
         layered = [await self._layered(tree) for tree in trees]
+        content = digest_of("merge", *(tree.content for tree in layered))
         chain = layered[0].chain
-        for tree in layered[1:]:
-            chain = await self._stacked(chain, tree.chain, "")
-        return Made((Tree(chain, digest_of("merge", *(tree.content for tree in layered))),))
+        for item, tree in list(zip(vertex.inputs, layered, strict=True))[1:]:
+            paths = copied_to(item.vertex.op)
+            if paths and await self._differs(chain, tree, paths):
+                chain = await self._copied_onto(chain, tree, paths)
+            else:
+                chain = await self._stacked(chain, tree.chain, "")
+        return Made((Tree(chain, content),))
+
+    async def _differs(self, below: str, above: Tree, paths: tuple[str, ...]) -> bool:
+        """Whether the layer would change directories that it only passes through."""
+        if not below or not above.chain:
+            return False
+        base = self.readable(Tree.of_chain(below))
+        job = CompareParents(base=base, above=self.readable(above), paths=paths)
+        found: bool = await self._store.workers.run(job)
+        return found
+
+    async def _copied_onto(self, below: str, above: Tree, paths: tuple[str, ...]) -> str:
+        """What was copied onto an empty root, onto this one."""
+        action = llb.CopyAction(src="/", dest="/", dir_copy_contents=True)
+        item = llb.FileAction(action=action, secondary=0, output=0)
+        keep = [place for path in paths for place in leading_to(path)]
+        made = await self._actions(Tree.of_chain(below), [item], {0: above}, keep)
+        return made.outputs[0].chain
 
     async def _stacked(self, below: str, above: str, beyond: str) -> str:
         """``below`` with the layers of ``above`` on it, down to the chain ``beyond``."""

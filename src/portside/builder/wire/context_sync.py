@@ -8,13 +8,17 @@ is opened beneath the root without following links.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import queue
 import stat
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
+from portside.builder.solver.file_digests import FileDigests, beside
 from portside.builder.wire.packet_stream import (
     GO_CHAR,
     GO_DEVICE,
@@ -34,8 +38,14 @@ from portside.store.trees import BELOW, OPEN_DIR, remove
 MAX_ENTRIES = 5_000_000
 MAX_OPEN = 256
 """Files that a client may send at the same time."""
-STEP = 64 << 10
+STEP = 1 << 20
 """Bytes between two reports."""
+BATCH = 1 << 20
+"""Bytes of a file that are written at once; smaller ones are written when they are whole."""
+MAX_WAITING = 16 << 20
+"""Bytes of all files that wait for this."""
+QUEUED = 8
+"""Batches that wait for the writer."""
 
 
 class Synced(msgspec.Struct, frozen=True):
@@ -54,7 +64,11 @@ class _Incoming:
 
     stat: Stat
     fd: int = -1
-    size: int = 0
+    pieces: list[bytes] = field(default_factory=list)
+    """What has come and was not written yet."""
+    waiting: int = 0
+    """Bytes of those."""
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
 
 def sync(target: str, source: int, progress: Callable[[int], None]) -> Synced:
@@ -62,7 +76,9 @@ def sync(target: str, source: int, progress: Callable[[int], None]) -> Synced:
     os.makedirs(target, 0o755, exist_ok=True)
     root = os.open(target, OPEN_DIR)
     stream = PacketStream(source)
-    syncing = _Sync(root, stream)
+    digests = FileDigests(beside(target), private=True)
+    writer = _Writer()
+    syncing = _Sync(root, stream, digests, writer)
     told = 0
     try:
         for packet in stream.packets():
@@ -72,12 +88,14 @@ def sync(target: str, source: int, progress: Callable[[int], None]) -> Synced:
                 progress(told)
             if syncing.is_done:
                 break
+        writer.finish()
     except BaseException as err:
         _refuse(stream, err)
         raise
     if not syncing.is_done:
         raise Unavailable("the client ended the transfer of its files early")
     syncing.finish()
+    digests.save()
     stream.send(Packet(type=Packet.PACKET_FIN))
     for packet in stream.packets():
         if packet.type == Packet.PACKET_FIN:
@@ -93,9 +111,47 @@ def _refuse(stream: PacketStream, err: BaseException) -> None:
         pass
 
 
+class _Writer:
+    """Writes and digests large files in a thread of its own while more of them arrive: write(2)
+    and hashlib let go of the interpreter lock. The first failure is raised at the next call."""
+
+    def __init__(self) -> None:
+        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUED)
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __call__(self, work: Callable[[], None]) -> None:
+        """In the order of the calls."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        self._work.put(work)
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            if self._error is None:
+                try:
+                    work()
+                except BaseException as err:
+                    self._error = err
+
+    def finish(self) -> None:
+        """Wait for everything."""
+        if self._thread is not None:
+            self._work.put(None)
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
 class _Sync:
-    def __init__(self, root: int, stream: PacketStream) -> None:
+    def __init__(
+        self, root: int, stream: PacketStream, digests: FileDigests, writer: _Writer
+    ) -> None:
         self._root, self._stream = root, stream
+        self._digests, self._writer = digests, writer
         self._dirs: dict[str, tuple[set[str], Stat | None]] = {"": (set(), None)}
         """Directories that were listed: names in them, and their own entry."""
         self._wanted: dict[int, _Incoming] = {}
@@ -103,7 +159,9 @@ class _Sync:
         self._parent = ("", os.dup(root))
         """The directory of the entry before, kept open."""
         self._links: list[tuple[str, str]] = []
-        self._open_files = 0
+        self._open_files: set[int] = set()
+        self._waiting = 0
+        """Bytes that have come and were not written yet."""
         self.count = 0
         self.changed = 0
 
@@ -146,7 +204,9 @@ class _Sync:
             self._special(entry, fd, name, found)
         elif entry.linkname:
             self._hard_link(entry)
-        elif not _same_file(entry, found):
+        elif found is not None and _same_file(entry, found):
+            self._digests.find(found)  # still needed
+        else:
             self.changed += 1
             self._wanted[number] = _Incoming(Stat.FromString(entry.SerializeToString()))
             self._stream.send(Packet(type=Packet.PACKET_REQ, ID=number))
@@ -209,26 +269,53 @@ class _Sync:
         incoming = self._wanted.get(number)
         if incoming is None:
             raise InvalidParameter("the client sent a file that was not asked for")
-        if incoming.fd < 0:
-            self._begin(incoming)
         if data:
-            incoming.size += len(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(incoming.fd, view) :]
+            incoming.pieces.append(data)
+            incoming.waiting += len(data)
+            self._waiting += len(data)
+            if incoming.waiting >= BATCH or self._waiting >= MAX_WAITING:
+                self._begin(incoming)
+                self._flush(incoming)
             return
         del self._wanted[number]
-        self._complete(incoming)
+        if incoming.fd < 0:  # a small one, all of which is here
+            self._begin(incoming)
+            self._write(incoming, self._taken(incoming))
+            self._complete(incoming)
+        else:
+            self._flush(incoming)
+            self._writer(lambda: self._complete(incoming))
 
     def _begin(self, incoming: _Incoming) -> None:
-        self._open_files += 1
-        if self._open_files > MAX_OPEN:
+        if incoming.fd >= 0:
+            return
+        if len(self._open_files) >= MAX_OPEN:
             raise Malformed(f"the client sends more than {MAX_OPEN} files at once")
         parent, _, name = incoming.stat.path.rpartition("/")
         fd = self._open(parent)
         remove(fd, os.fsencode(name))
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         incoming.fd = os.open(name, flags, 0o600, dir_fd=fd)
+        self._open_files.add(incoming.fd)
+
+    def _taken(self, incoming: _Incoming) -> list[bytes]:
+        pieces, incoming.pieces = incoming.pieces, []
+        self._waiting -= incoming.waiting
+        incoming.waiting = 0
+        return pieces
+
+    def _flush(self, incoming: _Incoming) -> None:
+        pieces = self._taken(incoming)
+        if pieces:
+            self._writer(lambda: self._write(incoming, pieces))
+
+    @staticmethod
+    def _write(incoming: _Incoming, pieces: list[bytes]) -> None:
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        incoming.digest.update(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(incoming.fd, view) :]
 
     def _complete(self, incoming: _Incoming) -> None:
         """The time comes last: a file that was broken off is asked for again."""
@@ -239,8 +326,9 @@ class _Sync:
             if key.startswith("user."):
                 os.setxattr(fd, key, value)
         os.utime(fd, ns=(entry.modTime, entry.modTime))
+        self._digests.add(os.fstat(fd), incoming.digest.digest())
+        self._open_files.discard(fd)
         os.close(fd)
-        self._open_files -= 1
 
     # -- the end -------------------------------------------------------------------------
 
@@ -284,10 +372,9 @@ def _lstat(fd: int, name: str) -> os.stat_result | None:
         return None
 
 
-def _same_file(entry: Stat, found: os.stat_result | None) -> bool:
+def _same_file(entry: Stat, found: os.stat_result) -> bool:
     return (
-        found is not None
-        and stat.S_ISREG(found.st_mode)
+        stat.S_ISREG(found.st_mode)
         and found.st_size == entry.size
         and found.st_mtime_ns == entry.modTime
         and stat.S_IMODE(found.st_mode) == permissions(entry.mode)

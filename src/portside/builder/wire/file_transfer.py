@@ -12,6 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from grpclib.const import Cardinality
@@ -20,6 +21,7 @@ from h2.exceptions import ProtocolError
 
 from portside.builder.wire.client_session import ClientSession, client_failure, header_values
 from portside.builder.wire.context_sync import Synced
+from portside.builder.wire.data_frames import DataFrames
 from portside.builder.wire.proto import fstypes_pb2
 from portside.builder.wire.transfer_jobs import SendTree, SyncContext
 from portside.model.errors import Cancelled, PortsideError
@@ -28,6 +30,10 @@ from portside.store.worker_pool import Job, Workers
 
 Progress = Callable[[int], None]
 _PIECE = 256 << 10
+_VIEWS = 256
+"""Pieces of one call; sendmsg(2) takes 1,024."""
+_STEP = 1 << 20
+"""Bytes after which a client is told that it may send more."""
 _ANSWER = 5.0
 """Seconds for a client's last word after a transfer."""
 
@@ -81,7 +87,7 @@ async def _transfer(
     try:
         async with stream:
             await stream.send_request()
-            pipe = _Pipe(stream)
+            pipe = _Pipe(stream, session.channel.frames)
             try:
                 found = await pipe.run(workers, job, progress)
             except PortsideError as err:
@@ -100,28 +106,32 @@ async def _transfer(
 class _Pipe:
     """A stream's bytes to a job and back."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream._stream
-        self._arrived: deque[tuple[bytes, int]] = deque()
+    def __init__(self, stream: Any, frames: DataFrames) -> None:
+        self._stream, self._frames = stream._stream, frames
         self._ended = False
         self._news = asyncio.Event()
         self._call = stream
-        self._is_reset = False
-        self._stream.buffer.add = self._add
-        self._stream.buffer.eof = self._eof
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        number = self._stream.id
+        self._inlet = _Inlet(self._ours, lambda size: frames.acknowledge(number, size))
+        frames.take(number, self._inlet.put)
         # a client resets the stream as soon as it has what it wants: that is no failure
+        self._stream.buffer.add = self._padded
+        self._stream.buffer.eof = self._eof
         self._stream.__terminated__ = self._reset
 
-    def _add(self, data: bytes, size: int) -> None:
-        self._arrived.append((data, size))
-        self._news.set()
+    def _padded(self, data: bytes, size: int) -> None:
+        """A frame that h2 was given: one with padding, or one after the end."""
+        self._stream.connection.ack(self._stream.id, size)
+        self._inlet.put(memoryview(data), counts=False)
 
     def _eof(self) -> None:
         self._ended = True
         self._news.set()
+        self._inlet.end()
 
     def _reset(self, reason: str) -> None:
-        self._is_reset = True
         self._stream.headers_received.set()
         self._stream.trailers_received.set()
         self._eof()
@@ -138,36 +148,98 @@ class _Pipe:
         self._call._maybe_raise()
 
     async def run(self, workers: Workers, job: Job, progress: Progress | None) -> Any:
-        ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
         work = asyncio.create_task(
-            workers.run(job, (theirs.detach(),), progress=progress, steal=True)
+            workers.run(job, (self._theirs.detach(),), progress=progress, steal=True)
         )
-        tasks = [asyncio.create_task(self._in(writer)), asyncio.create_task(self._out(reader))]
+        out = asyncio.create_task(self._out(self._ours))
         try:
             return await work
         finally:
             # what the job sent last still has to go
-            await asyncio.wait(tasks[1:], timeout=_ANSWER)
-            for task in (work, *tasks):
+            await asyncio.wait([out], timeout=_ANSWER)
+            for task in (work, out):
                 task.cancel()
-            await asyncio.gather(work, *tasks, return_exceptions=True)
-            writer.close()
+            await asyncio.gather(work, out, return_exceptions=True)
+            self._frames.release(self._stream.id)
+            self._inlet.close()
+            self._ours.close()
 
-    async def _in(self, writer: asyncio.StreamWriter) -> None:
-        stream = self._stream
-        while True:
-            while self._arrived:
-                data, size = self._arrived.popleft()
-                writer.write(data)
-                await writer.drain()
-                stream.connection.ack(stream.id, size)
-            if self._ended:
-                writer.write_eof()
-                return
-            self._news.clear()
-            await self._news.wait()
-
-    async def _out(self, reader: asyncio.StreamReader) -> None:
-        while data := await reader.read(_PIECE):
+    async def _out(self, ours: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while data := await loop.sock_recv(ours, _PIECE):
             await self._stream.send_data(data)
+
+
+class _Inlet:
+    """Bytes of frames to a job's socket, without a copy; told of when they have gone."""
+
+    def __init__(self, sock: socket.socket, gone: Callable[[int], None]) -> None:
+        self._socket, self._gone = sock, gone
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[memoryview] = deque()
+        self._uncounted = 0
+        self._unsaid = 0
+        """Bytes that have gone and were not told of: windows are given back in large steps."""
+        self._ends = self._closed = self._waits = False
+
+    def put(self, piece: memoryview, *, counts: bool = True) -> None:
+        if self._closed:
+            return
+        self._uncounted += 0 if counts else len(piece)
+        self._waiting.append(piece)
+        if not self._waits:
+            self._waits = True
+            self._loop.call_soon(self._send)  # with the other frames of what was just read
+
+    def end(self) -> None:
+        self._ends = True
+        if not self._waiting and not self._closed:
+            self._shut()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_writer(self._socket)
+            self._waiting.clear()
+
+    def _send(self) -> None:
+        if self._closed:
+            return
+        try:
+            while self._waiting:
+                self._drop(self._socket.sendmsg(list(islice(self._waiting, _VIEWS))))
+        except BlockingIOError:
+            self._loop.add_writer(self._socket, self._send)
+            return
+        except OSError:
+            self.close()  # the job has ended; its answer tells why
+            return
+        self._waits = False
+        self._loop.remove_writer(self._socket)
+        self._tell()
+        if self._ends:
+            self._shut()
+
+    def _drop(self, size: int) -> None:
+        """Forget what was sent."""
+        self._unsaid += size
+        if self._unsaid >= _STEP:
+            self._tell()
+        while size:
+            first = self._waiting[0]
+            if size < len(first):
+                self._waiting[0] = first[size:]
+                return
+            size -= len(first)
+            self._waiting.popleft()
+
+    def _tell(self) -> None:
+        counted = max(0, self._unsaid - self._uncounted)
+        self._uncounted -= min(self._uncounted, self._unsaid)
+        self._unsaid = 0
+        if counted:
+            self._gone(counted)
+
+    def _shut(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)

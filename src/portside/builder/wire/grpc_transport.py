@@ -20,6 +20,7 @@ from grpclib.exceptions import GRPCError
 from grpclib.protocol import H2Protocol
 from grpclib.server import Server
 
+from portside.builder.wire.data_frames import DataFrames
 from portside.builder.wire.proto import status_pb2
 from portside.builder.wire.wire_errors import as_grpc
 
@@ -162,6 +163,7 @@ class TransportChannel(Channel):
 
         protocol.connection_lost = connection_lost  # type: ignore[method-assign]
         self._protocol = protocol
+        self.frames = DataFrames(protocol, STREAM_WINDOW)
         _connect(protocol, transport, early)
 
     async def _create_connection(self) -> H2Protocol:

@@ -36,15 +36,17 @@ class PacketStream:
         decode = Packet.FromString
         while True:
             at, have = 0, len(buffer)
-            while have - at >= 5:
-                size = int.from_bytes(buffer[at + 1 : at + 5], "big")
-                if buffer[at] or size > MAX_PACKET:
-                    raise Malformed("the client sent a message that is compressed or too large")
-                if have - at < 5 + size:
-                    break
-                self.received += size
-                yield decode(bytes(buffer[at + 5 : at + 5 + size]))
-                at += 5 + size
+            with memoryview(buffer) as view:
+                while have - at >= 5:
+                    size = int.from_bytes(view[at + 1 : at + 5], "big")
+                    if view[at] or size > MAX_PACKET:
+                        raise Malformed("the client sent a message that is compressed or too large")
+                    if have - at < 5 + size:
+                        break
+                    self.received += size
+                    packet = decode(view[at + 5 : at + 5 + size].tobytes())
+                    at += 5 + size
+                    yield packet
             del buffer[:at]
             piece = self._socket.recv(PIECE)
             if not piece:

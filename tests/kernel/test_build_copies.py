@@ -1,0 +1,231 @@
+"""What COPY makes on an overlay: seen through a fresh mount, as the user's container sees it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from portside.builder.llb import ChownOpt, CopyAction, Remove, UserOpt
+from portside.builder.solver.build_jobs import RunFileOp
+from portside.builder.solver.content_hash import hash_copies
+from portside.builder.solver.file_digests import FileDigests, beside
+from portside.builder.solver.file_worker import run_file_op
+from portside.builder.solver.job_values import Placed, Sealed
+from portside.builder.solver.rebase import leading_to, parents_differ
+from portside.model.errors import SystemFailure
+from portside.model.rootfs import Rootfs
+from portside.store.archive_values import Limits
+from portside.store.roots import OPEN_DIR, mount_overlay
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: overlays and owners")
+OPTIONS = ("index=off", "redirect_dir=off", "metacopy=off")
+
+
+class Place:
+    """Two lower layers, a writable one, and a source."""
+
+    def __init__(self, directory: Path) -> None:
+        self.source = directory / "source"
+        self.bottom, self.middle = directory / "bottom", directory / "middle"
+        self.upper, self.work = directory / "upper", directory / "work"
+        for path in (self.source, self.bottom, self.middle, self.upper, self.work):
+            path.mkdir()
+        self.target = directory / "blob"
+
+    @property
+    def rootfs(self) -> Rootfs:
+        lower = (str(self.middle), str(self.bottom))
+        return Rootfs("overlay", lower=lower, upper=str(self.upper), work=str(self.work),
+                      options=OPTIONS)  # fmt: skip
+
+    def run(self, *actions: Any, digests: Sequence[str] = ()) -> Sealed:
+        placed = tuple(Placed(each, 0 if isinstance(each, CopyAction) else -1) for each in actions)
+        job = RunFileOp(
+            rootfs=self.rootfs, base="", target=str(self.target), limits=Limits(),
+            actions=placed, sources=(Rootfs("bind", upper=str(self.source)),),
+            digests=tuple(digests),
+        )  # fmt: skip
+        self.target.unlink(missing_ok=True)
+        return run_file_op(job)
+
+    def seen(self) -> dict[str, str]:
+        """Every file of the merged root with its content, directories with nothing."""
+        root = mount_overlay(self.rootfs)
+        found = {}
+        try:
+            top = os.open(".", OPEN_DIR, dir_fd=root)
+            for path, dirs, files, fd in os.fwalk(".", dir_fd=top):
+                for name in (*dirs, *files):
+                    kind = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+                    text = ""
+                    if stat.S_ISREG(kind):
+                        with open(os.open(name, os.O_RDONLY, dir_fd=fd)) as file:
+                            text = file.read()
+                    elif stat.S_ISLNK(kind):
+                        text = "-> " + os.readlink(name, dir_fd=fd)
+                    found[os.path.normpath(f"{path}/{name}")] = text
+            os.close(top)
+        finally:
+            os.close(root)
+        return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    mask = os.umask(0o022)  # which a job sets in its own process
+    yield Place(tmp_path)
+    os.umask(mask)
+
+
+def copy(dest: str, src: str = "/", **more: Any) -> CopyAction:
+    return CopyAction(src=src, dest=dest, dir_copy_contents=True, create_dest_path=True,
+                      allow_wildcard=True, **more)  # fmt: skip
+
+
+def fill(top: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_new_names_beside_old_ones(place: Place) -> None:
+    fill(place.bottom, {"app/kept": "k", "app/old": "0", "app/d/below": "b", "else": "e"})
+    fill(place.middle, {"app/d/mid": "m"})
+    fill(place.source, {"old": "1", "new": "n", "d/f": "f", "x/y/z": "z"})
+    place.run(copy("/app"))
+    assert place.seen() == {
+        "app": "", "app/kept": "k", "app/old": "1", "app/new": "n", "app/d": "", "app/d/f": "f",
+        "app/d/mid": "m", "app/d/below": "b", "app/x": "", "app/x/y": "", "app/x/y/z": "z",
+        "else": "e",
+    }  # fmt: skip
+
+
+def test_a_name_that_a_layer_removed_shows_nothing_of_before(place: Place) -> None:
+    fill(place.bottom, {"app/gone/secret": "s", "app/file": "f"})
+    (place.middle / "app").mkdir()
+    os.mknod(place.middle / "app" / "gone", stat.S_IFCHR, os.makedev(0, 0))
+    fill(place.source, {"gone/new": "n"})
+    place.run(copy("/app"))
+    assert place.seen() == {"app": "", "app/gone": "", "app/gone/new": "n", "app/file": "f"}
+
+
+def test_actions_see_what_those_before_made(place: Place) -> None:
+    fill(place.bottom, {"app/a": "0"})
+    fill(place.source, {"one/a": "1", "one/b/c": "c", "two/b/c": "d", "two/e": "e"})
+    place.run(
+        copy("/app", "/one"), Remove(path="/app/a"), copy("/app", "/two"),
+        copy("/app/b/", "/two/e"), copy("/late/", "/t*"),
+    )  # fmt: skip
+    assert place.seen() == {
+        "app": "", "app/b": "", "app/b/c": "d", "app/b/e": "e", "app/e": "e",
+        "late": "", "late/b": "", "late/b/c": "d", "late/e": "e",
+    }  # fmt: skip
+
+
+def test_a_destination_through_a_link_of_the_root(place: Place) -> None:
+    fill(place.bottom, {"usr/lib/have": "h"})
+    (place.bottom / "lib").symlink_to("usr/lib")
+    fill(place.source, {"more/f": "f"})
+    place.run(copy("/lib"))
+    assert place.seen()["usr/lib/more/f"] == "f"
+    assert place.seen()["lib"] == "-> usr/lib"
+
+
+def test_links_and_kinds_of_files(place: Place) -> None:
+    fill(place.bottom, {"app/second": "old"})
+    fill(place.source, {"first": "x", "d/other": "y"})
+    os.link(place.source / "first", place.source / "second")
+    os.link(place.source / "first", place.source / "d" / "third")
+    (place.source / "link").symlink_to("first")
+    os.mkfifo(place.source / "pipe")
+    os.setxattr(place.source / "first", "user.note", b"n")
+    place.run(copy("/app", owner=ChownOpt(user=UserOpt(id=7), group=UserOpt(id=8))))
+    app = place.upper / "app"
+    made = [os.stat(app / name) for name in ("first", "second", "d/third")]
+    assert len({each.st_ino for each in made}) == 1
+    assert {(each.st_uid, each.st_gid) for each in made} == {(7, 8)}
+    assert os.getxattr(app / "second", "user.note") == b"n"
+    assert stat.S_ISFIFO(os.stat(app / "pipe").st_mode)
+    assert os.readlink(app / "link") == "first"
+    assert os.lstat(app / "link").st_uid == 7
+
+
+def test_a_whiteout_of_the_source_is_not_taken(place: Place) -> None:
+    fill(place.bottom, {"app/kept": "k"})
+    os.mknod(place.source / "kept2", stat.S_IFCHR, os.makedev(0, 0))
+    with pytest.raises(SystemFailure, match="whiteout"):
+        place.run(copy("/app"))
+
+
+def test_the_layer_is_the_same_whether_digests_were_known(place: Place, tmp_path: Path) -> None:
+    fill(place.source, {"a": "a" * 10, "d/big": "b" * 600_000, "d/e/f": ""})
+    known = beside(str(place.source))
+    source = Rootfs("bind", upper=str(place.source))
+    fresh = hash_copies(source, (copy("/app"),))
+    digests = FileDigests(known, private=True)
+    assert hash_copies(source, (copy("/app"),), digests=digests) == fresh
+    digests.save()
+    assert hash_copies(source, (copy("/app"),), digests=FileDigests(known)) == fresh
+    first = place.run(copy("/app"))
+    (tmp_path / "again").mkdir()
+    other = Place(tmp_path / "again")
+    other.source = place.source
+    second = other.run(copy("/app"), digests=[known])
+    assert (first.content, first.sources) == (second.content, second.sources)
+
+
+def test_a_changed_file_has_another_digest(place: Place) -> None:
+    fill(place.source, {"f": "one", "g": "g" * 100})
+    known = beside(str(place.source))
+    source = Rootfs("bind", upper=str(place.source))
+    digests = FileDigests(known, private=True)
+    before = hash_copies(source, (), digests=digests)
+    digests.save()
+    found = os.stat(place.source / "f")
+    (place.source / "f").write_text("two")
+    os.utime(place.source / "f", ns=(found.st_atime_ns, found.st_mtime_ns))
+    after = hash_copies(source, (), digests=FileDigests(known))
+    assert after != before
+    assert after == hash_copies(source, ())
+
+
+def test_a_file_that_was_just_changed_is_not_remembered(place: Place) -> None:
+    fill(place.source, {"f": "one"})
+    digests = FileDigests(beside(str(place.source)))
+    hash_copies(Rootfs("bind", upper=str(place.source)), (), digests=digests)
+    assert digests.find(os.stat(place.source / "f")) is None
+
+
+def test_linked_copies_leave_the_directories_they_pass_through(place: Place) -> None:
+    fill(place.bottom, {"usr/lib/have": "h", "srv/own/f": "0"})
+    (place.bottom / "lib").symlink_to("usr/lib")
+    os.chmod(place.bottom / "srv", 0o711)
+    os.chown(place.bottom / "srv" / "own", 5, 6)
+    fill(place.source, {"lib/more": "m", "srv/own/f": "1", "srv/own/new/g": "g"})
+    os.chown(place.source / "srv" / "own" / "new", 7, 8)
+    base = Rootfs("bind", upper=str(place.bottom))
+    above = Rootfs("bind", upper=str(place.source))
+    assert parents_differ(base, above, ["/lib"])
+    assert parents_differ(base, above, ["/else", "/srv/own"])
+    assert not parents_differ(base, above, ["/else"])
+    assert not parents_differ(base, Rootfs("bind", upper=str(place.middle)), ["/srv/own"])
+    keep = [path for dest in ("/lib", "/srv/own") for path in leading_to(dest)]
+    job = RunFileOp(
+        rootfs=place.rootfs, base="", target=str(place.target), limits=Limits(),
+        actions=(Placed(copy("/"), 0),), sources=(above,), keep=tuple(keep),
+    )  # fmt: skip
+    run_file_op(job)
+    assert place.seen() == {
+        "lib": "-> usr/lib", "usr": "", "usr/lib": "", "usr/lib/have": "h", "usr/lib/more": "m",
+        "srv": "", "srv/own": "", "srv/own/f": "1", "srv/own/new": "", "srv/own/new/g": "g",
+    }  # fmt: skip
+    found = [os.stat(place.upper / path) for path in ("srv", "srv/own", "srv/own/new")]
+    assert [(stat.S_IMODE(each.st_mode), each.st_uid, each.st_gid) for each in found] == [
+        (0o711, 0, 0), (0o755, 5, 6), (0o755, 7, 8),
+    ]  # fmt: skip
