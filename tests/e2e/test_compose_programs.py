@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ import composekit
 import pytest
 from enginekit import RunningEngine
 
-CORPUS = sorted(
-    path.parent for path in (Path(__file__).parents[1] / "compose").glob("*/compose.yaml")
-)
 Programs = tuple[composekit.Program, composekit.Program]
 
 
@@ -28,36 +24,6 @@ def programs(
         return composekit.both(tmp_path, docker_env)
 
     return make
-
-
-@pytest.mark.parametrize("source", CORPUS, ids=lambda path: path.name)
-def test_both_make_the_same(
-    source: Path, tmp_path: Path, engine: RunningEngine, docker: Callable[..., Any],
-    docker_env: dict[str, str],
-) -> None:  # fmt: skip
-    """Brought up by each, compared; continued and removed by the other."""
-    folder = tmp_path / source.name
-    shutil.copytree(source, folder)
-    theirs, ours = composekit.both(folder, docker_env)
-    name = source.name
-    assert ours("config").stdout == theirs("config").stdout
-    try:
-        theirs("up", "-d", "--quiet-pull")
-        first = composekit.state(engine, name)
-        before = composekit.identifiers(engine, name)
-        ours("up", "-d")
-        assert composekit.identifiers(engine, name) == before, "ours recreated theirs"
-        ours("down", "-v", "-t", "0")
-        assert composekit.state(engine, name) == {}
-        ours("up", "-d")
-        assert composekit.differences(composekit.state(engine, name), first) == []
-        before = composekit.identifiers(engine, name)
-        theirs("up", "-d")
-        assert composekit.identifiers(engine, name) == before, "theirs recreated ours"
-        theirs("down", "-v", "-t", "0")
-        assert composekit.state(engine, name) == {}
-    finally:
-        ours("down", "-v", "-t", "0", "--remove-orphans", status=None)
 
 
 SLEEPERS = """

@@ -135,11 +135,16 @@ class Integer(Kind):
 
 
 class Float32(Kind):
-    """A number in single precision, as Go keeps it."""
+    """A number in single precision, as Go keeps it; ``whole``: fractions are text only."""
+
+    def __init__(self, whole: bool = False) -> None:
+        self._whole = whole
 
     def decode(self, value: Any, here: Here) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise here.error("must be a number")
+        if self._whole and isinstance(value, float):
+            raise here.error("must be a whole number or a string")
         try:
             return float(value)
         except ValueError:

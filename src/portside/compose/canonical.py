@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from portside.compose.compose_errors import InvalidFile
 from portside.compose.merge import shown
@@ -12,35 +13,37 @@ from portside.model.errors import InvalidParameter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 REMOTE = ("https://", "http://", "git://", "ssh://", "github.com/", "git@")
 
 
-def canonical(tree: Map) -> None:
-    """Long forms for everything that has a short one. Raises InvalidFile."""
+def canonical(tree: Map, warn: Callable[[str], None], lenient: bool = False) -> None:
+    """Long forms for everything that has a short one. ``lenient``: what cannot be read, as
+    it has variables, stays as it is. Raises InvalidFile."""
     for name, service in _mapping(tree.get("services")).items():
         if isinstance(service, Map):
-            _service(service, ("services", name))
+            _service(service, ("services", name), lenient)
     for group in ("networks", "volumes", "secrets", "configs"):
         for name, resource in _mapping(tree.get(group)).items():
             if isinstance(resource, Map):
-                _external(resource, (group, name))
+                _external(resource, (group, name), warn)
 
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _service(service: Map, path: Path) -> None:
+def _service(service: Map, path: Path, lenient: bool) -> None:
     ports = service.get("ports")
     if isinstance(ports, Seq):
-        service["ports"] = _ports(ports, (*path, "ports"))
+        service["ports"] = _ports(ports, (*path, "ports"), lenient)
     volumes = service.get("volumes")
     if isinstance(volumes, Seq):
         for index, item in enumerate(volumes):
             if isinstance(item, str):
-                volumes[index] = _volume(item, volumes, index, (*path, "volumes"))
+                volumes[index] = _volume(volumes, index, (*path, "volumes"), lenient)
     for key in ("networks", "models"):
         if isinstance(service.get(key), Seq):
             service[key] = _as_mapping(service[key], None)
@@ -79,7 +82,7 @@ def _one(item: Any) -> Seq:
     return found
 
 
-def _ports(ports: Seq, path: Path) -> Seq:
+def _ports(ports: Seq, path: Path, lenient: bool) -> Seq:
     found = Seq(ports.at)
     for index, item in enumerate(ports):
         at = ports.spot(index)
@@ -94,14 +97,18 @@ def _ports(ports: Seq, path: Path) -> Seq:
                 port.at = at
                 found.add(port, at)
         except InvalidParameter as err:
-            raise InvalidFile(str(err), at, text_of(place)) from None
+            if not lenient:
+                raise InvalidFile(str(err), at, text_of(place)) from None
+            found.add(item, at)
     return found
 
 
-def _volume(text: str, volumes: Seq, index: int, path: Path) -> Map:
+def _volume(volumes: Seq, index: int, path: Path, lenient: bool) -> Any:
     try:
-        volume = parse_volume(text)
+        volume = parse_volume(volumes[index])
     except InvalidParameter as err:
+        if lenient:
+            return volumes[index]
         place = text_of((*path, f"[{index}]"))
         raise InvalidFile(str(err), volumes.spot(index), place) from None
     volume.at = volumes.spot(index)
@@ -120,7 +127,7 @@ def _as_mapping(items: Seq, default: dict[str, Any] | None) -> Map:
 
 
 def _env_files(value: Any) -> Any:
-    items = _one(value) if isinstance(value, (str, Map)) else value
+    items = _one(value) if isinstance(value, str) else value
     if not isinstance(items, Seq):
         return items
     for index, item in enumerate(items):
@@ -157,12 +164,14 @@ def _build(build: Map, path: Path) -> None:
         build["additional_contexts"] = found
 
 
-def _external(resource: Map, path: Path) -> None:
+def _external(resource: Map, path: Path, warn: Callable[[str], None]) -> None:
     external = resource.get("external")
     if not isinstance(external, Map):
         return
     resource["external"] = True
     name = external.get("name")
+    if name is not None:
+        warn(f"{text_of(path)}: external.name is deprecated. Please set name and external: true")
     if name is None:
         return
     if resource.get("name", name) != name:
@@ -221,10 +230,14 @@ def _reserved(service: Map) -> list[Any]:
 # -- paths ----------------------------------------------------------------------------------------
 
 
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+"""The begin of an absolute path of Windows."""
+
+
 def absolute(path: str, base: str) -> str:
     """A path with ``~`` expanded, beneath ``base`` unless it is absolute."""
     path = os.path.expanduser(path)
-    if not path or path.startswith("/"):
+    if not path or path.startswith("/") or _WINDOWS.match(path):
         return path
     return os.path.normpath(os.path.join(base, path)) if base else os.path.normpath(path)
 

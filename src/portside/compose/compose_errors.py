@@ -1,7 +1,7 @@
 """What can be wrong with a Compose project, told with the place in the file.
 
 ComposeError            a file, a value or the project as a whole; exit status 1
-└── InvalidFile         a file that cannot be read as a Compose file; exit status 15
+└── InvalidFile         a file that cannot be read as a Compose file
 """
 
 from __future__ import annotations

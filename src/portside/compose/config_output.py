@@ -36,8 +36,10 @@ def encoded(project: Project, as_json: bool) -> Values:
     values = project.values()
     found: Values = spec.PROJECT.encode(values, as_json)
     found.setdefault("services", {})
+    if as_json:
+        found.pop("models", None)  # docker compose leaves it out there
     ordered = {"name": found.pop("name"), "services": found.pop("services")}
-    found.update((key, _sorted(item, as_json)) for key, item in project.extensions.items())
+    found.update((key, sorted_keys(item, as_json)) for key, item in project.extensions.items())
     for group in ("secrets", "configs"):
         for item in (found.get(group) or {}).values():
             if group == "secrets" or "environment" in item:
@@ -46,12 +48,16 @@ def encoded(project: Project, as_json: bool) -> Values:
     return dict(sorted(ordered.items())) if as_json else ordered
 
 
-def _sorted(value: Any, as_json: bool) -> Any:
+def sorted_keys(value: Any, as_json: bool) -> Any:
     """Keys in order at every depth, as Go prints maps."""
     if isinstance(value, dict):
         pairs = sorted(value.items()) if as_json else ordered(value.items())
-        return {key: _sorted(item, as_json) for key, item in pairs}
-    return [_sorted(item, as_json) for item in value] if isinstance(value, list) else value
+        return {key: sorted_keys(item, as_json) for key, item in pairs}
+    if isinstance(value, list):
+        return [sorted_keys(item, as_json) for item in value]
+    if as_json and isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return int(value)  # as Go prints it
+    return value
 
 
 def to_json(project: Project) -> str:

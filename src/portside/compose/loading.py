@@ -36,6 +36,7 @@ class Loader:
     environment: dict[str, str]
     warn: Callable[[str], None]
     interpolates: bool = True
+    resolves_paths: bool = True
     stdin: bytes | None = None
     """What stands for the file ``-``; read from standard input when None."""
     profiles_seen: set[str] = field(default_factory=set)
@@ -56,7 +57,8 @@ class Loader:
         for file in files:
             tree = self._file(file, tree, base, environment, included, full=True)
         set_defaults(tree)
-        resolve_paths(tree, base)
+        if self.resolves_paths or included:
+            resolve_paths(tree, base)
         return tree
 
     def read(self, file: str) -> bytes:
@@ -105,7 +107,7 @@ class Loader:
         if full and tree.pop("version", None) is not None:
             self.warn(f"{file}: the attribute `version` is obsolete, it will be ignored, "
                       "please remove it to avoid potential confusion")  # fmt: skip
-        canonical(tree)
+        canonical(tree, self.warn, lenient=not self.interpolates)
         found = enforce_unique(tree)
         assert isinstance(found, Map)
         return found
@@ -236,7 +238,7 @@ class Loader:
                 f'cannot extend service "{name}" in {file}: service "{reference}" not found in '
                 f"{other}", at)  # fmt: skip
         directory = os.path.dirname(path)
-        resolve_paths(tree, directory)
+        resolve_paths(tree, directory if self.resolves_paths else os.path.relpath(directory, base))
         return self._extended(reference, services, path, directory, environment, None, chain)
 
 

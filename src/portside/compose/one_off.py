@@ -149,7 +149,7 @@ def parsed(
             service[key].add(text, None)
     service["image"] = "image"
     services["run"], tree["services"] = service, services
-    canonical(tree)
+    canonical(tree, lambda text: None)
     set_defaults(tree)
     resolve_paths(tree, project.working_dir)
     found = spec.PROJECT.decode(tree, Here(tree))["services"]["run"]

@@ -45,6 +45,9 @@ class Request:
     interpolates: bool = True
     checks: bool = True
     resolves_environment: bool = True
+    normalizes: bool = True
+    """Fill in what is implied."""
+    resolves_paths: bool = True
     all_resources: bool = False
     stdin: bytes | None = None
     warn: Callable[[str], None] = lambda text: None
@@ -176,6 +179,24 @@ class Project:
 
 def load(request: Request) -> Project:
     """The project that a request means. Raises ComposeError, InvalidFile and NotFound."""
+    return _project(request, *_load_tree(request))
+
+
+def load_model(request: Request) -> Map:
+    """The merged files before their values are decoded. Raises ComposeError, InvalidFile."""
+    from portside.compose.raw_model import lengthen, normalize_tree
+
+    tree, name, _, _, environment, _ = _load_tree(request)
+    lengthen(tree)
+    if request.normalizes:
+        normalize_tree(tree, name, environment)
+    return tree
+
+
+def _load_tree(
+    request: Request,
+) -> tuple[Map, str, str, list[str], dict[str, str], list[str]]:
+    """The merged files, and the project's name, directory, files, environment and its files."""
     environment, env_files = _environment(request)
     files = _files(request, environment)
     directory = _directory(request, files)
@@ -184,6 +205,7 @@ def load(request: Request) -> Project:
         environment=environment,
         warn=request.warn,
         interpolates=request.interpolates,
+        resolves_paths=request.resolves_paths,
         stdin=request.stdin,
     )
     name = _name(request, environment, files, directory, loader)
@@ -191,7 +213,7 @@ def load(request: Request) -> Project:
     tree = loader.load(files)
     if not tree:
         raise ComposeError("empty compose file")
-    return _project(request, tree, name, directory, files, environment, env_files)
+    return tree, name, directory, files, environment, env_files
 
 
 def _environment(request: Request) -> tuple[dict[str, str], list[str]]:
@@ -323,7 +345,11 @@ def _project(
 ) -> Project:  # fmt: skip
     values = spec.PROJECT.decode(tree, Here(tree))
     values["name"] = name
-    _normalize(values, environment)
+    for group in ("networks", "volumes", "configs", "secrets"):
+        for key, resource in (values.get(group) or {}).items():
+            values[group][key] = {} if resource is None else resource
+    if request.normalizes:
+        _normalize(values, environment)
     known = spec.PROJECT.fields
     profiles = list(request.profiles) or [
         text for text in environment.get("COMPOSE_PROFILES", "").split(",") if text
@@ -373,8 +399,6 @@ def _normalize(values: Values, environment: dict[str, str]) -> None:
         values["networks"] = networks
     for group in ("networks", "volumes", "configs", "secrets"):
         for key, resource in (values.get(group) or {}).items():
-            if resource is None:
-                resource = values[group][key] = {}
             if not resource.get("name"):
                 own = f"{values['name']}_{key}"
                 resource["name"] = key if resource.get("external") else own
@@ -457,7 +481,8 @@ def _resolve_environment(project: Project, name: str) -> None:
             known = project.environment.get(key) if value is None else value
             if known is not None:
                 found[key] = known
-    found.update(service.get("environment") or {})
+    for key, value in (service.get("environment") or {}).items():
+        found[key] = project.environment.get(key) if value is None else value
     if found:
         service["environment"] = found
 

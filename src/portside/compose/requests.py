@@ -263,9 +263,11 @@ class ContainerRequest:
         )
         if volume is None or mount["Type"] != volume["type"] or not mount.get("Source"):
             return None
-        bind, named = volume.get("bind") or {}, volume.get("volume") or {}
+        bind, named = volume.get("bind"), volume.get("volume") or {}
         if volume["type"] == "bind":
-            if not bind.get("create_host_path") or bind.get("propagation") or bind.get("recursive"):
+            if bind is not None and (
+                not bind.get("create_host_path") or bind.get("propagation") or bind.get("recursive")
+            ):
                 return None
         elif volume["type"] == "volume":
             if named.get("labels") or named.get("subpath") or named.get("nocopy"):

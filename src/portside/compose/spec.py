@@ -45,7 +45,7 @@ CONDITIONS = ("service_started", "service_healthy", "service_completed_successfu
 TEXT = Text()
 TEXTS = ListOf(TEXT)
 ONE_OR_MORE = ListOf(TEXT, single=True)
-OPTIONS = MapOf(Text(numbers=True, booleans=True), nulls=True)
+OPTIONS = MapOf(Text(numbers=True), nulls=True)
 LABELS = Pairs()
 FLAG = Flag()
 POINTER_FLAG = Flag(pointer=True)
@@ -72,6 +72,18 @@ def _parsed(parse: Any) -> Any:
             raise here.error(str(err)) from None
 
     return make
+
+
+class _EnvFile(Struct):
+    """An entry of ``env_file``: its path alone is printed when the file is required."""
+
+    def encode(self, value: Any, json: bool) -> Any:
+        if value.get("required", True):
+            return value["path"]
+        found = {"path": value["path"], "required": False}
+        if json and value.get("format"):
+            found["format"] = value["format"]
+        return found
 
 
 FILE_REFERENCE = Struct(
@@ -221,7 +233,7 @@ SERVICE = Struct(
         "cgroup_parent": TEXT,
         "cgroup": Text(one_of=("host", "private")),
         "cpu_count": Integer(least=0),
-        "cpu_percent": Float32(),
+        "cpu_percent": Float32(whole=True),
         "cpu_period": Integer(),
         "cpu_quota": Integer(),
         "cpu_rt_period": Integer(),
@@ -248,8 +260,8 @@ SERVICE = Struct(
         "provider": Struct({"type": TEXT, "options": MultiOptions()}, required=("type",)),
         "environment": Pairs(empty=True),
         "env_file": ListOf(
-            Struct({"path": TEXT, "required": Flag(default=True), "format": TEXT},
-                   required=("path",), short=_short("path"), extensions=False)
+            _EnvFile({"path": TEXT, "required": Flag(default=True), "format": TEXT},
+                     required=("path",), short=_short("path"), extensions=False)
         ),
         "expose": ListOf(Text(numbers=True)),
         "extends": Kind(),
@@ -297,7 +309,7 @@ SERVICE = Struct(
         "stdin_open": FLAG,
         "stop_grace_period": Duration(),
         "stop_signal": TEXT,
-        "storage_opt": OPTIONS,
+        "storage_opt": MapOf(Text(numbers=True, booleans=True), nulls=True),
         "sysctls": Pairs(),
         "tmpfs": ONE_OR_MORE,
         "tty": FLAG,

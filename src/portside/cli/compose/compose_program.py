@@ -7,7 +7,7 @@ import sys
 from portside.cli.compose import compose_verbs
 from portside.cli.compose.compose_session import ComposeSession
 from portside.cli.session import Failed
-from portside.compose.compose_errors import InvalidFile, told
+from portside.compose.compose_errors import told
 from portside.flags.table import HelpWanted, UsageError, parse, read_table
 from portside.model.errors import PortsideError
 
@@ -39,8 +39,6 @@ FLAGS = """
   -v, --version                    hidden:
 """
 ABOUT = "Define and run applications of several containers"
-_INVALID_FILE = 15
-"""The exit status for a file that is not valid."""
 
 
 def run(session: ComposeSession, words: Sequence[str]) -> int:
@@ -100,7 +98,7 @@ def _call(session: ComposeSession, verb: Verb, words: Sequence[str]) -> int:
             _tell(session, text)
         if isinstance(err, Failed):
             return err.status
-        return _INVALID_FILE if isinstance(err, InvalidFile) else 1
+        return 1
     finally:
         session.finish()
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from portside.cli.compose.progress_board import Board
     from portside.compose.actions import Actions
     from portside.compose.engine_pool import EnginePool
-    from portside.compose.project import Project
+    from portside.compose.project import Project, Request
     from portside.compose.service_images import ImageTools
+    from portside.compose.yaml_source import Map
     from portside.flags.table import Options
 
 _MODES = ("auto", "tty", "plain", "json", "quiet")
@@ -72,20 +73,34 @@ class ComposeSession(Session):
         NotFound."""
         from portside.compose import project
 
-        options = self._globals
-        request = project.Request(
-            files=options.many("file"), name=options.text("project-name"),
-            directory=options.text("project-directory"), env_files=options.many("env-file"),
-            profiles=options.many("profile"), warn=self.warning,
-            resolves_environment=environment, **more,
-        )  # fmt: skip
-        found = project.load(request)
-        if options.flag("compatibility") or _is_set("COMPOSE_COMPATIBILITY"):
+        found = project.load(self._request(resolves_environment=environment, **more))
+        if self.is_compatible:
             found.separator = "_"
         found.select(list(names), dependencies)
-        if not options.flag("all-resources"):
+        if not self._globals.flag("all-resources"):
             found.drop_unused()
         return found
+
+    def load_model(self, **more: Any) -> Map:
+        """The merged files with variables as they are written. Raises ComposeError."""
+        from portside.compose import project
+
+        return project.load_model(self._request(interpolates=False, **more))
+
+    def _request(self, **more: Any) -> Request:
+        from portside.compose import project
+
+        options = self._globals
+        return project.Request(
+            files=options.many("file"), name=options.text("project-name"),
+            directory=options.text("project-directory"), env_files=options.many("env-file"),
+            profiles=options.many("profile"), warn=self.warning, **more,
+        )  # fmt: skip
+
+    @property
+    def is_compatible(self) -> bool:
+        """Names are to be those of version 1."""
+        return self._globals.flag("compatibility") or _is_set("COMPOSE_COMPATIBILITY")
 
     def project_or_name(self, names: Iterable[str] = ()) -> tuple[Project | None, str]:
         """The project of the files, unless only its name was given."""

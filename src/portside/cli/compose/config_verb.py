@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from portside.cli.compose.compose_verbs import compose_verb
 from portside.cli.session import Failed
 from portside.client.client import path_of
@@ -42,8 +44,12 @@ if TYPE_CHECKING:
 def config(session: ComposeSession, options: Options, arguments: list[str]) -> int:
     listed = next((name for name in _LISTS if options.flag(name)), "")
     if listed:
-        project = _load(session, options, arguments if listed in _CHOOSING else [])
-        _print(session, options, "\n".join(_LISTS[listed](project)))
+        if listed == "services" and options.flag("no-interpolate"):
+            names = list(session.load_model(**_ways(session, options)).get("services") or ())
+        else:
+            project = _load(session, options, arguments if listed in _CHOOSING else [])
+            names = _LISTS[listed](project)
+        _print(session, options, "".join(f"{name}\n" for name in names))
     elif options.text("hash"):
         _hashes(session, options)
     elif options.flag("variables"):
@@ -59,10 +65,7 @@ def _profiles(project: Project) -> list[str]:
 
 
 def _images(project: Project) -> list[str]:
-    return [
-        image_of(project, name, service) for name, service in project.services.items()
-        if "provider" not in service
-    ]  # fmt: skip
+    return [image_of(project, name, service) for name, service in project.services.items()]
 
 
 _LISTS: dict[str, Any] = {
@@ -82,82 +85,112 @@ _CHOOSING = ("profiles", "images", "environment")
 """Lists that are of the chosen services only."""
 
 
-def _load(session: ComposeSession, options: Options, names: list[str], **more: Any) -> Project:
+def _load(
+    session: ComposeSession, options: Options, names: list[str], environment: bool = True
+) -> Project:
     return session.load(
         names,
         checks=not options.flag("no-consistency"),
-        environment=not options.flag("no-env-resolution"),
-        **more,
+        environment=environment and not options.flag("no-env-resolution"),
+        **_ways(session, options),
     )
 
 
+def _ways(session: ComposeSession, options: Options) -> dict[str, bool]:
+    return {
+        "normalizes": not (options.flag("no-normalize") or session.is_compatible),
+        "resolves_paths": not options.flag("no-path-resolution"),
+    }
+
+
 def _print(session: ComposeSession, options: Options, text: str) -> None:
-    """Text to where it is wanted."""
+    """Text to where it is wanted, as it is: docker compose ends JSON without a line end."""
     if options.flag("quiet") or not text:
         return
     if path := options.text("output"):
         with open(path, "w") as file:
-            file.write(text if text.endswith("\n") else f"{text}\n")
+            file.write(text)
     else:
-        session.out(text.removesuffix("\n"))
+        sys.stdout.write(text)
+        if sys.stdout.isatty() and not text.endswith("\n"):
+            sys.stdout.write("\n")
 
 
 def _hashes(session: ComposeSession, options: Options) -> None:
-    project = _load(session, options, [])
+    # env_file is not read: the hashes of docker compose's config are made so, not those of up
+    project = _load(session, options, [], environment=False)
     wanted = options.text("hash")
     names = list(project.services) if wanted == "*" else sorted(wanted.split(","))
-    lines = [f"{name} {config_output.service_hash(project.service(name))}" for name in names]
-    _print(session, options, "\n".join(lines))
+    lines = [f"{name} {config_output.service_hash(project.service(name))}\n" for name in names]
+    _print(session, options, "".join(lines))
 
 
 def _variables(session: ComposeSession, options: Options) -> None:
     from portside.cli import table
     from portside.compose.interpolation import variables
 
-    project = session.load((), environment=False, interpolates=False, checks=False)
-    found = dict(sorted(variables(project.tree).items()))
-    if options.text("format") in ("json", "yaml"):
+    found = dict(sorted(variables(session.load_model(**_ways(session, options))).items()))
+    kind = options.text("format")
+    if kind == "json":
         values = {
             name: {"Name": name, "DefaultValue": item["default"],
                    "PresenceValue": item["presence"], "Required": item["required"]}
             for name, item in found.items()
         }  # fmt: skip
-        is_json = options.text("format") == "json"
-        text = config_output.go_json(values) if is_json else config_output.to_yaml(values)
-        _print(session, options, text)
-        return
-    lines = ["NAME\tREQUIRED\tDEFAULT VALUE\tALTERNATE VALUE"]
-    lines += [
-        f"{name}\t{'true' if item['required'] else 'false'}\t{item['default']}\t{item['presence']}"
-        for name, item in found.items()
-    ]  # fmt: skip
-    _print(session, options, "\n".join(table.aligned(lines, 20, 3)))
+        text = config_output.go_json(values, 4) + "\n\n"
+    elif kind == "yaml":
+        text = config_output.to_yaml(
+            {name: {"name": name, "defaultvalue": item["default"],
+                    "presencevalue": item["presence"], "required": item["required"]}
+             for name, item in found.items()}
+        )  # fmt: skip
+    else:
+        lines = ["NAME\tREQUIRED\tDEFAULT VALUE\tALTERNATE VALUE"]
+        lines += [
+            f"{name}\t{'true' if item['required'] else 'false'}\t{item['default']}"
+            f"\t{item['presence']}"
+            for name, item in found.items()
+        ]  # fmt: skip
+        text = "\n".join(table.aligned(lines, 20, 3)) + "\n"
+    _print(session, options, text)
 
 
 def _canonical(session: ComposeSession, options: Options, names: list[str]) -> None:
     kind = options.text("format", "yaml")
     if kind not in ("yaml", "json"):
         raise Failed(1, f'unsupported format "{kind}"')
-    interpolates = not options.flag("no-interpolate")
-    project = _load(session, options, names, interpolates=interpolates)
-    if options.flag("resolve-image-digests") or options.flag("lock-image-digests"):
-        _pin(session, project)
-    if options.flag("lock-image-digests"):
-        values: dict[str, Any] = {
-            "services": {name: {"image": service["image"]}
-                         for name, service in project.services.items() if service.get("image")}
-        }  # fmt: skip
+    locks = options.flag("lock-image-digests")
+    pins = locks or options.flag("resolve-image-digests")
+    values: dict[str, Any]
+    if options.flag("no-interpolate"):
+        model = session.load_model(**_ways(session, options))
+        if pins:
+            _pin(session, model.get("services") or {})
+        values = config_output.sorted_keys(_locked(model) if locks else model, kind == "json")
+        interpolates = False
     else:
+        project = _load(session, options, names)
+        if pins:
+            _pin(session, project.services)
         values = config_output.encoded(project, kind == "json")
+        values = _locked(values) if locks else values
+        interpolates = True
     text = config_output.go_json(values, 2) if kind == "json" else config_output.to_yaml(values)
     _print(session, options, text.replace("$", "$$") if interpolates else text)
 
 
-def _pin(session: ComposeSession, project: Project) -> None:
+def _locked(values: Any) -> dict[str, Any]:
+    return {
+        "services": {name: {"image": service["image"]} if service.get("image") else {}
+                     for name, service in (values.get("services") or {}).items()}
+    }  # fmt: skip
+
+
+def _pin(session: ComposeSession, services: dict[str, Any]) -> None:
     """Put the digests that registries know into the images' names."""
     from portside.cli import auth, references
 
-    for service in project.services.values():
+    for service in services.values():
         image = service.get("image")
         if not image or "@" in image:
             continue
