@@ -82,7 +82,8 @@ _CHANGING = frozenset(
     ("Id", "ID", "Created", "CreatedAt", "StartedAt", "FinishedAt", "Pid", "SandboxID",
      "SandboxKey", "NetworkID", "EndpointID", "Gateway", "IPAddress", "MacAddress", "HostsPath",
      "HostnamePath", "LogPath", "ResolvConfPath", "Hostname", "GraphDriver", "DNSNames", "Log",
-     "Health", "ImageManifestDescriptor", "Subnet", "IPv6Gateway", "GlobalIPv6Address")
+     "Health", "ImageManifestDescriptor", "Subnet", "IPv6Gateway", "GlobalIPv6Address",
+     "IPPrefixLen")
 )  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def same(value: Any, name: str = "") -> Any:
                 if key not in left_out}  # fmt: skip
     if isinstance(value, list):
         items = [same(item, "Ports" if name == "Ports" else "") for item in value]
-        ordered = name in ("Mounts", "Binds", "Env", "Aliases", "Links", "Ulimits")
+        ordered = name in ("Mounts", "Binds", "Env", "Aliases", "Links", "Ulimits", "ExtraHosts")
         return (
             sorted(items, key=lambda item: json.dumps(item, sort_keys=True)) if ordered else items
         )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import time
+import urllib.request
 import xml.dom.minidom
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import composekit
+import imagekit
 import pytest
+from clikit import PORTSIDE
 from enginekit import RunningEngine
 
 Ours = Callable[[str], composekit.Program]
@@ -238,3 +242,72 @@ def test_signals_of_an_attached_up(ours: Ours, tmp_path: Path) -> None:
         assert program("ps", "-q").stdout == ""
     finally:
         program("down", "-t", "0")
+
+
+PUBLISHED = """
+name: published
+services:
+  web:
+    image: portside/base
+    env_file:
+      - settings/web.env
+    environment: {A: "1"}
+  more:
+    extends:
+      file: common/base.yaml
+      service: base
+"""
+
+
+def test_publish(
+    tmp_path: Path, docker: Callable[..., Any], docker_env: dict[str, str]
+) -> None:  # fmt: skip
+    """The artifact has the form that docker compose reads."""
+    for name, text in (
+        ("compose.yaml", PUBLISHED), ("settings/web.env", "B=2\n"),
+        ("common/base.yaml", "services:\n  base:\n    image: portside/base\n"),
+    ):  # fmt: skip
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "p" / name).write_text(text)
+    ours = composekit.Program([PORTSIDE, "compose"], tmp_path / "p", docker_env)
+    done = ours("publish", "127.0.0.1:1/app", status=1)
+    assert 'service "web" has environment variable(s) declared.' in done.stderr
+    with imagekit.docker_registry(tmp_path / "registry") as host:
+        ours("publish", "-y", "--with-env", f"{host}/app:1")
+        manifest = _artifact(host, "app")
+        assert manifest["artifactType"] == "application/vnd.docker.compose.project"
+        assert manifest["config"]["mediaType"] == "application/vnd.oci.empty.v1+json"
+        kinds = {layer["mediaType"].rpartition(".")[2]: layer for layer in manifest["layers"]
+                 if "com.docker.compose.extends" not in layer["annotations"]}  # fmt: skip
+        assert kinds["envfile"]["bytes"] == b"B=2\n"
+        name = kinds["envfile"]["annotations"]["com.docker.compose.envfile"]
+        assert f"      - {name}\n".encode() in kinds["file+yaml"]["bytes"]
+        base = next(layer for layer in manifest["layers"]
+                    if "com.docker.compose.extends" in layer["annotations"])  # fmt: skip
+        name = base["annotations"]["com.docker.compose.file"]
+        assert f"      file: {name}\n".encode() in kinds["file+yaml"]["bytes"]
+        ours("publish", "-y", "--oci-version", "1.0", f"{host}/old:1")
+        manifest = _artifact(host, "old")
+        assert "artifactType" not in manifest
+        assert manifest["config"]["mediaType"].endswith("config.empty.v1+json")
+
+
+def _artifact(host: str, name: str) -> dict[str, Any]:
+    """A manifest without its time, with the bytes of its layers."""
+
+    def get(path: str) -> bytes:
+        accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+        request = urllib.request.Request(f"http://{host}/v2/{name}/{path}", headers=accept)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            data: bytes = answer.read()
+            return data
+
+    manifest: dict[str, Any] = json.loads(get("manifests/1"))
+    manifest.pop("annotations")
+    for layer in manifest["layers"]:
+        layer["bytes"] = get(f"blobs/{layer['digest']}")
+        layer.pop("data", None)
+        layer["annotations"].pop("com.docker.compose.version")
+    manifest["layers"].sort(key=lambda layer: layer["digest"])
+    manifest["config"].pop("data", None)
+    return manifest

@@ -155,6 +155,22 @@ async def push_manifest_list(api: Api, request: Request, name: str) -> Answer:
     return reply.json({"Digest": digest})
 
 
+class _Artifact(msgspec.Struct):
+    manifest: bytes = msgspec.field(name="Manifest")
+    media_type: str = msgspec.field(name="MediaType")
+    blobs: list[bytes] = msgspec.field(name="Blobs", default_factory=list)
+
+
+@router.add("POST", "/portside/artifacts/{name}/push", cancellable=True)
+async def push_artifact(api: Api, request: Request, name: str) -> Answer:
+    """A manifest and the blobs that it names, in base64, to a registry."""
+    body = await params.json(request, _Artifact)
+    digest = await api.engine.images.push_artifact(
+        name, body.blobs, body.manifest, body.media_type, _auth(request)
+    )
+    return reply.json({"Digest": digest})
+
+
 # -- volumes ---------------------------------------------------------------------------------
 
 

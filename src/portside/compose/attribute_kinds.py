@@ -523,7 +523,7 @@ class Ulimit(Kind):
     def encode(self, value: Any, json: bool) -> Any:
         if json and isinstance(value, dict):
             return {key: item for key, item in value.items() if item}
-        return value
+        return {} if json and value == 0 else value  # Go leaves zeros out
 
 
 class DeviceCount(Kind):

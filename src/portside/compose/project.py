@@ -45,6 +45,8 @@ class Request:
     interpolates: bool = True
     checks: bool = True
     resolves_environment: bool = True
+    keeps_label_files: bool = True
+    """Leave ``label_file`` beside the labels that are read from it: ``up`` hashes it."""
     normalizes: bool = True
     """Fill in what is implied."""
     resolves_paths: bool = True
@@ -230,7 +232,7 @@ def _environment(request: Request) -> tuple[dict[str, str], list[str]]:
         default = os.path.join(base, ".env")
         files = [default] if os.path.isfile(default) else []
     found = read_env_files(files, environment.get)
-    return {**found, **environment}, files
+    return {**found, **environment}, files if given else []
 
 
 def _is_true(text: str) -> bool:
@@ -370,7 +372,8 @@ def _project(
     if request.resolves_environment:
         for service in enabled:
             _resolve_environment(project, service)
-            _resolve_labels(project, service)
+    for service in enabled:
+        _resolve_labels(project, service, request.keeps_label_files)
     _resolve_configs(project)
     return project
 
@@ -465,7 +468,7 @@ def _resolve_environment(project: Project, name: str) -> None:
     def look(variable: str) -> str | None:
         if variable in project.environment:
             return project.environment[variable]
-        return found.get(variable)
+        return (service.get("environment") or {}).get(variable)
 
     for index, entry in enumerate(service.pop("env_file", None) or ()):
         path = ("services", name, "env_file", f"[{index}]")
@@ -487,10 +490,11 @@ def _resolve_environment(project: Project, name: str) -> None:
         service["environment"] = found
 
 
-def _resolve_labels(project: Project, name: str) -> None:
+def _resolve_labels(project: Project, name: str, keeps: bool) -> None:
     service = project.services[name]
     found: dict[str, str | None] = {}
-    for index, file in enumerate(service.pop("label_file", None) or ()):
+    files = service.get("label_file") if keeps else service.pop("label_file", None)
+    for index, file in enumerate(files or ()):
         path = ("services", name, "label_file", f"[{index}]")
         try:
             values = dotenv.read(file, found.get)

@@ -137,6 +137,7 @@ class ContainerRequest:
             f"{name}:{how.get('condition', 'service_started')}:"
             f"{'true' if how.get('restart') else 'false'}"
             for name, how in (service.get("depends_on") or {}).items()
+            if name in project.services or how.get("required", True)
         )
         found = {
             **(service.get("labels") or {}),
@@ -277,7 +278,7 @@ class ContainerRequest:
         else:
             return None
         options = ["ro" if volume.get("read_only") else "rw"]
-        if bind.get("selinux"):
+        if bind is not None and bind.get("selinux"):
             options.append(bind["selinux"])
         return f"{mount['Source']}:{target}:{','.join(options)}"
 

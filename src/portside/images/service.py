@@ -563,6 +563,30 @@ class ImageService:
 
         return await push_parts(self.registries, Reference.parse(ref), parts, auth)
 
+    async def push_artifact(
+        self,
+        ref: str,
+        blobs: Sequence[bytes],
+        manifest: bytes,
+        media_type: str,
+        auth: AuthConfig | None = None,
+    ) -> str:
+        """Push a manifest with its blobs under ``ref``; its digest."""
+        from portside.images.artifacts import push_artifact
+        from portside.registry.client.repository import Repository, push_scope
+
+        target = Reference.parse(ref)
+        return await self.registries.on_registry(
+            target.domain,
+            lambda connection: push_artifact(
+                Repository(connection, target.path), target.tagged().tag, blobs, manifest,
+                media_type,
+            ),
+            auth=auth,
+            push=True,
+            scopes=(push_scope(target.path),),
+        )  # fmt: skip
+
 
 def _nobody(type: str, action: str, id: str, attributes: Mapping[str, str] | None = None) -> None:
     """Where events go when nobody listens."""

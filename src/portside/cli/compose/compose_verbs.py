@@ -20,6 +20,7 @@ _FAMILIES = {
     "config_verb": "config",
     "image_verbs": "pull push build",
     "watch_verb": "watch",
+    "publish_verb": "publish bridge",
     "plan_verbs": "graph",
     "log_verbs": "logs events attach stats",
     "run_verbs": "run exec cp export commit",

@@ -92,6 +92,7 @@ def _load(
         names,
         checks=not options.flag("no-consistency"),
         environment=environment and not options.flag("no-env-resolution"),
+        keeps_label_files=False,
         **_ways(session, options),
     )
 
@@ -165,13 +166,13 @@ def _canonical(session: ComposeSession, options: Options, names: list[str]) -> N
     if options.flag("no-interpolate"):
         model = session.load_model(**_ways(session, options))
         if pins:
-            _pin(session, model.get("services") or {})
+            pin(session, model.get("services") or {})
         values = config_output.sorted_keys(_locked(model) if locks else model, kind == "json")
         interpolates = False
     else:
         project = _load(session, options, names)
         if pins:
-            _pin(session, project.services)
+            pin(session, project.services)
         values = config_output.encoded(project, kind == "json")
         values = _locked(values) if locks else values
         interpolates = True
@@ -186,7 +187,7 @@ def _locked(values: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _pin(session: ComposeSession, services: dict[str, Any]) -> None:
+def pin(session: ComposeSession, services: dict[str, Any]) -> None:
     """Put the digests that registries know into the images' names."""
     from portside.cli import auth, references
 

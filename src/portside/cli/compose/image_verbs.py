@@ -147,6 +147,7 @@ def _drain(messages: Any) -> None:
       --build-arg list       Set a variable of the build
       --builder string       hidden:
       --check                Check the Dockerfiles only
+      --builder string       hidden:
       --compress             hidden:
       --force-rm             hidden:
   -m, --memory bytes         Limit the memory of steps

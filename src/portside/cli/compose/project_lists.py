@@ -76,7 +76,7 @@ class _View:
 
 @compose_verb("ps", usage="[OPTIONS] [SERVICE...]", about="List containers", flags=_FORMAT + """
   -a, --all           Those that have ended, and those of run, too
-      --filter string Only those for which this holds: status=STATUS
+      --filter string  Only those for which this holds: status=STATUS
       --no-trunc      Do not shorten anything
       --orphans       Containers of services that the files do not define, too (default true)
   -q, --quiet         Print IDs only

@@ -1,0 +1,135 @@
+"""publish: the project's files as an OCI artifact in a registry."""
+
+from __future__ import annotations
+
+from portside.cli import auth, references
+from portside.cli.compose.compose_verbs import compose_verb
+from portside.cli.session import Failed
+from portside.client.client import path_of
+from portside.client.errors import Refused
+from portside.compose import publication
+from portside.compose.progress_events import DONE, ERROR, WORKING, Event
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from portside.cli.compose.compose_session import ComposeSession
+    from portside.compose.project import Project
+    from portside.flags.table import Options
+
+_VERSIONS = ("", "1.0", "1.1")
+
+
+@compose_verb("publish", usage="[OPTIONS] REPOSITORY[:TAG]", arguments=(1, 1),
+              about="Publish the project's files as an OCI artifact", flags="""
+      --app                     Publish the images that the services use, too
+      --oci-version string      Version of the image specification: 1.0 or 1.1 (default: what the
+                                registry takes)
+      --resolve-image-digests   Pin images to their digests
+      --with-env                Publish variables of services and env_file, too
+  -y, --yes                     Ask nothing
+""")  # fmt: skip
+def publish(session: ComposeSession, options: Options, arguments: list[str]) -> int:
+    version = options.text("oci-version")
+    if version not in _VERSIONS:
+        raise Failed(1, f"unsupported OCI version: {version}")
+    if options.flag("app"):
+        raise Failed(1, "--app is not supported: push the images with 'portside compose push'")
+    project = session.load(environment=False)
+    publication.check_images(project)
+    if not _is_agreed(session, project, options):
+        return 0
+    layers = publication.layers_of(project, options.flag("with-env"))
+    if options.flag("resolve-image-digests"):
+        data = _digests(session, project)
+        layers.add(publication.FILE, data, {"com.docker.compose.file": "image-digests.yaml"})
+    _push_images(session)
+    name, report = arguments[0], session.board("Publishing").report
+    report(Event(name, WORKING, "publishing"))
+    try:
+        if not session.dry_run:
+            _push(session, name, layers, version)
+    except Refused:
+        report(Event(name, ERROR, "publishing"))
+        raise
+    report(Event(name, DONE, "published"))
+    return 0
+
+
+def _is_agreed(session: ComposeSession, project: Project, options: Options) -> bool:
+    """Does the user agree to what could tell too much?"""
+    if options.flag("yes"):
+        return True
+    if mounts := publication.bind_mounts(project):
+        lines = "".join(
+            f"{name}: {item.get('source')}:{item.get('target')}\n"
+            for name, items in mounts.items() for item in items
+        )  # fmt: skip
+        if not session.confirm(
+            "you are about to publish bind mounts declaration within your OCI artifact.\nonly the "
+            "bind mount declarations will be added to the OCI artifact (not content)\nplease "
+            "double check that you are not mounting potential user's sensitive directories or "
+            f"data\n{lines}Are you ok to publish these bind mount declarations?"
+        ):
+            return False
+    if found := publication.variables(project, options.flag("with-env")):
+        lines = "".join(
+            f"Service/Config  {name}\n" + "".join(f"{key}={text}\n" for key, text in values.items())
+            for name, values in found.items()
+        )
+        return session.confirm(
+            "you are about to publish environment variables within your OCI artifact.\nplease "
+            f"double check that you are not leaking sensitive data\n{lines}Are you ok to publish "
+            "these environment variables?"
+        )
+    return True
+
+
+def _push_images(session: ComposeSession) -> None:
+    """Images that are built here are pushed first; those that cannot be are left out."""
+    from portside.cli.compose import compose_verbs
+
+    verb = compose_verbs.load("push")
+    options, arguments = verb.parse(["--ignore-push-failures"], session.called)
+    verb.handler(session, options, arguments)
+
+
+def _digests(session: ComposeSession, project: Project) -> bytes:
+    from portside.cli.compose.config_verb import pin
+    from portside.compose.config_output import to_yaml
+
+    services: dict[str, Any] = {
+        name: {"image": item["image"]} for name, item in project.services.items()
+        if item.get("image")
+    }  # fmt: skip
+    pin(session, services)
+    return to_yaml({"services": services}).encode()
+
+
+def _push(session: ComposeSession, name: str, layers: publication.Layers, version: str) -> None:
+    """Push in image-spec's 1.1 form, else in that of 1.0 where a registry refuses that."""
+    import binascii
+
+    def encoded(data: bytes) -> str:
+        return binascii.b2a_base64(data, newline=False).decode()
+
+    path = path_of("portside", "artifacts", references.canonical(name), "push")
+    headers = auth.header(session.config, name)
+    blobs = [encoded(data) for data in publication.blobs_of(layers)]
+    for form in (version,) if version else ("1.1", "1.0"):
+        body = {"Manifest": encoded(publication.manifest_of(layers, form)),
+                "MediaType": publication.MANIFEST, "Blobs": blobs}  # fmt: skip
+        try:
+            session.pool.post(path, body=body, headers=headers)
+            return
+        except Refused as err:
+            if version or form == "1.0" or err.status in (401, 403, 407) or err.status >= 500:
+                raise
+
+
+@compose_verb("bridge", usage="COMMAND", about="Convert the project for another platform "
+              "(not supported)")  # fmt: skip
+def bridge(session: ComposeSession, options: Options, arguments: list[str]) -> int:
+    raise Failed(1, "compose bridge is not supported: it runs transformer images of Docker Hub. "
+                 "'portside compose config' prints the model that they take.")  # fmt: skip
