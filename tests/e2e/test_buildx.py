@@ -89,6 +89,14 @@ def test_a_failing_step_shows_its_output_and_its_line(build: Builder) -> None:
     )
 
 
+def test_a_step_that_prints_without_end_is_clipped(build: Builder) -> None:
+    text = f"FROM {BASE}\nRUN yes 0123456789 | head -c 20000000; echo end > /made\nRUN cat /made\n"
+    told = build(text, "--no-cache", "--progress=plain").stderr
+    assert "[output clipped, log limit 200KiB/s reached]" in told
+    assert len(told) < 8 << 20
+    assert "end" in told
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [

@@ -21,6 +21,7 @@ from portside.builder.dockerfile.history_text import ClassicPhrases
 from portside.builder.git_urls import is_git_url
 from portside.builder.remote_context import fetch
 from portside.builder.service import CONTEXT, BuildRequest, BuildService, Context
+from portside.builder.solver.log_clip import CLASSIC
 from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import NETWORK_HOST, StepSettings
 from portside.model.container import HostConfig, Ulimit
@@ -197,6 +198,7 @@ def _settings(request: Request) -> StepSettings:
     return StepSettings(
         entitlements=frozenset([NETWORK_HOST] if mode == "host" else []),
         host=host,
+        log=CLASSIC,
         network="" if mode in ("", "default", "bridge", "host", "none") else mode,
     )
 

@@ -20,6 +20,7 @@ from portside.builder.llb import Vertex
 from portside.builder.solver.build_events import Log, Report
 from portside.builder.solver.cache_records import CacheStore
 from portside.builder.solver.layer_commit import LayerCommitter
+from portside.builder.solver.log_clip import LogClip, LogLimits
 from portside.builder.solver.solver import Made
 from portside.builder.solver.step_mounts import CacheLocks, NoSecrets, Secrets, StepMounts
 from portside.builder.solver.tree import Tree
@@ -66,6 +67,8 @@ class StepSettings:
     """Limits (memory, processors) for all steps."""
     secrets: Secrets = field(default_factory=NoSecrets)
     environment: tuple[str, ...] = ()
+    log: LogLimits = field(default_factory=LogLimits.of_environment)
+    """How much of a step's output is told."""
     network: str = ""
     """A network's name, or ``container:ID``, for steps in the sandbox's network; empty: the default
     one."""
@@ -185,7 +188,7 @@ class StepRunner:
             try:
                 reader, writer = await asyncio.open_unix_connection(sock=ours)
                 try:
-                    await _read_output(reader, vertex, report)
+                    await _read_output(reader, vertex, report, settings.log)
                     return await client.exited
                 finally:
                     writer.close()
@@ -219,8 +222,11 @@ async def _kill(cgroup: str) -> None:
         await asyncio.to_thread(Cgroup(cgroup).kill)
 
 
-async def _read_output(reader: asyncio.StreamReader, vertex: Vertex, report: Report) -> None:
+async def _read_output(
+    reader: asyncio.StreamReader, vertex: Vertex, report: Report, limits: LogLimits
+) -> None:
     """Frames of eight bytes' head each, until both streams have ended."""
+    clips: dict[int, LogClip] = {}
     try:
         while True:
             head = await reader.readexactly(8)
@@ -230,7 +236,11 @@ async def _read_output(reader: asyncio.StreamReader, vertex: Vertex, report: Rep
                 if not data:
                     return
                 left -= len(data)
-                report(Log(vertex, head[0], data))
+                clip = clips.get(head[0])
+                if clip is None:
+                    clip = clips[head[0]] = LogClip(limits)
+                if told := clip(data):
+                    report(Log(vertex, head[0], told))
     except (asyncio.IncompleteReadError, ConnectionResetError):
         return
 
