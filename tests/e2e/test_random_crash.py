@@ -40,16 +40,23 @@ class Ledger:
         self.networks: set[str] = set()
         self.acknowledged = 0
 
-    def check(self, engine: RunningEngine) -> None:
-        """Everything that was acknowledged is there."""
+    def names(self) -> dict[str, set[str]]:
         with self.lock:
-            names, volumes, networks = dict(self.containers), set(self.volumes), set(self.networks)
-        found = {item["Id"] for item in engine.json("GET", "/containers/json?all=1")}
-        assert not (lost := {n for n, i in names.items() if i not in found}), f"lost {lost}"
-        found = {item["Name"] for item in engine.json("GET", "/volumes")["Volumes"]}
-        assert volumes <= found, f"lost volumes {volumes - found}"
-        found = {item["Name"] for item in engine.json("GET", "/networks")}
-        assert networks <= found, f"lost networks {networks - found}"
+            return {"containers": set(self.containers.values()), "volumes": set(self.volumes),
+                    "networks": set(self.networks)}  # fmt: skip
+
+    def check(self, engine: RunningEngine) -> None:
+        """Everything that was acknowledged is there. What is taken off while the engine lists it
+        may be gone already."""
+        before = self.names()
+        found = {
+            "containers": {item["Id"] for item in engine.json("GET", "/containers/json?all=1")},
+            "volumes": {item["Name"] for item in engine.json("GET", "/volumes")["Volumes"]},
+            "networks": {item["Name"] for item in engine.json("GET", "/networks")},
+        }
+        after = self.names()
+        lost = {kind: (before[kind] & after[kind]) - found[kind] for kind in found}
+        assert not any(lost.values()), f"lost {lost}"
 
 
 class Load(threading.Thread):

@@ -1,7 +1,8 @@
 """Listening sockets and the connections made to them, within what the process may have open.
 
 A process that has used up its descriptors can neither accept nor start a container, so
-clients get half of them at most. When that many are connected, the one that has been idle
+clients have a quarter of them at most: a request may need another one or two, such as the file of
+a log that it follows. When that many are connected, the one that has been idle
 for longest makes room for the next; when all are busy, the next waits in the kernel's queue.
 """
 
@@ -38,9 +39,9 @@ _PAUSE = 1.0
 
 
 def most_connections() -> int:
-    """Half the descriptors this process may have."""
+    """A quarter of the descriptors this process may have."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(max(soft // 2, 16), _MOST) if soft != resource.RLIM_INFINITY else _MOST
+    return min(max(soft // 4, 16), _MOST) if soft != resource.RLIM_INFINITY else _MOST
 
 
 def _peer(sock: socket.socket) -> str:
