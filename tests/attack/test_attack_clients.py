@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from enginekit import RunningEngine
+
+from portside.api.job_shares import EACH
 
 BASE = "portside/base"
 DESCRIPTORS = 256
@@ -81,7 +83,8 @@ for _ in range(int(sys.argv[3])):
     sock.connect(sys.argv[1])
     sock.sendall(f"GET {sys.argv[2]} HTTP/1.1\\r\\nHost: d\\r\\n\\r\\n".encode())
     held.append(sock)
-    sock.recv(1)  # it is served: no idle connection, which would make room first
+    if sys.argv[4] == "1":
+        sock.recv(1)  # it is served: no idle connection, which would make room first
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -89,8 +92,11 @@ sys.stdin.read()
 
 
 @contextmanager
-def held_by_another(engine: RunningEngine, path: str, count: int = 600) -> Iterator[None]:
-    command = [sys.executable, "-c", HOLD, str(engine.socket), path, str(count)]
+def held_by_another(
+    engine: RunningEngine, path: str, count: int = 600, waits: bool = True
+) -> Iterator[None]:
+    """``waits``: for the first byte of each answer."""
+    command = [sys.executable, "-c", HOLD, str(engine.socket), path, str(count), str(int(waits))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None and process.stdout.readline() == b"held\n"
@@ -219,6 +225,44 @@ def test_an_export_nobody_reads_keeps_no_processor(narrow: RunningEngine) -> Non
     finally:
         for sock in held:
             sock.close()
+        for name in (made, small):
+            narrow.request("DELETE", f"/containers/{name}?force=1")
+
+
+def jobs(engine: RunningEngine) -> int:
+    """Job processes that the engine has: its children's children, and those below."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                if b"job_worker" in (entry / "cmdline").read_bytes():
+                    parents[int(entry.name)] = int(stat[1])
+    servers = {pid for pid, parent in parents.items() if parent == engine.pid}
+    return sum(parent in servers for parent in parents.values())
+
+
+def test_exports_of_one_client_take_a_share_of_the_processes(narrow: RunningEngine) -> None:
+    """One client asks for many and reads none; others get theirs, and it waits for its own."""
+    script = "head -c 24000000 /dev/urandom > /large"
+    body = {"Image": BASE, "Cmd": ["sh", "-c", script]}
+    made = narrow.json("POST", "/containers/create", body, 201)["Id"]
+    narrow.json("POST", f"/containers/{made}/start", status=204)
+    assert narrow.json("POST", f"/containers/{made}/wait")["StatusCode"] == 0
+    small = narrow.json("POST", "/containers/create", {"Image": BASE, "Cmd": ["true"]}, 201)["Id"]
+    path = f"/containers/{made}/archive?path=/"
+    try:
+        with held_by_another(narrow, path, 40, waits=False):
+            until(lambda: jobs(narrow) >= EACH)
+            most = 0
+            for _ in range(20):
+                most = max(most, jobs(narrow))
+                time.sleep(0.05)
+            assert most <= EACH + 1, f"{most} job processes"
+            status, _, data = narrow.request("GET", f"/containers/{small}/archive?path=/etc")
+            assert status == 200 and len(data) > 512
+        until(lambda: jobs(narrow) == 0)
+    finally:
         for name in (made, small):
             narrow.request("DELETE", f"/containers/{name}?force=1")
 

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import portside
 from portside.api import errors
 from portside.api.http.messages import Request, Response
+from portside.api.job_shares import JobShares
 from portside.api.router import Answer, Route, Router
 from portside.model import build_info
 from portside.model.errors import (
@@ -73,6 +74,7 @@ class Api:
         self.router: Router = routes.build()
         self.observe: Observer | None = None
         """Told of each answered request, when somebody measures."""
+        self._shares = JobShares()
         self._headers_at = 0
         self._headers = ""
 
@@ -106,7 +108,7 @@ class Api:
                 request.make_cancellable()
             if self.observe is not None:
                 return await self._measured(self.observe, route, request, name)
-            return await route.handler(self, request, name)
+            return await self._handled(route, request, name)
         except (asyncio.CancelledError, Cancelled):
             raise
         except Exception as err:
@@ -117,12 +119,18 @@ class Api:
             self._log(request, err)
             return errors.respond(err)
 
+    async def _handled(self, route: Route, request: Request, name: str) -> Answer:
+        if not route.streams:
+            return await route.handler(self, request, name)
+        async with self._shares.place(request.peer):
+            return await route.handler(self, request, name)
+
     async def _measured(
         self, observe: Observer, route: Route, request: Request, name: str
     ) -> Answer:
         begin, status = time.perf_counter(), 499
         try:
-            answer = await route.handler(self, request, name)
+            answer = await self._handled(route, request, name)
             status = answer.status if isinstance(answer, Response) else 200
             return answer
         except Exception as err:

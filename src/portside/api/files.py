@@ -43,7 +43,7 @@ async def archive_head(api: Api, request: Request, name: str) -> Answer:
     return Response(200, headers=_stat_header(stat))
 
 
-@router.add("GET", "/containers/{name}/archive", cancellable=True)
+@router.add("GET", "/containers/{name}/archive", cancellable=True, streams=True)
 async def archive_get(api: Api, request: Request, name: str) -> Answer:
     containers = api.engine.containers
     container = containers.find(name)
@@ -54,7 +54,7 @@ async def archive_get(api: Api, request: Request, name: str) -> Answer:
     return stream
 
 
-@router.add("PUT", "/containers/{name}/archive", cancellable=True)
+@router.add("PUT", "/containers/{name}/archive", cancellable=True, streams=True)
 async def archive_put(api: Api, request: Request, name: str) -> Answer:
     containers = api.engine.containers
     await container_files.archive_put(
@@ -68,7 +68,7 @@ async def archive_put(api: Api, request: Request, name: str) -> Answer:
     return Response(200)
 
 
-@router.add("GET", "/containers/{name}/export", cancellable=True)
+@router.add("GET", "/containers/{name}/export", cancellable=True, streams=True)
 async def export(api: Api, request: Request, name: str) -> Answer:
     containers = api.engine.containers
     pieces = container_files.export_container(containers, containers.find(name))

@@ -125,7 +125,7 @@ async def _import(api: Api, request: Request) -> Answer:
     return await reply.progress(request, work, render=lambda image: [{"status": image}])
 
 
-@router.add("POST", "/images/load", cancellable=True)
+@router.add("POST", "/images/load", cancellable=True, streams=True)
 async def load(api: Api, request: Request, _: str) -> Answer:
     quiet = params.boolean(request, "quiet", True)
     platforms = _platforms(request)
@@ -153,7 +153,7 @@ async def search(api: Api, request: Request, _: str) -> Answer:
     return reply.json(list(found))
 
 
-@router.add("GET", "/images/get", cancellable=True)
+@router.add("GET", "/images/get", cancellable=True, streams=True)
 async def save_many(api: Api, request: Request, _: str) -> Answer:
     names = [part for value in params.texts(request, "names") for part in value.split(",") if part]
     if not names:
@@ -161,7 +161,7 @@ async def save_many(api: Api, request: Request, _: str) -> Answer:
     return await reply.pour(request, api.engine.images.save(names, platforms=_platforms(request)))
 
 
-@router.add("GET", "/images/{name}/get", cancellable=True)
+@router.add("GET", "/images/{name}/get", cancellable=True, streams=True)
 async def save_one(api: Api, request: Request, name: str) -> Answer:
     return await reply.pour(request, api.engine.images.save([name], platforms=_platforms(request)))
 

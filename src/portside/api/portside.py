@@ -201,7 +201,7 @@ async def update_volume(api: Api, request: Request, name: str) -> Answer:
     return reply.json(api.engine.volumes.update(name, body.labels))
 
 
-@router.add("GET", "/portside/volumes/{name}/export", cancellable=True)
+@router.add("GET", "/portside/volumes/{name}/export", cancellable=True, streams=True)
 async def export_volume(api: Api, request: Request, name: str) -> Answer:
     stream = await api.engine.volumes.export(name)
     answer = request.start(200, reply.TAR)
@@ -211,6 +211,6 @@ async def export_volume(api: Api, request: Request, name: str) -> Answer:
     return answer
 
 
-@router.add("POST", "/portside/volumes/{name}/import", cancellable=True)
+@router.add("POST", "/portside/volumes/{name}/import", cancellable=True, streams=True)
 async def import_volume(api: Api, request: Request, name: str) -> Answer:
     return reply.json(await api.engine.volumes.import_(name, request.body.chunks()), 201)

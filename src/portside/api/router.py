@@ -28,6 +28,8 @@ class Route:
     handler: Handler
     cancellable: bool
     """The handler is cancelled when the client goes away."""
+    streams: bool
+    """A job process serves it, at the client's pace."""
     minimum: tuple[int, int]
     """The first API version that has this endpoint."""
     path: str
@@ -47,12 +49,13 @@ class Router:
         path: str,
         *,
         cancellable: bool = False,
+        streams: bool = False,
         since: tuple[int, int] = (1, 24),
     ) -> Callable[[Handler], Handler]:
         """Decorate a handler with the path it serves."""
 
         def register(handler: Handler) -> Handler:
-            route = Route(handler, cancellable, since, path)
+            route = Route(handler, cancellable, streams, since, path)
             before, brace, after = path.partition("{")
             if not brace:
                 self._exact[method, path] = route

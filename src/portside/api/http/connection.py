@@ -53,7 +53,8 @@ class Connection(asyncio.Protocol):
     """Speaks HTTP/1.1 with one client."""
 
     def __init__(self, handler: Handler, server: Server, peer: str = "") -> None:
-        self._handler, self._server, self.peer = handler, server, peer
+        self._handler, self._server = handler, server
+        self.peer = peer
         self._loop = server.loop
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
@@ -177,6 +178,7 @@ class Connection(asyncio.Protocol):
             common_headers=server.common_headers,
             take_grpc=server.take_grpc,
             given_away=self._given_away,
+            peer=self.peer,
         )
         self._http2.data_received(data)
         return True

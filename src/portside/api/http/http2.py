@@ -62,7 +62,9 @@ class Http2Session:
         common_headers: Callable[[], str],
         take_grpc: TakeGrpc | None,
         given_away: Callable[[], None],
+        peer: str = "",
     ) -> None:
+        self.peer = peer
         self.handler, self._transport = handler, transport
         self.common_headers = common_headers
         self._take_grpc, self._given_away = take_grpc, given_away
@@ -218,7 +220,7 @@ class _StreamConnection:
     """What a request, its body and its answer need of a connection, for one stream."""
 
     def __init__(self, session: Http2Session, number: int, head: Head) -> None:
-        self._session, self.id = session, number
+        self._session, self.id, self.peer = session, number, session.peer
         self.request = Request(head, Body(self), self)
         self.task: asyncio.Task[None] | None = None
         self.cancellable = False

@@ -34,6 +34,8 @@ class Link(Protocol):
     """What requests, bodies and answers need of the connection, or of its stream in HTTP/2."""
 
     @property
+    def peer(self) -> str: ...
+    @property
     def has_started(self) -> bool: ...
     @property
     def is_write_paused(self) -> bool: ...
@@ -252,6 +254,11 @@ class Request:
     def make_cancellable(self) -> None:
         """The handler is to be cancelled when the client goes away."""
         self._connection.make_cancellable()
+
+    @property
+    def peer(self) -> str:
+        """Who asks: a process of this machine, or an address; empty when nobody knows."""
+        return self._connection.peer
 
     @property
     def has_started(self) -> bool:
