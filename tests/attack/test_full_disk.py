@@ -135,6 +135,34 @@ def test_stop_remove_prune_and_look(disk: SmallDisk) -> None:
     assert "is full" not in json.dumps(disk.json("GET", "/info")["Warnings"])
 
 
+def test_what_was_recorded_elsewhere_comes_home_by_itself(disk: SmallDisk) -> None:
+    """Nobody asks for anything: what was acknowledged on the full disk outlives a reboot, which
+    empties the exec root, from soon after there is room again."""
+    disk.run("true", Binds=["fill:/v"])
+    names = [disk.run("sleep", "1000") for _ in range(4)]
+    elsewhere = disk.exec_root / "metadata.db"
+    ended = []
+    for name in names:
+        disk.fill()
+        disk.json("POST", f"/containers/{name}/stop?t=0", status=204)
+        ended.append(name)
+        if elsewhere.exists():
+            break
+    assert elsewhere.exists(), "the disk was not full"
+    (disk.data_root / "volumes" / "fill" / "_data" / "host").unlink()
+    deadline = time.monotonic() + 60
+    while elsewhere.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not elsewhere.exists(), "the metadata stay in the exec root"
+    disk.kill()
+    for left in disk.exec_root.glob("metadata.db*"):
+        left.unlink()
+    disk.start()
+    for name in names:
+        running = disk.json("GET", f"/containers/{name}/json")["State"]["Running"]
+        assert running == (name not in ended)
+
+
 def archive() -> bytes:
     """A tar with one file of 4 MB."""
     out = io.BytesIO()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from enginekit import RunningEngine
+from runtimekit import needs_idmapping
 
 NOBODY = 65534
 CONTENT = ("diff", "upper", "_data", "rootfs", "root")
@@ -27,16 +28,16 @@ PUBLIC = {"portside.pid": 0o644}
 BOUND = {"hosts": 0o644, "hostname": 0o644, "resolv.conf": 0o644}
 
 
-def reached(paths: list[str], groups: list[int]) -> set[tuple[str, str]]:
-    """What ``nobody``, in these groups, can do with the paths; tried in a process of its own."""
+def reached(paths: list[str], groups: list[int], user: int = NOBODY) -> set[tuple[str, str]]:
+    """What a user, in these groups, can do with the paths; tried in a process of its own."""
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(receive)
             os.setgroups(groups)
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
             with os.fdopen(send, "w") as out:
                 json.dump([(name, path) for path in paths for name in possible(path)], out)
         finally:
@@ -83,14 +84,18 @@ def everything(root: Path) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def busy() -> Iterator[RunningEngine]:
+@pytest.fixture(scope="module", params=["", "--userns-remap=default"])
+def busy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningEngine]:
     """An engine with a container that runs, a volume with a set-user-ID program, an exec, a log,
     a commit and a commit that fails; its directory is open, so that only its own roots protect
     them."""
     if os.geteuid() != 0:
         pytest.skip("needs root: an engine is started")
-    engine = RunningEngine()
+    if request.param:
+        needs_idmapping(tmp_path_factory.mktemp("probe"))
+    engine = RunningEngine(*filter(None, [request.param]))
     try:
         engine.start()
         fill(engine)
@@ -127,8 +132,9 @@ def fill(engine: RunningEngine) -> None:
 
 
 def test_roots_are_closed(busy: RunningEngine) -> None:
-    """Every path below both roots is tried by name as nobody and as a member of the socket's
-    group: stat, list, read, write, connect, make. Nothing works but what is meant for others."""
+    """Every path below both roots is tried by name as nobody, as a member of the socket's group
+    and as the user that a container's root is on the host: stat, list, read, write, connect, make.
+    Nothing works but what is meant for others."""
     paths = [*everything(busy.data_root), *everything(busy.exec_root)]
     names = {Path(path).name for path in paths}
     assert {"metadata.db", "metadata.db-wal", "config.json", "monitor.sock", "su"} <= names
@@ -141,9 +147,37 @@ def test_roots_are_closed(busy: RunningEngine) -> None:
         ("stat", str(busy.exec_root / "runtimes")),
     }
     with_group = [grp.getgrnam("docker").gr_gid] if _has_group("docker") else []
-    for groups in ([], with_group):
-        more = {path for path in reached(paths, groups) if path not in allowed}
-        assert not more, sorted(more)[:20]
+    for user, groups in ((NOBODY, []), (NOBODY, with_group), (root_outside(busy), [])):
+        if user == 0:
+            continue  # containers' root is the host's here
+        more = {path for path in reached(paths, groups, user) if path not in allowed}
+        assert not more, (user, sorted(more)[:20])
+
+
+def root_outside(engine: RunningEngine) -> int:
+    """The user on the host that the running container's root is (user_namespaces(7))."""
+    (running,) = engine.json("GET", "/containers/json")
+    pid = engine.json("GET", f"/containers/{running['Id']}/json")["State"]["Pid"]
+    return int(Path(f"/proc/{pid}/uid_map").read_text().split()[1])
+
+
+def test_a_remapped_container_works_behind_closed_doors(busy: RunningEngine) -> None:
+    """It runs although its root may not walk to its files by name, and writes to its layer and
+    its volume."""
+    if "--userns-remap=default" not in busy.options:
+        pytest.skip("containers' root is the host's")
+    assert root_outside(busy) > 0
+    for root in (busy.data_root, busy.exec_root):
+        assert stat.S_IMODE(root.stat().st_mode) & 0o066 == 0
+        assert root.stat().st_uid == 0
+    body = {
+        "Image": "portside/base", "Cmd": ["sh", "-c", "echo a > /f && echo b > /v/f"],
+        "HostConfig": {"Binds": ["vol:/v"]},
+    }  # fmt: skip
+    made = busy.json("POST", "/containers/create", body, 201)["Id"]
+    busy.json("POST", f"/containers/{made}/start", status=204)
+    assert busy.json("POST", f"/containers/{made}/wait")["StatusCode"] == 0
+    busy.json("DELETE", f"/containers/{made}", status=204)
 
 
 def test_only_the_group_reaches_the_socket(busy: RunningEngine) -> None:
