@@ -1,0 +1,3 @@
+#!/bin/sh
+# Prints what the first stage has made.
+cat /text
