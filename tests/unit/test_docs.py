@@ -45,3 +45,18 @@ def test_files_that_documents_name_exist(document: Path) -> None:
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_reading_path_gives_the_length_of_each_file() -> None:
+    """Within a tenth, so that it need not follow every change."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## A reading path")[2]
+    found = re.findall(r"`([a-z_/0-9]+\.py)` \((\d+)\)", " ".join(text.split()))
+    assert len(found) > 10
+    lengths = {file: len((PACKAGE / file).read_text().splitlines()) for file, _ in found}
+    wrong = {file: lengths[file] for file, said in found
+             if abs(lengths[file] - int(said)) > lengths[file] / 10}  # fmt: skip
+    assert not wrong, f"CONTRIBUTING.md gives other lengths than these: {wrong}"
+    total = re.search(r"About ([\d,]+) lines", text)
+    assert total is not None
+    said_total = int(total[1].replace(",", ""))
+    assert abs(sum(lengths.values()) - said_total) < said_total / 10

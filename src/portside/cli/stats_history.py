@@ -27,7 +27,7 @@ _AGAIN = 5.0
 _NAMES = 50
 """Containers in one request to the monitor."""
 ADDRESS = "http://127.0.0.1:8080"
-"""Where a monitor listens unless told otherwise; ``PORTSIDE_MONITOR`` names another."""
+"""Where a monitor listens unless set otherwise; ``PORTSIDE_MONITOR`` names another."""
 
 
 def sparkline(values: Iterable[float | None], top: float = 0.0) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FLAGS = """
       --allow list              Allow targets more: network.host, security.insecure, fs=PATH
-      --builder string          Accepted for Docker's sake: there is one builder
+      --builder string          Accepted and ignored: there is one builder
       --call string             What to do: build, check, outline or targets (default "build")
       --check                   Short for --call=check
   -D, --debug                   Show where an unexpected error came from
