@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
@@ -246,12 +247,21 @@ def capability_bits(names: tuple[str, ...]) -> int:
     return bits
 
 
-def bounding_set(last: int) -> int:
-    """The bits of this process's bounding set; ``last`` is the highest capability there is.
+def bounded(bits: int) -> int:
+    """Which of these capabilities are in this process's bounding set; those that the kernel does
+    not know are not.
 
-    Not from /proc, which in a container may be anything.
+    Not from /proc, which in a container may be anything; each costs a system call.
     """
-    return sum(prctl(PR_CAPBSET_READ, bit) << bit for bit in range(last + 1))
+    found = 0
+    for bit in range(bits.bit_length()):
+        if bits >> bit & 1:
+            try:
+                found |= prctl(PR_CAPBSET_READ, bit) << bit
+            except OSError as err:
+                if err.errno != errno.EINVAL:
+                    raise
+    return found
 
 
 def drop_bounding(keep: int, last: int) -> None:

@@ -626,10 +626,8 @@ def check_place(root: int, target: int, tree: int, kind: str, destination: str) 
 
 def _place_beneath(root: int, target: int, proc: int) -> str:
     """Where a place is; ``proc``: a proc file system to be asked, when /proc has none."""
-    view = os.open("/proc", os.O_PATH | os.O_CLOEXEC) if proc < 0 else proc
-    try:
-        above, place = (os.readlink(f"self/fd/{fd}", dir_fd=view) for fd in (root, target))
-    finally:
-        if view != proc:
-            os.close(view)
+    if proc < 0:
+        above, place = os.readlink(f"/proc/self/fd/{root}"), os.readlink(f"/proc/self/fd/{target}")
+    else:
+        above, place = (os.readlink(f"self/fd/{fd}", dir_fd=proc) for fd in (root, target))
     return place.removeprefix(above.rstrip("/")) or "/"

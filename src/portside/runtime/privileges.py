@@ -18,7 +18,7 @@ from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.kernel.process import (
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
-    bounding_set,
+    bounded,
     capability_bits,
     capset,
     drop_bounding,
@@ -217,11 +217,15 @@ def drop(
     installed: seccomp(2) asks for CAP_SYS_ADMIN or no-new-privileges.
     """
     sets = process.capabilities or Capabilities()
-    held = bounding_set(last_capability)
     bits = {
-        name: capability_bits(getattr(sets, name)) & held
+        name: capability_bits(getattr(sets, name))
         for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
     }
+    wanted = 0
+    for some in bits.values():
+        wanted |= some
+    held = bounded(wanted)
+    bits = {name: some & held for name, some in bits.items()}
     ambient = bits["ambient"] & bits["permitted"] & bits["inheritable"]
     drop_bounding(bits["bounding"], last_capability)
     prctl(PR_SET_KEEPCAPS, 1)

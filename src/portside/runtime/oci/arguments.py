@@ -40,7 +40,9 @@ class Options(table.Options):
         try:
             return int(text, 0)
         except ValueError:
-            raise InvalidParameter(f"invalid value {text!r} for option --{name}") from None
+            raise InvalidParameter(
+                f'invalid value for {name}: strconv.ParseInt: parsing "{text}": invalid syntax'
+            ) from None
 
     def operand(self, what: str = "container id") -> str:
         """The first operand. Raises InvalidParameter when there is none."""

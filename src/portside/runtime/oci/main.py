@@ -122,16 +122,41 @@ _VERBS: dict[str, tuple[str, str, str, str]] = {
 """, "features:spec"),
     "features": ("", "Print what the runtime and this machine support", "", "features:features"),
     "checkpoint": ("ID", "Not supported", """
-      --image-path string   Accepted
-      --leave-running       Accepted
-      --work-path string    Accepted
+      --auto-dedup                   Accepted
+      --empty-ns string              Accepted
+      --ext-unix-sk                  Accepted
+      --file-locks                   Accepted
+      --image-path string            Accepted
+      --lazy-pages                   Accepted
+      --leave-running                Accepted
+      --manage-cgroups-mode string   Accepted
+      --page-server string           Accepted
+      --parent-path string           Accepted
+      --pre-dump                     Accepted
+      --shell-job                    Accepted
+      --status-fd string             Accepted
+      --tcp-established              Accepted
+      --work-path string             Accepted
 """, "features:unbuilt"),
     "restore": ("ID", "Not supported", """
-      --bundle string       Accepted
-      --detach              Accepted
-      --image-path string   Accepted
-      --pid-file string     Accepted
-      --work-path string    Accepted
+      --auto-dedup                   Accepted
+  -b, --bundle string                Accepted
+      --console-socket string        Accepted
+  -d, --detach                       Accepted
+      --empty-ns string              Accepted
+      --ext-unix-sk                  Accepted
+      --file-locks                   Accepted
+      --image-path string            Accepted
+      --lazy-pages                   Accepted
+      --lsm-mount-context string     Accepted
+      --lsm-profile string           Accepted
+      --manage-cgroups-mode string   Accepted
+      --no-pivot                     Accepted
+      --no-subreaper                 Accepted
+      --pid-file string              Accepted
+      --shell-job                    Accepted
+      --tcp-established              Accepted
+      --work-path string             Accepted
 """, "features:unbuilt"),
 }  # fmt: skip
 """Of each verb: operands, what it does, its flags, and where it is."""

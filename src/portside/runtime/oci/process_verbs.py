@@ -120,7 +120,7 @@ def number_of(text: str) -> int:
     if not isinstance(found, int) or name[:1] == "_":  # SIG_IGN and the like
         if name.startswith("RTMIN+") and name[6:].isdigit():
             return signal.SIGRTMIN + int(name[6:])
-        raise InvalidParameter(f"unknown signal {text!r}")
+        raise InvalidParameter(f'unknown signal "{text}"')
     return int(found)
 
 
@@ -162,7 +162,7 @@ def pause(context: Context, options: Options) -> int:
     saved = box.load()
     status = box.status(saved)
     if status not in ("running", "created"):
-        raise SystemFailure(f"container not running: it is {status}")
+        raise SystemFailure("container not running")
     _group(saved).freeze()
     return 0
 

@@ -153,6 +153,7 @@ def figures(stats: CgroupStats) -> dict[str, Any]:
             "usage": use(memory.usage, memory.max_usage, memory.limit, memory.failcnt),
             "swap": use(memory.swap_usage, 0, memory.swap_limit, 0),
             "kernel": use(memory.kernel_usage, 0, UNLIMITED, 0),
+            "cache": memory.stat.get("cache", memory.stat.get("file", 0)),
             "raw": memory.stat,
         },
         "pids": {"current": stats.pids.current, "limit": max(stats.pids.limit, 0)},
