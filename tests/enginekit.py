@@ -161,9 +161,9 @@ class RunningEngine:
         mounted = Path("/sys/fs/cgroup")
         for top in (mounted, *mounted.iterdir()):
             if (top / name).is_dir():
-                groups = [path for path in (top / name).iterdir() if path.is_dir()]
-                found += [f"cgroup {path}" for path in groups if ended or path.name != "monitors"]
-                found += [f"cgroup {top / name}"] if ended else []
+                found += [f"cgroup {path}" for path in (top / name).iterdir() if path.is_dir()]
+            for group in (top / name, top / f"{name}-monitors"):
+                found += [f"cgroup {group}"] if ended and group.is_dir() else []
         for link in (entry.name for entry in Path("/sys/class/net").iterdir()):
             if link == instance.bridge or link.startswith(f"ps{instance.suffix[:4]}"):
                 found.append(f"link {link}")

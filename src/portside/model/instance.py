@@ -46,8 +46,9 @@ class Instance:
     @property
     def monitors_cgroup(self) -> str:
         """Where the launcher and the monitors of containers live, apart from the engine's service:
-        what ends all of a service's processes does not end containers."""
-        return f"{self.cgroup}/monitors"
+        what ends all of a service's processes does not end containers. Nor is it a part of
+        :attr:`cgroup`, whose processor time containers may use up."""
+        return f"{self.cgroup}-monitors"
 
     @property
     def table(self) -> str:

@@ -28,6 +28,7 @@ import msgspec
 from portside.kernel import cgroup, process
 from portside.kernel.polling import readable
 from portside.model.errors import PortsideError, SystemFailure
+from portside.model.ociruntime import CPU, Resources
 from portside.model.rootfs import Rootfs
 from portside.runtime import logs, messages, monitor, mounts, starter
 from portside.runtime.messages import (
@@ -40,6 +41,8 @@ from portside.runtime.messages import (
     Streams,
 )
 
+_SHARES = 10 * 1024
+"""Of processor time; a container has 1024 unless it asks for other ones."""
 _QUIET = 0.1
 """Seconds without a word after which the launcher forks a monitor in reserve."""
 
@@ -81,8 +84,7 @@ def _serve(sock: socket.socket, parent: str, home: str) -> None:
     if parent:
         _prepare(parent)
     if home:
-        with suppress(PortsideError, OSError):  # not permitted: as good as it was
-            cgroup.Cgroup(home).enter()
+        _move(home)
     gc.collect()
     process.close_all_but([sock.fileno()])
     fill_pools()
@@ -111,6 +113,17 @@ def _prepare(parent: str) -> None:
     """
     with suppress(PortsideError, OSError):
         cgroup.prepare(cgroup.detect(), parent)
+
+
+def _move(home: str) -> None:
+    """Go to a control group of our own; where that is not permitted, all is as good as it was.
+
+    All monitors share its processor time: it weighs more than one container's.
+    """
+    group = cgroup.Cgroup(home)
+    with suppress(PortsideError, OSError):
+        group.enter()
+        group.update(Resources(cpu=CPU(shares=_SHARES)))
 
 
 def _hand_over(

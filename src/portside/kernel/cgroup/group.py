@@ -88,6 +88,8 @@ class Cgroup:
             try:
                 for directory in self.directories():
                     os.makedirs(directory, mode=0o755, exist_ok=True)
+                if parent == "/" and (cpuset := self.layout.v1("cpuset")):
+                    parents.inherit_cpuset(cpuset, self.path)
                 self.join()
                 return
             except SystemFailure:
