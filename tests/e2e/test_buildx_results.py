@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from buildxkit import BASE, Builder, build
+from enginekit import RunningEngine
 from imagekit import docker_registry
 
 __all__ = ["build"]
@@ -219,3 +220,31 @@ def test_the_history_of_builds(build: Builder) -> None:
     assert build.docker("buildx", "history", "rm", ref).returncode == 0
     left = build.docker("buildx", "history", "ls", "--format", "json").stdout
     assert ref not in left and failed in left
+
+
+# -- a socket of BuildKit's own ------------------------------------------------------------
+
+
+def test_the_remote_driver(build: Builder, tmp_path: Path) -> None:
+    """buildx over ``--buildkit-host``: sessions come inside of a call, results go to the client."""
+    sock = tmp_path / "buildkitd.sock"
+    running = RunningEngine("--buildkit-host", f"unix://{sock}")
+    running.start()
+    try:
+        build.env = {**build.env, "DOCKER_HOST": running.host}
+        made = build.docker("buildx", "create", "--name", "apart", "--driver", "remote",
+                            f"unix://{sock}")  # fmt: skip
+        assert made.stdout.strip() == "apart", made.stderr
+        assert "running" in build.docker("buildx", "inspect", "apart").stdout
+        base = running.request("POST", "/images/create?fromImage=portside/base&tag=latest")
+        assert base[0] == 200
+        out = tmp_path / "out"
+        build(TEXT, "--builder", "apart", "-o", f"type=local,dest={out}", files=FILES,
+              command=("buildx", "build"))  # fmt: skip
+        assert (out / "word").read_text() == "none\n"
+        build(TEXT, "--builder", "apart", "--load", "-t", "br-remote", command=("buildx", "build"))
+        assert build.docker("run", "--rm", "br-remote", "cat", "/dest/a").stdout == "a\n"
+        assert "br-remote" not in build.docker("buildx", "du", "--builder", "apart").stderr
+    finally:
+        running.remove()
+    assert not sock.exists()

@@ -59,6 +59,12 @@ def check_addresses(options: DaemonOptions) -> None:
         elif scheme == "unix":
             _check_unix(Path(rest or f"{options.exec_root}/portside.sock"))
     _group(options.group)
+    if options.buildkit_host:
+        if not options.buildkit_host.startswith("unix://"):
+            raise InvalidParameter(
+                f"buildkit-host: {options.buildkit_host!r} is not supported: use unix:///PATH"
+            )
+        _check_unix(Path(options.buildkit_host.removeprefix("unix://")))
     if options.metrics_addr:
         try:
             _host_and_port(options.metrics_addr, 9323)
@@ -90,6 +96,11 @@ def open_all(options: DaemonOptions) -> list[Listener]:
             listener.remove()
         raise
     return found
+
+
+def open_buildkit(options: DaemonOptions) -> list[Listener]:
+    """Where ``--buildkit-host`` says: a unix socket with the rights of the API's."""
+    return [_unix(Path(options.buildkit_host.removeprefix("unix://")), options)]
 
 
 def open_metrics(address: str) -> list[Listener]:

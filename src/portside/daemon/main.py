@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from portside.api.app import Api
     from portside.api.http.server import Server
+    from portside.daemon.buildkit_listener import BuildkitServer
     from portside.daemon.listeners import Listener
     from portside.engine.engine import Engine
     from portside.runtime.launcher_client import Launcher
@@ -88,6 +89,7 @@ class Daemon:
         self.instance = Instance.of(options.data_root, options.exec_root)
         self._listeners: list[Listener] = []
         self._metrics: list[Listener] = []
+        self._buildkit: list[Listener] = []
         self._docker_sock: Path | None = None
         self._stop_containers = self._reset = False
         self._signals = 0
@@ -116,7 +118,7 @@ class Daemon:
                 self._abandon(launcher)
                 raise
         finally:
-            for listener in self._listeners:
+            for listener in (*self._listeners, *self._buildkit):
                 listener.remove()
             if self._docker_sock is not None and self._docker_sock.is_symlink():
                 self._docker_sock.unlink(missing_ok=True)
@@ -166,6 +168,8 @@ class Daemon:
         from portside.daemon import listeners
 
         self._listeners = listeners.open_all(self.options)
+        if self.options.buildkit_host:
+            self._buildkit = listeners.open_buildkit(self.options)
         if self.options.metrics_addr:
             self._metrics = listeners.open_metrics(self.options.metrics_addr)
         if self.options.link_docker_sock:
@@ -205,7 +209,7 @@ class Daemon:
         # The loop's end gives signals their default back: none may cut short the last steps.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
-    async def _listen(self, engine: Engine) -> list[Server]:
+    async def _listen(self, engine: Engine) -> list[Server | BuildkitServer]:
         from portside.api import errors
         from portside.api.app import Api
         from portside.api.http.server import Server
@@ -220,9 +224,17 @@ class Daemon:
         for listener in self._listeners:
             await server.listen(listener.sock, listener.tls)
             log.info("API listen on %s", listener.address)
-        if not self._metrics:
-            return [server]
-        return [server, await self._serve_metrics(engine, api)]
+        found: list[Server | BuildkitServer] = [server]
+        if self._metrics:
+            found.append(await self._serve_metrics(engine, api))
+        if self._buildkit:
+            from portside.daemon.buildkit_listener import BuildkitServer
+
+            found.append(await BuildkitServer.start(
+                self._buildkit, lambda transport, early: engine.grpc().take(transport, early)
+            ))  # fmt: skip
+            log.info("BuildKit's API listens on %s", self.options.buildkit_host)
+        return found
 
     async def _serve_metrics(self, engine: Engine, api: Api) -> Server:
         from portside.api import errors

@@ -129,6 +129,11 @@ class DaemonOptions:
     labels: tuple[str, ...] = _option(
         (), "label", "Set key=value labels to the daemon", key="labels", reloads=True
     )
+    buildkit_host: str = _option(
+        "",
+        "buildkit-host",
+        "Serve BuildKit's own API there, too: unix:///run/buildkit/buildkitd.sock",
+    )
     metrics_addr: str = _option("", "metrics-addr", "Address and port to serve the metrics API")
 
     # registries

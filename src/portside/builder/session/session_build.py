@@ -42,6 +42,7 @@ from portside.builder.session.session_channel import SessionConnection
 from portside.builder.session.session_content import ClientContent
 from portside.builder.session.session_request import ContextSource, Output, SessionRequest
 from portside.builder.session.session_secrets import ClientSecrets
+from portside.builder.session.session_shell import FailureShell
 from portside.builder.session.session_sink import ClientSink
 from portside.builder.session.status_json import InternalStep, SessionLog, StatusWriter
 from portside.builder.solver.layout_source import LayoutSource
@@ -78,7 +79,10 @@ class SessionBuild:
         self._log = SessionLog(self._connection.tell)
         self._status = StatusWriter(self._log)
         self._inputs = BuildInputs(
-            settings=replace(session_request.step_settings(request), secrets=self._secrets),
+            settings=replace(
+                session_request.step_settings(request), secrets=self._secrets,
+                on_failure=FailureShell(self._connection, request.tty) if request.shell else None,
+            ),
             cache_from=self._caches(request.cache_from), importing=self._importing,
             content=self._layout,
         )  # fmt: skip

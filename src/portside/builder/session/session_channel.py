@@ -33,11 +33,15 @@ class Channel:
         self._connection, self.number = connection, number
         self._frames: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue(_QUEUE)
         self.on_resize: Any = None
+        self.size: tuple[int, int] | None = None
+        """Rows and columns of the client's terminal, as far as it told."""
         self._ended = False
 
     async def feed(self, kind: bytes, payload: bytes) -> None:
-        if kind == wire.RESIZE and self.on_resize is not None:
-            self.on_resize(int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big"))
+        if kind == wire.RESIZE:
+            self.size = int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big")
+            if self.on_resize is not None:
+                self.on_resize(*self.size)
             return
         await self._frames.put((kind, payload))
 

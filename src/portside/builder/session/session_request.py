@@ -84,6 +84,8 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
     """Of the main context's repository: ``source``, ``revision``."""
     shell: bool = False
     """Offer a shell in a step that fails."""
+    tty: bool = False
+    """The client's standard input is a terminal."""
 
     def source_text(self) -> bytes | None:
         if self.dockerfile is None:

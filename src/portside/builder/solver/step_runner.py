@@ -11,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
 
 from portside.builder import llb
 from portside.builder.llb import Vertex
@@ -69,9 +72,35 @@ class StepSettings:
     environment: tuple[str, ...] = ()
     log: LogLimits = field(default_factory=LogLimits.of_environment)
     """How much of a step's output is told."""
+    on_failure: Callable[[FailedStep], Awaitable[None]] | None = None
+    """Told of a step that has failed, while its mounts are still there."""
     network: str = ""
     """A network's name, or ``container:ID``, for steps in the sandbox's network; empty: the default
     one."""
+
+
+class Terminal(Protocol):
+    """Whoever sits before a process of a step."""
+
+    is_tty: bool
+    """The process gets a terminal; else pipes."""
+
+    async def relay(
+        self, sock: socket.socket, resize: Callable[[int, int], Awaitable[None]]
+    ) -> None:
+        """Copy between the process's terminal and the user until the process has ended.
+        ``resize`` takes rows and columns."""
+        ...
+
+
+@dataclass(kw_only=True)
+class FailedStep:
+    """A step that has failed, and a way into it."""
+
+    vertex: Vertex
+    code: int
+    run: Callable[[Sequence[str], Terminal], Awaitable[int]]
+    """Runs a command in the step's mounts and environment; its exit status."""
 
 
 class StepRunner:
@@ -94,10 +123,27 @@ class StepRunner:
             )
             await mounts.add_all(op, trees)
             secret_env = await self._secret_env(op, mounts)
-            exited = await self._execute(
-                vertex, op, identifier, mounts.mounts, secret_env, settings, report, stack
-            )
+            ending = await stack.enter_async_context(AsyncExitStack())
+
+            async def execute(op: llb.ExecOp, terminal: Terminal | None = None) -> Exited:
+                return await self._execute(
+                    vertex, op, identifier, mounts.mounts, secret_env, settings, report, ending,
+                    terminal,
+                )  # fmt: skip
+
+            exited = await execute(op)
             if exited.code not in (op.meta.valid_exit_codes or (0,)):
+                if settings.on_failure is not None:
+
+                    async def enter(args: Sequence[str], terminal: Terminal) -> int:
+                        await ending.aclose()  # the name of the step is free again
+                        meta = msgspec.structs.replace(op.meta, args=tuple(args))
+                        shell = msgspec.structs.replace(op, meta=meta)
+                        return (await execute(shell, terminal)).code
+
+                    await settings.on_failure(
+                        FailedStep(vertex=vertex, code=exited.code, run=enter)
+                    )
                 raise StepFailed(vertex, op.meta.args, exited)
             return await self._commit(op, mounts)
 
@@ -129,7 +175,7 @@ class StepRunner:
     async def _execute(
         self, vertex: Vertex, op: llb.ExecOp, identifier: str, mounts: Sequence[oci.Mount],
         secret_env: tuple[str, ...], settings: StepSettings, report: Report,
-        stack: AsyncExitStack,
+        stack: AsyncExitStack, terminal: Terminal | None = None,
     ) -> Exited:  # fmt: skip
         core = self._core
         sandbox = settings.network or "default"
@@ -153,7 +199,7 @@ class StepRunner:
             spec = build_spec(
                 SpecInputs(
                     id=identifier,
-                    config=_config(op, hostname, secret_env, settings),
+                    config=_config(op, hostname, secret_env, settings, terminal),
                     host=_host(op, mode, settings),
                     directory=attachment.directory or str(core.directory(identifier)),
                     mounts=tuple(mounts),
@@ -174,7 +220,16 @@ class StepRunner:
                 has_userns=attachment.userns_fd is not None,
                 has_seccomp=spec.linux.seccomp is not None,
                 seccomp_flags=start.seccomp_flags(spec),
-                attachments=(Streams(stdout=True, stderr=True),),
+                open_stdin=terminal is not None,
+                stdin_once=terminal is not None,
+                attachments=(
+                    Streams(
+                        stdin=terminal is not None,
+                        stdout=True,
+                        stderr=terminal is None or not terminal.is_tty,
+                        raw=terminal is not None,
+                    ),
+                ),
             )
             with theirs:
                 client = await core.launcher.start(
@@ -186,6 +241,10 @@ class StepRunner:
                 )
             core.launcher.refill()
             try:
+                if terminal is not None:
+                    ours.setblocking(False)
+                    await terminal.relay(ours, client.resize)
+                    return await client.exited
                 reader, writer = await asyncio.open_unix_connection(sock=ours)
                 try:
                     await _read_output(reader, vertex, report, settings.log)
@@ -257,8 +316,9 @@ def _check(op: llb.ExecOp, settings: StepSettings) -> None:
 
 
 def _config(
-    op: llb.ExecOp, hostname: str, secret_env: tuple[str, ...], settings: StepSettings
-) -> ContainerConfig:
+    op: llb.ExecOp, hostname: str, secret_env: tuple[str, ...], settings: StepSettings,
+    terminal: Terminal | None,
+) -> ContainerConfig:  # fmt: skip
     proxy = tuple(f"{name}={value}" for name, value in op.meta.proxy.items())
     return ContainerConfig(
         hostname=hostname,
@@ -266,12 +326,13 @@ def _config(
         env=(*settings.environment, *proxy, *op.meta.env, *secret_env),
         cmd=op.meta.args,
         working_dir=op.meta.cwd,
+        tty=terminal is not None and terminal.is_tty,
+        open_stdin=terminal is not None,
+        stdin_once=terminal is not None,
     )
 
 
 def _host(op: llb.ExecOp, mode: str, settings: StepSettings) -> HostConfig:
-    import msgspec
-
     given = settings.host
     ulimits = tuple(Ulimit(name=u.name, soft=u.soft, hard=u.hard) for u in op.meta.ulimits)
     return msgspec.structs.replace(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from portside.cli.build.build_outputs import Outputs
     from portside.cli.build.build_progress import Silent
     from portside.cli.build.build_secrets import Agents, Secrets
+    from portside.cli.build.build_shell import Shell
     from portside.cli.build.build_stores import Stores
     from portside.cli.session import Session
     from portside.client.client import Client
@@ -113,6 +114,7 @@ class BuildRun:
                 "secrets": secrets.ids, "ssh": agents.ids, "cache_from": caches.sources,
                 "cache_to": caches.targets,
                 "shell": options.text("on-fail") == "shell",
+                "tty": os.isatty(0),
             }  # fmt: skip
             result, progress = self._built(
                 request, contexts, _Answers(
@@ -141,6 +143,10 @@ class BuildRun:
         except PortsideError as err:
             raise Failed(1, f"ERROR: failed to build: {err}") from None
         answers.progress = progress
+        if request["shell"]:
+            from portside.cli.build.build_shell import Shell
+
+            answers.shell = Shell()
         result: dict[str, Any] = {}
         try:
             for kind, value in connection.messages(progress.timeout):
@@ -219,6 +225,7 @@ class _Answers:
         self._session, self._contexts, self._stores = session, contexts, stores
         self._secrets, self._agents, self._outputs = secrets, agents, outputs
         self.progress: Silent | None = None
+        self.shell: Shell | None = None
 
     def of(self, wanted: dict[str, Any]) -> Callable[[Channel], None]:
         from portside.cli.build.build_connection import RefusedAnswer
@@ -233,6 +240,8 @@ class _Answers:
             )
         if "store" in wanted:
             return lambda channel: self._stores.answer(channel, wanted)
+        if "shell" in wanted:
+            return lambda channel: self._shell_in(channel, wanted)
         if "output" in wanted:
             return lambda channel: self._outputs.write(channel, wanted["output"])
         if "credentials" in wanted:
@@ -242,6 +251,13 @@ class _Answers:
             raise RefusedAnswer("this client does not know what is asked for")
 
         return refuse
+
+    def _shell_in(self, channel: Channel, wanted: dict[str, Any]) -> None:
+        from portside.cli.build.build_connection import RefusedAnswer
+
+        if self.shell is None:
+            raise RefusedAnswer("no shell was asked for")
+        self.shell.run(channel, self.progress, wanted["shell"], int(wanted["code"]))
 
     def _credentials(self, channel: Channel, registry: str) -> None:
         from portside.cli import auth

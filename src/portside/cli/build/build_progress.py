@@ -108,6 +108,8 @@ class Silent:
 
     def __init__(self) -> None:
         self.record = Record()
+        self._held: list[str] | None = None
+        """What waits while something else has the terminal."""
 
     def show(self, message: dict[str, Any]) -> None:
         self.record.take(message)
@@ -118,7 +120,18 @@ class Silent:
     def close(self, failed: bool) -> None:
         """Nothing more comes."""
 
+    def suspend(self) -> None:
+        """Leave the terminal to something else."""
+        self._held = []
+
+    def resume(self) -> None:
+        held, self._held = self._held or [], None
+        self.write("".join(held))
+
     def write(self, text: str) -> None:
+        if self._held is not None:
+            self._held.append(text)
+            return
         sys.stderr.write(text)
         sys.stderr.flush()
 

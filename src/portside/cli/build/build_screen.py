@@ -39,6 +39,9 @@ class Screen(Silent):
 
     def _draw(self, *, final: bool = False, failed: bool = False) -> None:
         self._drawn = time.monotonic()
+        if self._held is not None:
+            self._rows = 0  # drawn anew below what was shown meanwhile
+            return
         try:
             size = os.get_terminal_size(2)
             columns, rows = max(size.columns, 20), max(size.lines, 6)
