@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -87,6 +88,15 @@ def test_a_failing_step_shows_its_output_and_its_line(build: Builder) -> None:
         'ERROR: failed to build: failed to solve: process "/bin/sh -c echo oops >&2; exit 3" did '
         "not complete successfully: exit code: 3"
     )
+
+
+@pytest.mark.parametrize("flags", [(), ("--network=host",)])
+def test_a_step_knows_the_host_as_containers_do(build: Builder, flags: tuple[str, ...]) -> None:
+    text = f"FROM {BASE}\nRUN grep -w me /etc/hosts\n"
+    told = build(
+        text, "--no-cache", "--progress=plain", "--add-host=me:host-gateway", *flags
+    ).stderr
+    assert re.search(r"\d+\.\d+\.\d+\.\d+\s+me\n", told), told
 
 
 def test_a_step_that_prints_without_end_is_clipped(build: Builder) -> None:

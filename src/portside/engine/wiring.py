@@ -176,7 +176,10 @@ def builder(engine: Engine) -> BuildService:
 def grpc(engine: Engine) -> GrpcEndpoint:
     from portside.builder.wire.grpc_endpoint import GrpcEndpoint
 
-    return GrpcEndpoint(engine.builder(), {"id": engine.identity})
+    labels = {"id": engine.identity}
+    for address in engine.networks.host_gateways()[:1]:  # clients take one
+        labels["org.mobyproject.buildkit.worker.moby.host-gateway-ip"] = address
+    return GrpcEndpoint(engine.builder(), labels)
 
 
 def reload_attributes(options: DaemonOptions) -> dict[str, str]:

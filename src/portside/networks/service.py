@@ -139,6 +139,10 @@ class NetworkService:
             log.info("deleting interfaces nobody accounts for: %s", ", ".join(stale))
             self._links.delete(stale)
 
+    def host_gateways(self) -> list[str]:
+        """The host's addresses as containers see them (``host-gateway``)."""
+        return [str(address) for address in self._sandboxes.files.host_gateways()]
+
     async def close(self) -> None:
         """Stop serving names and preparing namespaces; containers keep their network."""
         self._sandboxes.files.close()
