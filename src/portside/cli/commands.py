@@ -12,6 +12,7 @@ _FAMILIES = {
     "inspect": "inspect, port, top, diff, container inspect, container port, container top, "
     "container diff, image inspect, network inspect, volume inspect",
     "stats": "stats, container stats",
+    "screen.screen_verb": "ui",
     "update": "update, container update",
     "cp": "cp, export, import, commit, container cp, container export, container commit, "
     "image import",

@@ -221,10 +221,15 @@ def _address(binding: dict[str, str]) -> str:
 # -- top and diff ----------------------------------------------------------------------------
 
 
-@verb("container top", "top", usage="CONTAINER [ps OPTIONS]", arguments=(1, None),
-      about="Show the processes of a container", interspersed=False,
-      completes="running")  # fmt: skip
+@verb("container top", "top", usage="[CONTAINER [ps OPTIONS]]", arguments=(0, None),
+      about="Show the processes of a container, or all containers on a live screen",
+      interspersed=False, completes="running")  # fmt: skip
 def top(session: Session, options: Options, arguments: list[str]) -> None:
+    if not arguments:
+        from portside.cli.screen.screen_verb import show
+
+        show(session)
+        return
     query = {"ps_args": " ".join(arguments[1:]) or None}
     found = session.client.get(path_of("containers", arguments[0], "top"), query)
     rows = ["\t".join(row) for row in [found["Titles"], *(found.get("Processes") or ())]]

@@ -29,7 +29,7 @@ _PATIENCE = 2.0
 """Seconds after which a container without a new sample is shown as unknown."""
 
 
-class _Source:
+class StatsSource:
     """A stream of JSON lines that is read only when there is something."""
 
     def __init__(self, response: Response, entry: Entry | None) -> None:
@@ -69,7 +69,7 @@ class _Watch:
         self.client = session.client
         self.full = options.flag("no-trunc")
         self.entries: dict[str, Entry] = {}
-        self.sources: dict[int, _Source] = {}
+        self.sources: dict[int, StatsSource] = {}
         self.poll = select.poll()
 
     def add(self, name: str) -> None:
@@ -85,9 +85,9 @@ class _Watch:
                 raise
             return
         self.entries[name] = entry
-        self._register(_Source(response, entry))
+        self._register(StatsSource(response, entry))
 
-    def _register(self, source: _Source) -> None:
+    def _register(self, source: StatsSource) -> None:
         self.sources[source.fd] = source
         self.poll.register(source.fd, select.POLLIN)
 
@@ -96,7 +96,7 @@ class _Watch:
         kinds = ["create"] if self.options.flag("all") else ["start"]
         filters = filters_text({"type": ["container"], "event": [*kinds, "die", "destroy"]})
         response = self.client.request("GET", "/events", {"filters": filters})
-        self._register(_Source(response, None))
+        self._register(StatsSource(response, None))
 
     def ready(self, fd: int) -> None:
         source = self.sources[fd]
@@ -134,7 +134,7 @@ class _Watch:
             for source in self.sources.values()
         )
 
-    def _drop(self, source: _Source) -> None:
+    def _drop(self, source: StatsSource) -> None:
         self.poll.unregister(source.fd)
         del self.sources[source.fd]
         source.close()

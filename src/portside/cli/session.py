@@ -105,6 +105,23 @@ class Session:
         """A client of its own connections, for another thread."""
         return Client(self.endpoint, self.client.version)
 
+    def own_words(self) -> list[str]:
+        """How this command is called again for the same engine, as words of a command line."""
+        host, context, tls = self._where
+        main = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__main__.py")
+        words = [sys.executable, main]
+        if host:
+            words += ["--host", host]
+        elif context:
+            words += ["--context", context]
+        if tls is not None:
+            for flag, value in (
+                ("--tlscacert", tls.ca), ("--tlscert", tls.cert), ("--tlskey", tls.key)
+            ):  # fmt: skip
+                words += [flag, value] if value else []
+            words.append("--tlsverify" if tls.verify else "--tls")
+        return words
+
     @property
     def context(self) -> str:
         """The name of the context that was asked for."""

@@ -108,7 +108,7 @@ def row_of(group: Group, settings_labels: bool = True) -> GroupRow:
         container=group.container,
         shown=group.shown,
         image=facts.image if facts else "",
-        state=(facts.state if facts else "running") if group.container else "",
+        state=_state_of(facts) if group.container else "",
         health=facts.health if facts else "",
         restarts=facts.restarts if facts else 0,
         created=group.created_ns / 1e9,
@@ -121,6 +121,11 @@ def row_of(group: Group, settings_labels: bool = True) -> GroupRow:
         labels=facts.labels if facts and settings_labels else {},
         ports=facts.ports if facts else (),
     )
+
+
+def _state_of(facts: ContainerFacts | None) -> str:
+    """Its control group is there, so it runs, though the engine told of its creation only yet."""
+    return facts.state if facts is not None and facts.state != "created" else "running"
 
 
 def _group(monitor: Monitor, name: str) -> Group:
