@@ -20,6 +20,7 @@ from portside.images.service import ImageService
 from portside.model.digest import Digest
 from portside.model.errors import Conflict, NotFound, PortsideError
 from portside.model.image import OCI_LAYER
+from portside.model.progress import Progress
 from portside.registry.client.options import RegistryOptions
 from portside.store import gc
 from portside.store.db import Lease, Ref
@@ -280,6 +281,36 @@ async def test_power_cut_verifies_what_was_not_settled(tmp_path: Path) -> None:
     assert (store.layers.layers_dir / bottom.chain.hex / "diff" / "file-0").read_text() == "0"
     assert (await check(store)).problems == []
     await store.close()
+
+
+async def test_a_check_beside_an_engine_at_work(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blobs, layers and files that are removed while it looks are no problem, and no failure."""
+    owner = Ref("image", "x")
+    top = await stacked(store, 2, owner)
+    digests = [store.blobs.put(bytes([number]) * 100, owner=owner) for number in range(8)]
+    listed = Path.iterdir
+
+    def iterdir(directory: Path) -> Iterator[Path]:
+        yield from listed(directory)
+        yield directory / "gone-meanwhile"
+
+    def tell(progress: Progress) -> None:
+        if progress.id == "blobs" and digests:
+            for digest in digests:
+                store.blobs.delete(digest)
+            digests.clear()
+        if progress.id == "layers" and store.layers.has(top):
+            store.db.refs.drop(owner)
+            store.layers.delete(top)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    found = await check(store, tell=tell)
+    kinds = {problem.kind for problem in found.problems}
+    assert not kinds & {"blob", "layer", "reference"}, found.problems
+    assert not [problem for problem in found.problems if "gone-meanwhile" in problem.subject
+                and problem.kind != "leftover"]  # fmt: skip
 
 
 @pytest.fixture

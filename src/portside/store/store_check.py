@@ -5,7 +5,8 @@ its files against its blob; every reference's target; and what nobody owns: unne
 layers, files without a record, directories of containers that are gone, half-done ingests. A
 repair drops
 damaged blobs, unpacks layers again from good ones, and deletes what nobody owns; what it cannot
-repair names, with what to do.
+repair names, with what to do. The engine works meanwhile: what is removed between two looks is
+no problem.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from portside.store.layers import base36, chain_of
 from portside.store.worker_pool import Job
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from portside.store.store import Store
 
 
@@ -179,6 +182,8 @@ class _Check:
             found = await self.store.workers.run(job, progress=self._counter("blobs", before))
             before += sum(sizes[digest] for digest, _ in half)
             for digest in found:
+                if not self.store.blobs.has(digest):
+                    continue  # removed meanwhile
                 self._damaged.add(digest)
                 self._add(
                     "blob",
@@ -197,6 +202,8 @@ class _Check:
         for number, (seq, chain, parent, diff_id, blob) in enumerate(rows, 1):
             status = f"Verifying {number} of {len(rows)}"
             self._tell(Progress(status=status, id="layers", is_item=True))
+            if not layers.has(chain):
+                continue  # removed meanwhile
             above = Digest(parent) if parent else None
             directory = layers.layers_dir / Digest(chain).hex / "diff"
             link = layers.links_dir / base36(seq)
@@ -221,6 +228,8 @@ class _Check:
         try:
             difference = await self.store.layers.difference(chain)
         except (PortsideError, OSError) as err:
+            if not self.store.layers.has(chain):
+                return  # removed meanwhile
             self._add("layer", chain, f"its files cannot be compared with its blob: {err}", False)
             return
         if difference:
@@ -267,7 +276,8 @@ class _Check:
         known = {str(store.blobs.path(info.digest)) for info in store.blobs.all()}
         known |= {str(store.layers.layers_dir / info.chain.hex) for info in store.layers.all()}
         for path in (path for root in roots for path in root.iterdir()):
-            is_old = time.time() - path.lstat().st_mtime > _YOUNG
+            found = _look(path)
+            is_old = found is not None and time.time() - found.st_mtime > _YOUNG
             if str(path) not in known and is_old and not path.name.startswith("tmp-"):
                 self._leftover(str(path), "of no blob or layer that is known")
 
@@ -283,9 +293,10 @@ class _Check:
             if self.repair:
                 store.layers.remove_writable(name)
         for path in store.blobs.ingest_dir.iterdir():
-            size = path.stat().st_size
+            if (part := _look(path)) is None:
+                continue
             text = "part of a download; the next pull continues it"
-            self._add("leftover", str(path), text, False, size)
+            self._add("leftover", str(path), text, False, part.st_size)
 
     def _leftover(self, path: str, text: str) -> None:
         if self.repair:
@@ -293,3 +304,11 @@ class _Check:
 
             self.store.trash.discard(Path(path))
         self._add("leftover", path, text, self.repair)
+
+
+def _look(path: Path) -> os.stat_result | None:
+    """None when it has gone since its directory was read."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
