@@ -414,3 +414,60 @@ def test_large_tables_are_read_to_their_end(tmp_path: Path) -> None:
     (tmp_path / "net" / "dev").write_bytes(b"a\nb\n" + b"".join(line % n for n in range(5000)))
     names, _ = network_reader.link_counters(str(tmp_path))
     assert len(names) == 5000
+
+
+V2_FILES = {
+    "cgroup.controllers": "cpu io memory pids\n",
+    "cpu.stat": "usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_periods 0\n",
+    "memory.current": "4096\n", "memory.peak": "8192\n", "memory.swap.current": "0\n",
+    "memory.events": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\n",
+    "memory.stat": "anon 1024\nfile 2048\nfile_mapped 0\ninactive_file 1000\npgfault 7\n",
+    "io.stat": "8:0 rbytes=100 wbytes=200 rios=1 wios=2 dbytes=0 dios=0\n",
+    "pids.current": "3\n",
+    "cpu.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+    "memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+    "io.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+}  # fmt: skip
+
+
+def test_a_quiet_group_of_version_2(tmp_path: Path) -> None:
+    """Where nothing runs, only processor time and memory are read, and all of it from time to
+    time, when somebody asks for it, and while something waits."""
+    from portside.kernel.cgroup.layout import parse
+    from portside.monitor.samples import scalar
+
+    inside = tmp_path / "g"
+    inside.mkdir()
+    for name, text in V2_FILES.items():
+        (tmp_path / name).write_text(text)
+        (inside / name).write_text(text)
+    layout = parse(f"25 1 0:26 / {tmp_path} rw - cgroup2 cgroup2 rw")
+    reader = group_reader.GroupReader(layout, "/g")
+
+    def read(full: bool = False) -> Sample:
+        return reader.read(Details(), 0.0, full=full)
+
+    def change(name: str, old: str, new: str) -> None:
+        (inside / name).write_text(V2_FILES[name].replace(old, new))
+
+    first = read()
+    assert scalar(first, "cpu_total") == 5000 and scalar(first, "memory_working_set") == 3096
+    assert scalar(first, "read_bytes") == 100 and scalar(first, "threads") == 3
+    read()  # nothing ran for the first time: all is read once more
+    change("io.stat", "wbytes=200", "wbytes=900")
+    quiet = read()
+    assert scalar(quiet, "write_bytes") == 200 and quiet.scalars is read().scalars
+    assert scalar(read(full=True), "write_bytes") == 900
+    change("io.stat", "wbytes=200", "wbytes=901")
+    assert 901 in {scalar(read(), "write_bytes") for _ in range(12)}
+    change("cpu.stat", "usage_usec 5", "usage_usec 6")
+    change("pids.current", "3", "4")
+    change("io.pressure", "avg10=0.00", "avg10=12.50")
+    ran = read()
+    assert scalar(ran, "cpu_total") == 6000 and scalar(ran, "threads") == 4
+    assert scalar(ran, "pressure_io") == 1250
+    for _ in range(5):
+        read()
+    change("io.pressure", "avg10=0.00", "avg10=20.00")
+    assert scalar(read(), "pressure_io") == 2000, "what waits is watched"
+    reader.close()
