@@ -9,6 +9,7 @@ from portside.api.router import Router
 GROUPS = (
     "build",
     "build_session",
+    "builds",
     "containers",
     "files",
     "images",

@@ -23,6 +23,11 @@ _FAMILIES = {
     "login": "login, logout",
     "manifest": "manifest annotate, manifest create, manifest inspect, manifest push, manifest rm",
     "build.build_command": "build, image build, builder build, buildx build, buildx b",
+    "build.builder_verbs": "buildx ls, buildx inspect, buildx du, buildx prune, buildx version, "
+    "buildx use, buildx stop, buildx create, buildx rm, builder ls, builder inspect, builder du",
+    "build.history_verbs": "buildx history ls, buildx history inspect, buildx history logs, "
+    "buildx history rm, buildx history open, buildx history export, builder history ls, "
+    "builder history inspect, builder history logs, builder history rm",
     "bake.bake_command": "buildx bake, buildx f, builder bake",
     "imagetools": "buildx imagetools inspect",
     "networks": "network create, network ls, network list, network rm, network remove, "

@@ -1,0 +1,105 @@
+"""buildx ls, inspect, du, prune and history of our own command, beside docker's buildx."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from buildxkit import BASE, Builder, build
+
+__all__ = ["build"]
+Ours = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def ours(build: Builder, tmp_path: Path) -> Ours:
+    """``ours("buildx", "du", check=True)``."""
+
+    def run(*args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run([sys.executable, "-m", "portside", *args], env=build.env,
+                              capture_output=True, text=True, timeout=120)  # fmt: skip
+        if check and done.returncode:
+            pytest.fail(f"{args}: {done.stdout}\n{done.stderr}")
+        return done
+
+    return run
+
+
+def test_the_one_builder(build: Builder, ours: Ours) -> None:
+    assert "default*" in ours("buildx", "ls").stdout
+    found = json.loads(ours("buildx", "ls", "--format", "json").stdout)
+    theirs = json.loads(build.docker("buildx", "ls", "--format", "json").stdout.splitlines()[0])
+    assert found["Name"] == theirs["Name"] == "default"
+    for key in ("Platforms", "GCPolicy", "Status"):
+        assert found["Nodes"][0][key] == (theirs["Nodes"][0].get(key)), key
+    shown = ours("buildx", "inspect").stdout
+    assert "Driver:        docker" in shown and "GC Policy rule#0:" in shown
+    for args, told in (
+        (("inspect", "nope"), 'no builder "nope" found'),
+        (("use", "nope"), 'failed to find instance "nope"'),
+        (("rm",), "failed to remove one or more builders"),
+        (("create", "--driver", "docker"), 'driver "docker" cannot be created'),
+        (("du", "--builder", "nope"), 'no builder "nope" found'),
+    ):
+        done = ours("buildx", *args, check=False)
+        assert done.returncode == 1 and told in done.stderr, done.stderr
+    assert ours("buildx", "use", "default").stdout == ours("buildx", "stop").stdout == ""
+    assert ours("buildx", "version").stdout.startswith("portside/buildx v")
+
+
+def test_what_the_cache_takes(build: Builder, ours: Ours) -> None:
+    build(f"FROM {BASE}\nRUN --mount=type=cache,target=/c echo usage > /c/f; echo u > /usage\n")
+    shown, theirs = ours("buildx", "du").stdout, build.docker("buildx", "du").stdout
+
+    def rows(text: str) -> dict[str, list[str]]:
+        found = [line.split() for line in text.splitlines() if "true" in line or "false" in line]
+        return {row[0]: row[1:3] for row in found}
+
+    assert rows(shown) == rows(theirs) and len(rows(shown)) >= 2
+    assert shown.splitlines()[0].split() == theirs.splitlines()[0].split()
+    verbose = ours("builder", "du", "--verbose").stdout
+    assert "Type:         exec.cachemount" in verbose and "Usage count:" in verbose
+    only = ours("buildx", "du", "--filter", "type=exec.cachemount", "--format", "json").stdout
+    assert {json.loads(line)["Type"] for line in only.splitlines() if line.startswith("{")} == {
+        "exec.cachemount"
+    }
+    gone = ours("buildx", "prune", "-af").stdout
+    assert "RECLAIMABLE" in gone and gone.splitlines()[-1].startswith("Total:")
+    assert rows(ours("buildx", "du").stdout) == {}
+
+
+def test_the_history_of_all_clients(build: Builder, ours: Ours) -> None:
+    text = f"FROM {BASE}\nRUN echo remembered\n"
+    build(text, "-t", "bv-theirs", "--no-cache")
+    (build.path / "Dockerfile").write_text(text)
+    ours("build", "-t", "bv-ours", "--no-cache", str(build.path))
+    ours("build", "--no-cache", "--build-arg", "TOKEN=hidden", "-f", "-", str(build.path),
+         check=False)  # fmt: skip
+    rows = [json.loads(line) for line in
+            ours("buildx", "history", "ls", "--format", "json").stdout.splitlines()]  # fmt: skip
+    known = {row["name"]: row for row in rows}
+    assert known["docker.io/library/bv-ours:latest"]["status"] == "Completed"
+    for name in ("bv-ours", "bv-theirs"):
+        ref = known[f"docker.io/library/{name}:latest"]["ref"].rpartition("/")[2]
+        assert "RUN echo remembered" in ours("buildx", "history", "logs", ref).stderr
+        logs = build.docker("buildx", "history", "logs", ref)
+        assert "remembered" in logs.stdout + logs.stderr
+        about: Any = json.loads(
+            ours("buildx", "history", "inspect", ref, "--format", "json").stdout
+        )
+        theirs: Any = json.loads(
+            build.docker("buildx", "history", "inspect", ref, "--format", "json").stdout
+        )
+        for key in ("Ref", "Status", "NumTotalSteps", "NumCachedSteps", "Materials"):
+            assert about[key] == theirs.get(key, 0), key
+        assert {a["Digest"] for a in about["Attachments"]} <= {
+            a["Digest"] for a in theirs["Attachments"]
+        }
+        assert ours("buildx", "history", "rm", ref[:12]).returncode == 0
+    left = ours("buildx", "history", "ls", "--format", "json").stdout
+    assert "bv-" not in left and "hidden" not in left
+    done = ours("buildx", "history", "logs", "nothing", check=False)
+    assert done.returncode == 1 and "no record found" in done.stderr
