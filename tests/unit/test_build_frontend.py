@@ -290,3 +290,27 @@ def test_any_file_gives_a_sound_graph_or_an_error_with_its_place(text: list[str]
             llb.check([found.output])
         assert len(found.steps) >= len(found.history)
     assert PARSERS
+
+
+def test_history_tells_copies_with_their_values() -> None:
+    """As dockerd 28 writes it: flags that tell what files are like, values, no quotes."""
+    text = """FROM base AS a
+FROM scratch
+ARG V=one
+COPY --link --chmod=0700 --chown=1:$V d/f "d/g" /x/
+COPY --from=a --chown=3 /b /y
+ADD ["t.tar", "/z z/"]
+COPY --chown=1 <<EOT <<-"two" /hd/
+a
+EOT
+b
+two
+"""
+    found = plan(text)
+    assert [step.created_by for step in found.history if "# buildkit" in step.created_by] == [
+        "COPY --chown=1:one --chmod=0700 d/f d/g /x/ # buildkit",
+        "COPY --chown=3 /b /y # buildkit",
+        "ADD t.tar /z z/ # buildkit",
+        "COPY --chown=1 <<EOT <<two /hd/ # buildkit",
+    ]
+    assert found.config.working_dir == "/"

@@ -289,7 +289,7 @@ class Conversion:
         return state
 
     def _first_config(self, run: RunConfig | None) -> RunConfig:
-        found = run or RunConfig()
+        found = run or RunConfig(working_dir="/")
         if "PATH" not in _pairs(found.env):
             found = msgspec.structs.replace(found, env=(*(found.env or ()), f"PATH={DEFAULT_PATH}"))
         return msgspec.structs.replace(found, args_escaped=False)

@@ -23,7 +23,7 @@ class Phrases:
         return f"RUN {_counted(build_args)}{' '.join(args)} # buildkit"
 
     def transfer(self, text: str, keyword: str, shell: Sequence[str], content: str) -> str:
-        """COPY and ADD. ``text`` is the instruction as it was written; ``content`` what the
+        """COPY and ADD. ``text`` is the instruction with its values; ``content`` what the
         classic builder calls the sources, with the destination."""
         return f"{text} # buildkit"
 

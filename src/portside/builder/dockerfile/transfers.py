@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from portside.builder import llb
@@ -77,6 +78,15 @@ class Transfers:
             exclude=self._exclude, parents=parents,
         )  # fmt: skip
         return action, source
+
+    def told(self, sources: Sequence[str], written: str) -> str:
+        """The instruction with its values, as BuildKit's history has it: of the flags those that
+        tell what the files are like, and no quotes."""
+        chown = self._expand(self._instruction.chown)
+        flags = [f"--chown={chown}"] if chown else []
+        flags += [f"--chmod={self._mode}"] if self._mode else []
+        heredocs = [f"<<{item.name}" for item in self._instruction.heredocs]
+        return " ".join([self._instruction.name, *flags, *sources, *heredocs, written])
 
     def _chown(self, source: llb.Output | None) -> llb.ChownOpt | None:
         """Contexts have no owners: what comes from them is root's."""
@@ -266,14 +276,9 @@ async def _transfer(
         state.output = llb.merge([*below, part], label) if below else part
     else:
         state.output = llb.file_op(state.output, actions, meta, state.platform)
-    content = (
-        f"{maker.named()} in {conversion.expanded(state, instruction.destination, instruction)}"
-    )
+    written = conversion.expanded(state, instruction.destination, instruction)
+    content = f"{maker.named()} in {written}"
     created_by = conversion.options.phrases.transfer(
-        _flattened(instruction.text), instruction.name, state.shell, content
+        maker.told(sources, written), instruction.name, state.shell, content
     )
     conversion.record(state, instruction.text, instruction.span, created_by, changed=True)
-
-
-def _flattened(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
