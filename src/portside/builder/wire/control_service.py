@@ -34,6 +34,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: dict[str, BuildJob] = {}
+        self._ended: dict[str, BuildJob] = {}
         self._arrived = asyncio.Event()
 
     def add(self, job: BuildJob) -> None:
@@ -46,11 +47,17 @@ class Jobs:
         self._arrived = asyncio.Event()
 
     def remove(self, job: BuildJob) -> None:
+        """It has ended. A client that asks for its progress at the same time as for the build may
+        be heard after a quick one: it finds it for a moment still."""
         if self._jobs.get(job.ref) is job:
             del self._jobs[job.ref]
+            self._ended[job.ref] = job
+            asyncio.get_running_loop().call_later(ARRIVAL, self._ended.pop, job.ref, None)
 
-    async def get(self, ref: str) -> BuildJob:
-        """A build, which may be about to come. NotFound."""
+    async def get(self, ref: str, *, ended: bool = False) -> BuildJob:
+        """A build, which may be about to come; with ``ended`` one that just ended, too."""
+        if ended and ref in self._ended and ref not in self._jobs:
+            return self._ended[ref]
         try:
             async with asyncio.timeout(ARRIVAL):
                 while ref not in self._jobs:
@@ -165,7 +172,7 @@ class ControlService:
             for message in history_messages.messages_of(self._history.log(record), kind):
                 await stream.send_message(message)
             return
-        job = await self._jobs.get(request.Ref)
+        job = await self._jobs.get(request.Ref, ended=True)
         await stream.send_initial_metadata()
         async for message in job.progress.messages():
             await stream.send_message(message)
