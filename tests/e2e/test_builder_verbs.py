@@ -103,3 +103,25 @@ def test_the_history_of_all_clients(build: Builder, ours: Ours) -> None:
     assert "bv-" not in left and "hidden" not in left
     done = ours("buildx", "history", "logs", "nothing", check=False)
     assert done.returncode == 1 and "no record found" in done.stderr
+
+
+def test_builds_of_two_clients_share_a_step(build: Builder, tmp_path: Path) -> None:
+    """What docker and our command build at the same time runs once."""
+    mark = tmp_path.name
+    build.files(f"FROM {BASE}\nRUN : {mark}; sleep 2; cat /proc/sys/kernel/random/uuid > /once\n")
+    commands = (
+        ["docker", "build", "-t", "bv-first", str(build.path)],
+        [sys.executable, "-m", "portside", "build", "-t", "bv-second", str(build.path)],
+    )
+    running = [
+        subprocess.Popen(command, env=build.env, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    for process in running:
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 0, told
+    found = [
+        build.docker("run", "--rm", name, "cat", "/once").stdout
+        for name in ("bv-first", "bv-second")
+    ]
+    assert found[0] == found[1] != ""
