@@ -41,6 +41,7 @@ class DelegatedUser(RootlessUser):
         (MOUNT / "cgroup.subtree_control").write_text(wanted)
         for name in (".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
             os.chown(self.slice / name, self.uid, self.gid)
+        (self.slice / "cgroup.subtree_control").write_text(wanted)
         self.session = self.slice / "session.scope"
         self.session.mkdir()
         for name in (".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
