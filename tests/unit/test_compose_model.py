@@ -335,3 +335,10 @@ def test_any_service_is_a_project_or_an_error(
         project(folder, json.dumps({"services": {"a": service}}), name="p")
     except (PortsideError, OSError):
         pass
+
+
+def test_floats_are_shown_as_go_shows_them() -> None:
+    from portside.compose.merge import shown
+
+    values = (float("inf"), float("-inf"), float("nan"), 1.5, 2.0)
+    assert [shown(value) for value in values] == ["+Inf", "-Inf", "NaN", "1.5", "2"]

@@ -115,6 +115,8 @@ def shown(value: Any) -> str:
 
 def go_float(value: float) -> str:
     """A float as Go's ``%v`` prints it: shortest form, exponent from 1e+21 on."""
+    if value - value != 0:  # not finite
+        return "NaN" if value != value else "+Inf" if value > 0 else "-Inf"
     if value == int(value) and abs(value) < 1e21:
         return str(int(value))
     text = repr(value)

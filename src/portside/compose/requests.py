@@ -192,10 +192,11 @@ class ContainerRequest:
         endpoints = {}
         for index, key in enumerate(order):
             name = self.project.networks[key]["name"]
-            endpoints[name] = self._endpoint(key, networks[key] or {}, primary=index == 0)
+            endpoints[name] = self._endpoint(key, networks[key], primary=index == 0)
         return self.project.networks[order[0]]["name"], endpoints
 
-    def _endpoint(self, key: str, config: Values, primary: bool) -> Values:
+    def _endpoint(self, key: str, given: Values | None, primary: bool) -> Values:
+        config = given or {}
         aliases = [container_name(self.project, self.service_name, self.service, self.number)]
         if self.use_aliases:
             aliases += [self.service_name, *(config.get("aliases") or ())]
@@ -205,7 +206,7 @@ class ContainerRequest:
             "IPv6Address": config.get("ipv6_address"),
             "LinkLocalIPs": config.get("link_local_ips"),
         }
-        if config:
+        if given is not None:
             endpoint["IPAMConfig"] = {name: item for name, item in addresses.items() if item}
         mac = config.get("mac_address") or (self.service.get("mac_address") if primary else "")
         own = self.service.get("mac_address")
@@ -284,7 +285,7 @@ class ContainerRequest:
 
     def _mount(self, volume: Values) -> Values:
         kind, source = volume["type"], volume.get("source", "")
-        if kind == "bind":
+        if kind == "bind" and not source.startswith("/"):
             source = os.path.abspath(source)
         elif kind == "volume" and source in self.project.volumes:
             source = self.project.volumes[source]["name"]
