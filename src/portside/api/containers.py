@@ -94,10 +94,8 @@ async def start(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/containers/{name}/stop")
 async def stop(api: Api, request: Request, name: str) -> Answer:
-    containers = api.engine.containers
-    word = await stop_container(
-        containers, containers.find(name), _stop_signal(request), params.number(request, "t")
-    )
+    containers, timeout = api.engine.containers, params.number(request, "t")
+    word = await stop_container(containers, containers.find(name), _stop_signal(request), timeout)
     return Response(204, headers={"Portside-Warning": word} if word else None)
 
 

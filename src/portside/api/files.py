@@ -38,16 +38,15 @@ def _path(request: Request) -> str:
 
 @router.add("HEAD", "/containers/{name}/archive")
 async def archive_head(api: Api, request: Request, name: str) -> Answer:
-    containers = api.engine.containers
-    stat = await container_files.archive_stat(containers, containers.find(name), _path(request))
+    containers, path = api.engine.containers, _path(request)
+    stat = await container_files.archive_stat(containers, containers.find(name), path)
     return Response(200, headers=_stat_header(stat))
 
 
 @router.add("GET", "/containers/{name}/archive", cancellable=True, streams=True)
 async def archive_get(api: Api, request: Request, name: str) -> Answer:
-    containers = api.engine.containers
-    container = containers.find(name)
-    stat, pieces = await container_files.archive_get(containers, container, _path(request))
+    containers, path = api.engine.containers, _path(request)
+    stat, pieces = await container_files.archive_get(containers, containers.find(name), path)
     stream = request.start(200, reply.TAR, _stat_header(stat))
     async for piece in pieces:
         await stream.write(piece)
@@ -56,11 +55,11 @@ async def archive_get(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("PUT", "/containers/{name}/archive", cancellable=True, streams=True)
 async def archive_put(api: Api, request: Request, name: str) -> Answer:
-    containers = api.engine.containers
+    containers, path = api.engine.containers, _path(request)
     await container_files.archive_put(
         containers,
         containers.find(name),
-        _path(request),
+        path,
         request.body.chunks(),
         keep_kind=params.boolean(request, "noOverwriteDirNonDir"),
         copy_owner=params.boolean(request, "copyUIDGID"),

@@ -148,14 +148,15 @@ def _size(request: Request) -> tuple[int, int]:
 
 @router.add("POST", "/exec/{id}/resize")
 async def exec_resize(api: Api, request: Request, exec_id: str) -> Answer:
-    await resize_exec(api.engine.containers.find_exec(exec_id), *_size(request))
+    size = _size(request)  # before the exec is looked for, as dockerd
+    await resize_exec(api.engine.containers.find_exec(exec_id), *size)
     return Response(200)
 
 
 @router.add("POST", "/containers/{name}/resize")
 async def resize_terminal(api: Api, request: Request, name: str) -> Answer:
-    containers = api.engine.containers
-    await resize(containers, containers.find(name), *_size(request))
+    containers, size = api.engine.containers, _size(request)
+    await resize(containers, containers.find(name), *size)
     return Response(200)
 
 

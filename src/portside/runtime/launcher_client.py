@@ -2,8 +2,8 @@
 
 The launcher is executed afresh rather than forked from the engine: it holds none of the
 engine's memory or descriptors, which containers must never come near, and its executable
-cannot be written to (:mod:`portside.kernel.executable`). What it does is in
-:mod:`portside.runtime.spawner`. When it dies, the next start brings up another.
+cannot be written to (:mod:`portside.kernel.sealed_executable`). What it does is in
+:mod:`portside.runtime.launcher`. When it dies, the next start brings up another.
 """
 
 from __future__ import annotations
