@@ -25,6 +25,7 @@ NOT_ERRORS = {
     "_TooLong",  # raised by a signal's handler in a regular expression
     "Gone",  # a control group went while it was read
     "Rejected",  # one delivery is given up
+    "MsgspecError",  # stands for msgspec's where that is not imported
 }  # fmt: skip
 """Exceptions that say how to proceed; nobody gets to see them."""
 

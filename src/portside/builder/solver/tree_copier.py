@@ -144,7 +144,7 @@ class TreeCopier:
     # -- directories ---------------------------------------------------------------------
 
     def _enter(self, path: bytes, fd: int, found: os.stat_result | None) -> None:
-        """Go on in a directory that the root has; ``fd`` is closed whatever happens."""
+        """Continue in a directory that the root has; ``fd`` is closed whatever happens."""
         try:
             layer = self._root.layer_directory(fd)
         except BaseException:
