@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from fakeregistry import fake_registry
 from imagekit import build_image, layer_tar
@@ -309,6 +310,7 @@ async def test_a_check_beside_an_engine_at_work(
     found = await check(store, tell=tell)
     kinds = {problem.kind for problem in found.problems}
     assert not kinds & {"blob", "layer", "reference"}, found.problems
+    assert "orphan" in kinds and msgspec.json.encode(found)  # as the API answers it
     assert not [problem for problem in found.problems if "gone-meanwhile" in problem.subject
                 and problem.kind != "leftover"]  # fmt: skip
 

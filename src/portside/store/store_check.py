@@ -117,7 +117,7 @@ class _Check:
         """Blobs that are no measure for a layer's files."""
 
     def _add(self, kind: str, subject: str, text: str, repaired: bool, size: int = 0) -> None:
-        self.report.problems.append(Problem(kind, subject, text, repaired, size))
+        self.report.problems.append(Problem(kind, str(subject), text, repaired, size))
 
     def _counter(self, what: str, before: int) -> Callable[[int], None]:
         """Tells how many bytes of blobs are read, those of earlier jobs included."""
