@@ -264,6 +264,10 @@ def test_modes(docker: Docker, made: Made) -> None:
     shared = ("run", "--rm", "--network", f"container:{box}")
     address = inspect(docker, "container", box)["NetworkSettings"]["IPAddress"]
     assert address in docker(*shared, BASE, "ip", "-o", "addr").stdout
+    guest = made.run("guest", "--network", f"container:{box}")
+    through = ("run", "--rm", "--network", f"container:{guest}", BASE)
+    assert address in docker(*through, "ip", "-o", "addr").stdout
+    assert address in docker(*through, "cat", "/etc/hosts").stdout
     told = refused(docker, *shared, "-p", "80:80", BASE, "true")
     assert "conflicting options: port publishing and the container type network mode" in told
     done = docker("run", "--rm", "--network", "host", "-p", "80:80", BASE, "true")

@@ -237,6 +237,9 @@ class Sandboxes:
 
     def _attach_shared(self, request: NetworkRequest, owner: str) -> NetworkAttachment:
         target = self.book.get(owner)
+        while target is not None and target.record.kind == "shared":  # it has joined another's
+            owner = target.record.owner
+            target = self.book.get(owner)
         if target is None:
             raise Conflict(f"cannot join network of a non running container: {owner}")
         record = SandboxRecord(
