@@ -120,6 +120,35 @@ def test_the_same_build_again_comes_from_the_cache(build: Build, docker: Run) ->
     assert inspect(docker, "fresh")["Id"] != first
 
 
+def test_cache_from_an_image(build: Build, docker: Run) -> None:
+    text = f"FROM {BASE} AS up\nENV E=1\nRUN date +%s%N > /t\nFROM up\nCOPY f /f\nLABEL l=1\n"
+    text += "RUN cat /t /f > /both; date +%N >> /both\n"
+    build(text, "-t", "source", files={"f": "1"})
+    first = inspect(docker, "source")["Id"]
+
+    def again(*args: str, text: str = text, files: dict[str, str] | None = None) -> int:
+        docker("builder", "prune", "-af")
+        done = build(text, "-t", "again", *args, files=files)
+        return done.stdout.count("Using cache")
+
+    assert again() == 0
+    assert inspect(docker, "again")["Id"] != first
+    assert again("--cache-from", "no/such:1", "--cache-from", "source") == 5
+    assert inspect(docker, "again")["Id"] == first
+    # from now on it is in the engine's own cache, too
+    assert build(text, "-t", "again").stdout.count("Using cache") == 5
+    assert again("--cache-from", "source", "--no-cache") == 0
+    assert again("--cache-from", "source", files={"f": "2"}) == 2
+    assert docker("run", "--rm", "again", "cat", "/f").stdout == "2"
+    changed = text.replace("E=1", "E=2")
+    assert again("--cache-from", "source", text=changed, files={"f": "1"}) == 0
+    # what a mount brings is in no history
+    text = f"FROM {BASE}\nRUN --mount=target=/c cat /c/f > /m\n"
+    build(text, "-t", "mounted", files={"f": "1"})
+    assert again("--cache-from", "mounted", text=text, files={"f": "2"}) == 0
+    assert docker("run", "--rm", "again", "cat", "/m").stdout == "2"
+
+
 def test_an_equal_result_of_a_changed_step_changes_nothing_after_it(build: Build) -> None:
     rest = "RUN echo later > /l; date +%N >> /l\n"
     build(f"FROM {BASE}\nRUN echo same > /s\n{rest}")

@@ -45,6 +45,7 @@ def classic_options(request: Request) -> ClassicOptions:
         remove=params.boolean(request, "rm", True) or params.boolean(request, "forcerm"),
         epoch=int(epoch) if epoch else None,
         squash=params.boolean(request, "squash"),
+        cache_from=tuple(_json(request, "cachefrom", list[str]) or ()),
     )
 
 

@@ -43,6 +43,8 @@ class ClassicOptions:
     """Told of: intermediate containers are removed."""
     epoch: int | None = None
     squash: bool = False
+    cache_from: tuple[str, ...] = ()
+    """Images whose steps need not be done again."""
 
 
 @dataclass
@@ -73,6 +75,8 @@ class ClassicBuild:
 
     def __init__(self, service: BuildService, options: ClassicOptions, emit: Emit) -> None:
         self._service, self._options, self._emit_raw = service, options, emit
+        self._taken: frozenset[int] = frozenset()
+        """Of the steps whose results came from ``cache_from``: their ``id``."""
 
     def _emit(self, message: dict[str, Any]) -> None:
         if not self._options.quiet:
@@ -124,6 +128,9 @@ class ClassicBuild:
     async def _steps(self, session: Session, voice: _Voice) -> None:
         plan = session.plan
         self._key = digest_of("classic")
+        if self._options.cache_from and not self._no_cache:
+            names = self._options.cache_from
+            self._taken = await self._service.take_from_images(session, names)
         everything: asyncio.Task[Any] | None = None
         if plan.output is not None:
             everything = asyncio.create_task(session.build.solve(plan.output))
@@ -173,7 +180,7 @@ class ClassicBuild:
         if not self._no_cache and self._service.cache.find(self._key) is not None:
             return True
         self._service.cache.add([self._key], (), description=step.text)
-        return False
+        return id(step) in self._taken
 
     async def _solve(
         self, session: Session, step: Step, output: llb.Output, voice: _Voice, container: str

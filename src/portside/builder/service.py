@@ -324,6 +324,13 @@ class BuildService:
         answer = await delivery.one(result, options)
         return answer["containerimage.digest"]
 
+    async def take_from_images(self, session: Session, names: Sequence[str]) -> frozenset[int]:
+        """Let a session have the results of the steps that images here were made by; the ``id``
+        of each such step."""
+        from portside.builder.cache.image_history import ImageHistories
+
+        return await ImageHistories(self._images, names).give(session.plan, session.build)
+
     def register(self, identifier: str, task: asyncio.Task[object]) -> Callable[[], None]:
         """Let ``/build/cancel`` find a build; what is returned ends that."""
         self._running[identifier] = task

@@ -196,7 +196,8 @@ class Conversion:
         state.total = 1 + sum(_changes_files(each) for each in stage.instructions)
         self._steps[stage.index].append(
             Step(text=stage.base.text, stage=stage.index, span=stage.base.span, created_by="",
-                 output=state.output, config=state.config)
+                 output=state.output, config=state.config, base=state.base,
+                 below=tuple(state.history))
         )  # fmt: skip
         await self._triggers(state)
         for instruction in stage.instructions:

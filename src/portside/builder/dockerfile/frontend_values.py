@@ -92,6 +92,10 @@ class Step:
     """The configuration after it."""
     triggered: bool = False
     """It came from the base image's ONBUILD."""
+    base: ResolvedImage | None = None
+    """Of a FROM: the image that the stage stands on in the end."""
+    below: tuple[Step, ...] = ()
+    """Of a FROM: the steps of other stages above that image."""
 
 
 @dataclass(kw_only=True)

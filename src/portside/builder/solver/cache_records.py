@@ -93,8 +93,10 @@ class CacheStore:
         blobs: Iterable[str] = (),
         size: int = 0,
         sources: str = "",
+        created: float = 0,
     ) -> CacheRecord:
-        """A new record that owns its layers; keys that led elsewhere lead to it."""
+        """A new record that owns its layers; keys that led elsewhere lead to it. ``created``:
+        seconds since the epoch, when that is not now."""
         now = time.time()
         record = CacheRecord(
             id=new_id()[:25],
@@ -102,7 +104,7 @@ class CacheStore:
             outputs=tuple(outputs),
             parents=tuple(dict.fromkeys(parents)),
             size=size,
-            created=now,
+            created=created or now,
             used=now,
             count=1,
             sources=sources,

@@ -166,6 +166,32 @@ class Build:
         task = self._solving.get(id(vertex))
         return task.result().record if task is not None and task.done() else None
 
+    async def adopt(
+        self, output: Output, tree: Tree, *, size: int, sources: str, created: float
+    ) -> None:
+        """Take what is known of an output from elsewhere in place of solving it, and record it;
+        for the rest see :meth:`CacheStore.add`. Its inputs are solved."""
+        vertex = output.vertex
+        await self._definition_keys(output)
+        inputs = await self._inputs(vertex)
+        trees = [solved.outputs[i.index] for solved, i in zip(inputs, vertex.inputs, strict=True)]
+        parents = [solved.record.id for solved in inputs if solved.record is not None]
+        record = self._cache.add(
+            (self._keys[id(vertex)], await self._content_key(vertex, trees)), (tree,),
+            description=vertex.label, parents=parents, size=size, sources=sources, created=created,
+        )  # fmt: skip
+        replaced = self.record_of(vertex)
+        if replaced is not None:
+            self._cache.delete(replaced.id)
+
+        async def known() -> Solved:
+            return self._keep(Solved((tree,), record, cached=True))
+
+        task = asyncio.get_running_loop().create_task(known())
+        self._solving[id(vertex)] = task
+        await task
+        self._tell_cached(vertex)
+
     def records(self) -> list[CacheRecord]:
         """Of every vertex that was solved."""
         solved = [task.result() for task in self._solving.values()
@@ -212,6 +238,11 @@ class Build:
             operation = llb.operation_bytes(vertex).decode("utf-8", "surrogateescape")
             self._keys[id(vertex)] = digest_of("definition", operation, *inputs)
 
+    async def _content_key(self, vertex: Vertex, trees: Sequence[Tree]) -> str:
+        content = await self._operations.content(vertex, trees)
+        operation = llb.operation_bytes(vertex).decode("utf-8", "surrogateescape")
+        return digest_of("content", operation, content)
+
     # -- solving -------------------------------------------------------------------------
 
     def _vertex(self, vertex: Vertex) -> asyncio.Task[Solved]:
@@ -233,9 +264,7 @@ class Build:
         trees = [solved.outputs[i.index] for solved, i in zip(inputs, vertex.inputs, strict=True)]
         if isinstance(vertex.op, llb.SourceOp):
             return await self._run(vertex, key, trees, (), [])
-        content = await self._operations.content(vertex, trees)
-        operation = llb.operation_bytes(vertex).decode("utf-8", "surrogateescape")
-        second = digest_of("content", operation, content)
+        second = await self._content_key(vertex, trees)
         if not ignore:
             record = await self._find(second)
             if record is not None:
