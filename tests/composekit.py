@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from clikit import PORTSIDE
 
+ALL = os.environ.get("PORTSIDE_COMPOSE_ALL", "") not in ("", "0")
+"""Compare all project files in all ways, which takes long; else those that say most."""
 _DIRECTORIES = (
     os.path.expanduser("~/.docker/cli-plugins"),
     "/usr/local/lib/docker/cli-plugins",

@@ -23,20 +23,33 @@ FORMS = (
     ["--profiles"], ["--environment"], ["--variables"], ["--no-interpolate"], ["--no-normalize"],
     ["--no-path-resolution"],
 )  # fmt: skip
+TELLING = ([], ["--hash", "*"])
+"""The forms that are compared for every file; of the others each file has one, all of them with
+``PORTSIDE_COMPOSE_ALL=1``."""
 UNORDERED = ("--services", "--volumes", "--images", "--variables")
 """Lists that the real program prints in an order by chance."""
 OTHERWISE = {("envfileflag", "--no-interpolate")}
 """Where the real program does not look at what --env-file says."""
+pytestmark = pytest.mark.timeout(600)  # on a loaded machine each of the programs is slow
 _TIME = re.compile(r'time="[^"]*"')
 
 
 def _run(program: list[str], folder: Path, words: list[str]) -> tuple[int, str, list[str]]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
     env |= {"PWD": str(folder), "DOCKER_HOST": "unix:///nonexistent"}
-    env.pop("OLDPWD", None)
+    for name in ("OLDPWD", "PYTEST_CURRENT_TEST"):  # the latter changes while projects wait
+        env.pop(name, None)
     done = subprocess.run([*program, *words], cwd=folder, env=env, capture_output=True, text=True,
                           stdin=subprocess.DEVNULL, timeout=120)  # fmt: skip
     return done.returncode, done.stdout, sorted(_TIME.sub("", done.stderr).splitlines())
+
+
+def forms_of(folder: Path) -> list[list[str]]:
+    """The forms in which a project is compared."""
+    if composekit.ALL:
+        return list(FORMS)
+    others = [form for form in FORMS if form not in TELLING]
+    return [*TELLING, others[PROJECTS.index(folder) % len(others)]]
 
 
 def compared(folder: Path) -> list[str]:
@@ -44,7 +57,7 @@ def compared(folder: Path) -> list[str]:
     flags = folder / "flags"
     given = flags.read_text().split() if flags.exists() else []
     found = []
-    for form in FORMS:
+    for form in forms_of(folder):
         if (folder.name, (form or [""])[0]) in OTHERWISE:
             continue
         first, second = (

@@ -66,6 +66,14 @@ def test_variables_that_are_wrong() -> None:
         substitute("${X:?why ${A}}", {"A": "1"}.get)
 
 
+def test_text_that_is_not_used_is_read_all_the_same() -> None:
+    warnings: list[str] = []
+    assert substitute("a${X:+:$X}${A:-$Y}", {"A": "1"}.get, warnings.append) == "a1"
+    assert [text.split('"')[1] for text in warnings] == ["X", "Y"]
+    with pytest.raises(MissingVariable):
+        substitute("${A:-${X:?no}}", {"A": "1"}.get)
+
+
 @given(st.text(alphabet="${}:-+?AX \"'\\", max_size=40))
 @settings(max_examples=300, deadline=None)
 def test_variables_of_any_text(template: str) -> None:
@@ -219,6 +227,17 @@ def test_yaml_form(tmp_path: Path) -> None:
     assert "    stop_grace_period: 1m0s\n" in text
     again = project(tmp_path, text.replace("$", "$$"), name="p")
     assert config_output.to_yaml(config_output.encoded(again, False)) == text
+
+
+def test_yaml_form_of_zeros_and_rare_letters(tmp_path: Path) -> None:
+    text = (
+        'services: {a: {image: x, labels: {l: "\u2603 \U0001f600"}, ulimits: {core: 0, nproc: 5}, '
+        "volumes: [{type: bind, source: /s, target: /t, bind: {selinux: z}}]}}"
+    )
+    shown = config_output.to_yaml(config_output.encoded(project(tmp_path, text), False))
+    assert 'l: "\u2603 \\U0001F600"' in shown
+    assert "core:\n        soft: 0\n        hard: 0\n      nproc: 5" in shown
+    assert "create_host_path" not in shown
 
 
 def test_json_form_and_hash(tmp_path: Path) -> None:

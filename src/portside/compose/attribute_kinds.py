@@ -523,7 +523,9 @@ class Ulimit(Kind):
     def encode(self, value: Any, json: bool) -> Any:
         if json and isinstance(value, dict):
             return {key: item for key, item in value.items() if item}
-        return {} if json and value == 0 else value  # Go leaves zeros out
+        if value == 0:  # Go leaves zeros out of JSON, and takes the number for not given
+            return {} if json else {"soft": 0, "hard": 0}
+        return value
 
 
 class DeviceCount(Kind):

@@ -198,9 +198,6 @@ def set_defaults(tree: Map) -> None:
             if isinstance(port, Map):
                 port.setdefault("protocol", "tcp")
                 port.setdefault("mode", "ingress")
-        for volume in _items(service, "volumes"):
-            if isinstance(volume, Map) and isinstance(volume.get("bind"), Map):
-                volume["bind"].setdefault("create_host_path", True)
         for request in [*_items(service, "gpus"), *_reserved(service)]:
             if isinstance(request, Map) and "count" not in request and "device_ids" not in request:
                 request["count"] = -1

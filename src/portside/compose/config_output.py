@@ -169,7 +169,10 @@ def _string(text: str, indent: str) -> str:
 
 
 def _is_printable(text: str) -> bool:
-    return text.isprintable() and "\ufeff" not in text
+    """For Go's YAML, which escapes what is above 65535."""
+    return (
+        text.isprintable() and "\ufeff" not in text and (text.isascii() or max(text) < "\U00010000")
+    )
 
 
 def _is_plain(text: str) -> bool:
@@ -189,7 +192,7 @@ def _double(text: str) -> str:
     for char in text:
         if char in names:
             out.append(names[char])
-        elif char.isprintable():
+        elif _is_printable(char):
             out.append(char)
         elif ord(char) < 256:
             out.append(f"\\x{ord(char):02X}")

@@ -93,17 +93,18 @@ def _braced(template: str, inner: str, lookup: Lookup, warn: Warn | None, depth:
     if modifier is None:
         raise InvalidTemplate(template)
     operator, text = modifier[0], rest[modifier.end() :]
+    # as docker compose does, also where the text is not used: its warnings and errors come
+    text = substitute(text, lookup, warn, depth + 1)
     value = lookup(name)
     present = value is not None and (value != "" or ":" not in operator)
     if operator[-1] == "-":
-        return (value or "") if present else substitute(text, lookup, warn, depth + 1)
+        return (value or "") if present else text
     if operator[-1] == "+":
-        return substitute(text, lookup, warn, depth + 1) if present else (value or "")
+        return text if present else (value or "")
     if present:
         return value or ""
-    reason = substitute(text, lookup, warn, depth + 1)
     raise MissingVariable(
-        f"required variable {name} is missing a value" + (f": {reason}" if reason else "")
+        f"required variable {name} is missing a value" + (f": {text}" if text else "")
     )
 
 
