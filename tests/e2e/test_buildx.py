@@ -341,6 +341,22 @@ def test_several_platforms_make_an_index(build: Builder, tmp_path: Path) -> None
     assert (folder / "linux_arm64/arm64").read_text() == "f"
 
 
+def test_a_step_for_a_machine_without_emulator_says_what_to_install(
+    build: Builder,
+) -> None:
+    shell = build.path / "sh"
+    head = bytearray(Path("/proc/self/exe").read_bytes()[:64])
+    head[18:20] = (0x16 if head[18] != 0x16 else 0x3E).to_bytes(2, "little")  # s390x, or amd64
+    head[54:58] = bytes(4)  # no program headers, no loader
+    shell.write_bytes(head)
+    shell.chmod(0o755)
+    text = "FROM scratch\nCOPY --chmod=755 sh /bin/sh\nRUN make\n"
+    done = build(text, "--platform", "linux/s390x", check=False)
+    assert done.returncode == 1
+    assert "exec format error: it is made for" in done.stderr and "binfmt_misc" in done.stderr
+    assert "qemu-user-static" in done.stderr and "3 | >>> RUN make" in done.stderr
+
+
 async def test_services_answer_on_plain_http2(build: Builder, engine: RunningEngine) -> None:
     from grpclib.client import Channel, UnaryUnaryMethod
 

@@ -72,6 +72,7 @@ FILES = {
         ("/bin/crlf", CommandNotFound, "CRLF line ends"),
         ("/bin/noloader", CommandNotFound, "loader /lib64/ld-none.so.1 is not in the container"),
         ("/bin/arm", CommandNotExecutable, "it is made for arm64"),
+        ("/bin/arm", CommandNotExecutable, "qemu-user-static"),
         ("/bin/armloader", PortsideError, "it is made for arm64"),
         ("/bin/plain", CommandNotExecutable, "permission denied"),
         ("plain", CommandNotExecutable, "permission denied"),

@@ -7,12 +7,10 @@ import os
 import stat
 import struct
 
+from portside.kernel import binfmt
 from portside.model.errors import PortsideError, SystemFailure
 from portside.runtime.privileges import DEFAULT_PATH
 
-_MACHINES = {0x03: "386", 0x28: "arm", 0x3E: "amd64", 0xB7: "arm64", 0xF3: "riscv64",
-             0x15: "ppc64le", 0x16: "s390x"}  # fmt: skip
-"""``e_machine`` of elf(5) in image-spec's names."""
 _OWN = {"x86_64": ("amd64", "386"), "aarch64": ("arm64", "arm"), "riscv64": ("riscv64",)}
 CREATE = "OCI runtime create failed: unable to start container process: "
 INIT = CREATE + "error during container init: "
@@ -117,7 +115,7 @@ def _missing(path: str, head: bytes) -> str:
     if loader:
         machine = _machine(head)
         if machine and machine not in _OWN.get(os.uname().machine, (machine,)):
-            return f"exec format error: it is made for {machine}, this machine is {_own_name()}"
+            return f"exec format error: {binfmt.made_for(machine, _own_name())}"
         return f"no such file or directory: its loader {loader} is not in the container"
     return "no such file or directory"
 
@@ -130,13 +128,13 @@ def _machine(head: bytes) -> str:
     if not head.startswith(b"\x7fELF") or len(head) < 20:
         return ""
     number = struct.unpack_from("<H" if head[5] == 1 else ">H", head, 18)[0]
-    return _MACHINES.get(number, f"machine {number}")
+    return binfmt.MACHINES.get(number, f"machine {number}")
 
 
 def _format(head: bytes) -> str:
     machine = _machine(head)
     if machine and machine not in _OWN.get(os.uname().machine, (machine,)):
-        return f"it is made for {machine}, this machine is {_own_name()}"
+        return binfmt.made_for(machine, _own_name())
     if machine:
         return "the ELF file is damaged"
     if not head:

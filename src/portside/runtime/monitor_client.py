@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from portside.kernel import binfmt
 from portside.model.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -50,7 +51,7 @@ _PATIENCE = 5.0
 
 def failure(reply: Failed) -> PortsideError:
     """The error a refusal becomes."""
-    return _KINDS.get(reply.kind, SystemFailure)(reply.message)
+    return _KINDS.get(reply.kind, SystemFailure)(binfmt.explained(reply.message))
 
 
 class MonitorClient:

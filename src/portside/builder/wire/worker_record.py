@@ -9,6 +9,7 @@ from typing import Any
 import portside
 from portside.builder.cache.pruning import Policy, PruneRule
 from portside.builder.wire.proto import ops_pb2, worker_pb2
+from portside.kernel import binfmt
 from portside.model.platform import Platform
 
 VERSION = "v0.25.0"
@@ -61,4 +62,5 @@ def _rule(rule: PruneRule) -> Any:
 
 def _architectures() -> list[str]:
     host = Platform.host()
-    return [host.architecture, *(arch for arch, _ in host.runs() if arch != host.architecture)]
+    own = [host.architecture, *(arch for arch, _ in host.runs() if arch != host.architecture)]
+    return [*own, *(each.architecture for each in binfmt.emulators() or () if each.is_enabled)]
