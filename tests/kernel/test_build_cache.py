@@ -164,3 +164,25 @@ async def test_bad_requests(
     one, _, context = two
     with pytest.raises(InvalidParameter, match=told):
         await exported(one, context, CacheRequest(type=kind, attrs=attrs))
+
+
+async def test_a_stage_without_cache_is_made_again_below_cached_ones(
+    two: tuple[Builder, Builder, Path], ran: list[str]
+) -> None:
+    """What stands on it is known by its content, here and in an imported cache."""
+    one, other, context = two
+    text = "FROM scratch AS made\nCOPY <<E /a\nx\nE\nFROM scratch\nCOPY --from=made /a /c\n"
+    content = MemoryContent()
+    cache = CacheRequest(type="local", attrs={"mode": "max"}, content=content)
+    answers = await one.build(text, context, IMAGE, cache_to=[cache])
+    digest = json.loads(answers[-1]["cache.manifest"])["digest"]
+    source = CacheRequest(type="local", attrs={"digest": digest}, content=content)
+    for engine, inputs in ((one, {}), (other, {"cache_from": (source,)})):
+        ran.clear()
+        await engine.build(text, context, IMAGE, no_cache_stages={"made"}, inputs=inputs)
+        assert [label for label in ran if "made" in label] and not [
+            label for label in ran if "--from=made" in label
+        ]
+        ran.clear()
+        await engine.build(text, context, IMAGE)
+        assert ran == []

@@ -122,7 +122,8 @@ def test_stages_by_number_name_and_target() -> None:
     ("text", "message"),
     [
         ("FROM base AS a\nCOPY --from=b /x /x\nFROM base AS b\nCOPY --from=a /x /x", "circular"),
-        ("FROM base AS a\nCOPY --from=a /x /x", "refers to current build stage"),
+        ("FROM base AS a\nCOPY --from=A /x /x", "^circular dependency detected on stage: a$"),
+        ("FROM base\nRUN --mount=from=0,target=/m x", "detected on stage: stage-0$"),
         ("FROM base\nCOPY --from=7 /x /x", "there are 1 stages"),
         ("FROM $NO", "should not be blank"),
         ("FROM base\nCOPY a b c", "must be a directory and end with a /"),

@@ -52,7 +52,7 @@ def parse_attrs(attrs: Mapping[str, str]) -> FrontendAttrs:
     multi = attrs.get("multi-platform") or build_args.get("BUILDKIT_MULTI_PLATFORM") or ""
     is_multi = len(platforms) > 1 or (multi.lower() in ("1", "t", "true"))
     no_cache = attrs.get("no-cache")
-    stages = frozenset(name for name in (no_cache or "").split(",") if name)
+    stages = frozenset(name.lower() for name in (no_cache or "").split(",") if name)
     options = FrontendOptions(
         target=attrs.get("target", ""),
         build_args=build_args,

@@ -35,7 +35,7 @@ from portside.builder.dockerfile.frontend_values import (
     Step,
 )
 from portside.builder.dockerfile.lint import CheckOptions, Linter
-from portside.builder.dockerfile.stages import Stages
+from portside.builder.dockerfile.stages import Stages, told
 from portside.builder.dockerfile.syntax import parse_trigger
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.model.image import ImageConfig, RunConfig
@@ -187,9 +187,10 @@ class Conversion:
         if stage.index in self._done:
             return self._done[stage.index]
         if stage.index in self._open:
-            name = stage.name or str(stage.index)
             raise DockerfileError(
-                f"circular dependency detected on stage: {name}", stage.base.span, parsing=False
+                f"circular dependency detected on stage: {told(stage)}",
+                stage.base.span,
+                parsing=False,
             )
         self._open.append(stage.index)
         state = await self._base(stage)
@@ -379,7 +380,7 @@ class Conversion:
         if stage.name:
             parts.append(stage.name)
         elif len(self._stages.all) > 1:
-            parts.append(f"stage-{stage.index}")
+            parts.append(told(stage))
         parts.append(f"{number}/{total}")
         return f"[{' '.join(parts)}] {text}"
 

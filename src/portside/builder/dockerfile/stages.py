@@ -8,6 +8,11 @@ from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean
 
 
+def told(stage: ins.Stage) -> str:
+    """Its name, or what BuildKit calls one without."""
+    return stage.name or f"stage-{stage.index}"
+
+
 @dataclass(frozen=True)
 class Stages:
     """All stages, found by name or number."""
@@ -60,6 +65,6 @@ class Stages:
         found = self.find(name)
         if found is current:
             raise DockerfileError(
-                f"invalid from flag value {name}: refers to current build stage", span
+                f"circular dependency detected on stage: {told(current)}", span, parsing=False
             )
         return found

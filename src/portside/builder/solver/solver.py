@@ -153,6 +153,9 @@ class Build:
         self._keys: dict[int, str] = {}
         self._held: list[str] = []
         self._told: set[int] = set()
+        self._above_fresh: set[int] = set()
+        """Vertices above one that is carried out anyway: only the content of their inputs tells
+        whether they are known."""
 
     async def solve(self, output: Output) -> Tree:
         """The tree of an output. Raises what its steps raise, the first one's error."""
@@ -229,6 +232,9 @@ class Build:
         for vertex in llb.walk([output]):
             if id(vertex) in self._keys:
                 continue
+            inputs_of = (item.vertex for item in vertex.inputs)
+            if any(v.meta.ignore_cache or id(v) in self._above_fresh for v in inputs_of):
+                self._above_fresh.add(id(vertex))
             if isinstance(vertex.op, llb.SourceOp):
                 found = await self._operations.definition(vertex)
                 own = f"{self._id}:{vertex.digest}" if found is None else found
@@ -255,7 +261,8 @@ class Build:
     async def _solve(self, vertex: Vertex) -> Solved:
         key = self._keys[id(vertex)]
         ignore = vertex.meta.ignore_cache
-        if not ignore and not isinstance(vertex.op, llb.SourceOp):
+        is_fresh = ignore or id(vertex) in self._above_fresh
+        if not is_fresh and not isinstance(vertex.op, llb.SourceOp):
             record = await self._find(key)
             if record is not None:
                 self._tell_cached(vertex)
