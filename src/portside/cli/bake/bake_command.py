@@ -66,7 +66,7 @@ def bake(session: Session, options: Options, arguments: list[str]) -> int:
     if options.flag("print"):
         session.out(_printed(_document(found, names, targets)))
         return 0
-    return _Builds(session, options, targets).run()
+    return Builds(session, options, targets).run()
 
 
 def _targets(found: bake_targets.Bake, names: list[str], options: Options) -> dict[str, Target]:
@@ -218,7 +218,7 @@ class _Run(build_command.BuildRun):
         return super()._told(request, result, progress)
 
 
-class _Builds:
+class Builds:
     """All targets; one waits for those that are its contexts."""
 
     def __init__(self, session: Session, options: Options, targets: dict[str, Target]) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Item = dict[str, Any]
 
 _BUILDER = """
-      --builder string   Accepted for Docker's sake: there is one builder
+      --builder string   Accepted and ignored: there is one builder
 """
 NAME = "default"
 
@@ -76,7 +76,7 @@ def _stamp(nanoseconds: int) -> str:
 
 @verb("buildx inspect", "builder inspect", usage="[OPTIONS] [NAME]", arguments=(0, 1),
       about="Show the builder: platforms and the bounds of its cache", flags="""
-      --bootstrap        Accepted for Docker's sake: the builder runs
+      --bootstrap        Accepted and ignored: the builder runs
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
 def inspect(session: Session, options: Options, arguments: list[str]) -> None:
     _check(options, arguments)
@@ -245,8 +245,8 @@ def version(session: Session, options: Options, arguments: list[str]) -> None:
 
 
 @verb("buildx use", usage="[OPTIONS] NAME", arguments=(1, 1), about="Choose the builder", flags="""
-      --default   Accepted for Docker's sake
-      --global    Accepted for Docker's sake
+      --default   Accepted and ignored
+      --global    Accepted and ignored
 """)  # fmt: skip
 def use(session: Session, options: Options, arguments: list[str]) -> None:
     if arguments[0] != NAME:
@@ -254,7 +254,7 @@ def use(session: Session, options: Options, arguments: list[str]) -> None:
                         f'named "{NAME}"')  # fmt: skip
 
 
-@verb("buildx stop", usage="[NAME]", arguments=(0, 1), about="Accepted for Docker's sake: the "
+@verb("buildx stop", usage="[NAME]", arguments=(0, 1), about="Accepted and ignored: the "
       "builder is a part of the engine")  # fmt: skip
 def stop(session: Session, options: Options, arguments: list[str]) -> None:
     _check(options, arguments)
@@ -279,8 +279,8 @@ def create(session: Session, options: Options, arguments: list[str]) -> None:
       about="Refused: the engine's own builder cannot be removed", flags="""
       --all-inactive   Remove all builders that do not run
   -f, --force          Do not ask
-      --keep-daemon    Accepted for Docker's sake
-      --keep-state     Accepted for Docker's sake
+      --keep-daemon    Accepted and ignored
+      --keep-state     Accepted and ignored
 """)  # fmt: skip
 def rm(session: Session, options: Options, arguments: list[str]) -> None:
     if options.flag("all-inactive"):

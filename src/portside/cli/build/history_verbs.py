@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Item = dict[str, Any]
 
 _BUILDER = """
-      --builder string   Accepted for Docker's sake: there is one builder
+      --builder string   Accepted and ignored: there is one builder
 """
 
 
@@ -73,7 +73,7 @@ def _seconds(record: Item) -> float:
 @verb("buildx history ls", "builder history ls", usage="[OPTIONS]", about="List builds", flags="""
       --filter filter    Only what this holds for: status=error|completed|running|canceled, ref=ID
       --format string    Print as a table, or as json
-      --local            Accepted for Docker's sake
+      --local            Accepted and ignored
       --no-trunc         Do not shorten anything
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
 def ls(session: Session, options: Options, arguments: list[str]) -> None:
@@ -247,7 +247,7 @@ def open_(session: Session, options: Options, arguments: list[str]) -> None:
 @verb("buildx history export", usage="[OPTIONS] [REF...]", arguments=(0, None),
       about="Write the records of builds, with their logs, to a file as JSON", flags="""
       --all             Export all records
-      --finalize        Accepted for Docker's sake: records are final when builds have ended
+      --finalize        Accepted and ignored: records are final when builds have ended
   -o, --output string   The file (default: standard output)
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
 def export(session: Session, options: Options, arguments: list[str]) -> None:

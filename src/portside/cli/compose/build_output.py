@@ -1,10 +1,9 @@
-"""Builds the images of services, and shows what the builder says."""
+"""Builds the images of services by ``buildx bake``, and shows what the builder says."""
 
 from __future__ import annotations
 
-import sys
-
-from portside.cli import auth
+from portside.cli.compose import build_targets
+from portside.cli.session import Failed
 from portside.compose import service_builds
 from portside.compose.progress_events import DONE, WORKING, Event
 from portside.compose.requests import image_of
@@ -12,62 +11,49 @@ from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from portside.cli.compose.compose_session import ComposeSession
     from portside.compose.project import Project
 
+_MODES = {"json": "rawjson"}
+"""What ``--progress`` of compose is to the builder, where the names differ."""
+
 
 def build_services(
-    session: ComposeSession, project: Project, names: list[str], choices: Any = None
-) -> None:
-    """Build the images of services one after the other, and show it."""
+    session: ComposeSession, project: Project, names: list[str],
+    choices: service_builds.BuildOptions | None = None,
+) -> None:  # fmt: skip
+    """Build the images of services, all at once, and show it. Raises PortsideError."""
     choices = choices or service_builds.BuildOptions()
-    for name in service_builds.with_needed(project, names):
-        image = image_of(project, name, project.services[name])
-        report = session.board("Building").report
-        report(Event(image, WORKING, "Building"))
-        if not session.dry_run:
-            output: list[str] = []
-            show = _shower(session, output)
-            try:
-                service_builds.build_by_api(
-                    session.pool, project, name, choices, show, _registries(session)
-                )
-            except PortsideError:
-                session.finish()
-                sys.stderr.write("".join(output))
-                raise
-        report(Event(image, DONE, "Built"))
+    needed = service_builds.with_needed(project, names)
+    if not needed:
+        return
+    images = [image_of(project, name, project.services[name]) for name in needed]
+    for image in images:
+        session.board("Building").report(Event(image, WORKING, "Building"))
+    if not session.dry_run:
+        session.finish()
+        _bake(session, project, needed, choices)
+    for image in images:
+        session.board("Building").report(Event(image, DONE, "Built"))
 
 
-def _registries(session: ComposeSession) -> dict[str, str]:
-    """Credentials of all known registries, for base images."""
-    import binascii
+def _bake(
+    session: ComposeSession, project: Project, names: list[str],
+    choices: service_builds.BuildOptions,
+) -> None:  # fmt: skip
+    from portside.cli.bake import bake_command, bake_targets
+    from portside.cli.flag_values import convert
+    from portside.flags.table import parse, read_table
 
-    from portside.model import jsontext
-
-    known = {server: auth.lookup(session.config, server)
-             for server in session.config.mapping("auths")}  # fmt: skip
-    if not known:
-        return {}
-    text = jsontext.dumps(known).encode()
-    return {"X-Registry-Config": binascii.b2a_base64(text, newline=False).decode()}
-
-
-def _shower(session: ComposeSession, output: list[str]) -> Callable[[dict[str, Any]], None]:
-    """Shows a build's output as it comes where lines are shown, else keeps it for a failure."""
-    plain = session.progress == "plain" or (session.progress == "auto" and not sys.stderr.isatty())
-
-    def show(message: dict[str, Any]) -> None:
-        text = str(message.get("stream") or "")
-        if not text:
-            return
-        if plain:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        else:
-            output.append(text)
-
-    return show
+    targets = {}
+    for name in names:
+        target = build_targets.target_of(project, name, choices)
+        targets[name] = bake_targets.finished(
+            {key: bake_targets.normalized(key, value) for key, value in target.items()}
+        )
+    words = [f"--progress={_MODES.get(session.progress, session.progress)}"]
+    options, _ = parse(read_table(bake_command.FLAGS), words, convert=convert)
+    try:
+        bake_command.Builds(session, options, targets).run()
+    except Failed as err:
+        raise PortsideError(str(err).removeprefix("ERROR: ")) from None

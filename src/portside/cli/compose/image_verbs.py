@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from portside.cli import auth, references
+from portside.cli.compose import build_targets
 from portside.cli.compose.build_output import build_services
 from portside.cli.compose.compose_verbs import compose_verb
 from portside.cli.session import Failed
@@ -11,6 +12,7 @@ from portside.compose import service_builds, service_images
 from portside.compose.compose_errors import ComposeError
 from portside.compose.executor import execute
 from portside.compose.progress_events import DONE, WARNING, WORKING, Event
+from portside.compose.service_builds import BuildOptions
 from portside.compose.step_plan import Plan
 from portside.model.errors import PortsideError
 
@@ -150,7 +152,7 @@ def _drain(messages: Any) -> None:
       --builder string       hidden:
       --compress             hidden:
       --force-rm             hidden:
-  -m, --memory bytes         Limit the memory of steps
+  -m, --memory bytes         Accepted and ignored, as by BuildKit
       --no-cache             Do every step again
       --no-rm                hidden:
       --parallel             hidden:
@@ -171,17 +173,22 @@ def build(session: ComposeSession, options: Options, arguments: list[str]) -> in
     names = arguments or list(project.services)
     if arguments and options.flag("with-dependencies"):
         names = project.with_dependencies(arguments)
-    if options.flag("print"):
-        _print_bake(session, project, names)
-        return 0
     args = {}
     for text in options.many("build-arg"):
         name, separator, value = text.partition("=")
         if separator or name in project.environment:
             args[name] = value if separator else project.environment[name]
-    choices = service_builds.BuildOptions(
-        args, options.flag("no-cache"), options.flag("pull"), options.number("memory") or 0
+    choices = BuildOptions(
+        args,
+        options.flag("no-cache"),
+        options.flag("pull"),
+        dict([text.partition("=")[::2]]) if (text := options.text("ssh")) else {},
+        options.text("provenance"),
+        options.text("sbom"),
     )
+    if options.flag("print"):
+        _print_bake(session, project, names, choices)
+        return 0
     if options.flag("quiet"):
         session.progress = "quiet"
     build_services(session, project, names, choices)
@@ -194,29 +201,13 @@ def build(session: ComposeSession, options: Options, arguments: list[str]) -> in
     return 0
 
 
-def _print_bake(session: ComposeSession, project: Project, names: list[str]) -> None:
+def _print_bake(
+    session: ComposeSession, project: Project, names: list[str], choices: BuildOptions
+) -> None:
     """What would be built, in the form of ``docker buildx bake``."""
     from portside.compose.config_output import go_json
 
-    targets = {}
     chosen = service_builds.with_needed(project, names)
-    for name in chosen:
-        service = project.services[name]
-        own = service["build"]
-        target: dict[str, Any] = {
-            "context": own["context"],
-            "dockerfile": own.get("dockerfile"),
-            "dockerfile-inline": own.get("dockerfile_inline"),
-            "args": own.get("args"),
-            "labels": service_builds.labels_of(project, name, service),
-            "tags": service_builds.tags_of(project, name, service),
-            "target": own.get("target"),
-            "cache-from": own.get("cache_from"),
-            "cache-to": own.get("cache_to"),
-            "platforms": own.get("platforms"),
-            "network": own.get("network"),
-            "no-cache": own.get("no_cache"),
-            "pull": own.get("pull"),
-        }
-        targets[name] = {key: value for key, value in target.items() if value}
+    chosen.sort(key=lambda name: name not in names)  # what was asked for comes first
+    targets = {name: build_targets.target_of(project, name, choices) for name in sorted(chosen)}
     session.out(go_json({"group": {"default": {"targets": chosen}}, "target": targets}, 2))

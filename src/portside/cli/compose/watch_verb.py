@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from portside.cli.compose.compose_verbs import compose_verb
 from portside.cli.compose.log_lines import LogPrinter
 from portside.compose import bringing_up, file_sync
@@ -12,6 +10,7 @@ from portside.compose.converge import UpOptions
 from portside.compose.observed import containers
 from portside.compose.service_hooks import run as run_hook
 from portside.model.errors import PortsideError
+from portside.model.light_dataclass import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
