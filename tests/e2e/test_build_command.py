@@ -150,6 +150,20 @@ def test_a_failing_step(build: Build) -> None:
     )
 
 
+def test_a_failing_copy_shows_its_line(build: Build) -> None:
+    done = build(f"FROM {BASE}\nRUN true\nCOPY nothere /\n", check=False)
+    assert done.returncode == 1
+    assert "Dockerfile:3\n" in done.stderr and "   3 | >>> COPY nothere /\n" in done.stderr
+    assert done.stderr.endswith('failed to solve: "/nothere": not found\n')
+
+
+def test_history_has_the_bases_id_on_the_bases_line(build: Build, docker: Any) -> None:
+    build(f"FROM {BASE}\nENV A=1\nRUN echo hi >/x\n", "-t", "lines")
+    base = docker("history", "-q", "--no-trunc", BASE).stdout.split()
+    ids = docker("history", "-q", "--no-trunc", "lines").stdout.split()
+    assert ids[1:] == ["<missing>", *base] and ids[0].startswith("sha256:")
+
+
 def test_ignored_files_are_not_there(build: Build, docker: Any, tcp: str) -> None:
     files = {
         "a.md": "", "README.md": "", "secret/key": "", "keep/x": "", "keep/y.tmp": "",

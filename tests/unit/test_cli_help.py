@@ -10,7 +10,7 @@ from clikit import PORTSIDE, call
 
 from portside.cli import commands, help, main
 from portside.flags import help_text
-from portside.flags.table import HelpWanted, UsageError
+from portside.flags.table import HelpWanted, UsageError, read_table
 
 NAMES = sorted(commands.MODULES)
 NOWHERE = "unix:///nonexistent"
@@ -64,6 +64,27 @@ def test_the_command_itself() -> None:
     assert call(PORTSIDE, "container").stderr == help.of_group("portside", "container")
     assert call(PORTSIDE, "container", "--help").stdout == help.of_group("portside", "container")
     assert call(PORTSIDE, "--version").stdout.startswith("Portside version ")
+
+
+def test_help_that_continues_with_a_flags_name_is_no_flag() -> None:
+    table = """
+  -a, --all      Everything (only with
+                 --some or --none)
+      --some     Some
+    """
+    shown = [(flag.name, flag.help) for flag in read_table(table)]
+    assert shown == [("all", "Everything (only with\n--some or --none)"), ("some", "Some")]
+    text = " ".join(call(PORTSIDE, "monitor", "--help").stdout.split())
+    assert "only with --htpasswd, --token-file or --tls-client-ca)" in text
+
+
+def test_unknown_commands_name_those_there_are() -> None:
+    said = call(PORTSIDE, "daemon", "frob").stderr
+    assert said.startswith("portside: unknown command: portside daemon frob\n")
+    assert "install, restart, start, status, stop, uninstall" in said
+    assert "Usage:  portside container COMMAND\n" in call(PORTSIDE, "container", "frob").stderr
+    said = call(PORTSIDE, "compose", "frob").stderr
+    assert said.startswith("portside: unknown command: portside compose frob\n")
 
 
 def test_no_help_needs_an_engine() -> None:

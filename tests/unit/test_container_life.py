@@ -366,6 +366,25 @@ async def test_ports_and_labels_change_live(life: Kit) -> None:
     assert record.host.port_bindings == {"80/tcp": (PortBinding(host_port="8080"),)}
 
 
+async def test_a_published_port_is_added_to_those_there(life: Kit) -> None:
+    """As ``run -p`` twice; the same again is no change, and only what is there is removed."""
+    identifier = await life.run()
+    container = life.core.find("box")
+    first, second = PortBinding(host_port="8080"), PortBinding(host_port="8081")
+    for added in (first, second, second):
+        asked = ReshapeRequest(port_bindings={"80/tcp": (added,)})
+        await reshape_container(life.core, container, asked)
+    assert life.networks.attached[identifier].port_bindings == {"80/tcp": (first, second)}
+    for missing in (ReshapeRequest(unpublish=("9999",)), ReshapeRequest(port_bindings={"9": None})):
+        with pytest.raises(NotFound, match="is not published"):
+            await reshape_container(life.core, container, missing)
+    replaced = ReshapeRequest(unpublish=("80",), port_bindings={"80": (second,)})
+    await reshape_container(life.core, container, replaced)
+    assert container.record.host.port_bindings == {"80/tcp": (second,)}
+    await reshape_container(life.core, container, ReshapeRequest(unpublish=("80/tcp",)))
+    assert container.record.host.port_bindings == {}
+
+
 async def test_environment_changes_by_starting_again(life: Kit) -> None:
     identifier = await life.run(config={"env": ("A=1", "B=2")}, auto_remove=True)
     asked = ReshapeRequest(env=("A=9", "B", "C=3"))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, SystemFailure
 from portside.monitor import (
     filesystems,
     group_reader,
@@ -191,6 +191,17 @@ def test_damaged_history_is_put_aside(tmp_path: Path) -> None:
     store.flush()
     store._database.close()
     assert (tmp_path / "h.db.damaged").exists()
+
+
+def test_history_makes_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(SystemFailure, match="no such file or directory"):
+        HistoryFile(str(tmp_path / "missing/h.db"), 1, 1 << 20)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_bad_duration_names_its_setting() -> None:
+    with pytest.raises(InvalidParameter, match="max_interval: 'abc'"):
+        made_of({"max_interval": "abc"})
 
 
 # -- early warning ----------------------------------------------------------------------------

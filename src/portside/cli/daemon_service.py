@@ -219,5 +219,6 @@ def restart(session: Session, options: Options, arguments: list[str]) -> None:
     try:
         system.end_engine(session, containers=False)
     except NotRunning:
-        pass
-    engine_start.start_engine(session.endpoint)
+        engine_start.start_engine(session.endpoint)
+    else:
+        engine_start.start_engine(session.endpoint, "the engine was ended: starting it again")

@@ -25,8 +25,9 @@ _READY = b"READY=1"
 _MAIN = f"{__file__.rpartition('/cli/')[0]}/__main__.py"
 
 
-def start_engine(endpoint: Endpoint) -> None:
-    """Have an engine at the default address. Raises Unavailable with the end of its log."""
+def start_engine(endpoint: Endpoint, why: str = "no engine is running: starting one") -> None:
+    """Have an engine at the default address; ``why`` is told when one is started. Raises
+    Unavailable with the end of its log."""
     if os.geteuid():
         from portside.cli import rootless_checks
 
@@ -39,18 +40,18 @@ def start_engine(endpoint: Endpoint) -> None:
         try:
             endpoint.connect().close()
         except NotRunning:
-            _start()
+            _start(why)
     finally:
         os.close(lock)
 
 
-def _start() -> None:
+def _start(why: str) -> None:
     import _socket
 
     ready = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
     try:
         address = _bind(ready)
-        sys.stderr.write("portside: no engine is running: starting one in the background "
+        sys.stderr.write(f"portside: {why} in the background "
                          f"(log: {LOG}; end it with 'portside daemon stop')\n")  # fmt: skip
         sys.stderr.flush()
         size = _log_size()

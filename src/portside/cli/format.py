@@ -164,5 +164,6 @@ def print_value(
             shaped.kind = kind
         session.out(template.render(shaped))
     except ExecError as err:
-        session.out("")
+        if kind or name:  # as docker version and docker info do
+            session.out("")
         raise InvalidParameter(str(err)) from None

@@ -343,6 +343,7 @@ def save(session: Session, options: Options, arguments: list[str]) -> None:
 """)  # fmt: skip
 def load(session: Session, options: Options, arguments: list[str]) -> None:
     from portside.cli import progress
+    from portside.cli.progress import StreamFailed
     from portside.cli.pull_push import _platform_json
 
     path = options.text("input")
@@ -357,9 +358,12 @@ def load(session: Session, options: Options, arguments: list[str]) -> None:
     except OSError as err:
         raise InvalidParameter(f"open {path}: {(err.strerror or '').lower()}") from None
     with file:
-        progress.show(
-            session.client.messages(
-                "POST", "/images/load", query, pieces_of(file),
-                {"Content-Type": "application/x-tar"},
-            )
-        )  # fmt: skip
+        try:
+            progress.show(
+                session.client.messages(
+                    "POST", "/images/load", query, pieces_of(file),
+                    {"Content-Type": "application/x-tar"},
+                )
+            )  # fmt: skip
+        except StreamFailed as err:
+            raise StreamFailed(f"{path}: {err}" if path else str(err)) from None

@@ -212,19 +212,30 @@ def _group(program: str, name: str, rest: Sequence[str]) -> int:
     if rest and not rest[0].startswith("-"):
         if reason := commands.NOT_BUILT.get(f"{name} {rest[0]}"):
             return _not_built(program, f"{name} {rest[0]}", reason)
-        hint = ""
-        if program != DOCKER:
-            from portside.cli import hints
-
-            known = [found for found in commands.MODULES if found.startswith(f"{name} ")]
-            hint = hints.similar(rest[0], [found.removeprefix(f"{name} ") for found in known])
-        sys.stderr.write(f"{program}: unknown command: {program} {name} {rest[0]}\n\n"
-                         + (f"{hint}\n\n" if hint else "")
-                         + f"Usage:  {program} {name}\n\n"
-                         f"Run '{program} {name} --help' for more information\n")  # fmt: skip
-        return 1
+        return _unknown_below(program, name, rest[0])
     (sys.stdout if rest else sys.stderr).write(help.of_group(program, name))
     return 0
+
+
+def _unknown_below(program: str, name: str, word: str) -> int:
+    """A word that is no command of a group, or of ``daemon``; the nearest or all are named."""
+    text = f"{program}: unknown command: {program} {name} {word}\n\n"
+    usage = f"{program} {name}"
+    if program != DOCKER:
+        from portside.cli import hints
+
+        known = [
+            found.removeprefix(f"{name} ")
+            for found in commands.MODULES
+            if found.startswith(f"{name} ")
+        ]
+        hint = hints.similar(word, known)
+        text += f"{hint or 'Commands: ' + ', '.join(sorted(known))}\n\n"
+        usage += " COMMAND"
+    sys.stderr.write(
+        f"{text}Usage:  {usage}\n\nRun '{program} {name} --help' for more information\n"
+    )
+    return 1
 
 
 def _not_built(program: str, name: str, reason: str) -> int:
@@ -235,6 +246,8 @@ def _not_built(program: str, name: str, reason: str) -> int:
 def _unknown(program: str, words: Sequence[str]) -> int:
     if reason := commands.NOT_BUILT.get(words[0]):
         return _not_built(program, words[0], reason)
+    if len(words) > 1 and words[0] in commands.ELSEWHERE:
+        return _unknown_below(program, words[0], words[1])
     hint = ""
     if program != DOCKER:
         from portside.cli import hints

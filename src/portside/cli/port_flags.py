@@ -30,18 +30,18 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def exposed(given: Iterable[str]) -> dict[str, dict[str, str]]:
-    """``ExposedPorts`` of ``--expose``."""
+def exposed(given: Iterable[str], flag: str = "--expose") -> dict[str, dict[str, str]]:
+    """``ExposedPorts`` of ``--expose``, or of another flag of this form."""
     found: dict[str, dict[str, str]] = {}
     for text in given:
         if ":" in text:
-            raise InvalidParameter(f"invalid port format for --expose: {text}")
+            raise InvalidParameter(f"invalid port format for {flag}: {text}")
         ports, protocol = _protocol(text)
         try:
             low, high = port_range(ports)
         except ValueError as err:
             raise InvalidParameter(
-                f"invalid range format for --expose: {text}, error: {err}"
+                f"invalid range format for {flag}: {text}, error: {err}"
             ) from None
         for port in range(low, high + 1):
             found[f"{port}/{protocol}"] = {}

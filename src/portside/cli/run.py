@@ -10,6 +10,7 @@ from portside.cli.verb import verb
 from portside.client.client import path_of
 from portside.client.errors import Refused
 from portside.flags.table import UsageError
+from portside.model.embedded_names import EMBEDDED
 from portside.model.errors import InvalidParameter, PortsideError, Unavailable
 
 TYPE_CHECKING = False
@@ -165,8 +166,9 @@ def _ask(
     except Refused as err:
         if not err.is_not_found or policy != "missing" or not _lacks_image(str(err)):
             raise
-        if not options.flag("quiet"):
-            session.warn(f"Unable to find image '{references.familiar(image)}' locally")
+        known = references.familiar(image)
+        if not options.flag("quiet") and known not in EMBEDDED:  # the engine tells of those
+            session.warn(f"Unable to find image '{known}' locally")
         _pull(session, options, image, clock)
         created = client.post("/containers/create", query, body)
     return created

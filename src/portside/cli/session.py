@@ -176,6 +176,16 @@ class Session:
         return status
 
 
+def write_text(what: str, path: str, text: str) -> None:
+    """A text to the file that a flag such as ``--output`` names. Raises InvalidParameter."""
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as err:
+        why = (err.strerror or str(err)).lower()
+        raise InvalidParameter(f"failed to {what}: open {path}: {why}") from None
+
+
 def describe(error: PortsideError) -> str:
     """The line a user reads; the engine's own words are marked as Docker marks them."""
     return f"Error response from daemon: {error}" if isinstance(error, Refused) else str(error)

@@ -50,6 +50,11 @@ class History:
         self._due = 0.0
         self.problem = ""
         """Why the monitor was not asked; empty while it answers."""
+        if not self._address.startswith(("http://", "https://")):
+            self.problem = (
+                f"the monitor's address (PORTSIDE_MONITOR) must be http://HOST:PORT, "
+                f"not {self._address!r}"
+            )
 
     def update(self, entries: list[Entry]) -> None:
         """Fill the entries' sparklines; the monitor is asked every five seconds."""
@@ -81,8 +86,12 @@ class History:
         try:
             for start in range(0, len(names), _NAMES):
                 found |= self._part(names[start : start + _NAMES])
-        except (OSError, ValueError, KeyError, TypeError) as err:
-            self.problem = f"no monitor answers at {self._address} ({err})"
+        except OSError as err:
+            cause = getattr(err, "reason", err)  # urllib wraps what the system said
+            why = str(getattr(cause, "strerror", None) or cause).lower()
+            self.problem = f"no monitor answers at {self._address}: {why}"
+        except (ValueError, KeyError, TypeError):
+            self.problem = f"what answers at {self._address} is no monitor of Portside"
         return found
 
     def _part(self, names: list[str]) -> dict[str, tuple[list[float | None], ...]]:

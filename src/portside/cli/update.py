@@ -44,8 +44,10 @@ _TEXTS = {"cpuset-cpus": "CpusetCpus", "cpuset-mems": "CpusetMems"}
       --memory-swap swap           Limit of memory and swap together; -1 for endless swap
       --mount mount                Mount something (needs a restart)
       --pids-limit int             Limit of processes; -1 for none
-  -p, --publish list               Publish a port, live ([[IP:][HOST_PORT]:]PORT[/PROTOCOL])
-      --publish-rm list            Publish a port no more, live (PORT[/PROTOCOL])
+  -p, --publish list               Publish a port, live, besides those that are published
+                                   ([[IP:][HOST_PORT]:]PORT[/PROTOCOL])
+      --publish-rm list            Remove all that publishes this port of the container, live,
+                                   before --publish adds (PORT[/PROTOCOL])
       --restart string             When to start it again: no, on-failure[:N], always,
                                    unless-stopped or on-unhealthy
       --restart-now                Restart it if a change needs that
@@ -93,10 +95,10 @@ def _shape(options: Options) -> dict[str, Any]:
     from portside.cli import envfile, mount_flags, port_flags
 
     body: dict[str, Any] = {}
-    bindings: dict[str, Any] = dict(port_flags.published(options.many("publish")))
-    bindings |= dict.fromkeys(port_flags.exposed(options.many("publish-rm")))
-    if bindings:
-        body["PortBindings"] = bindings
+    if added := port_flags.published(options.many("publish")):
+        body["PortBindings"] = added
+    if removed := port_flags.exposed(options.many("publish-rm"), "--publish-rm"):
+        body["Unpublish"] = list(removed)
     environment = envfile.environment([], options.many("env")) + options.many("env-rm")
     if environment:
         body["Env"] = environment

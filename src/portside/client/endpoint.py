@@ -130,7 +130,7 @@ class Endpoint:
             ) from err
         except OSError as err:
             raise Unavailable(
-                f"Cannot connect to the Portside engine at {self.text}: {err}"
+                f"Cannot connect to the Portside engine at {self.text}: {err.strerror or err}"
             ) from err
 
     def _connect_unix(self) -> socket:

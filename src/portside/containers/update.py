@@ -155,7 +155,7 @@ async def reshape_container(core: Core, container: Container, request: ReshapeRe
     live = tuple(
         name
         for name, wanted in (
-            ("ports", request.port_bindings is not None or request.publish_all_ports is not None),
+            ("ports", _changes_ports(request)),
             ("labels", request.labels is not None),
         )
         if wanted
@@ -203,7 +203,7 @@ async def _change_live(core: Core, container: Container, request: ReshapeRequest
         labels = {**(config.labels or {}), **request.labels}
         kept = {key: value for key, value in labels.items() if value is not None}
         config = msgspec.structs.replace(config, labels=kept)
-    if request.port_bindings is not None or request.publish_all_ports is not None:
+    if _changes_ports(request):
         host, config = _with_ports(host, config, request)
         changed = msgspec.structs.replace(record, host=host, config=config)
         attachment = network_request(core, changed)
@@ -215,13 +215,29 @@ async def _change_live(core: Core, container: Container, request: ReshapeRequest
     return warnings
 
 
+def _changes_ports(request: ReshapeRequest) -> bool:
+    asked = (request.port_bindings, request.unpublish, request.publish_all_ports)
+    return any(value is not None for value in asked)
+
+
 def _with_ports(
     host: HostConfig, config: ContainerConfig, request: ReshapeRequest
 ) -> tuple[HostConfig, ContainerConfig]:
     if host.network_mode == "host" or host.network_mode.startswith("container:"):
         raise Conflict(f"a container with network mode {host.network_mode} publishes no ports")
     given = {_port(name): items for name, items in (request.port_bindings or {}).items()}
-    bindings: Bindings = {**(host.port_bindings or {}), **given}
+    bindings: Bindings = {_port(name): items for name, items in (host.port_bindings or {}).items()}
+    removed = [
+        *map(_port, request.unpublish or ()),
+        *(n for n, items in given.items() if not items),
+    ]
+    for name in removed:
+        if name not in bindings:
+            raise NotFound(f"port {name} of the container is not published")
+        bindings[name] = None
+    for name, items in given.items():
+        present = bindings.get(name) or ()
+        bindings[name] = (*present, *(item for item in items or () if item not in present))
     everything = host.publish_all_ports
     if request.publish_all_ports is not None:
         everything = request.publish_all_ports

@@ -176,6 +176,12 @@ def _undelegated() -> str:
     )
 
 
+def _not_the_kernels(warning: str) -> str:
+    """A warning for an engine that lacks a control group, not a feature of the kernel."""
+    text = warning.replace("Your kernel does not support", "Not delegated to this user's engine:")
+    return text.replace(" or the cgroup is not mounted", "")
+
+
 def check_limits(host: _R, *, update: bool = False) -> tuple[_R, list[str]]:
     """The limits as they can be had here, with warnings. Raises InvalidParameter."""
     here = machine()
@@ -185,7 +191,7 @@ def check_limits(host: _R, *, update: bool = False) -> tuple[_R, list[str]]:
         hint = _undelegated()
         raise (InvalidParameter(f"{err}: {hint}") if hint else err) from None
     if warnings and (hint := _undelegated()):
-        warnings.append(hint)
+        warnings = [*map(_not_the_kernels, warnings), hint]
     if isinstance(host, HostConfig):
         if here.oom_kill_disable and found.oom_kill_disable is None:
             found.oom_kill_disable = False  # as it is in the kernel; null where it cannot be

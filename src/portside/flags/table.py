@@ -74,12 +74,16 @@ class Flag:
         return f"-{self.short}, --{self.name}" if self.short else f"--{self.name}"
 
 
+_FLAG_INDENT = 6
+"""Columns before a long flag without a short one; help begins further right."""
+
+
 def read_table(text: str) -> list[Flag]:
-    """The flags of a table."""
+    """The flags of a table: a line indented further than any flag continues the last help."""
     flags: list[Flag] = []
-    for line in text.splitlines():
-        line = line.strip()
-        if line[:1] != "-":
+    for whole in text.splitlines():
+        line = whole.strip()
+        if line[:1] != "-" or len(whole) - len(whole.lstrip()) > _FLAG_INDENT:
             if line and flags:
                 flags[-1].help += "\n" + line
             continue

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from portside.images.compress import Packer
 from portside.images.image_store import Catalogue
 from portside.images.manifest_builder import make_image
+from portside.model import embedded_names
 from portside.model.ids import new_id
 from portside.model.image import (
     OCI_LAYER_GZIP,
@@ -26,15 +27,15 @@ from portside.model.image import (
     RunConfig,
 )
 from portside.model.progress import Progress, Report
-from portside.model.reference import Reference
+from portside.model.reference import DEFAULT_DOMAIN, DEFAULT_TAG, Reference
 from portside.store.db import Lease
 
 if TYPE_CHECKING:
     from portside.images.package_image import Program
 
-BASE = Reference("docker.io", "portside/base", "latest")
-REGISTRY = Reference("docker.io", "portside/registry", "latest")
-MONITOR = Reference("docker.io", "portside/monitor", "latest")
+BASE = Reference(DEFAULT_DOMAIN, embedded_names.BASE, DEFAULT_TAG)
+REGISTRY = Reference(DEFAULT_DOMAIN, embedded_names.REGISTRY, DEFAULT_TAG)
+MONITOR = Reference(DEFAULT_DOMAIN, embedded_names.MONITOR, DEFAULT_TAG)
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PIECE = 1 << 20
 _making: dict[tuple[int, Reference], asyncio.Lock] = {}
@@ -47,12 +48,13 @@ def is_embedded(reference: Reference) -> bool:
 async def register(catalogue: Catalogue, reference: Reference, report: Report) -> str:
     """The image's ID; it is made if it is not here. Unavailable when busybox is missing."""
     wanted = reference.tagged()
-    report(Progress(status=f"Pulling from {wanted.path}", id=wanted.tag))
     lock = _making.setdefault((id(catalogue), wanted), asyncio.Lock())
     async with lock:
         found = catalogue.by_reference(wanted)
         is_new = found is None
         if found is None:
+            parts = "busybox" if wanted == BASE else "busybox and Portside's own files"
+            report(Progress(status=f"Making {wanted.path} from this machine's {parts}"))
             make = {BASE: _base, REGISTRY: _registry, MONITOR: _monitor}[wanted]
             with catalogue.store.lease(f"make {wanted.familiar}") as lease:
                 found = await make(catalogue, lease)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -212,19 +212,30 @@ def history(catalogue: Catalogue, identifier: str, platform: Platform | None) ->
     variant = catalogue.record(identifier).variant(platform)
     if variant is None:
         raise provides_nothing(identifier)
-    current: str | None = identifier
-    found = []
-    for line in reversed(_lines(catalogue, variant)):
-        if current:
-            tags = catalogue.shown_names(current)[0]
-            found.append(msgspec.structs.replace(line, id=current, tags=tags or None))
-            record = catalogue.records.find(current)
-            current = record.parent if record else ""
-            if current and current not in catalogue.records:
-                current = ""
-        else:
-            found.append(line)
-    return found
+    lines = _lines(catalogue, variant)
+    for number, known in _ancestors(catalogue, identifier, platform, len(lines)):
+        tags = catalogue.shown_names(known)[0]
+        lines[number] = msgspec.structs.replace(lines[number], id=known, tags=tags or None)
+    return lines[::-1]
+
+
+def _ancestors(
+    catalogue: Catalogue, identifier: str, platform: Platform | None, count: int
+) -> Iterator[tuple[int, str]]:
+    """An image and those it was made from: the last line of each one's own history, and its ID.
+
+    A build adds many lines to those of its base, so a parent's line is found by their number.
+    """
+    current, above = identifier, count + 1
+    while (record := catalogue.records.find(current)) and (variant := record.variant(platform)):
+        if current != identifier:
+            count = len(catalogue.config(variant.config).history or ())
+        if not 0 < count < above:
+            return
+        yield count - 1, current
+        current, above = record.parent, count
+        if not current:
+            return
 
 
 def _lines(catalogue: Catalogue, variant: Variant) -> list[HistoryItem]:

@@ -309,10 +309,13 @@ class UpdateRequest(Resources):
 class ReshapeRequest(Named):
     """Body of ``POST /portside/containers/{id}/update``: what Docker cannot change.
 
-    What is absent stays. Maps are laid over what the container has; null takes an entry away.
+    What is absent stays. Labels are laid over what the container has; null takes one away.
     """
 
     port_bindings: dict[str, tuple[PortBinding, ...] | None] | None = None
+    """Added to what is published; null takes all of a port away, as ``unpublish`` does."""
+    unpublish: tuple[str, ...] | None = None
+    """Ports of the container (``80/tcp``) that are published no more; done first."""
     publish_all_ports: bool | None = None
     env: tuple[str, ...] | None = None
     """``NAME=value`` sets, ``NAME`` alone takes away."""

@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         run(made_of(values_of(options)))
     except (PortsideError, OSError) as err:
-        print(f"portside monitor: {err}", file=sys.stderr)
+        print(f"portside monitor: {getattr(err, 'strerror', None) or err}", file=sys.stderr)
         return 1
     return 0
 

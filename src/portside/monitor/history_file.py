@@ -57,8 +57,10 @@ class HistoryFile:
         self._database = self._open()
 
     def _open(self) -> sqlite3.Connection:
+        directory = os.path.dirname(os.path.abspath(self.path))
+        if not os.path.isdir(directory):
+            raise SystemFailure(f"history {self.path}: {directory}: no such file or directory")
         try:
-            os.makedirs(os.path.dirname(os.path.abspath(self.path)), mode=0o700, exist_ok=True)
             found = self._connect()
             try:
                 found.execute("SELECT count(*) FROM buckets WHERE start = 0").fetchone()

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, InvalidText
 from portside.model.golang.durations import parse_duration
 
 DEFAULT_ADDRESS = "127.0.0.1:8080"
@@ -159,7 +159,12 @@ def made_of(values: dict[str, Any]) -> Settings:
     except msgspec.ValidationError as err:
         raise InvalidParameter(f"settings: {err}") from err
     for name in ("interval", "max_interval", "details_interval", "full", "kept"):
-        if not 0.05 <= seconds(getattr(settings, name)) <= 30 * 86400:
+        text = getattr(settings, name)
+        try:
+            value = seconds(text)
+        except InvalidText:
+            raise InvalidParameter(f"{name}: {text!r} is not a duration such as 1s") from None
+        if not 0.05 <= value <= 30 * 86400:
             raise InvalidParameter(f"{name}: must be between 50ms and 720h")
     if unknown := set(settings.disabled) - ALL_METRICS:
         known = ", ".join(sorted(ALL_METRICS))

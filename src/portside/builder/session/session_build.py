@@ -20,7 +20,7 @@ from portside.builder import llb
 from portside.builder.build_history import STATUS_JSON, BuildRecord
 from portside.builder.cache.cache_export import parse_target
 from portside.builder.cache.cache_import import check_import
-from portside.builder.dockerfile.diagnostics import DockerfileError, Span, snippet
+from portside.builder.dockerfile.diagnostics import Span, place_of, snippet
 from portside.builder.dockerfile.frontend_values import NamedContext, Plan
 from portside.builder.exporters.export_options import (
     ARCHIVE_TYPES,
@@ -160,7 +160,7 @@ class SessionBuild:
     def _failure(self, err: PortsideError) -> dict[str, Any]:
         """The text, and the lines of the Dockerfile that it is about."""
         found: dict[str, Any] = {"error": str(err)}
-        place = _place_of(err)
+        place = _place_of(err, self._status.failed)
         if place is not None:
             source = (self._dockerfile or b"").decode("utf-8", "replace")
             found["snippet"] = snippet(self._request.file, source, place)
@@ -453,11 +453,11 @@ def _full(ref: str) -> str:
         return ref
 
 
-def _place_of(err: BaseException) -> Span | None:
-    """Where in the Dockerfile an error is from."""
-    if isinstance(err, DockerfileError):
-        return err.span
-    vertex = getattr(err, "vertex", None)
+def _place_of(err: BaseException, failed: llb.Vertex | None) -> Span | None:
+    """Where in the Dockerfile an error is from: its own place, else that of the failed step."""
+    if (known := place_of(err)) is not None:
+        return known
+    vertex = getattr(err, "vertex", failed)
     if isinstance(vertex, llb.Vertex) and vertex.meta.location:
         return Span(*vertex.meta.location)
     return None

@@ -57,6 +57,8 @@ class StatusWriter:
         self._emit = emit
         self._vertices: dict[str, dict[str, Any]] = {}
         self._warnings = 0
+        self.failed: llb.Vertex | None = None
+        """The vertex whose error ended the build."""
 
     def steps(self) -> Steps:
         found = self._vertices.values()
@@ -73,6 +75,8 @@ class StatusWriter:
             vertex.setdefault("started", stamp)
         elif isinstance(event, Completed):
             self._complete(vertex, event, stamp)
+            if event.error and not event.cancelled and self.failed is None:
+                self.failed = event.vertex
         elif isinstance(event, Log):
             data = base64.b64encode(event.data).decode()
             self._emit({"logs": [{"vertex": vertex["digest"], "stream": event.stream,

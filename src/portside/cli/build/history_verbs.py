@@ -6,7 +6,7 @@ import os
 
 from portside.cli import times
 from portside.cli.build import build_progress
-from portside.cli.session import Failed
+from portside.cli.session import Failed, write_text
 from portside.cli.table import aligned
 from portside.cli.verb import verb
 from portside.client.client import path_of
@@ -264,7 +264,5 @@ def export(session: Session, options: Options, arguments: list[str]) -> None:
     if not path:
         session.out(text)
         return
-    from portside.cli.build.build_command import write
-
-    write(path, text + "\n")
+    write_text("export the records", path, text + "\n")
     session.warn(f"Written {os.path.abspath(path)}")

@@ -128,7 +128,10 @@ def _unknown(session: ComposeSession, name: str) -> int:
     from portside.cli import hints
 
     hint = hints.similar(name, list(compose_verbs.MODULES))
-    sys.stderr.write(f'unknown docker command: "compose {name}"\n' + (f"{hint}\n" if hint else "")
+    told = f'unknown docker command: "compose {name}"'
+    if session.program == "portside":
+        told = f"portside: unknown command: {session.called} {name}"
+    sys.stderr.write(f"{told}\n" + (f"{hint}\n" if hint else "")
                      + f"\nRun '{session.called} --help' for more information\n")  # fmt: skip
     return 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from portside.cli.compose.compose_verbs import compose_verb
-from portside.cli.session import Failed
+from portside.cli.session import Failed, write_text
 from portside.client.client import path_of
 from portside.compose import config_output
 from portside.compose.requests import image_of
@@ -109,8 +109,7 @@ def _print(session: ComposeSession, options: Options, text: str) -> None:
     if options.flag("quiet") or not text:
         return
     if path := options.text("output"):
-        with open(path, "w") as file:
-            file.write(text)
+        write_text("write the configuration", path, text)
     else:
         sys.stdout.write(text)
         if sys.stdout.isatty() and not text.endswith("\n"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from portside.cli.compose.compose_verbs import compose_verb
-from portside.cli.session import Failed
+from portside.cli.session import Failed, write_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ def graph(session: ComposeSession, options: Options, arguments: list[str]) -> in
             columns = 100
         text = project_graph.boxes(project, columns)
     if output:
-        with open(output, "w") as file:
-            file.write(text)
+        write_text("write the graph", output, text)
     else:
         session.out(text.rstrip("\n"))
     return 0

@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(verb, options, operands)
     except (PortsideError, OSError) as err:
-        print(f"portside registry: {err}", file=sys.stderr)
+        print(f"portside registry: {getattr(err, 'strerror', None) or err}", file=sys.stderr)
         return 1
     return 0
 

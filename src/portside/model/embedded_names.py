@@ -1,0 +1,5 @@
+"""Names of the images that an engine makes itself when they are first asked for."""
+
+BASE, REGISTRY, MONITOR = "portside/base", "portside/registry", "portside/monitor"
+EMBEDDED = frozenset(f"{name}:latest" for name in (BASE, REGISTRY, MONITOR))
+"""As users see them, with the tag."""
