@@ -357,6 +357,56 @@ def test_a_step_for_a_machine_without_emulator_says_what_to_install(
     assert "qemu-user-static" in done.stderr and "3 | >>> RUN make" in done.stderr
 
 
+OUTLINE = """ARG GLOBAL=1
+ARG UNUSED=2
+ARG NAME=tch
+# BASE is the base
+ARG BASE=scra${NAME}
+# one is the first
+FROM ${BASE} AS one
+# A is the name
+# of something
+ARG A=x B=${A}y
+ARG C
+# GLOBAL of the stage
+ARG GLOBAL
+ARG TARGETARCH
+RUN --mount=type=secret,id=s --mount=type=secret,id=t,required=true --mount=type=ssh x
+# last is the last
+FROM one AS last
+COPY --from=one /a /b
+FROM scratch AS other
+ARG OTHER=1
+"""
+
+
+def test_a_dockerfile_tells_its_parameters(build: Builder) -> None:
+    def call(kind: str, *args: str) -> str:
+        return build(OUTLINE, f"--call={kind}", "--target=last", *args).stdout.strip("\n")
+
+    assert call("outline").split("\n\n") == [
+        "TARGET:      last\nDESCRIPTION: is the last",
+        "BUILD ARG   VALUE     DESCRIPTION\nGLOBAL      1         \nNAME        tch       \n"
+        "BASE        scratch   is the base\nA           x         is the name\n"
+        "B           xy        \nC                     ",
+        "SECRET   REQUIRED\ns        \nt        true",
+        "SSH       REQUIRED\ndefault   ",
+    ]
+    found = json.loads(call("outline,format=json", "--build-arg=C=5"))
+    assert found["args"][-1] == {
+        "name": "C", "value": "5",
+        "location": {"ranges": [{"start": {"line": 11}, "end": {"line": 11}}]},
+    }  # fmt: skip
+    assert call("targets").splitlines() == [
+        "TARGET          DESCRIPTION", "one             is the first",
+        "last            is the last", "other (default) ",
+    ]  # fmt: skip
+    named = [line.split()[0] for line in call("subrequests.describe").splitlines()]
+    assert named == ["NAME", "outline", "targets", "subrequests.describe"]
+    done = build(OUTLINE, "--call=nothing", check=False)
+    assert "unsupported request frontend.nothing" in done.stderr and done.returncode == 1
+
+
 async def test_services_answer_on_plain_http2(build: Builder, engine: RunningEngine) -> None:
     from grpclib.client import Channel, UnaryUnaryMethod
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from portside.builder.dockerfile import history_text
 from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile.frontend_values import (
+    Argument,
     StageState,
     command_words,
 )
@@ -31,15 +32,18 @@ def arg(conversion: Conversion, state: StageState, instruction: ins.Arg) -> None
         value = conversion.given(key)
         if value is None:
             value = default
-        if value is None:
-            value = conversion.globals.get(key)
+        is_inherited = value is None and key in conversion.globals
+        if is_inherited:
+            value = conversion.globals[key]
+            conversion.use_global(key)
+        else:
+            conversion.arguments.append(Argument(key, value, instruction))
         state.declared.add(key)
         if value is not None:
             state.args[key] = value
         written = value if value is not None and not conversion.options.phrases.is_classic else (
             default)  # fmt: skip
         shown.append(key if written is None else f"{key}={written}")
-    conversion.arguments.append((instruction, state.args))
     conversion.note(state, instruction, " ".join(shown))
 
 

@@ -26,8 +26,10 @@ from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_y
 from portside.builder.dockerfile.frontend_values import (
     DEFAULT_PATH,
     PROXIES,
+    Argument,
     FrontendOptions,
     ImageResolver,
+    Lent,
     NamedContext,
     Plan,
     ResolvedImage,
@@ -66,9 +68,12 @@ class Conversion:
         self._steps: dict[int, list[Step]] = {}
         self._resolved: dict[tuple[str, str], ResolvedImage] = {}
         self._used_args: set[str] = set()
-        self.arguments: list[tuple[ins.Arg, dict[str, str]]] = []
-        self.secret_ids: dict[str, bool] = {}
-        self.agent_ids: dict[str, bool] = {}
+        self.arguments: list[Argument] = []
+        self.global_arguments: dict[str, Argument] = {}
+        self._global_uses: dict[str, set[str]] = {}
+        """What the default of a global argument refers to."""
+        self.secrets: dict[str, Lent] = {}
+        self.agents: dict[str, Lent] = {}
         check = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") or ""
         text, place = dockerfile.directives.get("check", ""), Span(1, 1)
         self.linter = Linter(CheckOptions.parse(check or text, place))
@@ -99,8 +104,8 @@ class Conversion:
             stage=target,
             stages=list(self._stages.all),
             arguments=self.arguments,
-            secrets=self.secret_ids,
-            agents=self.agent_ids,
+            secrets=self.secrets,
+            agents=self.agents,
         )
 
     def _unused(self) -> list[str]:
@@ -143,11 +148,21 @@ class Conversion:
             for declared in arg.declared:
                 value = self.given(declared.key)
                 if value is None and declared.default is not None:
-                    value = self._expand(declared.default, found, arg.span)
+                    expansion = self.process(declared.default, found, arg.span)
+                    value = expansion.text
+                    self._global_uses[declared.key] = expansion.used
                 if value is not None:
                     found[declared.key] = value
-            self.arguments.append((arg, found))
+                self.global_arguments[declared.key] = Argument(declared.key, value, arg)
         return found
+
+    def use_global(self, key: str) -> None:
+        """Something of the target depends on a global argument."""
+        offered = self.global_arguments.get(key)
+        if offered is not None and offered not in self.arguments:
+            self.arguments.append(offered)
+            for other in self._global_uses.get(key, ()):
+                self.use_global(other)
 
     def given(self, name: str) -> str | None:
         value = self.options.build_args.get(name)
@@ -298,6 +313,8 @@ class Conversion:
 
     def _from_word(self, text: str, base: ins.From, what: str) -> str:
         found = self.process(text, self.globals, base.span)
+        for name in sorted(found.used):
+            self.use_global(name)
         for name in sorted(found.unset):
             hint = did_you_mean(name, self.globals, cased=True)
             self.linter.report(

@@ -98,6 +98,22 @@ class Step:
     """Of a FROM: the steps of other stages above that image."""
 
 
+class Argument(NamedTuple):
+    """A build argument that a client may set."""
+
+    key: str
+    value: str | None
+    instruction: ins.Arg
+
+
+class Lent(NamedTuple):
+    """A secret or an agent of the client."""
+
+    required: bool
+    span: Span
+    """Of the first step that reads it."""
+
+
 @dataclass(kw_only=True)
 class Plan:
     """What the target comes to."""
@@ -118,11 +134,11 @@ class Plan:
     stage: ins.Stage | None = None
     stages: list[ins.Stage] = field(default_factory=list)
     """All of the file."""
-    arguments: list[tuple[ins.Arg, dict[str, str]]] = field(default_factory=list)
-    """What the needed stages declare, with the values."""
-    secrets: dict[str, bool] = field(default_factory=dict)
-    """IDs that steps read, and whether they must be there."""
-    agents: dict[str, bool] = field(default_factory=dict)
+    arguments: list[Argument] = field(default_factory=list)
+    """What the needed stages declare, and the global ones that they use."""
+    secrets: dict[str, Lent] = field(default_factory=dict)
+    """What steps read, by ID."""
+    agents: dict[str, Lent] = field(default_factory=dict)
 
 
 @dataclass

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from portside.builder import llb
 from portside.builder.dockerfile import instructions as ins
+from portside.builder.dockerfile.diagnostics import Span
 from portside.builder.dockerfile.frontend_values import (
     PROXIES,
+    Lent,
     StageState,
     command_words,
 )
@@ -135,7 +137,7 @@ async def _mount(
     elif flag.type == "tmpfs":
         mounts.append(llb.Mount(dest=target, type="tmpfs", tmpfs_size=flag.size))
     else:
-        _secret(conversion, flag, target, mounts, secrets)
+        _secret(conversion, flag, target, mounts, secrets, instruction.span)
 
 
 def _secret(
@@ -144,10 +146,12 @@ def _secret(
     target: str,
     mounts: list[llb.Mount],
     secrets: list[llb.SecretEnv],
+    span: Span,
 ) -> None:
-    known = conversion.agent_ids if flag.type == "ssh" else conversion.secret_ids
+    known = conversion.agents if flag.type == "ssh" else conversion.secrets
     name = flag.id or ("default" if flag.type == "ssh" else posixpath.basename(target))
-    known[name] = known.get(name, False) or flag.required
+    first = known.get(name, Lent(False, span))
+    known[name] = first._replace(required=first.required or flag.required)
     if flag.type == "ssh":
         identifier = flag.id or "default"
         dest = target or f"/run/buildkit/ssh_agent.{sum(m.type == 'ssh' for m in mounts)}"

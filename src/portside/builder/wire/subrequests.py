@@ -1,24 +1,31 @@
-"""Questions about a Dockerfile instead of a build: ``--check``, ``--call=outline|targets``."""
+"""Questions about a Dockerfile instead of a build: ``--check``, ``--call``."""
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING, Any
 
 from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile.diagnostics import DockerfileError
+from portside.builder.dockerfile.outline import outline, targets
 from portside.builder.wire.build_job import Result
-from portside.model.errors import NotImplementedHere
+from portside.builder.wire.wire_errors import SourceFile
+from portside.model.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from portside.builder.wire.dockerfile_frontend import DockerfileFrontend
 
-LINT, TARGETS, DESCRIBE = "frontend.lint", "frontend.targets", "frontend.subrequests.describe"
-_KINDS = {
-    LINT: "Lint a Dockerfile",
-    TARGETS: "List all targets current build supports",
-    DESCRIBE: "List available subrequest types",
-}
+LINT, OUTLINE, TARGETS = "frontend.lint", "frontend.outline", "frontend.targets"
+DESCRIBE = "frontend.subrequests.describe"
+_METADATA = [{"name": "result.json", "description": ""}, {"name": "result.txt", "description": ""}]
+_TARGET = [{"name": "target", "description": "Target build stage"}]
+_KINDS: list[tuple[str, str, list[dict[str, str]] | None]] = [
+    (OUTLINE, "List all parameters current build target supports", _TARGET),
+    (TARGETS, "List all targets current build supports", []),
+    (DESCRIBE, "List available subrequest types", None),
+]
+"""BuildKit's; a linter is not among those that it lists."""
 
 
 async def answer(frontend: DockerfileFrontend, request: str, parsed: ins.Dockerfile) -> Result:
@@ -27,25 +34,32 @@ async def answer(frontend: DockerfileFrontend, request: str, parsed: ins.Dockerf
     if request == LINT:
         found = await _lint(frontend)
     elif request == TARGETS:
-        found = _targets(frontend, parsed)
+        found = targets(parsed.stages, _source(frontend).data)
+    elif request == OUTLINE:
+        found = outline(await frontend.plan_for_checks(), _source(frontend).data)
     elif request == DESCRIBE:
         found = [
-            {"name": name, "version": "1.0.0", "type": "rpc", "description": text}
-            for name, text in _KINDS.items()
-        ]
+            {"name": name, "version": "1.0.0", "type": "rpc", "description": text,
+             "opts": options, "inputs": None, "metadata": _METADATA, "refs": None}
+            for name, text, options in _KINDS
+        ]  # fmt: skip
     else:
-        raise NotImplementedHere(f"unsupported request {request}")
-    data = json.dumps(found).encode()
+        raise InvalidParameter(f"unsupported request {request}")
+    data = json.dumps(found, indent=2).encode()
     metadata = {"result.json": data, "result.txt": data, "version": b"1.0.0"}
     if request == LINT and isinstance(found, dict):
         metadata["result.statuscode"] = b"1" if found["warnings"] or found.get("error") else b"0"
     return Result(metadata=metadata)
 
 
-async def _lint(frontend: DockerfileFrontend) -> dict[str, Any]:
+def _source(frontend: DockerfileFrontend) -> SourceFile:
     source = frontend.job.source
     assert source is not None
-    import base64
+    return source
+
+
+async def _lint(frontend: DockerfileFrontend) -> dict[str, Any]:
+    source = _source(frontend)
 
     file = {"filename": source.name, "language": "Dockerfile",
             "data": base64.b64encode(source.data).decode()}  # fmt: skip
@@ -66,18 +80,6 @@ async def _lint(frontend: DockerfileFrontend) -> dict[str, Any]:
             }
         )
     return found
-
-
-def _targets(frontend: DockerfileFrontend, parsed: ins.Dockerfile) -> dict[str, Any]:
-    targets = []
-    for stage in parsed.stages:
-        last = stage.index == len(parsed.stages) - 1
-        target: dict[str, Any] = {"name": stage.name, "base": stage.base.base}
-        if last:
-            target["default"] = True
-        target["location"] = _place(stage.base.span.line, stage.base.span.end_line)
-        targets.append({key: value for key, value in target.items() if value != ""})
-    return {"targets": targets}
 
 
 def _place(first: int, last: int) -> dict[str, Any]:

@@ -54,11 +54,11 @@ def _lines(source: dict[str, Any], place: dict[str, Any]) -> str:
     return "\n".join([*shown, "-" * 20])
 
 
-def _table(session: Session, rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+def _table(session: Session, rows: Sequence[tuple[str, ...]], gap: int = 3) -> None:
+    widths = [max(len(row[column]) for row in rows) + gap for column in range(len(rows[0]))]
     for row in rows:
         cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
-        session.out("   ".join([*cells[:-1], row[-1]]))
+        session.out("".join([*cells[:-1], row[-1]]))
 
 
 def _targets(session: Session, found: dict[str, Any]) -> None:
@@ -69,15 +69,15 @@ def _targets(session: Session, found: dict[str, Any]) -> None:
             name = f"{name} (default)" if name else "(default)"
         if name:
             rows.append((name, target.get("description", "")))
-    _table(session, rows)
+    _table(session, rows, gap=1)
 
 
 def _outline(session: Session, found: dict[str, Any]) -> None:
-    if found.get("name"):
-        session.out(f"TARGET: {found['name']}")
-    if found.get("description"):
-        session.out(f"DESCRIPTION: {found['description']}")
-    session.out("")
+    lines = [(title, found[key]) for title, key in (("TARGET:", "name"),
+             ("DESCRIPTION:", "description")) if found.get(key)]  # fmt: skip
+    if lines:
+        _table(session, lines, gap=1)
+        session.out("")
     if args := found.get("args"):
         rows = [("BUILD ARG", "VALUE", "DESCRIPTION")]
         rows += [(a["name"], a.get("value", ""), a.get("description", "")) for a in args]
