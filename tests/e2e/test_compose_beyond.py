@@ -19,6 +19,7 @@ import imagekit
 import pytest
 from clikit import PORTSIDE
 from enginekit import RunningEngine
+from terminalkit import Terminal
 
 Ours = Callable[[str], composekit.Program]
 
@@ -84,8 +85,68 @@ def test_build_and_watch(ours: Ours, tmp_path: Path) -> None:
     finally:
         if watcher is not None:
             watcher.send_signal(signal.SIGINT)
-            watcher.communicate(timeout=30)
+            print(watcher.communicate(timeout=30)[0])  # shown when it fails
         program("down", "--rmi", "local", "-t", "0", status=None)
+
+
+WATCHED = """
+name: watched
+services:
+  web:
+    image: portside/base
+    command: sh -c 'while true; do cat /app/page; sleep 0.3; done'
+    init: true
+    develop: {watch: [{path: ./src, action: sync, target: /app}]}
+"""
+
+
+def test_up_watches_and_takes_keys(ours: Ours, tmp_path: Path) -> None:
+    """``up --watch``, then the menu on a terminal: watch off, watch on, detach."""
+    page = tmp_path / "src" / "page"
+    page.parent.mkdir()
+    program = ours(WATCHED)
+    env = {**program.env, "TERM": "xterm"}
+    terminal = Terminal([*program.command, "up", "--watch"], env, (24, 80), str(tmp_path))
+    show = ["exec", "-T", "web", "cat", "/app/page"]
+    try:
+        terminal.expect(rb"Enable Watch.*Detach")
+        terminal.expect(rb"Watch enabled")
+        terminal.expect(rb"Disable Watch")
+        time.sleep(0.5)  # inotify is set up after it was told
+        page.write_text("first\n")
+        terminal.expect(rb"web-1 *\| *(\x1b\[0m)?first\r\n")
+        terminal.type(b"w")
+        terminal.expect(rb"Watch disabled")
+        terminal.expect(rb"Enable Watch")
+        page.write_text("second\n")
+        terminal.type(b"w")
+        terminal.expect(rb"Watch enabled")
+        time.sleep(0.5)
+        page.with_name("other").write_text("")
+        _until(lambda: program("exec", "-T", "web", "ls", "/app").stdout == "other\npage\n")
+        assert program(*show).stdout == "first\n"
+        terminal.type(b"d")
+        assert terminal.end() == 0
+        assert program("ps", "--status", "running", "-q").stdout
+        again = Terminal([*program.command, "up", "--menu=false"], env, (24, 80), str(tmp_path))
+        try:
+            again.expect(rb"first")
+            again.type(b"d")
+            again.expect(rb"first")
+            again.process.send_signal(signal.SIGINT)
+            assert again.end() == 130
+            assert b"Detach" not in again.seen
+        finally:
+            again.close()
+    finally:
+        terminal.close()
+        program("down", "-t", "0", status=None)
+
+
+def test_up_watches_nothing(ours: Ours, engine: RunningEngine) -> None:
+    done = ours(PLANNED)("up", "--watch", status=1)
+    assert "none of the selected services is configured for watch" in done.stderr
+    assert composekit.state(engine, "planned") == {}
 
 
 PLANNED = """

@@ -27,18 +27,20 @@ class RawMode:
         if os.isatty(self._fd):
             self._saved = termios.tcgetattr(self._fd)
             mode = termios.tcgetattr(self._fd)
-            mode[0] &= ~(
-                termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP
-                | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON
-            )  # fmt: skip
-            mode[1] &= ~termios.OPOST
-            mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-            mode[3] &= ~(
-                termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN
-            )
-            mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
+            self._change(mode)
             termios.tcsetattr(self._fd, termios.TCSANOW, mode)
         return self
+
+    @staticmethod
+    def _change(mode: list[Any]) -> None:
+        mode[0] &= ~(
+            termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP
+            | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON
+        )  # fmt: skip
+        mode[1] &= ~termios.OPOST
+        mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+        mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
+        mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
 
     def __exit__(
         self,
@@ -48,6 +50,16 @@ class RawMode:
     ) -> None:
         if self._saved is not None:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
+
+
+class KeyMode(RawMode):
+    """While entered, each key comes at once and is not shown; signals and output are as before
+    (cbreak of termios(3))."""
+
+    @staticmethod
+    def _change(mode: list[Any]) -> None:
+        mode[3] &= ~(termios.ECHO | termios.ICANON)
+        mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
 
 
 def size() -> tuple[int, int]:

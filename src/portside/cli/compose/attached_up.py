@@ -5,7 +5,9 @@ from __future__ import annotations
 import select
 import sys
 import threading
+from contextlib import ExitStack
 
+from portside.cli.compose import up_menu
 from portside.cli.compose.log_lines import LogPrinter
 from portside.cli.compose.log_streams import LogStreams
 from portside.cli.compose.progress_board import Lines
@@ -21,7 +23,10 @@ from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from portside.cli.compose.compose_session import ComposeSession
+    from portside.cli.compose.watch_verb import Watcher
     from portside.compose.actions import Actions
     from portside.compose.project import Project
     from portside.compose.step_plan import Plan
@@ -74,29 +79,96 @@ class Foreground:
         self._aborted = self._over = False
         self._error: BaseException | None = None
         self._works: list[threading.Thread] = []
+        self._menu: up_menu.Menu | None = None
+        self._watcher: Watcher | None = None
+        self._watch_stop = threading.Event()
 
     def run(self) -> int:
         """Attach, start everything and stay until all have ended; the exit status."""
-        with Signals((SIGINT, SIGTERM)) as signals:
+        with Signals((SIGINT, SIGTERM)) as signals, ExitStack() as stack:
             threading.Thread(target=self._watch_signals, args=(signals,), daemon=True).start()
+            if self._session.progress in ("auto", "tty"):
+                self._session.progress = "plain"  # lines go between the output, a board does not
             self._monitor.begin()
             self._attach()
             self._actions.report = silent
             self._actions.hook_output = self._hook_output
+            if up_menu.is_wanted(self._session, self._options, self._project):
+                self._menu = stack.enter_context(up_menu.Menu(self.printer, self._pressed))
             self._in_background(self._start)
-            while self._monitor.running and not self._over:
-                kind, value = self._monitor.queue.get()
-                if kind == "event":
-                    self._monitor.take(value)
-                elif kind == "signal":
-                    self._signalled()
-                elif kind == "ended":
-                    raise Failed(1, "the engine has ended")
+            while (self._monitor.running or self._is_acting()) and not self._over:
+                self._take(*self._monitor.queue.get())
+            self._watch_stop.set()
             for work in self._works:
                 work.join()
         if self._error is not None and not self._signals:
             raise self._error
         return _INTERRUPTED if self._signals else self._status
+
+    def _take(self, kind: str, value: Any) -> None:
+        """Act on what has come."""
+        if kind == "event":
+            self._monitor.take(value)
+        elif kind == "signal":
+            self._signalled()
+        elif kind == "key":
+            self._key(value)
+        elif kind == "started":
+            if self._options.flag("watch") and self._error is None and not self._signals:
+                self._toggle_watch()
+        elif kind == "acted":
+            self._monitor.look()
+        elif kind == "ended":
+            raise Failed(1, "the engine has ended")
+
+    # -- the menu and watching --------------------------------------------------------------
+
+    def _pressed(self, key: str) -> None:
+        self._monitor.queue.put(("key", key))
+
+    def _key(self, key: str) -> None:
+        if self._signals or self._aborted:
+            return
+        if key == up_menu.DETACH:
+            self._over = True
+        elif key == up_menu.WATCH:
+            self._toggle_watch()
+
+    def _is_acting(self) -> bool:
+        """Containers of watched services are being replaced."""
+        return self._watcher is not None and bool(self._watcher.acting)
+
+    def _toggle_watch(self) -> None:
+        from portside.cli.compose.watch_verb import Watcher
+        from portside.compose.compose_errors import ComposeError
+        from portside.compose.file_sync import rules_of
+
+        if self._watcher is not None:
+            self._watch_stop.set()
+            self._watcher = None
+            self.printer.message("Watch disabled")
+        else:
+            try:
+                rules = rules_of(self._project, self._project.services)
+            except ComposeError as err:
+                self.printer.message(f"Watch is not possible: {err}")
+                return
+            self._watch_stop = threading.Event()
+            self._watcher = Watcher(self._session, self._project, rules, self.printer)
+            self._watcher.on_acted = lambda: self._monitor.queue.put(("acted", None))
+            self._in_background(self._watch)
+        if self._menu is not None:
+            self._menu.show(watches=self._watcher is not None)
+
+    def _watch(self) -> None:
+        watcher, stop = self._watcher, self._watch_stop
+        assert watcher is not None
+        try:
+            watcher.run(stop)
+        except (OSError, PortsideError) as err:
+            self.printer.message(f"Watching has ended: {err}")
+
+    # -- starting ---------------------------------------------------------------------------
 
     def _watch_signals(self, signals: Signals) -> None:
         poll = select.poll()
@@ -141,6 +213,8 @@ class Foreground:
     # -- ends -------------------------------------------------------------------------------
 
     def _exited(self, container: Container, status: int) -> None:
+        if self._watcher is not None and container.service in self._watcher.acting:
+            return
         options = self._options
         chosen = options.text("exit-code-from")
         fails = options.flag("abort-on-container-failure")
@@ -148,6 +222,7 @@ class Foreground:
         if (stops or (fails and status)) and not self._aborted:
             self._aborted = True
             self._status = status
+            self._close_menu()
             sys.stderr.write("Aborting on container exit...\n")
             sys.stderr.flush()
             self._in_background(self._stop)
@@ -156,12 +231,18 @@ class Foreground:
 
     def _signalled(self) -> None:
         self._signals += 1
+        self._close_menu()
         if self._signals == 1:
             sys.stdout.write("Gracefully Stopping... press Ctrl+C again to force\n")
             sys.stdout.flush()
             self._in_background(self._stop)
         elif self._signals == 2:
             self._in_background(self._kill)
+
+    def _close_menu(self) -> None:
+        self._watch_stop.set()
+        if self._menu is not None:
+            self._menu.close()
 
     def _stop(self) -> None:
         try:

@@ -9,6 +9,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import TracebackType
     from typing import TextIO
 
 _COLORS = ("36", "33", "32", "35", "34", "36;1", "33;1", "32;1", "35;1", "34;1")
@@ -23,6 +24,9 @@ class LogPrinter:
         self._names: dict[str, str] = {}
         self._width = 0
         self._lock = threading.Lock()
+        self._footer = ""
+        """Stays below the output, on a terminal."""
+        self._hidden = 0
 
     def register(self, names: Iterable[str]) -> None:
         """Give sources their colours, in this order."""
@@ -58,10 +62,52 @@ class LogPrinter:
             start = "\r\x1b[K" if self._terminal else ""
             self._write(sys.stdout, start + self._colored(name, f"{name} {text}") + "\n")
 
-    @staticmethod
-    def _write(stream: TextIO, text: str) -> None:
+    def message(self, text: str) -> None:
+        """A line about no source."""
+        with self._lock:
+            self._write(sys.stdout, f"{text}\n")
+
+    # -- the line below the output ----------------------------------------------------------
+
+    def footer(self, text: str) -> None:
+        """Keep a text below the output; nothing ends it."""
+        with self._lock:
+            self._clear()
+            self._footer = text
+            self._draw()
+
+    def __enter__(self) -> LogPrinter:
+        """While entered, others write to the terminal: there is nothing below."""
+        with self._lock:
+            self._clear()
+            self._hidden += 1
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._hidden -= 1
+            self._draw()
+
+    def _clear(self) -> None:
+        if self._footer and not self._hidden:
+            sys.stdout.write("\r\x1b[K")
+            sys.stdout.flush()
+
+    def _draw(self) -> None:
+        if self._footer and not self._hidden:
+            sys.stdout.write(self._footer)
+            sys.stdout.flush()
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        self._clear()
         stream.write(text)
         stream.flush()
+        self._draw()
 
 
 def _now() -> str:

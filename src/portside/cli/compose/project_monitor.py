@@ -47,8 +47,12 @@ class ProjectMonitor:
         filters = {"type": ["container"], "label": [f"{PROJECT}={self._project}"]}
         response = client.request("GET", "/events", {"filters": filters_text(filters)})
         threading.Thread(target=self._read, args=(response,), daemon=True).start()
-        self.running = {
-            item.id for item in containers(self._pool, self._project)
+        self.look(all=True)
+
+    def look(self, *, all: bool = False) -> None:
+        """Take what is there (``all``: also what does not run) as not over, before its events."""
+        self.running |= {
+            item.id for item in containers(self._pool, self._project, all=all)
             if not self._services or item.service in self._services
         }  # fmt: skip
 
@@ -101,6 +105,7 @@ class ProjectMonitor:
             self._printer.status(container.short_name, f"exited with code {status} (restarting)")
             return
         self._streams.drain(container.id)
+        self.attached.discard(container.id)
         self._printer.status(container.short_name, f"exited with code {status}")
         self.running.discard(container.id)
         self.on_exit(container, status)

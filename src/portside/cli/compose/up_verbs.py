@@ -77,6 +77,10 @@ def up(session: ComposeSession, options: Options, arguments: list[str]) -> int:
         from portside.cli.compose import attached_up
 
         attached_up.shown_services(project, options, arguments)
+        if options.flag("watch"):
+            from portside.compose.file_sync import rules_of
+
+            rules_of(project, project.services)
         plan = bringing_up.prepare(actions, choices, tools, session.parallel).plan
         return attached_up.run(session, actions, plan, options, arguments)
     bringing_up.up(

@@ -14,7 +14,7 @@ from portside.model.light_dataclass import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from portside.cli.compose.compose_session import ComposeSession
     from portside.compose.file_sync import Rule
@@ -53,12 +53,15 @@ class Watcher:
     ) -> None:
         self._session, self._project = session, project
         self._rules, self._printer = rules, printer
+        self.acting: set[str] = set()
+        """Services whose containers are being restarted or replaced."""
+        self.on_acted: Callable[[], None] = lambda: None
 
     def _say(self, text: str) -> None:
         self._printer.line("watch", text)
 
     def run(self, stop: object = None) -> None:
-        """Watch; ``stop`` is an event that ends it."""
+        """Watch; ``stop`` is an event (``threading.Event``) that ends it."""
         from watchfiles import watch as watch_files
 
         self._initial()
@@ -94,10 +97,14 @@ class Watcher:
             changed = [path for path in paths if rule.matches(path)]
             if not changed or rule.service in rebuilt:
                 continue
+            self.acting.add(rule.service)
             try:
                 self._act(rule, changed)
             except PortsideError as err:
                 self._say(f"{rule.action} of service {rule.service!r} failed: {err}")
+            finally:
+                self.acting.discard(rule.service)
+                self.on_acted()
             if rule.action == "rebuild":
                 rebuilt.add(rule.service)
 
@@ -105,7 +112,8 @@ class Watcher:
         service, count = rule.service, len(changed)
         if rule.action == "rebuild":
             self._say(f'Rebuilding service "{service}" after {count} changes were detected...')
-            self._rebuild(service)
+            with self._printer:
+                self._rebuild(service)
             self._say(f'service "{service}" successfully built')
             return
         found = containers(self._session.pool, self._project.name, all=False, services=[service])
@@ -141,8 +149,3 @@ class Watcher:
         bringing_up.up(actions, UpOptions(recreate=DIVERGED, ignore_orphans=True),
                        self._session.image_tools(alone), self._session.parallel)  # fmt: skip
         self._session.finish()
-
-
-def watched(rules: Iterable[Rule]) -> set[str]:
-    """The services that rules are about."""
-    return {rule.service for rule in rules}
