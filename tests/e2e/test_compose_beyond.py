@@ -232,10 +232,10 @@ def test_a_port_that_is_taken(ours: Ours, engine: RunningEngine) -> None:
 @pytest.mark.parametrize(
     ("text", "status", "said"),
     [
-        ("services: {a: {image: portside/base, comand: x}}", 15, "command"),
+        ("services: {a: {image: portside/base, comand: x}}", 1, "command"),
         ("services: {a: {image: portside/nosuch, pull_policy: never}}", 1, "No such image"),
-        ("services: {a: {image: portside/base, depends_on: [b]}}", 15, "undefined service"),
-        ("services: {a: {image: '${NO:?needed}'}}", 15, "needed"),
+        ("services: {a: {image: portside/base, depends_on: [b]}}", 1, "undefined service"),
+        ("services: {a: {image: '${NO:?needed}'}}", 1, "needed"),
         ("", 1, "empty compose file"),
     ],
 )  # fmt: skip

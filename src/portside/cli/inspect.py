@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from portside.cli import table
 from portside.cli.session import Failed
 from portside.cli.verb import verb
 from portside.client.client import path_of
 from portside.client.errors import Refused
+from portside.flags.table import ArgumentCount
 from portside.model import jsontext
 from portside.model.errors import InvalidParameter, PortsideError
 
@@ -221,11 +224,13 @@ def _address(binding: dict[str, str]) -> str:
 # -- top and diff ----------------------------------------------------------------------------
 
 
-@verb("container top", "top", usage="[CONTAINER [ps OPTIONS]]", arguments=(0, None),
+@verb("container top", "top", usage="CONTAINER [ps OPTIONS]", arguments=(0, None),
       about="Show the processes of a container, or all containers on a live screen",
       interspersed=False, completes="running")  # fmt: skip
 def top(session: Session, options: Options, arguments: list[str]) -> None:
     if not arguments:
+        if not (os.isatty(0) and os.isatty(1)):
+            raise ArgumentCount(f"'{session.called}' requires at least 1 argument", True)
         from portside.cli.screen.screen_verb import show
 
         show(session)
