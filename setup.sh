@@ -16,12 +16,25 @@ has_command() { # name
     PATH=$PATH:/sbin:/usr/sbin command -v "$1" >/dev/null 2>&1
 }
 
+# Root's environment is for every user of the checkout, so its interpreter must not lie where
+# they cannot enter (/root/.pyenv). Status 1: too old or incomplete, 2: not for others.
+check_python='
+import os, sys, venv, ensurepip
+if sys.version_info < (3, 11): sys.exit(1)
+def closed(path):
+    while path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        if not os.stat(path).st_mode & 1: return True
+ours = [os.path.realpath(sys.executable), os.path.realpath(os.__file__)]
+sys.exit(2 if not os.geteuid() and not closed(sys.argv[1] + "/x") and any(map(closed, ours)) else 0)
+'
+
 find_python() { # sets $python to an interpreter that is new enough and can make environments
-    for python in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
-        if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
-            2>/dev/null; then
-            return 0
-        fi
+    for accepted in 0 2; do
+        for python in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
+            "$python" -c "$check_python" "$here" 2>/dev/null
+            [ $? -ne $accepted ] || return 0
+        done
     done
     return 1
 }
@@ -123,12 +136,24 @@ install_packages() { # names...; returns 1 when it cannot
     }
 }
 
-pip_install() { # what...
-    "$here/.venv/bin/python" -m pip install -q --disable-pip-version-check --retries 5 "$@" >&2
+pip_install() { # what...; one line when the package index cannot be reached
+    said=$(mktemp) || return 1
+    PIP_RETRIES=${PIP_RETRIES:-2} "$here/.venv/bin/python" -m pip install -q \
+        --disable-pip-version-check "$@" </dev/null >"$said" 2>&1
+    status=$?
+    if [ $status -ne 0 ] && grep -q 'connection broken by' "$said"; then
+        say "portside: the Python package index cannot be reached: check the network, or name" \
+            "another index in PIP_INDEX_URL"
+    elif [ $status -ne 0 ]; then
+        tail -n 20 "$said" >&2
+    fi
+    rm -f "$said"
+    return $status
 }
 
 make_environment() { # extra, stamp
     (
+        [ "$(id -u)" -ne 0 ] || umask 022 # for every user of the checkout
         mkdir -p "$here/.venv" || exit 1
         exec 9>"$here/.venv/lock"
         ! has_command flock || flock 9

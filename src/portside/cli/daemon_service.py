@@ -172,8 +172,15 @@ def uninstall(session: Session, options: Options, arguments: list[str]) -> None:
             os.unlink(path)
     if _has_systemd():
         _systemctl("daemon-reload")
+    kept = os.path.isdir(DEFAULT_DATA_ROOT) and bool(os.listdir(DEFAULT_DATA_ROOT))
     session.out(
-        f"Removed the service. Containers, images and volumes are kept in {DEFAULT_DATA_ROOT}"
+        "Removed the service."
+        + (
+            f" Containers, images and volumes are kept in {DEFAULT_DATA_ROOT}: "
+            "portside system reset removes them"
+            if kept
+            else ""
+        )
     )
 
 

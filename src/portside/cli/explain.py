@@ -7,6 +7,7 @@ import re
 from portside.cli.verb import verb
 from portside.client.client import path_of
 from portside.model import jsontext
+from portside.model.counted import counted
 from portside.model.golang.sizes import binary_size
 
 TYPE_CHECKING = False
@@ -175,7 +176,9 @@ def _devices(devices: list[Item]) -> list[str]:
 def _amount(value: int, unit: str) -> str:
     if value < 0:
         return "none"
-    return binary_size(value) if unit == "bytes" else f"{value} {unit}"
+    if unit == "nanoseconds":
+        return f"{value / 1e9:.3f} seconds"
+    return binary_size(value) if unit == "bytes" else counted(value, unit)
 
 
 def _layers(found: Item, full: bool) -> list[str]:

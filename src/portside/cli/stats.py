@@ -70,7 +70,7 @@ def _once(session: Session, options: Options, arguments: list[str], format: str)
             past = History()
             past.update(shown)
             if past.problem:
-                session.warn(f"{past.problem}; 'portside monitor' starts one")
+                session.warn(past.problem)
         show(session, shown, format, options.flag("history"))
     for problem in problems:
         from portside.cli.session import describe

@@ -89,7 +89,10 @@ class History:
         except OSError as err:
             cause = getattr(err, "reason", err)  # urllib wraps what the system said
             why = str(getattr(cause, "strerror", None) or cause).lower()
-            self.problem = f"no monitor answers at {self._address}: {why}"
+            self.problem = (
+                f"no monitor answers at {self._address}: {why}: 'portside monitor' starts one, "
+                "and PORTSIDE_MONITOR names another address"
+            )
         except (ValueError, KeyError, TypeError):
             self.problem = f"what answers at {self._address} is no monitor of Portside"
         return found

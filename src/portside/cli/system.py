@@ -190,6 +190,7 @@ def df(session: Session, options: Options, arguments: list[str]) -> None:
 """)  # fmt: skip
 def check(session: Session, options: Options, arguments: list[str]) -> int:
     from portside.cli import progress
+    from portside.model.counted import counted
     from portside.model.golang.sizes import human_size
 
     repair = options.flag("repair")
@@ -201,9 +202,9 @@ def check(session: Session, options: Options, arguments: list[str]) -> int:
     else:
         progress.drain(messages, on_aux=report.update)
     problems = report.get("problems") or []
-    session.out(f"Read {report['blobs']} blobs ({human_size(report['bytes'])}) and "
-                f"{report['layers']} layers: {len(problems) or 'no'} problem"
-                f"{'' if len(problems) == 1 else 's'}")  # fmt: skip
+    session.out(f"Read {counted(report['blobs'], 'blobs')} ({human_size(report['bytes'])}) and "
+                f"{counted(report['layers'], 'layers')}: "
+                f"{counted(len(problems), 'problems') if problems else 'no problems'}")  # fmt: skip
     left = 0
     for problem in problems:
         repaired = bool(problem.get("repaired"))

@@ -15,6 +15,7 @@ import msgspec
 from portside.containers import mounts
 from portside.containers.container import Container
 from portside.containers.core import Core
+from portside.model.counted import counted
 from portside.model.errors import NotFound, PortsideError
 from portside.model.quiet_teardown import teardown
 from portside.runtime.messages import Exited, StateFile
@@ -61,7 +62,9 @@ def end_processes(core: Core, container: Container) -> bool:
         log.warning("what is left of container %s: %s", container.id, err)
         return False
     if left:
-        log.warning("container %s: killed %d processes without a monitor", container.id, left)
+        log.warning(
+            "container %s: killed %s without a monitor", container.id, counted(left, "processes")
+        )
     return bool(left)
 
 

@@ -15,6 +15,7 @@ from portside.containers.exit import MONITOR_KILLED, MONITOR_LOST, handle_exit
 from portside.containers.record import Record
 from portside.containers.remove import remove_container
 from portside.kernel.cgroup import Cgroup, children
+from portside.model.counted import counted
 from portside.model.errors import NotFound, PortsideError, Unavailable
 from portside.model.network import RunningContainer
 from portside.runtime.messages import Exited
@@ -204,7 +205,7 @@ def _drop_unknown(core: Core) -> None:
         entry.rmdir()
         swept += 1
     if swept:
-        log.warning("%d directories of containers that no record names: removed", swept)
+        log.warning("%s of containers that no record names: removed", counted(swept, "directories"))
 
 
 def _start_what_should_run(core: Core, ended: set[str]) -> None:

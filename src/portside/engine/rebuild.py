@@ -19,6 +19,7 @@ from portside.containers.record import Record
 from portside.images.image_content import Content, survey
 from portside.images.image_repair import migrate
 from portside.images.image_store import Catalogue
+from portside.model.counted import counted
 from portside.model.digest import Digest
 from portside.model.errors import PortsideError
 from portside.model.image import MAX_MANIFEST
@@ -150,7 +151,7 @@ class _Rebuild:
                 values = (name, path.stat().st_size, path.stat().st_mtime_ns, "")
                 sql.execute("INSERT INTO blobs VALUES(?,?,?,?)", values)
             count += 1
-        self.tell(f"{count} blobs taken up")
+        self.tell(f"{counted(count, 'blobs')} taken up")
 
     def layers(self) -> None:
         """Directories with a ``layer.json`` that is theirs become layers again."""
@@ -172,7 +173,7 @@ class _Rebuild:
                 if kept.parent:
                     self.db.refs.add(Ref.layer(kept.chain), Ref.layer(kept.parent))
             count += 1
-        self.tell(f"{count} layers taken up")
+        self.tell(f"{counted(count, 'layers')} taken up")
 
     def _kept(self, path: Path) -> Kept | None:
         try:
@@ -210,7 +211,7 @@ class _Rebuild:
                 continue
             catalogue.add(identifier, content.record(), content.blobs)
             self.tell(f"image {identifier} taken up without a name")
-        self.tell(f"{len(found.keys() - known - inner)} images taken up")
+        self.tell(f"{counted(len(found.keys() - known - inner), 'images')} taken up")
 
     def containers(self) -> None:
         """Directories with a ``container.json`` become containers again."""
@@ -231,7 +232,7 @@ class _Rebuild:
             self._take_up(path, record)
             self.tell(f"container {record.name} ({record.id[:12]}) taken up")
             count += 1
-        self.tell(f"{count} containers taken up")
+        self.tell(f"{counted(count, 'containers')} taken up")
 
     def _take_up(self, path: Path, record: Record) -> None:
         if self.db.collection("container", Record).resolve(record.name) is not None:

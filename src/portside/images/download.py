@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from portside.images.progress_meter import Meter
+from portside.model.counted import counted
 from portside.model.digest import Digest
 from portside.model.image import Descriptor
 from portside.registry.client.errors import BadContent, BadRedirect, Unreachable
@@ -96,5 +97,4 @@ def _broken(err: Exception, descriptor: Descriptor, ingest: Ingest) -> Exception
 
 
 def _seconds(left: float) -> str:
-    count = max(1, round(left))
-    return "1 second" if count == 1 else f"{count} seconds"
+    return counted(max(1, round(left)), "seconds")

@@ -18,6 +18,7 @@ from portside.client.client import Client, filters_text, path_of
 from portside.client.config import ClientConfig
 from portside.client.endpoint import Endpoint, choose
 from portside.client.http import Response
+from portside.model.counted import counted
 from portside.model.errors import PortsideError
 from portside.model.golang.timestamps import rfc3339_or_zero
 
@@ -205,7 +206,9 @@ class EngineWatch:
             driver=str(info.get("Driver", "")),
         )
         self._listener.reached(version, frozenset(entry["Id"] for entry in listed))
-        _LOG.info("engine: connected to %s, %d containers", client.endpoint.text, len(listed))
+        _LOG.info(
+            "engine: connected to %s, %s", client.endpoint.text, counted(len(listed), "containers")
+        )
         try:
             for line in stream.lines():
                 self._event(client, msgspec.json.decode(line))

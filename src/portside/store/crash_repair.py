@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from portside.kernel import overlay
+from portside.model.counted import counted
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.store.db import Database, Ref
@@ -179,7 +180,8 @@ def _tell(kind: str, swept: list[str]) -> None:
     if swept:
         names = ", ".join(name[:12] for name in sorted(swept)[:10])
         more = f" and {len(swept) - 10} more" if len(swept) > 10 else ""
-        log.warning("%d %s that no record names: removed: %s%s", len(swept), kind, names, more)
+        what = counted(len(swept), kind)
+        log.warning("%s that no record names: removed: %s%s", what, names, more)
 
 
 def _layers(store: Store) -> None:

@@ -12,6 +12,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from portside.model.counted import counted
 from portside.model.digest import Digest
 
 if TYPE_CHECKING:
@@ -59,7 +60,11 @@ def collect(store: Store) -> int:
     for chain, _ in layers:
         store.layers.delete(chain)
     if blobs or layers:
-        log.info("collected %d blobs and %d layers that nothing needs", len(blobs), len(layers))
+        log.info(
+            "collected %s and %s that nothing needs",
+            counted(len(blobs), "blobs"),
+            counted(len(layers), "layers"),
+        )
     return freed + sum(size for _, size in blobs) + sum(size for _, size in layers)
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 
 from portside.model import jsontext
+from portside.model.counted import counted
 from portside.model.golang.sizes import human_size
 
 TYPE_CHECKING = False
@@ -227,8 +228,7 @@ def warnings(record: Record) -> str:
     """The build checks' findings."""
     if not record.warnings:
         return ""
-    count = len(record.warnings)
-    many = "1 warning" if count == 1 else f"{count} warnings"
+    many = counted(len(record.warnings), "warnings")
     bright, plain = ("\x1b[33m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
     lines = [binascii.a2b_base64(w["short"]).decode("utf-8", "replace") for w in record.warnings]
     return f"\n {bright}{many} found (use --check to see where):\n{plain}" + "".join(

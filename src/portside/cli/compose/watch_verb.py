@@ -9,6 +9,7 @@ from portside.compose.changes import DIVERGED
 from portside.compose.converge import UpOptions
 from portside.compose.observed import containers
 from portside.compose.service_hooks import run as run_hook
+from portside.model.counted import counted
 from portside.model.errors import PortsideError
 from portside.model.light_dataclass import replace
 
@@ -87,7 +88,7 @@ class Watcher:
             image = self._session.pool.get(path_of("images", found[0].raw["ImageID"], "json"))
             pairs = list(file_sync.files_below(rule, seconds_of(image["Created"])))
             if pairs:
-                self._say(f'Syncing service "{rule.service}" with {len(pairs)} files')
+                self._say(f'Syncing service "{rule.service}" with {counted(len(pairs), "files")}')
                 file_sync.sync(self._session.pool, found, pairs)
 
     def take(self, paths: list[str]) -> None:

@@ -108,6 +108,7 @@ def _serve(settings: Settings) -> None:
 
 
 async def _collect(settings: Settings, dry_run: bool, untagged: bool) -> None:
+    from portside.model.counted import counted
     from portside.registry.server.app import make_app
     from portside.registry.server.context import REGISTRY
     from portside.registry.server.gc import Collector
@@ -121,8 +122,9 @@ async def _collect(settings: Settings, dry_run: bool, untagged: bool) -> None:
     done = await collector.run(untagged=untagged, dry_run=dry_run)
     would = "would remove" if dry_run else "removed"
     print(
-        f"{would} {done.tags} tags, {done.manifests} manifests, {done.links} links, "
-        f"{done.blobs} blobs ({done.bytes} bytes)"
+        f"{would} {counted(done.tags, 'tags')}, {counted(done.manifests, 'manifests')}, "
+        f"{counted(done.links, 'links')}, {counted(done.blobs, 'blobs')} "
+        f"({counted(done.bytes, 'bytes')})"
     )
 
 
