@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from clikit import PORTSIDE, call
@@ -85,6 +86,23 @@ def test_unknown_commands_name_those_there_are() -> None:
     assert "Usage:  portside container COMMAND\n" in call(PORTSIDE, "container", "frob").stderr
     said = call(PORTSIDE, "compose", "frob").stderr
     assert said.startswith("portside: unknown command: portside compose frob\n")
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """By the verb, or by the command for all verbs; never with a traceback."""
+    (tmp_path / "compose.yaml").write_text("services: {a: {image: portside/base}}\n")
+    compose = ("compose", "-f", str(tmp_path / "compose.yaml"))
+    blocked = tmp_path / "file"
+    blocked.touch()
+    for words, said in (
+        ((*compose, "graph", "-o", "/nosuch/x.svg"), "failed to write the graph: open /nosuch/x"),
+        ((*compose, "config", "-o", "/nosuch/x"), "failed to write the configuration: open"),
+        (("--config", str(blocked), "context", "create", "some", "--docker", "host=unix:///x"),
+         f"portside: {blocked}/"),
+    ):  # fmt: skip
+        done = call(PORTSIDE, "-H", NOWHERE, *words)
+        assert done.returncode == 1 and done.stderr.startswith(said), done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_no_help_needs_an_engine() -> None:

@@ -200,7 +200,7 @@ def test_history_makes_no_directory(tmp_path: Path) -> None:
 
 
 def test_a_bad_duration_names_its_setting() -> None:
-    with pytest.raises(InvalidParameter, match="max_interval: 'abc'"):
+    with pytest.raises(InvalidParameter, match="--max-interval: 'abc'"):
         made_of({"max_interval": "abc"})
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 from portside.cli import commands
-from portside.cli.session import DOCKER, Failed, Session, describe
+from portside.cli.session import DOCKER, Failed, Session, describe, file_error
 from portside.cli.verb_table import GLOBAL, load
 from portside.flags.table import ArgumentCount, HelpWanted, UsageError, parse, read_table
 from portside.model.errors import PortsideError
@@ -189,6 +189,12 @@ def _call(session: Session, verb: Verb, words: Sequence[str]) -> int:
             raise
         sys.stdout.flush()
         sys.stderr.write(f"{describe(err)}\n")
+        return 1
+    except OSError as err:
+        if session.debug or not (told := file_error(err)):
+            raise
+        sys.stdout.flush()
+        sys.stderr.write(f"{session.program}: {told}\n")
         return 1
 
 

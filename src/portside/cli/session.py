@@ -186,6 +186,15 @@ def write_text(what: str, path: str, text: str) -> None:
         raise InvalidParameter(f"failed to {what}: open {path}: {why}") from None
 
 
+def file_error(error: OSError) -> str:
+    """The line a user reads about a file that no verb has words for; empty for other errors,
+    which are faults of ours."""
+    if error.filename is None or isinstance(error, BrokenPipeError):
+        return ""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return f"{name}: {(error.strerror or str(error)).lower()}"
+
+
 def describe(error: PortsideError) -> str:
     """The line a user reads; the engine's own words are marked as Docker marks them."""
     return f"Error response from daemon: {error}" if isinstance(error, Refused) else str(error)

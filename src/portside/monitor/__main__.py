@@ -27,7 +27,7 @@ _TABLE = """
       --details-interval string    Time between counts of descriptors and sockets (default "10s")
       --full string                How long every sample is kept (default "2m")
       --kept string                How long means and maxima are kept in memory (default "1h")
-      --history string             File of the history on disk
+      --history string             File of the history on disk, in a directory that exists
       --history-days string        Days of history on disk (default "7")
       --history-bytes bytes        Size of the history on disk at most (default "512m")
       --containers-only            Sample containers and the machine only

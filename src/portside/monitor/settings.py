@@ -159,13 +159,13 @@ def made_of(values: dict[str, Any]) -> Settings:
     except msgspec.ValidationError as err:
         raise InvalidParameter(f"settings: {err}") from err
     for name in ("interval", "max_interval", "details_interval", "full", "kept"):
-        text = getattr(settings, name)
+        text, option = getattr(settings, name), f"--{name.replace('_', '-')}"
         try:
             value = seconds(text)
         except InvalidText:
-            raise InvalidParameter(f"{name}: {text!r} is not a duration such as 1s") from None
+            raise InvalidParameter(f"{option}: {text!r} is not a duration such as 1s") from None
         if not 0.05 <= value <= 30 * 86400:
-            raise InvalidParameter(f"{name}: must be between 50ms and 720h")
+            raise InvalidParameter(f"{option}: must be between 50ms and 720h")
     if unknown := set(settings.disabled) - ALL_METRICS:
         known = ", ".join(sorted(ALL_METRICS))
         raise InvalidParameter(f"unknown kind of metrics {min(unknown)!r}: use {known}")

@@ -6,7 +6,7 @@ import sys
 
 from portside.cli.compose import compose_verbs
 from portside.cli.compose.compose_session import ComposeSession
-from portside.cli.session import Failed
+from portside.cli.session import Failed, file_error
 from portside.compose.compose_errors import told
 from portside.flags.table import HelpWanted, UsageError, parse, read_table
 from portside.model.errors import PortsideError
@@ -98,6 +98,13 @@ def _call(session: ComposeSession, verb: Verb, words: Sequence[str]) -> int:
             _tell(session, text)
         if isinstance(err, Failed):
             return err.status
+        return 1
+    except OSError as err:
+        if session.debug or not (text := file_error(err)):
+            raise
+        session.finish()
+        sys.stdout.flush()
+        _tell(session, text)
         return 1
     finally:
         session.finish()
