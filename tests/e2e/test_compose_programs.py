@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import composekit
 import pytest
@@ -201,3 +203,88 @@ def test_logs_run_and_exec(programs: Callable[[str], Programs], tmp_path: Path) 
         assert theirs("ps", "-a", "-q").stdout == ""
     finally:
         ours("down", "-t", "0", "--remove-orphans", status=None)
+
+
+ROLLING = """
+name: rolling
+services:
+  web:
+    image: portside/base
+    command: sleep 1000
+    init: true
+    environment: {VERSION: "1"}
+    deploy:
+      replicas: 3
+      update_config: {parallelism: 2, delay: 10ms, ORDER}
+"""
+
+
+def _starts_and_ends(engine: RunningEngine, since: str) -> list[tuple[str, str]]:
+    """What happened to the containers of the project: starts and ends, in order."""
+    found = []
+    until = engine.json("GET", "/info")["SystemTime"]
+    filters = quote(json.dumps({"label": ["com.docker.compose.project=rolling"]}))
+    path = f"/events?since={quote(since)}&until={quote(until)}&filters={filters}"
+    for line in engine.request("GET", path)[2].splitlines():
+        event = json.loads(line)
+        if event["Action"] in ("start", "die"):
+            found.append((event["Action"], event["Actor"]["ID"]))
+    return found
+
+
+@pytest.mark.parametrize("order", ["stop-first", "start-first"])
+def test_rolling_updates(
+    programs: Callable[[str], Programs], engine: RunningEngine, order: str
+) -> None:
+    text = ROLLING.replace("ORDER", f"order: {order}")
+    _, ours = programs(text)
+    try:
+        ours("up", "-d")
+        before = composekit.identifiers(engine, "rolling")
+        since = engine.json("GET", "/info")["SystemTime"]
+        programs(text.replace('"1"', '"2"'))
+        ours("up", "-d", "-t", "0")
+        after = composekit.identifiers(engine, "rolling")
+        assert after.keys() == before.keys() and not set(after.values()) & set(before.values())
+        running, least, most = set(before.values()), 3, 3
+        for action, identifier in _starts_and_ends(engine, since):
+            (running.add if action == "start" else running.discard)(identifier)
+            least, most = min(least, len(running)), max(most, len(running))
+        assert running == set(after.values())
+        if order == "stop-first":
+            assert 1 <= least < 3 and most == 3
+        else:
+            assert least == 3 and 3 < most <= 5
+        ours("up", "-d")
+        assert composekit.identifiers(engine, "rolling") == after
+    finally:
+        ours("down", "-t", "0")
+
+
+@pytest.mark.parametrize(
+    ("action", "status", "said", "replaced"),
+    [
+        ("pause", 1, "the update is paused: 1 containers were not replaced", 2),
+        ("rollback", 1, "the containers from before were restored", 0),
+        ("continue", 0, "update of service web failed", 3),
+    ],
+)  # fmt: skip
+def test_rolling_updates_that_fail(
+    programs: Callable[[str], Programs], engine: RunningEngine, action: str, status: int,
+    said: str, replaced: int,
+) -> None:  # fmt: skip
+    text = ROLLING.replace("ORDER", f"failure_action: {action}, monitor: 30s")
+    _, ours = programs(text)
+    try:
+        ours("up", "-d")
+        before = composekit.identifiers(engine, "rolling")
+        programs(text.replace("sleep 1000", "sh -c 'sleep 0.2; exit 3'"))
+        done = ours("up", "-d", "-t", "0", status=status)
+        assert said in done.stderr and "exited (3)" in done.stderr
+        after = composekit.identifiers(engine, "rolling")
+        assert after.keys() == before.keys()
+        assert len(set(after.values()) - set(before.values())) == replaced
+        running = ours("ps", "-q", "--status", "running").stdout.split()
+        assert len(running) == 3 - replaced
+    finally:
+        ours("down", "-t", "0")

@@ -40,6 +40,8 @@ class Actions:
     """Takes what hooks print."""
     containers: dict[str, list[Container]] = field(default_factory=dict)
     """Those of each service, kept up to date."""
+    rollouts: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """Services whose containers are replaced in batches once they may start (``rolling``)."""
     images: dict[str, Values] = field(default_factory=dict)
     """Inspections of the images by name."""
 
@@ -132,18 +134,12 @@ class Actions:
 
     def recreate(self, service: str, old: Container, inherit: bool) -> None:
         """Put a new container in the place of an old one, with its anonymous volumes."""
-        number = old.number or 1
-        definition = self.project.services[service]
-        name = container_name(self.project, service, definition, number)
-        replaced = definition.get("container_name") or f"{service}-{number}"
+        name = container_name(
+            self.project, service, self.project.services[service], old.number or 1
+        )
         self.tell(old.event_id, WORKING, "Recreate")
         try:
-            request = self.request(
-                service, number, labels={REPLACE: replaced},
-                inherited=list(old.raw.get("Mounts") or ()) if inherit else [],
-                image_volumes=self._image_volumes(service),
-            )  # fmt: skip
-            made = self.post_create(f"{old.id[:12]}_{name}", request)
+            made = self.replacement(service, old, inherit)
             if not self.dry_run:
                 self._replace(old, made, name)
         except PortsideError as err:
@@ -153,6 +149,19 @@ class Actions:
         known = self.containers.setdefault(service, [])
         known[known.index(old)] = made
         self.tell(f"Container {name}", DONE, "Recreated")
+
+    def replacement(self, service: str, old: Container, inherit: bool) -> Container:
+        """Create what comes in the place of a container, with another name until then."""
+        number = old.number or 1
+        definition = self.project.services[service]
+        name = container_name(self.project, service, definition, number)
+        replaced = definition.get("container_name") or f"{service}-{number}"
+        request = self.request(
+            service, number, labels={REPLACE: replaced},
+            inherited=list(old.raw.get("Mounts") or ()) if inherit else [],
+            image_volumes=self._image_volumes(service),
+        )  # fmt: skip
+        return self.post_create(f"{old.id[:12]}_{name}", request)
 
     def _replace(self, old: Container, made: Container, name: str) -> None:
         path = path_of("containers", old.id)
@@ -165,7 +174,7 @@ class Actions:
         return frozenset((((image or {}).get("Config") or {}).get("Volumes")) or ())
 
     def rename(self, container: Container, name: str) -> None:
-        """Finish a replacement that was interrupted."""
+        """Give a container another name."""
         if not self.dry_run:
             self.pool.post(path_of("containers", container.id, "rename"), {"name": name})
         container.raw["Names"] = [f"/{name}"]

@@ -45,6 +45,8 @@ class UpOptions:
     """Anonymous volumes are taken over from replaced containers."""
     remove_orphans: bool = False
     ignore_orphans: bool = False
+    rolls: bool = False
+    """Running containers are replaced as ``deploy.update_config`` says; what is created starts."""
     confirm: Callable[[str], bool] = lambda question: False
     """Asks the user, for what loses data."""
 
@@ -303,11 +305,14 @@ class Convergence:
         reasons = {item: self._reason(name, item) for item in self.actions.containers[name]}
         found = sorted(reasons, key=lambda item: (bool(reasons[item]), item.number))
         made = self._made.setdefault(name, [])
+        rolled: list[Container] = []
         for index, container in enumerate(found):
             if index >= wanted:
                 self.actions.containers[name].remove(container)
                 text = f"{wanted} of service {name} are wanted"
                 self._remove_step(name, container, reasons[container] or text)
+            elif reasons[container] and container.state == "running" and self._rolls(name):
+                rolled.append(container)
             elif reasons[container]:
                 stops = self._stop_dependents(name)
                 made.append(self._recreate(name, container, reasons[container], [*before, *stops]))
@@ -316,6 +321,21 @@ class Convergence:
         highest = max((item.number for item in found), default=0)
         for number in range(highest + 1, highest + 1 + wanted - len(found)):
             made.append(self._create(name, number, before))
+        if rolled:
+            from portside.compose.rolling import Rollout
+
+            self._stop_dependents(name)
+            rollout = Rollout(self.actions, name, rolled, self.choices.inherit)
+            self.actions.rollouts[name] = rollout.perform
+
+    def _rolls(self, name: str) -> bool:
+        """Containers of a service are replaced in batches: not where others need the new ones to
+        be created."""
+        update = (self.project.services[name].get("deploy") or {}).get("update_config")
+        return (
+            self.choices.rolls and update is not None and name not in self._replaced
+            and not any(name in sharers_of(other) for other in self.project.services.values())
+        )  # fmt: skip
 
     def _reason(self, name: str, container: Container) -> str:
         if name in self._replaced:
@@ -414,6 +434,9 @@ def add_starts(
                     required=required, dependent=name,
                 )  # fmt: skip
             after.append(waits[key])
+        if name in actions.rollouts:
+            roll = actions.rollouts.pop(name)
+            after.append(plan.add("recreate", f"service {name}", roll, after=_unique(after)))
         step = plan.add(
             "start", f"service {name}", _starter(actions, name), after=_unique(after)
         )  # fmt: skip

@@ -70,6 +70,7 @@ def up(session: ComposeSession, options: Options, arguments: list[str]) -> int:
 
         return show_plan(session, actions, choices)
     tools = _tools(session, project, options)
+    choices.rolls = not options.flag("no-start")
     if options.flag("no-start"):
         bringing_up.create(actions, choices, tools, session.parallel)
         return 0
@@ -213,7 +214,7 @@ def scale(session: ComposeSession, options: Options, arguments: list[str]) -> in
         set_scale(project, text)
     actions = session.actions(project)
     tools = session.image_tools(project)
-    bringing_up.up(actions, UpOptions(services=names), tools, session.parallel)
+    bringing_up.up(actions, UpOptions(services=names, rolls=True), tools, session.parallel)
     return 0
 
 
