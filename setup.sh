@@ -89,12 +89,13 @@ missing_for_tests() {
     fi
 }
 
-# Runs a command quietly: what it says goes to a file, of which the end is shown when it fails.
+# Runs a command quietly: what it says goes to a file, of which the errors of apt-get or, without
+# these, the end is shown when it fails.
 quietly() { # command...
     said=$(mktemp) || return 1
     "$@" </dev/null >"$said" 2>&1
     status=$?
-    [ $status -eq 0 ] || tail -n 20 "$said" >&2
+    [ $status -eq 0 ] || { grep '^E: ' "$said" | head -n 3 | grep . || tail -n 20 "$said"; } >&2
     rm -f "$said"
     return $status
 }

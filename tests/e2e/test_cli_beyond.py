@@ -56,6 +56,24 @@ def test_the_oci_configuration(ours: Ours, running: str) -> None:
     assert "nosuch" in ours("inspect", "--oci", "nosuch", status=1).stderr
 
 
+def test_published_ports_add_up(ours: Ours, running: str) -> None:
+    for _ in range(2):
+        ours("update", "-p", "127.0.0.2::80", running)
+    addresses = [line.partition(":")[0] for line in ours("port", running, "80").stdout.splitlines()]
+    assert addresses == ["127.0.0.1", "127.0.0.2"]
+    refused = ours("update", "--publish-rm", "9999", running, status=1)
+    assert "port 9999/tcp of the container is not published" in refused.stderr
+    ours("update", "--publish-rm", "80", "-p", "127.0.0.3::80", running)
+    assert ours("port", running, "80").stdout.startswith("127.0.0.3:")
+
+
+def test_an_image_that_the_engine_makes_is_not_pulled(ours: Ours, docker: Any) -> None:
+    docker("rmi", "-f", "portside/monitor", check=False)
+    done = ours("create", "-l", "beyond", "portside/monitor")
+    assert done.stderr.startswith("Making portside/monitor from this machine's busybox")
+    assert "Pulling" not in done.stderr and "Unable to find" not in done.stderr
+
+
 def test_explain(ours: Ours, running: str) -> None:
     text = ours("explain", running).stdout
     pid = ours("inspect", "-f", "{{.State.Pid}}", running).stdout.strip()

@@ -53,6 +53,14 @@ def test_an_interpreter_that_cannot_be_executed_is_one_line(tmp_path: Path) -> N
     assert f"the Python of {tmp_path}/.venv:" in done.stderr
 
 
+def test_of_a_failed_installation_the_errors_are_shown(tmp_path: Path) -> None:
+    lines = "\\n".join([*(f"Err:{n} retry" for n in range(40)), "E: Unable to locate package x"])
+    done = sourced(f"fails() {{ printf '{lines}\\n'; return 100; }}; quietly fails", tmp_path)
+    assert (done.returncode, done.stderr) == (100, "E: Unable to locate package x\n")
+    done = sourced("fails() { seq 50; return 3; }; quietly fails", tmp_path)
+    assert (done.returncode, done.stderr.split()) == (3, [str(n) for n in range(31, 51)])
+
+
 def test_an_index_out_of_reach_is_one_line(tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(sys.prefix)
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull,

@@ -1,10 +1,11 @@
-"""Numbers of things in messages."""
+"""Wording of messages: numbers of things, amounts, warnings."""
 
 from __future__ import annotations
 
 import pytest
 
 from portside.cli.explain import _amount
+from portside.containers.validation import _not_the_kernels
 from portside.model.counted import counted
 
 
@@ -18,6 +19,13 @@ from portside.model.counted import counted
 )  # fmt: skip
 def test_a_count(number: int, things: str, text: str) -> None:
     assert counted(number, things) == text
+
+
+def test_a_missing_control_group_is_not_the_kernels_fault() -> None:
+    text = "Your kernel does not support swap or the cgroup is not mounted. Limitation discarded."
+    assert _not_the_kernels(text) == (
+        "Not delegated to this user's engine: swap. Limitation discarded."
+    )
 
 
 def test_amounts_of_explain() -> None:
