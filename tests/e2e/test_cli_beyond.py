@@ -258,10 +258,62 @@ def _look_with_imagetools(ours: Ours, name: str, digest: str) -> None:
     assert "sha256:" + hashlib.sha256(look("--raw").encode()).hexdigest() == digest
     assert look("--format", "{{.Manifest.Digest}}") == f"{digest}\n"
     whole = json.loads(look("--format", "{{json .}}"))
-    assert whole["Manifest"]["digest"] == digest and "Digest" not in whole["Manifest"]
-    assert {config["os"] for config in whole["Image"].values()} == {"linux"}
+    assert whole["manifest"]["digest"] == digest and "Digest" not in whole["manifest"]
+    assert {config["os"] for config in whole["image"].values()} == {"linux"}
     missing = ours("buildx", "imagetools", "inspect", f"{name}-not", status=1).stderr
     assert missing == f"ERROR: {name}-not: not found\n"
+
+
+def test_an_index_of_images_that_registries_have(ours: Ours, tmp_path: Path) -> None:
+    """imagetools create; what it pushes is pulled, with its attestations."""
+    (tmp_path / "f").write_text("f")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nCOPY f /$TARGETARCH\n")
+    tools = ("buildx", "imagetools")
+    with docker_registry(tmp_path / "r") as host, docker_registry(tmp_path / "o") as other:
+        arm, own, made = f"{host}/a/arm:1", f"{other}/b/own:1", f"{host}/made:1"
+        attested = ("--attest=type=provenance,mode=min", "--attest=type=sbom")
+        for name, platform, more in (
+            (arm, "linux/arm64", ("--provenance=false",)), (own, "linux/amd64", attested),
+        ):  # fmt: skip
+            ours("build", "-q", "--platform", platform, "-o", f"type=registry,name={name}",
+                 *more, str(tmp_path))  # fmt: skip
+
+        def dry(*args: str) -> Any:
+            return json.loads(ours(*tools, "create", "--dry-run", *args).stdout)
+
+        def look(name: str, format: str) -> Any:
+            return json.loads(ours(*tools, "inspect", "--format", format, name).stdout)
+
+        (entry,) = dry(arm)["manifests"]
+        assert entry["platform"] == {"architecture": "arm64", "os": "linux"}
+        assert "layers" in dry("--prefer-index=false", arm)
+        notes = dry(arm, own, "--annotation=index:k=v",
+                    "--annotation=manifest-descriptor[linux/arm64]:a=b")  # fmt: skip
+        assert notes["annotations"] == {"k": "v"} and len(notes["manifests"]) == 3
+        assert [e.get("annotations", {}).get("a") for e in notes["manifests"]] == ["b", None, None]
+        few = dry("-p", "linux/amd64", arm, own)["manifests"]
+        assert [e["platform"]["os"] for e in few] == ["linux", "unknown"]
+
+        (tmp_path / "source").write_text(entry["digest"])
+        ours(*tools, "create", "-t", made, "-f", str(tmp_path / "source"), arm)
+        assert look(made, "{{json .Provenance}}") == {}
+        ours(*tools, "create", "-t", made, "--append", own)
+        assert len(look(made, "{{json .Manifest}}")["manifests"]) == 3
+        said = look(made, "{{json .Provenance}}")
+        assert list(said) == ["linux/amd64"] and "buildType" in said["linux/amd64"]["SLSA"]
+        assert look(own, "{{json .SBOM.SPDX.spdxVersion}}") == "SPDX-2.3"
+        assert look(made, "{{json .}}")["image"]["linux/arm64"]["architecture"] == "arm64"
+        ours("pull", "-q", "--platform", "linux/amd64", made)
+        ours("rmi", made)
+
+        for args, told in (
+            ((), "no sources specified"), ((arm,), "can't push with no tags specified"),
+            (("--dry-run", f"{host}/no:1"), f"{host}/no:1: not found"),
+            (("--dry-run", arm, own, "sha256:" + "0" * 64), "multiple repositories"),
+            (("--dry-run", arm, "--annotation=a=b"), '"" annotations are not supported yet'),
+            (("--dry-run", arm, "--platform=linux/s390x"), "no image of the sources is for"),
+        ):  # fmt: skip
+            assert told in ours(*tools, "create", *args, status=1).stderr
 
 
 # -- completion --------------------------------------------------------------------------------

@@ -136,6 +136,9 @@ async def reshape(api: Api, request: Request, name: str) -> Answer:
 
 class _List(msgspec.Struct):
     manifests: list[ListPart] = msgspec.field(name="Manifests", default_factory=list)
+    raw: bytes = msgspec.field(name="Raw", default=b"")
+    """What is pushed, in base64; by default a list of the manifests."""
+    media_type: str = msgspec.field(name="MediaType", default="")
 
 
 def _auth(request: Request) -> AuthConfig:
@@ -145,13 +148,19 @@ def _auth(request: Request) -> AuthConfig:
 @router.add("GET", "/portside/manifests/{name}/json", cancellable=True)
 async def remote_manifest(api: Api, request: Request, name: str) -> Answer:
     """A manifest or a manifest list as its registry has it."""
-    return reply.json(await api.engine.images.remote_manifest(name, _auth(request)))
+    statements = params.boolean(request, "statements")
+    return reply.json(
+        await api.engine.images.remote_manifest(name, _auth(request), statements=statements)
+    )
 
 
 @router.add("POST", "/portside/manifests/{name}/push", cancellable=True)
 async def push_manifest_list(api: Api, request: Request, name: str) -> Answer:
     body = await params.json(request, _List)
-    digest = await api.engine.images.push_manifest_list(name, body.manifests, _auth(request))
+    document = (body.media_type, body.raw) if body.raw else None
+    digest = await api.engine.images.push_manifest_list(
+        name, body.manifests, _auth(request), document
+    )
     return reply.json({"Digest": digest})
 
 

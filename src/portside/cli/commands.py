@@ -30,6 +30,7 @@ _FAMILIES = {
     "builder history inspect, builder history logs, builder history rm",
     "bake.bake_command": "buildx bake, buildx f, builder bake",
     "imagetools": "buildx imagetools inspect",
+    "imagetools_create": "buildx imagetools create",
     "networks": "network create, network ls, network list, network rm, network remove, "
     "network connect, network disconnect",
     "volumes": "volume create, volume ls, volume list, volume rm, volume remove, "

@@ -10,6 +10,7 @@ from portside.cli.session import Failed
 from portside.cli.verb import verb
 from portside.client.errors import Refused
 from portside.model import jsontext
+from portside.model.golang.template.functions import Function, to_json
 from portside.model.golang.template.values import GoMap, GoStruct
 
 TYPE_CHECKING = False
@@ -26,12 +27,13 @@ _INDENT = "  "
 
 @verb("buildx imagetools inspect", usage="[OPTIONS] NAME", arguments=(1, 1), completes="image",
       about="Show an image, or the images of a list, as its registry has it", flags="""
-      --format string   Print by a Go template: .Name, .Manifest, .Image
+      --format string   Print by a Go template: .Name, .Manifest, .Image, .Provenance,
+                        .SBOM
       --raw             Print the manifest byte by byte
 """)  # fmt: skip
 def inspect(session: Session, options: Options, arguments: list[str]) -> None:
     name = references.canonical(arguments[0])
-    found = _fetch(session, name)
+    found = fetched(session, name)
     raw = binascii.a2b_base64(found["Raw"])
     if options.flag("raw"):
         import sys
@@ -53,9 +55,10 @@ def inspect(session: Session, options: Options, arguments: list[str]) -> None:
             session.out(line)
 
 
-def _fetch(session: Session, name: str) -> Item:
+def fetched(session: Session, name: str, *, statements: bool = False) -> Item:
+    """What the registry has under a name; Failed when it has nothing."""
     try:
-        return manifest.fetch(session, name)
+        return manifest.fetch(session, name, statements=statements)
     except Refused as err:
         if err.is_not_found:
             raise Failed(1, f"ERROR: {name}: not found") from None
@@ -69,7 +72,7 @@ def _entries(name: str, entries: list[Item]) -> list[str]:
     for number, entry in enumerate(entries):
         rows = [("Name:", f"{bare}@{entry['digest']}"), ("MediaType:", entry["mediaType"])]
         if platform := entry.get("platform"):
-            rows.append(("Platform:", _platform(platform)))
+            rows.append(("Platform:", platform_text(platform)))
         notes = [(f"{key}:", note) for key, note in (entry.get("annotations") or {}).items()]
         if notes:
             rows.append(("Annotations:", ""))
@@ -85,7 +88,7 @@ def _pairs(rows: list[tuple[str, str]]) -> list[str]:
     return [f"{label:<{width}}{value}".rstrip() for label, value in rows]
 
 
-def _platform(platform: Item) -> str:
+def platform_text(platform: Item) -> str:
     parts = (platform.get(key, "") for key in ("os", "architecture", "variant"))
     return "/".join(part for part in parts if part)
 
@@ -96,10 +99,21 @@ def _rendered(session: Session, format: str, name: str, found: Item, document: I
         manifest = {**document, **found["Descriptor"]}
     else:
         manifest = found["Descriptor"]
-    value = GoStruct({"Name": name, "Manifest": _spoken(manifest)})
+    whole: Item = {"name": name, "manifest": manifest}
     if ".Image" in format or format == "json" or "{{json .}}" in format:
-        value["Image"] = _spoken(_images(session, name, found, document))
-    return execute(parse("{{json .}}" if format == "json" else format), value)
+        whole["image"] = _images(session, name, found, document)
+    value = _spoken(whole)
+    for field, kind in (("Provenance", "SLSA"), ("SBOM", "SPDX")):
+        if f".{field}" in format:
+            value[field] = _attested(session, name, document, kind)
+    template = parse("{{json .}}" if format == "json" else format)
+    template.functions = {**template.functions, "json": Function(_json, "a", 1, 1)}
+    return execute(template, value)
+
+
+def _json(value: Any) -> str:
+    """``json`` as buildx has it: a member a line."""
+    return jsontext.dumps(jsontext.loads(to_json(value)), "  ")
 
 
 _SPOKEN = {"os": "OS", "rootfs": "RootFS"}
@@ -127,11 +141,53 @@ def _images(session: Session, name: str, found: Item, document: Item) -> Item:
     if "manifests" not in document:
         return _config(found)
     bare = references.split(name)[0]
-    return {
-        _platform(entry["platform"]): _config(_fetch(session, f"{bare}@{entry['digest']}"))
-        for entry in document["manifests"]
-        if entry.get("platform", {}).get("os", "unknown") != "unknown"
+    found_ones = {
+        platform: _config(fetched(session, f"{bare}@{digest}"))
+        for digest, platform in _platforms(document)
     }
+    return next(iter(found_ones.values())) if len(found_ones) == 1 else found_ones
+
+
+def _platforms(document: Item) -> list[tuple[str, str]]:
+    """Digests and platforms of an index's images."""
+    return [
+        (entry["digest"], platform_text(entry["platform"]))
+        for entry in document.get("manifests") or ()
+        if entry.get("platform", {}).get("os", "unknown") != "unknown"
+    ]
+
+
+_PREDICATES = {"SLSA": "https://slsa.dev/provenance/", "SPDX": "https://spdx.dev/Document"}
+
+
+def _attested(session: Session, name: str, document: Item, kind: str) -> Item:
+    """What is attested of an image, under ``kind``; of several images by platform. Of several
+    SBOMs the first, and the others as AdditionalSPDXs."""
+    bare = references.split(name)[0]
+    platforms = dict(_platforms(document))
+    found: Item = {}
+    for entry in document.get("manifests") or ():
+        about = (entry.get("annotations") or {}).get("vnd.docker.reference.digest")
+        if about not in platforms:
+            continue
+        manifest = fetched(session, f"{bare}@{entry['digest']}", statements=True)
+        said = [jsontext.loads(binascii.a2b_base64(text)) for text in manifest["Statements"]]
+        said = [_plain(one["predicate"]) for one in said
+                if one.get("predicateType", "").startswith(_PREDICATES[kind])]  # fmt: skip
+        if said:
+            found[platforms[about]] = GoStruct({kind: said[0]})
+            if len(said) > 1:
+                found[platforms[about]][f"Additional{kind}s"] = said[1:]
+    if len(platforms) < 2:
+        return next(iter(found.values()), GoStruct())
+    return GoMap(found)
+
+
+def _plain(value: Any) -> Any:
+    """A document whose fields templates name as it does."""
+    if isinstance(value, dict):
+        return GoMap((key, _plain(item)) for key, item in value.items())
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _config(found: Item) -> Item:

@@ -57,12 +57,13 @@ def _keep(session: Session, name: str, manifest: Kept) -> None:
         file.write(jsontext.dumps(manifest))
 
 
-def fetch(session: Session, name: str) -> Kept:
-    """What the registry has under a name."""
+def fetch(session: Session, name: str, *, statements: bool = False) -> Kept:
+    """What the registry has under a name, also the statements of an attestation manifest."""
     references.check(name)
     known = auth.header(session.config, name)
     path = path_of("portside", "manifests", name, "json")
-    found = session.client._value(session.client.request("GET", path, headers=known))
+    query = {"statements": "1"} if statements else None
+    found = session.client._value(session.client.request("GET", path, query, headers=known))
     return {"Ref": references.canonical(name), **found}
 
 

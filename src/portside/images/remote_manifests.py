@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from portside.images.platform_select import pick
 from portside.model.errors import (
@@ -40,6 +41,10 @@ from portside.registry.client.repository import (
     push_scope,
 )
 from portside.registry.client.upload import upload
+
+IN_TOTO = "application/vnd.in-toto+json"
+MAX_STATEMENTS = 32
+"""Of one attestation manifest, that are looked at."""
 
 
 async def distribution_inspect(repository: Repository, reference: Reference) -> DistributionInspect:
@@ -168,8 +173,11 @@ async def push_list(
     return str(await repository.put_manifest(tag, media_type, data))
 
 
-async def remote_manifest(repository: Repository, reference: Reference) -> RemoteManifest:
-    """The bytes behind a reference, and for one image its configuration and platform."""
+async def remote_manifest(
+    repository: Repository, reference: Reference, *, statements: bool = False
+) -> RemoteManifest:
+    """The bytes behind a reference, and for one image its configuration and platform; with
+    ``statements`` what an attestation manifest says."""
     import msgspec
 
     fetched = await repository.get_manifest(reference.target)
@@ -178,7 +186,16 @@ async def remote_manifest(repository: Repository, reference: Reference) -> Remot
     if config:
         platform = decode(config, ImageConfig, f"configuration of {fetched.digest}").platform
         descriptor = msgspec.structs.replace(descriptor, platform=platform.normalized())
-    return RemoteManifest(descriptor, fetched.data, config)
+    said = await _statements(repository, fetched) if statements else ()
+    return RemoteManifest(descriptor, fetched.data, config, said)
+
+
+async def _statements(repository: Repository, fetched: FetchedManifest) -> tuple[bytes, ...]:
+    if fetched.is_index:
+        return ()
+    layers = decode(fetched.data, Manifest, f"manifest {fetched.digest}").layers
+    parts = [part for part in layers if part.media_type == IN_TOTO][:MAX_STATEMENTS]
+    return tuple([await repository.get_blob(part.digest, MAX_CONFIG) for part in parts])
 
 
 async def push_parts(
@@ -186,23 +203,30 @@ async def push_parts(
     target: Reference,
     parts: Sequence[ListPart],
     auth: AuthConfig | None,
+    document: tuple[str, bytes] | None = None,
 ) -> str:
-    """Push a list; what it names is brought over from other repositories of the registry."""
+    """Push a list; what it names is brought over from other repositories of the registry.
+    ``document``: media type and bytes of what is pushed in place of a list made here; it may
+    name manifests of other registries."""
     sources = [Reference.parse(part.ref) for part in parts]
-    for source in sources:
+    for source in sources if document is None else ():
         if source.domain != target.domain:
             raise InvalidParameter(
                 "cannot use source images from a different registry than the target image: "
                 f"{source.domain} != {target.domain}"
             )
     entries = [part.descriptor for part in parts]
-    media_type, data = make_list(entries)
-    others = {source.path for source in sources} - {target.path}
+    media_type, data = document or make_list(entries)
+    others = {source.path for source in sources if source.domain == target.domain} - {target.path}
 
     async def push(connection: Connection) -> str:
         repository = Repository(connection, target.path)
-        for source, entry in zip(sources, entries, strict=True):
-            if source.path != target.path:
+        for source, part, entry in zip(sources, parts, entries, strict=True):
+            if source.domain != target.domain:
+                known = AuthConfig.from_header(part.auth)
+                copy = partial(copy_image, target=repository, digest=entry.digest)
+                await registries.on_repository(source.domain, source.path, copy, auth=known)
+            elif source.path != target.path:
                 await copy_image(Repository(connection, source.path), repository, entry.digest)
         return await push_list(repository, target.tagged().tag, entries, data, media_type)
 

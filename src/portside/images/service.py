@@ -546,22 +546,28 @@ class ImageService:
                 auth=auth,
             )
 
-    async def remote_manifest(self, ref: str, auth: AuthConfig | None = None) -> RemoteManifest:
-        """A manifest or manifest list as a registry has it, byte by byte."""
+    async def remote_manifest(
+        self, ref: str, auth: AuthConfig | None = None, *, statements: bool = False
+    ) -> RemoteManifest:
+        """A manifest or manifest list as a registry has it, byte by byte; of an attestation
+        manifest also the ``statements``."""
         from portside.images.remote_manifests import remote_manifest
 
         reference = Reference.parse(ref)
         return await self._at(
-            reference, lambda repository: remote_manifest(repository, reference), auth
+            reference,
+            lambda repository: remote_manifest(repository, reference, statements=statements),
+            auth,
         )
 
     async def push_manifest_list(
-        self, ref: str, parts: Sequence[ListPart], auth: AuthConfig | None = None
-    ) -> str:
-        """Push a manifest list under ``ref``; its digest."""
+        self, ref: str, parts: Sequence[ListPart], auth: AuthConfig | None = None,
+        document: tuple[str, bytes] | None = None,
+    ) -> str:  # fmt: skip
+        """Push a manifest list under ``ref``; its digest. ``document``: see ``push_parts``."""
         from portside.images.remote_manifests import push_parts
 
-        return await push_parts(self.registries, Reference.parse(ref), parts, auth)
+        return await push_parts(self.registries, Reference.parse(ref), parts, auth, document)
 
     async def push_artifact(
         self,

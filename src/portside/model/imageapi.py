@@ -248,6 +248,8 @@ class RemoteManifest(msgspec.Struct, frozen=True):
     """Base64 in JSON: the bytes whose digest the descriptor has."""
     config: bytes = msgspec.field(name="Config", default=b"")
     """Of one image: its configuration, likewise."""
+    statements: tuple[bytes, ...] = msgspec.field(name="Statements", default=())
+    """Of an attestation manifest, if they are asked for: in-toto statements, likewise."""
 
 
 class ListPart(msgspec.Struct, frozen=True):
@@ -255,6 +257,8 @@ class ListPart(msgspec.Struct, frozen=True):
 
     ref: str = msgspec.field(name="Ref")
     descriptor: Descriptor = msgspec.field(name="Descriptor")
+    auth: str = msgspec.field(name="Auth", default="")
+    """``X-Registry-Auth`` for the registry of ``ref``, when that is not the list's."""
 
 
 class DistributionInspect(msgspec.Struct, frozen=True):

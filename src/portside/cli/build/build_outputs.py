@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LOCAL = ("local", "tar")
 """Kinds whose files come over the connection."""
-_ANNOTATION = re.compile(
+ANNOTATION = re.compile(
     r"(?:(index|index-descriptor|manifest|manifest-descriptor)(\[[^]]+\])?:)?(.+)"
 )
 FILES = ("tar", "oci", "docker")
@@ -60,7 +60,7 @@ class Outputs:
             self._shorthand("image")
         for text in texts:
             key, equals, value = text.partition("=")
-            match = _ANNOTATION.fullmatch(key)
+            match = ANNOTATION.fullmatch(key)
             if not equals or match is None:
                 raise Failed(1, "ERROR: failed to build: parse annotations: invalid annotation "
                                 f'"{text}", expected key=value')  # fmt: skip
