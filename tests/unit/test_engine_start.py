@@ -28,7 +28,7 @@ def test_how_it_ended_is_told(
     monkeypatch.setattr(engine_start, "LOG", str(log))
     monkeypatch.setattr(sys, "executable", str(program))
     with pytest.raises(Unavailable) as raised:
-        engine_start._start()
+        engine_start._start("starting one")
     assert told in str(raised.value)
     assert told.removeprefix("it ") in log.read_text(), "the log says so too"
     for line in script.splitlines():
