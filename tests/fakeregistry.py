@@ -6,9 +6,10 @@ import asyncio
 import base64
 import json
 import ssl
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -228,3 +229,26 @@ async def fake_registry(tls: ssl.SSLContext | None = None) -> AsyncIterator[Fake
         yield registry
     finally:
         await runner.cleanup()
+
+
+@contextmanager
+def served(tls: ssl.SSLContext | None = None) -> Iterator[FakeRegistry]:
+    """A FakeRegistry in a thread of its own."""
+    ready: threading.Event = threading.Event()
+    box: dict[str, Any] = {}
+
+    async def main() -> None:
+        box["loop"], box["stop"] = asyncio.get_running_loop(), asyncio.Event()
+        async with fake_registry(tls) as registry:
+            box["registry"] = registry
+            ready.set()
+            await box["stop"].wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    assert ready.wait(20)
+    try:
+        yield box["registry"]
+    finally:
+        box["loop"].call_soon_threadsafe(box["stop"].set)
+        thread.join()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any
 
 import pytest
 from enginekit import RunningEngine, docker_runner
-from fakeregistry import FakeRegistry, Fault, fake_registry
+from fakeregistry import Fault, served
 from imagekit import build_image, certificate
 
 Docker = Callable[..., "CompletedProcess[str]"]
@@ -46,29 +45,6 @@ def docker(
     config = str(tmp_path_factory.mktemp("docker-config"))
     environment = {**os.environ, "DOCKER_HOST": engine.host, "DOCKER_CONFIG": config}
     return docker_runner(docker_command, environment)
-
-
-@contextmanager
-def served(tls: ssl.SSLContext | None = None) -> Iterator[FakeRegistry]:
-    """A FakeRegistry in a thread of its own."""
-    ready: threading.Event = threading.Event()
-    box: dict[str, Any] = {}
-
-    async def main() -> None:
-        box["loop"], box["stop"] = asyncio.get_running_loop(), asyncio.Event()
-        async with fake_registry(tls) as registry:
-            box["registry"] = registry
-            ready.set()
-            await box["stop"].wait()
-
-    thread = threading.Thread(target=asyncio.run, args=(main(),))
-    thread.start()
-    assert ready.wait(20)
-    try:
-        yield box["registry"]
-    finally:
-        box["loop"].call_soon_threadsafe(box["stop"].set)
-        thread.join()
 
 
 def stored(engine: RunningEngine) -> tuple[int, int, set[str]]:

@@ -1,6 +1,7 @@
 """What BuildKit's clients get beside an image: attestations, caches for other engines, layouts, and
 the history of builds."""
 
+import base64
 import json
 import subprocess
 import tarfile
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 from buildxkit import BASE, Builder, build
 from enginekit import RunningEngine
-from imagekit import docker_registry
+from fakeregistry import FakeRegistry, served
+from imagekit import build_image, docker_registry
+
+from portside.model.platform import Platform
 
 __all__ = ["build"]
 Run = Callable[..., subprocess.CompletedProcess[Any]]
@@ -248,3 +252,43 @@ def test_the_remote_driver(build: Builder, tmp_path: Path) -> None:
     finally:
         running.remove()
     assert not sock.exists()
+
+
+# -- registries that ask for tokens ----------------------------------------------------------
+
+
+def test_credentials_stay_with_a_client_that_fetches_tokens(
+    build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """buildx gets the token at the realm; the engine does when its user turned that off, and
+    for a registry with names and passwords alone."""
+    config = Path(build.env["DOCKER_CONFIG"], "config.json")
+    plain = json.loads(config.read_text())
+
+    def agents(registry: FakeRegistry) -> set[str]:
+        return {headers.get("User-Agent", "").partition("/")[0]
+                for _, path, headers in registry.requests if path.startswith("/token")}  # fmt: skip
+
+    with served() as registry:
+        registry.add(
+            "app", "1", build_image([{"x": b"x"}], architecture=Platform.host().architecture)
+        )
+        registry.token = "secret-token"
+        text = f"FROM {registry.host}/app:1\nCOPY f /f\n"
+
+        def pull(password: str = "password", check: bool = True) -> str:
+            auth = base64.b64encode(f"user:{password}".encode()).decode()
+            config.write_text(json.dumps({**plain, "auths": {registry.host: {"auth": auth}}}))
+            registry.requests.clear()
+            return build(text, "--pull", files={"f": "f"}, check=check).stderr
+
+        pull()
+        assert agents(registry) and "portside" not in agents(registry)
+        assert "failed to authorize" in pull("wrong", check=False)
+        monkeypatch.setitem(build.env, "BUILDKIT_NO_CLIENT_TOKEN", "1")
+        pull()
+        assert agents(registry) == {"portside"}
+        monkeypatch.delitem(build.env, "BUILDKIT_NO_CLIENT_TOKEN")
+        registry.token, registry.basic = None, ("user", "password")
+        pull()
+        assert not agents(registry)

@@ -106,3 +106,11 @@ class CommandNotFound(SystemFailure):
 
 class CommandNotExecutable(SystemFailure):
     """The container's command exists and cannot be executed (exit code 126)."""
+
+
+def retold(err: PortsideError, text: str) -> PortsideError:
+    """The same error with other words, whatever its class is made from."""
+    made = type(err).__new__(type(err))
+    made.__dict__.update(err.__dict__)
+    made.args = (text,)
+    return made

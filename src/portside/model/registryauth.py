@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -63,6 +64,19 @@ class AuthConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     def to_header(self) -> str:
         """For ``X-Registry-Auth``."""
         return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode()
+
+
+class LentAuth(AuthConfig, frozen=True, kw_only=True):
+    """Credentials that stay with a client, which fetches bearer tokens with them itself."""
+
+    fetch_token: Callable[[str, str, Sequence[str]], Awaitable[tuple[str, float]]]
+    """Realm, service and scopes to a token and the seconds that it lives."""
+    reveal: Callable[[], Awaitable[AuthConfig | None]]
+    """The credentials after all, for a registry without tokens."""
+
+    @property
+    def is_anonymous(self) -> bool:
+        return False
 
 
 class AuthResult(msgspec.Struct, frozen=True):

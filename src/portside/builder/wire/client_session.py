@@ -7,9 +7,11 @@ of its directories, secrets, agents and credentials. A build names its session b
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -20,10 +22,12 @@ from h2.exceptions import H2Error
 from portside.builder.wire.grpc_transport import TransportChannel
 from portside.builder.wire.proto import session_pb2 as pb
 from portside.model.errors import Cancelled, NotFound, PortsideError, Unavailable
-from portside.model.registryauth import HUB_INDEX, AuthConfig
+from portside.model.registryauth import AuthConfig, LentAuth
 
 ARRIVAL = 10.0
 """Seconds in which the session of a build must have come."""
+CLIENT_ID = "buildkit-client"
+_SALT = os.urandom(32)
 MAX_PIECE = 1 << 20
 """Bytes of one message; clients refuse those above 4 MiB."""
 CALL = 60.0
@@ -54,9 +58,40 @@ class ClientSession:
     # -- credentials and secrets ---------------------------------------------------------
 
     async def credentials(self, domain: str) -> AuthConfig | None:
-        """What the client knows for a registry; None for nothing."""
-        host = HUB_INDEX if domain == "docker.io" else domain
-        request = pb.CredentialsRequest(Host="registry-1.docker.io" if host == HUB_INDEX else host)
+        """What the client knows for a registry; None for nothing. A client that has a token
+        authority keeps the credentials and fetches tokens itself."""
+        host = "registry-1.docker.io" if domain == "docker.io" else domain
+        if not await self._fetches_tokens(host):
+            return await self._revealed(host)
+        return LentAuth(
+            fetch_token=partial(self._token, host), reveal=partial(self._revealed, host)
+        )
+
+    async def _fetches_tokens(self, host: str) -> bool:
+        """The authority's key would tell whether two sessions may share a token: none is shared
+        here, so it is enough that there is one."""
+        request = pb.GetTokenAuthorityRequest(Host=host, Salt=_SALT)
+        try:
+            found = await self.call(
+                "/moby.filesync.v1.Auth/GetTokenAuthority", request, pb.GetTokenAuthorityResponse
+            )
+        except (NotFound, Unavailable):
+            return False  # it says so when its user has turned that off
+        return found is not None and bool(found.PublicKey)
+
+    async def _token(
+        self, host: str, realm: str, service: str, scopes: Sequence[str]
+    ) -> tuple[str, float]:
+        request = pb.FetchTokenRequest(
+            ClientID=CLIENT_ID, Host=host, Realm=realm, Service=service, Scopes=scopes
+        )
+        found = await self.call("/moby.filesync.v1.Auth/FetchToken", request, pb.FetchTokenResponse)
+        if found is None:
+            raise Unavailable("the client does not fetch tokens")
+        return found.Token, float(found.ExpiresIn)
+
+    async def _revealed(self, host: str) -> AuthConfig | None:
+        request = pb.CredentialsRequest(Host=host)
         found = await self.call(
             "/moby.filesync.v1.Auth/Credentials", request, pb.CredentialsResponse
         )

@@ -14,7 +14,8 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from portside.model.registryauth import AuthConfig
+from portside.model.errors import NotFound, Unavailable
+from portside.model.registryauth import AuthConfig, LentAuth
 from portside.registry.client.challenge import Challenge, parse
 from portside.registry.client.endpoints import Endpoint
 from portside.registry.client.errors import (
@@ -83,6 +84,8 @@ class Authorizer:
                 return f"Bearer {await self._token(challenge, scopes, fresh)}"
         for challenge in self._challenges:
             if challenge.scheme == "basic":
+                if isinstance(self._auth, LentAuth):
+                    self._auth = await self._auth.reveal() or AuthConfig()
                 return self._basic()
         if self._challenges:
             raise NoCredentials(
@@ -121,9 +124,19 @@ class Authorizer:
         if not self._auth.is_anonymous and self._endpoint.is_tls and self._endpoint.verify:
             self._refuse_plain(parts.scheme, realm)
         service = challenge.parameters.get("service", "")
+        if isinstance(self._auth, LentAuth):
+            return await self._lent(self._auth, realm, service, scopes)
         if self._auth.identitytoken:
             return await self._exchange(realm, service, scopes)
         return await self._get(realm, service, scopes)
+
+    @staticmethod
+    async def _lent(auth: LentAuth, realm: str, service: str, scopes: Sequence[str]) -> _TokenBody:
+        try:
+            token, life = await auth.fetch_token(realm, service, scopes)
+        except (NotFound, Unavailable) as err:
+            raise RegistryError(401, "UNAUTHORIZED", f"failed to authorize: {err}") from err
+        return _TokenBody(token=token, expires_in=life or None)
 
     @staticmethod
     def _refuse_plain(scheme: str, realm: str) -> None:
