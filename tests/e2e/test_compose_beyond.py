@@ -211,6 +211,95 @@ def test_providers(ours: Ours, tmp_path: Path) -> None:
     )
 
 
+MODEL_PROGRAM = """#!/bin/sh
+[ "$1" != docker-cli-plugin-metadata ] || {
+    echo '{"SchemaVersion": "0.1.0", "Vendor": "test", "Version": "1"}'
+    exit
+}
+echo "$@" >>CALLS
+case $1 in
+ls) echo '[{"tags": ["ai/here:1"]}]' ;;
+status) echo '{"endpoint": "http://models.test/v1"}' ;;
+esac
+"""
+MODELLED = """
+name: modelled
+services:
+  app:
+    image: portside/base
+    command: sh -c 'env | grep -E "_(URL|MODEL)=|^AI_" | sort; sleep 1000'
+    init: true
+    models: {big-one: , here: {endpoint_var: AI_HERE, model_var: AI_NAME}}
+models:
+  big-one: {model: "ai/big:2", context_size: 4096, runtime_flags: ["--a", "--b=c"]}
+  here: {model: "ai/here:1"}
+"""
+
+
+def test_models(
+    tmp_path: Path, engine: RunningEngine, docker: Any, docker_env: dict[str, str]
+) -> None:
+    """The same calls of the program, and the same container, as by docker compose."""
+    (tmp_path / "compose.yaml").write_text(MODELLED)
+    programs = composekit.both(tmp_path, {**docker_env, "DOCKER_CONFIG": str(tmp_path)})
+    done = programs[1]("up", "-d", status=1)
+    assert "'models' support requires Docker Model plugin" in done.stderr
+    assert composekit.state(engine, "modelled") == {}
+    plugin, calls = tmp_path / "cli-plugins" / "docker-model", tmp_path / "calls"
+    plugin.parent.mkdir()
+    plugin.write_text(MODEL_PROGRAM.replace("CALLS", str(calls)))
+    plugin.chmod(0o755)
+    found = []
+    for program in programs:
+        try:
+            program("up", "-d")
+            [inspected] = composekit.identifiers(engine, "modelled").values()
+            config = engine.json("GET", f"/containers/{inspected}/json")["Config"]
+            labels = config["Labels"]
+            found.append((sorted(calls.read_text().splitlines()), sorted(config["Env"]),
+                          labels["com.docker.compose.config-hash"]))  # fmt: skip
+        finally:
+            program("down", "-t", "0")
+            calls.unlink(missing_ok=True)
+    try:
+        shown = programs[1]("run", "--rm", "-T", "app", "env").stdout
+        assert "BIG_ONE_MODEL=ai/big:2" in shown
+        assert calls.read_text().count("status") == 1
+    finally:
+        programs[1]("down", "-t", "0")
+    assert found[1] == found[0]
+    assert "configure --context-size 4096 ai/big:2 -- --a --b=c" in found[1][0]
+    assert "pull ai/big:2" in found[1][0] and "pull ai/here:1" not in found[1][0]
+    assert "BIG_ONE_URL=http://models.test/v1" in found[1][1]
+    assert "AI_NAME=ai/here:1" in found[1][1]
+
+
+def test_api_socket(ours: Ours, engine: RunningEngine, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"auths": {"reg.test": {"auth": "dTpw"}}}')
+    program = ours(
+        "name: socketed\nservices:\n"
+        "  a: {image: portside/base, command: sleep 1000, init: true, use_api_socket: true}\n"
+        "  b: {image: portside/base, command: sleep 1000, init: true, use_api_socket: true,\n"
+        "      environment: {DOCKER_CONFIG: /mine}}\n"
+    )
+    program.env["DOCKER_CONFIG"] = str(tmp_path)
+    try:
+        program("up", "-d")
+        show = "echo $DOCKER_CONFIG; ls /run/secrets/docker; [ -S /var/run/docker.sock ] && echo it"
+        assert program("exec", "-T", "a", "sh", "-c", show).stdout == (
+            "/run/secrets/docker\nconfig.json\nit\n"
+        )
+        text = program("exec", "-T", "a", "cat", "/run/secrets/docker/config.json").stdout
+        assert json.loads(text) == {"auths": {"reg.test": {"auth": "dTpw"}}}
+        assert program("exec", "-T", "b", "sh", "-c", show).stdout == "/mine\nit\n"
+        assert "it" in program("run", "--rm", "-T", "a", "sh", "-c", show).stdout
+        before = composekit.identifiers(engine, "socketed")
+        program("up", "-d")
+        assert composekit.identifiers(engine, "socketed") == before
+    finally:
+        program("down", "-t", "0")
+
+
 # -- what goes wrong ------------------------------------------------------------------------------
 
 

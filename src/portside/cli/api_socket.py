@@ -17,31 +17,42 @@ _SOCKET = "/var/run/docker.sock"
 _DIRECTORY = "/run/secrets/docker"
 
 
+def path(session: Session, what: str) -> str:
+    """The engine's socket; ``what`` needs it. Raises InvalidParameter without one."""
+    if not session.endpoint.path:
+        raise InvalidParameter(
+            f"{what} needs an engine on a unix socket, not {session.endpoint.text}"
+        )
+    return session.endpoint.path
+
+
 def add(session: Session, body: dict[str, Any]) -> None:
     """Bind the socket where clients look for it, and name the directory of the credentials.
 
     Raises InvalidParameter for an engine that is not reached by a unix socket.
     """
-    if not session.endpoint.path:
-        raise InvalidParameter(
-            f"--use-api-socket needs an engine on a unix socket, not {session.endpoint.text}"
-        )
-    mount = {"Type": "bind", "Source": session.endpoint.path, "Target": _SOCKET}
+    source = path(session, "--use-api-socket")
+    mount = {"Type": "bind", "Source": source, "Target": _SOCKET}
     body["HostConfig"].setdefault("Mounts", []).append(mount)
     environment = body.get("Env") or []
     if not any(item.partition("=")[0] == "DOCKER_CONFIG" for item in environment):
         body["Env"] = [*environment, f"DOCKER_CONFIG={_DIRECTORY}"]
 
 
-def put_credentials(session: Session, container: str) -> None:
-    """Write the caller's registry credentials into the container, readable by root alone."""
+def config_text(session: Session) -> str:
+    """The caller's registry credentials as config.json has them."""
     entries = {}
     names = {*session.config.mapping("auths"), *session.config.mapping("credHelpers")}
     for name in sorted(names):
         known = auth.lookup(session.config, name)
         if known:
             entries[auth.key_of(name)] = auth.entry_of(known)
-    data = jsontext.dumps({"auths": entries}, "\t").encode()
+    return jsontext.dumps({"auths": entries}, "\t")
+
+
+def put_credentials(session: Session, container: str) -> None:
+    """Write the caller's registry credentials into the container, readable by root alone."""
+    data = config_text(session).encode()
     path = path_of("containers", container, "archive")
     headers = {"Content-Type": "application/x-tar"}
     response = session.client.request("PUT", path, {"path": "/"}, _archive(data), headers)

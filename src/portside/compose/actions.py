@@ -40,6 +40,8 @@ class Actions:
     """Takes what hooks print."""
     containers: dict[str, list[Container]] = field(default_factory=dict)
     """Those of each service, kept up to date."""
+    api_socket: Callable[[], tuple[str, str]] = lambda: ("/var/run/docker.sock", '{"auths": {}}')
+    """The engine's socket, and credentials as config.json has them, for ``use_api_socket``."""
     rollouts: dict[str, Callable[[], None]] = field(default_factory=dict)
     """Services whose containers are replaced in batches once they may start (``rolling``)."""
     images: dict[str, Values] = field(default_factory=dict)

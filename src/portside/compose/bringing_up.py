@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from portside.compose import conditions
+from portside.compose import conditions, socket_access
 from portside.compose.actions import Actions
 from portside.compose.conditions import TimedOut
 from portside.compose.converge import Convergence, UpOptions, add_starts, add_wait, in_order
@@ -24,6 +24,11 @@ def prepare(actions: Actions, choices: UpOptions, tools: ImageTools, parallel: i
             from portside.compose import providers
 
             providers.run(actions, name, "up")
+    if project.models:
+        from portside.compose import model_runner
+
+        model_runner.ensure(actions)
+    socket_access.give(actions)
     observed = observe(actions.pool, project.name, names_of(project))
     ensure(actions.pool, project, observed.images, tools, actions.report, parallel, actions.warn,
            actions.dry_run)  # fmt: skip

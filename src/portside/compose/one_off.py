@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from portside.compose import bringing_up, conditions, injected_files
+from portside.compose import bringing_up, conditions, injected_files, socket_access
 from portside.compose.actions import Actions
 from portside.compose.converge import UpOptions
 from portside.compose.executor import execute
@@ -77,8 +77,13 @@ def _start_dependencies(
     others = {name: item for name, item in project.services.items()
               if name != service and dependencies}  # fmt: skip
     disabled = {**project.disabled, service: project.services[service]}
-    before: Project = replace(project, services=others, disabled=disabled)
+    before: Project = replace(project, services=others, disabled=disabled, models={})
     inner = replace(actions, project=before)
+    if project.models:
+        from portside.compose import model_runner
+
+        model_runner.ensure(actions)
+    socket_access.give(actions)
     bringing_up.up(inner, choices, tools, parallel)
     if dependencies:
         _await(actions, service, parallel)

@@ -18,7 +18,6 @@ from portside.compose.progress_events import DONE, ERROR, WORKING
 from portside.compose.project import Values
 
 _DIRECTORIES = (
-    os.path.expanduser("~/.docker/cli-plugins"),
     "/usr/local/lib/docker/cli-plugins", "/usr/lib/docker/cli-plugins",
     "/usr/libexec/docker/cli-plugins",
 )  # fmt: skip
@@ -51,12 +50,18 @@ def _command(actions: Actions, name: str, provider: Values, verb: str) -> list[s
     return [*words, name]
 
 
-def _find(kind: str) -> str:
-    for directory in _DIRECTORIES:
+def plugin(kind: str) -> str | None:
+    """The program of a plugin of docker."""
+    own = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    for directory in (f"{own}/cli-plugins", *_DIRECTORIES):
         path = f"{directory}/docker-{kind}"
         if os.access(path, os.X_OK) and os.path.isfile(path):
             return path
-    found = shutil.which(kind)
+    return None
+
+
+def _find(kind: str) -> str:
+    found = plugin(kind) or shutil.which(kind)
     if found is None:
         raise ComposeError(f'"{kind}" not found: a provider is a program on the PATH, or a plugin '
                            f"of docker named docker-{kind}")  # fmt: skip

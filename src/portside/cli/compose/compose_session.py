@@ -151,8 +151,13 @@ class ComposeSession(Session):
 
         return Actions(
             self.pool, project, self.board().report, self.config.proxies(self.endpoint.text),
-            dry_run=self.dry_run, warn=self.warning, **more,
+            dry_run=self.dry_run, warn=self.warning, api_socket=self._api_socket, **more,
         )  # fmt: skip
+
+    def _api_socket(self) -> tuple[str, str]:
+        from portside.cli import api_socket
+
+        return api_socket.path(self, "use_api_socket"), api_socket.config_text(self)
 
     def image_tools(self, project: Project, *, builds: bool = True, **more: Any) -> ImageTools:
         """How the images of a project come."""
