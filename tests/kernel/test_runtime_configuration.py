@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -27,11 +28,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundles]:
         yield found
 
 
+def message(stderr: str) -> str:
+    """What the runtime said, out of the line it has for a log."""
+    found = re.search(r'level=error msg=("(?:[^"\\]|\\.)*")', stderr)
+    return str(json.loads(found[1])) if found else stderr
+
+
 def run(made: Bundles, script: str, **changes: Any) -> tuple[int, str, str]:
     """A shell in a container of its own: exit status, output, what the runtime complained of."""
     bundle = made.bundle("sh", "-c", script, **changes)
     done = made.call("run", "--bundle", str(bundle), made.name())
-    return done.returncode, done.stdout, done.stderr
+    return done.returncode, done.stdout, message(done.stderr)
 
 
 def mounts(made: Bundles, *more: dict[str, Any]) -> dict[str, Any]:
@@ -362,6 +369,6 @@ def test_figures_and_features_have_runcs_shape(made: Bundles) -> None:
 def test_exec_is_like_the_containers_process(made: Bundles) -> None:
     name = made.create("sleep", "60", oomScoreAdj=321)
     assert made.call("exec", name, "cat", "/proc/self/oom_score_adj").stdout == "321\n"
-    said = made.call("exec", name, "").stderr
+    said = message(made.call("exec", name, "").stderr)
     assert 'exec: "": executable file not found in $PATH' in said
     assert "Cwd must be an absolute path" in made.call("exec", "--cwd", "x", name, "true").stderr
