@@ -87,7 +87,7 @@ def test_pages_ask_no_other_host(lone: RunningMonitor) -> None:
         assert status == 200 and "default-src 'none'" in headers["content-security-policy"]
         assert b"http://" not in body and b"https://" not in body
     status, _, body = lone.request("/")
-    assert status == 200 and b"<title>Monitor" in body  # redirected to /containers/
+    assert status == 200 and b"<title>Portside monitor" in body  # redirected to /containers/
     assert lone.request("/validate")[0] == 200
 
 
