@@ -1,7 +1,7 @@
 """The classic builder's ``--cache-from``: images whose history tells the same steps.
 
 An image stands for a step when its history and its layers begin with those of the base image, and
-go on with the lines of the steps before it and its own. What a step's line does not tell (the
+continue with the lines of the steps before it and its own. What a step's line does not tell (the
 content of a mount) is never taken from there. The images are trusted: a line of history is what
 whoever made the image says of it.
 """
