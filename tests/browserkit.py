@@ -80,9 +80,11 @@ class Driver:
         """What the script returns once that is true."""
         deadline = time.monotonic() + 30
         while not (value := self.run(f"return {script}")):
+            page = str(self.run("return document.body?.innerText"))
             if time.monotonic() > deadline:
-                page = self.run("return document.body.innerText")
                 raise AssertionError(f"never true: {script}\n{page}")
+            if _CHANGED in page:  # it came after the page had been opened
+                self("POST", "/refresh", {})
             time.sleep(0.05)
         return value
 
