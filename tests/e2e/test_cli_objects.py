@@ -185,7 +185,8 @@ def test_volumes(pair: Pair) -> None:
     """)
 
 
-def test_the_engine(pair: Pair) -> None:
+def test_the_engine(pair: Pair, docker: Any) -> None:
+    docker("image", "prune", "-f")  # what is pruned by the first is not there for the second
     pair.all_same(r"""
         version --format "{{.Server.Version}} {{.Server.Os}} {{.Client.Os}} {{.Server.MinAPIVersion}}"
         version --format "{{.Client.DefaultAPIVersion | len}} {{.Server.APIVersion}}"

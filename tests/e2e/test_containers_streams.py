@@ -179,13 +179,13 @@ def test_exec_stdin_half_closed_and_binary(docker: Docker, running: str) -> None
 
 
 def test_exec_dies_with_its_container(docker: Docker, running: str, engine: RunningEngine) -> None:
-    running = subprocess.Popen(
+    client = subprocess.Popen(
         ["docker", "-H", engine.host, "exec", running, "sleep", "1000"], stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     until(lambda: engine.json("GET", f"/containers/{running}/json")["ExecIDs"] is not None)
     docker("kill", running)
-    assert running.wait(PATIENCE) == 137
+    assert client.wait(PATIENCE) == 137
 
 
 # -- attach ----------------------------------------------------------------------------------------

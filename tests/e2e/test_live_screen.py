@@ -113,6 +113,7 @@ class Terminal:
 
 @pytest.fixture
 def two(docker: Docker) -> Iterator[None]:
+    docker("volume", "prune", "-a", "-f")  # other tests' would come first in the list
     loop = "i=0; while :; do i=$((i+1)); echo line $i; usleep 100000; done"
     docker("run", "-d", "--name", "screen-a", "portside/base", "sh", "-c", loop)
     docker("run", "-d", "--name", "screen-b", "-v", "screen-data:/d", "portside/base", "sleep",
