@@ -18,6 +18,7 @@ import msgspec
 from portside.model.digest import Digest
 from portside.model.errors import NotFound, PortsideError
 from portside.model.image import Descriptor
+from portside.store import gc
 from portside.store.db import Ref
 
 if TYPE_CHECKING:
@@ -138,7 +139,13 @@ class BuildHistory:
         loose = [record for record in self._records.all() if not record.pinned]
         loose.sort(key=lambda record: record.created)
         for record in loose[: max(0, len(loose) - KEPT)]:
-            self._records.delete(record.ref)
+            self._drop(record)
+
+    def _drop(self, record: BuildRecord) -> None:
+        """Delete a record, and its blobs unless others have the same."""
+        self._records.delete(record.ref)
+        owned = (record.log, *record.provenance.values())
+        gc.release(self._store, [part.digest for part in owned if part])
 
     def all(self) -> list[BuildRecord]:
         """Those that run as well, newest first."""
@@ -175,7 +182,7 @@ class BuildHistory:
         """NotFound. A build that runs stays."""
         for record in [self.get(ref) for ref in refs]:
             if not record.is_active:
-                self._records.delete(record.ref)
+                self._drop(record)
                 self._tell(Event(record, is_deleted=True))
 
     async def events(

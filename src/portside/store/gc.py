@@ -16,6 +16,8 @@ from portside.model.counted import counted
 from portside.model.digest import Digest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from portside.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,24 @@ def collect(store: Store) -> int:
             counted(len(layers), "layers"),
         )
     return freed + sum(size for _, size in blobs) + sum(size for _, size in layers)
+
+
+def release(store: Store, digests: Iterable[str]) -> None:
+    """Delete those of these blobs that nothing refers to: what :func:`collect` does, for what is
+    known to have lost an owner."""
+    if store.backups.damaged:
+        return
+    gone = []
+    with store.db.transaction() as sql:
+        for digest in digests:
+            found = sql.execute(
+                "SELECT 1 FROM refs WHERE target_kind='blob' AND target_id=?", (digest,)
+            ).fetchone()
+            if found is None:
+                sql.execute("DELETE FROM blobs WHERE digest=?", (digest,))
+                gone.append(Digest(digest))
+    for item in gone:
+        store.blobs.delete(item)
 
 
 def drop_old_ingests(store: Store, seconds: float = 7 * 86400) -> int:
