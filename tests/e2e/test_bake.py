@@ -177,6 +177,18 @@ services:
         no-cache: true
   db: {image: postgres}
   w2: {build: .}
+  w3:
+    build:
+      context: .
+      additional_contexts: {other: "service:web", folder: ./web}
+      secrets: [file, {source: variable, target: else}]
+      extra_hosts: ["one:192.0.2.1", "one:192.0.2.2", "two:192.0.2.3"]
+      ulimits: {nofile: {soft: 10, hard: 20}}
+      provenance: mode=max
+      sbom: true
+secrets:
+  file: {file: ./token}
+  variable: {environment: TOKEN}
 """
 
 
@@ -225,6 +237,7 @@ def test_targets_are_bakes(
     bake: Run, tmp_path: Path, name: str, text: str, args: list[str], env: dict[str, str]
 ) -> None:
     (tmp_path / "project" / name).write_text(text)
+    (tmp_path / "project" / "token").write_text("secret")
     ours = json.loads(bake("portside", "--print", *args, env=env).stdout)
     theirs = json.loads(bake("docker", "--print", *args, env=env).stdout)
     for found in (ours, theirs):  # the order within a matrix is not fixed there

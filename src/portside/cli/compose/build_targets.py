@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from portside.cli.bake.compose_targets import attributes_of
 from portside.compose.requests import image_of
 from portside.compose.service_builds import BuildOptions, labels_of
 
@@ -13,53 +14,23 @@ if TYPE_CHECKING:
 
     from portside.compose.project import Project, Values
 
-_SAME = {"cache_from": "cache-from", "cache_to": "cache-to", "target": "target",
-         "network": "network", "no_cache_filter": "no-cache-filter"}  # fmt: skip
-"""Attributes that are a target's under another name, and mean the same."""
-
 
 def target_of(project: Project, name: str, choices: BuildOptions) -> dict[str, Any]:
     """One service's target, in the order in which docker compose prints it."""
     service = project.services[name]
     build = service["build"]
-    args = {**(build.get("args") or {}), **choices.args}
-    values: dict[str, Any] = {
-        "context": build["context"],
-        "contexts": {
-            key: _context(place)
-            for key, place in sorted((build.get("additional_contexts") or {}).items())
-        },
+    found = attributes_of(project, _with_choices(build, choices))
+    tags = [*(build.get("tags") or ()), image_of(project, name, service)]
+    insecure = ["security.insecure"] if build.get("privileged") else []
+    found |= {
         "dockerfile": _dockerfile(build),
-        "dockerfile-inline": build.get("dockerfile_inline"),
-        "args": {
-            key: str(project.environment[key] if value is None else value)
-            for key, value in sorted(args.items())
-            if value is not None or key in project.environment
-        },
         "labels": dict(sorted(labels_of(project, name, service).items())),
-        "tags": list(dict.fromkeys([*(build.get("tags") or ()), image_of(project, name, service)])),
-        **{key: build.get(source) for source, key in _SAME.items()},
-        "secret": [_secret(project, item) for item in build.get("secrets") or ()],
-        "ssh": [f"{key}={path}" for key, path in (choices.ssh or build.get("ssh") or {}).items()],
+        "tags": list(dict.fromkeys(tags)),
         "platforms": _platforms(service),
-        "pull": choices.pull or build.get("pull"),
-        "no-cache": choices.no_cache or build.get("no_cache"),
-        "shm-size": str(build["shm_size"]) if build.get("shm_size") else None,
-        "ulimits": [_ulimit(key, value) for key, value in (build.get("ulimits") or {}).items()],
-        "entitlements": [
-            *(build.get("entitlements") or ()),
-            *(["security.insecure"] if build.get("privileged") else ()),
-        ],
-        "extra-hosts": {
-            host: ",".join(texts) for host, texts in (build.get("extra_hosts") or {}).items()
-        },
+        "entitlements": [*(found.get("entitlements") or ()), *insecure],
         "output": ["type=docker"],
-        "attest": [
-            *_attest("provenance", choices.provenance or build.get("provenance")),
-            *_attest("sbom", choices.sbom or build.get("sbom")),
-        ],
     }
-    return {key: values[key] for key in _ORDER if values[key]}
+    return {key: found[key] for key in _ORDER if found.get(key)}
 
 
 _ORDER = (
@@ -70,8 +41,17 @@ _ORDER = (
 )  # fmt: skip
 
 
-def _context(place: str) -> str:
-    return f"target:{place.removeprefix('service:')}" if place.startswith("service:") else place
+def _with_choices(build: Values, choices: BuildOptions) -> Values:
+    """What the flags of ``build`` say comes before what the file says."""
+    return {
+        **build,
+        "args": {**(build.get("args") or {}), **choices.args},
+        "ssh": choices.ssh or build.get("ssh"),
+        "pull": choices.pull or build.get("pull"),
+        "no_cache": choices.no_cache or build.get("no_cache"),
+        "provenance": choices.provenance or build.get("provenance"),
+        "sbom": choices.sbom or build.get("sbom"),
+    }
 
 
 def _dockerfile(build: Values) -> str | None:
@@ -85,29 +65,3 @@ def _dockerfile(build: Values) -> str | None:
 def _platforms(service: Values) -> list[str]:
     own = service["build"].get("platforms")
     return list(own) if own else [service["platform"]] if service.get("platform") else []
-
-
-def _secret(project: Project, item: Any) -> str:
-    """An entry of ``build.secrets``; one from the environment may be set by ``.env`` alone."""
-    source = item if isinstance(item, str) else item["source"]
-    identifier = source if isinstance(item, str) else item.get("target") or source
-    definition = project.secrets.get(source) or {}
-    if variable := definition.get("environment"):
-        if variable in project.environment:
-            os.environ.setdefault(variable, project.environment[variable])
-        return f"id={identifier},type=env,env={variable}"
-    return f"id={identifier},type=file,src={definition.get('file', '')}"
-
-
-def _ulimit(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{name}={value.get('soft', 0)}:{value.get('hard', 0)}"
-    return f"{name}={value}"
-
-
-def _attest(kind: str, value: Any) -> list[str]:
-    text = str(value).lower() if isinstance(value, bool) else str(value or "")
-    if not text:
-        return []
-    more = {"true": "", "false": ",disabled=true"}.get(text, f",{text}")
-    return [f"type={kind}{more}"]
