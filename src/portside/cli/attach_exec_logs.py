@@ -150,8 +150,9 @@ def _size() -> list[int] | None:
       --until string   Only before this time (2024-01-02T13:23:37Z, or 42m for 42 minutes ago)
 """)  # fmt: skip
 def logs(session: Session, options: Options, arguments: list[str]) -> None:
-    from portside.cli.stream_pump import Frames, write_all
+    from portside.cli.stream_pump import write_all
     from portside.cli.times import engine_time
+    from portside.client.framed_lines import Frames
 
     client = session.client
     found = client.get(path_of("containers", arguments[0], "json"))
@@ -169,6 +170,7 @@ def logs(session: Session, options: Options, arguments: list[str]) -> None:
     frames = Frames() if not found["Config"]["Tty"] else None
     for piece in response.pieces():
         if frames is not None:
-            frames.feed(piece)
+            for fd, part in frames.feed(piece):
+                write_all(fd, part)
         else:
             write_all(1, piece)

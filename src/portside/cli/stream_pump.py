@@ -11,6 +11,7 @@ import os
 import select
 
 from portside.cli.caller_terminal import KeyWatch
+from portside.client.framed_lines import Frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from portside.client.client import Hijacked
 
 _PIECE = 1 << 17
-_HEAD = 8
-_STDERR = 2
 _SHUT_WR = 1
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
@@ -35,34 +34,6 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
             waiter = select.poll()
             waiter.register(fd, select.POLLOUT)
             waiter.poll()
-
-
-class Frames:
-    """Splits Docker's frames: one byte of stream, three zeros, four of length, the data."""
-
-    def __init__(self, write: Callable[[int, memoryview], None] = write_all) -> None:
-        self._write = write
-        self._head = b""
-        self._left = 0
-        self._fd = 1
-
-    def feed(self, data: bytes) -> None:
-        """Write the frames' contents to standard output and error."""
-        view = memoryview(data)
-        while view:
-            if self._left:
-                piece = view[: self._left]
-                self._write(self._fd, piece)
-                self._left -= len(piece)
-                view = view[len(piece) :]
-                continue
-            wanted = _HEAD - len(self._head)
-            self._head += bytes(view[:wanted])
-            view = view[wanted:]
-            if len(self._head) == _HEAD:
-                self._fd = _STDERR if self._head[0] == _STDERR else 1
-                self._left = int.from_bytes(self._head[4:], "big")
-                self._head = b""
 
 
 class Pump:
@@ -124,7 +95,8 @@ class Pump:
 
     def _output(self, data: bytes) -> None:
         if self._frames is not None:
-            self._frames.feed(data)
+            for fd, piece in self._frames.feed(data):
+                write_all(fd, piece)
         else:
             write_all(1, data)
 

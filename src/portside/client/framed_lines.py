@@ -1,4 +1,4 @@
-"""Splits what a container wrote into lines, out of Docker's frames or a terminal's plain bytes."""
+"""Splits what a container wrote: out of Docker's frames into pieces, and into lines."""
 
 from __future__ import annotations
 
@@ -12,33 +12,48 @@ FRAMED = "application/vnd.docker.multiplexed-stream"
 """Content type of a stream in frames: one byte of stream, three zeros, four of length, data."""
 
 
+class Frames:
+    """Takes frames apart, wherever the data that comes is cut."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = 0
+        self._fd = 1
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, memoryview]]:
+        """What the frames hold, as it comes: 1 (output) or 2 (error), and a piece."""
+        view = memoryview(data)
+        while view:
+            if self._left:
+                piece = view[: self._left]
+                self._left -= len(piece)
+                view = view[len(piece) :]
+                yield self._fd, piece
+                continue
+            wanted = _HEAD - len(self._head)
+            self._head += bytes(view[:wanted])
+            view = view[wanted:]
+            if len(self._head) == _HEAD:
+                self._fd = _STDERR if self._head[0] == _STDERR else 1
+                self._left = int.from_bytes(self._head[4:], "big")
+                self._head = b""
+
+
 class Lines:
     """Lines of one stream. ``longest``: bytes after which a line is ended (0: never)."""
 
     def __init__(self, framed: bool, longest: int = 0) -> None:
-        self._framed, self._longest = framed, longest
-        self._head = b""
-        self._left = 0
+        self._frames = Frames() if framed else None
+        self._longest = longest
         self._rest = [b"", b""]
-        self._is_error = False
 
     def feed(self, data: bytes) -> Iterator[tuple[str, bool]]:
         """The lines that are complete now, and whether each is of standard error."""
-        if not self._framed:
+        if self._frames is None:
             yield from self._split(data, False)
             return
-        while data:
-            if self._left:
-                piece, data = data[: self._left], data[self._left :]
-                self._left -= len(piece)
-                yield from self._split(piece, self._is_error)
-                continue
-            wanted = _HEAD - len(self._head)
-            self._head, data = self._head + data[:wanted], data[wanted:]
-            if len(self._head) == _HEAD:
-                self._is_error = self._head[0] == _STDERR
-                self._left = int.from_bytes(self._head[4:], "big")
-                self._head = b""
+        for fd, piece in self._frames.feed(data):
+            yield from self._split(bytes(piece), fd == _STDERR)
 
     def _split(self, data: bytes, is_error: bool) -> Iterator[tuple[str, bool]]:
         *whole, rest = (self._rest[is_error] + data).split(b"\n")

@@ -36,7 +36,7 @@ class Actions:
     """Seconds to wait for a container to stop; None: as it was created."""
     dry_run: bool = False
     warn: Callable[[str], None] = lambda text: None
-    hook_output: Callable[[Container, bytes], None] | None = None
+    hook_output: Callable[[Container, str], None] | None = None
     """Takes what hooks print."""
     containers: dict[str, list[Container]] = field(default_factory=dict)
     """Those of each service, kept up to date."""
@@ -199,7 +199,7 @@ class Actions:
         write = None
         if self.hook_output is not None:
             output = self.hook_output
-            write = lambda data: output(container, data)  # noqa: E731
+            write = lambda line: output(container, line)  # noqa: E731
         service_hooks.run(self.pool, container, hook, write)
 
     def run_hooks(self, container: Container, wanted: list[Values] | None) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from portside.client.client import filters_text, path_of
+from portside.client.framed_lines import FRAMED, Lines
 from portside.compose.engine_pool import EnginePool
 from portside.compose.observed import Container
 from portside.compose.requests import PROJECT
@@ -151,21 +152,13 @@ def _why(pool: EnginePool, container: Container) -> str:
         query = {"stdout": True, "stderr": True, "tail": _LOG_LINES}
         with pool.client() as client:
             response = client.request("GET", f"{path}/logs", query)
-            lines = _plain(response.read())
+            lines = Lines(response.headers.get("content-type") == FRAMED)
+            data = response.read()
+            found = [text for text, _ in (*lines.feed(data), *lines.end())][-_LOG_LINES:]
             client.release(response)
-        if lines:
+        if found:
             text += f"\n  last output of {container.name}:"
-            text += "".join(f"\n    {line}" for line in lines)
+            text += "".join(f"\n    {line}" for line in found)
         return text
     except PortsideError:
         return ""
-
-
-def _plain(data: bytes) -> list[str]:
-    """The lines of a log, with or without frames (an 8-byte head before each piece)."""
-    out = b""
-    while len(data) >= 8 and data[0] in (1, 2) and data[1:4] == b"\0\0\0":
-        size = int.from_bytes(data[4:8], "big")
-        out += data[8 : 8 + size]
-        data = data[8 + size :]
-    return (out + data).decode(errors="replace").splitlines()[-_LOG_LINES:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from portside.client.client import path_of
+from portside.client.framed_lines import Lines
 from portside.compose.compose_errors import ComposeError
 from portside.compose.engine_pool import EnginePool
 from portside.compose.observed import Container
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 def run(
     pool: EnginePool, container: Container, hook: dict[str, Any],
-    write: Callable[[bytes], None] | None,
+    write: Callable[[str], None] | None,
 ) -> None:  # fmt: skip
-    """Run one hook and wait for its end; ``write`` takes what it prints.
+    """Run one hook and wait for its end; ``write`` takes the lines that it prints.
 
     Raises ComposeError when it fails.
     """
@@ -43,21 +44,19 @@ def run(
         raise ComposeError(f"{container.service} hook exited with status {status}")
 
 
-def _show(stream: Any, write: Callable[[bytes], None] | None) -> None:
-    """Read frames (an 8-byte head, then the data) until the end."""
-    data = stream.rest
+def _show(stream: Any, write: Callable[[str], None] | None) -> None:
+    """Read to the end; each line is written when it is complete."""
+    lines, data = Lines(framed=True), stream.rest
     try:
         while True:
-            while len(data) >= 8:
-                size = int.from_bytes(data[4:8], "big")
-                if len(data) < 8 + size:
-                    break
+            for text, _ in lines.feed(data):
                 if write is not None:
-                    write(data[8 : 8 + size])
-                data = data[8 + size :]
-            piece = stream.sock.recv(1 << 16)
-            if not piece:
-                return
-            data += piece
+                    write(text)
+            data = stream.sock.recv(1 << 16)
+            if not data:
+                break
+        for text, _ in lines.end():
+            if write is not None:
+                write(text)
     finally:
         stream.sock.close()

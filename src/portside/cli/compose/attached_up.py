@@ -206,9 +206,8 @@ class Foreground:
             self._over = True
         self._monitor.queue.put(("started", None))
 
-    def _hook_output(self, container: Container, data: bytes) -> None:
-        for line in data.decode(errors="replace").splitlines():
-            self.printer.line(f"{container.short_name} ->", line)
+    def _hook_output(self, container: Container, line: str) -> None:
+        self.printer.line(f"{container.short_name} ->", line)
 
     # -- ends -------------------------------------------------------------------------------
 

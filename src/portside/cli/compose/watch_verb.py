@@ -132,12 +132,8 @@ class Watcher:
             for item in found:
                 run_hook(self._session.pool, item, rule.exec or {}, self._output(service))
 
-    def _output(self, service: str) -> Callable[[bytes], None]:
-        def write(data: bytes) -> None:
-            for line in data.decode(errors="replace").splitlines():
-                self._printer.line(service, line)
-
-        return write
+    def _output(self, service: str) -> Callable[[str], None]:
+        return lambda line: self._printer.line(service, line)
 
     def _rebuild(self, service: str) -> None:
         from portside.cli.compose.build_output import build_services

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from portside.model.golang.timestamps import ZERO, format_rfc3339, rfc3339_or_never
@@ -404,14 +404,22 @@ def cpu_inst(before: View | None, found: View) -> Json | None:
     return {"usage": usage}
 
 
-def stats_v2(group: Group, samples: Iterable[Sample]) -> list[Json]:
-    """``ContainerStats`` of version 2.1."""
-    result, before = [], None
+def _entries(samples: Iterable[Sample]) -> Iterator[tuple[Json, View]]:
+    """What every form of version 2 begins with, and the sample that the rest is taken from."""
+    before = None
     for sample in samples:
         found = view(sample)
         entry: Json = {"timestamp": format_rfc3339(found.time_ns), "cpu": cpu_json(found)}
         if instant := cpu_inst(before, found):
             entry["cpu_inst"] = instant
+        yield entry, found
+        before = found
+
+
+def stats_v2(group: Group, samples: Iterable[Sample]) -> list[Json]:
+    """``ContainerStats`` of version 2.1."""
+    result = []
+    for entry, found in _entries(samples):
         entry["diskio"] = disk_io_json(found)
         entry["memory"] = memory_json(found)
         if found.details.hugetlb:
@@ -428,19 +436,15 @@ def stats_v2(group: Group, samples: Iterable[Sample]) -> list[Json]:
         entry["load_stats"] = task_json(found)
         entry["resctrl"] = {}
         result.append(entry)
-        before = found
     return result
 
 
 def stats_deprecated(group: Group, samples: Iterable[Sample]) -> list[Json]:
     """``DeprecatedContainerStats`` of version 2.0: everything is there, and ``has_…`` reports."""
-    result, before = [], None
-    for sample in samples:
-        found = view(sample)
-        entry: Json = {
-            "timestamp": format_rfc3339(found.time_ns),
+    result = []
+    for entry, found in _entries(samples):
+        entry |= {
             "has_cpu": bool(group.has & {"cpu", "per_cpu"}),
-            "cpu": cpu_json(found),
             "has_diskio": "io" in group.has,
             "diskio": disk_io_json(found),
             "has_memory": "memory" in group.has,
@@ -456,23 +460,16 @@ def stats_deprecated(group: Group, samples: Iterable[Sample]) -> list[Json]:
             "has_custom_metrics": False,
             "resctrl": {},
         }
-        if instant := cpu_inst(before, found):
-            entry["cpu_inst"] = instant
         if found.details.filesystems:
             entry["filesystem"] = [filesystem_json(use) for use in found.details.filesystems]
         result.append(entry)
-        before = found
     return result
 
 
 def machine_stats(samples: Iterable[Sample]) -> list[Json]:
     """``MachineStats`` of version 2.1."""
-    result, before = [], None
-    for sample in samples:
-        found = view(sample)
-        entry: Json = {"timestamp": format_rfc3339(found.time_ns), "cpu": cpu_json(found)}
-        if instant := cpu_inst(before, found):
-            entry["cpu_inst"] = instant
+    result = []
+    for entry, found in _entries(samples):
         entry["memory"] = memory_json(found)
         entry["network"] = network_v2(found)
         entry["filesystem"] = [
@@ -485,5 +482,4 @@ def machine_stats(samples: Iterable[Sample]) -> list[Json]:
         ]  # fmt: skip
         entry["load_stats"] = task_json(found)
         result.append(entry)
-        before = found
     return result
