@@ -359,7 +359,6 @@ def test_killed_on_the_way(ours: Ours, engine: RunningEngine, tmp_path: Path, de
             time.sleep(delay)
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-            time.sleep(1)  # what the engine was asked for is still done, client or not
             program("up", "-d")
             names = sorted(composekit.identifiers(engine, "killed"))
             assert names == [f"/killed-s{index}-1" for index in range(8)]

@@ -306,12 +306,12 @@ class Convergence:
         found = sorted(reasons, key=lambda item: (bool(reasons[item]), item.number))
         made = self._made.setdefault(name, [])
         rolled: list[Container] = []
-        for index, container in enumerate(found):
-            if index >= wanted:
-                self.actions.containers[name].remove(container)
-                text = f"{wanted} of service {name} are wanted"
-                self._remove_step(name, container, reasons[container] or text)
-            elif reasons[container] and container.state == "running" and self._rolls(name):
+        for container in found[wanted:]:  # first: one that is kept may take the name
+            self.actions.containers[name].remove(container)
+            text = f"{wanted} of service {name} are wanted"
+            self._remove_step(name, container, reasons[container] or text)
+        for container in found[:wanted]:
+            if reasons[container] and container.state == "running" and self._rolls(name):
                 rolled.append(container)
             elif reasons[container]:
                 stops = self._stop_dependents(name)
