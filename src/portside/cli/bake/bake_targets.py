@@ -9,8 +9,8 @@ import re
 
 from portside.cli.bake import hcl_expressions as hcl
 from portside.cli.bake.bake_files import Block, Definitions
+from portside.cli.build import csv_options
 from portside.cli.session import Failed
-from portside.model.golang.csv_line import csv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -198,19 +198,14 @@ def _parsed(key: str, text: str) -> dict[str, Any]:
     if key == "ssh":
         name, _, paths = text.partition("=")
         return {"id": name, **({"paths": paths.split(",")} if paths else {})}
-    parts = csv(text)
+    parts = csv_options.fields(text)
     if len(parts) == 1 and "=" not in parts[0]:
         if key in ("cache-from", "cache-to"):
             return {"ref": parts[0], "type": "registry"}
         if key == "output":
             kind = "tar" if parts[0] == "-" else "local"
             return {"dest": parts[0], "type": kind}
-    found = {}
-    for part in parts:
-        name, equals, value = part.partition("=")
-        if not equals:
-            raise Failed(1, f"ERROR: invalid value {part}")
-        found[name.strip().lower()] = value
+    found: dict[str, Any] = {**csv_options.pairs(parts)}
     if key == "secret":
         return _secret(found)
     if "type" not in found:

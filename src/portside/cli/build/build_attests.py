@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from portside.cli.build import csv_options
 from portside.cli.session import Failed
-from portside.model.golang.csv_line import csv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,12 +45,8 @@ def _shorthand(kind: str, text: str) -> str:
 
 def _parsed(text: str) -> tuple[str, str | None]:
     """The kind and its options; None when it is disabled."""
-    try:
-        parts = csv(text)
-    except ValueError as err:
-        raise Failed(1, f"ERROR: {err}") from None
     kind, rest, disabled = "", [], False
-    for part in parts:
+    for part in csv_options.fields(text):
         key, equals, value = part.partition("=")
         if not equals:
             raise Failed(1, f"ERROR: failed to build: invalid value {part}")

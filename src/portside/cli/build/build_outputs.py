@@ -6,9 +6,9 @@ import os
 import re
 import stat
 
+from portside.cli.build import csv_options
 from portside.cli.build.build_connection import RefusedAnswer
 from portside.cli.session import Failed
-from portside.model.golang.csv_line import csv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,19 +70,11 @@ class Outputs:
                     output["attrs"][f"{place}.{match[3]}"] = value
 
     def _add(self, text: str) -> None:
-        try:
-            parts = csv(text)
-        except ValueError as err:
-            raise Failed(1, f"ERROR: {err}") from None
+        parts = csv_options.fields(text)
         if len(parts) == 1 and "=" not in parts[0]:
             kind = "tar" if parts[0] == "-" else "local"
             parts = [f"type={kind}", f"dest={parts[0]}"]
-        attrs = {}
-        for part in parts:
-            key, equals, value = part.partition("=")
-            if not equals:
-                raise Failed(1, f"ERROR: invalid value {part}")
-            attrs[key.strip().lower()] = value
+        attrs = csv_options.pairs(parts)
         kind = attrs.pop("type", "")
         if not kind:
             raise Failed(1, f"ERROR: type is required for output {text}")

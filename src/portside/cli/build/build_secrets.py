@@ -8,9 +8,9 @@ import stat
 import subprocess
 import threading
 
+from portside.cli.build import csv_options
 from portside.cli.build.build_connection import RefusedAnswer
 from portside.cli.session import Failed
-from portside.model.golang.csv_line import csv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Secrets:
 
     def _add(self, text: str) -> None:
         fields = {}
-        for part in _fields(text):
+        for part in csv_options.fields(text):
             key, equals, value = part.partition("=")
             if not equals:
                 raise Failed(1, f"ERROR: invalid field '{part}' must be a key=value pair")
@@ -181,10 +181,3 @@ class _OwnAgent:
         self._process.terminate()
         self._process.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
-
-
-def _fields(text: str) -> list[str]:
-    try:
-        return csv(text)
-    except ValueError as err:
-        raise Failed(1, f"ERROR: {err}") from None

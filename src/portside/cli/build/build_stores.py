@@ -6,11 +6,11 @@ import hashlib
 import os
 import re
 
+from portside.cli.build import csv_options
 from portside.cli.build.build_connection import RefusedAnswer
 from portside.cli.session import Failed
 from portside.model import jsontext
 from portside.model.errors import PortsideError
-from portside.model.golang.csv_line import csv
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,18 +168,10 @@ class Caches:
 
 
 def _parsed(text: str) -> tuple[str, dict[str, str]]:
-    try:
-        parts = csv(text)
-    except ValueError as err:
-        raise Failed(1, f"ERROR: {err}") from None
+    parts = csv_options.fields(text)
     if len(parts) == 1 and "=" not in parts[0]:
         return "registry", {"ref": parts[0]}
-    attrs = {}
-    for part in parts:
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise Failed(1, f"ERROR: invalid value {part}")
-        attrs[key.strip().lower()] = value
+    attrs = csv_options.pairs(parts)
     kind = attrs.pop("type", "")
     if not kind:
         raise Failed(1, f"ERROR: type required form> {text!r}")
