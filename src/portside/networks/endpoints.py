@@ -19,7 +19,7 @@ from portside.model.network import (
     NetworkSettings,
     PortBinding,
 )
-from portside.networks import ipam, network_interfaces, network_store
+from portside.networks import ipam, network_interfaces, network_options, network_store
 from portside.networks.network_store import Catalogue, EndpointRecord, NetworkRecord, SandboxRecord
 from portside.networks.portmapper import Publication, parse_port
 
@@ -166,7 +166,7 @@ def _gateway(network: NetworkRecord, address: IPAddress | None) -> str:
         return ""
     if network.driver == "ipvlan" and network.option("ipvlan_mode", "l2") != "l2":
         return ""
-    mode = network_store.BRIDGE_MODE4 if address.version == 4 else network_store.BRIDGE_MODE6
+    mode = network_options.BRIDGE_MODE4 if address.version == 4 else network_options.BRIDGE_MODE6
     return "" if network.option(mode) == "isolated" else config.gateway
 
 
@@ -186,9 +186,9 @@ def choose_interface(
     if network.driver == "null":
         return ""
     taken = [endpoint.interface for endpoint in others]
-    chosen = (wanted.driver_opts or {}).get(network_store.ENDPOINT_NAME, "")
+    chosen = (wanted.driver_opts or {}).get(network_options.ENDPOINT_NAME, "")
     if not chosen:
-        return interface_name(network.option(network_store.PREFIX) or "eth", taken)
+        return interface_name(network.option(network_options.PREFIX) or "eth", taken)
     if chosen in taken or chosen == "lo" or "/" in chosen or not 0 < len(chosen) < 16:
         raise InvalidParameter(f"invalid or used interface name: {chosen!r}")
     return chosen
@@ -302,7 +302,7 @@ def _outside(network: NetworkRecord, wanted: EndpointSettings) -> Iterator[str]:
 
 
 def _bad_sysctls(wanted: EndpointSettings) -> Iterator[str]:
-    text = (wanted.driver_opts or {}).get(network_store.ENDPOINT_SYSCTLS, "")
+    text = (wanted.driver_opts or {}).get(network_options.ENDPOINT_SYSCTLS, "")
     for item in filter(None, text.split(",")):
         if not _SYSCTL.fullmatch(item):
             yield (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from portside.model.instance import Instance
 from portside.model.network import PathStep
-from portside.networks import network_store
+from portside.networks import network_options
 from portside.networks.network_store import (
     Catalogue,
     EndpointRecord,
@@ -62,9 +62,9 @@ def _endpoint(
     table = f"nft inet {instance.table}"
     if network.resource.internal:
         found.append(PathStep("firewall", table, "internal: nothing leaves, nothing enters"))
-    elif network.flag(network_store.BRIDGE_MASQUERADE, True):
+    elif network.flag(network_options.BRIDGE_MASQUERADE, True):
         subnets = " ".join(config.subnet for config in network.configs())
         found.append(PathStep("masquerade", table, f"{subnets} leaves as the host"))
-    if not network.flag(network_store.BRIDGE_ICC, True):
+    if not network.flag(network_options.BRIDGE_ICC, True):
         found.append(PathStep("firewall", network.link, "icc=false: ports are isolated"))
     return found

@@ -25,7 +25,7 @@ from portside.model.errors import Conflict, InvalidParameter, NotFound, SystemFa
 from portside.model.instance import Instance
 from portside.model.network import IPAddress
 from portside.model.quiet_teardown import teardown
-from portside.networks import network_store
+from portside.networks import network_options, network_store
 from portside.networks.netns_pool import Namespace, NamespaceWorker
 from portside.networks.network_store import (
     Catalogue,
@@ -183,7 +183,7 @@ class Links:
         """Settings, MTU and addresses; the latter two of the engine's own bridges only."""
         self._bridge_sysctls(record)
         messages: list[Message] = []
-        mtu = int(record.option(network_store.MTU, "0"))
+        mtu = int(record.option(network_options.MTU, "0"))
         if mtu and link.mtu != mtu and own:
             messages.append(netlink.link_message(link.index, netlink.number(netlink.IFLA_MTU, mtu)))
         if own:
@@ -197,7 +197,7 @@ class Links:
         # for ports published on the loopback; without our rules, containers would reach what
         # listens there (CVE-2020-8558)
         write_sysctl(f"ipv4/conf/{name}/route_localnet", "1" if self._firewall else "0")
-        if not record.flag(network_store.BRIDGE_ICC, True):
+        if not record.flag(network_options.BRIDGE_ICC, True):
             # ports are isolated: what links allow passes through the host, which answers for
             # the neighbours (ip-sysctl, proxy_arp_pvlan)
             write_sysctl(f"ipv4/conf/{name}/proxy_arp_pvlan", "1")
@@ -209,11 +209,11 @@ class Links:
     def _bridge_addresses(self, record: NetworkRecord, index: int) -> list[Message]:
         """Give the bridge exactly its gateways' addresses."""
         wanted: set[tuple[IPAddress, int]] = set()
-        for version, mode in ((4, network_store.BRIDGE_MODE4), (6, network_store.BRIDGE_MODE6)):
+        for version, mode in ((4, network_options.BRIDGE_MODE4), (6, network_options.BRIDGE_MODE6)):
             config = record.config(version)
             if config is None or not config.gateway or record.option(mode) == "isolated":
                 continue
-            if version == 4 and record.flag(network_store.BRIDGE_INHIBIT4, False):
+            if version == 4 and record.flag(network_options.BRIDGE_INHIBIT4, False):
                 continue
             prefix = ipaddress.ip_network(config.subnet).prefixlen
             wanted.add((ipaddress.ip_address(config.gateway), prefix))
@@ -285,7 +285,7 @@ class Links:
         else:
             index, inner = self._new_pair(endpoint, space)
         self._enslave(network, index)
-        mtu = int(network.option(network_store.MTU, "0"))
+        mtu = int(network.option(network_options.MTU, "0"))
         if mtu:
             size = netlink.number(netlink.IFLA_MTU, mtu)
             self._rtnl.run(netlink.link_message(index, size))
@@ -320,7 +320,7 @@ class Links:
             bridge = self._indexes[network.link]
             self._rtnl.run(netlink.link_message(index, netlink.number(netlink.IFLA_MASTER, bridge)))
         hairpin = bridged_packets_are_translated()
-        isolated = not network.flag(network_store.BRIDGE_ICC, True)
+        isolated = not network.flag(network_options.BRIDGE_ICC, True)
         if hairpin or isolated:
             port = netlink.bridge_port_message(index, isolated=isolated, hairpin=hairpin)
             self._rtnl.run(port)
@@ -578,7 +578,7 @@ def _sysctls(endpoint: EndpointRecord) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if endpoint.ipv6:
         found.append((f"ipv6/conf/{endpoint.interface}/disable_ipv6", "0"))
-    text = (endpoint.settings.driver_opts or {}).get(network_store.ENDPOINT_SYSCTLS, "")
+    text = (endpoint.settings.driver_opts or {}).get(network_options.ENDPOINT_SYSCTLS, "")
     for item in filter(None, text.split(",")):
         name, _, value = item.partition("=")  # its form was checked by check_settings
         parts = name.split(".")

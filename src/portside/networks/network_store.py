@@ -1,18 +1,18 @@
 """The networks there are, as they are stored: records, the catalogue, the predefined networks.
 
 Records are the documents of the metadata (networks, and sandboxes of running containers with their
-endpoints). The catalogue finds networks by name, and checks and plans new ones with Docker's rules.
+endpoints). The catalogue finds networks by name and plans new ones; ``network_options`` has the
+checks of what is asked for.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from portside.kernel.netlink import IPVLAN_FLAGS, IPVLAN_MODES, MACVLAN_MODES, Route, Rtnl
+from portside.kernel.netlink import Route, Rtnl
 from portside.model import filters as matching
 from portside.model.errors import (
     Conflict,
@@ -20,8 +20,6 @@ from portside.model.errors import (
     InvalidParameter,
     InvalidText,
     NotFound,
-    SystemFailure,
-    Unavailable,
 )
 from portside.model.filters import Filters
 from portside.model.golang.booleans import parse_bool
@@ -42,26 +40,9 @@ from portside.model.network import (
     NetworkRequest,
     NetworkResource,
 )
-from portside.networks import ipam
+from portside.networks import ipam, network_options
 from portside.networks.portmapper import Publication
 from portside.store.db import Database, NameTaken
-
-OPTION = "com.docker.network."
-BRIDGE_NAME = OPTION + "bridge.name"
-BRIDGE_DEFAULT = OPTION + "bridge.default_bridge"
-BRIDGE_MASQUERADE = OPTION + "bridge.enable_ip_masquerade"
-BRIDGE_ICC = OPTION + "bridge.enable_icc"
-BRIDGE_BINDING = OPTION + "bridge.host_binding_ipv4"
-BRIDGE_INHIBIT4 = OPTION + "bridge.inhibit_ipv4"
-BRIDGE_MODE4 = OPTION + "bridge.gateway_mode_ipv4"
-BRIDGE_MODE6 = OPTION + "bridge.gateway_mode_ipv6"
-BRIDGE_TRUSTED = OPTION + "bridge.trusted_host_interfaces"
-MTU = OPTION + "driver.mtu"
-HOST_IPV4 = OPTION + "host_ipv4"
-HOST_IPV6 = OPTION + "host_ipv6"
-PREFIX = OPTION + "container_iface_prefix"
-ENDPOINT_NAME = OPTION + "endpoint.ifname"
-ENDPOINT_SYSCTLS = OPTION + "endpoint.sysctls"
 
 NO_IPAM = EndpointIPAMConfig()
 
@@ -197,23 +178,10 @@ def lease_names(endpoint: EndpointRecord) -> list[str]:
 # -- the catalogue -------------------------------------------------------------------------
 
 
-MAX_NAME = 255
 LIST_FILTERS = frozenset(
     ("dangling", "driver", "id", "idOrName", "label", "label!", "name", "scope", "type")
 )
 PRUNE_FILTERS = frozenset(("label", "label!", "until"))
-DRIVERS = ("bridge", "macvlan", "ipvlan")
-GATEWAY_MODES = ("", "nat", "nat-unprotected", "routed", "isolated")
-BOOLEANS = (
-    BRIDGE_MASQUERADE,
-    BRIDGE_ICC,
-    BRIDGE_INHIBIT4,
-    BRIDGE_DEFAULT,
-)
-
-
-def now() -> str:
-    return now_rfc3339()
 
 
 class Catalogue:
@@ -296,17 +264,17 @@ class Catalogue:
     def plan(self, request: NetworkCreate, rtnl: Rtnl) -> NetworkRecord:
         """A new network as it shall be, checked; nothing is written. Its addresses are chosen
         against the host's live routes."""
-        _check_name(request.name)
+        network_options.check_name(request.name)
         if any(record.name == request.name for record in self.all()):
             raise Conflict(f"network with name {request.name} already exists")
         request = self._with_template(request)
-        _check_driver(request)
+        network_options.check_driver(request)
         options = self._options.default_network_opts.get(request.driver, {}) | (
             request.options or {}
         )
-        _check_options(request.driver, options)
-        _check_isolated(request)
-        self._check_bridge(options.get(BRIDGE_NAME, ""))
+        network_options.check_options(request.driver, options)
+        network_options.check_isolated(request)
+        self._check_bridge(options.get(network_options.BRIDGE_NAME, ""))
         identifier = new_id()
         ipv6 = request.enable_ipv6
         if ipv6 is None:
@@ -330,7 +298,7 @@ class Catalogue:
         resource = NetworkResource(
             name=request.name,
             id=identifier,
-            created=now(),
+            created=now_rfc3339(),
             scope=request.scope or "local",
             driver="null" if request.config_only else request.driver,
             enable_ipv4=ipv4,
@@ -362,7 +330,9 @@ class Catalogue:
 
     def _link(self, resource: NetworkResource) -> str:
         if resource.driver == "bridge":
-            return resource.options.get(BRIDGE_NAME) or self._instance.link(resource.id)
+            return resource.options.get(network_options.BRIDGE_NAME) or self._instance.link(
+                resource.id
+            )
         if resource.driver in ("macvlan", "ipvlan"):
             return resource.options.get("parent") or self._instance.link(resource.id)
         return ""
@@ -468,18 +438,6 @@ class Catalogue:
             )
 
 
-def _check_name(name: str) -> None:
-    if not name.strip():
-        raise InvalidParameter("invalid name: name is empty")
-    if name in (*PREDEFINED, "default"):
-        raise Forbidden(f"operation is not permitted on predefined {name} network")
-    if name.startswith("container:") or len(name) > MAX_NAME or not name.isprintable():
-        raise InvalidParameter(
-            f'invalid name: "{name}": at most {MAX_NAME} printable characters, and not '
-            "container:, which means the network of a container"
-        )
-
-
 def _version(config: IPAMConfig) -> int:
     return 6 if ":" in config.subnet else 4
 
@@ -487,7 +445,7 @@ def _version(config: IPAMConfig) -> int:
 def _has_gateway(request: NetworkCreate, config: IPAMConfig) -> bool:
     """Whether the network's range needs an address for a gateway."""
     version = _version(config)
-    name = BRIDGE_MODE4 if version == 4 else BRIDGE_MODE6
+    name = network_options.BRIDGE_MODE4 if version == 4 else network_options.BRIDGE_MODE6
     return (request.options or {}).get(name) != "isolated"
 
 
@@ -500,85 +458,6 @@ def _check_pair(one: IPAMConfig, two: IPAMConfig, driver: str) -> None:
         )
     if _version(one) == _version(two) and driver == "bridge":
         raise Forbidden("bridge driver doesn't support multiple subnets")
-
-
-def _check_driver(request: NetworkCreate) -> None:
-    if request.ingress:
-        raise Forbidden("Ingress network can only be global scope network")
-    if request.scope == "swarm":
-        raise Forbidden("cannot create a swarm scoped network when swarm is not active")
-    if request.driver == "overlay":
-        raise Unavailable(
-            'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
-            "connect this node to swarm and try again."
-        )
-    if request.driver in ("host", "null", "none"):
-        kind = "host" if request.driver == "host" else "null"
-        raise Forbidden(f'only one instance of "{kind}" network is allowed')
-    if request.driver not in DRIVERS:
-        raise NotFound(
-            f"could not find plugin {request.driver} in v1 plugin registry: "
-            f'plugin "{request.driver}" not found'
-        )
-    if request.scope not in ("", "local"):
-        raise InvalidParameter(f"invalid network scope {request.scope}")
-
-
-def _check_options(driver: str, options: Mapping[str, str]) -> None:
-    """InvalidParameter for values the driver could not use."""
-    mtu = options.get(MTU, "")
-    if mtu and not re.fullmatch(r"[+-]?[0-9]+", mtu):
-        raise InvalidParameter(
-            f'failed to parse {MTU} value: {mtu} (strconv.Atoi: parsing "{mtu}": invalid syntax)'
-        )
-    if mtu and int(mtu) and not 68 <= int(mtu) <= 65535:
-        raise InvalidParameter(f"invalid MTU number: {mtu}")
-    for name in BOOLEANS:
-        try:
-            parse_bool(options.get(name) or "true")
-        except InvalidText as err:
-            raise InvalidParameter(
-                f"failed to parse {name} value: {options[name]} ({err})"
-            ) from None
-    for name in (BRIDGE_MODE4, BRIDGE_MODE6):
-        if options.get(name, "") not in GATEWAY_MODES:
-            raise InvalidParameter(f"unknown gateway mode {options[name]!r} for {name}")
-    for name in (
-        BRIDGE_BINDING,
-        HOST_IPV4,
-        HOST_IPV6,
-    ):
-        if options.get(name):
-            _check_address(name, options[name])
-    for name in (BRIDGE_NAME, "parent"):
-        value = options.get(name, "x")
-        if not re.fullmatch(r"[^\s/:\"\\{};]{1,15}", value) or value in (".", ".."):
-            raise InvalidParameter(f"invalid interface name for {name}: {value!r}")
-    for name in options.get(BRIDGE_TRUSTED, "").split(":"):
-        if name and not re.fullmatch(r"[^\s/:\"\\{};]{1,15}", name):
-            raise InvalidParameter(f"invalid interface name for {BRIDGE_TRUSTED}: {name!r}")
-    choices = {
-        "macvlan": {"macvlan_mode": MACVLAN_MODES},
-        "ipvlan": {"ipvlan_mode": IPVLAN_MODES, "ipvlan_flag": IPVLAN_FLAGS},
-    }.get(driver, {})
-    for name, allowed in choices.items():
-        if name in options and options[name] not in allowed:
-            raise InvalidParameter(
-                f"unknown {name} {options[name]!r}: it is one of {', '.join(allowed)}"
-            )
-
-
-def _check_isolated(request: NetworkCreate) -> None:
-    for name in (BRIDGE_MODE4, BRIDGE_MODE6):
-        if (request.options or {}).get(name) == "isolated" and not request.internal:
-            raise SystemFailure("gateway mode 'isolated' can only be used for an internal network")
-
-
-def _check_address(name: str, text: str) -> IPAddress:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError as err:
-        raise InvalidParameter(f"failed to parse {name} value: {text} (nil ip)") from err
 
 
 def matches(resource: NetworkResource, filters: Filters, used: bool) -> bool:
@@ -621,7 +500,7 @@ def ensure_predefined(
     for name, driver in (("host", "host"), ("none", "null")):
         if name not in existing:
             resource = NetworkResource(
-                name=name, id=new_id(), created=now(), driver=driver, ipam=IPAM(config=None)
+                name=name, id=new_id(), created=now_rfc3339(), driver=driver, ipam=IPAM(config=None)
             )
             catalogue.insert(NetworkRecord(resource=resource))
     old = existing.get("bridge")
@@ -648,7 +527,7 @@ def _default_bridge(
     resource = NetworkResource(
         name="bridge",
         id=old.id if old is not None else new_id(),
-        created=old.resource.created if old is not None else now(),
+        created=old.resource.created if old is not None else now_rfc3339(),
         enable_ipv6=len(configs) > 1,
         ipam=IPAM("default", None, tuple(configs)),
         options=_options(options, link),
@@ -667,12 +546,12 @@ def _default_bridge(
 
 def _options(options: NetworkOptions, link: str) -> dict[str, str]:
     return {
-        BRIDGE_DEFAULT: "true",
-        BRIDGE_ICC: str(options.icc).lower(),
-        BRIDGE_MASQUERADE: str(options.ip_masq).lower(),
-        BRIDGE_BINDING: options.default_binding_ip or "0.0.0.0",
-        BRIDGE_NAME: link,
-        MTU: str(options.mtu or 1500),
+        network_options.BRIDGE_DEFAULT: "true",
+        network_options.BRIDGE_ICC: str(options.icc).lower(),
+        network_options.BRIDGE_MASQUERADE: str(options.ip_masq).lower(),
+        network_options.BRIDGE_BINDING: options.default_binding_ip or "0.0.0.0",
+        network_options.BRIDGE_NAME: link,
+        network_options.MTU: str(options.mtu or 1500),
     }
 
 

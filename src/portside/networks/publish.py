@@ -13,7 +13,7 @@ from portside.kernel.host_sockets import Bind
 from portside.kernel.netlink import Rtnl
 from portside.model.errors import SystemFailure
 from portside.model.network import IPAddress, NetworkOptions, NetworkRequest
-from portside.networks import network_store
+from portside.networks import network_options
 from portside.networks.firewall.firewall_table import Firewall
 from portside.networks.firewall.ruleset import LinkRule, Member, elements
 from portside.networks.network_store import (
@@ -27,7 +27,7 @@ from portside.networks.relay import Relays
 
 log = logging.getLogger(__name__)
 
-MODES = {4: network_store.BRIDGE_MODE4, 6: network_store.BRIDGE_MODE6}
+MODES = {4: network_options.BRIDGE_MODE4, 6: network_options.BRIDGE_MODE6}
 
 
 class PortPublisher:
@@ -112,7 +112,7 @@ class PortPublisher:
         dual: bool,
     ) -> list[Publication]:
         network = self._catalogue.get(endpoint.network_id)
-        binding = network.option(network_store.BRIDGE_BINDING) or self._options.default_binding_ip
+        binding = network.option(network_options.BRIDGE_BINDING) or self._options.default_binding_ip
         if binding == "0.0.0.0":
             binding = ""  # as an option it means every address, also the other version's
         wanted = parse_wanted(

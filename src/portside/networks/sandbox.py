@@ -39,7 +39,7 @@ from portside.model.network import (
     NetworkRequest,
     RunningContainer,
 )
-from portside.networks import network_interfaces, network_store
+from portside.networks import network_interfaces, network_options
 from portside.networks.dns.name_server import NameServer
 from portside.networks.dns.naming import Naming
 from portside.networks.endpoints import (
@@ -331,7 +331,7 @@ class Sandboxes:
         bridge = next((e for e in record.endpoints if e.network == "bridge"), None)
         if bridge is None or not record.request.links:
             return []
-        if self._catalogue.get(bridge.network_id).flag(network_store.BRIDGE_ICC, True):
+        if self._catalogue.get(bridge.network_id).flag(network_options.BRIDGE_ICC, True):
             return []
         return [
             LinkRule(bridge.ipv4, endpoint.ipv4, protocol, port)

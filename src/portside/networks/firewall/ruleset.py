@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from portside.kernel.nftables import Chain, Set, Table
 from portside.model.network import IPNetwork
-from portside.networks import network_store
+from portside.networks import network_options
 from portside.networks.network_store import NetworkRecord
 from portside.networks.portmapper import Publication
 
@@ -50,20 +50,20 @@ class NetworkRules:
 def network_rules(record: NetworkRecord) -> NetworkRules:
     """From a network's options to what the firewall has to know of it."""
     modes = {
-        4: record.option(network_store.BRIDGE_MODE4) or "nat",
-        6: record.option(network_store.BRIDGE_MODE6) or "nat",
+        4: record.option(network_options.BRIDGE_MODE4) or "nat",
+        6: record.option(network_options.BRIDGE_MODE6) or "nat",
     }
     return NetworkRules(
         bridge=record.link,
         subnets=subnets(*(config.subnet for config in record.configs())),
         internal=record.resource.internal,
-        icc=record.flag(network_store.BRIDGE_ICC, True),
-        masquerade=record.flag(network_store.BRIDGE_MASQUERADE, True),
-        source4=record.option(network_store.HOST_IPV4),
-        source6=record.option(network_store.HOST_IPV6),
+        icc=record.flag(network_options.BRIDGE_ICC, True),
+        masquerade=record.flag(network_options.BRIDGE_MASQUERADE, True),
+        source4=record.option(network_options.HOST_IPV4),
+        source6=record.option(network_options.HOST_IPV6),
         direct=tuple(version for version, mode in modes.items() if mode == "routed"),
         unprotected=tuple(version for version, mode in modes.items() if mode == "nat-unprotected"),
-        trusted=tuple(filter(None, record.option(network_store.BRIDGE_TRUSTED).split(":"))),
+        trusted=tuple(filter(None, record.option(network_options.BRIDGE_TRUSTED).split(":"))),
     )
 
 

@@ -1,0 +1,137 @@
+"""What a network may be asked to be: the names of its options, and Docker's checks of a request."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+
+from portside.kernel.netlink import IPVLAN_FLAGS, IPVLAN_MODES, MACVLAN_MODES
+from portside.model.errors import (
+    Forbidden,
+    InvalidParameter,
+    InvalidText,
+    NotFound,
+    SystemFailure,
+    Unavailable,
+)
+from portside.model.golang.booleans import parse_bool
+from portside.model.network import PREDEFINED, IPAddress, NetworkCreate
+
+OPTION = "com.docker.network."
+BRIDGE_NAME = OPTION + "bridge.name"
+BRIDGE_DEFAULT = OPTION + "bridge.default_bridge"
+BRIDGE_MASQUERADE = OPTION + "bridge.enable_ip_masquerade"
+BRIDGE_ICC = OPTION + "bridge.enable_icc"
+BRIDGE_BINDING = OPTION + "bridge.host_binding_ipv4"
+BRIDGE_INHIBIT4 = OPTION + "bridge.inhibit_ipv4"
+BRIDGE_MODE4 = OPTION + "bridge.gateway_mode_ipv4"
+BRIDGE_MODE6 = OPTION + "bridge.gateway_mode_ipv6"
+BRIDGE_TRUSTED = OPTION + "bridge.trusted_host_interfaces"
+MTU = OPTION + "driver.mtu"
+HOST_IPV4 = OPTION + "host_ipv4"
+HOST_IPV6 = OPTION + "host_ipv6"
+PREFIX = OPTION + "container_iface_prefix"
+ENDPOINT_NAME = OPTION + "endpoint.ifname"
+ENDPOINT_SYSCTLS = OPTION + "endpoint.sysctls"
+
+MAX_NAME = 255
+DRIVERS = ("bridge", "macvlan", "ipvlan")
+GATEWAY_MODES = ("", "nat", "nat-unprotected", "routed", "isolated")
+BOOLEANS = (
+    BRIDGE_MASQUERADE,
+    BRIDGE_ICC,
+    BRIDGE_INHIBIT4,
+    BRIDGE_DEFAULT,
+)
+
+
+def check_name(name: str) -> None:
+    if not name.strip():
+        raise InvalidParameter("invalid name: name is empty")
+    if name in (*PREDEFINED, "default"):
+        raise Forbidden(f"operation is not permitted on predefined {name} network")
+    if name.startswith("container:") or len(name) > MAX_NAME or not name.isprintable():
+        raise InvalidParameter(
+            f'invalid name: "{name}": at most {MAX_NAME} printable characters, and not '
+            "container:, which means the network of a container"
+        )
+
+
+def check_driver(request: NetworkCreate) -> None:
+    if request.ingress:
+        raise Forbidden("Ingress network can only be global scope network")
+    if request.scope == "swarm":
+        raise Forbidden("cannot create a swarm scoped network when swarm is not active")
+    if request.driver == "overlay":
+        raise Unavailable(
+            'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
+            "connect this node to swarm and try again."
+        )
+    if request.driver in ("host", "null", "none"):
+        kind = "host" if request.driver == "host" else "null"
+        raise Forbidden(f'only one instance of "{kind}" network is allowed')
+    if request.driver not in DRIVERS:
+        raise NotFound(
+            f"could not find plugin {request.driver} in v1 plugin registry: "
+            f'plugin "{request.driver}" not found'
+        )
+    if request.scope not in ("", "local"):
+        raise InvalidParameter(f"invalid network scope {request.scope}")
+
+
+def check_options(driver: str, options: Mapping[str, str]) -> None:
+    """InvalidParameter for values the driver could not use."""
+    mtu = options.get(MTU, "")
+    if mtu and not re.fullmatch(r"[+-]?[0-9]+", mtu):
+        raise InvalidParameter(
+            f'failed to parse {MTU} value: {mtu} (strconv.Atoi: parsing "{mtu}": invalid syntax)'
+        )
+    if mtu and int(mtu) and not 68 <= int(mtu) <= 65535:
+        raise InvalidParameter(f"invalid MTU number: {mtu}")
+    for name in BOOLEANS:
+        try:
+            parse_bool(options.get(name) or "true")
+        except InvalidText as err:
+            raise InvalidParameter(
+                f"failed to parse {name} value: {options[name]} ({err})"
+            ) from None
+    for name in (BRIDGE_MODE4, BRIDGE_MODE6):
+        if options.get(name, "") not in GATEWAY_MODES:
+            raise InvalidParameter(f"unknown gateway mode {options[name]!r} for {name}")
+    for name in (
+        BRIDGE_BINDING,
+        HOST_IPV4,
+        HOST_IPV6,
+    ):
+        if options.get(name):
+            check_address(name, options[name])
+    for name in (BRIDGE_NAME, "parent"):
+        value = options.get(name, "x")
+        if not re.fullmatch(r"[^\s/:\"\\{};]{1,15}", value) or value in (".", ".."):
+            raise InvalidParameter(f"invalid interface name for {name}: {value!r}")
+    for name in options.get(BRIDGE_TRUSTED, "").split(":"):
+        if name and not re.fullmatch(r"[^\s/:\"\\{};]{1,15}", name):
+            raise InvalidParameter(f"invalid interface name for {BRIDGE_TRUSTED}: {name!r}")
+    choices = {
+        "macvlan": {"macvlan_mode": MACVLAN_MODES},
+        "ipvlan": {"ipvlan_mode": IPVLAN_MODES, "ipvlan_flag": IPVLAN_FLAGS},
+    }.get(driver, {})
+    for name, allowed in choices.items():
+        if name in options and options[name] not in allowed:
+            raise InvalidParameter(
+                f"unknown {name} {options[name]!r}: it is one of {', '.join(allowed)}"
+            )
+
+
+def check_isolated(request: NetworkCreate) -> None:
+    for name in (BRIDGE_MODE4, BRIDGE_MODE6):
+        if (request.options or {}).get(name) == "isolated" and not request.internal:
+            raise SystemFailure("gateway mode 'isolated' can only be used for an internal network")
+
+
+def check_address(name: str, text: str) -> IPAddress:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError as err:
+        raise InvalidParameter(f"failed to parse {name} value: {text} (nil ip)") from err
