@@ -143,9 +143,9 @@ class BuildHistory:
 
     def _drop(self, record: BuildRecord) -> None:
         """Delete a record, and its blobs unless others have the same."""
+        owned = self._store.db.refs.targets(Ref(KIND, record.ref), "blob")
         self._records.delete(record.ref)
-        owned = (record.log, *record.provenance.values())
-        gc.release(self._store, [part.digest for part in owned if part])
+        gc.release(self._store, owned)
 
     def all(self) -> list[BuildRecord]:
         """Those that run as well, newest first."""

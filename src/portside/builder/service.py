@@ -11,8 +11,16 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +64,7 @@ from portside.images.service import ImageService
 from portside.images.stream_feed import run_fed
 from portside.model.digest import Digest, chain_id
 from portside.model.dockerignore import Ignore, read_patterns
-from portside.model.errors import NotFound
+from portside.model.errors import NotFound, SystemFailure
 from portside.model.ids import new_id
 from portside.model.platform import Platform
 from portside.model.progress import Report as PullReport
@@ -64,13 +72,14 @@ from portside.model.progress import quiet
 from portside.model.quiet_teardown import teardown
 from portside.model.reference import Reference
 from portside.model.registryauth import AuthConfig
+from portside.store import gc
 from portside.store.store_jobs import Measure
 from portside.store.trees import spread
 
 if TYPE_CHECKING:
     from portside.builder.attestations.provenance import Capture
     from portside.model.image import Descriptor, Image
-    from portside.store.db import Lease
+    from portside.store.db import Lease, Ref
 
 log = logging.getLogger(__name__)
 
@@ -210,12 +219,29 @@ class BuildService:
     def resolver(self, request: BuildRequest, pulls: PullReport = quiet) -> ImageResolver:
         return _Resolver(self._images, request, pulls)
 
+    @contextmanager
+    def lease(self) -> Iterator[Lease]:
+        """Keeps what a build makes; blobs that nobody has taken over go with it."""
+        blobs: list[Ref] = []
+        try:
+            with self.store.lease("build") as lease:
+                try:
+                    yield lease
+                finally:
+                    blobs = self.store.db.refs.targets(lease.ref, "blob")
+        finally:
+            try:
+                if gc.release(self.store, blobs):
+                    forget_lost(self.store)
+            except SystemFailure as err:  # a full disk; the next collection takes them
+                log.warning("%s", err)
+
     @asynccontextmanager
     async def workspace(
         self, inputs: BuildInputs, report: Report = silent
     ) -> AsyncIterator[Workspace]:
         """A solver whose results last as long as this, or are kept by the cache."""
-        with self.store.lease("build") as lease:
+        with self.lease() as lease:
             committer = LayerCommitter(self.store, lease.ref)
             operations = OperationSet(
                 self.store, _Chains(self._images), StepRunner(self._core, self.cache, committer),

@@ -226,7 +226,7 @@ class SessionBuild:
         self, stack: AsyncExitStack, name: str, source: ContextSource
     ) -> NamedContext:
         """An image of the client's OCI layout."""
-        lease = stack.enter_context(self._service.store.lease("build"))
+        lease = stack.enter_context(self._service.lease())
         (platform, *_) = self._request.each_platform()
         op = llb.SourceOp(identifier=f"{llb.OCI_LAYOUT}{name}@{source.layout}")
         layouts = LayoutSource(self._service.store, self._layout)
