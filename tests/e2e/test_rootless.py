@@ -25,14 +25,20 @@ pytestmark = pytest.mark.skipif(bool(refuse_reason()), reason=refuse_reason())
 
 
 @pytest.fixture(scope="module")
-def user() -> Iterator[RootlessUser]:
+def user_of_all() -> Iterator[RootlessUser]:
     with OpenTun():
         made = RootlessUser()
         try:
-            made.portside("run", "--rm", "portside/base", "true")
             yield made
         finally:
             made.close()
+
+
+@pytest.fixture
+def user(user_of_all: RootlessUser) -> RootlessUser:
+    """The user with an engine that runs and has its images, whatever a test before has left."""
+    user_of_all.portside("run", "--rm", "portside/base", "true")
+    return user_of_all
 
 
 def test_the_first_command_starts_an_engine_and_says_hello() -> None:
@@ -310,6 +316,10 @@ def test_compose(user: RootlessUser) -> None:
 # -- crashes ---------------------------------------------------------------------------------
 
 
+def network_programs(user: RootlessUser) -> set[int]:
+    return {pid for pid, name in user.processes() if name.startswith(NETWORK_PROGRAMS)}
+
+
 def test_a_killed_engine_leaves_its_containers(user: RootlessUser) -> None:
     user.docker("run", "-d", "--name", "on", "-p", "80", *HOST_PROGRAMS, "portside/base",
                 "/usr/bin/python3", "-c", SERVER)  # fmt: skip
@@ -334,25 +344,25 @@ def test_engine_and_keeper_killed(user: RootlessUser, elsewhere: str) -> None:
         before = os.readlink(f"/proc/{user.engine_pid()}/ns/net")
         for pid in (user.engine_pid(), user.pid_of("portside-keeper")):
             os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while network_programs(user):  # none is left when no keeper could end it
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         user.portside("ps")
         assert os.readlink(f"/proc/{user.engine_pid()}/ns/net") == before
         done = user.docker("exec", "on", "wget", "-qO-", f"http://{elsewhere}/")
         assert done.stdout == "far away"
-        programs = [name for _, name in user.processes() if name.startswith(NETWORK_PROGRAMS)]
-        assert len(programs) == 1
+        assert len(network_programs(user)) == 1
     finally:
         user.docker("rm", "-f", "on")
 
 
 def test_the_network_program_killed(user: RootlessUser, elsewhere: str) -> None:
-    def programs() -> set[int]:
-        return {pid for pid, name in user.processes() if name.startswith(NETWORK_PROGRAMS)}
-
-    (killed,) = programs()
+    (killed,) = network_programs(user)
     os.kill(killed, signal.SIGKILL)
     words = ("run", "--rm", "--network", "host", "portside/base", "ip", "route")
     deadline = time.monotonic() + 60
-    while programs() <= {killed} or "default" not in user.docker(*words).stdout:
+    while network_programs(user) <= {killed} or "default" not in user.docker(*words).stdout:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     done = user.docker("run", "--rm", "portside/base", "wget", "-qO-", f"http://{elsewhere}/")

@@ -8,8 +8,8 @@
                       engine (root in there) ── "bind …" ────────►│ sockets of the host
 
 The namespaces outlive the engine with the containers in them: the keeper ends when neither an
-engine nor a container is left. A killed keeper costs nothing but its services: the next one
-finds the namespaces with a monitor's process.
+engine nor a container is left. A killed keeper takes its services along, which are the sockets
+and the way out; the next engine starts another, which finds the namespaces by a monitor.
 """
 
 from __future__ import annotations
@@ -79,12 +79,14 @@ class Keeper:
         self._network: subprocess.Popen[bytes] | None = None
         self._network_fd = -1
         self._network_began = 0.0
-        pid = next(monitors(places.exec_root), 0)
-        holder, release = (pid, -1) if pid else self._make()
+        found = dict(monitors(places.exec_root))
+        holder, release = (next(iter(found)), -1) if found else self._make()
         try:
             self.fds = [_open_namespace(holder, name) for name in NAMESPACES]
             self._connect_network(holder)
         finally:
+            for fd in found.values():
+                os.close(fd)
             if release >= 0:
                 os.close(release)  # ends the child that was the first in there
                 os.waitpid(holder, 0)
@@ -185,7 +187,7 @@ class Keeper:
                     poll.unregister(fd)
                     self._clients.pop(fd).close()
             if not self._clients and not watched:
-                watched = {os.pidfd_open(pid): pid for pid in monitors(self.places.exec_root)}
+                watched = {fd: pid for pid, fd in monitors(self.places.exec_root)}
                 for fd in watched:
                     poll.register(fd, select.POLLIN)
                 if not watched and self._end():
@@ -341,14 +343,22 @@ def _no_namespaces(why: str) -> str:
     return f"this kernel lets users make no user namespaces: {why}{hint}"
 
 
-def monitors(exec_root: Path) -> Iterator[int]:
-    """PIDs of the monitors of containers that run, which live in the engine's namespaces."""
+def monitors(exec_root: Path) -> Iterator[tuple[int, int]]:
+    """The monitors of containers that run, which live in the engine's namespaces: each one's PID
+    and a descriptor of it (pidfd), for the caller to close.
+
+    One that has ended but was not waited for yet is none: it has no namespaces any more, and
+    its PID vanishes at any moment.
+    """
     for path in exec_root.glob("containers/*/state.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
             state = json.loads(path.read_bytes())
-            pid = int(state["monitor_pid"])
-            if _ticks(pid) == state["monitor_started"]:
-                yield pid
+            pid, began = int(state["monitor_pid"]), state["monitor_started"]
+            fd = os.pidfd_open(pid)
+            if _ticks(pid) == began and not readable(fd, timeout=0):
+                yield pid, fd
+            else:
+                os.close(fd)
 
 
 def _recorded(path: Path) -> int:

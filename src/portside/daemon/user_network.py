@@ -1,11 +1,13 @@
 """The way out of the network namespace of an engine without root: pasta(1) or slirp4netns(1).
 
 Both give the namespace an interface and carry its traffic as ordinary sockets of the user.
-One of them is started beside the namespaces, outlives the engine, and is ended by the keeper.
+One of them is started beside the namespaces and outlives the engine. The keeper ends it; the
+kernel does when the keeper is killed, so that none is left behind without a namespace.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -13,6 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import IO
 
+from portside.kernel import process
 from portside.kernel.polling import readable
 
 DNS = "10.0.2.3"
@@ -66,7 +69,7 @@ def _start(
     # A session of its own: what ends a terminal's processes is not meant for it.
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=given,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=functools.partial(_end_with, os.getpid()),
     )  # fmt: skip
     if _is_up(child, pid, ready if given else -1):
         return child
@@ -74,21 +77,31 @@ def _start(
     return f"{Path(path).name} did not start (exit status {child.returncode}): the log says why"
 
 
+def _end_with(keeper: int) -> None:
+    """In the child: be killed when its parent ends (prctl(2), PR_SET_PDEATHSIG).
+
+    The setting outlives execve(2) and joining a user namespace that belongs to the same user.
+    """
+    process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != keeper:
+        os._exit(1)
+
+
 def _is_up(child: subprocess.Popen[bytes], pid: int, ready: int) -> bool:
     """Until the interface is there or the program has ended."""
-    process = os.pidfd_open(child.pid)
+    running = os.pidfd_open(child.pid)
     try:
         if ready >= 0:
-            found = readable(ready, process, timeout=_PATIENCE)
-            return ready in found and process not in found
+            found = readable(ready, running, timeout=_PATIENCE)
+            return ready in found and running not in found
         for _ in range(int(_PATIENCE * 100)):
             if _has_route(pid):
                 return True
-            if readable(process, timeout=0.01):
+            if readable(running, timeout=0.01):
                 return False
         return child.poll() is None
     finally:
-        os.close(process)
+        os.close(running)
 
 
 def _has_route(pid: int) -> bool:
