@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 _MACHINE_AGE = 60.0
 """Seconds for which what the machine is stays true."""
+_WORTH_COMPRESSION = 1400
+"""Bytes from which an answer takes more than one packet."""
+_COMPRESSED_APART = 1 << 18
+"""Bytes from which a thread compresses, so that the event loop does not wait."""
 
 
 class Monitor:
@@ -207,6 +211,11 @@ def monitor_of(request: web.Request) -> Monitor:
 
 
 def json_response(value: object, status: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(value), status=status, content_type="application/json"
-    )
+    """``value`` as JSON, compressed for clients that accept that when it is long."""
+    response = web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json",
+        headers={"Vary": "Accept-Encoding"}, zlib_executor_size=_COMPRESSED_APART,
+    )  # fmt: skip
+    if response.content_length and response.content_length >= _WORTH_COMPRESSION:
+        response.enable_compression()
+    return response

@@ -2,7 +2,10 @@
 
 ==========================  =====================================================================
 ``GET groups``              :class:`GroupRow` of every group, the machine (``/``) first;
-                            ``?containers=1``: containers only
+                            ``?containers=1``: containers only; ``?below=N&depth=1``: the
+                            groups below N, so many levels deep; ``?limit=500``: the first of
+                            them, those that use most CPU of containers (header
+                            ``Portside-Total-Count``: how many there are)
 ``GET group?name=N``        :class:`GroupDetail`; N is a group's path, or a container's name or ID
 ``GET history?name=N``      :class:`~portside.monitor.history.Chart` of each name (repeat it for
                             several: those that are gone are left out); ``window`` (``2m``,
@@ -19,7 +22,8 @@
                             (``{"time": s, "points": {name: [values of SERIES]}}``), ``alert``,
                             ``happened``, ``groups`` (some came or went: ask again);
                             ``?name=N`` (repeat) or ``?containers=1`` for fewer points
-``GET about``               version, series and their order, intervals, the engine
+``GET about``               version, series and their order, intervals, the engine, what the
+                            machine has
 ==========================  =====================================================================
 
 Errors are ``{"message": …}``: 400 for a bad parameter, 403 where logs are not shown, 404 for an
@@ -31,6 +35,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from heapq import nlargest
 from typing import Any
 
 import msgspec
@@ -50,6 +55,7 @@ from portside.monitor.engine_questions import (
 )
 from portside.monitor.engine_watch import ContainerFacts
 from portside.monitor.group_spec import GroupSpec
+from portside.monitor.group_tree import MOST
 from portside.monitor.history import MOST_POINTS, chart
 from portside.monitor.live_events import MOST_CLIENTS, Client, message
 from portside.monitor.monitor_context import Monitor, json_response, monitor_of
@@ -62,6 +68,7 @@ _MOST_NAMES = 100
 _MOST_EVENTS = 1000
 _HEARTBEAT = 15.0
 _LONGEST = 90 * 86400.0
+_CPU = SERIES.index("cpu")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -88,6 +95,8 @@ class GroupRow(msgspec.Struct, frozen=True):
     time: float
     labels: dict[str, str] = {}
     ports: tuple[str, ...] = ()
+    is_parent: bool = False
+    """There are groups below it."""
 
 
 class GroupDetail(msgspec.Struct, frozen=True):
@@ -101,7 +110,7 @@ class GroupDetail(msgspec.Struct, frozen=True):
     interval: float
 
 
-def row_of(group: Group, settings_labels: bool = True) -> GroupRow:
+def row_of(group: Group, is_parent: bool = False) -> GroupRow:
     spec, facts, last = group.spec, group.facts, group.history.last
     return GroupRow(
         name=group.name,
@@ -118,8 +127,9 @@ def row_of(group: Group, settings_labels: bool = True) -> GroupRow:
         pids_limit=spec.pids_limit,
         point=group.history.last_point,
         time=last.time_ns / 1e9 if last else 0.0,
-        labels=facts.labels if facts and settings_labels else {},
+        labels=facts.labels if facts else {},
         ports=facts.ports if facts else (),
+        is_parent=is_parent,
     )
 
 
@@ -178,12 +188,27 @@ def checked(handler: Handler) -> Handler:
 
 
 async def _groups(request: web.Request) -> web.StreamResponse:
-    monitor = monitor_of(request)
-    only = request.query.get("containers") == "1"
+    monitor, query = monitor_of(request), request.query
+    only = query.get("containers") == "1"
     groups = monitor.collector.groups
-    return json_response(
-        [row_of(groups[name]) for name in sorted(groups) if groups[name].container or not only]
-    )
+    top = query.get("below", "/")
+    below = "" if top == "/" else _group(monitor, top).name
+    depth = whole_number(query.get("depth", ""), "depth", MOST, MOST)
+    limit = whole_number(query.get("limit", ""), "limit", MOST, MOST)
+    parents = {name.rpartition("/")[0] for name in groups if name != "/"}
+    chosen = [
+        name
+        for name in sorted(groups)
+        if (groups[name].container or not only)
+        and name.startswith(f"{below}/")
+        and name.count("/", len(below)) <= depth
+    ]
+    first = chosen
+    if only and len(chosen) > limit:
+        first = nlargest(limit, chosen, key=lambda name: groups[name].history.last_point[_CPU])
+    response = json_response([row_of(groups[name], name in parents) for name in first[:limit]])
+    response.headers["Portside-Total-Count"] = str(len(chosen))
+    return response
 
 
 async def _detail(request: web.Request) -> web.StreamResponse:
@@ -337,7 +362,10 @@ async def _about(request: web.Request) -> web.StreamResponse:
         "engine": collector.engine if collector.engine_reached else None,
         "groups": len(collector.groups),
         "containers": len(collector.by_container),
-        "machine": monitor.machine,
+        "machine": {
+            "num_cores": monitor.machine.num_cores,
+            "memory_capacity": monitor.machine.memory_capacity,
+        },
     }
     return json_response(about)
 

@@ -57,6 +57,7 @@ export class GroupTable {
     this.table = element("table", null, { class: `groups ${this.tree ? "tree" : ""}`, "aria-label": this.tree ? "Control groups" : "Containers" }, element("thead", null, {}, head), this.body);
     this.empty = element("p", "", { class: "quiet", hidden: true });
     place.append(element("div", null, { class: "tools" }, this.filter, this.count), element("div", null, { class: "scroll" }, this.table), this.empty);
+    this.filter.addEventListener("focus", () => this.onMore?.());
     this.filter.addEventListener("input", () => this.arrange());
     document.addEventListener("keydown", (event) => this.key(event));
   }
@@ -75,7 +76,6 @@ export class GroupTable {
     for (const [name, known] of this.rows) {
       if (!names.has(name)) { this.seen.unobserve(known.node); known.node.remove(); this.rows.delete(name); }
     }
-    this.parents = new Set([...names].map(parentOf));
     this.arrange();
   }
 
@@ -260,7 +260,7 @@ export class GroupTable {
       if (known.node.hidden === visible) known.node.hidden = !visible;
       shown += visible;
       if (known.toggle) {
-        const has = this.parents.has(name);
+        const has = known.row.is_parent;
         const open = has && (words.length > 0 || this.open.has(name));
         known.toggle.style.visibility = has ? "visible" : "hidden";
         setText(known.toggle, open ? "▾" : "▸");
@@ -279,7 +279,8 @@ export class GroupTable {
     return true;
   }
 
-  toggle(name) {
+  async toggle(name) {
+    await this.onMore?.();
     if (!this.open.delete(name)) this.open.add(name);
     this.choose();
   }

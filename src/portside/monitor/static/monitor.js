@@ -6,6 +6,8 @@ import { GroupPage } from "./group_page.js";
 import { GroupTable } from "./group_table.js";
 import { $, ask, bytes, calm, clock, cores, element, fail, follow, on, plural, prefix, seconds, setText, state, value } from "./shared.js";
 
+const FIRST = 500; // rows that the first view asks for; the others follow it
+const DEEPEST = 1000; // levels of control groups
 const WINDOWS = [["2m", "2 minutes"], ["10m", "10 minutes"], ["1h", "1 hour"], ["6h", "6 hours"], ["1d", "1 day"], ["7d", "7 days"]];
 const path = decodeURIComponent(location.pathname.slice(prefix.length));
 const [, section, ...parts] = path.split("/");
@@ -102,6 +104,7 @@ function showContainers(view, first) {
   on("points", ({ time, points }) => { table.take(points); comparison.feed?.take(time, points); sum(); });
   const again = calm(() => ask("groups", { containers: 1 }).then((rows) => table.set(rows)).catch(fail), 1500);
   on("groups", again);
+  if (first.length === FIRST) again();
   onWindow(() => comparison.feed?.load().catch(fail));
   follow([["containers", "1"]]);
 }
@@ -117,8 +120,17 @@ async function showGroup(view, detail) {
   const place = element("section", null, { class: "panel wide", "aria-label": "Control groups" }, element("h2", "Control groups"));
   page.parts.prepend(place);
   const table = new GroupTable(place, { tree: true, below: name });
-  const load = () => ask("groups").then((rows) => table.set(rows));
-  await load();
+  // those directly below, until somebody opens a branch or looks for a name
+  let depth = table.filter.value ? DEEPEST : 1;
+  const load = () => ask("groups", { below: name, depth }).then((rows) => table.set(rows));
+  table.onMore = async () => {
+    if (depth === DEEPEST) return;
+    depth = DEEPEST;
+    await load().catch(fail);
+  };
+  const first = await ask("groups", { below: name, depth, limit: FIRST });
+  table.set(first);
+  if (first.length === FIRST) load().catch(fail);
   on("points", ({ points }) => table.take(points));
   on("groups", calm(() => load().catch(fail), 1500));
   follow([]);
@@ -150,7 +162,7 @@ async function start() {
   $(isContainers ? "to-containers" : "to-machine").setAttribute("aria-current", "page");
   const name = isContainers ? wanted : `/${wanted}`;
   const isList = isContainers && !wanted;
-  const [about, first] = await Promise.all([ask("about"), isList ? ask("groups", { containers: 1 }) : ask("group", { name })]);
+  const [about, first] = await Promise.all([ask("about"), isList ? ask("groups", { containers: 1, limit: FIRST }) : ask("group", { name })]);
   state.about = about;
   about.series.forEach((series, at) => { state.index[series] = at; });
   makeWindows();
