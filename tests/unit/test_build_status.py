@@ -20,7 +20,7 @@ async def test_a_quick_builds_progress_is_found_after_its_end(
     after the result gives up ("context canceled")."""
     monkeypatch.setattr(control_service, "ARRIVAL", 0.2)
     jobs = Jobs()
-    job: Any = SimpleNamespace(ref="quick")
+    job: Any = SimpleNamespace(ref="quick", returned=None, frontend_inputs={})
     jobs.add(job)
     jobs.remove(job)
     assert await jobs.get("quick", ended=True) is job
@@ -35,6 +35,6 @@ async def test_a_quick_builds_progress_is_found_after_its_end(
 
 async def test_progress_of_a_build_that_is_about_to_come() -> None:
     jobs = Jobs()
-    job: Any = SimpleNamespace(ref="late")
+    job: Any = SimpleNamespace(ref="late", returned=None, frontend_inputs={})
     asyncio.get_running_loop().call_later(0.05, jobs.add, job)
     assert await jobs.get("late") is job

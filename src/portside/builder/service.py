@@ -120,6 +120,7 @@ class Workspace:
 
     build: Build
     lease: Lease
+    runner: StepRunner
     digests: Mapping[str, str] = field(default_factory=dict)
     """What sources were found to be, by their vertex's digest."""
     started: float = field(default_factory=time.time)
@@ -207,7 +208,7 @@ class BuildService:
         plan = await self.plan(request, pulls)
         async with self.workspace(request.inputs, report) as work:
             yield Session(
-                plan=plan, build=work.build, lease=work.lease, request=request,
+                plan=plan, build=work.build, lease=work.lease, runner=work.runner, request=request,
                 digests=work.digests, started=work.started,
             )  # fmt: skip
 
@@ -243,9 +244,10 @@ class BuildService:
         """A solver whose results last as long as this, or are kept by the cache."""
         with self.lease() as lease:
             committer = LayerCommitter(self.store, lease.ref)
+            runner = StepRunner(self._core, self.cache, committer)
             operations = OperationSet(
-                self.store, _Chains(self._images), StepRunner(self._core, self.cache, committer),
-                committer, inputs, HttpSource(self.store), self._memo, self.directories,
+                self.store, _Chains(self._images), runner, committer, inputs,
+                HttpSource(self.store), self._memo, self.directories,
             )  # fmt: skip
             build = Build(self._solver, operations.operations(), new_id(), report)
             if inputs.cache_from:
@@ -254,7 +256,7 @@ class BuildService:
                     inputs.importing,
                 )  # fmt: skip
             try:
-                yield Workspace(build=build, lease=lease, digests=operations.digests)
+                yield Workspace(build=build, lease=lease, runner=runner, digests=operations.digests)
             finally:
                 await build.close()
                 await build.landed()

@@ -1,35 +1,39 @@
 """``moby.buildkit.v1.frontend.LLBBridge``: what a frontend asks of the engine during a build.
 
-The client of a build is a frontend itself: its calls name the build in their metadata.
+The client of a build is a frontend itself: its calls name the build in their metadata. A frontend
+in a container has a connection of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
 
 from portside.builder import llb
 from portside.builder.cache.pruning import Policy
+from portside.builder.wire.bridge_caller import Caller, FrontendSolver
 from portside.builder.wire.build_job import BuildJob, Reference, Result
-from portside.builder.wire.control_service import Jobs
 from portside.builder.wire.definition_encoder import encode
-from portside.builder.wire.dockerfile_frontend import GATEWAY, NAME, DockerfileFrontend
 from portside.builder.wire.gateway_files import ListDirectory, ReadPart, StatPath, in_tree
 from portside.builder.wire.grpc_transport import Service
 from portside.builder.wire.proto import caps_pb2, control_pb2, fstypes_pb2, ops_pb2
 from portside.builder.wire.proto import gateway_pb2 as pb
 from portside.builder.wire.wire_errors import ClientError
 from portside.builder.wire.worker_record import worker_record
-from portside.model.errors import InvalidParameter, NotImplementedHere, PortsideError
+from portside.model.errors import InvalidParameter, PortsideError
 from portside.model.image import encode as encode_image
 from portside.model.platform import Platform
 
-BUILD_ID = "buildkit-controlapi-buildid"
+MAX_WARNINGS = 1000
+MAX_WARNING = 4 << 20
+"""Bytes of one with the file that it is about, as large as one may be."""
 FRONTEND_CAPS = """solve.base solve.inlinereturn resolveimage resolveimage.resolvemode readfile
 return returnmap readdir statfile importcaches proto.refarray reference.output frontend.inputs
 gateway.solve.metadata frontend.caps gateway.solve.evaluate gateway.evaluate gateway.warnings
-reference.attestations source.metaresolver""".split()
+reference.attestations source.metaresolver gateway.exec gateway.exec.extrahosts
+gateway.exec.signals gateway.exec.secretenv""".split()
 LLB_CAPS = """source.image source.image.resolvemode source.image.checksum source.local
 source.local.unique source.local.sessionid source.local.includepatterns source.local.followpaths
 source.local.excludepatterns source.local.sharedkeyhint source.local.differ source.http
@@ -46,8 +50,13 @@ exporter.multiple gc.freespacefilter history.filter""".split()
 
 
 class BridgeService:
-    def __init__(self, jobs: Jobs, labels: dict[str, str]) -> None:
-        self._jobs, self._labels = jobs, labels
+    def __init__(
+        self, caller: Callable[[Any], Awaitable[Caller]], labels: Mapping[str, str],
+        frontends: FrontendSolver,
+    ) -> None:  # fmt: skip
+        """``caller`` tells by a call's metadata who it is from; ``frontends`` runs those that it
+        asks for."""
+        self._caller, self._labels, self._frontends = caller, labels, frontends
 
     def service(self) -> Service:
         found = Service("moby.buildkit.v1.frontend.LLBBridge")
@@ -56,24 +65,16 @@ class BridgeService:
             ("ReadFile", self.read_file), ("ReadDir", self.read_directory),
             ("StatFile", self.stat_file), ("Evaluate", self.evaluate), ("Inputs", self.inputs),
             ("Warn", self.warn), ("ResolveImageConfig", self.image_config),
-            ("ResolveSourceMeta", self.source_meta),
+            ("ResolveSourceMeta", self.source_meta), ("NewContainer", self.new_container),
+            ("ReleaseContainer", self.release_container),
         ):  # fmt: skip
             reply = {"Ping": "Pong"}.get(name, name)
             found.unary(name, work, getattr(pb, f"{name}Request"), getattr(pb, f"{reply}Response"))
-        for name, reply in (
-            ("NewContainer", "NewContainer"), ("ReleaseContainer", "ReleaseContainer"),
-        ):  # fmt: skip
-            found.unary(
-                name, self.no_containers, getattr(pb, f"{name}Request"),
-                getattr(pb, f"{reply}Response"),
-            )  # fmt: skip
+        found.stream("ExecProcess", self.execute, pb.ExecMessage, pb.ExecMessage, both=True)
         return found
 
     async def _job(self, metadata: Any) -> BuildJob:
-        ref = metadata.get(BUILD_ID, "")
-        if not ref:
-            raise InvalidParameter("no buildid found in context")
-        return await self._jobs.get(ref)
+        return (await self._caller(metadata)).job
 
     async def ping(self, _: Any, metadata: Any) -> Any:
         await self._job(metadata)
@@ -89,9 +90,10 @@ class BridgeService:
     # -- results -------------------------------------------------------------------------
 
     async def solve(self, request: Any, metadata: Any) -> Any:
-        job = await self._job(metadata)
+        caller = await self._caller(metadata)
+        job = caller.job
         try:
-            result = await self._solved(job, request)
+            result = await self._solved(caller, request)
         except PortsideError as err:
             raise job.failure(err) from err
         if request.Evaluate:
@@ -99,25 +101,20 @@ class BridgeService:
                 await job.tree(reference)
         return pb.SolveResponse(result=_encoded(result))
 
-    async def _solved(self, job: BuildJob, request: Any) -> Result:
-        if request.Frontend == GATEWAY:
-            attrs = dict(request.FrontendOpt)
-            return await DockerfileFrontend(job, attrs, request.FrontendInputs).run()
-        if request.Frontend == NAME:
-            attrs = dict(request.FrontendOpt)
-            return await DockerfileFrontend(job, attrs, request.FrontendInputs).run()
+    async def _solved(self, caller: Caller, request: Any) -> Result:
         if request.Frontend:
-            raise InvalidParameter(f"failed to find {request.Frontend}: use {NAME}")
-        return await job.solved_definition(request.Definition)
+            attrs, inputs = dict(request.FrontendOpt), dict(request.FrontendInputs)
+            return await self._frontends(caller, request.Frontend, attrs, inputs)
+        return await caller.job.solved_definition(request.Definition)
 
     async def return_(self, request: Any, metadata: Any) -> Any:
-        job = await self._job(metadata)
-        if job.returned.done():
+        caller = await self._caller(metadata)
+        if caller.returned.done():
             raise InvalidParameter("the build has its result already")
         if request.HasField("error"):
-            job.returned.set_exception(ClientError(request.error))
+            caller.returned.set_exception(ClientError(request.error))
         else:
-            job.returned.set_result(_decoded(job, request.result))
+            caller.returned.set_result(_decoded(caller.job, request.result))
         return pb.ReturnResponse()
 
     async def evaluate(self, request: Any, metadata: Any) -> Any:
@@ -126,8 +123,8 @@ class BridgeService:
         return pb.EvaluateResponse()
 
     async def inputs(self, _: Any, metadata: Any) -> Any:
-        job = await self._job(metadata)
-        return pb.InputsResponse(Definitions=dict(job.frontend_inputs))
+        caller = await self._caller(metadata)
+        return pb.InputsResponse(Definitions=dict(caller.inputs))
 
     # -- files of results ----------------------------------------------------------------
 
@@ -192,6 +189,10 @@ class BridgeService:
 
     async def warn(self, request: Any, metadata: Any) -> Any:
         job = await self._job(metadata)
+        if job.progress.warnings >= MAX_WARNINGS or request.ByteSize() > MAX_WARNING:
+            raise InvalidParameter(
+                f"a build has at most {MAX_WARNINGS} warnings of {MAX_WARNING} bytes"
+            )
         warning = control_pb2.VertexWarning(
             vertex=request.digest, level=request.level, short=request.short,
             detail=request.detail, url=request.url, info=request.info, ranges=request.ranges,
@@ -200,8 +201,22 @@ class BridgeService:
         job.progress.put(control_pb2.StatusResponse(warnings=[warning]))
         return pb.WarnResponse()
 
-    async def no_containers(self, _: Any, __: Any) -> Any:
-        raise NotImplementedHere("containers of frontends are not supported yet")
+    async def new_container(self, request: Any, metadata: Any) -> Any:
+        caller = await self._caller(metadata)
+        try:
+            await caller.containers.new(request)
+        except PortsideError as err:
+            raise caller.job.failure(err) from err
+        return pb.NewContainerResponse()
+
+    async def release_container(self, request: Any, metadata: Any) -> Any:
+        caller = await self._caller(metadata)
+        await caller.containers.release(request.ContainerID)
+        return pb.ReleaseContainerResponse()
+
+    async def execute(self, stream: Any) -> None:
+        caller = await self._caller(stream.metadata)
+        await caller.containers.execute(stream)
 
 
 def _encoded(result: Result) -> Any:

@@ -39,6 +39,8 @@ from portside.model.reference import Reference as ImageName
 from portside.model.registryauth import AuthConfig
 
 MAX_REFS = 10_000
+MAX_GRAPHS = 64 << 20
+"""Bytes of all graphs that one build's client and frontends send."""
 
 
 @dataclass(kw_only=True)
@@ -82,6 +84,9 @@ class BuildJob:
         self.excludes: dict[str, tuple[str, ...]] = {}
         """What a frontend wants of the client's directories, by name."""
         self.refs: dict[str, Reference] = {}
+        self.frontends = 0
+        """Frontends in containers that the build has run."""
+        self._graph_bytes = 0
         self.exported: list[Descriptor] = []
         self.provenance: dict[str, Attestation] = {}
         """For the build's record: what was exported, and how each result was made."""
@@ -201,10 +206,14 @@ class BuildJob:
         """A result's files, made now. SolveFailed."""
         if reference.output is None:
             return Tree()
+        return await self.solved(reference.output)
+
+    async def solved(self, output: Output) -> Tree:
+        """The files of an output, made now. SolveFailed."""
         assert self.work is not None
-        self.progress.announce([reference.output])
+        self.progress.announce([output])
         try:
-            return await self.work.build.solve(reference.output)
+            return await self.work.build.solve(output)
         except PortsideError as err:
             raise self.failure(err) from err
 
@@ -220,7 +229,11 @@ class BuildJob:
     # -- results -------------------------------------------------------------------------
 
     async def solved_definition(self, definition: Any) -> Result:
-        """The result of a client's graph."""
+        """The result of a client's graph. InvalidParameter; also when all of a build's graphs are
+        too large together."""
+        self._graph_bytes += definition.ByteSize()
+        if self._graph_bytes > MAX_GRAPHS:
+            raise InvalidParameter(f"the graphs of a build have at most {MAX_GRAPHS} bytes")
         output = definition_decoder.decode(definition)
         if output is not None:
             output = await self.with_images(output)

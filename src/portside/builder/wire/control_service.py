@@ -11,10 +11,9 @@ from portside.builder.build_history import STATUS_PB, BuildRecord, Steps
 from portside.builder.service import BuildService, until_of
 from portside.builder.wire import exports, history_messages
 from portside.builder.wire.attested_results import for_history
+from portside.builder.wire.bridge_caller import Caller, FrontendSolver
 from portside.builder.wire.build_job import BuildJob, Result
 from portside.builder.wire.client_session import Sessions, relay
-from portside.builder.wire.dockerfile_frontend import NAME as DOCKERFILE
-from portside.builder.wire.dockerfile_frontend import DockerfileFrontend
 from portside.builder.wire.grpc_transport import Service, paired_transport
 from portside.builder.wire.proto import control_pb2 as pb
 from portside.builder.wire.proto import session_pb2, worker_pb2
@@ -25,6 +24,8 @@ from portside.model.errors import Conflict, InvalidParameter, NotFound, Portside
 if TYPE_CHECKING:
     from portside.builder.solver.cache_records import CacheRecord
 
+BUILD_ID = "buildkit-controlapi-buildid"
+"""The metadata of a call that names its build."""
 ARRIVAL = 3.0
 """Seconds in which the build that a call names must have come."""
 
@@ -34,23 +35,28 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: dict[str, BuildJob] = {}
+        self._callers: dict[str, Caller] = {}
         self._ended: dict[str, BuildJob] = {}
         self._arrived = asyncio.Event()
 
-    def add(self, job: BuildJob) -> None:
+    def add(self, job: BuildJob) -> Caller:
+        """InvalidParameter, Conflict."""
         if not job.ref:
             raise InvalidParameter("the build has no ID")
         if job.ref in self._jobs:
             raise Conflict(f"job ID {job.ref} exists")
         self._jobs[job.ref] = job
+        found = Caller(job=job, returned=job.returned, inputs=job.frontend_inputs)
+        self._callers[job.ref] = found
         self._arrived.set()
         self._arrived = asyncio.Event()
+        return found
 
     def remove(self, job: BuildJob) -> None:
         """It has ended. A client that asks for its progress at the same time as for the build may
         be heard after a quick one: it finds it for a moment still."""
         if self._jobs.get(job.ref) is job:
-            del self._jobs[job.ref]
+            del self._jobs[job.ref], self._callers[job.ref]
             self._ended[job.ref] = job
             asyncio.get_running_loop().call_later(ARRIVAL, self._ended.pop, job.ref, None)
 
@@ -66,13 +72,22 @@ class Jobs:
             raise NotFound(f"no such job {ref[:80]}") from None
         return self._jobs[ref]
 
+    async def caller(self, metadata: Any) -> Caller:
+        """The client of the build that a call's metadata names. InvalidParameter, NotFound."""
+        ref = metadata.get(BUILD_ID, "")
+        if not ref:
+            raise InvalidParameter("no buildid found in context")
+        await self.get(ref)
+        return self._callers[ref]
+
 
 class ControlService:
     def __init__(
-        self, builds: BuildService, sessions: Sessions, jobs: Jobs, labels: dict[str, str]
-    ) -> None:
+        self, builds: BuildService, sessions: Sessions, jobs: Jobs, labels: dict[str, str],
+        frontends: FrontendSolver,
+    ) -> None:  # fmt: skip
         self._builds, self._sessions, self._jobs = builds, sessions, jobs
-        self._labels = labels
+        self._labels, self._frontends = labels, frontends
         self._history = builds.history
 
     def service(self) -> Service:
@@ -102,7 +117,7 @@ class ControlService:
         if request.Session:
             session = await self._sessions.get(request.Session)
         job = BuildJob(self._builds, request, session)
-        self._jobs.add(job)
+        caller = self._jobs.add(job)
         task = asyncio.current_task()
         assert task is not None
         forget = self._builds.register(job.ref, task)
@@ -113,7 +128,7 @@ class ControlService:
         error: BaseException | None = None
         found: dict[str, str] = {}
         try:
-            found = await self._built(job, request)
+            found = await self._built(caller, request)
         except BaseException as err:
             error = err
             raise
@@ -142,10 +157,12 @@ class ControlService:
         log = history_messages.packed(job.progress.last_messages())
         self._history.end(record, log=log, log_type=STATUS_PB, provenance=job.provenance)
 
-    async def _built(self, job: BuildJob, request: Any) -> dict[str, str]:
+    async def _built(self, caller: Caller, request: Any) -> dict[str, str]:
+        job = caller.job
         async with job:
+            job.stack.push_async_callback(caller.containers.close)
             try:
-                result = await self._result(job, request)
+                result = await self._result(caller, request)
                 await asyncio.gather(*(job.tree(ref) for ref in result.refs.values()))
                 if not request.Internal:
                     job.provenance = for_history(job, result)
@@ -153,15 +170,14 @@ class ControlService:
             except PortsideError as err:
                 raise job.failure(err) from err
 
-    async def _result(self, job: BuildJob, request: Any) -> Result:
-        if request.Frontend == DOCKERFILE:
-            attrs = dict(request.FrontendAttrs)
-            return await DockerfileFrontend(job, attrs, job.frontend_inputs).run()
+    async def _result(self, caller: Caller, request: Any) -> Result:
+        job = caller.job
         if request.Frontend:
-            raise InvalidParameter(f"failed to find {request.Frontend}: use {DOCKERFILE}")
+            attrs, inputs = dict(request.FrontendAttrs), caller.inputs
+            return await self._frontends(caller, request.Frontend, attrs, inputs)
         if request.HasField("Definition") and request.Definition.ListFields():
             return await job.solved_definition(request.Definition)
-        return await job.returned
+        return await caller.returned
 
     async def status(self, stream: Any) -> None:
         request = await stream.recv_message()

@@ -21,6 +21,8 @@ from portside.model.platform import Platform
 
 MAX_OP = 4 << 20
 """Bytes of one operation."""
+NETWORKS = {0: "sandbox", 1: "host", 2: "none"}
+"""``pb.NetMode``."""
 
 
 def decode(definition: Any) -> Output | None:
@@ -126,29 +128,31 @@ def _source(op: Any) -> llb.SourceOp:
     return llb.SourceOp(identifier=op.identifier, attrs=dict(op.attrs))
 
 
-def _exec(op: Any) -> llb.ExecOp:
-    meta = op.meta
+def meta_of(meta: Any) -> llb.Meta:
+    """``pb.Meta``: a command, and as whom it is executed."""
     proxy = {}
     for field, value in meta.proxy_env.ListFields():
         proxy[field.name] = proxy[field.name.upper()] = value
+    return llb.Meta(
+        args=tuple(meta.args),
+        env=tuple(meta.env),
+        cwd=meta.cwd or "/",
+        user=meta.user,
+        proxy=proxy,
+        extra_hosts=tuple(llb.HostAlias(host=h.Host, ip=h.IP) for h in meta.extraHosts),
+        hostname=meta.hostname,
+        ulimits=tuple(llb.UlimitOpt(name=u.Name, soft=u.Soft, hard=u.Hard) for u in meta.ulimit),
+        cgroup_parent=meta.cgroupParent,
+        remove_mount_stubs_recursive=meta.removeMountStubsRecursive,
+        valid_exit_codes=tuple(meta.validExitCodes),
+    )
+
+
+def _exec(op: Any) -> llb.ExecOp:
     return llb.ExecOp(
-        meta=llb.Meta(
-            args=tuple(meta.args),
-            env=tuple(meta.env),
-            cwd=meta.cwd or "/",
-            user=meta.user,
-            proxy=proxy,
-            extra_hosts=tuple(llb.HostAlias(host=h.Host, ip=h.IP) for h in meta.extraHosts),
-            hostname=meta.hostname,
-            ulimits=tuple(
-                llb.UlimitOpt(name=u.Name, soft=u.Soft, hard=u.Hard) for u in meta.ulimit
-            ),
-            cgroup_parent=meta.cgroupParent,
-            remove_mount_stubs_recursive=meta.removeMountStubsRecursive,
-            valid_exit_codes=tuple(meta.validExitCodes),
-        ),
-        mounts=tuple(_mount(mount) for mount in op.mounts),
-        network={0: "sandbox", 1: "host", 2: "none"}.get(op.network, "sandbox"),
+        meta=meta_of(op.meta),
+        mounts=tuple(mount_of(mount) for mount in op.mounts),
+        network=NETWORKS.get(op.network, "sandbox"),
         security="insecure" if op.security == 1 else "sandbox",
         secret_env=tuple(
             llb.SecretEnv(id=s.ID, name=s.name, optional=s.optional) for s in op.secretenv
@@ -157,7 +161,8 @@ def _exec(op: Any) -> llb.ExecOp:
     )
 
 
-def _mount(mount: Any) -> llb.Mount:
+def mount_of(mount: Any) -> llb.Mount:
+    """``pb.Mount``. InvalidParameter for an unknown type."""
     kind = {0: "bind", 1: "secret", 2: "ssh", 3: "cache", 4: "tmpfs"}.get(mount.mountType)
     if kind is None:
         raise InvalidParameter(f"unknown type of mount: {mount.mountType}")

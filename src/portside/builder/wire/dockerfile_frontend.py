@@ -12,13 +12,14 @@ import posixpath
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from portside.builder import llb
 from portside.builder.attestations.provenance import redacted
 from portside.builder.dockerfile import syntax
 from portside.builder.dockerfile.diagnostics import DockerfileError
 from portside.builder.dockerfile.frontend_values import FrontendOptions, Plan
+from portside.builder.dockerfile.syntax_line import SyntaxLine, is_built_in, named, syntax_line
 from portside.builder.frontend_attrs import FrontendAttrs, context_for, parse_attrs
 from portside.builder.git_urls import is_git_url
 from portside.builder.service import Context
@@ -28,17 +29,22 @@ from portside.builder.wire.named_contexts import NamedContexts
 from portside.builder.wire.progress_log import InternalStep, internal_vertex
 from portside.builder.wire.wire_errors import SourceFile
 from portside.model.dockerignore import Ignore, read_patterns
-from portside.model.errors import InvalidParameter, NotFound, NotImplementedHere
+from portside.model.errors import InvalidParameter, NotFound
 from portside.model.image import History, ImageConfig, encode
 from portside.model.platform import Platform
 from portside.store.roots import missing, open_beneath
 
-NAME = "dockerfile.v0"
-GATEWAY = "gateway.v0"
-OURS = ("docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream")
-"""External frontends that the built-in one stands for."""
+DOCKERFILE = "dockerfile.v0"
 MAX_FILE = 4 << 20
 """Bytes of a Dockerfile or an ignore file."""
+
+
+class Forwarded(NamedTuple):
+    """A file that names another frontend, which is to be run in place of this one."""
+
+    line: SyntaxLine
+    is_argument: bool = False
+    """It was named by ``--build-arg BUILDKIT_SYNTAX``."""
 
 
 class DockerfileFrontend:
@@ -52,20 +58,29 @@ class DockerfileFrontend:
         self._ignore = ""
         self._step: InternalStep | None = None
 
-    async def run(self) -> Result:
-        """DockerfileError, and what resolving images raises."""
-        _refuse_foreign(self._attrs.syntax)
+    async def run(self) -> Result | Forwarded:
+        """The result, or which frontend is to be asked instead; DockerfileError, and what resolving
+        images raises. A request that comes by another frontend (``cmdline``) is not sent on."""
+        is_final = "cmdline" in self._raw
+        asked = self._attrs.build_args.get("BUILDKIT_SYNTAX")
+        if asked and not is_final:
+            argument = named(asked)
+            if not is_built_in(argument.image):
+                return Forwarded(argument, is_argument=True)
+            is_final = True
         data = await self._dockerfile()
         name = posixpath.basename(self._attrs.file) or "Dockerfile"
         if not data.strip():
             raise InvalidParameter(f"the Dockerfile ({name}) cannot be empty")
         job = self._job
         job.source = SourceFile(name, data)
+        line = None if is_final else syntax_line(data)
+        if line is not None and not is_built_in(line.image):
+            return Forwarded(line)
         try:
             parsed = syntax.parse(data, name)
         except DockerfileError as err:
             raise err.within(name, data.decode("utf-8", "surrogateescape")) from None
-        _refuse_foreign(parsed.directives.get("syntax", ""))
         if self._attrs.request:
             return await subrequests.answer(self, self._attrs.request, parsed)
         platforms = self._attrs.platforms or (Platform.host(),)
@@ -237,7 +252,7 @@ class DockerfileFrontend:
             identifier = str(plan.platform)
             config = encode(_config_of(plan))
             reference = Reference(
-                output=plan.output, plan=plan, config=config, frontend=NAME, attrs=self._raw
+                output=plan.output, plan=plan, config=config, frontend=DOCKERFILE, attrs=self._raw
             )
             suffix = f"/{identifier}" if self._attrs.is_multi else ""
             result.refs[identifier if self._attrs.is_multi else ""] = reference
@@ -246,15 +261,6 @@ class DockerfileFrontend:
             named.append({"ID": identifier, "Platform": _platform(plan.platform)})
         result.metadata["refs.platforms"] = json.dumps({"Platforms": named}).encode()
         return result
-
-
-def _refuse_foreign(image: str) -> None:
-    """``# syntax=`` of another image than Docker's own."""
-    name = image.strip().partition("@")[0]
-    tagged = ":" in name.rpartition("/")[2]
-    base = name.rpartition(":")[0] if tagged else name
-    if name and base not in OURS:
-        raise NotImplementedHere(f"the frontend {name} is not supported: use docker/dockerfile")
 
 
 def _copied(op: llb.Op, number: int) -> set[str] | None:

@@ -10,6 +10,7 @@ from portside.builder.wire.bridge_service import BridgeService
 from portside.builder.wire.client_session import Sessions
 from portside.builder.wire.content_service import ContentService
 from portside.builder.wire.control_service import ControlService, Jobs
+from portside.builder.wire.frontends import Frontends
 from portside.builder.wire.grpc_transport import GrpcServer, Service
 from portside.builder.wire.proto import session_pb2 as pb
 
@@ -22,11 +23,12 @@ class GrpcEndpoint:
         builds.store.workers.warm("portside.builder.wire.transfer_jobs")
         self._sessions = Sessions()
         jobs = Jobs()
-        control = ControlService(builds, self._sessions, jobs, labels)
+        frontends = Frontends(labels).solve
+        control = ControlService(builds, self._sessions, jobs, labels, frontends)
         self._server = GrpcServer(
             [
                 control.service(),
-                BridgeService(jobs, labels).service(),
+                BridgeService(jobs.caller, labels, frontends).service(),
                 ContentService(builds.store).service(),
                 _health(),
             ]

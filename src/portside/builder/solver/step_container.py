@@ -1,0 +1,251 @@
+"""A container without a container object: for a build's step, a frontend, or a frontend's own.
+
+Its first process is PID 1; others join it while that runs. The specification is a default
+container's. After a crash the next start of the engine finds a runtime directory that belongs to no
+container and ends what runs there (:func:`portside.containers.processes.drop_leftover`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from portside.builder import llb
+from portside.containers import processes, start, user_mapping
+from portside.containers.core import Core
+from portside.containers.spec.oci_spec import SpecInputs, build_spec
+from portside.kernel.cgroup import Cgroup
+from portside.model import ociruntime as oci
+from portside.model.container import ContainerConfig, HostConfig, Ulimit
+from portside.model.errors import NotRunning, SystemFailure
+from portside.model.ids import new_id, short
+from portside.model.network import NetworkRequest
+from portside.model.quiet_teardown import teardown
+from portside.runtime.messages import Exec, Exited, Identity, LogConfig, StartRequest, Streams
+
+if TYPE_CHECKING:
+    from portside.runtime.monitor_client import MonitorClient
+
+log = logging.getLogger(__name__)
+
+DEFAULT_HOSTNAME = "buildkitsandbox"
+
+
+class ProcessIO(NamedTuple):
+    """How a process is connected to the socket that stands for its streams."""
+
+    stdin: bool = False
+    tty: bool = False
+    """A terminal; the bytes are raw then."""
+    raw: bool = False
+    """Standard output and error as they come; else in frames with a head of eight bytes."""
+
+    @property
+    def streams(self) -> Streams:
+        return Streams(stdin=self.stdin, stdout=True, stderr=not self.tty, raw=self.raw or self.tty)
+
+
+class Limits(NamedTuple):
+    """What a request bounds its containers to; see ``StepSettings``."""
+
+    host: HostConfig
+    environment: tuple[str, ...]
+    network: str
+
+
+class StepProcess:
+    """A process that runs; ``sock`` carries its streams as :class:`ProcessIO` says."""
+
+    def __init__(self, client: MonitorClient, sock: socket.socket, exec_id: str = "") -> None:
+        self._client, self.sock, self._exec = client, sock, exec_id
+
+    async def resize(self, rows: int, columns: int) -> None:
+        await self._client.resize(rows, columns, self._exec)
+
+    async def signal(self, number: int) -> None:
+        await self._client.signal(number, self._exec)
+
+    async def wait(self) -> Exited:
+        """Its end. Unavailable when its monitor is gone."""
+        if not self._exec:
+            return await asyncio.shield(self._client.exited)
+        found = await self._client.wait_exec(self._exec)
+        assert found is not None
+        return found
+
+
+class StepContainer:
+    """One container; ``stack`` waits for the end of what is cleaned up after it."""
+
+    def __init__(
+        self, core: Core, identifier: str, mounts: Sequence[oci.Mount], limits: Limits,
+        stack: AsyncExitStack,
+    ) -> None:  # fmt: skip
+        self._core, self._id, self._mounts = core, identifier, tuple(mounts)
+        self._limits, self._stack = limits, stack
+        self._client: MonitorClient | None = None
+        self._directory = str(core.directory(identifier))
+
+    @asynccontextmanager
+    async def running(
+        self, op: llb.ExecOp, io: ProcessIO, secret_env: tuple[str, ...] = ()
+    ) -> AsyncIterator[StepProcess]:
+        """Start PID 1; it is killed at the end of the block, if it has not ended."""
+        core = self._core
+        hostname = op.meta.hostname or DEFAULT_HOSTNAME
+        mode = self._network(op)
+        mappings = core.options.id_mappings
+        user_mapping.check(core, _host(op, mode, self._limits))
+        attachment = await core.networks.attach(
+            NetworkRequest(
+                container_id=self._id, name=f"build-{short(self._id)}", hostname=hostname,
+                mode=mode, directory=self._directory,
+                extra_hosts=tuple(f"{item.host}:{item.ip}" for item in op.meta.extra_hosts),
+                id_mappings=mappings,
+            )
+        )  # fmt: skip
+        self._directory = attachment.directory or self._directory
+        ours, theirs = socket.socketpair()
+        cgroup = ""
+        try:
+            spec = self._spec(op, io, secret_env)
+            assert spec.linux is not None
+            cgroup = spec.linux.cgroups_path
+            request = StartRequest(
+                id=self._id,
+                state_dir=start.write_bundle(core, self._id, spec),
+                rootfs=start.mapped_root(core, self._id, mappings),
+                cgroup=cgroup,
+                log=LogConfig(driver="none"),
+                identity=Identity(op.meta.user or "0"),
+                has_netns=attachment.netns_fd is not None,
+                has_userns=attachment.userns_fd is not None,
+                has_seccomp=spec.linux.seccomp is not None,
+                seccomp_flags=start.seccomp_flags(spec),
+                open_stdin=io.stdin,
+                stdin_once=io.stdin,
+                attachments=(io.streams,),
+            )
+            with theirs:
+                client = await core.launcher.start(
+                    request,
+                    netns_fd=attachment.netns_fd,
+                    userns_fd=attachment.userns_fd,
+                    seccomp=start.seccomp_program(core, spec),
+                    sockets=(theirs,),
+                )
+            core.launcher.refill()
+            self._client = client
+            try:
+                yield StepProcess(client, ours)
+            finally:
+                self._client = None
+                if not client.exited.done():
+                    await _kill(cgroup)
+                    with teardown(log, f"the end of step {self._id}"):
+                        async with asyncio.timeout(10):
+                            await asyncio.shield(client.exited)
+                client.close()
+        finally:
+            ours.close()
+            theirs.close()
+            # beside the commit: nothing of it needs the network or the control group
+            cleaning = asyncio.create_task(self._clean(cgroup))
+            self._stack.push_async_callback(_ended, cleaning)
+
+    async def join(
+        self, op: llb.ExecOp, io: ProcessIO, secret_env: tuple[str, ...] = ()
+    ) -> StepProcess:
+        """Start another process beside PID 1; the caller closes its socket. NotRunning, and
+        CommandNotFound and the like."""
+        if self._client is None:
+            raise NotRunning("the container does not run any more")
+        process = self._spec(op, io, secret_env).process
+        if process is None:
+            raise SystemFailure("the container has no process")
+        identifier = new_id()
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                request = Exec(
+                    exec_id=identifier, process=process, identity=Identity(op.meta.user or "0"),
+                    open_stdin=io.stdin, attachments=(io.streams,),
+                )  # fmt: skip
+                await self._client.exec(request, [theirs])
+        except BaseException:
+            ours.close()
+            raise
+        return StepProcess(self._client, ours, identifier)
+
+    # -- the specification ---------------------------------------------------------------
+
+    def _network(self, op: llb.ExecOp) -> str:
+        sandbox = self._limits.network or "default"
+        if sandbox.startswith("container:"):
+            sandbox = f"container:{self._core.find(sandbox.partition(':')[2]).id}"
+        return {"sandbox": sandbox, "host": "host", "none": "none"}[op.network]
+
+    def _spec(self, op: llb.ExecOp, io: ProcessIO, secret_env: tuple[str, ...]) -> oci.Spec:
+        core = self._core
+        hostname = op.meta.hostname or DEFAULT_HOSTNAME
+        return build_spec(
+            SpecInputs(
+                id=self._id,
+                config=_config(op, hostname, secret_env, self._limits, io),
+                host=_host(op, self._network(op), self._limits),
+                directory=self._directory,
+                mounts=self._mounts,
+                id_mappings=core.options.id_mappings,
+                defaults=core.defaults(),
+            )
+        )
+
+    async def _clean(self, cgroup: str) -> None:
+        """Give network, control group and runtime directory back, whatever happened."""
+        core = self._core
+        await core.networks.detach(self._id, announce=False)
+        await asyncio.to_thread(processes.drop_leftover, core, core.state_dir(self._id))
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await task
+
+
+async def _kill(cgroup: str) -> None:
+    with teardown(log, f"kill control group {cgroup}"):
+        await asyncio.to_thread(Cgroup(cgroup).kill)
+
+
+def _config(
+    op: llb.ExecOp, hostname: str, secret_env: tuple[str, ...], limits: Limits, io: ProcessIO
+) -> ContainerConfig:
+    proxy = tuple(f"{name}={value}" for name, value in op.meta.proxy.items())
+    return ContainerConfig(
+        hostname=hostname,
+        user=op.meta.user,
+        env=(*limits.environment, *proxy, *op.meta.env, *secret_env),
+        cmd=op.meta.args,
+        working_dir=op.meta.cwd,
+        tty=io.tty,
+        open_stdin=io.stdin,
+        stdin_once=io.stdin,
+    )
+
+
+def _host(op: llb.ExecOp, mode: str, limits: Limits) -> HostConfig:
+    given = limits.host
+    ulimits = tuple(Ulimit(name=u.name, soft=u.soft, hard=u.hard) for u in op.meta.ulimits)
+    return msgspec.structs.replace(
+        given,
+        network_mode=mode,
+        privileged=op.security == "insecure",
+        shm_size=op.shm_size or given.shm_size,
+        ulimits=ulimits or given.ulimits,
+        cgroup_parent=op.meta.cgroup_parent or given.cgroup_parent,
+    )

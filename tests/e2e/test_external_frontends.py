@@ -1,0 +1,180 @@
+"""Frontends that are images: what they are told, what they may ask, and what hostile ones get."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from buildxkit import BASE, Builder, build
+from enginekit import RunningEngine
+from frontendkit import make_frontend
+
+__all__ = ["build"]
+
+Run = Callable[..., subprocess.CompletedProcess[Any]]
+
+
+@pytest.fixture(scope="module")
+def frontend(docker: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_frontend(docker, tmp_path_factory.mktemp("frontend"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(engine: RunningEngine) -> Iterator[None]:
+    """No process, mount or runtime directory of a frontend stays."""
+    before = _remains(engine)
+    yield
+    deadline = time.monotonic() + 20
+    while (left := _remains(engine) - before) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+
+
+def _remains(engine: RunningEngine) -> set[str]:
+    root = str(engine.root)
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    found = {path for path in mounts if path.startswith(root)}
+    found |= {str(path) for path in Path(root, "containers").glob("*")}
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"/frontend.py" in words or b"4444" in words:
+            found.add(f"process {entry.parent.name}: {words!r}")
+    return found
+
+
+def told(text: str) -> dict[str, Any]:
+    """What the frontend has said of itself on its standard error."""
+    found = re.search(r"TOLD (\{.*\})", text)
+    assert found, text
+    value: dict[str, Any] = json.loads(found[1])
+    return value
+
+
+def test_an_image_reads_a_language_of_its_own(build: Builder, docker: Run, frontend: str) -> None:
+    text = f"// syntax={frontend} and more\nWRITE hello\nWRITE from a frontend\n"
+    done = build(text, "-t", "fe-made")
+    found = told(done.stderr)
+    assert found["made"] == "hello from a frontend"
+    assert found["entries"] == ["made"] and found["link"] == "made"
+    assert found["source"] == frontend and found["cmdline"] == f"{frontend} and more"
+    assert found["product"] == "docker" and found["exec"]
+    assert found["workers"] == [["buildkitVersion", "gcPolicy", "id", "labels", "platforms"]]
+    assert "a warning of the frontend's" in done.stderr
+    assert docker("run", "--rm", "fe-made", "cat", "/made").stdout == "hello from a frontend\n"
+    labels = docker("image", "inspect", "-f", "{{json .Config.Labels}}", "fe-made").stdout
+    assert json.loads(labels) == {"made-by": "frontend"}
+
+
+def test_the_build_argument_names_one_for_any_file(build: Builder, frontend: str) -> None:
+    done = build("WRITE words\n", "--build-arg", f"BUILDKIT_SYNTAX={frontend}")
+    assert told(done.stderr)["made"] == "words"
+    wrong = build(
+        "WRITE words\n", "--build-arg", "BUILDKIT_SYNTAX=localhost:1/none:1", check=False
+    )  # fmt: skip
+    assert wrong.returncode and "localhost:1/none:1" in wrong.stderr
+
+
+def test_a_missing_frontend_is_named_with_its_line(build: Builder) -> None:
+    done = build(f"# syntax=localhost:1/none:1\nFROM {BASE}\n", check=False)
+    assert done.returncode == 1
+    assert "Dockerfile:1" in done.stderr and ">>> # syntax=localhost:1/none:1" in done.stderr
+
+
+def test_it_may_leave_the_rest_to_the_built_in_frontend(
+    build: Builder, docker: Run, frontend: str
+) -> None:
+    text = f"# syntax={frontend}\nFROM {BASE}\nCOPY a /a\nENV X=1\n"
+    build(text, "-t", "fe-sent", "--build-arg", "ACT=delegate", files={"a": "sent\n"})
+    assert docker("run", "--rm", "fe-sent", "cat", "/a").stdout == "sent\n"
+    history = docker("history", "--format", "{{.CreatedBy}}", "fe-sent").stdout
+    assert "ENV X=1" in history and "COPY a /a # buildkit" in history
+
+
+def test_a_label_takes_the_network_away_and_capabilities_are_asked_for(
+    build: Builder, docker: Run, frontend: str
+) -> None:
+    done = build("WRITE x\n", "--build-arg", f"BUILDKIT_SYNTAX={frontend}")
+    assert "eth0" in told(done.stderr)["links"]
+    label = 'LABEL moby.buildkit.frontend.network.none="true"\n'
+    build(f"FROM {frontend}\n{label}", "-t", "portside-test/offline:1")
+    done = build("WRITE x\n", "--build-arg", "BUILDKIT_SYNTAX=portside-test/offline:1")
+    assert told(done.stderr)["links"] == ["lo"]
+    refused = build(
+        "WRITE x\n", "--call", "outline", "--build-arg", f"BUILDKIT_SYNTAX={frontend}", check=False
+    )  # fmt: skip
+    assert refused.returncode and "moby.buildkit.frontend.subrequests" in refused.stderr
+
+
+def test_its_containers_run_beside_the_build(build: Builder, frontend: str) -> None:
+    done = build(f"# syntax={frontend}\n", "--build-arg", "ACT=containers")
+    found = told(done.stderr)
+    assert found["first 1"].split() == ["below", "beside", "/tmp"] and found["first 2"] == "b"
+    assert "got words" in found["second 1"]
+    assert found["codes"] == {"first": 0, "second": 7, "third": 137, "none": 255}
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        ("exit", "ended with exit code 3 before it returned a result: nothing to say"),
+        ("garbage", "closed its connection before it returned a result"),
+        ("left", "ended with exit code 5 before it returned a result"),
+        ("cycle", "has no operation sha256:1111"),
+        ("million", "more than 100000 vertices"),
+        ("digest", "has no operation sha256:2222"),
+        ("huge", "a message of"),
+        ("warnings", "at most 1000 warnings"),
+        ("recursive", "call each other without end"),
+        ("refs", "no such result of this build"),
+        ("insecure", "security.insecure is not allowed"),
+    ],
+)
+def test_a_hostile_one_gets_an_error(
+    build: Builder, docker: Run, frontend: str, act: str, words: str
+) -> None:
+    done = build(f"# syntax={frontend}\n", "--build-arg", f"ACT={act}", check=False)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "portside" in docker("run", "--rm", BASE, "echo", "portside").stdout  # it still serves
+
+
+def test_files_of_results_are_read_beneath_their_root(build: Builder, frontend: str) -> None:
+    done = build(f"# syntax={frontend}\n", "--build-arg", "ACT=escape", check=False)
+    read = re.findall(r"READ (\S+) (b.*)", done.stderr)
+    assert len({path for path, _ in read}) == 3, done.stderr
+    host = Path("/etc/hostname").read_text().strip()
+    assert not [data for _, data in read if host in data or "root:" in data]
+
+
+def test_one_that_never_ends_goes_with_its_client(build: Builder, frontend: str) -> None:
+    build.files(f"# syntax={frontend}\n")
+    client = subprocess.Popen(
+        ["docker", "build", "--build-arg", "ACT=hang", str(build.path)],
+        env=build.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not _frontends() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert _frontends()
+    os.kill(client.pid, signal.SIGKILL)
+    client.wait()
+    deadline = time.monotonic() + 20
+    while _frontends() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _frontends()
+
+
+def _frontends() -> list[str]:
+    found = subprocess.run(["pgrep", "-f", "/frontend.py"], capture_output=True, text=True)
+    return found.stdout.split()
