@@ -352,6 +352,104 @@ USER app
 WORKDIR /app
 CMD ["stat", "-c", "%U:%G", "f"]
 """, "app:app\n", {"f": ""}, debian=True),
+    Sample("args-in-history", """ARG Z=zz
+FROM BASE
+ARG B=1
+ARG A=2 C Q
+ARG B=3
+ARG Z
+ENV C=env
+RUN echo $A$B$C$Q$Z > /x
+ENV A=over
+RUN echo $A$B$C$Q$Z > /y
+CMD cat /x /y
+""", "23envzz\nover3envzz\n", flags=("--build-arg", "C=given")),
+    Sample("debian-python", r"""FROM DEBIAN AS build
+ENV PYTHONDONTWRITEBYTECODE=1
+WORKDIR /app
+COPY requirements.txt ./
+RUN mkdir -p /venv/bin /venv/lib \
+ && while read -r name; do echo "$name" > "/venv/lib/$name.py"; done < requirements.txt \
+ && ln -s ../../bin/sh /venv/bin/python
+COPY . .
+FROM DEBIAN
+COPY --from=build /venv /venv
+COPY --from=build --chown=daemon:daemon /app /app
+ENV PATH=/venv/bin:$PATH
+WORKDIR /app
+USER daemon
+HEALTHCHECK --interval=30s --timeout=3s CMD ["python", "-c", "exit 0"]
+CMD ["python", "main"]
+""", "flask.py requests.py daemon\n",
+           {"requirements.txt": "flask\nrequests\n",
+            "main": "echo $(ls /venv/lib) $(stat -c %U main)\n"}, debian=True),
+    Sample("debian-node", r"""FROM DEBIAN AS deps
+WORKDIR /usr/src/app
+COPY package.json package-lock.json ./
+RUN --mount=type=cache,target=/root/.npm mkdir -p node_modules/.bin node_modules/left \
+ && echo 'echo left' > node_modules/left/cli && chmod +x node_modules/left/cli \
+ && ln -s ../left/cli node_modules/.bin/left
+FROM DEBIAN
+ENV NODE_ENV=production
+WORKDIR /usr/src/app
+RUN groupadd -g 1500 node && useradd -u 1500 -g node -m node
+COPY --from=deps --chown=node:node /usr/src/app/node_modules ./node_modules
+COPY --chown=node:node . .
+USER node
+EXPOSE 3000/tcp 3001/udp
+CMD ["sh", "node_modules/.bin/left"]
+""", "left\n", {"package.json": "{}", "package-lock.json": "{}", "index.js": "1\n"}, debian=True),
+    Sample("debian-web-server", r"""FROM DEBIAN
+LABEL maintainer="Web <web@example.com>"
+ENV WEB_VERSION=1.27.0 PKG_RELEASE=1~debian
+RUN set -x \
+    && groupadd --system --gid 101 web \
+    && useradd --system --gid web --no-create-home --home /nonexistent \
+       --comment "web user" --shell /bin/false --uid 101 web \
+    && mkdir -p /var/log/web /docker-entrypoint.d && ln -sf /dev/stdout /var/log/web/access.log \
+    && ln -sf /dev/stderr /var/log/web/error.log && chown web:adm /var/log/web
+COPY docker-entrypoint.sh /
+COPY 10-listen.sh /docker-entrypoint.d/
+RUN chmod +x /docker-entrypoint.sh /docker-entrypoint.d/*.sh
+ENTRYPOINT ["/docker-entrypoint.sh"]
+EXPOSE 80
+STOPSIGNAL SIGQUIT
+CMD ["web", "-g", "daemon off;"]
+""", "listen\nweb -g daemon off;\n",
+           {"docker-entrypoint.sh": "#!/bin/sh\nfor f in /docker-entrypoint.d/*.sh; do $f; done\n"
+                                    "echo \"$@\"\n",
+            "10-listen.sh": "#!/bin/sh\necho listen\n"}, debian=True),
+    Sample("debian-cron", r"""FROM DEBIAN
+COPY crontab /etc/cron.d/job
+RUN chmod 0644 /etc/cron.d/job && touch /var/log/cron.log \
+ && install -d -m 1730 -g tty /var/spool/cron/tabs
+VOLUME /var/log
+CMD ["sh", "-c", "cat /etc/cron.d/job; stat -c '%a %G' /var/spool/cron/tabs"]
+""", "* * * * * root true\n1730 tty\n", {"crontab": "* * * * * root true\n"}, debian=True),
+    Sample("debian-static-site", r"""FROM DEBIAN AS site
+WORKDIR /site
+COPY pages pages/
+RUN for f in pages/*.md; do \
+      sed 's/^# \(.*\)/<h1>\1<\/h1>/' "$f" > "$(basename "$f" .md).html"; \
+    done \
+ && find . -name '*.html' -exec chmod 444 {} +
+FROM BASE
+COPY --link --from=site /site/*.html /www/
+CMD ["cat", "/www/a.html", "/www/b.html"]
+""", "<h1>A</h1>\n<h1>B</h1>\n", {"pages/a.md": "# A\n", "pages/b.md": "# B\n"}, debian=True),
+    Sample("debian-time-zone", r"""FROM DEBIAN
+ARG TZ=Europe/Vienna
+ENV TZ=$TZ LC_ALL=C.UTF-8
+RUN ln -snf /usr/share/zoneinfo/$TZ /etc/localtime && echo $TZ > /etc/timezone
+CMD ["sh", "-c", "cat /etc/timezone; readlink /etc/localtime"]
+""", "Asia/Tokyo\n/usr/share/zoneinfo/Asia/Tokyo\n",
+           flags=("--build-arg", "TZ=Asia/Tokyo"), debian=True),
+    Sample("debian-hard-links", r"""FROM DEBIAN
+RUN mkdir /l && echo one > /l/a && ln /l/a /l/b && chown 7:8 /l/a && chmod 4751 /l/b
+RUN echo two >> /l/b
+RUN rm /l/a && mv /l/b /l/c && mkdir -m 2775 /l/s && cp -a /etc/skel /l/s/
+CMD ["sh", "-c", "cat /l/c; stat -c '%a %u:%g %h' /l/c"]
+""", "one\ntwo\n4751 7:8 1\n", debian=True),
     Sample("debian-dpkg", r"""FROM DEBIAN
 ENV DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]

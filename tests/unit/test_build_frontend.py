@@ -213,6 +213,23 @@ def test_history_in_both_wordings() -> None:
     ]  # fmt: skip
 
 
+def test_arguments_in_history() -> None:
+    """As dockerd 28's BuildKit tells them: in the order of declaration, each once, with what ENV
+    made of them; ONBUILD is not told."""
+    text = ("ARG Z=zz\nFROM base\nARG B=1\nARG A=2 C Q\nARG B=3\nARG Z\nENV C=env\nRUN x\n"
+            "ARG HTTP_PROXY=none\nENV A=over\nRUN y\nONBUILD RUN z")  # fmt: skip
+    found = plan(text, build_args={"C": "given", "HTTP_PROXY": "p"})
+    told = [step.created_by for step in found.history]
+    assert [line for line in told if "RUN" in line] == [
+        "RUN |5 B=3 A=2 C=env Q= Z=zz /bin/sh -c x # buildkit",
+        "RUN |6 B=3 A=over C=env Q= Z=zz HTTP_PROXY=p /bin/sh -c y # buildkit",
+    ]
+    classic = plan("FROM base\nARG B=1\nARG A=2\nRUN x\nONBUILD RUN z", phrases=ClassicPhrases())
+    assert [step.created_by for step in classic.history][-2:] == [
+        "|2 A=2 B=1 /bin/sh -c x", "/bin/sh -c #(nop)  ONBUILD RUN z",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "rule"),
     [

@@ -105,6 +105,7 @@ async def session(api: Api, request: Request, _: str) -> Answer:
     _check_upgrade(request)
     await request.body.read()
     endpoint = api.engine.grpc()
+    api.engine.store.workers.begin()  # a build's first job would wait for the fork server's start
     endpoint.take_session(*request.release(_UPGRADED), request.head.headers)
     return None
 

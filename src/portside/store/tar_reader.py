@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from portside.model.errors import TooLarge
 from portside.store import tar_format as tar
@@ -94,11 +94,16 @@ class TarReader:
                 return
             yield entry
 
-    def write_data(self, entry: Entry, fd: int) -> None:
-        """Write the current entry's data to a new file; holes of sparse files stay holes."""
+    def write_data(
+        self, entry: Entry, fd: int, seen: Callable[[memoryview], None] | None = None
+    ) -> None:
+        """Write the current entry's data to a new file; holes of sparse files stay holes. ``seen``
+        gets the data of a file without holes."""
         if entry.extents is None:
             write = os.write
             for view in self.data():
+                if seen is not None:
+                    seen(view)
                 while view:
                     view = view[write(fd, view) :]
             return

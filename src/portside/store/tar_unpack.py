@@ -13,6 +13,7 @@ ordinary names.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -42,6 +43,7 @@ CACHED = 256
 """Directories kept open."""
 REPORT = 4 << 20
 """Compressed bytes between two progress reports."""
+Digested = Callable[[os.stat_result, bytes], None]
 
 OVERLAY, APPLY, LITERAL = "overlay", "apply", "literal"
 WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
@@ -83,8 +85,9 @@ class Unpacker:
     """Apply archives beneath ``root_fd`` (kept by the caller), at ``base`` in it.
 
     ``chown`` gives everything to one owner; ``keep_kind`` refuses to replace a directory by
-    something else or the reverse (Docker's noOverwriteDirNonDir). Call :meth:`finish` when
-    all entries are applied, :meth:`close` in any case.
+    something else or the reverse (Docker's noOverwriteDirNonDir). ``digested`` gets each file
+    without holes, as fstat(2) has it when it is done, with the SHA-256 of its content. Call
+    :meth:`finish` when all entries are applied, :meth:`close` in any case.
     """
 
     def __init__(
@@ -96,10 +99,11 @@ class Unpacker:
         limits: Limits | None = None,
         chown: tuple[int, int] | None = None,
         keep_kind: bool = False,
+        digested: Digested | None = None,
     ) -> None:
         self.root_fd, self._prefix = root_fd, base.strip(b"/") + b"/" if base.strip(b"/") else b""
         self._whiteouts, self._limits = whiteouts, limits or Limits()
-        self._chown, self._keep_kind = chown, keep_kind
+        self._chown, self._keep_kind, self._digested = chown, keep_kind, digested
         self._dirs: dict[bytes, int] = {}
         self._times: dict[bytes, int] = {}
         self._made: set[bytes] = set()
@@ -159,14 +163,12 @@ class Unpacker:
             self._make_way(entry, dir_fd, last)
             fd = os.open(last, CREATE, mode, dir_fd=dir_fd)
         try:
-            if entry.size:
-                self.written += entry.data_size
-                if self.written > self._limits.total:
-                    raise InvalidParameter(
-                        f"the archive's files are larger than the {self._limits.total} bytes "
-                        "allowed"
-                    )
-                reader.write_data(entry, fd)
+            self.written += entry.data_size if entry.size else 0
+            if self.written > self._limits.total:
+                raise InvalidParameter(
+                    f"the archive's files are larger than the {self._limits.total} bytes allowed"
+                )
+            digest = self._write(entry, reader, fd)
             uid, gid = self._chown or (entry.uid, entry.gid)
             if uid or gid or self._careful:
                 os.fchown(fd, uid, gid)
@@ -175,8 +177,21 @@ class Unpacker:
             if entry.xattrs:
                 self._set_xattrs(entry, fd)
             os.utime(fd, ns=(entry.mtime if entry.atime is None else entry.atime, entry.mtime))
+            if self._digested is not None and digest is not None:
+                self._digested(os.fstat(fd), digest)
         finally:
             os.close(fd)
+
+    def _write(self, entry: Entry, reader: TarReader, fd: int) -> bytes | None:
+        """The data of a file; its digest where somebody wants it and it has no holes."""
+        if self._digested is None or entry.extents is not None:
+            if entry.size:
+                reader.write_data(entry, fd)
+            return None
+        digest = hashlib.sha256()
+        if entry.size:
+            reader.write_data(entry, fd, digest.update)
+        return digest.digest()
 
     def _dir(self, entry: Entry, dir_fd: int, last: bytes, name: bytes) -> None:
         exists = False

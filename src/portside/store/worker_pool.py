@@ -23,7 +23,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -157,6 +157,13 @@ class Workers:
                 raise msgspec.json.decode(body, type=Failure).raised()
             else:
                 return msgspec.json.decode(body, type=job.result)
+
+    def begin(self) -> None:
+        """Start the fork server now: jobs are about to come. Without one it leaves as usual."""
+        if self._server is None:
+            with suppress(OSError):  # the job that needs it tells
+                self._start()
+        self._rest()
 
     def warm(self, module: str) -> None:
         """Have the fork server import ``module`` before it forks: jobs that need it start at

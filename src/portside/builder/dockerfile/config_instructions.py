@@ -38,7 +38,7 @@ def arg(conversion: Conversion, state: StageState, instruction: ins.Arg) -> None
             conversion.use_global(key)
         else:
             conversion.arguments.append(Argument(key, value, instruction))
-        state.declared.add(key)
+        state.declared[key] = None
         if value is not None:
             state.args[key] = value
         written = value if value is not None and not conversion.options.phrases.is_classic else (
@@ -146,4 +146,5 @@ def healthcheck(conversion: Conversion, state: StageState, instruction: ins.Heal
 
 def onbuild(conversion: Conversion, state: StageState, instruction: ins.OnBuild) -> None:
     state.put(on_build=(*(state.config.on_build or ()), instruction.trigger))
-    conversion.note(state, instruction, instruction.trigger)
+    if conversion.options.phrases.is_classic:  # BuildKit does not tell it
+        conversion.note(state, instruction, instruction.trigger)

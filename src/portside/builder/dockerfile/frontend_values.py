@@ -154,7 +154,7 @@ class StageState:
     history: list[Step] = field(default_factory=list)
     args: dict[str, str] = field(default_factory=dict)
     """Declared in this stage, with a value."""
-    declared: set[str] = field(default_factory=set)
+    declared: dict[str, None] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     cmd_set: bool = False
     workdir_set: bool = False

@@ -3,7 +3,7 @@ those of Docker's builder before it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from portside.model.golang.durations import format_duration
 from portside.model.golang.quoting import quote, quote_char
@@ -18,9 +18,13 @@ class Phrases:
     comment = BUILDKIT_COMMENT
     is_classic = False
 
-    def run(self, args: Sequence[str], build_args: Sequence[str]) -> str:
-        """``args`` with the shell; ``build_args`` as ``NAME=value``."""
-        return f"RUN {_counted(build_args)}{' '.join(args)} # buildkit"
+    def run(
+        self, args: Sequence[str], build_args: Mapping[str, str | None], env: Mapping[str, str]
+    ) -> str:
+        """``args`` with the shell; ``build_args`` in the order of their declaration, None without
+        a value. ``env`` hides them."""
+        told = [f"{name}={env.get(name, value or '')}" for name, value in build_args.items()]
+        return f"RUN {_counted(told)}{' '.join(args)} # buildkit"
 
     def transfer(self, text: str, keyword: str, shell: Sequence[str], content: str) -> str:
         """COPY and ADD. ``text`` is the instruction with its values; ``content`` what the
@@ -43,8 +47,11 @@ class ClassicPhrases(Phrases):
     comment = ""
     is_classic = True
 
-    def run(self, args: Sequence[str], build_args: Sequence[str]) -> str:
-        return f"{_counted(build_args)}{' '.join(args)}"
+    def run(
+        self, args: Sequence[str], build_args: Mapping[str, str | None], env: Mapping[str, str]
+    ) -> str:
+        told = [f"{k}={v}" for k, v in sorted(build_args.items()) if v is not None]
+        return f"{_counted(told)}{' '.join(args)}"
 
     def transfer(self, text: str, keyword: str, shell: Sequence[str], content: str) -> str:
         return f"{' '.join(shell)} #(nop) {keyword} {content} "

@@ -55,8 +55,12 @@ async def run(conversion: Conversion, state: StageState, instruction: ins.Run) -
     )
     meta = conversion.meta(state, instruction)
     state.output = llb.Vertex(op, tuple(inputs), state.platform, meta).output()
-    build_args = [f"{k}={v}" for k, v in sorted(state.args.items()) if k not in PROXIES]
-    created_by = conversion.options.phrases.run(args, build_args)
+    phrases = conversion.options.phrases
+    declared = {
+        name: state.args.get(name) for name in state.declared
+        if not phrases.is_classic or name not in PROXIES
+    }  # fmt: skip
+    created_by = phrases.run(args, declared, state.env)
     conversion.record(state, instruction.text, instruction.span, created_by, changed=True)
 
 

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from portside.builder.solver.file_digests import FileDigests, beside
 from portside.builder.solver.job_values import Received
 from portside.model.dockerignore import Ignore, read_patterns
 from portside.store.decompress import detect, plain
@@ -32,13 +33,15 @@ def receive(job: ReceiveContext, source: int) -> Received:
         pieces = _Peeked(plain(file))
         if not pieces.is_tar():
             return Received(_bare(pieces))
-        unpacker = Unpacker(root, limits=job.limits, chown=(0, 0))
+        digests = FileDigests(beside(job.target), private=True)
+        unpacker = Unpacker(root, limits=job.limits, chown=(0, 0), digested=digests.add)
         reader = TarReader(pieces, job.limits)
         for entry in reader:
             unpacker.apply(entry, reader)
         reader.source.drain()
         unpacker.finish()
         unpacker.close()
+        digests.save()
     return _found(root, job.dockerfile)
 
 
