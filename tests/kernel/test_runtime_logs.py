@@ -16,8 +16,8 @@ from runtimekit import Bench, Box, bench, is_root
 from portside.model.errors import PortsideError
 from portside.runtime.logs import JsonFile
 from portside.runtime.messages import LogConfig, Streams
+from portside.runtime.poller import Poller
 from portside.runtime.remote_logs import Journald, Syslog
-from portside.runtime.streams import Poller
 
 pytestmark = [
     pytest.mark.skipif(not is_root(), reason="containers need root here"),

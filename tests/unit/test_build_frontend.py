@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portside.builder import llb
+from portside.builder.dockerfile.convert import convert
 from portside.builder.dockerfile.diagnostics import DockerfileError
-from portside.builder.dockerfile.frontend import convert
 from portside.builder.dockerfile.frontend_values import (
     FrontendOptions,
     NamedContext,

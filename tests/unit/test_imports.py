@@ -69,20 +69,19 @@ def module_of(path: Path) -> str:
 
 
 @cache
-def import_nodes(path: Path) -> tuple[tuple[ast.Import | ast.ImportFrom, bool, bool], ...]:
-    """A file's import statements in order: with whether each is at its top level, and whether
-    only type checkers execute it. Other expressions are not looked into."""
+def import_nodes(path: Path) -> tuple[tuple[ast.Import | ast.ImportFrom, bool], ...]:
+    """A file's import statements in order, also those for type checkers, with whether each is at
+    its top level. Other expressions are not looked into."""
     found = []
-    stack = [(node, True, False) for node in reversed(ast.parse(path.read_bytes()).body)]
+    stack = [(node, True) for node in reversed(ast.parse(path.read_bytes()).body)]
     while stack:
-        node, is_top, is_typing = stack.pop()
+        node, is_top = stack.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
-            found.append((node, is_top, is_typing))
+            found.append((node, is_top))
         for field in ("body", "orelse", "handlers", "finalbody", "cases"):
             inner = getattr(node, field, None)
             if isinstance(inner, list):
-                typing = is_typing or (field == "body" and _is_for_types_only(node))
-                stack += [(item, False, typing) for item in reversed(inner)]
+                stack += [(item, False) for item in reversed(inner)]
     return tuple(found)
 
 
@@ -94,7 +93,7 @@ def _is_module(base: str, name: str) -> bool:
 
 def imports_of(path: Path) -> Iterator[tuple[int, str]]:
     """Every module of the package that a file imports, anywhere in it, with the line."""
-    for node, _, _ in import_nodes(path):
+    for node, _ in import_nodes(path):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, name.name) for name in node.names)
         else:
@@ -145,7 +144,7 @@ def test_modules_have_no_circle() -> None:
     edges: dict[str, set[str]] = {}
     names = {module_of(path).removesuffix(".__init__") for path in FILES}
     for path in FILES:
-        lines = {node.lineno for node, is_top, _ in import_nodes(path) if is_top}
+        lines = {node.lineno for node, is_top in import_nodes(path) if is_top}
         module = module_of(path).removesuffix(".__init__")
         edges[module] = {
             target
@@ -184,16 +183,10 @@ SAME_MEANING = frozenset(
 """Names of modules that occur in several folders: each folder's own part of the same thing."""
 
 
-def _is_for_types_only(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-
-
 def _file_imports(path: Path, modules: set[str]) -> set[str]:
-    """The files of the package that a file imports when it runs, at any depth of it."""
+    """The files of the package that a file imports, at any depth of it, also for its types."""
     found: set[str] = set()
-    for node, _, is_typing in import_nodes(path):
-        if is_typing:
-            continue
+    for node, _ in import_nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif node.module:

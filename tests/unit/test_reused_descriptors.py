@@ -8,7 +8,8 @@ import socket
 
 from portside.networks.portmapper import Publication
 from portside.networks.relay import Relays
-from portside.runtime.streams import READ, Poller
+from portside.runtime.poller import Poller
+from portside.runtime.streams import READ
 
 
 def test_an_event_of_a_closed_descriptor_is_not_the_next_ones() -> None:

@@ -62,7 +62,9 @@ async def check(api: Api, request: Request, _: str) -> Answer:
 @router.add("GET", "/portside/audit", cancellable=True)
 async def audit(api: Api, request: Request, _: str) -> Answer:
     """``system audit``: the engine and its running containers by the CIS Docker Benchmark."""
-    return reply.json(await api.engine.audit())
+    from portside.engine.audit_engine import audit_all
+
+    return reply.json(await audit_all(api.engine))
 
 
 class _Alert(msgspec.Struct):

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from portside.api.http.messages import Request, Response, Stream
-
-if TYPE_CHECKING:
-    from portside.api.app import Api
 
 OWN = "/portside/"
 """Endpoints of our own have one more segment before the name."""
 
 Answer = Response | Stream | None
-Handler = Callable[["Api", Request, str], Awaitable[Answer]]
-"""Called with the application, the request and the name in the path ("" when it has none)."""
+Handler = Callable[[Any, Request, str], Awaitable[Answer]]
+"""Called with the :class:`portside.api.app.Api`, the request and the name in the path ("" when it
+has none)."""
 
 
 @dataclass(frozen=True, slots=True)

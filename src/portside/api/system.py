@@ -13,6 +13,7 @@ from portside.api import params, reply, versions
 from portside.api.http.messages import Request, Response, Stream
 from portside.api.router import Answer, Router
 from portside.engine import events
+from portside.engine.info import engine_info, engine_version
 from portside.model.errors import InvalidParameter
 from portside.model.events import Event
 from portside.model.registryauth import AuthConfig
@@ -42,12 +43,12 @@ async def ping_head(api: Api, request: Request, _: str) -> Answer:
 
 @router.add("GET", "/version")
 async def version(api: Api, request: Request, _: str) -> Answer:
-    return reply.json(api.engine.version())
+    return reply.json(engine_version())
 
 
 @router.add("GET", "/info")
 async def info(api: Api, request: Request, _: str) -> Answer:
-    return reply.json((await api.engine.info()).wire(request.version))
+    return reply.json((await asyncio.shield(engine_info(api.engine))).wire(request.version))
 
 
 @router.add("POST", "/auth")
@@ -127,6 +128,8 @@ async def disk_usage(api: Api, request: Request, _: str) -> Answer:
     unknown = kinds - {"container", "image", "volume", "build-cache"}
     if unknown:
         raise InvalidParameter(f"unknown object type: {sorted(unknown)[0]}")
-    usage = await api.engine.disk_usage(kinds, request.version)
+    from portside.engine.usage import measure_disk
+
+    usage = await measure_disk(api.engine, kinds, request.version)
     verbose = params.boolean(request, "verbose")
     return reply.json(versions.disk_usage(usage, request.version, verbose))

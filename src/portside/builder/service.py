@@ -34,7 +34,7 @@ from portside.builder.cache.cache_import import RemoteCaches
 from portside.builder.cache.pruning import SHARE, Policy, PruneRule, parse_policy
 from portside.builder.client_directories import ClientDirectories
 from portside.builder.dockerfile import syntax
-from portside.builder.dockerfile.frontend import convert
+from portside.builder.dockerfile.convert import convert
 from portside.builder.dockerfile.frontend_values import (
     FrontendOptions,
     ImageResolver,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from portside.cli.session import Session
+    from portside.client.client import Client
     from portside.flags.table import Options
 
 _LISTENING = "0A"
@@ -39,7 +39,7 @@ def after_image(command: Sequence[str]) -> str:
     )
 
 
-def holder_of_port(session: Session, options: Options, message: str) -> str:
+def holder_of_port(client: Client, is_local: bool, options: Options, message: str) -> str:
     """Who listens on a port that could not be published; nothing when that is not the case."""
     if not options.many("publish") or not any(
         words in message for words in ("address already in use", "already allocated")
@@ -53,17 +53,17 @@ def holder_of_port(session: Session, options: Options, message: str) -> str:
         for binding in bindings
         if str(binding["HostPort"]).isdigit()
     }
-    found = [_holder(session, int(number), kind) for number, kind in sorted(wanted)]
+    found = [_holder(client, is_local, int(number), kind) for number, kind in sorted(wanted)]
     return "\n".join(filter(None, found))
 
 
-def _holder(session: Session, number: int, kind: str) -> str:
-    for container in session.client.get("/containers/json"):
+def _holder(client: Client, is_local: bool, number: int, kind: str) -> str:
+    for container in client.get("/containers/json"):
         for port in container.get("Ports") or ():
             if (port.get("PublicPort"), port.get("Type")) == (number, kind):
                 name = container["Names"][0].removeprefix("/")
                 return f"Port {number}/{kind} is published by the container {name}"
-    if not session.endpoint.path:
+    if not is_local:
         return ""  # the engine is on another machine
     inodes = _inodes(number, kind)
     process = _process_with(inodes) if inodes else ""
@@ -114,11 +114,13 @@ def group_of(path: str) -> str:
     )
 
 
-def failed_start(session: Session, options: Options, arguments: Sequence[str], error: Any) -> str:
+def failed_start(
+    client: Client, is_local: bool, options: Options, arguments: Sequence[str], error: Any
+) -> str:
     """The hint for a failed run or create, as a line, or nothing."""
     if getattr(error, "exit_status", 0) in (126, 127) or error.status == 400:
         return after_image(arguments[1:])
     try:
-        return holder_of_port(session, options, str(error))
+        return holder_of_port(client, is_local, options, str(error))
     except Exception:  # a hint must not hide the error
         return ""

@@ -93,7 +93,9 @@ def _with_hint(session: Session, options: Options, arguments: list[str], failed:
         return failed
     from portside.cli import hints
 
-    hint = hints.failed_start(session, options, arguments, failed.__cause__)
+    hint = hints.failed_start(
+        session.client, bool(session.endpoint.path), options, arguments, failed.__cause__
+    )
     return Failed(failed.status, f"{failed}\n\n{hint}") if hint else failed
 
 

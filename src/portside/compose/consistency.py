@@ -6,9 +6,29 @@ from portside.compose.compose_errors import ComposeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
-    from portside.compose.project import Project, Values
+    from portside.compose.compose_errors import InvalidFile
+    from portside.compose.yaml_source import Path
+
+    Values = dict[str, Any]
+
+    class Project(Protocol):
+        """What the checks read of :class:`portside.compose.project.Project`."""
+
+        name: str
+        environment: dict[str, str]
+        services: dict[str, Values]
+        disabled: dict[str, Values]
+        networks: dict[str, Values]
+        volumes: dict[str, Values]
+        secrets: dict[str, Values]
+        configs: dict[str, Values]
+        models: dict[str, Values]
+
+        def error(self, path: Path, message: str) -> InvalidFile: ...
+
+        def dependencies(self, name: str) -> dict[str, Values]: ...
 
 
 def check(project: Project) -> None:

@@ -7,13 +7,12 @@ import select
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from portside.model.container import ExecConfig
 from portside.runtime.messages import Streams
 
 if TYPE_CHECKING:
-    from portside.containers.health import HealthMonitor
     from portside.containers.record import Record
     from portside.runtime.monitor_client import MonitorClient
 
@@ -45,6 +44,13 @@ class Waiter:
     removed: bool
 
 
+class HealthProbes(Protocol):
+    """A container's health check (:class:`portside.containers.health.HealthMonitor`)."""
+
+    def end(self) -> None:
+        """Probe no more."""
+
+
 @dataclass(slots=True)
 class PendingAttachment:
     """A client that attached before the start."""
@@ -63,7 +69,7 @@ class Container:
     waiters: list[Waiter] = field(default_factory=list)
     pending: list[PendingAttachment] = field(default_factory=list)
     execs: dict[str, ExecInstance] = field(default_factory=dict)
-    health: HealthMonitor | None = None
+    health: HealthProbes | None = None
     restart: asyncio.Task[None] | None = None
     """The delayed restart that its policy asks for."""
     restart_delay: float = 0.0

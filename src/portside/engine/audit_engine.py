@@ -4,6 +4,7 @@ swarms (part 7) is left out."""
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import os
 import pwd
@@ -22,6 +23,14 @@ from portside.model.audit_findings import INFO, PASS, WARN, Finding
 if TYPE_CHECKING:
     from portside.engine.engine import Engine
     from portside.engine.options import DaemonOptions
+
+
+async def audit_all(engine: Engine) -> list[Finding]:
+    """The engine and its running containers beside the CIS Docker Benchmark."""
+    from portside.containers.audit_containers import audit_containers
+
+    found = await asyncio.to_thread(audit_engine, engine)
+    return [*found, *audit_sprawl(engine), *audit_containers(engine.containers)]
 
 
 def audit_engine(engine: Engine) -> list[Finding]:

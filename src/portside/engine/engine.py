@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from portside.containers import restore, stop
 from portside.containers.core import Core
-from portside.engine import info, wiring
+from portside.engine import wiring
 from portside.engine.events import EventBus
 from portside.engine.options import DaemonOptions
 from portside.engine.space_watch import SpaceWatch
@@ -21,7 +21,6 @@ from portside.kernel.cgroup.machine import machine
 from portside.model.idmap import short
 from portside.model.instance import Instance
 from portside.model.progress import Progress, quiet
-from portside.model.system import Info, Version
 from portside.networks.service import NetworkService
 from portside.store.store import Store
 from portside.volumes.service import VolumeService
@@ -29,7 +28,6 @@ from portside.volumes.service import VolumeService
 if TYPE_CHECKING:
     from portside.builder.service import BuildService
     from portside.builder.wire.grpc_endpoint import GrpcEndpoint
-    from portside.model.audit_findings import Finding
     from portside.model.explain import Explanation
     from portside.runtime.launcher_client import Launcher
     from portside.store.store_check import Report
@@ -51,13 +49,26 @@ class Engine:
             options.storage_driver.replace("overlayfs", "overlay2"),
             spill=instance.exec_root / "metadata.db",
         )
-        self.identity = info.engine_id(instance.data_root)
+        self.identity = wiring.engine_id(instance.data_root)
         self.space = SpaceWatch(self.store, self.events, self.identity)
         self.id_mappings = wiring.id_mappings(options)
-        self.images: ImageService = wiring.images(self)
-        self.networks: NetworkService = wiring.networks(self)
-        self.volumes: VolumeService = wiring.volumes(self)
-        self.containers: Core = wiring.containers(self)
+        self.images: ImageService = wiring.images(
+            self.store, options, self.events, lambda found: self.containers.is_running(found)
+        )
+        self.networks: NetworkService = wiring.networks(
+            self.store, instance, options, self.id_mappings, self.events
+        )
+        self.volumes: VolumeService = VolumeService(self.store, self.events)
+        self.containers: Core = Core(
+            store=self.store,
+            instance=instance,
+            launcher=launcher,
+            images=self.images,
+            networks=self.networks,
+            volumes=self.volumes,
+            options=wiring.container_options(options, self.id_mappings),
+            publish=self.events,
+        )
         self._builder: BuildService | None = None
         self._grpc: GrpcEndpoint | None = None
         self.stop_requested: Callable[..., None] = lambda containers, reset=False: None
@@ -84,13 +95,13 @@ class Engine:
     def builder(self) -> BuildService:
         """The build service, which is imported and made at the first call."""
         if self._builder is None:
-            self._builder = wiring.builder(self)
+            self._builder = wiring.builder(self.containers, self.images, self.options)
         return self._builder
 
     def grpc(self) -> GrpcEndpoint:
         """BuildKit's services, imported and made at the first call."""
         if self._grpc is None:
-            self._grpc = wiring.grpc(self)
+            self._grpc = wiring.grpc(self.builder(), self.networks, self.identity)
         return self._grpc
 
     def has_builder(self) -> bool:
@@ -159,12 +170,6 @@ class Engine:
     def image_count(self) -> int:
         return len(self.store.db.collection("image", object))
 
-    async def disk_usage(self, kinds: frozenset[str], version: tuple[int, int]) -> dict[str, Any]:
-        """What ``system df`` reports; ``kinds`` chooses, empty means everything."""
-        from portside.engine.usage import disk_usage
-
-        return await disk_usage(self, kinds, version)
-
     async def check(self, *, repair: bool, tell: Callable[[Progress], None] = quiet) -> Report:
         """Verify what is stored, and repair it when asked; ``tell`` hears how far it is."""
         from portside.containers import record
@@ -176,14 +181,6 @@ class Engine:
                  "volume": volume_records.Record}  # fmt: skip
         return await check(self.store, repair, types, tell)
 
-    async def audit(self) -> list[Finding]:
-        """The engine and its running containers beside the CIS Docker Benchmark."""
-        from portside.containers.audit_containers import audit_containers
-        from portside.engine.audit_engine import audit_engine, audit_sprawl
-
-        found = await asyncio.to_thread(audit_engine, self)
-        return [*found, *audit_sprawl(self), *audit_containers(self.containers)]
-
     async def explain(self, name: str) -> Explanation:
         """A container in the kernel's terms, from its namespaces to its firewall rules."""
         from portside.containers.explain import explain
@@ -191,9 +188,3 @@ class Engine:
         container = self.containers.find(name)
         path = self.networks.explain(container.id) if container.record.running else []
         return await asyncio.to_thread(explain, self.containers, container, path)
-
-    def version(self) -> Version:
-        return info.version()
-
-    async def info(self) -> Info:
-        return await asyncio.shield(info.gather(self))

@@ -8,9 +8,7 @@ import logging
 import os
 import platform
 import socket
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,7 +21,6 @@ from portside.engine.options import DaemonOptions
 from portside.kernel.cgroup import detect
 from portside.kernel.cgroup.machine import machine
 from portside.model import build_info
-from portside.model.ids import new_id
 from portside.model.paths import rootless_user
 from portside.model.system import (
     API_VERSION,
@@ -50,7 +47,7 @@ COMMIT = build_info.commit()
 """Of the source that this process was started from; the files may be newer by now."""
 
 
-def version() -> Version:
+def engine_version() -> Version:
     python = f"python{platform.python_version()}"
     details = {
         "ApiVersion": api_text(API_VERSION),
@@ -74,29 +71,7 @@ def version() -> Version:
     )
 
 
-def engine_id(data_root: Path) -> str:
-    """This data root's identity, kept in the file ``engine-id``; one that is not a UUID is
-    replaced."""
-    path = data_root / "engine-id"
-    with suppress(OSError, ValueError):
-        kept = path.read_bytes()[:64].decode().strip()
-        if [len(bytes.fromhex(part)) for part in kept.split("-")] == [4, 2, 2, 2, 6]:
-            return kept
-    if path.exists():
-        log.warning("%s does not hold a UUID: it is written again", path)
-    digits = new_id()[:32]
-    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
-    identity = "-".join(parts)
-    fresh = path.with_suffix(".new")
-    try:
-        fresh.write_text(identity + "\n")
-        fresh.rename(path)
-    except OSError as err:  # a full disk: for this run only
-        log.warning("%s cannot be written: %s", path, err.strerror)
-    return identity
-
-
-async def gather(engine: Engine) -> Info:
+async def engine_info(engine: Engine) -> Info:
     """Everything ``docker info`` shows."""
     options = engine.options
     counts = engine.containers.counts()

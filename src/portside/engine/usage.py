@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _ACTIVE = ("running", "paused", "restarting")
 
 
-async def disk_usage(
+async def measure_disk(
     engine: Engine, kinds: frozenset[str], version: tuple[int, int]
 ) -> dict[str, Any]:
     """``GET /system/df``; what was not asked for is null, as in Docker."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from portside.engine.options import DaemonOptions
 from portside.model.container import Ulimit
 from portside.model.errors import InvalidParameter
+from portside.model.events import Publisher
 from portside.model.idmap import IDMappings
+from portside.model.ids import new_id
+from portside.model.instance import Instance
 from portside.model.network import AddressPool, NetworkOptions
 from portside.model.paths import rootless_user
 from portside.registry.client.options import RegistryOptions
@@ -18,10 +24,34 @@ if TYPE_CHECKING:
     from portside.builder.service import BuildService
     from portside.builder.wire.grpc_endpoint import GrpcEndpoint
     from portside.containers.core import ContainerOptions, Core
-    from portside.engine.engine import Engine
     from portside.images.service import ImageService
     from portside.networks.service import NetworkService
-    from portside.volumes.service import VolumeService
+    from portside.store.store import Store
+
+
+log = logging.getLogger(__name__)
+
+
+def engine_id(data_root: Path) -> str:
+    """This data root's identity, kept in the file ``engine-id``; one that is not a UUID is
+    replaced."""
+    path = data_root / "engine-id"
+    with suppress(OSError, ValueError):
+        kept = path.read_bytes()[:64].decode().strip()
+        if [len(bytes.fromhex(part)) for part in kept.split("-")] == [4, 2, 2, 2, 6]:
+            return kept
+    if path.exists():
+        log.warning("%s does not hold a UUID: it is written again", path)
+    digits = new_id()[:32]
+    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    identity = "-".join(parts)
+    fresh = path.with_suffix(".new")
+    try:
+        fresh.write_text(identity + "\n")
+        fresh.rename(path)
+    except OSError as err:  # a full disk: for this run only
+        log.warning("%s cannot be written: %s", path, err.strerror)
+    return identity
 
 
 def registry_options(options: DaemonOptions) -> RegistryOptions:
@@ -85,32 +115,21 @@ def id_mappings(options: DaemonOptions) -> IDMappings | None:
     return mappings(options.userns_remap)
 
 
-def images(engine: Engine) -> ImageService:
+def images(
+    store: Store, options: DaemonOptions, publish: Publisher, is_running: Callable[[str], bool]
+) -> ImageService:
     from portside.images.service import ImageService
 
-    def is_running(container_id: str) -> bool:
-        return engine.containers.is_running(container_id)
-
-    return ImageService(
-        engine.store, registry_options(engine.options), engine.events, is_running=is_running
-    )
+    return ImageService(store, registry_options(options), publish, is_running=is_running)
 
 
-def networks(engine: Engine) -> NetworkService:
+def networks(
+    store: Store, instance: Instance, options: DaemonOptions, mappings: IDMappings | None,
+    publish: Publisher,
+) -> NetworkService:  # fmt: skip
     from portside.networks.service import NetworkService
 
-    return NetworkService(
-        engine.store.db,
-        engine.instance,
-        network_options(engine.options, engine.id_mappings),
-        engine.events,
-    )
-
-
-def volumes(engine: Engine) -> VolumeService:
-    from portside.volumes.service import VolumeService
-
-    return VolumeService(engine.store, engine.events)
+    return NetworkService(store.db, instance, network_options(options, mappings), publish)
 
 
 def container_options(options: DaemonOptions, mappings: IDMappings | None) -> ContainerOptions:
@@ -152,34 +171,19 @@ def container_options(options: DaemonOptions, mappings: IDMappings | None) -> Co
     )
 
 
-def containers(engine: Engine) -> Core:
-    from portside.containers.core import Core
-
-    return Core(
-        store=engine.store,
-        instance=engine.instance,
-        launcher=engine.launcher,
-        images=engine.images,
-        networks=engine.networks,
-        volumes=engine.volumes,
-        options=container_options(engine.options, engine.id_mappings),
-        publish=engine.events,
-    )
-
-
-def builder(engine: Engine) -> BuildService:
+def builder(containers: Core, images: ImageService, options: DaemonOptions) -> BuildService:
     from portside.builder.service import BuildService
 
-    return BuildService(engine.containers, engine.images, engine.options.builder)
+    return BuildService(containers, images, options.builder)
 
 
-def grpc(engine: Engine) -> GrpcEndpoint:
+def grpc(builder: BuildService, networks: NetworkService, identity: str) -> GrpcEndpoint:
     from portside.builder.wire.grpc_endpoint import GrpcEndpoint
 
-    labels = {"id": engine.identity}
-    for address in engine.networks.host_gateways()[:1]:  # clients take one
+    labels = {"id": identity}
+    for address in networks.host_gateways()[:1]:  # clients take one
         labels["org.mobyproject.buildkit.worker.moby.host-gateway-ip"] = address
-    return GrpcEndpoint(engine.builder(), labels)
+    return GrpcEndpoint(builder, labels)
 
 
 def reload_attributes(options: DaemonOptions) -> dict[str, str]:

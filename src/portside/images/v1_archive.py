@@ -14,16 +14,14 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
+from portside.images.image_jobs import Member
 from portside.model.errors import InvalidParameter
 from portside.model.image import MAX_CONFIG, MAX_MANIFEST
 from portside.model.reference import Reference
-
-if TYPE_CHECKING:
-    from portside.images.load import Archive
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _MOST_LAYERS = 1000
@@ -31,6 +29,16 @@ _NOT_KEPT = frozenset(
     ("id", "parent", "Size", "parent_id", "layer_id", "throwaway", "rootfs", "history")
 )
 """Of the old document; the last two are made here."""
+
+
+class Archive(Protocol):
+    """Members of an archive by name. Raises InvalidParameter for what is missing or too large."""
+
+    def __contains__(self, name: str, /) -> bool: ...
+
+    def member(self, name: str, /) -> Member: ...
+
+    def read(self, name: str, limit: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from portside.model.golang.sizes import human_bytes
 from portside.runtime.messages import LogConfig
 
 if TYPE_CHECKING:
-    from portside.runtime.streams import Poller
+    from portside.runtime.poller import Poller
 
 PART = 16 << 10
 """Bytes of a line that are kept together."""

@@ -43,9 +43,10 @@ from portside.runtime.messages import (
     Started,
     StartRequest,
 )
+from portside.runtime.poller import Poller
 from portside.runtime.remote_logs import Journald, Syslog, with_cache
 from portside.runtime.state_files import complain, write_whole
-from portside.runtime.streams import READ, WRITE, Channel, Poller
+from portside.runtime.streams import READ, WRITE, Channel
 
 FLUSH = 10.0
 """Seconds the end waits for attached readers that are behind."""

@@ -23,7 +23,8 @@ from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.golang.sizes import ram_bytes
 from portside.runtime.logs import JsonFile, LineWriter, Local, LogWriter
 from portside.runtime.messages import LogConfig
-from portside.runtime.streams import WRITE, Poller
+from portside.runtime.poller import Poller
+from portside.runtime.streams import WRITE
 
 BUFFER = 1 << 20
 """Bytes that wait by default, in either mode."""

@@ -7,7 +7,6 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,15 +15,12 @@ from portside.kernel.idmapped import map_owners
 from portside.kernel.process import CLONE_NEWNS, unshare
 from portside.model.errors import InvalidParameter, NotFound, NotRunning, SystemFailure
 from portside.model.golang.timestamps import format_rfc3339
-from portside.store.archive_values import PathStat, View, go_mode
+from portside.store.archive_values import Limits, PathStat, View, go_mode
 from portside.store.decompress import plain
 from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
 from portside.store.tar_pack import TarWriter
 from portside.store.tar_reader import TarReader
 from portside.store.tar_unpack import Unpacker
-
-if TYPE_CHECKING:
-    from portside.store.container_archive import PutArchive
 
 MAX_LINKS = 255
 """Links followed to tell where one leads, as Docker's own limit."""
@@ -260,29 +256,30 @@ def get_archive(view: View, path: str, out: int, answer: int) -> int:
     return 0
 
 
-def put_archive(job: PutArchive, source: int) -> int:
-    """Unpack into a directory; the whole path is followed, inside the root."""
-    root = open_view(job.view)
-    path = os.path.normpath("/" + job.path)
+def put_archive(
+    view: View, path: str, source: int, limits: Limits, *,
+    keep_kind: bool, chown: tuple[int, int] | None,
+) -> int:  # fmt: skip
+    """Unpack into a directory; the whole path is followed, inside the root. Bytes of the files."""
+    root = open_view(view)
+    wanted, path = path, os.path.normpath("/" + path)
     try:
         target = open_beneath(root, path, os.O_PATH | os.O_CLOEXEC)
     except OSError as err:
         if missing(err):
-            raise NotFound(
-                f"Could not find the file {job.path} in container {job.view.name}"
-            ) from err
-        raise SystemFailure(f"cannot open {job.path}: {err.strerror}") from err
+            raise NotFound(f"Could not find the file {wanted} in container {view.name}") from err
+        raise SystemFailure(f"cannot open {wanted}: {err.strerror}") from err
     if not stat.S_ISDIR(os.fstat(target).st_mode):
         raise InvalidParameter("extraction point is not a directory")
     unpacker = Unpacker(
         root,
         base=os.fsencode(path),
-        limits=job.limits,
-        chown=job.chown,
-        keep_kind=job.keep_kind,
+        limits=limits,
+        chown=chown,
+        keep_kind=keep_kind,
     )
     with open(source, "rb", buffering=0) as file:
-        reader = TarReader(plain(file), job.limits)
+        reader = TarReader(plain(file), limits)
         for entry in reader:
             unpacker.apply(entry, reader)
         reader.source.drain()

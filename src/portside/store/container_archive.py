@@ -60,7 +60,10 @@ class PutArchive(Job, kw_only=True):
     def run(self, fds: list[int], progress: Callable[[int], None]) -> int:
         from portside.store.archive_worker import put_archive
 
-        return put_archive(self, fds[0])
+        return put_archive(
+            self.view, self.path, fds[0], self.limits,
+            keep_kind=self.keep_kind, chown=self.chown,
+        )  # fmt: skip
 
 
 class Archives:

@@ -31,7 +31,7 @@ from portside.store.durability import settle
 from portside.store.space import is_full
 
 if TYPE_CHECKING:
-    from portside.store.store import Store
+    from portside.store.store_parts import StoreParts
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _not_overlay(root: Path) -> bool:
     return True
 
 
-def at_start(store: Store) -> None:
+def at_start(store: StoreParts) -> None:
     """Bring the disk and the records together; see the module's docstring."""
     _leases(store)
     for directory in (store.blobs.ingest_dir, store.layers.layers_dir):
@@ -150,7 +150,7 @@ def at_start(store: Store) -> None:
     _unsettled(store)
 
 
-def _leases(store: Store) -> None:
+def _leases(store: StoreParts) -> None:
     """A lease of a killed engine keeps what a pull has brought, for the next try. Other work
     begins anew: a build's finished steps belong to the cache's records by then."""
     rows = store.db.query("SELECT id FROM leases WHERE note NOT LIKE 'pull %'")
@@ -159,7 +159,7 @@ def _leases(store: Store) -> None:
         store.db.set_meta(LEFT, "1")
 
 
-def _blobs(store: Store) -> None:
+def _blobs(store: StoreParts) -> None:
     known = {info.digest for info in store.blobs.all()}
     swept: list[str] = []
     for algorithm in ("sha256", "sha512"):
@@ -184,7 +184,7 @@ def _tell(kind: str, swept: list[str]) -> None:
         log.warning("%s that no record names: removed: %s%s", what, names, more)
 
 
-def _layers(store: Store) -> None:
+def _layers(store: StoreParts) -> None:
     from portside.store.layers import base36
 
     layers = store.layers
@@ -205,7 +205,7 @@ def _layers(store: Store) -> None:
         (layers.links_dir / link).symlink_to(f"../layers/{links[link]}/diff")
 
 
-def _drop_layer(store: Store, chain: str) -> None:
+def _drop_layer(store: StoreParts, chain: str) -> None:
     """Drop a layer that is damaged, and note that it is to be unpacked again."""
     row = store.db.row("SELECT parent, diff_id, blob, media_type FROM layers WHERE chain=?", chain)
     if row is not None and row[2]:
@@ -215,7 +215,7 @@ def _drop_layer(store: Store, chain: str) -> None:
     store.layers.delete(Digest(chain))
 
 
-async def recover(store: Store) -> None:
+async def recover(store: StoreParts) -> None:
     """Unpack again what a power cut has damaged and something still needs."""
     lost = msgspec.json.decode(store.db.get_meta(LOST) or "[]", type=list[Lost])
     for layer in lost:
@@ -237,7 +237,7 @@ async def recover(store: Store) -> None:
         await store.collect()
 
 
-def _writables(store: Store) -> None:
+def _writables(store: StoreParts) -> None:
     """Writable layers nobody recorded; the other files of a container are not ours."""
     known = {row[0] for row in store.db.query("SELECT container FROM writables")}
     swept = []
@@ -249,7 +249,7 @@ def _writables(store: Store) -> None:
     _tell("writable layers", swept)
 
 
-def _unsettled(store: Store) -> None:
+def _unsettled(store: StoreParts) -> None:
     """After another boot: verify what may not have reached the disk."""
     for (digest,) in store.db.query(
         "SELECT digest FROM blobs WHERE boot NOT IN ('', ?)", store.boot
@@ -266,7 +266,7 @@ def _unsettled(store: Store) -> None:
     settle(store.root, store.db)
 
 
-def verify_blob(store: Store, digest: Digest) -> bool:
+def verify_blob(store: StoreParts, digest: Digest) -> bool:
     """Whether the blob's bytes are what its digest says."""
     hasher = digest.hasher()
     try:

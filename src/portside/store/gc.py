@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from portside.store.db import Ref
-    from portside.store.store import Store
+    from portside.store.store_parts import StoreParts
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ REACHED = """
 """
 
 
-def unreachable(store: Store) -> tuple[list[tuple[Digest, int]], list[tuple[Digest, int]]]:
+def unreachable(store: StoreParts) -> tuple[list[tuple[Digest, int]], list[tuple[Digest, int]]]:
     """Blobs and layers that nothing needs, each with its size in bytes."""
     blobs = store.db.query(
         REACHED + "SELECT digest, size FROM blobs WHERE digest NOT IN "
@@ -46,7 +46,7 @@ def unreachable(store: Store) -> tuple[list[tuple[Digest, int]], list[tuple[Dige
     return [(Digest(d), s) for d, s in blobs], [(Digest(c), s) for c, s in layers]
 
 
-def collect(store: Store) -> int:
+def collect(store: StoreParts) -> int:
     """Delete what nothing needs; bytes freed (files of layers and blobs, old downloads)."""
     if store.backups.damaged:
         log.error("nothing is collected: the metadata are damaged (%s)", store.backups.damaged)
@@ -71,7 +71,7 @@ def collect(store: Store) -> int:
     return freed + sum(size for _, size in blobs) + sum(size for _, size in layers)
 
 
-def release(store: Store, blobs: Iterable[Ref]) -> int:
+def release(store: StoreParts, blobs: Iterable[Ref]) -> int:
     """Delete those of these blobs that nothing refers to any more; how many.
 
     What :func:`collect` does, without a walk over everything, for what has just lost an owner.
@@ -86,7 +86,7 @@ def release(store: Store, blobs: Iterable[Ref]) -> int:
     return len(gone)
 
 
-def drop_old_ingests(store: Store, seconds: float = 7 * 86400) -> int:
+def drop_old_ingests(store: StoreParts, seconds: float = 7 * 86400) -> int:
     """Delete partial downloads nobody continued for ``seconds``; bytes freed."""
     freed = 0
     for path in store.blobs.ingest_dir.iterdir():

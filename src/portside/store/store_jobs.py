@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from typing import ClassVar
 
+from portside.model.digest import Digest
 from portside.model.rootfs import Rootfs
 from portside.store.archive_values import Change, Limits
 from portside.store.worker_pool import Job
@@ -35,7 +36,10 @@ class UnpackLayer(Job, kw_only=True):
     def run(self, fds: list[int], progress: Progress) -> int:
         from portside.store.tar_unpack import unpack_layer
 
-        return unpack_layer(self, progress)
+        return unpack_layer(
+            self.blob, self.compression, Digest(self.diff_id), self.target, self.limits, progress,
+            base=self.base, overlay=self.overlay,
+        )  # fmt: skip
 
 
 class CompareTrees(Job, kw_only=True):

@@ -18,7 +18,6 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from portside.kernel import overlay
 from portside.kernel.openat2 import IN_ROOT, openat2
@@ -33,9 +32,6 @@ from portside.store.space import HINT, is_full
 from portside.store.tar_format import Entry, Malformed
 from portside.store.tar_reader import TarReader
 from portside.store.trees import copy_tree, remove
-
-if TYPE_CHECKING:
-    from portside.store.store_jobs import UnpackLayer
 
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -464,20 +460,23 @@ def _chmod_unopened(last: bytes, dir_fd: int, mode: int) -> None:
         os.close(fd)
 
 
-def unpack_layer(job: UnpackLayer, progress: Callable[[int], None]) -> int:
-    """Unpack a layer's blob into the new directory ``job.target``; bytes of its files."""
-    expected = Digest(job.diff_id)
+def unpack_layer(
+    blob: str, compression: str, expected: Digest, target: str, limits: Limits,
+    progress: Callable[[int], None], *, base: str, overlay: bool,
+) -> int:  # fmt: skip
+    """Unpack a layer's blob into the new directory ``target``; bytes of its files. ``base`` and
+    ``overlay``: see :class:`portside.store.store_jobs.UnpackLayer`. Raises DigestMismatch."""
     os.umask(0)
-    if job.base:
-        copy_tree(job.base, job.target)
+    if base:
+        copy_tree(base, target)
     else:
-        os.mkdir(job.target, 0o755)
-    root_fd = os.open(job.target, OPEN_DIR)
-    with Path(job.blob).open("rb", buffering=0) as file:
-        pieces = Pipeline(file, job.compression, expected.algorithm, job.limits.stream)
-        reader = TarReader(pieces, job.limits)
-        form = OVERLAY if job.overlay else APPLY
-        unpacker = Unpacker(root_fd, whiteouts=form, limits=job.limits)
+        os.mkdir(target, 0o755)
+    root_fd = os.open(target, OPEN_DIR)
+    with Path(blob).open("rb", buffering=0) as file:
+        pieces = Pipeline(file, compression, expected.algorithm, limits.stream)
+        reader = TarReader(pieces, limits)
+        form = OVERLAY if overlay else APPLY
+        unpacker = Unpacker(root_fd, whiteouts=form, limits=limits)
         reported = 0
         for entry in reader:
             unpacker.apply(entry, reader)

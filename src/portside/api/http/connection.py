@@ -16,7 +16,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from portside.api.http.messages import REASONS, Body, Hijacked, Request, Response, Stream
 from portside.api.http.parser import (
@@ -31,8 +31,7 @@ from portside.api.http.tls import TlsTransport
 from portside.model.errors import Cancelled, SystemFailure
 
 if TYPE_CHECKING:
-    from portside.api.http.http2 import Http2Session
-    from portside.api.http.server import Server
+    from portside.api.http.http2 import Http2Session, TakeGrpc
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +48,29 @@ _READ_AHEAD = 256 << 10
 """Bytes of later requests kept while one is being answered."""
 
 
+class Listener(Protocol):
+    """What a connection needs of the server that accepted it."""
+
+    loop: asyncio.AbstractEventLoop
+    is_closing: bool
+    common_headers: Callable[[], str]
+    error_body: Callable[[str], bytes]
+    take_grpc: TakeGrpc | None
+
+    def opened(self, connection: Connection) -> None:
+        """It has been accepted, or has become idle just now."""
+
+    def can_yield(self) -> None:
+        """One of the connections may be closed for a new one from now on."""
+
+    def gone(self, connection: Connection) -> None:
+        """It is closed, or somebody else's."""
+
+
 class Connection(asyncio.Protocol):
     """Speaks HTTP/1.1 with one client."""
 
-    def __init__(self, handler: Handler, server: Server, peer: str = "") -> None:
+    def __init__(self, handler: Handler, server: Listener, peer: str = "") -> None:
         self._handler, self._server = handler, server
         self.peer = peer
         self._loop = server.loop

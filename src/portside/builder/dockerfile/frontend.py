@@ -14,14 +14,11 @@ from typing import Any
 import msgspec
 
 from portside.builder import llb
-from portside.builder.dockerfile import (
-    config_instructions,
-    lint,
-    run_instruction,
-    shell_words,
-    transfers,
-)
 from portside.builder.dockerfile import instructions as ins
+from portside.builder.dockerfile import (
+    lint,
+    shell_words,
+)
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean, placed
 from portside.builder.dockerfile.frontend_values import (
     DEFAULT_PATH,
@@ -44,23 +41,18 @@ from portside.model.image import ImageConfig, RunConfig
 from portside.model.platform import Platform
 from portside.model.reference import Reference
 
-
-async def convert(
-    dockerfile: ins.Dockerfile, options: FrontendOptions, images: ImageResolver
-) -> Plan:
-    """The plan of a Dockerfile. DockerfileError; what the resolver raises."""
-    try:
-        return await Conversion(dockerfile, options, images).run()
-    except DockerfileError as err:
-        raise err.within(dockerfile.file, dockerfile.source) from None
+Handler = Callable[["Conversion", StageState, Any], Any]
+"""Applies one instruction to the state of its stage; may be a coroutine function."""
 
 
 class Conversion:
     """One Dockerfile on its way to a plan; the modules of the instructions call it."""
 
     def __init__(
-        self, dockerfile: ins.Dockerfile, options: FrontendOptions, images: ImageResolver
-    ) -> None:
+        self, dockerfile: ins.Dockerfile, options: FrontendOptions, images: ImageResolver,
+        handlers: Mapping[type[ins.Instruction], Handler],
+    ) -> None:  # fmt: skip
+        self._handlers = handlers
         self.file, self.options, self._images = dockerfile, options, images
         self._stages = Stages(dockerfile.stages)
         self._done: dict[int, StageState] = {}
@@ -224,7 +216,7 @@ class Conversion:
 
     async def _apply(self, state: StageState, instruction: ins.Instruction) -> None:
         state.number += _changes_files(instruction)
-        handler = _HANDLERS[type(instruction)]
+        handler = self._handlers[type(instruction)]
         try:
             found = handler(self, state, instruction)
             if found is not None:
@@ -432,28 +424,6 @@ class Conversion:
             state, instruction.text, instruction.span,
             self.phrase(state, instruction.name, text),
         )  # fmt: skip
-
-
-_Handler = Callable[[Conversion, StageState, Any], Any]
-_HANDLERS: dict[type[ins.Instruction], _Handler] = {
-    ins.Add: transfers.add,
-    ins.Arg: config_instructions.arg,
-    ins.Cmd: config_instructions.cmd,
-    ins.Copy: transfers.copy,
-    ins.Entrypoint: config_instructions.entrypoint,
-    ins.Env: config_instructions.env,
-    ins.Expose: config_instructions.expose,
-    ins.HealthCheck: config_instructions.healthcheck,
-    ins.Label: config_instructions.label,
-    ins.Maintainer: config_instructions.maintainer,
-    ins.OnBuild: config_instructions.onbuild,
-    ins.Run: run_instruction.run,
-    ins.Shell: config_instructions.shell,
-    ins.StopSignal: config_instructions.stopsignal,
-    ins.User: config_instructions.user,
-    ins.Volume: config_instructions.volume,
-    ins.Workdir: transfers.workdir,
-}
 
 
 def _child(stage: ins.Stage, parent: StageState) -> StageState:

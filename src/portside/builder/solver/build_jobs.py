@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+import msgspec
+
 from portside.builder.llb import CopyAction
 from portside.builder.solver.job_values import Placed, Received, Sealed
 from portside.model.rootfs import Rootfs
@@ -28,7 +30,7 @@ class SealLayer(Job, kw_only=True):
     def run(self, fds: list[int], progress: Progress) -> Sealed:
         from portside.builder.solver.layer_seal import seal
 
-        return seal(self)
+        return seal(self.rootfs, self.base, self.target, self.stubs)
 
 
 class RunFileOp(SealLayer, kw_only=True):
@@ -45,8 +47,14 @@ class RunFileOp(SealLayer, kw_only=True):
 
     def run(self, fds: list[int], progress: Progress) -> Sealed:
         from portside.builder.solver.file_worker import run_file_op
+        from portside.builder.solver.layer_seal import seal
 
-        return run_file_op(self)
+        copies, sources = run_file_op(
+            self.rootfs, self.actions, self.sources, self.limits,
+            ignores=self.ignores, digests=self.digests, keep=self.keep,
+        )  # fmt: skip
+        sealed = seal(self.rootfs, self.base, self.target, self.stubs, copies)
+        return msgspec.structs.replace(sealed, sources=sources)
 
 
 class CompareParents(Job, kw_only=True):
@@ -102,7 +110,8 @@ class SnapshotContext(Job, kw_only=True):
     def run(self, fds: list[int], progress: Progress) -> int:
         from portside.builder.solver.file_worker import snapshot_context
 
-        return snapshot_context(self)
+        snapshot_context(self.source, self.ignore, self.target)
+        return 0
 
 
 class InitCache(Job, kw_only=True):
@@ -117,7 +126,7 @@ class InitCache(Job, kw_only=True):
     def run(self, fds: list[int], progress: Progress) -> int:
         from portside.builder.solver.file_worker import init_cache
 
-        return init_cache(self)
+        return init_cache(self.source, self.path, self.target)
 
 
 class ReceiveContext(Job, kw_only=True):
@@ -133,7 +142,7 @@ class ReceiveContext(Job, kw_only=True):
     def run(self, fds: list[int], progress: Progress) -> Received:
         from portside.builder.solver.context_receive import receive
 
-        return receive(self, fds[0])
+        return receive(fds[0], self.target, self.limits, self.dockerfile)
 
 
 class OpenContext(Job, kw_only=True):

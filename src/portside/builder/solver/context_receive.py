@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from portside.builder.solver.file_digests import FileDigests, beside
 from portside.builder.solver.job_values import Received
 from portside.model.dockerignore import Ignore, read_patterns
+from portside.store.archive_values import Limits
 from portside.store.decompress import detect, plain
 from portside.store.roots import OPEN_DIR, missing, open_beneath
 from portside.store.tar_format import Malformed, parse_header
@@ -18,31 +18,29 @@ from portside.store.tar_reader import TarReader
 from portside.store.tar_unpack import Unpacker
 from portside.store.trees import OPEN_FILE, remove
 
-if TYPE_CHECKING:
-    from portside.builder.solver.build_jobs import ReceiveContext
-
 MAX_IGNORE = 4 << 20
 """Bytes of an ignore file."""
 
 
-def receive(job: ReceiveContext, source: int) -> Received:
+def receive(source: int, target: str, limits: Limits, dockerfile: str) -> Received:
+    """See :class:`portside.builder.solver.build_jobs.ReceiveContext`."""
     os.umask(0)
-    os.mkdir(job.target, 0o755)
-    root = os.open(job.target, OPEN_DIR)
+    os.mkdir(target, 0o755)
+    root = os.open(target, OPEN_DIR)
     with open(source, "rb", buffering=0) as file:
         pieces = _Peeked(plain(file))
         if not pieces.is_tar():
             return Received(_bare(pieces))
-        digests = FileDigests(beside(job.target), private=True)
-        unpacker = Unpacker(root, limits=job.limits, chown=(0, 0), digested=digests.add)
-        reader = TarReader(pieces, job.limits)
+        digests = FileDigests(beside(target), private=True)
+        unpacker = Unpacker(root, limits=limits, chown=(0, 0), digested=digests.add)
+        reader = TarReader(pieces, limits)
         for entry in reader:
             unpacker.apply(entry, reader)
         reader.source.drain()
         unpacker.finish()
         unpacker.close()
         digests.save()
-    return _found(root, job.dockerfile)
+    return _found(root, dockerfile)
 
 
 def open_context(target: str, dockerfile: str) -> Received:

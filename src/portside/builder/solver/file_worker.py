@@ -8,12 +8,9 @@ import hashlib
 import os
 import posixpath
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-import msgspec
 
 from portside.builder.llb import (
     Action,
@@ -28,8 +25,7 @@ from portside.builder.llb import (
 from portside.builder.solver.content_hash import ContentHash
 from portside.builder.solver.copy_selection import NOTHING, Selected, Selection
 from portside.builder.solver.file_digests import FileDigests
-from portside.builder.solver.job_values import Sealed
-from portside.builder.solver.layer_seal import seal
+from portside.builder.solver.job_values import Placed
 from portside.builder.solver.mode_text import mode_change
 from portside.builder.solver.tree_copier import (
     CREATE,
@@ -49,48 +45,50 @@ from portside.store.tar_reader import TarReader
 from portside.store.tar_unpack import Unpacker
 from portside.store.trees import OPEN_FILE, copy_into, remove
 
-if TYPE_CHECKING:
-    from portside.builder.solver.build_jobs import InitCache, RunFileOp, SnapshotContext
 
-
-def run_file_op(job: RunFileOp) -> Sealed:
+def run_file_op(
+    rootfs: Rootfs, actions: Sequence[Placed], sources: Sequence[Rootfs], limits: Limits, *,
+    ignores: Sequence[Sequence[str]] = (), digests: Sequence[str] = (), keep: Sequence[str] = (),
+) -> tuple[FileDigests, str]:  # fmt: skip
+    """The digests of the files made, and what was copied (``Sealed.sources``). See
+    :class:`portside.builder.solver.build_jobs.RunFileOp`."""
     os.umask(0)
-    known = [FileDigests(path) for path in job.digests or [""] * len(job.sources)]
+    known = [FileDigests(path) for path in digests or [""] * len(sources)]
     copies = FileDigests(private=True)
-    keep = frozenset(os.fsencode(path.strip("/")) for path in job.keep)
-    told: list[tuple[str, str]] = []
+    kept = frozenset(os.fsencode(path.strip("/")) for path in keep)
+    copied: list[tuple[str, str]] = []
     with ExitStack() as opened:
         try:
-            root = opened.enter_context(contextlib.closing(WritableRoot(job.rootfs)))
-            sources = [opened.enter_context(closing(open_root(each))) for each in job.sources]
-            for placed in job.actions:
+            root = opened.enter_context(contextlib.closing(WritableRoot(rootfs)))
+            roots = [opened.enter_context(closing(open_root(each))) for each in sources]
+            for placed in actions:
                 number = placed.source
                 source = Source()
                 if number >= 0:
-                    ignored = Ignore(job.ignores[number] if job.ignores else ())
-                    source = Source(sources[number], ignored, known[number])
-                FileWorker(root, source, job.limits, told, copies, keep).run(placed.action)
+                    ignored = Ignore(ignores[number] if ignores else ())
+                    source = Source(roots[number], ignored, known[number])
+                FileWorker(root, source, limits, copied, copies, kept).run(placed.action)
         except OSError as err:
             where = err.filename if isinstance(err.filename, str) else ""
             if isinstance(err.filename, bytes):
                 where = os.fsdecode(err.filename)
             hint = ": free some space (`portside system df`)" if err.errno == errno.ENOSPC else ""
             raise SystemFailure(f"{where}: {err.strerror}{hint}") from err
-    return msgspec.structs.replace(seal(job, copies), sources=_named(told))
+    return copies, _named(copied)
 
 
-def snapshot_context(job: SnapshotContext) -> int:
-    """See :class:`SnapshotContext`. Contexts have no owners: everything is root's."""
+def snapshot_context(source: Rootfs, ignore: Sequence[str], target: str) -> None:
+    """See :class:`portside.builder.solver.build_jobs.SnapshotContext`. Contexts have no
+    owners: everything is root's."""
     os.umask(0)
-    os.mkdir(job.target, 0o755)
+    os.mkdir(target, 0o755)
     action = CopyAction(src="/", dest="/")
     nothing = FileDigests()
-    target = WritableRoot(Rootfs("bind", upper=job.target))
-    with closing(open_root(job.source)) as source, contextlib.closing(target) as root:
+    writable = WritableRoot(Rootfs("bind", upper=target))
+    with closing(open_root(source)) as below, contextlib.closing(writable) as root:
         copier = TreeCopier(root, action, (0, 0), ContentHash(owners=False), nothing, nothing)
-        for selected in Selection(source, action, Ignore(job.ignore)):
-            copier.directory(selected, os.open(job.target, OPEN_DIR), keep_top=True)
-    return 0
+        for selected in Selection(below, action, Ignore(ignore)):
+            copier.directory(selected, os.open(target, OPEN_DIR), keep_top=True)
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class FileWorker:
         copies: FileDigests, keep: Collection[bytes] = (),
     ) -> None:  # fmt: skip
         """``told`` gets what was copied, by kind and digest, ``copies`` the files made. ``keep``:
-        see :class:`RunFileOp`."""
+        see :func:`run_file_op`."""
         self._writable, self._source, self._limits = root, source, limits
         self._told_of, self._copies, self._keep = told, copies, keep
 
@@ -394,21 +392,19 @@ def is_archive(fd: int) -> bool:
     return True
 
 
-def init_cache(job: InitCache) -> int:
-    """See :class:`InitCache`."""
+def init_cache(source: Rootfs, path: str, target: str) -> int:
+    """See :class:`portside.builder.solver.build_jobs.InitCache`; bytes of its files."""
     os.umask(0)
-    with closing(open_root(job.source)) as root:
+    with closing(open_root(source)) as root:
         try:
-            source = open_beneath(root, job.path, OPEN_DIR)
+            below = open_beneath(root, path, OPEN_DIR)
         except OSError as err:
-            raise NotFound(
-                f'"{job.path}": not found: a cache mount begins with a directory'
-            ) from err
-    os.makedirs(os.path.dirname(job.target), 0o711, exist_ok=True)
-    temporary = f"{job.target}.tmp"
-    with closing(source):
+            raise NotFound(f'"{path}": not found: a cache mount begins with a directory') from err
+    os.makedirs(os.path.dirname(target), 0o711, exist_ok=True)
+    temporary = f"{target}.tmp"
+    with closing(below):
         os.mkdir(temporary, 0o755)
-        with closing(os.open(temporary, OPEN_DIR)) as target:
-            size = copy_into(source, target)
-    os.rename(temporary, job.target)
+        with closing(os.open(temporary, OPEN_DIR)) as made:
+            size = copy_into(below, made)
+    os.rename(temporary, target)
     return size

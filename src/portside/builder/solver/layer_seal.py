@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from portside.builder.solver.content_hash import ContentHash
 from portside.builder.solver.file_digests import FileDigests
 from portside.builder.solver.job_values import Sealed
 from portside.builder.solver.layer_pack import pack
 from portside.kernel.openat2 import openat2
+from portside.model.rootfs import Rootfs
 from portside.store.overlay_changes import pack_changes
 from portside.store.roots import OPEN_DIR
 from portside.store.trees import BELOW, measure
-
-if TYPE_CHECKING:
-    from portside.builder.solver.build_jobs import SealLayer
 
 EMPTY_SIZE = 1024
 """Bytes of a tar without an entry, as we write it."""
@@ -29,15 +26,19 @@ SMALL = 4 << 20
 image first needs its blob: most large layers are of stages that no image has."""
 
 
-def seal(job: SealLayer, digests: FileDigests | None = None) -> Sealed:
-    """``digests``: of files that were just made."""
+def seal(
+    rootfs: Rootfs, base: str, target: str, stubs: tuple[str, ...],
+    digests: FileDigests | None = None,
+) -> Sealed:  # fmt: skip
+    """See :class:`portside.builder.solver.build_jobs.SealLayer`. ``digests``: of files that were
+    just made."""
     digests = digests if digests is not None else FileDigests()
-    _drop_stubs(job)
-    upper = job.rootfs.upper
+    _drop_stubs(rootfs, stubs)
+    upper = rootfs.upper
     size = measure(upper)
-    is_overlay = job.rootfs.driver == "overlay"
-    target = "" if is_overlay and size > SMALL else job.target
-    packed = pack(lambda out: pack_changes(job.rootfs, job.base, out), target, "gzip")
+    is_overlay = rootfs.driver == "overlay"
+    target = "" if is_overlay and size > SMALL else target
+    packed = pack(lambda out: pack_changes(rootfs, base, out), target, "gzip")
     content = packed.diff_id
     if is_overlay and size - digests.size <= CONTENT_LIMIT:
         content = _content(upper, digests)
@@ -61,15 +62,15 @@ def _content(upper: str, digests: FileDigests) -> str:
         os.close(fd)
 
 
-def _drop_stubs(job: SealLayer) -> None:
+def _drop_stubs(rootfs: Rootfs, stubs: tuple[str, ...]) -> None:
     """Places that the runtime made to mount on, with their parents: those that nothing below
     has and that are still empty."""
-    if job.rootfs.driver != "overlay" or not job.stubs:
+    if rootfs.driver != "overlay" or not stubs:
         return
-    top = os.open(job.rootfs.upper, OPEN_DIR)
-    lower = [os.open(path, OPEN_DIR) for path in job.rootfs.lower]
+    top = os.open(rootfs.upper, OPEN_DIR)
+    lower = [os.open(path, OPEN_DIR) for path in rootfs.lower]
     try:
-        for path in (*job.stubs, "/etc/mtab"):
+        for path in (*stubs, "/etc/mtab"):
             _drop_upwards(top, lower, path.strip("/"))
     finally:
         for fd in (top, *lower):

@@ -82,12 +82,15 @@ class DockerfileFrontend:
         except DockerfileError as err:
             raise err.within(name, data.decode("utf-8", "surrogateescape")) from None
         if self._attrs.request:
-            return await subrequests.answer(self, self._attrs.request, parsed)
+            assert job.source is not None
+            return await subrequests.answer(
+                self._attrs.request, job.source, parsed, self._plan_for_checks
+            )
         platforms = self._attrs.platforms or (Platform.host(),)
         plans = [await self._plan(data, name, platform) for platform in platforms]
         return job.remember(self._result(plans))
 
-    async def plan_for_checks(self) -> Plan:
+    async def _plan_for_checks(self) -> Plan:
         """The plan for the first platform, for questions about it."""
         assert self._job.source is not None
         platform = (self._attrs.platforms or (Platform.host(),))[0]

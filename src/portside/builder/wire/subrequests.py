@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile.diagnostics import DockerfileError
+from portside.builder.dockerfile.frontend_values import Plan
 from portside.builder.dockerfile.outline import outline, targets
 from portside.builder.wire.build_job import Result
 from portside.builder.wire.wire_errors import SourceFile
 from portside.model.errors import InvalidParameter
 
-if TYPE_CHECKING:
-    from portside.builder.wire.dockerfile_frontend import DockerfileFrontend
-
+MakePlan = Callable[[], Awaitable[Plan]]
+"""The plan for the first platform. Raises DockerfileError."""
 LINT, OUTLINE, TARGETS = "frontend.lint", "frontend.outline", "frontend.targets"
 DESCRIBE = "frontend.subrequests.describe"
 _METADATA = [{"name": "result.json", "description": ""}, {"name": "result.txt", "description": ""}]
@@ -28,15 +29,17 @@ _KINDS: list[tuple[str, str, list[dict[str, str]] | None]] = [
 """BuildKit's; a linter is not among those that it lists."""
 
 
-async def answer(frontend: DockerfileFrontend, request: str, parsed: ins.Dockerfile) -> Result:
+async def answer(
+    request: str, source: SourceFile, parsed: ins.Dockerfile, make_plan: MakePlan
+) -> Result:
     """The answer as metadata, as JSON and as text."""
     found: Any
     if request == LINT:
-        found = await _lint(frontend)
+        found = await _lint(source, make_plan)
     elif request == TARGETS:
-        found = targets(parsed.stages, _source(frontend).data)
+        found = targets(parsed.stages, source.data)
     elif request == OUTLINE:
-        found = outline(await frontend.plan_for_checks(), _source(frontend).data)
+        found = outline(await make_plan(), source.data)
     elif request == DESCRIBE:
         found = [
             {"name": name, "version": "1.0.0", "type": "rpc", "description": text,
@@ -52,20 +55,12 @@ async def answer(frontend: DockerfileFrontend, request: str, parsed: ins.Dockerf
     return Result(metadata=metadata)
 
 
-def _source(frontend: DockerfileFrontend) -> SourceFile:
-    source = frontend.job.source
-    assert source is not None
-    return source
-
-
-async def _lint(frontend: DockerfileFrontend) -> dict[str, Any]:
-    source = _source(frontend)
-
+async def _lint(source: SourceFile, make_plan: MakePlan) -> dict[str, Any]:
     file = {"filename": source.name, "language": "Dockerfile",
             "data": base64.b64encode(source.data).decode()}  # fmt: skip
     found: dict[str, Any] = {"warnings": [], "sources": [file]}
     try:
-        plan = await frontend.plan_for_checks()
+        plan = await make_plan()
     except DockerfileError as err:
         found["buildError"] = {"message": str(err), "location": _place(*err.span[:2])}
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from portside.cli.bake import bake_files, bake_targets
+from portside.cli.bake import bake_files, bake_sources, bake_targets
 from portside.cli.bake.hcl_expressions import text_of as hcl_text
 from portside.cli.build import build_command, build_progress
 from portside.cli.session import Failed
@@ -53,7 +53,7 @@ def bake(session: Session, options: Options, arguments: list[str]) -> int:
         dict(os.environ),
         {"BAKE_CMD_CONTEXT": "cwd://", "BAKE_LOCAL_PLATFORM": str(Platform.host())},
     )
-    bake_files.read_all(definitions, options.many("file"))
+    bake_sources.read_all(definitions, options.many("file"))
     definitions.check_variables()
     found = bake_targets.Bake(definitions)
     if wanted := options.text("list"):

@@ -11,11 +11,27 @@ from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from portside.cli.compose.compose_session import ComposeSession
     from portside.compose.project import Project
+    from portside.compose.service_images import ImageTools
 
 _MODES = {"json": "rawjson"}
 """What ``--progress`` of compose is to the builder, where the names differ."""
+
+
+def image_tools(
+    session: ComposeSession, project: Project, *, builds: bool = True, **more: Any
+) -> ImageTools:
+    """How the images of a project come."""
+    from portside.cli import auth, references
+    from portside.compose.service_images import ImageTools
+
+    return ImageTools(
+        auth=lambda image: auth.header(session.config, image), split=references.split,
+        build=(lambda names: build_services(session, project, names)) if builds else None, **more,
+    )  # fmt: skip
 
 
 def build_services(

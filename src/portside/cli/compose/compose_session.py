@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from portside.compose.actions import Actions
     from portside.compose.engine_pool import EnginePool
     from portside.compose.project import Project, Request
-    from portside.compose.service_images import ImageTools
     from portside.compose.yaml_source import Map
     from portside.flags.table import Options
 
@@ -158,21 +157,6 @@ class ComposeSession(Session):
         from portside.cli import api_socket
 
         return api_socket.path(self, "use_api_socket"), api_socket.config_text(self)
-
-    def image_tools(self, project: Project, *, builds: bool = True, **more: Any) -> ImageTools:
-        """How the images of a project come."""
-        from portside.cli import auth, references
-        from portside.compose.service_images import ImageTools
-
-        def build(names: list[str]) -> None:
-            from portside.cli.compose.build_output import build_services
-
-            build_services(self, project, names)
-
-        return ImageTools(
-            auth=lambda image: auth.header(self.config, image), split=references.split,
-            build=build if builds else None, **more,
-        )  # fmt: skip
 
     # -- output -----------------------------------------------------------------------------
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from portside.cli import auth, references
-from portside.cli.compose import build_targets
-from portside.cli.compose.build_output import build_services
+from portside.cli.compose import build_output, build_targets
 from portside.cli.compose.compose_verbs import compose_verb
 from portside.cli.session import Failed
 from portside.client.client import path_of
@@ -61,7 +60,8 @@ def pull(session: ComposeSession, options: Options, arguments: list[str]) -> int
     buildable = {image for image, (_, service) in wanted.items() if "build" in service}
     forgiven = set(wanted) if options.flag("ignore-pull-failures") else buildable
     service_images.pull(
-        session.pool, wanted, session.image_tools(project, quiet=options.flag("quiet")), report,
+        session.pool, wanted,
+        build_output.image_tools(session, project, quiet=options.flag("quiet")), report,
         session.parallel, project.environment, may_fail=forgiven, dry_run=session.dry_run,
     )  # fmt: skip
     return 0
@@ -191,7 +191,7 @@ def build(session: ComposeSession, options: Options, arguments: list[str]) -> in
         return 0
     if options.flag("quiet"):
         session.progress = "quiet"
-    build_services(session, project, names, choices)
+    build_output.build_services(session, project, names, choices)
     session.finish()
     if options.flag("push"):
         report = session.board("Pushing").report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from portside.cli.compose.build_output import image_tools
 from portside.cli.compose.compose_session import switch
 from portside.cli.compose.compose_verbs import compose_verb
 from portside.cli.compose.project_lists import one_container
@@ -80,8 +81,8 @@ def run(session: ComposeSession, options: Options, arguments: list[str]) -> int:
         for item in project.services.values():
             item["pull_policy"] = policy
     actions = session.actions(project)
-    tools = session.image_tools(
-        project, quiet=options.flag("quiet-pull"), force_build=options.flag("build")
+    tools = image_tools(
+        session, project, quiet=options.flag("quiet-pull"), force_build=options.flag("build")
     )
     choices = _up_options(project, options)
     made = one_off.create(

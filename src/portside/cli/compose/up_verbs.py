@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from portside.cli.compose.build_output import image_tools
 from portside.cli.compose.compose_session import switch
 from portside.cli.compose.compose_verbs import compose_verb
 from portside.cli.session import Failed
@@ -164,8 +165,8 @@ def _up_options(
 def _tools(session: ComposeSession, project: Project, options: Options) -> ImageTools:
     """How images come, as the flags say."""
     force = options.flag("build")
-    return session.image_tools(
-        project, quiet=options.flag("quiet-pull"), force_build=force,
+    return image_tools(
+        session,         project, quiet=options.flag("quiet-pull"), force_build=force,
         builds=not options.flag("no-build"),
     )  # fmt: skip
 
@@ -213,7 +214,7 @@ def scale(session: ComposeSession, options: Options, arguments: list[str]) -> in
     for text in arguments:
         set_scale(project, text)
     actions = session.actions(project)
-    tools = session.image_tools(project)
+    tools = image_tools(session, project)
     bringing_up.up(actions, UpOptions(services=names, rolls=True), tools, session.parallel)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from portside.cli.compose import build_output
 from portside.cli.compose.compose_verbs import compose_verb
 from portside.cli.compose.log_lines import LogPrinter
 from portside.compose import bringing_up, file_sync
@@ -37,8 +38,8 @@ def watch(session: ComposeSession, options: Options, arguments: list[str]) -> in
     rules = file_sync.rules_of(project, names)
     if not options.flag("no-up"):
         actions = session.actions(project)
-        bringing_up.up(actions, UpOptions(services=arguments), session.image_tools(project),
-                       session.parallel)  # fmt: skip
+        bringing_up.up(actions, UpOptions(services=arguments),
+                       build_output.image_tools(session, project), session.parallel)  # fmt: skip
         session.finish()
     printer = LogPrinter(color=session.has_colors, prefix=True, timestamps=False,
                          terminal=session.is_terminal)  # fmt: skip
@@ -136,13 +137,12 @@ class Watcher:
         return lambda line: self._printer.line(service, line)
 
     def _rebuild(self, service: str) -> None:
-        from portside.cli.compose.build_output import build_services
-
-        build_services(self._session, self._project, [service])
+        build_output.build_services(self._session, self._project, [service])
         alone = replace(self._project, services={service: self._project.services[service]},
                         disabled={**self._project.disabled, **self._project.services})  # fmt: skip
         alone.services = {service: dict(alone.services[service], depends_on={})}
         actions = self._session.actions(alone)
         bringing_up.up(actions, UpOptions(recreate=DIVERGED, ignore_orphans=True),
-                       self._session.image_tools(alone), self._session.parallel)  # fmt: skip
+                       build_output.image_tools(self._session, alone),
+                       self._session.parallel)  # fmt: skip
         self._session.finish()

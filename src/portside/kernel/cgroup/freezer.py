@@ -16,13 +16,13 @@ from portside.model.errors import SystemFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from portside.kernel.cgroup.group import Cgroup
+    from portside.kernel.cgroup.group_view import GroupView
 
 _STEP = 0.002
 """Seconds between two looks, only where the kernel has no notification (version 1)."""
 
 
-def freeze(group: Cgroup, timeout: float) -> None:
+def freeze(group: GroupView, timeout: float) -> None:
     request(group, True)
     done = _wait_event(group, "frozen", 1, timeout) if _by_v2(group) else _wait_v1(group, timeout)
     if not done:
@@ -33,22 +33,22 @@ def freeze(group: Cgroup, timeout: float) -> None:
         )
 
 
-def thaw(group: Cgroup) -> None:
+def thaw(group: GroupView) -> None:
     request(group, False)
 
 
-def frozen(group: Cgroup) -> bool:
+def frozen(group: GroupView) -> bool:
     return files.read_or(file_of(group)).strip() in ("1", "FROZEN", "FREEZING")
 
 
-def file_of(group: Cgroup) -> str:
+def file_of(group: GroupView) -> str:
     """The file that asks for the state and tells it."""
     if _by_v2(group):
         return f"{group.directory('unified')}/cgroup.freeze"
     return f"{group.directory('freezer')}/freezer.state"
 
 
-def request(group: Cgroup, frozen: bool) -> None:
+def request(group: GroupView, frozen: bool) -> None:
     """Ask for the state without waiting for it. Raises SystemFailure."""
     path = file_of(group)
     value = str(int(frozen))
@@ -60,7 +60,7 @@ def request(group: Cgroup, frozen: bool) -> None:
         raise files.failure(path, value, error) from error
 
 
-def wait_empty(group: Cgroup, timeout: float) -> None:
+def wait_empty(group: GroupView, timeout: float) -> None:
     if group.layout.unified:
         empty = _wait_event(group, "populated", 0, timeout)
     else:
@@ -71,7 +71,7 @@ def wait_empty(group: Cgroup, timeout: float) -> None:
         raise SystemFailure(f"processes of {group.path} do not end: {_stuck(group)}")
 
 
-def _by_v2(group: Cgroup) -> bool:
+def _by_v2(group: GroupView) -> bool:
     """Linux 5.2 and later have the file in every group but the root."""
     unified = group.layout.unified
     if not unified:
@@ -79,7 +79,7 @@ def _by_v2(group: Cgroup) -> bool:
     return not group.layout.v1("freezer") or os.path.exists(f"{unified}{group.path}/cgroup.freeze")
 
 
-def _wait_event(group: Cgroup, key: str, value: int, timeout: float) -> bool:
+def _wait_event(group: GroupView, key: str, value: int, timeout: float) -> bool:
     """Until ``key`` of ``cgroup.events`` is ``value``; a group that is gone counts as reached."""
     try:
         fd = os.open(f"{group.directory('unified')}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
@@ -103,7 +103,7 @@ def _wait_event(group: Cgroup, key: str, value: int, timeout: float) -> bool:
         os.close(fd)
 
 
-def _wait_v1(group: Cgroup, timeout: float) -> bool:
+def _wait_v1(group: GroupView, timeout: float) -> bool:
     """A process that was just forked can keep a group FREEZING for ever: asking again helps."""
     path = f"{group.directory('freezer')}/freezer.state"
     deadline = time.monotonic() + timeout
@@ -119,7 +119,7 @@ def _wait_v1(group: Cgroup, timeout: float) -> bool:
     return True
 
 
-def _stuck(group: Cgroup) -> str:
+def _stuck(group: GroupView) -> str:
     """Names of a few processes that are in the way."""
     found = []
     for pid in group.pids():

@@ -14,7 +14,7 @@ from portside.kernel.polling import readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from portside.kernel.cgroup.group import Cgroup
+    from portside.kernel.cgroup.group_view import GroupView
 
 _IN_MODIFY = 2
 
@@ -24,7 +24,7 @@ class OomWatch:
 
     __slots__ = ("_fd", "_group", "_seen")
 
-    def __init__(self, group: Cgroup) -> None:
+    def __init__(self, group: GroupView) -> None:
         """Raises OSError where the kernel offers no notification."""
         self._group = group
         self._seen = group.oom_kills()
@@ -47,7 +47,7 @@ class OomWatch:
             self._fd = -1
 
 
-def _v1(group: Cgroup) -> int:
+def _v1(group: GroupView) -> int:
     directory = group.directory("memory")
     event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
@@ -62,7 +62,7 @@ def _v1(group: Cgroup) -> int:
     return event
 
 
-def _v2(group: Cgroup) -> int:
+def _v2(group: GroupView) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     fd: int = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
     path = f"{group.directory('unified')}/memory.events"

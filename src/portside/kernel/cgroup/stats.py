@@ -11,7 +11,7 @@ import msgspec
 from portside.kernel.cgroup import files
 
 if TYPE_CHECKING:
-    from portside.kernel.cgroup.group import Cgroup
+    from portside.kernel.cgroup.group_view import GroupView
 
 UNLIMITED = -1
 _V1_UNLIMITED = 1 << 62
@@ -90,7 +90,7 @@ class CgroupStats(msgspec.Struct):
     cpuset_mems: str = ""
 
 
-def collect(group: Cgroup) -> CgroupStats:
+def collect(group: GroupView) -> CgroupStats:
     """Read everything that Docker's ``stats`` reports; a handful of small files."""
     layout = group.layout
     stats = CgroupStats(version=1 if layout.v1("memory") else 2)
@@ -110,7 +110,7 @@ def collect(group: Cgroup) -> CgroupStats:
     return stats
 
 
-def collect_all(group: Cgroup) -> CgroupStats:
+def collect_all(group: GroupView) -> CgroupStats:
     """As :func:`collect`, with what only ``explain`` and the OCI runtime's ``events`` show."""
     stats = collect(group)
     if group.layout.has("cpu"):
@@ -124,7 +124,7 @@ def collect_all(group: Cgroup) -> CgroupStats:
     return stats
 
 
-def _cpu_v1(group: Cgroup) -> CpuUse:
+def _cpu_v1(group: GroupView) -> CpuUse:
     directory = group.directory("cpuacct")
     use = CpuUse(total=files.number(files.read_or(f"{directory}/cpuacct.usage"), 0))
     use.percpu = [int(n) for n in files.read_or(f"{directory}/cpuacct.usage_percpu").split()]
@@ -145,7 +145,7 @@ def _cpu_v1(group: Cgroup) -> CpuUse:
     return use
 
 
-def _cpu_v2(group: Cgroup) -> CpuUse:
+def _cpu_v2(group: GroupView) -> CpuUse:
     """``cpu.stat`` counts time in every version 2 group, with the controller or without."""
     if not group.layout.unified:
         return CpuUse()
@@ -160,7 +160,7 @@ def _cpu_v2(group: Cgroup) -> CpuUse:
     )
 
 
-def _bandwidth(group: Cgroup, use: CpuUse) -> None:
+def _bandwidth(group: GroupView, use: CpuUse) -> None:
     directory = group.directory("cpu")
     if group.layout.v1("cpu"):
         use.quota = files.number(files.read_or(f"{directory}/cpu.cfs_quota_us"))
@@ -278,7 +278,7 @@ def page_sizes() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _hugetlb(group: Cgroup) -> dict[str, tuple[int, int, int]]:
+def _hugetlb(group: GroupView) -> dict[str, tuple[int, int, int]]:
     directory, old = group.directory("hugetlb"), bool(group.layout.v1("hugetlb"))
     found = {}
     for size in page_sizes():

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from portside.model.network import IPAddress
 from portside.networks.dns.name_server import MAX_FORWARDED, DnsSockets, NameServer
 from portside.networks.dns.resolver import Upstream
 from portside.networks.etc_files import HostFiles
-from portside.networks.netns_pool import NamespaceWorker
+from portside.networks.netns_pool import Namespace, NamespaceWorker
 from portside.networks.network_store import Catalogue, EndpointRecord, SandboxRecord
 from portside.networks.shares import Shares
-
-if TYPE_CHECKING:
-    from portside.networks.sandbox import Sandbox
 
 HOST_NAMES = ("host.docker.internal", "gateway.docker.internal")
 """Names of the host as containers see it."""
@@ -107,6 +104,17 @@ def _linked(links: Sequence[str], name: str) -> str:
         if (alias if colon else target).lower() == name:
             return target.lstrip("/").lower()
     return name
+
+
+class Sandbox(Protocol):
+    """A running container's network, as far as its name server needs it."""
+
+    record: SandboxRecord
+    space: Namespace | None
+    server: NameServer | None
+
+    @property
+    def container_id(self) -> str: ...
 
 
 class Naming:

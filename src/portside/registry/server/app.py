@@ -17,12 +17,13 @@ from portside.registry.server.audit import Audit
 from portside.registry.server.auth import ANONYMOUS, COOKIE, Authority, Identity
 from portside.registry.server.config import Retention, Settings, seconds
 from portside.registry.server.content import Content
-from portside.registry.server.context import IDENTITY, REGISTRY, Registry, own_url, registry_of
+from portside.registry.server.context import REGISTRY, Registry, registry_of
 from portside.registry.server.crosssite import refuse_cross_site, refuse_foreign_name
 from portside.registry.server.errors import RegistryError
 from portside.registry.server.forwarded import check_host
 from portside.registry.server.gc import Collector
 from portside.registry.server.metrics import Metrics
+from portside.registry.server.request_context import IDENTITY, SETTINGS, own_url
 from portside.registry.server.storage import Claim, FilesystemStorage, Storage, in_thread
 from portside.registry.server.uploads import Uploads
 from portside.registry.server.webhooks import Webhooks
@@ -62,7 +63,7 @@ def make_app(settings: Settings) -> web.Application:
         upstream,
     )
     app = web.Application(middlewares=[_answer], client_max_size=1 << 20)
-    app[REGISTRY] = registry
+    app[REGISTRY], app[SETTINGS] = registry, settings
     app.add_routes(handlers_manifests.routes())
     app.add_routes(handlers_blobs.routes())
     if settings.portside.metrics:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from portside.registry.server.context import IDENTITY
+from portside.registry.server.request_context import IDENTITY
 
 _TAIL = 256 << 10
 """Bytes read from the end of the log when looking for recent entries."""

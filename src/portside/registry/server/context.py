@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
 
-from portside.registry.server.auth import ANONYMOUS, Authority, Identity
+from portside.registry.server.auth import ANONYMOUS, Authority
 from portside.registry.server.config import Quota, Settings
 from portside.registry.server.content import Content, Repository
 from portside.registry.server.errors import RegistryError
-from portside.registry.server.forwarded import forwarded
 from portside.registry.server.names import check_name, fits
+from portside.registry.server.request_context import IDENTITY, own_url
 from portside.registry.server.uploads import Uploads
 from portside.serving.host_names import HostNames, is_loopback
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portside.registry.server.audit import Audit
     from portside.registry.server.metrics import Metrics
@@ -70,20 +70,10 @@ class Registry:
 
 
 REGISTRY: web.AppKey[Registry] = web.AppKey("registry", Registry)
-IDENTITY: web.RequestKey[Identity] = web.RequestKey("identity", Identity)
 
 
 def registry_of(request: web.Request) -> Registry:
     return request.app[REGISTRY]
-
-
-def own_url(request: web.Request) -> str:
-    """The registry's address as the client sees it (behind proxies: ``http.host``)."""
-    host = registry_of(request).settings.http.host
-    if host:
-        return host.rstrip("/")
-    told = forwarded(request.headers)
-    return f"{told.scheme or request.scheme}://{told.host or request.host}"
 
 
 def location(request: web.Request, path: str) -> str:

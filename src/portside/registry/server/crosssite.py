@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from portside.registry.server.context import own_url, registry_of
+from portside.registry.server.context import registry_of
 from portside.registry.server.errors import RegistryError
+from portside.registry.server.request_context import own_url
 from portside.serving.host_names import REFUSED
 
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))

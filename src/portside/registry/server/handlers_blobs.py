@@ -12,15 +12,10 @@ from aiohttp import web
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
 from portside.registry.server.content import Blob, Repository, blob_key
-from portside.registry.server.context import (
-    IDENTITY,
-    Registry,
-    location,
-    registry_of,
-    repository_for,
-)
+from portside.registry.server.context import Registry, location, registry_of, repository_for
 from portside.registry.server.errors import RegistryError
 from portside.registry.server.names import check_digest, is_name
+from portside.registry.server.request_context import IDENTITY
 from portside.registry.server.storage import CHUNK
 from portside.registry.server.uploads import Upload
 

@@ -10,14 +10,7 @@ from multidict import CIMultiDict
 from portside.model.digest import Digest
 from portside.registry.server import manifests, schema2
 from portside.registry.server.auth import ANONYMOUS
-from portside.registry.server.context import (
-    IDENTITY,
-    json_answer,
-    location,
-    own_url,
-    registry_of,
-    repository_for,
-)
+from portside.registry.server.context import json_answer, location, registry_of, repository_for
 from portside.registry.server.errors import RegistryError
 from portside.registry.server.handlers_blobs import (
     not_modified,
@@ -32,6 +25,7 @@ from portside.registry.server.names import (
     known_reference,
     lexical,
 )
+from portside.registry.server.request_context import IDENTITY, own_url
 
 _MOST = 1000
 """Entries of a page at the most."""

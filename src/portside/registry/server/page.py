@@ -17,16 +17,11 @@ from aiohttp import web
 from portside.model.digest import Digest
 from portside.registry.server.auth import ANONYMOUS, COOKIE, SESSION_SECONDS
 from portside.registry.server.content import Repository, Tag
-from portside.registry.server.context import (
-    IDENTITY,
-    json_answer,
-    own_url,
-    registry_of,
-    repository_for,
-)
+from portside.registry.server.context import json_answer, registry_of, repository_for
 from portside.registry.server.errors import RegistryError
 from portside.registry.server.handlers_manifests import delete_manifest
 from portside.registry.server.manifests import Described, Parsed
+from portside.registry.server.request_context import IDENTITY, own_url
 
 PREFIX = "/portside/registry/"
 SESSION_CHALLENGE = {"WWW-Authenticate": 'Session realm="registry page"'}

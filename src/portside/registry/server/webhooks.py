@@ -20,8 +20,8 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from portside.model.digest import Digest
 from portside.registry.server.auth import ANONYMOUS
 from portside.registry.server.config import Endpoint, seconds
-from portside.registry.server.context import IDENTITY, own_url
 from portside.registry.server.manifests import Parsed
+from portside.registry.server.request_context import IDENTITY, own_url
 
 _LOG = logging.getLogger("portside.registry")
 _MEDIA_TYPE = "application/vnd.docker.distribution.events.v1+json"

@@ -1,0 +1,21 @@
+"""What the files of this folder read of a group; for type checkers only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from portside.kernel.cgroup.layout import Layout
+
+
+class GroupView(Protocol):
+    """See :class:`portside.kernel.cgroup.group.Cgroup`."""
+
+    path: str
+    layout: Layout
+
+    def directory(self, controller: str) -> str: ...
+
+    def pids(self) -> Sequence[int]: ...
+
+    def oom_kills(self) -> int: ...
