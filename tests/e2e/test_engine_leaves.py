@@ -37,7 +37,7 @@ def test_an_engine_that_ends(private_engine: RunningEngine, docker_command: list
     docker("volume", "create", "data")
     docker("run", "--rm", "--network", "kept", "-v", "data:/d", IMAGE, "sh", "-c", "echo x >/d/f")
     engine.stop()
-    assert engine.remains() == []
+    nothing_remains(engine)
     engine.start()
     run = ("run", "-d", "--name", "one", "--network", "kept", "-p", "127.0.0.1::80", IMAGE)
     docker(*run, "sleep", "1000")
@@ -56,7 +56,7 @@ def test_an_engine_that_ends(private_engine: RunningEngine, docker_command: list
     done = portside(engine, "system", "reset", "-f")
     assert (done.returncode, done.stderr) == (0, ""), done
     assert engine.process is not None and engine.process.wait(30) == 0
-    assert engine.remains() == []
+    nothing_remains(engine)
     assert not engine.data_root.exists() and not engine.exec_root.exists()
 
 
