@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +25,7 @@ from portside.model.image import OCI_LAYER
 from portside.model.progress import Progress
 from portside.registry.client.options import RegistryOptions
 from portside.store import gc
+from portside.store.compare import first_difference
 from portside.store.db import Lease, Ref
 from portside.store.roots import open_root
 from portside.store.store import Store
@@ -350,3 +352,16 @@ async def test_a_full_disk_leaves_nothing_half_done(small_disk: Path, where: str
         finally:
             await images.close()
             await store.close()
+
+
+def test_the_times_of_whiteouts_are_not_compared(tmp_path: Path) -> None:
+    """Archives have none: each unpacking makes its own."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        os.mknod(tmp_path / name / "gone", stat.S_IFCHR, 0)
+        (tmp_path / name / "file").write_text("x")
+        os.utime(tmp_path / name / "file", (1, 1))
+    os.utime(tmp_path / "one/gone", (1, 1))
+    assert first_difference(str(tmp_path / "one"), str(tmp_path / "two")) == ""
+    os.utime(tmp_path / "one/file", (2, 2))
+    assert first_difference(str(tmp_path / "one"), str(tmp_path / "two")) == "/file was changed"

@@ -6,6 +6,7 @@ import os
 import stat
 
 from portside.kernel import overlay
+from portside.store.tar_unpack import is_whiteout
 
 _OVERLAYS_OWN = (os.fsencode(overlay.XATTR),)
 _OPAQUE = overlay.OPAQUE
@@ -15,8 +16,9 @@ _PIECE = 1 << 20
 def first_difference(one: str, other: str) -> str:
     """What differs first, as a sentence's end; empty when nothing does.
 
-    Compared: names, kinds, modes, owners, contents, links' targets, times of all but
-    directories (one that no archive tells has the time it was made), extended attributes.
+    Compared: names, kinds, modes, owners, contents, links' targets, extended attributes, and
+    times, except those of directories (one that no archive has gets the time it was made) and of
+    whiteouts (an archive has none).
     """
     todo = [b""]
     while todo:
@@ -47,7 +49,8 @@ def _of_entry(mine: bytes, found: os.stat_result, theirs: bytes) -> str:
         return "has another mode"
     if (found.st_uid, found.st_gid) != (wanted.st_uid, wanted.st_gid):
         return "has another owner"
-    if kind != stat.S_IFDIR and found.st_mtime_ns != wanted.st_mtime_ns:
+    timed = kind != stat.S_IFDIR and not is_whiteout(found)
+    if timed and found.st_mtime_ns != wanted.st_mtime_ns:
         return "was changed"
     if _attributes(mine) != _attributes(theirs):
         return "has other extended attributes"

@@ -56,7 +56,8 @@ class NamedContexts:
         )
 
     async def _layout(self, name: str, place: str, platform: Platform) -> NamedContext:
-        """An image of an OCI layout that the client has: STORE@DIGEST."""
+        """An image of an OCI layout that the client has: STORE[:TAG]@DIGEST. A store's name, which
+        buildx invents, has no colon."""
         store, at, digest = place.rpartition("@")
         if not at:
             raise InvalidParameter(f"oci-layout reference {place!r} has no digest")
@@ -64,7 +65,7 @@ class NamedContexts:
         assert job.work is not None
         op = llb.SourceOp(
             identifier=f"{llb.OCI_LAYOUT}{name.partition('::')[0]}@{digest}",
-            attrs={"oci.store": store},
+            attrs={"oci.store": store.partition(":")[0]},
         )
         layouts = LayoutSource(job.service.store, job.inputs.content)
         _, config = await layouts.config(op, platform, job.work.lease.ref)
