@@ -156,7 +156,6 @@ def test_errors_are_logged_as_engines_read_them(made: Bundles) -> None:
         (("create", "--bundle", "/no/such", "x"), "config.json not found"),
         (("create", "../x"), "invalid container ID"),
         (("state", "no-such"), "container does not exist"),
-        (("dance",), "no such command"),
         (("kill", "--moon", "x"), "flag provided but not defined: --moon"),
         (("start",), '"start" requires exactly 1 argument'),
         (("start", ""), "container id cannot be empty"),
@@ -170,6 +169,17 @@ def test_bad_calls(made: Bundles, arguments: tuple[str, ...], said: str) -> None
     done = made.call(*arguments)
     assert done.returncode != 0
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("dance",), ("dance", "--help"), ("help", "dance")])
+def test_unknown_verbs(made: Bundles, arguments: tuple[str, ...]) -> None:
+    """runc's words and status; its log gets them as well."""
+    done = made.call(*arguments)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.rstrip().endswith("level=error msg=\"No help topic for 'dance'\"")
+    log = made.directory / "unknown-verb.log"
+    assert made.call("--log", str(log), *arguments).returncode == 3
+    assert "No help topic for 'dance'" in log.read_text()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import os
 import struct
 from ctypes import c_char_p, c_int, c_long, c_uint, c_uint32, c_uint64, c_void_p
@@ -96,8 +95,16 @@ _libc.syscall.restype = c_long
 _libc.prctl.argtypes = (c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 
-@functools.cache
+_loaded: list[ctypes.CDLL] = []
+
+
 def _library() -> ctypes.CDLL:
+    if not _loaded:
+        _loaded.append(_load())
+    return _loaded[0]
+
+
+def _load() -> ctypes.CDLL:
     try:
         lib = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     except OSError as error:

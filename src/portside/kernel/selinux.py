@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager, suppress
 from functools import cache
 
 import msgspec
 
+from portside.kernel.contexts import contextmanager, suppress
 from portside.model.errors import SystemFailure
 
 TYPE_CHECKING = False

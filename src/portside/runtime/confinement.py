@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from portside.kernel import apparmor, selinux
+from portside.kernel.contexts import contextmanager
 from portside.kernel.process_attributes import open_attribute
 from portside.model.errors import SystemFailure
 from portside.model.ociruntime import Process

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 
 from portside.kernel import mount
+from portside.kernel.contexts import suppress
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Device, Spec
 from portside.runtime.mounts import Parsed, resolve

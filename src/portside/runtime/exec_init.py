@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import termios
-from contextlib import suppress
 
+from portside.kernel.contexts import suppress
 from portside.kernel.id_maps import in_user_namespace
 from portside.kernel.process import (
     CLONE_NEWCGROUP,

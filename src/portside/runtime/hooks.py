@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import suppress
 
 import msgspec
 
 from portside.kernel import process
+from portside.kernel.contexts import suppress
 from portside.model.errors import SystemFailure
 from portside.model.ociruntime import Hook, State
 

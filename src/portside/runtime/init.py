@@ -16,10 +16,10 @@ import fcntl
 import os
 import stat
 import termios
-from contextlib import suppress
 
 from portside.kernel import apparmor, selinux
 from portside.kernel import c_socket as socket
+from portside.kernel.contexts import suppress
 from portside.kernel.netns import loopback_up
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.kernel.process import (

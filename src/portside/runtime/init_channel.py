@@ -13,13 +13,13 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from contextlib import suppress
 
 import msgspec
 
 from portside.kernel import c_socket as socket
 from portside.kernel import process
 from portside.kernel.cgroup import Cgroup
+from portside.kernel.contexts import suppress
 from portside.kernel.polling import readable
 from portside.model.errors import PortsideError, SystemFailure
 from portside.model.ociruntime import Hooks, Spec, State

@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import ExitStack, contextmanager, suppress
 
 from portside.kernel import fsopen, idmapped, selinux
 from portside.kernel.cgroup import detect
+from portside.kernel.contexts import contextmanager, suppress
 from portside.kernel.mount import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -291,6 +291,8 @@ def _mode_of(root: int, destination: str) -> int | None:
 def _copy_up(root: int, destination: str, tree: int, given: Mapping[str, str]) -> None:
     """``given`` are the options of the tmpfs: a mode and an owner among them win."""
     target = resolve(root, destination, True)
+    from contextlib import ExitStack
+
     with ExitStack() as stack:
         stack.callback(os.close, target)
         places = []

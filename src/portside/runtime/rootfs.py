@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import ExitStack, contextmanager
 
 from portside.kernel import idmapped, mount, process
+from portside.kernel.contexts import contextmanager
 from portside.kernel.overlay import by_descriptor, overlay, overlay_of
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.idmap import IDMappings
@@ -99,6 +99,8 @@ def _mapped_root(rootfs: Rootfs, namespace: int, used: list[int] | None) -> int:
         _cover_with_mapped(rootfs, namespace)
         with _as_mapped_root(rootfs):
             return _overlay(rootfs, True)
+    from contextlib import ExitStack
+
     with ExitStack() as stack:
 
         def opened(fd: int) -> int:

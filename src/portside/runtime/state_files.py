@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 
 def write_whole(path: str, data: bytes, sync: bool = True) -> None:
     """Replace a file as a whole; with ``sync`` it is on the disk when this returns."""
     temporary = f"{path}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(temporary, flags, 0o600)
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC | posix.O_NOFOLLOW
+    fd = posix.open(temporary, flags, 0o600)
     try:
         view = memoryview(data)
         while view:
-            view = view[os.write(fd, view) :]
+            view = view[posix.write(fd, view) :]
         if sync:
-            os.fsync(fd)
+            posix.fsync(fd)
     finally:
-        os.close(fd)
-    os.rename(temporary, path)
+        posix.close(fd)
+    posix.rename(temporary, path)
+
+
+def exists(path: str) -> bool:
+    """As os.path.exists, for who starts without ``os``."""
+    try:
+        posix.stat(path)
+    except OSError:
+        return False
+    return True
 
 
 def start_ticks(pid: int) -> int:
@@ -38,10 +47,10 @@ def is_alive(pid: int) -> bool:
 
 def complain(state_dir: str, text: str) -> None:
     """Leave a word where whoever looks into a broken container will find it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC | posix.O_NOFOLLOW
     try:
-        fd = os.open(f"{state_dir}/monitor.err", flags, 0o600)
-        with os.fdopen(fd, "wb", buffering=0) as file:
+        fd = posix.open(f"{state_dir}/monitor.err", flags, 0o600)
+        with open(fd, "wb", buffering=0) as file:
             file.write(text.encode(errors="surrogateescape") + b"\n")
     except OSError:
         pass
@@ -49,6 +58,8 @@ def complain(state_dir: str, text: str) -> None:
 
 def place_of(state_dir: str) -> str:
     """Where another runtime keeps a container: not among its state, which is our own."""
+    import os
+
     above, id = os.path.split(state_dir)
     return f"{os.path.dirname(above)}/runtimes/{id}"
 
@@ -56,7 +67,7 @@ def place_of(state_dir: str) -> str:
 def clean(state_dir: str) -> None:
     """Remove what another runtime may have left of a container whose processes are gone."""
     place = place_of(state_dir)
-    if os.path.isdir(place):
+    if exists(place):
         import shutil
 
         shutil.rmtree(place, ignore_errors=True)

@@ -8,9 +8,9 @@ import os
 import stat
 import struct
 import termios
-from contextlib import contextmanager
 
 from portside.kernel import mount
+from portside.kernel.contexts import contextmanager
 from portside.kernel.openat2 import IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
 from portside.model.errors import SystemFailure
 

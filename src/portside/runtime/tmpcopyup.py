@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+
+from portside.kernel.contexts import suppress
 
 _HERE = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from contextlib import suppress
 
 from portside.kernel.cgroup import files, parents
 from portside.kernel.cgroup.devices import (
@@ -25,6 +24,7 @@ from portside.kernel.cgroup.devices import (
 )
 from portside.kernel.cgroup.layout import Layout, detect, path_of
 from portside.kernel.cgroup.plan import Write, plan
+from portside.kernel.contexts import suppress
 from portside.model.errors import Conflict, InvalidParameter, SystemFailure
 from portside.model.paths import rootless_user
 

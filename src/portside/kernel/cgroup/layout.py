@@ -12,7 +12,6 @@ Facts from cgroups(7), ``Documentation/admin-guide/cgroup-v1`` and ``cgroup-v2.r
 
 from __future__ import annotations
 
-import functools
 import os
 
 import msgspec
@@ -86,12 +85,20 @@ class Layout(msgspec.Struct, frozen=True):
         return (*found, self.unified) if self.unified else found
 
 
-@functools.cache
+_detected: list[Layout] = []
+
+
 def detect() -> Layout:
     """The machine's layout, read once for each process (and inherited over a fork).
 
     Raises SystemFailure where no control group file system is mounted.
     """
+    if not _detected:
+        _detected.append(_read_layout())
+    return _detected[0]
+
+
+def _read_layout() -> Layout:
     with open("/proc/self/mountinfo") as file:
         text = file.read()
     if not (rootless_user() or in_user_namespace()):

@@ -7,8 +7,6 @@ and tested. The names of files and their units are those of ``cgroup-v1/*.rst`` 
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from portside.kernel.cgroup.layout import Layout
@@ -91,6 +89,8 @@ def shares_to_weight(shares: int) -> int:
         return 1
     if shares >= 262_144:
         return 10_000
+    import math  # a library of its own that few containers need
+
     log = math.log2(shares)
     return math.ceil(10 ** ((log * log + 125 * log) / 612.0 - 7.0 / 34.0))
 

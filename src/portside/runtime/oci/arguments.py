@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 from portside.flags import table
-from portside.kernel.id_maps import in_user_namespace
 from portside.model.errors import InvalidParameter
 
 TYPE_CHECKING = False
@@ -18,9 +17,26 @@ DEFAULT_ROOT = "/run/portside-runtime"
 def _of_user() -> bool:
     """Whether we serve an ordinary user: by our own ID, or as root of the user's namespace, as
     podman calls its runtimes (runc has the same rule)."""
-    if os.geteuid():
+    if posix.geteuid():
         return True
-    return in_user_namespace() and os.environ.get("USER") != "root"
+    from portside.kernel.id_maps import in_user_namespace
+
+    return in_user_namespace() and posix.environ.get(b"USER") != b"root"
+
+
+def _default_root() -> str:
+    runtime = posix.environ.get(b"XDG_RUNTIME_DIR", b"") if _of_user() else b""
+    above = runtime.decode(errors="surrogateescape")
+    return f"{above}/portside-runtime" if above else DEFAULT_ROOT
+
+
+def _absolute(path: str) -> str:
+    """As os.path.abspath, without ``os`` for a path that is so already."""
+    if path[:1] == "/" and not ("//" in path or "/." in path or path[-1] == "/"):
+        return path
+    import os
+
+    return os.path.abspath(path)
 
 
 class Options(table.Options):
@@ -68,10 +84,13 @@ class Context:
     """Global options."""
 
     def __init__(self, options: Options) -> None:
-        runtime = os.environ.get("XDG_RUNTIME_DIR") if _of_user() else ""
-        fallback = f"{runtime}/portside-runtime" if runtime else DEFAULT_ROOT
-        self.root = os.path.abspath(options.text("root") or fallback)
+        self._root = options.text("root")
         self.log = options.text("log")
         self.format = options.text("log-format", "text")
         self.systemd = options.flag("systemd-cgroup")
         self.debug = options.flag("debug")
+
+    @property
+    def root(self) -> str:
+        """Directory of the containers' state."""
+        return _absolute(self._root or _default_root())

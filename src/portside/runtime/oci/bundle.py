@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import suppress
 
 import msgspec
 
 from portside.kernel import seccomp
 from portside.kernel.cgroup import Cgroup
+from portside.kernel.contexts import suppress
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.model.ociruntime import DeviceCgroup, Linux, Resources, Spec, State
 from portside.model.rootfs import Rootfs

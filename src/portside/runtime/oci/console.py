@@ -6,9 +6,9 @@ import os
 import select
 import sys
 import termios
-from contextlib import contextmanager, suppress
 
 from portside.kernel import c_socket as socket
+from portside.kernel.contexts import contextmanager, suppress
 from portside.model.errors import SystemFailure
 from portside.runtime import terminal
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
+from portside.kernel.contexts import suppress
 from portside.runtime.init_channel import Child
 from portside.runtime.oci import console
 

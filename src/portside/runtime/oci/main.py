@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import sys
 
 from portside.flags.table import Flag, HelpWanted, read_table
@@ -168,7 +168,7 @@ def global_flags() -> list[Flag]:
 
 def main(arguments: list[str]) -> int:
     """Run one command; its exit status."""
-    os.umask(0o022)  # whatever the caller's is: mount points and control groups are 0755
+    posix.umask(0o022)  # whatever the caller's is: mount points and control groups are 0755
     context = Context(Options())
     name = ""
     try:
@@ -196,7 +196,7 @@ def main(arguments: list[str]) -> int:
 
 def _dispatch(context: Context, name: str, arguments: list[str]) -> int:
     if name not in _VERBS:
-        raise InvalidParameter(f"no such command: {name}; see --help")
+        raise UnknownVerb(name)
     _, _, table, place = _VERBS[name]
     options = parse(arguments, read_table(table))
     least, most = _OPERANDS.get(name, (1, 1))
@@ -218,7 +218,7 @@ def _help(words: list[str]) -> int:
     from portside.runtime.oci.features import usage
 
     if words and words[0] not in _VERBS:
-        raise InvalidParameter(f"no such command: {words[0]}; see --help")
+        raise UnknownVerb(words[0])
     return usage(_VERBS, global_flags(), words[0] if words else "")
 
 
@@ -226,10 +226,17 @@ class UsageError(InvalidParameter):
     """A command line that nobody can mean."""
 
 
+class UnknownVerb(InvalidParameter):
+    """There is no such verb; runc says it in these words, with an exit status of its own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No help topic for '{name}'")
+
+
 def _fail(context: Context, name: str, message: str, error: BaseException | None = None) -> int:
     """Tell an error where the caller looks for it: its log file, and our standard error."""
     if error is not None and isinstance(error, UsageError):
-        os.write(2, f"portside-runtime: {message}\n".encode())
+        posix.write(2, f"portside-runtime: {message}\n".encode())
         return 1
     message = message.removeprefix("OCI runtime create failed: ").removeprefix(
         "OCI runtime exec failed: exec failed: "
@@ -240,4 +247,6 @@ def _fail(context: Context, name: str, message: str, error: BaseException | None
         message = f"exec failed: {message}"
     runtime_log.configure(context.log, context.format if context.format == "json" else "text")
     runtime_log.write("error", message)
+    if isinstance(error, UnknownVerb):
+        return 3
     return 255 if name == "exec" else 1

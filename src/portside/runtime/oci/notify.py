@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import suppress
 
 from portside.kernel import c_socket as socket
+from portside.kernel.contexts import suppress
 from portside.model.ociruntime import Mount, Spec
 
 VARIABLE = "NOTIFY_SOCKET"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import sys
 
 from portside.model import jsontext
@@ -77,7 +77,7 @@ def list_(context: Context, options: Options) -> int:
         return 0
     import pwd
 
-    owner = pwd.getpwuid(os.geteuid()).pw_name
+    owner = pwd.getpwuid(posix.geteuid()).pw_name
     rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
     rows += [(d["id"], str(d["pid"]), d["status"], d["bundle"], d["created"], owner) for d in found]
     widths = [max(12, *(len(row[n]) + 4 for row in rows)) for n in range(5)]
@@ -139,19 +139,19 @@ def kill(context: Context, options: Options) -> int:
         else:
             for pid in group.pids():
                 try:
-                    os.kill(pid, number)
+                    posix.kill(pid, number)
                 except ProcessLookupError:
                     continue
         return 0
     try:
-        pidfd = os.pidfd_open(saved.pid)
+        pidfd = posix.pidfd_open(saved.pid)
         try:
             # now that the process is held, see whether the number still stood for it
             if box.status(saved) == "stopped":
                 raise SystemFailure("container not running")
             signal.pidfd_send_signal(pidfd, number)
         finally:
-            os.close(pidfd)
+            posix.close(pidfd)
     except ProcessLookupError:
         raise SystemFailure("container not running") from None
     return 0

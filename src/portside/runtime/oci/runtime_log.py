@@ -3,9 +3,7 @@ error. Engines parse the file; people read the rest."""
 
 from __future__ import annotations
 
-import os
-
-from portside.model import jsontext
+import posix
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
 """A text of these stands without quotes (as logrus, runc's library, writes it)."""
@@ -25,6 +23,8 @@ def write(level: str, message: str) -> None:
     """One line; ``level`` is error or warning. With a file, errors are shown plainly as well."""
     import time
 
+    from portside.model import jsontext
+
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if _Target.format == "json":
         line = jsontext.dumps({"level": level, "msg": message, "time": stamp})
@@ -35,18 +35,20 @@ def write(level: str, message: str) -> None:
         _put(2, line)
         return
     try:
-        fd = os.open(_Target.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        fd = posix.open(
+            _Target.path, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC, 0o666
+        )
     except OSError as err:
         _put(2, f"{_Target.path}: {err.strerror}")
     else:
         _put(fd, line)
-        os.close(fd)
+        posix.close(fd)
     if level == "error":
         _put(2, message)
 
 
 def _put(fd: int, line: str) -> None:
     try:
-        os.write(fd, f"{line}\n".encode(errors="surrogateescape"))
+        posix.write(fd, f"{line}\n".encode(errors="surrogateescape"))
     except OSError:  # nobody can be told
         pass

@@ -4,10 +4,11 @@ here is most of its time, so everything that is only sometimes needed is importe
 from __future__ import annotations
 
 import fcntl
-import os
+import posix
 
 from portside.model.errors import PortsideError, SystemFailure
 from portside.runtime.oci.state_store import Container, Saved
+from portside.runtime.state_files import exists
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,18 +43,18 @@ def start(root: str, id: str) -> None:
     if status != "created":
         raise SystemFailure("cannot start an already running container")
     try:
-        fifo = os.open(box.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fifo = posix.open(box.fifo, posix.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
     except OSError as err:
         raise SystemFailure(f"cannot start a container that has stopped{_why(saved)}") from err
     told_by = None
-    if "NOTIFY_SOCKET" in os.environ:
+    if b"NOTIFY_SOCKET" in posix.environ:
         from portside.runtime.oci import notify
 
         told_by = notify.listen(box.directory)
     with open(box.result) as result:
-        os.unlink(box.fifo)
-        os.write(fifo, b"s")
-        os.close(fifo)
+        posix.unlink(box.fifo)
+        posix.write(fifo, b"s")
+        posix.close(fifo)
         fcntl.flock(result, fcntl.LOCK_SH)
         if told := result.read():
             raise SystemFailure(told)
@@ -101,7 +102,7 @@ def _hooks(name: str, box: Container, saved: Saved, status: str) -> None:
 def delete(root: str, id: str, force: bool) -> None:
     """Remove what a container leaves; ``force`` kills it first."""
     box = Container(root, id)
-    if force and not os.path.exists(f"{box.directory}/state.json"):
+    if force and not exists(f"{box.directory}/state.json"):
         box.remove()
         return
     saved = box.load()
@@ -110,7 +111,7 @@ def delete(root: str, id: str, force: bool) -> None:
         raise SystemFailure(f"cannot delete container {id} that is not stopped: {status}")
     if status != "stopped":
         try:
-            os.kill(saved.pid, _SIGKILL)
+            posix.kill(saved.pid, _SIGKILL)
         except ProcessLookupError:
             pass
     if status != "stopped" or not saved.groups or not _remove_empty(saved.groups):
@@ -130,7 +131,7 @@ def _remove_empty(groups: tuple[str, ...]) -> bool:
     it is the one that can kill whom it still has."""
     for directory in reversed(groups):
         try:
-            os.rmdir(directory)
+            posix.rmdir(directory)
         except FileNotFoundError:
             continue
         except OSError:

@@ -11,11 +11,11 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 from portside.model import jsontext
 from portside.model.errors import Conflict, InvalidParameter, NotFound, PortsideError
-from portside.runtime.state_files import start_ticks, write_whole
+from portside.runtime.state_files import exists, start_ticks, write_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,9 +62,11 @@ class Container:
 
     def make(self) -> None:
         """Its directory. Raises Conflict when there is one of this name."""
+        import os
+
         os.makedirs(os.path.dirname(self.directory), 0o711, exist_ok=True)
         try:
-            os.mkdir(self.directory, 0o711)
+            posix.mkdir(self.directory, 0o711)
         except FileExistsError:
             raise Conflict("container with given ID already exists") from None
 
@@ -108,7 +110,7 @@ class Container:
             return "creating"
         if _frozen(saved):
             return "paused"
-        return "created" if os.path.exists(self.fifo) else "running"
+        return "created" if exists(self.fifo) else "running"
 
     def remove(self) -> None:
         """Remove what is kept of it; what another call has removed already is no error."""
@@ -119,17 +121,17 @@ class Container:
                 notify.remove(self.directory)
                 continue
             try:
-                os.unlink(f"{self.directory}/{name}")
+                posix.unlink(f"{self.directory}/{name}")
             except FileNotFoundError:
                 continue
         try:
-            os.rmdir(self.directory)
+            posix.rmdir(self.directory)
         except OSError:
             pass
 
     def _names(self) -> list[str]:
         try:
-            return os.listdir(self.directory)
+            return posix.listdir(self.directory)
         except FileNotFoundError:
             return []
 
@@ -158,7 +160,7 @@ def lives(pid: int, started: int) -> bool:
 def everyone(root: str) -> list[Container]:
     """All containers below a root, by name."""
     try:
-        names = sorted(os.listdir(root))
+        names = sorted(posix.listdir(root))
     except FileNotFoundError:
         return []
-    return [Container(root, name) for name in names if os.path.exists(f"{root}/{name}/state.json")]
+    return [Container(root, name) for name in names if exists(f"{root}/{name}/state.json")]

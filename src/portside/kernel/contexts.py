@@ -1,0 +1,58 @@
+"""``suppress`` and ``contextmanager`` of the standard library's ``contextlib``, for modules that a
+container's start imports: contextlib takes collections, functools and operator along, a tenth of
+the imports of ``portside-runtime create``.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextlib import contextmanager as contextmanager
+    from contextlib import suppress as suppress
+else:
+
+    class suppress:
+        """As contextlib.suppress; groups of exceptions are not split."""
+
+        def __init__(self, *kinds):
+            self._kinds = kinds
+
+        def __enter__(self):
+            return None
+
+        def __exit__(self, kind, error, trace):
+            return kind is not None and issubclass(kind, self._kinds)
+
+    class _Context:
+        def __init__(self, steps):
+            self._steps = steps
+
+        def __enter__(self):
+            for value in self._steps:
+                return value
+            raise RuntimeError("generator didn't yield")
+
+        def __exit__(self, kind, error, trace):
+            if error is None:
+                for _ in self._steps:
+                    raise RuntimeError("generator didn't stop")
+                return False
+            try:
+                self._steps.throw(error)
+            except StopIteration:
+                return True  # it has dealt with the error
+            except BaseException as raised:
+                if raised is not error:
+                    raise
+                return False  # the caller's own error continues, as it was
+            raise RuntimeError("generator didn't stop after throw()")
+
+    def contextmanager(function):
+        """As contextlib.contextmanager; not to be used as a decorator itself."""
+
+        def made(*arguments, **named):
+            return _Context(function(*arguments, **named))
+
+        made.__name__, made.__doc__ = function.__name__, function.__doc__
+        made.__wrapped__ = function
+        return made
