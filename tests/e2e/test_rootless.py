@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rootlesskit import OpenTun, RootlessUser, refuse_reason
+from tests.rootlesskit import ROOT, OpenTun, RootlessUser, refuse_reason
 
 NETWORK_PROGRAMS = ("pasta", "passt", "slirp4netns")
 pytestmark = pytest.mark.skipif(bool(refuse_reason()), reason=refuse_reason())
@@ -141,6 +141,36 @@ def test_published_ports_are_the_hosts(user: RootlessUser, web: int) -> None:
         asking.connect(("127.0.0.1", port))
         asking.send(b"echo")
         assert asking.recv(64) == b"echo 172.17.0.1"
+
+
+def test_the_clients_address_is_kept(user: RootlessUser, web: int, elsewhere: str) -> None:
+    """Over TCP the container sees who asks; after another engine's start as well."""
+    host = elsewhere.rpartition(".")[0] + ".1"
+    program = (
+        f"import urllib.request as u; print(u.urlopen('http://{host}:{web}/').read().decode())"
+    )
+
+    def asked() -> str:
+        inside = ["ip", "netns", "exec", namespace_of(elsewhere), sys.executable, "-c", program]
+        done = subprocess.run(inside, capture_output=True, text=True, timeout=60, check=False)
+        return done.stdout or done.stderr
+
+    read(web)
+    assert asked() == f"{elsewhere}\n"
+    os.kill(user.engine_pid(), signal.SIGKILL)
+    user.portside("ps")
+    read(web)
+    assert asked() == f"{elsewhere}\n"
+    rules = ("run", "--rm", "--network", "host", "portside/base", "ip", "rule")
+    assert "lookup 20540" in user.docker(*rules).stdout
+    user.docker("rm", "-f", "web")
+    assert "lookup 20540" not in user.docker(*rules).stdout
+
+
+def namespace_of(address: str) -> str:
+    """The network namespace that :func:`elsewhere` has made for an address."""
+    routes = json.loads(subprocess.check_output(["ip", "-j", "route", "get", address]))
+    return str(routes[0]["dev"])
 
 
 def test_ports_that_cannot_be_had(user: RootlessUser, web: int) -> None:
@@ -378,6 +408,44 @@ def test_a_killed_monitor_ends_its_container(user: RootlessUser) -> None:
     assert user.docker("wait", "lost").stdout == "137\n"
     assert pid not in [found for found, _ in user.processes()]
     user.docker("rm", "lost")
+
+
+SYSTEMCTL = """#!/bin/sh
+echo "$@" >>"$HOME/calls"
+[ -e "$HOME/broken" ] && echo 'Unit portside.service is masked.' >&2 && exit 1
+setsid {python} -I -S {main} daemon </dev/null >>"$HOME/service.log" 2>&1 &
+until [ -S "$XDG_RUNTIME_DIR/portside/portside.sock" ]; do sleep 0.1; done
+"""
+"""In the place of the user's systemd, which is not there in tests: starts the engine and waits."""
+
+
+def test_an_installed_service_is_what_commands_start(user: RootlessUser) -> None:
+    """Its engine has control groups delegated, one started in the background has none."""
+    private, unit = user.runtime / "systemd/private", user.home / ".config/systemd/user"
+    program = user.home / "bin/systemctl"
+    for place in (private.parent, unit, program.parent):
+        user.call("mkdir", "-p", str(place))
+    user.portside("daemon", "stop")
+    main = ROOT / "src/portside/__main__.py"
+    program.write_text(SYSTEMCTL.format(python=user.python, main=main))
+    program.chmod(0o755)
+    path = f"{program.parent}:{user.environment()['PATH']}"
+    private.touch()
+    (unit / "portside.service").touch()
+    try:
+        user.call("touch", str(user.home / "broken"))
+        refused = user.portside("ps", check=False, PATH=path)
+        assert refused.returncode == 1
+        assert "Unit portside.service is masked." in refused.stderr
+        assert "journalctl --user -u portside.service" in refused.stderr
+        (user.home / "broken").unlink()
+        done = user.portside("ps", PATH=path)
+        assert "as the service portside.service" in done.stderr
+        assert (user.home / "calls").read_text() == "--user start portside.service\n" * 2
+        assert user.portside("ps", PATH=path).stderr == ""
+    finally:
+        private.unlink()
+        (unit / "portside.service").unlink()
 
 
 def test_containers_alone_keep_the_namespaces(user: RootlessUser) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from rootlesskit import ROOT, TUN, OpenTun, RootlessUser, refuse_reason
+
+from portside.kernel.cgroup.layout import OWN_LEAF
 
 MOUNT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "memory", "pids")
@@ -30,30 +34,35 @@ pytestmark = pytest.mark.skipif(bool(_missing()), reason=_missing() or "-")
 
 
 class DelegatedUser(RootlessUser):
-    """A user whose commands run in a control group that belongs to it (cgroup-v2.rst,
-    "Delegation")."""
+    """A user whose control groups are as systemd makes them (systemd.resource-control(5),
+    "Delegation"): commands run in a session's scope, which is root's; the engine's service is
+    the user's, and its main process is started in a group below it (``DelegateSubgroup``)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.slice = MOUNT / f"user-{self.name}.slice"
-        self.slice.mkdir()
+        self.service = self.slice / "portside.service"
+        self.session = self.slice / "session.scope"
         wanted = " ".join(f"+{name}" for name in CONTROLLERS)
         (MOUNT / "cgroup.subtree_control").write_text(wanted)
-        for name in (".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
-            os.chown(self.slice / name, self.uid, self.gid)
+        self.slice.mkdir()
         (self.slice / "cgroup.subtree_control").write_text(wanted)
-        self.session = self.slice / "session.scope"
-        self.session.mkdir()
-        for name in (".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
-            os.chown(self.session / name, self.uid, self.gid)
+        for path in (self.session, self.service, self.service / OWN_LEAF):
+            path.mkdir()
+        for path in (self.service, self.service / OWN_LEAF):
+            for name in (".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
+                os.chown(path / name, self.uid, self.gid)
+
+    def _within(self, group: Path, command: tuple[str, ...]) -> list[str]:
+        enter = f'echo 0 > {group}/cgroup.procs && exec "$@"'
+        become = ("setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups", "--")
+        return ["sh", "-c", enter, "sh", *become, *command]
 
     def call(
         self, *command: str, input: str | None = None, check: bool = True, **more: str
     ) -> subprocess.CompletedProcess[str]:
-        enter = f'echo 0 > {self.session}/cgroup.procs && exec "$@"'
-        become = ("setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups", "--")
         done = subprocess.run(
-            ["sh", "-c", enter, "sh", *become, *command],
+            self._within(self.session, command),
             env=self.environment(**more),
             cwd=self.home,
             input=input,
@@ -65,6 +74,25 @@ class DelegatedUser(RootlessUser):
         if check:
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}{self.log()}"
         return done
+
+    def start_service(self, group: Path) -> None:
+        """``portside daemon`` as the user's service, until it listens."""
+        main = str(ROOT / "src/portside/__main__.py")
+        self.call("mkdir", "-p", str(self.data_root))
+        with open(self.data_root / "engine.log", "ab") as log:
+            engine = subprocess.Popen(
+                self._within(group, (self.python, "-I", "-S", main, "daemon")),
+                env=self.environment(), cwd=self.home, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + 600
+        while not self._listens():
+            assert engine.poll() is None and time.monotonic() < deadline, self.log()
+            time.sleep(0.1)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(str(self.socket)) == 0
 
     def close(self) -> None:
         super().close()
@@ -80,6 +108,7 @@ def user() -> Iterator[DelegatedUser]:
     with OpenTun():
         made = DelegatedUser()
         try:
+            made.start_service(made.service / OWN_LEAF)
             yield made
         finally:
             made.close()
@@ -94,11 +123,11 @@ def test_limits_are_the_kernels(user: DelegatedUser) -> None:
     assert user.portside("exec", "limited", "cat", *paths).stdout.splitlines() == [
         str(64 << 20), "50", "50000 100000"]  # fmt: skip
     pid = int(user.portside("inspect", "-f", "{{.State.Pid}}", "limited").stdout)
-    pids = [int(p) for path in user.slice.rglob("cgroup.procs") for p in path.read_text().split()]
-    assert pids  # everything of the user's is in its own part
+    group = Path(f"/proc/{pid}/cgroup").read_text().strip().partition("::")[2]
+    assert group.startswith(f"/{user.service.relative_to(MOUNT)}/")
+    assert group.count("/") > 2 and (MOUNT / group[1:] / "pids.max").read_text() == "50\n"
     user.portside("update", "-m", "32m", "--memory-swap", "32m", "limited")
     assert user.portside("exec", "limited", "cat", paths[0]).stdout.strip() == str(32 << 20)
-    assert pid
 
 
 def test_info_and_statistics(user: DelegatedUser) -> None:
@@ -129,9 +158,10 @@ def test_memory_that_runs_out(user: DelegatedUser) -> None:
 
 def test_limits_outlive_the_engine(user: DelegatedUser) -> None:
     os.kill(user.engine_pid(), 9)
+    user.start_service(user.service / OWN_LEAF)
     assert user.portside("ps", "--format", "{{.Names}}").stdout == "limited\n"
     memory = user.portside("exec", "limited", "cat", "/sys/fs/cgroup/memory.max").stdout.strip()
     assert memory == str(32 << 20)
     user.portside("rm", "-f", "limited", "hungry")
-    left = [path for path in user.slice.rglob("portside*/*/cgroup.procs") if path.read_text()]
-    assert left == [], ROOT
+    left = [path for path in user.service.rglob("portside/*/cgroup.procs") if path.read_text()]
+    assert left == []

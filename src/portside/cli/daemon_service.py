@@ -7,16 +7,12 @@ import shutil
 import subprocess
 import sys
 
+from portside.cli import user_service
 from portside.cli.session import Failed
 from portside.cli.verb import verb
 from portside.client.errors import NotRunning
 from portside.model.errors import InvalidParameter
-from portside.model.paths import (
-    DEFAULT_CONFIG_DIR,
-    DEFAULT_DATA_ROOT,
-    DEFAULT_EXEC_ROOT,
-    rootless_user,
-)
+from portside.model.paths import DEFAULT_DATA_ROOT, rootless_user
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,16 +31,14 @@ _COMPLETIONS = {
 
 def _user_unit() -> str:
     """Where the unit of a user's own engine is; empty for root's."""
-    if not rootless_user():
-        return ""
-    return f"{os.path.dirname(DEFAULT_CONFIG_DIR)}/systemd/user/portside.service"
+    return user_service.unit() if rootless_user() else ""
 
 
 def _has_systemd() -> bool:
     """systemd runs here; for a user, its user instance."""
     if not rootless_user():
         return os.path.isdir(_SYSTEMD)
-    return os.path.exists(f"{os.path.dirname(DEFAULT_EXEC_ROOT)}/systemd/private")
+    return user_service.has_systemd()
 
 
 def _systemctl(*words: str) -> None:
@@ -58,7 +52,7 @@ def _systemctl(*words: str) -> None:
 def _is_service() -> bool:
     """systemd runs here and knows the engine's unit."""
     if rootless_user():
-        return _has_systemd() and os.path.exists(_user_unit())
+        return user_service.is_installed()
     return os.path.isdir(_SYSTEMD) and any(
         os.path.exists(f"{directory}/portside.service")
         for directory in ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")

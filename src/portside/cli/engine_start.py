@@ -40,9 +40,25 @@ def start_engine(endpoint: Endpoint, why: str = "no engine is running: starting 
         try:
             endpoint.connect().close()
         except NotRunning:
-            _start(why)
+            if not _is_users_service(why):
+                _start(why)
     finally:
         os.close(lock)
+
+
+def _is_users_service(why: str) -> bool:
+    """Where a user has installed the engine as a service, start that: it has control groups."""
+    if not os.geteuid():
+        return False
+    from portside.cli import user_service
+
+    if not user_service.is_installed():
+        return False
+    sys.stderr.write(f"portside: {why} as the service {user_service.NAME} "
+                     "(end it with 'portside daemon stop')\n")  # fmt: skip
+    sys.stderr.flush()
+    user_service.start()
+    return True
 
 
 def _start(why: str) -> None:

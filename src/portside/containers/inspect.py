@@ -20,7 +20,7 @@ from portside.model.containerstate import (
     Health,
     State,
 )
-from portside.model.errors import Conflict, SystemFailure
+from portside.model.errors import Conflict
 from portside.model.golang.timestamps import rfc3339_or_never
 from portside.model.idmap import short
 from portside.model.network import EndpointSettings, NetworkSettings
@@ -75,10 +75,7 @@ def _apparmor_profile(core: Core, record: Record) -> str:
         return options.apparmor
     if not apparmor.enabled():
         return ""
-    try:
-        return apparmor_of(options, record.host.privileged, core.defaults())
-    except SystemFailure:  # it has been unloaded meanwhile
-        return options.apparmor
+    return apparmor_of(options, record.host.privileged, core.defaults())
 
 
 def _id_mappings(core: Core, record: Record) -> dict[str, list[str]] | None:

@@ -33,6 +33,7 @@ from portside.containers.remove import remove_locked
 from portside.containers.spec import security_options
 from portside.containers.spec.oci_spec import SpecInputs, apparmor_of, build_spec
 from portside.containers.stop import stop_container
+from portside.kernel import apparmor
 from portside.model.container import HostConfig
 from portside.model.errors import (
     CommandNotExecutable,
@@ -309,7 +310,8 @@ def check_profile(core: Core, record: Record) -> None:
     host = record.host
     if host.security_opt:
         options = security_options.parse_security(host.security_opt)
-        apparmor_of(options, host.privileged, core.defaults())
+        if options.apparmor:
+            apparmor.check(apparmor_of(options, host.privileged, core.defaults()))
 
 
 _SPOKEN = {"network": "network", "pid": "PID", "ipc": "IPC"}

@@ -11,6 +11,7 @@ import logging
 
 from portside.kernel import apparmor
 from portside.model.errors import SystemFailure
+from portside.model.paths import rootless_user
 
 DEFAULT = "portside-default"
 
@@ -63,9 +64,9 @@ def default_profile() -> str:
     """The profile that containers get: loaded if it was not, empty where AppArmor is off.
 
     Without apparmor_parser and without a loaded profile containers go without; the log says
-    so.
+    so. Without root no profile is loaded, which takes ``CAP_MAC_ADMIN`` of the host's.
     """
-    if not apparmor.enabled():
+    if not apparmor.enabled() or rootless_user():
         return ""
     if not apparmor.is_loaded(DEFAULT):
         try:

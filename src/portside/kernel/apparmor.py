@@ -38,7 +38,9 @@ def is_loaded(profile: str) -> bool:
 
 def check(profile: str) -> None:
     """Raise SystemFailure for a profile that cannot be entered since it is not loaded."""
-    if profile and profile != UNCONFINED and os.path.exists(_PROFILES) and not is_loaded(profile):
+    if not enabled() or not profile or profile == UNCONFINED:
+        return
+    if os.path.exists(_PROFILES) and not is_loaded(profile):
         raise SystemFailure(
             f"cannot apply the AppArmor profile {profile!r}: it is not loaded (load it with "
             "apparmor_parser --replace FILE)"

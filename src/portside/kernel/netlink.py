@@ -51,10 +51,15 @@ NLA_F_NESTED = 0x8000
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
-RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
+RTM_NEWRULE, RTM_DELRULE = 32, 33
+FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_IP_PROTO, FRA_SPORT_RANGE = 2, 6, 15, 22, 23
+FR_ACT_TO_TBL = 1
+RT_TABLE_UNSPEC, RT_TABLE_MAIN, RT_TABLE_LOCAL = 0, 254, 255
 RTPROT_BOOT, RTPROT_KERNEL = 3, 2
-RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
-RTN_UNICAST = 1
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST = 0, 253, 254
+RTN_UNICAST, RTN_LOCAL = 1, 2
+LOOPBACK_INDEX = 1
+"""Of every network namespace."""
 AF_BRIDGE = 7
 
 _HEADER = struct.Struct("=IHHII")
@@ -268,6 +273,41 @@ def _route_body(
     if index:
         body += number(RTA_OIF, index)
     return body, f"route {network or 'default'} via {gateway or f'link {index}'}"
+
+
+def table_of_local_route(version: int, table: int) -> Message:
+    """In a table of its own: every address is this machine's."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    body = _RTMSG.pack(
+        family, 0, 0, 0, RT_TABLE_UNSPEC, RTPROT_BOOT, RT_SCOPE_HOST, RTN_LOCAL, 0
+    ) + number(RTA_OIF, LOOPBACK_INDEX) + number(RTA_TABLE, table)  # fmt: skip
+    flags = NLM_F_CREATE | NLM_F_REPLACE
+    return Message(RTM_NEWROUTE, flags, body, f"add the local route of table {table}")
+
+
+def rule_message(
+    version: int,
+    table: int,
+    priority: int,
+    source: tuple[IPAddress, int] | None = None,
+    *,
+    delete: bool = False,
+) -> Message:
+    """Look TCP packets from an address and port up in a table (ip-rule(8)); without ``source``
+    any rule of that table, to delete it."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    prefix = source[0].max_prefixlen if source else 0
+    # struct fib_rule_hdr has the layout of struct rtmsg; the action is where the type is.
+    body = _RTMSG.pack(family, 0, prefix, 0, RT_TABLE_UNSPEC, 0, 0, FR_ACT_TO_TBL, 0)
+    body += number(FRA_PRIORITY, priority) + number(FRA_TABLE, table)
+    if source is not None:
+        body += attribute(FRA_SRC, source[0].packed)
+        body += attribute(FRA_IP_PROTO, bytes([socket.IPPROTO_TCP]))
+        body += attribute(FRA_SPORT_RANGE, struct.pack("=HH", source[1], source[1]))
+    if delete:
+        return Message(RTM_DELRULE, 0, body, f"delete a rule of table {table}")
+    flags = NLM_F_CREATE | NLM_F_EXCL
+    return Message(RTM_NEWRULE, flags, body, f"add a rule of table {table}", (errno.EEXIST,))
 
 
 # -- the socket ---------------------------------------------------------------------------

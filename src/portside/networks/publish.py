@@ -14,6 +14,7 @@ from portside.kernel.netlink import Rtnl
 from portside.model.errors import SystemFailure
 from portside.model.network import IPAddress, NetworkOptions, NetworkRequest
 from portside.networks import network_options
+from portside.networks.client_addresses import ClientAddresses
 from portside.networks.firewall.firewall_table import Firewall
 from portside.networks.firewall.ruleset import LinkRule, Member, elements
 from portside.networks.network_store import (
@@ -44,7 +45,7 @@ class PortPublisher:
         self._firewall, self._catalogue, self._options = firewall, catalogue, options
         self._relays_all = bind is not None
         self._ports = HostPorts(options.userland_proxy, bind)
-        self._relays = Relays()
+        self._relays = Relays(ClientAddresses() if self._relays_all else None)
 
     def reserve(
         self,

@@ -8,7 +8,8 @@ towards the container, which tells whose answer is whose. It is closed when noth
 as long as the kernel would remember a stream (nf_conntrack_udp_timeout_stream).
 
 Everything else published goes through the firewall, without a copy; what passes here shows the
-engine's address to the container, and is cut off when the engine stops.
+engine's address to the container (but see ``client_addresses.py``), and is cut off when the engine
+stops.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import socket
 import struct
 from typing import NamedTuple
 
+from portside.networks.client_addresses import ClientAddresses
 from portside.networks.portmapper import Publication
 from portside.networks.shares import Shares
 
@@ -159,8 +161,10 @@ class Relays:
     whatever opens next.)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clients: ClientAddresses | None = None) -> None:
+        """``clients``: TCP connections are to come from the clients' own addresses."""
         self._loop = asyncio.get_running_loop()
+        self._clients = clients
         self._listening: dict[Publication, socket.socket] = {}
         self._connections: set[asyncio.Task[None]] = set()
         self._datagrams: dict[Publication, Datagrams] = {}
@@ -173,6 +177,8 @@ class Relays:
                 self._datagrams[publication] = Datagrams(publication, listener)
         elif publication not in self._listening:
             self._listening[publication] = listener
+            if self._clients and publication.protocol == "tcp":
+                self._clients.open(publication)
             self._watch(publication)
 
     def close(self, publication: Publication) -> None:
@@ -180,6 +186,8 @@ class Relays:
         listener = self._listening.pop(publication, None)
         if listener is not None:
             self._loop.remove_reader(listener.fileno())
+            if self._clients and publication.protocol == "tcp":
+                self._clients.close(publication)
         datagrams = self._datagrams.pop(publication, None)
         if datagrams is not None:
             datagrams.close()
@@ -198,7 +206,7 @@ class Relays:
     def _accept(self, publication: Publication) -> None:
         listener = self._listening[publication]
         try:
-            connection, _ = listener.accept()
+            connection, peer = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as err:
@@ -209,7 +217,7 @@ class Relays:
             return
         connection.setblocking(False)
         self._shares.take(publication)
-        task = self._loop.create_task(self._serve(connection, publication))
+        task = self._loop.create_task(self._serve(connection, publication, peer[0]))
         self._connections.add(task)
         task.add_done_callback(lambda task: self._ended(task, publication))
         for other in self._stopped(publication):
@@ -233,7 +241,7 @@ class Relays:
         if not task.cancelled() and task.exception() is not None:
             log.debug("a relayed connection failed: %s", task.exception())
 
-    async def _serve(self, client: socket.socket, publication: Publication) -> None:
+    async def _serve(self, client: socket.socket, publication: Publication, address: str) -> None:
         family = family_of(publication.container_ip)
         sctp = publication.protocol == "sctp"
         protocol = IPPROTO_SCTP if sctp else socket.IPPROTO_TCP
@@ -241,6 +249,8 @@ class Relays:
         with client, server:
             for sock in (client, server):
                 sock.setsockopt(protocol, SCTP_NODELAY if sctp else socket.TCP_NODELAY, 1)
+            if self._clients and not sctp:
+                self._clients.take(server, address, publication)
             await self._loop.sock_connect(
                 server, (publication.container_ip, publication.container_port)
             )

@@ -139,14 +139,13 @@ def apparmor_of(
     """The profile's name; privileged containers are unconfined unless one was asked for.
 
     One that was asked for is applied, or the start fails, wherever the kernel has AppArmor;
-    that the default could not be loaded is no reason to go without. Raises SystemFailure for
-    one that is not loaded. Docker's default stands for ours where no dockerd has loaded it.
+    that the default could not be loaded is no reason to go without. Docker's default stands
+    for ours where no dockerd has loaded it.
     """
     wanted = options.apparmor
     if wanted == _DOCKERS_PROFILE and defaults.apparmor_profile and not apparmor.is_loaded(wanted):
         return defaults.apparmor_profile
     if wanted and apparmor.enabled():
-        apparmor.check(wanted)
         return wanted
     if not defaults.apparmor_profile:
         return ""
