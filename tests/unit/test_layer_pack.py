@@ -6,8 +6,10 @@ import gzip
 import io
 import os
 import random
+import threading
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +34,17 @@ def test_readers_get_the_plain_bytes(kinds: list[tuple[bool, int]]) -> None:
         assert b"".join(plain(io.BytesIO(blob))) == data
     noise = sum(size for is_noise, size in kinds if is_noise)
     assert len(blob) < noise + (len(data) - noise) // 50 + 64 * len(kinds) + 64 + noise // 1000
+
+
+def test_a_small_layer_starts_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda it: (started.append(it), start(it))[1])
+    data = b"x" * 10_240
+    packed = pack(lambda out: os.write(out, data), str(tmp_path / "a"), "gzip")
+    assert len(started) == 1
+    assert gzip.decompress((tmp_path / "a").read_bytes()) == data
+    assert packed.plain_size == len(data)
 
 
 def test_the_same_tar_is_the_same_blob_however_it_is_written(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ GZIP_LEVEL = 1
 fast."""
 SAMPLE = 1 << 14
 """Bytes in the middle of a piece that tell whether it is worth compressing."""
+ALONE = 1 << 17
+"""Bytes of a piece below which it is digested sooner than a thread for that starts."""
 _GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 
 
@@ -163,6 +165,10 @@ class _Sink:
         state = compressor(self._kind, self._level)
         with ThreadPoolExecutor(1) as beside:  # digests while this thread compresses
             for piece in whole_pieces(_pieces(self._source)):
+                if len(piece) < ALONE:
+                    self._read(piece)
+                    self._put(write, state.compress(piece))
+                    continue
                 digested = beside.submit(self._read, piece)
                 self._put(write, state.compress(piece))
                 digested.result()
