@@ -6,6 +6,7 @@ import { ask, bytes, calm, cores, element, groupAddress, natural, percent, plura
 
 const TREND = 60; // values of a sparkline, one a second
 const MOST_COMPARED = 8;
+const FIRST_SEEN = 20; // rows that are complete before anything is painted
 const HISTORY_NAMES = 99;
 const shareOf = (row) => (row.memory_limit ? value(row.point, "working_set") / row.memory_limit : 0);
 const cpuShare = (row) => value(row.point, "cpu") / (row.cores || state.about.machine.num_cores || 1);
@@ -81,33 +82,40 @@ export class GroupTable {
 
   made(row) {
     const node = element("tr");
-    const known = { row, node, cells: {}, bars: {}, trend: null, visible: false };
+    const known = { row, node, cells: {}, bars: {}, trend: null, visible: false, canvas: null };
+    if (this.compared) node.append(element("td", null, { class: "check" }));
+    node.append(element("td", null, { class: "rank0" }, this.nameOf(known)));
+    node.known = known;
+    this.fillTexts(known);
+    this.seen.observe(node);
+    return known;
+  }
+
+  /** The cells beside the name: a row gets them when it is about to be seen, and keeps them. */
+  complete(known) {
+    if (known.canvas) return;
+    const { row, node } = known;
     if (this.compared) {
       const box = element("input", null, { type: "checkbox", "aria-label": `Compare ${row.shown}` });
       box.checked = this.compared.has(row.name);
       box.addEventListener("change", () => this.compare(row.name, box));
       known.box = box;
-      node.append(element("td", null, { class: "check" }, box));
+      node.cells[0].append(box);
     }
     for (const column of this.columns) {
+      if (column.key === "name") continue;
       const cell = element("td", null, { class: `${column.text ? "" : "number"} rank${column.rank ?? 0}` });
-      if (column.key === "name") cell.append(this.nameOf(known));
-      else {
-        known.cells[column.key] = element("span");
-        cell.append(known.cells[column.key]);
-        if (column.bar) {
-          known.bars[column.key] = element("i");
-          cell.append(element("span", null, { class: "bar", "aria-hidden": "true" }, known.bars[column.key]));
-        }
+      known.cells[column.key] = element("span");
+      cell.append(known.cells[column.key]);
+      if (column.bar) {
+        known.bars[column.key] = element("i");
+        cell.append(element("span", null, { class: "bar", "aria-hidden": "true" }, known.bars[column.key]));
       }
       node.append(cell);
     }
     known.canvas = element("canvas", null, { class: "trend", "aria-hidden": "true" });
     node.append(element("td", null, { class: "rank1" }, known.canvas));
-    node.known = known;
-    this.fillTexts(known);
-    this.seen.observe(node);
-    return known;
+    this.fill(known);
   }
 
   nameOf(known) {
@@ -135,6 +143,7 @@ export class GroupTable {
   }
 
   fill(known) {
+    if (!known.canvas) return;
     const { row } = known;
     for (const column of this.columns) {
       if (!column.show) continue;
@@ -173,7 +182,7 @@ export class GroupTable {
       const known = entry.target.known;
       known.visible = entry.isIntersecting;
       if (!known.visible) continue;
-      this.fill(known);
+      if (known.canvas) this.fill(known); else this.complete(known);
       if (known.trend) sparkline(known.canvas, known.trend, TREND);
       else this.askTrends();
     }
@@ -214,6 +223,7 @@ export class GroupTable {
       ? (a, b) => sign * natural(column.order(a.row), column.order(b.row)) || natural(a.row.shown, b.row.shown)
       : (a, b) => sign * (column.order(a.row) - column.order(b.row)) || natural(a.row.shown, b.row.shown);
     const sorted = this.tree ? this.branches(by) : [...this.rows.values()].sort(by);
+    if (!this.body.firstElementChild) for (const known of sorted.slice(0, FIRST_SEEN)) this.complete(known);
     const active = document.activeElement;
     let after = this.body.firstElementChild;
     for (const known of sorted) {

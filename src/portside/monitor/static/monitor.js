@@ -88,7 +88,7 @@ function showContainers(view, first) {
   table.set(first);
   const asked = (new URL(location).searchParams.get("compare") ?? "").split(",").filter(Boolean);
   for (const known of table.rows.values()) {
-    if (asked.includes(known.row.shown) && compared.size < 8) { compared.add(known.row.name); known.box.checked = true; }
+    if (asked.includes(known.row.shown) && compared.size < 8) { compared.add(known.row.name); table.complete(known); known.box.checked = true; }
   }
   if (compared.size) comparison.show([...compared]);
   const sum = () => {
