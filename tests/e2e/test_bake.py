@@ -145,8 +145,24 @@ target "default" {
    aw = (1 + 2) * 3
    ax = 3.14
    ay = 1e3
+   az = cidrhost("10.12.112.0/20", 16)
+   ba = cidrhost("10.12.112.0/20", -2)
+   bb = cidrnetmask("172.16.0.0/12")
+   bc = cidrsubnet("fd00:fd12:3456:7890::/56", 16, 162)
+   bd = jsonencode(cidrsubnets("10.1.2.3/8", 8, 4, 8, 10))
+   bg = try(cidrsubnet("10.0.0.0/30", 8, 1), "too long")
+   bh = try(rsadecrypt("x", "y"), "no key")
+   bj = strlen(bcrypt("x", 4))
+   bk = substr(bcrypt("x", 4), 0, 7)
   }
   tags = compact(["x", "", "y"])
+}
+"""
+
+CONVERSIONS = """target "default" {
+  args = {
+   a = jsonencode([convert("1", number), convert([2, "x"], list(string)), convert("true", bool)])
+  }
 }
 """
 
@@ -229,6 +245,7 @@ def bake(docker_env: dict[str, str], tmp_path: Path) -> Run:
         ], {}),
         ("docker-bake.hcl", FUNCTIONS, [], {}),
         ("docker-bake.hcl", FUNCTIONS, [], {"T": "1,2", "E": "e"}),
+        ("docker-bake.hcl", CONVERSIONS, [], {}),
         ("docker-bake.json", JSON, [], {"TAG": "v2"}),
         ("compose.yaml", COMPOSE, [], {}),
     ],
@@ -244,6 +261,25 @@ def test_targets_are_bakes(
         for group in found["group"].values():
             group["targets"].sort()
     assert ours == theirs
+
+
+def test_what_was_encrypted_is_read_as_by_bake(bake: Run, tmp_path: Path) -> None:
+    import base64
+
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    ).decode()  # fmt: skip
+    data = base64.b64encode(key.public_key().encrypt(b"a secret", padding.PKCS1v15())).decode()
+    text = f'target "default" {{\n args = {{ a = rsadecrypt("{data}", <<EOT\n{pem}EOT\n) }}\n}}\n'
+    (tmp_path / "project/docker-bake.hcl").write_text(text)
+    for program in ("portside", "docker"):
+        found = json.loads(bake(program, "--print").stdout)
+        assert found["target"]["default"]["args"] == {"a": "a secret"}
 
 
 def test_lists_are_bakes(bake: Run, tmp_path: Path) -> None:

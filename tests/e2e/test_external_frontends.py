@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import time
@@ -178,3 +181,41 @@ def test_one_that_never_ends_goes_with_its_client(build: Builder, frontend: str)
 def _frontends() -> list[str]:
     found = subprocess.run(["pgrep", "-f", "/frontend.py"], capture_output=True, text=True)
     return found.stdout.split()
+
+
+def test_the_debugger_of_buildx_enters_the_result(build: Builder) -> None:
+    """``buildx debug --invoke``: a client's own container, before a terminal."""
+    build.files(f"FROM {BASE}\nRUN echo inside > /in\n")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        env = {**build.env, "BUILDX_EXPERIMENTAL": "1"}
+        words = ["docker", "buildx", "debug", "--on=always", "--invoke=/bin/sh", "build"]
+        os.execvpe("docker", [*words, "--progress=plain", str(build.path)], env)
+    try:
+        _until(terminal, b"/ # ")
+        os.write(terminal, b"cat /in; echo total $((6*7))\n")
+        assert b"inside" in _until(terminal, b"total 42")
+        os.write(terminal, b"exit\n")
+        _until(terminal, b"(buildx) ")
+        os.write(terminal, b"exit\n")
+        assert b"exporting to image" in _until(terminal, b"exporting to image")
+        with contextlib.suppress(OSError):  # EIO: it has ended
+            while os.read(terminal, 4096):
+                pass
+    finally:
+        os.close(terminal)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _until(terminal: int, wanted: bytes) -> bytes:
+    """What a terminal shows, until it shows ``wanted``."""
+    found = b""
+    poll = select.poll()
+    poll.register(terminal, select.POLLIN)
+    deadline = time.monotonic() + 60
+    while wanted not in found and time.monotonic() < deadline:
+        if poll.poll(1000):
+            found += os.read(terminal, 4096)
+    assert wanted in found, found
+    return found

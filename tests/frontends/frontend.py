@@ -187,9 +187,7 @@ async def containers() -> None:
     )
     async with stream:
         talk = Processes(stream)
-        script = (
-            'cat /below; hostname; pwd; echo $A >&2; read x; echo "got $x" > /said; read y; exit 0'
-        )
+        script = "cat /below; hostname; pwd; echo $A >&2; read x; echo got $x > /said; read y; :"
         await talk.start("first", "/bin/sh", "-c", script)
         await talk.until("Started")
         await talk.send("first", File=pb.FdMessage(Fd=0, Data=b"words\n"))

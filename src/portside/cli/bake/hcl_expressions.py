@@ -238,6 +238,8 @@ class Evaluator:
         function = self._functions.get(name)
         if name == "try" or name == "can":
             return self._attempt(name, rest)
+        if name == "convert" and rest and len(parts(rest[0])) == 2:
+            return self._convert(*parts(rest[0]))
         if function is None:
             raise HclError(f'Function call; There is no function named "{name}".', node)
         values = [self.value(part) for part in parts(rest[0])] if rest else []
@@ -250,6 +252,17 @@ class Evaluator:
         except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as err:
             raise HclError(
                 f'Error in function call; Call to function "{name}" failed: {err}.', node
+            ) from None
+
+    def _convert(self, wanted: Any, kind: Any) -> Any:
+        """``convert(VALUE, TYPE)``; the type is an expression that is not evaluated."""
+        words = [kind] if not hasattr(kind, "scan_values") else kind.scan_values(lambda _: True)
+        text = "".join(str(each) for each in words).replace(" ", "")
+        try:
+            return converted(self.value(wanted), text)
+        except ValueError as err:
+            raise HclError(
+                f'Error in function call; Call to function "convert" failed: {err}.', kind
             ) from None
 
     def _attempt(self, name: str, rest: list[Any]) -> Any:
@@ -472,3 +485,32 @@ def _arithmetic(sign: str, first: Any, second: Any, node: Any) -> Any:
         return fixed(math.fmod(first, second))
     made = {"+": first + second, "-": first - second, "*": first * second}
     return fixed(first / second if sign == "/" else made[sign])
+
+
+def converted(value: Any, kind: str) -> Any:
+    """A value as another type, such as ``number`` or ``list(string)``. ValueError."""
+    outer, _, inner = kind.partition("(")
+    inner = inner.removesuffix(")") or "any"
+    if value is None or outer == "any":
+        return value
+    if outer in ("list", "set") and isinstance(value, list):
+        found = [converted(each, inner) for each in value]
+        if outer == "set":
+            found = [each for _, each in sorted({text_of(each): each for each in found}.items())]
+        return found
+    if outer == "map" and isinstance(value, dict):
+        return {key: converted(each, inner) for key, each in value.items()}
+    if outer == "string" and isinstance(value, str | bool | int | float):
+        return text_of(value)
+    if outer == "number" and isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    if outer == "number" and isinstance(value, str):
+        try:
+            return fixed(float(value))
+        except ValueError:
+            raise ValueError("a number is required") from None
+    if outer == "bool" and isinstance(value, bool):
+        return value
+    if outer == "bool" and value in ("true", "1", "false", "0"):
+        return value in ("true", "1")
+    raise ValueError(f"{outer} required")

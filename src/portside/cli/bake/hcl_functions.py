@@ -1,5 +1,5 @@
 """Functions that bake files may call, by the names and rules of bake's standard library
-(docs.docker.com/build/bake/funcs). ``try`` and ``can`` belong to the evaluator."""
+(docs.docker.com/build/bake/funcs). ``try``, ``can`` and ``convert`` belong to the evaluator."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import posixpath
 import re
 import time
 import uuid
+
+from portside.cli.bake import hcl_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -238,6 +240,30 @@ def _set(operation: str) -> Callable[..., list[Any]]:
     return work
 
 
+def _bcrypt(text: str, cost: float = 10) -> str:
+    import bcrypt
+
+    salt = bcrypt.gensalt(int(cost), prefix=b"2a")
+    return bcrypt.hashpw(text.encode(), salt).decode()
+
+
+def _rsa_decrypt(text: str, key: str) -> str:
+    """PKCS #1 v1.5, as HCL's function has it."""
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError(
+            f'failed to decode input "{text}": cipher text must be base64-encoded'
+        ) from None
+    private = load_pem_private_key(key.encode(), password=None)
+    if not isinstance(private, rsa.RSAPrivateKey):
+        raise ValueError("the key is not an RSA private key")
+    return private.decrypt(data, padding.PKCS1v15()).decode()
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "absolute": abs,
     "add": lambda a, b: a + b,
@@ -245,10 +271,15 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "base64decode": lambda text: base64.b64decode(text).decode(),
     "base64encode": lambda text: base64.b64encode(text.encode()).decode(),
     "basename": lambda path: posixpath.basename(path.rstrip("/")) or path[:1],
+    "bcrypt": _bcrypt,
     "byteslen": lambda text: len(text.encode()),
     "ceil": math.ceil,
     "chomp": lambda text: text.rstrip("\r\n"),
     "chunklist": _chunks,
+    "cidrhost": hcl_addresses.host,
+    "cidrnetmask": hcl_addresses.netmask,
+    "cidrsubnet": hcl_addresses.subnet,
+    "cidrsubnets": hcl_addresses.subnets,
     "coalesce": _coalesce,
     "coalescelist": _coalesce_list,
     "compact": lambda items: [item for item in items if item],
@@ -304,6 +335,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "replace": _replace,
     "reverse": lambda text: text[::-1],
     "reverselist": lambda items: items[::-1],
+    "rsadecrypt": _rsa_decrypt,
     "sanitize": _sanitize,
     "sethaselement": lambda items, value: value in items,
     "setintersection": _set("intersection"),
