@@ -353,6 +353,42 @@ def test_candidates(ours: Ours, running: str) -> None:
     assert (nowhere.returncode, nowhere.stdout) == (0, ":4\n")
 
 
+COMPLETED = """
+name: completed
+services:
+  web: {image: portside/base}
+  worker: {image: portside/base, profiles: [extra]}
+  db: {image: portside/base, profiles: [extra, data]}
+"""
+
+
+def test_candidates_of_compose(ours: Ours, tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text(COMPLETED)
+    files = ("compose", "-f", str(tmp_path / "compose.yaml"))
+
+    def candidates(*words: str) -> list[str]:
+        lines = ours("__complete", *words).stdout.splitlines()
+        assert lines[-1].startswith(":")
+        return [line.partition("\t")[0] for line in lines[:-1]]
+
+    assert "run" in candidates(*files, "ru") and "--profile" in candidates("compose", "--p")
+    assert candidates(*files, "up", "") == ["db", "web", "worker"]
+    assert candidates(*files, "up", "web", "w") == ["worker"]
+    assert candidates(*files, "up", "--exit-code-from", "d") == ["db"]
+    assert candidates(*files, "exec", "-T", "w") == ["web", "worker"]
+    assert candidates(*files, "run", "web", "d") == []
+    assert candidates(*files, "cp", "d") == ["db:"] and candidates(*files, "scale", "d") == ["db="]
+    assert candidates(*files, "--profile", "") == ["data", "extra"]
+    assert candidates(*files, "--profile=d") == ["--profile=data"]
+    assert candidates("compose", "--progress", "p") == ["plain"]
+    assert candidates("compose", "-f", "/nonexistent/compose.yaml", "up", "") == []
+    link = tmp_path / "docker-compose"
+    link.symlink_to(PORTSIDE)
+    found = call(str(link), "__complete", *files[1:], "up", "w").stdout
+    assert found == "web\tportside/base\nworker\tportside/base\n:4\n"
+    assert "complete -c docker-compose" in call(str(link), "completion", "fish").stdout
+
+
 @pytest.fixture
 def in_path(engine: Any, tmp_path: Path) -> dict[str, str]:
     (tmp_path / "bin").mkdir()

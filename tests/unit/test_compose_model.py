@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portside.compose import config_output, dotenv
+from portside.cli import references
+from portside.compose import config_output, dotenv, service_images
+from portside.compose.actions import Actions
 from portside.compose.compose_errors import ComposeError, InvalidFile
+from portside.compose.converge import add_starts
 from portside.compose.interpolation import InvalidTemplate, MissingVariable, substitute
+from portside.compose.observed import Container
 from portside.compose.project import Project, Request, load
+from portside.compose.step_plan import Plan
 from portside.compose.yaml_source import documents, plain
 from portside.model.errors import PortsideError
 
@@ -361,3 +366,32 @@ def test_floats_are_shown_as_go_shows_them() -> None:
 
     values = (float("inf"), float("-inf"), float("nan"), 1.5, 2.0)
     assert [shown(value) for value in values] == ["+Inf", "-Inf", "NaN", "1.5", "2"]
+
+
+# -- plans ----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_planned_for_services_that_run(tmp_path: Path) -> None:
+    """A service whose containers all run and stay has no start, and delays no other one."""
+    found = project(tmp_path, "services: {a: {image: x}, b: {image: x, depends_on: [a]}}")
+    actions = Actions(cast(Any, None), found)
+    for name, state in (("a", "running"), ("b", "exited")):
+        actions.containers[name] = [Container({"Id": name, "State": state})]
+    plan = Plan()
+    assert add_starts(plan, actions, [])["a"] == []
+    assert [step.subject for step in plan.steps] == ["service b"]
+    actions.changing.add("a")
+    plan = Plan()
+    add_starts(plan, actions, [])
+    assert [step.subject for step in plan.steps] == ["service a", "service b"]
+
+
+@pytest.mark.parametrize(
+    ("image", "is_told"), [("portside/base", False), ("portside/base:other", True), ("x", True)]
+)
+def test_images_that_the_engine_makes_are_not_told_as_pulled(image: str, is_told: bool) -> None:
+    told: list[str] = []
+    tools = service_images.ImageTools(auth=lambda image: {}, split=references.split)
+    service_images.pull(cast(Any, None), {image: ("a", {})}, tools,
+                        lambda event: told.append(event.detail), -1, {}, dry_run=True)  # fmt: skip
+    assert told == (["Pulling", "Pulled"] if is_told else [])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NO_SPACE, NO_FILES = 2, 4
 """Bits of the last line: the word continues; file names would be wrong here."""
 FILES = 0
+COMPOSE = "compose"
 SHELLS = ("bash", "fish", "zsh")
 
 _CAPABILITIES = (
@@ -108,7 +109,7 @@ def answer(session: Session, words: Sequence[str]) -> list[str]:
     *before, word = words or [""]
     try:
         found, rule = _Line(session.program, before).candidates(word)
-    except PortsideError:
+    except (PortsideError, OSError):
         found, rule = [], NO_FILES
     lines = [f"{name}\t{about}" if about else name for name, about in found
              if name.startswith(word)]  # fmt: skip
@@ -130,6 +131,8 @@ class _Line:
         self.closed = False
         """Flags are over: ``--``, or the first argument of ``run``."""
         self._globals: list[str] = []
+        self._compose_globals: list[str] = []
+        """The words between ``compose`` and its verb."""
         for word in before:
             self._take(word)
 
@@ -150,13 +153,24 @@ class _Line:
 
     def _note(self, word: str) -> None:
         if self.verb is None:
-            self._globals.append(word)
+            (self._compose_globals if self.group == COMPOSE else self._globals).append(word)
 
     def _name(self, word: str) -> None:
         from portside.cli.verb_table import load
 
         name = f"{self.group} {word}".strip()
-        if name in commands.MODULES:
+        if self.group == COMPOSE:
+            from portside.cli.compose import compose_verbs
+
+            if word not in compose_verbs.MODULES:
+                raise PortsideError(f"no such command: {name}")
+            self.verb = compose_verbs.load(word)
+            self.flags = self.verb.flags
+        elif name == COMPOSE:
+            from portside.cli.compose.compose_program import FLAGS
+
+            self.group, self.flags = COMPOSE, read_table(FLAGS)
+        elif name in commands.MODULES:
             self.verb = load(name)
             self.module = commands.MODULES[name]
             self.flags = self.verb.flags
@@ -181,6 +195,8 @@ class _Line:
 
     def candidates(self, word: str) -> tuple[list[Pair], int]:
         if self.pending is not None:
+            if self.verb is None:  # not a flag of the line without its value
+                (self._compose_globals if self.group == COMPOSE else self._globals).pop()
             return self._values(self.pending, word)
         if word.startswith("-") and not self.closed:
             name, equals, _ = word.partition("=")
@@ -204,6 +220,11 @@ class _Line:
         from portside.cli import help
         from portside.cli.verb_table import load
 
+        if self.group == COMPOSE:
+            from portside.cli.compose import compose_verbs
+
+            return [(name, _short(compose_verbs.load(name).about))
+                    for name in sorted(compose_verbs.MODULES)]  # fmt: skip
         if self.group:
             names = [name.partition(" ")[2] for name in commands.MODULES
                      if name.startswith(f"{self.group} ")]  # fmt: skip
@@ -212,6 +233,19 @@ class _Line:
                        *commands.GROUPS.items()])  # fmt: skip
 
     def _values(self, flag: Flag, word: str) -> tuple[list[Pair], int]:
+        if self.group == COMPOSE:
+            from portside.cli.compose import compose_completion as of_compose
+
+            if flag.name == "profile":
+                return of_compose.profiles(self._compose_globals, self._compose()), NO_FILES
+            if flag.name == "project-name":
+                return list(of_compose.projects(self._compose())), NO_FILES
+            if flag.name in of_compose.SERVICES and flag.kind:
+                return of_compose.services(self._compose_globals, self._compose()), NO_FILES
+            if flag.name in of_compose.PATHS:
+                return [], FILES
+            if flag.name in of_compose.WORDS:
+                return [(value, "") for value in of_compose.WORDS[flag.name].split()], NO_FILES
         if flag.name in ("network", "net", "ipc", "pid") and word.startswith("container:"):
             return [(f"container:{name}", about) for name, about in self._named("container")
                     ], NO_FILES  # fmt: skip
@@ -240,6 +274,8 @@ class _Line:
         if verb.most is not None and count >= verb.most:
             return [], NO_FILES
         kind = verb.completes
+        if self.group == COMPOSE:
+            return self._services(verb, word)
         if kind == "path":
             if word.startswith(("/", ".", "~")):
                 return [], FILES
@@ -256,6 +292,30 @@ class _Line:
         kinds = ("container", "image", "network", "volume") if kind == "any" else (kind,)
         found = [pair for kind in kinds for pair in self._named(kind) if kind]
         return [pair for pair in found if pair[0] not in self.arguments], NO_FILES
+
+    def _services(self, verb: Verb, word: str) -> tuple[list[Pair], int]:
+        """Services as a verb of ``compose`` takes them."""
+        from portside.cli.compose import compose_completion as of_compose
+
+        if verb.names[0] in ("compose publish", "compose bridge"):
+            return [], NO_FILES
+        if verb.names[0] in ("compose commit", "compose port") and self.arguments:
+            return [], NO_FILES
+        if verb.names[0] == "compose cp" and word.startswith(("/", ".", "~")):
+            return [], FILES
+        found = of_compose.services(self._compose_globals, self._compose())
+        if verb.names[0] == "compose cp":
+            return [(f"{name}:", about) for name, about in found], FILES | NO_SPACE
+        if verb.names[0] == "compose scale":
+            return [(f"{name}=", about) for name, about in found], NO_FILES | NO_SPACE
+        return [pair for pair in found if pair[0] not in self.arguments], NO_FILES
+
+    def _compose(self) -> Session:
+        from portside.cli import main
+        from portside.cli.compose.compose_session import ComposeSession
+
+        options, _ = parse(read_table(_global_table()), self._globals)
+        return ComposeSession(self.program, **main._where(options))
 
     def _named(self, kind: str) -> list[Pair]:
         """The objects of a kind that exist. No engine is started to learn that."""

@@ -44,6 +44,8 @@ class Actions:
     """The engine's socket, and credentials as config.json has them, for ``use_api_socket``."""
     rollouts: dict[str, Callable[[], None]] = field(default_factory=dict)
     """Services whose containers are replaced in batches once they may start (``rolling``)."""
+    changing: set[str] = field(default_factory=set)
+    """Services for which the plan makes or replaces containers."""
     images: dict[str, Values] = field(default_factory=dict)
     """Inspections of the images by name."""
 

@@ -321,6 +321,8 @@ class Convergence:
         highest = max((item.number for item in found), default=0)
         for number in range(highest + 1, highest + 1 + wanted - len(found)):
             made.append(self._create(name, number, before))
+        if made or rolled:
+            self.actions.changing.add(name)
         if rolled:
             from portside.compose.rolling import Rollout
 
@@ -437,11 +439,20 @@ def add_starts(
         if name in actions.rollouts:
             roll = actions.rollouts.pop(name)
             after.append(plan.add("recreate", f"service {name}", roll, after=_unique(after)))
+        if _runs(actions, name):
+            started[name] = _unique(after)
+            continue
         step = plan.add(
             "start", f"service {name}", _starter(actions, name), after=_unique(after)
         )  # fmt: skip
         started[name] = [step]
     return started
+
+
+def _runs(actions: Actions, name: str) -> bool:
+    """A service of which every container runs already and stays: there is nothing to start."""
+    found = actions.containers.get(name) or []
+    return name not in actions.changing and all(item.state == "running" for item in found)
 
 
 def _unique(steps: list[Step]) -> list[Step]:

@@ -9,10 +9,19 @@ from portside.client.client import path_of
 from portside.compose.compose_errors import ComposeError, told
 from portside.compose.engine_pool import EnginePool
 from portside.compose.executor import execute
-from portside.compose.progress_events import DONE, ERROR, WARNING, WORKING, Event, Report
+from portside.compose.progress_events import (
+    DONE,
+    ERROR,
+    WARNING,
+    WORKING,
+    Event,
+    Report,
+    silent,
+)
 from portside.compose.project import Project, Values
 from portside.compose.requests import image_of
 from portside.compose.step_plan import Plan
+from portside.model.embedded_names import EMBEDDED
 from portside.model.errors import PortsideError
 from portside.model.golang.timestamps import parse_rfc3339
 from portside.model.light_dataclass import dataclass
@@ -152,8 +161,12 @@ def pull(
     plan = Plan()
     forgiven = set(may_fail)
     for image, (name, service) in wanted.items():
+        reporter = silent if is_made_here(image, tools) else report
 
-        def perform(image: str = image, name: str = name, service: Values = service) -> None:
+        def perform(
+            image: str = image, name: str = name, service: Values = service,
+            report: Report = reporter,
+        ) -> None:  # fmt: skip
             report(Event(name, WORKING, "", detail="Pulling"))
             try:
                 if not dry_run:
@@ -168,6 +181,12 @@ def pull(
 
         plan.add("pull", f"image {image}", perform, reason="it is not here")
     execute(plan, parallel)
+
+
+def is_made_here(image: str, tools: ImageTools) -> bool:
+    """The engine makes the image itself when it is asked for: nothing is transferred."""
+    repository, tag, digest = tools.split(image)
+    return not digest and f"{repository}:{tag or 'latest'}" in EMBEDDED
 
 
 def _pull_one(

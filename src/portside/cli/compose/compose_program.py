@@ -162,6 +162,8 @@ def _root_help(session: ComposeSession) -> int:
 
 def standalone(argv: Sequence[str]) -> int:
     """``docker-compose``: the words of the engine's address may be among the global ones."""
+    if argv[:1] == ["__complete"] or argv[:1] == ["completion"]:
+        return _complete(argv[0], list(argv[1:]))
     hosts: list[str] = []
     words, rest, context = list(argv), [], ""
     known = {flag.name: flag for flag in read_table(FLAGS)}
@@ -184,3 +186,14 @@ def standalone(argv: Sequence[str]) -> int:
     session = ComposeSession(STANDALONE, host=hosts[0] if hosts else "", context=context)
     session.called = STANDALONE
     return run(session, [*rest, *words])
+
+
+def _complete(name: str, words: list[str]) -> int:
+    """Shell completion of ``docker-compose``: that of ``compose`` with another first word."""
+    from portside.cli.verb_table import load
+
+    session = ComposeSession(STANDALONE)
+    session.called = f"{STANDALONE} {name}"
+    if name == "__complete":
+        words = ["--", "compose", *words]
+    return _call(session, load(name), words)
