@@ -128,4 +128,4 @@ def run_exec(
     try:
         init.finish(own, process, plain, seccomp)
     except executable.CommandError as err:
-        raise executable.CommandError(err.words, err.kind, executable.EXEC) from err
+        raise err.of_exec() from err

@@ -8,7 +8,12 @@ import stat
 import struct
 
 from portside.kernel import binfmt
-from portside.model.errors import PortsideError, SystemFailure
+from portside.model.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    PortsideError,
+    SystemFailure,
+)
 from portside.runtime.privileges import DEFAULT_PATH
 
 _OWN = {"x86_64": ("amd64", "386"), "aarch64": ("arm64", "arm"), "riscv64": ("riscv64",)}
@@ -18,23 +23,35 @@ EXEC = "OCI runtime exec failed: exec failed: unable to start container process:
 
 
 class CommandError(SystemFailure):
-    """A command that cannot be executed; ``kind`` as in ``messages.Failed``."""
+    """A command that cannot be executed."""
 
-    def __init__(self, message: str, kind: str, prefix: str = CREATE) -> None:
+    def __init__(self, message: str, prefix: str = CREATE) -> None:
         super().__init__(prefix + message)
-        self.words, self.kind = message, kind
+        self._message = message
+
+    def of_exec(self) -> CommandError:
+        """The same error of an exec, where it was one of a start."""
+        return type(self)(self._message, EXEC)
+
+
+class NoCommand(CommandError, CommandNotFound):
+    """It does not exist (exit code 127)."""
+
+
+class DeniedCommand(CommandError, CommandNotExecutable):
+    """It exists and cannot be executed (exit code 126)."""
 
 
 def find(args: tuple[str, ...], env: dict[str, str]) -> str:
     """Path of the command, looked up in the container's PATH as a shell does.
 
-    Raises CommandError of kind not-found (127) or not-executable (126).
+    Raises NoCommand, DeniedCommand.
     """
     if not args:
-        raise CommandError("no command specified", "not-found")
+        raise NoCommand("no command specified")
     name = args[0]
     if not name:
-        raise CommandError('exec: "": executable file not found in $PATH', "not-found")
+        raise NoCommand('exec: "": executable file not found in $PATH')
     if "/" in name:
         return _checked(name, name)
     denied = ""
@@ -50,21 +67,21 @@ def find(args: tuple[str, ...], env: dict[str, str]) -> str:
                 return path
             denied = denied or path
     if denied:
-        raise CommandError(f'exec: "{name}": permission denied', "not-executable")
-    raise CommandError(f'exec: "{name}": executable file not found in $PATH', "not-found")
+        raise DeniedCommand(f'exec: "{name}": permission denied')
+    raise NoCommand(f'exec: "{name}": executable file not found in $PATH')
 
 
 def _checked(path: str, name: str) -> str:
     try:
         found = os.stat(path)
     except OSError as err:
-        kind = "not-executable" if err.errno == errno.EACCES else "not-found"
+        failure = DeniedCommand if err.errno == errno.EACCES else NoCommand
         reason = (os.strerror(err.errno or 0)).lower()
-        raise CommandError(f'exec: "{name}": stat {name}: {reason}', kind) from err
+        raise failure(f'exec: "{name}": stat {name}: {reason}') from err
     if stat.S_ISDIR(found.st_mode):
-        raise CommandError(f'exec: "{name}": is a directory: permission denied', "not-executable")
+        raise DeniedCommand(f'exec: "{name}": is a directory: permission denied')
     if not found.st_mode & 0o111:
-        raise CommandError(f'exec: "{name}": permission denied', "not-executable")
+        raise DeniedCommand(f'exec: "{name}": permission denied')
     return path
 
 
@@ -73,13 +90,13 @@ def explain(path: str, name: str, err: OSError) -> PortsideError:
     start = f'exec: "{name}": '
     head = _head(path)
     if err.errno == errno.ENOENT:
-        return CommandError(start + _missing(path, head), "not-found")
+        return NoCommand(start + _missing(path, head))
     if err.errno == errno.ENOEXEC:
-        return CommandError(start + f"exec format error: {_format(head)}", "not-executable")
+        return DeniedCommand(start + f"exec format error: {_format(head)}")
     if err.errno == errno.EACCES:
-        return CommandError(f"{start}permission denied", "not-executable")
+        return DeniedCommand(f"{start}permission denied")
     text = os.strerror(err.errno or 0).lower()
-    return CommandError(start + text, "not-executable")
+    return DeniedCommand(start + text)
 
 
 def is_static(path: str) -> bool:

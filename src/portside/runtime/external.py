@@ -23,7 +23,12 @@ import msgspec
 
 from portside.kernel import mount
 from portside.kernel.process import CLONE_NEWNS, unshare
-from portside.model.errors import PortsideError, SystemFailure
+from portside.model.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    PortsideError,
+    SystemFailure,
+)
 from portside.model.ociruntime import Mount, Process, Spec, User, complete
 from portside.runtime import init_program, privileges, rootfs
 from portside.runtime.init_channel import START_TIMEOUT, Given, StartError, pipes
@@ -243,15 +248,15 @@ def _path() -> str:
     return os.environ.get("PATH") or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def _failure(name: str, message: str) -> StartError:
+def _failure(name: str, message: str) -> SystemFailure:
     """What a runtime said, as our own errors are distinguished."""
-    kind = "system"
+    failure: type[SystemFailure] = StartError
     if "exec:" in message or "executable" in message:
         if any(words in message for words in _NOT_FOUND):
-            kind = "not-found"
+            failure = CommandNotFound
         elif any(words in message for words in _NOT_EXECUTABLE):
-            kind = "not-executable"
-    return StartError(f"OCI runtime create failed: {os.path.basename(name)}: {message}", kind)
+            failure = CommandNotExecutable
+    return failure(f"OCI runtime create failed: {os.path.basename(name)}: {message}")
 
 
 def resolved(root: str, user: User, wanted: Identity) -> User:

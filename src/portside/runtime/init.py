@@ -436,7 +436,7 @@ def _enter_cwd(path: str) -> bool:
     """Go to the working directory with root's rights, as far as they are the container's own:
     beneath the root, over no link of /proc. False when the user's rights have to decide."""
     if not path.startswith("/"):
-        raise executable.CommandError("Cwd must be an absolute path", "system")
+        raise executable.CommandError("Cwd must be an absolute path")
     with suppress(OSError), _root() as root:
         directory = openat2(root, path, os.O_PATH | os.O_DIRECTORY, resolve=IN_ROOT)
         try:
@@ -448,15 +448,13 @@ def _enter_cwd(path: str) -> bool:
 
 
 def _chdir(path: str) -> None:
-    kinds = {FileNotFoundError: "not-found", NotADirectoryError: "not-executable"}
     try:
         os.chdir(path)
     except OSError as err:
         reason = os.strerror(err.errno or 0).lower()
-        raise executable.CommandError(
-            f'chdir to cwd ("{path}") set in config.json failed: {reason}',
-            kinds.get(type(err), "not-executable"),
-        ) from None
+        is_missing = isinstance(err, FileNotFoundError)
+        failure = executable.NoCommand if is_missing else executable.DeniedCommand
+        raise failure(f'chdir to cwd ("{path}") set in config.json failed: {reason}') from None
 
 
 def _verify_cwd() -> None:

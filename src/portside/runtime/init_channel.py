@@ -21,7 +21,12 @@ from portside.kernel import process
 from portside.kernel.cgroup import Cgroup
 from portside.kernel.contexts import suppress
 from portside.kernel.polling import readable
-from portside.model.errors import PortsideError, SystemFailure
+from portside.model.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    PortsideError,
+    SystemFailure,
+)
 from portside.model.ociruntime import Hooks, Spec, State
 from portside.model.spec_version import SPEC_VERSION
 from portside.runtime import messages, userns
@@ -56,11 +61,12 @@ class Outcome(msgspec.Struct):
 
 
 class StartError(SystemFailure):
-    """A start that failed in the child; ``kind`` as in ``messages.Failed``."""
+    """A start that was not done, for another reason than its command."""
 
-    def __init__(self, message: str, kind: str) -> None:
-        super().__init__(message)
-        self.kind = kind
+
+def _reported(outcome: Outcome) -> PortsideError:
+    """The error that a child reported, by its class again."""
+    return messages.CLASSES.get(outcome.kind, StartError)(outcome.error)
 
 
 class Steps:
@@ -275,15 +281,15 @@ class Child:
 
     def _hear(self) -> tuple[bytes, list[int]]:
         if not readable(self._tell, timeout=START_TIMEOUT):
-            raise StartError(f"the start was not done within {START_TIMEOUT:g} s", "system")
+            raise StartError(f"the start was not done within {START_TIMEOUT:g} s")
         return messages.receive(self._tell)
 
-    def _premature(self, data: bytes) -> StartError:
+    def _premature(self, data: bytes) -> PortsideError:
         """What a child told instead of what was expected."""
         if data[:1] == b"o":
             told = msgspec.json.decode(data[1:], type=Outcome)
-            return StartError(told.error, told.kind or "system")
-        return StartError("the container's process was killed while it was started", "system")
+            return _reported(told)
+        return StartError("the container's process was killed while it was started")
 
     def go(self) -> None:
         """Let the child continue: it is in its control group."""
@@ -296,7 +302,7 @@ class Child:
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or not readable(self._tell, timeout=left):
-                raise StartError(f"the start was not done within {START_TIMEOUT:g} s", "system")
+                raise StartError(f"the start was not done within {START_TIMEOUT:g} s")
             if self.take():
                 return self.executed()
 
@@ -319,7 +325,7 @@ class Child:
         if data[:1] == b"o":
             self._told = msgspec.json.decode(data[1:], type=Outcome)
             if self._told.error:
-                raise StartError(self._told.error, self._told.kind or "system")
+                raise _reported(self._told)
             return False
         return True
 
@@ -331,7 +337,7 @@ class Child:
         # killed before it could tell: the pipe closes as at execve, but nobody lives
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         if not self.pid or (os.waitid(os.P_PID, self.pid, flags) and not told.timings):
-            raise StartError("the container's process was killed while it was started", "system")
+            raise StartError("the container's process was killed while it was started")
         return told
 
     def descriptors(self) -> list[int]:
@@ -360,7 +366,7 @@ class Child:
 def explain_kill(err: BaseException, group: Cgroup) -> None:
     """Raise a better error when the kernel ended a child because memory ran out."""
     if isinstance(err, StartError) and group.oom_kills():
-        raise StartError("container init was OOM-killed (memory limit too low?)", err.kind) from err
+        raise StartError("container init was OOM-killed (memory limit too low?)") from err
 
 
 def pipes(stdin: bool, outputs: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -387,11 +393,12 @@ def _run(body: Callable[[Own], None], own: Own) -> None:
     try:
         body(own)
     except BaseException as err:
-        text, kind = explain(own, err), getattr(err, "kind", "system")
+        text = explain(own, err)
         if own.tell.fileno() >= 0:
-            own.report(Outcome(text, kind))
+            own.report(Outcome(text, messages.kind_of(err)))
         else:  # ``create`` has gone; ``start`` reads this
-            code = {"not-found": 127, "not-executable": 126}.get(kind, 1)
+            code = 127 if isinstance(err, CommandNotFound) else 1
+            code = 126 if isinstance(err, CommandNotExecutable) else code
             os.write(own.result if own.result >= 0 else 2, text.encode())
     finally:
         os._exit(code)

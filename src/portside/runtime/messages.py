@@ -10,7 +10,15 @@ from __future__ import annotations
 import msgspec
 
 from portside.kernel import c_socket as socket
-from portside.model.errors import InvalidParameter, TooLarge
+from portside.model.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    InvalidParameter,
+    NotFound,
+    NotRunning,
+    PortsideError,
+    TooLarge,
+)
 from portside.model.ociruntime import Process, Spec
 from portside.model.rootfs import Rootfs
 
@@ -110,8 +118,24 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     gid: int = 0
 
 
+CLASSES: dict[str, type[PortsideError]] = {
+    "not-found": CommandNotFound,
+    "not-executable": CommandNotExecutable,
+    "no-exec": NotFound,
+    "not-running": NotRunning,
+}
+"""The names that errors have on their way between processes; any other is ``system``."""
+
+
+def kind_of(err: BaseException) -> str:
+    """The name of a failed start's or exec's error on its way to another process."""
+    if isinstance(err, CommandNotFound):
+        return "not-found"
+    return "not-executable" if isinstance(err, CommandNotExecutable) else "system"
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """It has not; ``kind`` is not-found, not-executable, or system."""
+    """It has not; ``kind`` names the error's class, see :data:`CLASSES`."""
 
     message: str
     kind: str = "system"

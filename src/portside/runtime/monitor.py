@@ -287,7 +287,7 @@ class Monitor:
             if not child.take():
                 return
         except (PortsideError, OSError) as err:
-            failed = Failed(str(err), getattr(err, "kind", "system"))
+            failed = Failed(str(err), messages.kind_of(err))
         self.poller.drop(child.fileno())  # before the number can be another descriptor's
         del self.starting[child.fileno()]
         try:
@@ -295,7 +295,7 @@ class Monitor:
                 told = child.executed()
                 placed, fds = starter.placed(child, told), child.descriptors()
         except (PortsideError, OSError) as err:
-            failed = Failed(str(err), getattr(err, "kind", "system"))
+            failed = Failed(str(err), messages.kind_of(err))
         if failed is None:
             self.place(starting, placed, fds)
             return
@@ -513,6 +513,6 @@ def _fail(monitor: Monitor, err: BaseException) -> None:
     if monitor.init is not None and not monitor.ended:
         with suppress(OSError):
             os.kill(monitor.init.pid, signal.SIGKILL)
-    monitor.tell_all(Failed(str(err) or repr(err), getattr(err, "kind", "system")))
+    monitor.tell_all(Failed(str(err) or repr(err), messages.kind_of(err)))
     if monitor.init is not None:
         monitor.remove_group()

@@ -14,10 +14,6 @@ import msgspec
 
 from portside.kernel import binfmt
 from portside.model.errors import (
-    CommandNotExecutable,
-    CommandNotFound,
-    NotFound,
-    NotRunning,
     PortsideError,
     SystemFailure,
     Unavailable,
@@ -38,20 +34,13 @@ from portside.runtime.messages import (
     Streams,
 )
 
-_KINDS: dict[str, type[PortsideError]] = {
-    "not-found": CommandNotFound,
-    "not-executable": CommandNotExecutable,
-    "no-exec": NotFound,
-    "not-running": NotRunning,
-}
-
 _PATIENCE = 5.0
 """Seconds a monitor may take to pass on a signal, which takes it a system call."""
 
 
 def failure(reply: Failed) -> PortsideError:
     """The error a refusal becomes."""
-    return _KINDS.get(reply.kind, SystemFailure)(binfmt.explained(reply.message))
+    return messages.CLASSES.get(reply.kind, SystemFailure)(binfmt.explained(reply.message))
 
 
 class MonitorClient:

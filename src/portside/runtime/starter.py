@@ -93,7 +93,7 @@ def _report(monitor: socket.socket, body: Callable[[], None]) -> None:
         if not isinstance(err, PortsideError | OSError):
             text = f"{type(err).__name__}: {err}"
         with suppress(OSError):
-            messages.send(monitor, Failed(text, getattr(err, "kind", "system")))
+            messages.send(monitor, Failed(text, messages.kind_of(err)))
 
 
 class Start:
