@@ -8,6 +8,7 @@ import termios
 
 from portside.kernel.contexts import suppress
 from portside.kernel.id_maps import in_user_namespace
+from portside.kernel.polling import readable
 from portside.kernel.process import (
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
@@ -21,6 +22,7 @@ from portside.kernel.process import (
     prctl,
     setns,
 )
+from portside.model.errors import PortsideError
 from portside.runtime import executable, init, rootfs, scheduling, userns
 from portside.runtime.init_channel import START_TIMEOUT, Own
 from portside.runtime.messages import Exec, StartRequest
@@ -76,6 +78,20 @@ def _common_namespaces(pid: int) -> int:
     return found
 
 
+def _join(pidfd: int, further: int) -> int:
+    """Join the namespaces of a process, and its root; flags of those that were joined."""
+    joined = _ALL | further
+    if in_user_namespace():
+        joined &= ~_common_namespaces(pid_of(pidfd))
+    root = -1
+    if _shared(pid_of(pidfd), "mnt"):  # not told by the namespace, whose root is the host's
+        root = os.open(f"/proc/{pid_of(pidfd)}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    setns(pidfd, joined, "the container's namespaces")
+    if root >= 0:
+        rootfs.enter(root)
+    return joined
+
+
 def run_exec(
     request: Exec, own: Own, pidfd: int, seccomp: bytes, start: StartRequest, further: int
 ) -> None:
@@ -97,15 +113,12 @@ def run_exec(
     if affinity is not None:
         scheduling.run_on(affinity.final)
     own.steps.enter("namespaces")
-    joined = _ALL | further
-    if in_user_namespace():
-        joined &= ~_common_namespaces(pid_of(pidfd))
-    root = -1
-    if _shared(pid_of(pidfd), "mnt"):  # not told by the namespace, whose root is the host's
-        root = os.open(f"/proc/{pid_of(pidfd)}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    setns(pidfd, joined, "the container's namespaces")
-    if root >= 0:
-        rootfs.enter(root)
+    try:
+        joined = _join(pidfd, further)
+    except (PortsideError, OSError) as err:
+        if readable(pidfd, timeout=0):  # its first process ended meanwhile
+            raise executable.CommandError("the container is not running", "not-running") from err
+        raise
     if joined & CLONE_NEWUSER:
         userns.take_root()
     process = request.process
