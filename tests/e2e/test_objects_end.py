@@ -1,4 +1,4 @@
-"""Every operation on a network, a volume and an image against the object's removal.
+"""Every operation on a network, a volume, an image and an exec against the object's removal.
 
 Each round makes an object and lets a pair of operations on it meet, of which one may remove it.
 dockerd answers 2xx, 304, 400, 403, 404 or 409 then, never 5xx. ``--rounds N`` runs N rounds of
@@ -80,12 +80,19 @@ def _calls(kind: str, name: str) -> dict[str, list[Call]]:
             "remove": [("DELETE", f"/images/{name}?force=1", None)],
             "prune": [("POST", f"/images/prune?filters={UNUSED}", None)],
         }
-    raise ValueError(kind)
+    return {
+        "start": [("POST", f"/exec/{name}/start", {"Detach": False})],
+        "start detached": [("POST", f"/exec/{name}/start", {"Detach": True})],
+        "inspect": [("GET", f"/exec/{name}/json", None)],
+        "resize": [("POST", f"/exec/{name}/resize?h=20&w=70", None)],
+        "remove": [("DELETE", "/containers/{box}?force=1", None)],
+        "kill": [("POST", "/containers/{box}/kill", None)],
+    }
 
 
-KINDS = ("network", "volume", "image")
+KINDS = ("network", "volume", "image", "exec")
 ENDS = {"network": ("remove", "prune"), "volume": ("remove", "prune"),
-        "image": ("remove", "prune", "build again")}  # fmt: skip
+        "image": ("remove", "prune", "build again"), "exec": ("remove", "kill")}  # fmt: skip
 REGISTRY = b"registry-1.docker.io"
 ALLOWED = {200, 201, 204, 304, 400, 403, 404, 409}
 
@@ -112,11 +119,15 @@ def _make(engine: RunningEngine, kind: str, name: str) -> tuple[str, str]:
         assert status == 200 and b'"error"' not in data, data
         return name, ""
     box = _box() | {"Cmd": ["sleep", "60"]}
-    engine.json("POST", "/networks/create", body, 201)
-    box["HostConfig"]["NetworkMode"] = "bridge"
+    if kind == "network":
+        engine.json("POST", "/networks/create", body, 201)
+        box["HostConfig"]["NetworkMode"] = "bridge"
     engine.json("POST", f"/containers/create?name={name}-box", box, 201)
     engine.json("POST", f"/containers/{name}-box/start", status=204)
-    return name, f"{name}-box"
+    if kind == "network":
+        return name, f"{name}-box"
+    run = {"Cmd": ["true"], "AttachStdout": True, "Tty": False}
+    return engine.json("POST", f"/containers/{name}-box/exec", run, 201)["Id"], f"{name}-box"
 
 
 def _round(engine: RunningEngine, number: int, item: tuple[str, str, str]) -> list[str]:

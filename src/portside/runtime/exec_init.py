@@ -8,7 +8,6 @@ import termios
 
 from portside.kernel.contexts import suppress
 from portside.kernel.id_maps import in_user_namespace
-from portside.kernel.polling import readable
 from portside.kernel.process import (
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
@@ -22,7 +21,6 @@ from portside.kernel.process import (
     prctl,
     setns,
 )
-from portside.model.errors import PortsideError
 from portside.runtime import executable, init, rootfs, scheduling, userns
 from portside.runtime.init_channel import START_TIMEOUT, Own
 from portside.runtime.messages import Exec, StartRequest
@@ -113,12 +111,7 @@ def run_exec(
     if affinity is not None:
         scheduling.run_on(affinity.final)
     own.steps.enter("namespaces")
-    try:
-        joined = _join(pidfd, further)
-    except (PortsideError, OSError) as err:
-        if readable(pidfd, timeout=0):  # its first process ended meanwhile
-            raise executable.CommandError("the container is not running", "not-running") from err
-        raise
+    joined = _join(pidfd, further)
     if joined & CLONE_NEWUSER:
         userns.take_root()
     process = request.process

@@ -45,7 +45,7 @@ from portside.runtime.messages import (
 )
 from portside.runtime.poller import Poller
 from portside.runtime.remote_logs import Journald, Syslog, with_cache
-from portside.runtime.state_files import complain, write_whole
+from portside.runtime.state_files import complain, is_ending, write_whole
 from portside.runtime.streams import READ, WRITE, Channel
 
 FLUSH = 10.0
@@ -53,6 +53,7 @@ FLUSH = 10.0
 OOM_WATCH = 2.0
 """Seconds after memory ran out within which a kill is looked for."""
 _OUTCOME = msgspec.json.Decoder(Placed | Failed)
+NOT_RUNNING = Failed("the container is not running", "not-running")
 _CALL = msgspec.json.Decoder(Call)
 _REQUEST = msgspec.json.Decoder(StartRequest)
 register("syslog", lambda config: with_cache(config, Syslog(config)))
@@ -256,7 +257,7 @@ class Monitor:
     ) -> messages.Reply | None:
         init = self.init
         if init is None or self.ended:
-            return Failed("the container is not running", "not-running")
+            return NOT_RUNNING
         if request.exec_id in self.execs:
             return Failed(f"exec {request.exec_id} is running already")
         if len(fds) != len(request.attachments):
@@ -350,6 +351,8 @@ class Monitor:
     def reply(self, starting: Starting, reply: Started | Failed) -> None:
         """Tell whoever asked for it."""
         if starting.client is not None:
+            if isinstance(reply, Failed) and (self.ended or self.init_is_ending()):
+                reply = NOT_RUNNING  # which is why the exec failed, wherever it was
             self.send(starting.client, Answer(starting.number, reply))
             return
         self.failed = isinstance(reply, Failed)
@@ -359,6 +362,9 @@ class Monitor:
             self.failed = True
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(starting.running.pidfd, signal.SIGKILL)
+
+    def init_is_ending(self) -> bool:
+        return self.init is not None and is_ending(self.init.pid)
 
     def exited(self, running: Running) -> None:
         if running is self.init:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import posix
 
+_PF_EXITING = 0x4
+"""include/linux/sched.h."""
+_SIGKILL = 1 << 9 - 1
+"""Its bit in a set of signals."""
+
 
 def write_whole(path: str, data: bytes, sync: bool = True) -> None:
     """Replace a file as a whole; with ``sync`` it is on the disk when this returns."""
@@ -43,6 +48,26 @@ def is_alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def is_ending(pid: int) -> bool:
+    """Whether a process is gone, exits, or has SIGKILL before it.
+
+    A PID namespace's first process kills the others while it exits (zap_pid_ns_processes()), so
+    they can be gone before it is a zombie: PF_EXITING in its flags tells (proc_pid_stat(5), field
+    9). One that a group's kill has not reached yet has the signal pending (proc_pid_status(5)).
+    """
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        if fields[0] in "ZX" or int(fields[6]) & _PF_EXITING:
+            return True
+        with open(f"/proc/{pid}/status") as file:
+            lines = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return True
+    pending = int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)
+    return bool(pending & _SIGKILL)
 
 
 def complain(state_dir: str, text: str) -> None:
