@@ -212,7 +212,7 @@ def warning(**overrides: Rule) -> tuple[EarlyWarning, list[Alert]]:
     made = EarlyWarning(made_of({"rules": {}}), collector)
     made.rules = rules_of(overrides)
     told: list[Alert] = []
-    made.told.append(told.append)
+    made.listeners.append(told.append)
     return made, told
 
 

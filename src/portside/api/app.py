@@ -60,7 +60,7 @@ def _cleaned(path: str) -> str:
 
 
 def _moved(path: str, query: str) -> Response:
-    """Where the client should have asked (a slash before a container's name is no mistake)."""
+    """Where the client should have asked (a slash before a container's name is valid)."""
     return Response(301, headers={"Location": quote(path) + (f"?{query}" if query else "")})
 
 
@@ -73,7 +73,7 @@ class Api:
         self.engine = engine
         self.router: Router = routes.build()
         self.observe: Observer | None = None
-        """Told of each answered request, when somebody measures."""
+        """Called for each answered request, when requests are measured."""
         self._shares = JobShares()
         self._headers_at = 0
         self._headers = ""

@@ -1,5 +1,5 @@
 """The builder and the history of builds, for the command line: ``/portside/builder`` and
-``/portside/builds``. The builder is imported when there is something to tell."""
+``/portside/builds``. The builder is imported when one of them is asked for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ router = Router()
 
 @router.add("GET", "/portside/builder")
 async def builder(api: Api, request: Request, _: str) -> Answer:
-    """What ``buildx inspect`` tells."""
+    """What ``buildx inspect`` shows."""
     from portside.model.platform import Platform
 
     host = Platform.host()
@@ -51,7 +51,7 @@ def _history(api: Api) -> BuildHistory:
     return api.engine.builder().history
 
 
-def _told(record: BuildRecord) -> dict[str, Any]:
+def _record_json(record: BuildRecord) -> dict[str, Any]:
     found: dict[str, Any] = msgspec.to_builtins(record)
     found.pop("error_status", None)
     return found
@@ -60,7 +60,7 @@ def _told(record: BuildRecord) -> dict[str, Any]:
 @router.add("GET", "/portside/builds")
 async def builds(api: Api, request: Request, _: str) -> Answer:
     """The records, newest first."""
-    return reply.json([_told(record) for record in _history(api).all()])
+    return reply.json([_record_json(record) for record in _history(api).all()])
 
 
 @router.add("GET", "/portside/builds/{name}/json")
@@ -71,7 +71,7 @@ async def build(api: Api, request: Request, ref: str) -> Answer:
     predicates = {
         key: msgspec.json.decode(history.predicate(part)) for key, part in record.provenance.items()
     }
-    return reply.json({**_told(record), "predicates": predicates})
+    return reply.json({**_record_json(record), "predicates": predicates})
 
 
 @router.add("GET", "/portside/builds/{name}/logs")

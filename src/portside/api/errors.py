@@ -32,7 +32,7 @@ EXIT_STATUS: dict[type[BaseException], str] = {
     errors.CommandNotFound: "127",
     errors.CommandNotExecutable: "126",
 }
-"""What a shell would exit with; told in a header, since both have the same status."""
+"""A shell's exit status for these; sent in a header, since both have the same HTTP status."""
 
 
 class ErrorBody(msgspec.Struct):

@@ -50,9 +50,9 @@ async def check(api: Api, request: Request, _: str) -> Answer:
     if not params.boolean(request, "progress"):
         return reply.json(await api.engine.check(repair=repair))
 
-    async def work(tell: Report) -> dict[str, Any]:
+    async def work(report: Report) -> dict[str, Any]:
         found: dict[str, Any] = msgspec.to_builtins(
-            await api.engine.check(repair=repair, tell=tell)
+            await api.engine.check(repair=repair, tell=report)
         )
         return found
 
@@ -83,7 +83,7 @@ _RULE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 @router.add("POST", "/portside/alerts")
 async def alert(api: Api, request: Request, _: str) -> Answer:
-    """Tell a warning as an event: of its container, or of the engine."""
+    """Emit a warning as an event of its container or of the engine."""
     found = decode_as(await params.json_bytes(request) or b"{}", _Alert)
     if not _RULE.fullmatch(found.rule) or found.state not in ("firing", "resolved"):
         raise InvalidParameter("an alert needs a rule (a-z, 0-9, _) and firing or resolved")

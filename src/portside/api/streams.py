@@ -117,7 +117,7 @@ async def exec_start(api: Api, request: Request, exec_id: str) -> Answer:
     body = await params.json_bytes(request)
     start = decode_as(body, ExecStart) if body else ExecStart()
     containers = api.engine.containers
-    found = containers.find_exec(exec_id)  # before the client is told that it is upgraded
+    found = containers.find_exec(exec_id)  # before the answer that upgrades the connection
     if start.detach:
         await start_exec(containers, found, start, None)
         return Response(200)

@@ -1,6 +1,6 @@
-"""What older API versions were told about containers and the disk.
+"""The forms that older API versions have for containers and the disk.
 
-Services answer in the newest version's words. A function here takes such an answer, not yet
+Services answer in the newest version's form. A function here takes such an answer, not yet
 encoded, and gives it the form that a client of an older version was promised. The public
 version history of the Engine API names the changes.
 """
@@ -18,7 +18,7 @@ _DEFAULT_BRIDGE = (
     "SecondaryIPAddresses", "SecondaryIPv6Addresses", "EndpointID", "Gateway", "GlobalIPv6Address",
     "GlobalIPv6PrefixLen", "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress",
 )  # fmt: skip
-"""What ``NetworkSettings`` told of the default bridge; gone since 1.52."""
+"""Fields of ``NetworkSettings`` for the default bridge; removed in 1.52."""
 """Digits of a short identifier."""
 
 
@@ -50,7 +50,7 @@ def _add_short_name(endpoint: dict[str, Any], short: str) -> None:
 
 
 def event(value: dict[str, Any], version: Version) -> dict[str, Any]:
-    """One message of ``GET /events``: three fields that 1.22 had replaced were told until 1.52."""
+    """One message of ``GET /events``: three fields, replaced in 1.22, were sent until 1.52."""
     if version >= (1, 52):
         for name in ("status", "id", "from"):
             value.pop(name, None)
@@ -71,7 +71,7 @@ def summary(value: dict[str, Any], version: Version) -> dict[str, Any]:
 def disk_usage(value: dict[str, Any], version: Version, verbose: bool) -> dict[str, Any]:
     """``GET /system/df``: the fields of old, the sums of API 1.52, or in 1.52 both.
 
-    ``value`` has both, with the sums' ``Items``, which are only told when asked for.
+    ``value`` has both, with the sums' ``Items``, which are sent only when asked for.
     """
     for usage in _USAGES:
         if usage not in value:

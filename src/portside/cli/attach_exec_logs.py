@@ -142,7 +142,7 @@ def _size() -> list[int] | None:
 
 @verb("container logs", "logs", usage="[OPTIONS] CONTAINER", about="Show a container's output",
       arguments=(1, 1), completes="container", flags="""
-      --details        Show labels and variables the log driver was told to keep
+      --details        Show the labels and variables that the log options select
   -f, --follow         Follow log output
       --since string   Only from this time on (2024-01-02T13:23:37Z, or 42m for 42 minutes ago)
   -n, --tail string    Lines from the end (default "all")

@@ -38,7 +38,7 @@ def detach_keys(session: Session, given: str) -> tuple[str, bytes]:
 
 
 def resize(client: Client, path: str) -> None:
-    """Tell the terminal's size; a container that has ended meanwhile is no error."""
+    """Send the terminal's size; no error when the container has ended meanwhile."""
     rows, columns = caller_terminal.size()
     if rows and columns:
         try:
@@ -126,7 +126,7 @@ class Waiting:
 def status_of_failed_start(error: PortsideError) -> int:
     """127: no such command, 126: it cannot be run, 125: everything else.
 
-    Portside's engine says so in a header; of others only the text tells.
+    Portside's engine sends the status in a header; for other engines the text decides.
     """
     if isinstance(error, Refused) and error.exit_status:
         return error.exit_status

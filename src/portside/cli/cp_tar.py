@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from portside.cli.session import Session
 
 _GO_DIRECTORY, _GO_LINK = 1 << 31, 1 << 27
-"""Bits of Go's fs.FileMode, in which the engine tells a file's kind."""
+"""Bits of Go's fs.FileMode, in which the engine reports a file's kind."""
 _STAT = "x-docker-container-path-stat"
 
 
@@ -176,7 +176,7 @@ class Copy:
             )
         except Refused:
             # A HEAD has no text: was it the container or the path? What is wrong with the
-            # path is told, with words, by the request that reads or writes there.
+            # path is reported, with text, by the request that reads or writes there.
             self.client.get(path_of("containers", name, "json"))
             return None
         self.client.release(response)

@@ -1,7 +1,7 @@
 """Starts an engine in the background when none runs, and waits until it is ready.
 
-The engine tells readiness by sd_notify(3) to a socket of ours; its end is told by the
-kernel, on a pidfd. So there is nothing to poll. Of several commands at the same moment one
+The engine reports readiness by sd_notify(3) to a socket of ours; the kernel reports its end
+on a pidfd. So there is nothing to poll. Of several commands at the same moment one
 starts the engine; the others wait for its lock and find it running.
 """
 
@@ -26,7 +26,7 @@ _MAIN = f"{__file__.rpartition('/cli/')[0]}/__main__.py"
 
 
 def start_engine(endpoint: Endpoint, why: str = "no engine is running: starting one") -> None:
-    """Have an engine at the default address; ``why`` is told when one is started. Raises
+    """Have an engine at the default address; ``why`` is printed when one is started. Raises
     Unavailable with the end of its log."""
     if os.geteuid():
         from portside.cli import rootless_checks
@@ -82,7 +82,7 @@ def _start(why: str) -> None:
 
 
 def _bind(ready: object) -> str:
-    """Where the engine is to tell of its readiness, as in ``NOTIFY_SOCKET``.
+    """Where the engine is to report its readiness, as in ``NOTIFY_SOCKET``.
 
     Without root it will be in a network namespace of its own, where abstract names of ours are
     not known (unix(7)).

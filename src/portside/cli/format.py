@@ -1,4 +1,4 @@
-"""``--format``: tables, JSON and Go templates over what the engine told."""
+"""``--format``: tables, JSON and Go templates over what the engine reported."""
 
 from __future__ import annotations
 

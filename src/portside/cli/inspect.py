@@ -124,7 +124,7 @@ _group_verb("volume", "VOLUME", "volumes", "", "volume")
 
 
 def _print(session: Session, options: Options, names: list[str], get: Getter) -> int:
-    """Print what was found; what was not is told after it, with exit status 1."""
+    """Print what was found, then the errors for the other names; the exit status is 1 then."""
     format = options.text("format")
     template = None
     if format and format != "json":

@@ -191,10 +191,10 @@ def _call(session: Session, verb: Verb, words: Sequence[str]) -> int:
         sys.stderr.write(f"{describe(err)}\n")
         return 1
     except OSError as err:
-        if session.debug or not (told := file_error(err)):
+        if session.debug or not (reason := file_error(err)):
             raise
         sys.stdout.flush()
-        sys.stderr.write(f"{session.program}: {told}\n")
+        sys.stderr.write(f"{session.program}: {reason}\n")
         return 1
 
 
@@ -224,7 +224,7 @@ def _group(program: str, name: str, rest: Sequence[str]) -> int:
 
 
 def _unknown_below(program: str, name: str, word: str) -> int:
-    """A word that is no command of a group, or of ``daemon``; the nearest or all are named."""
+    """A word that is not a command of a group or of ``daemon``; the nearest or all are listed."""
     text = f"{program}: unknown command: {program} {name} {word}\n\n"
     usage = f"{program} {name}"
     if program != DOCKER:

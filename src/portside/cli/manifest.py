@@ -41,7 +41,7 @@ def _directory(session: Session, name: str) -> str:
 
 
 def _kept(session: Session, name: str) -> list[Kept]:
-    """The manifests of a list in the making, none when there is no such list."""
+    """The manifests of a local list; empty when there is no such list."""
     directory = _directory(session, name)
     found = []
     for entry in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():

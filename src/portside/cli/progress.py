@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class StreamFailed(PortsideError):
-    """The work failed after the engine had begun to tell about it."""
+    """The work failed after the engine had begun to report progress."""
 
 
 def show(

@@ -31,7 +31,7 @@ _ALL = """
 
 
 def confirm(session: Session, options: Options, text: str) -> bool:
-    """Ask, unless told not to. Raises Failed, of status 0, when the answer is not yes."""
+    """Ask, unless ``--force`` is given. Raises Failed, of status 0, when the answer is not yes."""
     if options.flag("force"):
         return True
     sys.stdout.write(f"{text}\nAre you sure you want to continue? [y/N] ")
@@ -59,7 +59,7 @@ def reclaimed(session: Session, size: int) -> None:
     session.out(f"Total reclaimed space: {sizes.human_size(size)}")
 
 
-def tell(session: Session, title: str, lines: Iterable[str]) -> None:
+def print_section(session: Session, title: str, lines: Iterable[str]) -> None:
     """A heading, the lines and an empty one; nothing when there are no lines."""
     lines = list(lines)
     if lines:
@@ -73,18 +73,18 @@ def _prune(session: Session, kind: str, filters: dict[str, list[str]]) -> dict[s
 
 def containers(session: Session, filters: dict[str, list[str]]) -> int:
     found = _prune(session, "containers", filters)
-    tell(session, "Deleted Containers", found.get("ContainersDeleted") or ())
+    print_section(session, "Deleted Containers", found.get("ContainersDeleted") or ())
     return int(found.get("SpaceReclaimed") or 0)
 
 
 def networks(session: Session, filters: dict[str, list[str]]) -> None:
-    tell(session, "Deleted Networks", _prune(session, "networks", filters).get(
+    print_section(session, "Deleted Networks", _prune(session, "networks", filters).get(
         "NetworksDeleted") or ())  # fmt: skip
 
 
 def volumes(session: Session, filters: dict[str, list[str]]) -> int:
     found = _prune(session, "volumes", filters)
-    tell(session, "Deleted Volumes", found.get("VolumesDeleted") or ())
+    print_section(session, "Deleted Volumes", found.get("VolumesDeleted") or ())
     return int(found.get("SpaceReclaimed") or 0)
 
 
@@ -95,7 +95,7 @@ def images(session: Session, filters: dict[str, list[str]], every: bool) -> int:
         f"untagged: {step['Untagged']}" if step.get("Untagged") else f"deleted: {step['Deleted']}"
         for step in steps
     )
-    tell(session, "Deleted Images", lines)
+    print_section(session, "Deleted Images", lines)
     return int(found.get("SpaceReclaimed") or 0)
 
 
@@ -152,7 +152,7 @@ def builder_prune(session: Session, options: Options, arguments: list[str]) -> N
         "keep-storage": options.number("keep-storage"),
     }
     found = session.client.post("/build/prune", query) or {}
-    tell(session, "Deleted build cache objects", found.get("CachesDeleted") or ())
+    print_section(session, "Deleted build cache objects", found.get("CachesDeleted") or ())
     reclaimed(session, int(found.get("SpaceReclaimed") or 0))
 
 
@@ -198,5 +198,5 @@ def _build_cache(session: Session, filters: dict[str, list[str]], every: bool) -
         if err.status in (404, 501):
             return 0
         raise
-    tell(session, "Deleted build cache objects", found.get("CachesDeleted") or ())
+    print_section(session, "Deleted build cache objects", found.get("CachesDeleted") or ())
     return int(found.get("SpaceReclaimed") or 0)

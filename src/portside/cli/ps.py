@@ -20,7 +20,7 @@ _ELLIPSIS = "…"
 
 
 def ellipsis(text: str, width: int) -> str:
-    """Cut to ``width`` characters, the last of which tells it."""
+    """Cut to ``width`` characters, the last of which marks the cut."""
     return text if len(text) <= width else text[: width - 1] + _ELLIPSIS
 
 
@@ -87,7 +87,7 @@ def _networks(item: Item, view: _View) -> str:
 
 
 def _platform(item: Item) -> str:
-    """What the image's manifest was made for, when the engine tells: ``linux/amd64``."""
+    """What the image's manifest was made for, when the engine reports it: ``linux/amd64``."""
     found = (item.get("ImageManifestDescriptor") or {}).get("platform") or {}
     parts = (found.get("os"), found.get("architecture"), found.get("variant"))
     return "/".join(part for part in parts if part)

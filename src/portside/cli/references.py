@@ -17,7 +17,7 @@ def split(name: str) -> tuple[str, str, str]:
 
 
 def check(name: str) -> None:
-    """Raises InvalidParameter for what is no image name."""
+    """Raises InvalidParameter for an invalid image name."""
     from portside.model.reference import Reference
 
     Reference.parse(name)

@@ -12,7 +12,7 @@ _PATH = ":/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 def check(exec_root: str, data_root: str) -> None:
-    """Make the directories; tell which packages are missing. Raises SystemFailure."""
+    """Make the directories; print which packages are missing. Raises SystemFailure."""
     for path in (exec_root, data_root):
         mask = os.umask(0o077)
         try:

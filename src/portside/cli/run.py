@@ -169,7 +169,7 @@ def _ask(
         if not err.is_not_found or policy != "missing" or not _lacks_image(str(err)):
             raise
         known = references.familiar(image)
-        if not options.flag("quiet") and known not in EMBEDDED:  # the engine tells of those
+        if not options.flag("quiet") and known not in EMBEDDED:  # the engine reports these
             session.warn(f"Unable to find image '{known}' locally")
         _pull(session, options, image, clock)
         created = client.post("/containers/create", query, body)
@@ -203,7 +203,7 @@ def _run_detached(session: Session, options: Options, container: str, started: _
     session.out(container)
     if options.flag("timings"):
         started.learn(session, container)
-        started.tell(session)
+        started.print_timings(session)
     return 0
 
 
@@ -248,7 +248,7 @@ class _Foreground:
         )
         status = self._ended(waiting) if stays else 0
         if self.options.flag("timings"):
-            self.started.tell(self.session)
+            self.started.print_timings(self.session)
         return status
 
     def _ended(self, waiting: attached.Waiting) -> int:
@@ -259,7 +259,7 @@ class _Foreground:
         return status
 
     def _key_text(self) -> str | None:
-        """The engine looks for other keys than its own default only when told."""
+        """The keys to send with the request; None leaves the engine's default."""
         return self.options.text("detach-keys") or self.session.config.text("detachKeys") or None
 
     def _start(self, waiting: attached.Waiting) -> None:
@@ -308,7 +308,7 @@ class _Clock:
         else:
             self._within["start"] = steps
 
-    def tell(self, session: Session) -> None:
+    def print_timings(self, session: Session) -> None:
         rows = [("asked the engine to", "ms")]
         for name, spent in self._steps:
             rows.append((f"  {name}", f"{spent:.1f}"))

@@ -21,7 +21,7 @@ DOCKER = "docker"
 
 
 class Failed(PortsideError):
-    """The verb has failed with this exit status; an empty message was told already."""
+    """The verb has failed with this exit status; an empty message was printed already."""
 
     def __init__(self, status: int, message: str = "") -> None:
         super().__init__(message)
@@ -157,7 +157,7 @@ class Session:
 
         A failure is reported and the others continue; the exit status is 1 then, unless what is
         missing was to be forgiven.
-        ``silent_when_missing`` does not even tell.
+        With ``silent_when_missing`` these are not even reported.
         """
         status = 0
         for name in names:

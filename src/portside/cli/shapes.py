@@ -1,6 +1,6 @@
 """Gives the engine's JSON the shape Go's types have, for templates.
 
-JSON does not tell a struct from a map, nor an absent pointer from an empty list; templates
+JSON has no difference between struct and map, nor absent pointer and empty list; templates
 see the difference (``{{if .State.Health}}``, ``{{.Config.Labels.x}}``, ``[]`` or ``<nil>``).
 """
 

@@ -29,7 +29,7 @@ def numbers(names: Iterable[str]) -> dict[int, str]:
 
 
 class Signals:
-    """While entered, these signals are caught; :meth:`take` tells which have come."""
+    """While entered, these signals are caught; :meth:`take` returns those that came."""
 
     def __init__(self, wanted: Iterable[int]) -> None:
         self._wanted = tuple(wanted)

@@ -94,7 +94,7 @@ class History:
                 "and PORTSIDE_MONITOR names another address"
             )
         except (ValueError, KeyError, TypeError):
-            self.problem = f"what answers at {self._address} is no monitor of Portside"
+            self.problem = f"what answers at {self._address} is not a Portside monitor"
         return found
 
     def _part(self, names: list[str]) -> dict[str, tuple[list[float | None], ...]]:

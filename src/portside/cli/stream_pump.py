@@ -102,7 +102,7 @@ class Pump:
 
     def _receive(self) -> bool:
         """Show what came; False at the end."""
-        pending = getattr(self._sock, "pending", None)  # TLS may hold more than poll tells
+        pending = getattr(self._sock, "pending", None)  # TLS may hold bytes that poll does not see
         while True:
             try:
                 data = self._sock.recv(_PIECE)

@@ -293,7 +293,8 @@ def _end(client: Client, path: str, query: dict[str, Any]) -> bool:
 def _peer(sock: Any) -> int | None:
     """A pidfd of the process at the other end, if it is one of this machine.
 
-    SO_PEERCRED tells who called listen(2), see unix(7): with socket activation that is init.
+    SO_PEERCRED identifies the process that called listen(2), see unix(7): with
+    socket activation it is init.
     """
     import socket
     import struct

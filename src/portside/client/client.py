@@ -224,7 +224,7 @@ class Client:
 
     @property
     def _says_framing(self) -> bool:
-        """Since API 1.42 the content type tells framed from raw streams."""
+        """Since API 1.42 the content type says whether a stream is framed."""
         return _number(self.version) >= (1, 42)
 
     # -- connections -----------------------------------------------------------------------

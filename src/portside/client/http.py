@@ -114,10 +114,10 @@ class Connection:
         headers: Mapping[str, str],
         body: bytes | Iterable[bytes] | None = None,
     ) -> None:
-        """Send a request; a body that is no bytes goes out in chunks.
+        """Send a request; a body that is not bytes is sent in chunks.
 
         Raises Unavailable when the peer is gone. A peer that answers before it has read
-        all (a refusal) is no error: its answer is there to be read.
+        all (a refusal) is not an error: its answer can be read.
         """
         self.method = method
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self.host}"]
@@ -154,7 +154,7 @@ class Connection:
         protocol, _, rest = first.partition(" ")
         code, _, reason = rest.partition(" ")
         if not protocol.startswith("HTTP/1") or not code.isdigit():
-            raise SystemFailure(f"this is no HTTP server: {first[:80]!r}")
+            raise SystemFailure(f"this is not an HTTP server: {first[:80]!r}")
         headers = {}
         for field in fields:
             name, _, value = field.partition(":")

@@ -2,7 +2,7 @@
 
 Each connection is a program ``ssh`` whose standard input and output are the stream; the
 command ``system dial-stdio`` at the other end joins it to the engine's socket. ssh asks for
-passwords and tells what fails on the caller's terminal. ``ControlMaster`` in ssh's
+passwords and reports failures on the caller's terminal. ``ControlMaster`` in ssh's
 configuration makes further connections quick.
 """
 

@@ -45,7 +45,7 @@ class TlsSocket:
                 self._flush()
                 self._take(self._sock.recv(_PIECE))
             except ssl.SSLError:
-                self._flush()  # the alert tells the engine why
+                self._flush()  # the alert says why to the engine
                 raise
         self._flush()
 

@@ -1,4 +1,4 @@
-"""Changes to one container at a time, each told while it happens."""
+"""Changes to one container at a time, each reported while it happens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from portside.client.client import path_of
 from portside.client.errors import Refused
 from portside.compose import injected_files, service_hooks
-from portside.compose.compose_errors import told
+from portside.compose.compose_errors import user_message
 from portside.compose.conditions import ContainerWatch
 from portside.compose.config_output import service_hash
 from portside.compose.engine_pool import EnginePool
@@ -52,21 +52,21 @@ class Actions:
     def __post_init__(self) -> None:
         self.watch = ContainerWatch(self.pool, self.project.name)
 
-    # -- telling ----------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------
 
-    def tell(self, id: str, status: str, text: str) -> None:
+    def emit(self, id: str, status: str, text: str) -> None:
         self.report(Event(id, status, text))
 
     def call(self, id: str, doing: str, done: str, work: Callable[[], Any]) -> Any:
-        """Do something and tell about it before, after and when it fails."""
-        self.tell(id, WORKING, doing)
+        """Do the work, and report it before, after and when it fails."""
+        self.emit(id, WORKING, doing)
         try:
             found = None if self.dry_run else work()
         except PortsideError as err:
-            self.tell(id, ERROR, told(err))
+            self.emit(id, ERROR, user_message(err))
             raise
         if done:
-            self.tell(id, DONE, done)
+            self.emit(id, DONE, done)
         return found
 
     # -- making -----------------------------------------------------------------------------
@@ -127,13 +127,13 @@ class Actions:
         """Create one more container of a service."""
         name = container_name(self.project, service, self.project.services[service], number)
         event = f"Container {name}"
-        self.tell(event, WORKING, "Creating")
+        self.emit(event, WORKING, "Creating")
         try:
             made = self.post_create(name, self.request(service, number))
         except PortsideError as err:
-            self.tell(event, ERROR, told(err))
+            self.emit(event, ERROR, user_message(err))
             raise
-        self.tell(event, DONE, "Created")
+        self.emit(event, DONE, "Created")
         self.containers.setdefault(service, []).append(made)
 
     def recreate(self, service: str, old: Container, inherit: bool) -> None:
@@ -141,18 +141,18 @@ class Actions:
         name = container_name(
             self.project, service, self.project.services[service], old.number or 1
         )
-        self.tell(old.event_id, WORKING, "Recreate")
+        self.emit(old.event_id, WORKING, "Recreate")
         try:
             made = self.replacement(service, old, inherit)
             if not self.dry_run:
                 self._replace(old, made, name)
         except PortsideError as err:
-            self.tell(old.event_id, ERROR, told(err))
+            self.emit(old.event_id, ERROR, user_message(err))
             raise
         made.raw["Names"] = [f"/{name}"]
         known = self.containers.setdefault(service, [])
         known[known.index(old)] = made
-        self.tell(f"Container {name}", DONE, "Recreated")
+        self.emit(f"Container {name}", DONE, "Recreated")
 
     def replacement(self, service: str, old: Container, inherit: bool) -> Container:
         """Create what comes in the place of a container, with another name until then."""
@@ -243,7 +243,7 @@ class Actions:
 
     def stop_and_remove(self, service: Values | None, container: Container, volumes: bool) -> None:
         if not self.stop(service, container):
-            self.tell(container.event_id, DONE, "Removed")
+            self.emit(container.event_id, DONE, "Removed")
             return
         self.remove(container, volumes)
 

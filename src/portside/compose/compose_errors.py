@@ -1,4 +1,4 @@
-"""What can be wrong with a Compose project, told with the place in the file.
+"""Errors of a Compose project, with the place in the file.
 
 ComposeError            a file, a value or the project as a whole; exit status 1
 └── InvalidFile         a file that cannot be read as a Compose file
@@ -37,6 +37,6 @@ class InvalidFile(ComposeError):
         super().__init__(f"{place}{attribute}{message}")
 
 
-def told(error: PortsideError) -> str:
-    """An error in the words a user reads; the engine's own are marked as Docker marks them."""
+def user_message(error: PortsideError) -> str:
+    """The text of an error for the user; the engine's errors have Docker's prefix."""
     return f"Error response from daemon: {error}" if isinstance(error, Refused) else str(error)

@@ -120,7 +120,7 @@ def _is_healthy(found: dict[str, Any], or_running: bool) -> bool:
         if or_running:
             return bool(state["Status"] == "running")
         if state["Status"] in ("created", "restarting"):
-            return False  # the engine tells about health once it runs
+            return False  # the engine reports health once it runs
         raise ConditionFailed(f"container {name} has no healthcheck configured")
     if health["Status"] == "unhealthy":
         raise ConditionFailed(f"container {name} is unhealthy")

@@ -202,7 +202,7 @@ def _double(text: str) -> str:
 
 
 def _literal(text: str, indent: str) -> str:
-    """A block of lines; the sign after the bar tells how many line ends follow."""
+    """A block of lines; the sign after the bar says how many line ends follow."""
     stripped = text.rstrip("\n")
     ends = len(text) - len(stripped)
     chomp = "-" if ends == 0 else "" if ends == 1 and stripped else "+"

@@ -12,7 +12,7 @@ from portside.client.client import path_of
 from portside.compose import conditions
 from portside.compose.actions import Actions
 from portside.compose.changes import DIVERGED, FORCE, difference
-from portside.compose.compose_errors import ComposeError, told
+from portside.compose.compose_errors import ComposeError, user_message
 from portside.compose.conditions import ConditionFailed, fulfil
 from portside.compose.config_output import network_hash, volume_hash
 from portside.compose.observed import Container, Observed
@@ -139,7 +139,9 @@ class Convergence:
                     lambda: self.actions.pool.post("/networks/create", None, body),
                 )  # fmt: skip
             except PortsideError as err:
-                raise ComposeError(f"failed to create network {name}: {told(err)}") from None
+                raise ComposeError(
+                    f"failed to create network {name}: {user_message(err)}"
+                ) from None
 
         step = self.plan.add("create", f"network {name}", make, reason=reason, after=before)
         for user in self._users_of("networks", key):
@@ -392,7 +394,7 @@ class Convergence:
                 reason="its replacement was interrupted", after=after,
             )  # fmt: skip
         elif container.state == "running":
-            self.actions.tell(container.event_id, DONE, "Running")
+            self.actions.emit(container.event_id, DONE, "Running")
 
     # -- starting ---------------------------------------------------------------------------
 
@@ -486,25 +488,25 @@ def add_wait(
             actions.warn(text)
             return
 
-        def tell(status: str, text: str) -> None:
+        def emit_all(status: str, text: str) -> None:
             for container in containers:
                 actions.report(Event(container.event_id, status, text))
 
-        tell(WORKING, "Waiting")
+        emit_all(WORKING, "Waiting")
         try:
             fulfil(actions.pool, actions.watch, containers, condition, name, deadline)
         except ConditionFailed as err:
             first = str(err).partition("\n")[0]
             if not required:
-                tell(WARNING, f'Skipped: optional dependency "{name}" failed to start')
+                emit_all(WARNING, f'Skipped: optional dependency "{name}" failed to start')
                 actions.warn(f'optional dependency "{name}" failed to start: {first}')
                 return
             if condition == conditions.HEALTHY:
-                tell(ERROR, "Error")
+                emit_all(ERROR, "Error")
                 raise ConditionFailed(f"dependency failed to start: {err}") from None
-            tell(ERROR, first)
+            emit_all(ERROR, first)
             raise
-        tell(DONE, "Exited" if condition == conditions.COMPLETED else "Healthy")
+        emit_all(DONE, "Exited" if condition == conditions.COMPLETED else "Healthy")
 
     return plan.add("wait", f"service {name}", perform, reason=condition, after=after, is_wait=True)
 

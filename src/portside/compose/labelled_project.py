@@ -1,4 +1,4 @@
-"""A project made of what the engine has of it, for when there is no Compose file at hand."""
+"""A project made of its containers' labels, for when no Compose file is at hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def from_containers(found: list[Container], name: str) -> Project:
-    """The services of a project's containers, with the dependencies that their labels tell."""
+    """The services of a project's containers, with the dependencies that their labels contain."""
     services: dict[str, Values] = {}
     for container in found:
         key = container.service or container.name

@@ -1,7 +1,7 @@
-"""``models``: pulled and configured by the plugin ``docker-model``, and told to the services.
+"""``models``: pulled and configured by the plugin ``docker-model``, and passed to the services.
 
 The program is called ``ls --json``, ``pull MODEL``, ``configure [--context-size N] MODEL
-[-- FLAG…]`` and ``status --json``, which tells the address where models answer.
+[-- FLAG…]`` and ``status --json``, which prints the address where models answer.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def _set_variables(actions: Actions, endpoint: str) -> None:
 
 
 def _run(actions: Actions, id: str, words: list[str], doing: str, done: str) -> None:
-    """Call the program, and tell its last line as progress. Raises ComposeError."""
-    actions.tell(id, WORKING, doing)
+    """Call the program, and report its last line as progress. Raises ComposeError."""
+    actions.emit(id, WORKING, doing)
     last = ""
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           errors="replace", stdin=subprocess.DEVNULL,
@@ -79,11 +79,11 @@ def _run(actions: Actions, id: str, words: list[str], doing: str, done: str) -> 
         for line in process.stdout:
             last = line.strip() or last
     if process.returncode:
-        actions.tell(id, ERROR, "Error")
+        actions.emit(id, ERROR, "Error")
         raise ComposeError(
             f"{' '.join(words[1:])} of docker-model: exit status {process.returncode}: {last}"
         )
-    actions.tell(id, DONE, done)
+    actions.emit(id, DONE, done)
 
 
 def _json(actions: Actions, words: list[str], what: str) -> Any:

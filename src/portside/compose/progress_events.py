@@ -1,4 +1,4 @@
-"""What is told about the work on a project, for whoever shows it."""
+"""Progress events of the work on a project, for the part that shows them."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ Report = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Tells nobody."""
+    """Report nothing."""

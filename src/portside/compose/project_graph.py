@@ -35,7 +35,7 @@ def levels(project: Project) -> list[list[str]]:
 
 
 def lines_of(project: Project, name: str) -> list[str]:
-    """What is told about a service; the first line is its name."""
+    """What is shown about a service; the first line is its name."""
     service = project.services[name]
     count = scale_of(service)
     lines = [name if count == 1 else f"{name} x{count}"]

@@ -28,17 +28,17 @@ def run(actions: Actions, name: str, verb: str) -> None:
     service = actions.project.services[name]
     provider = service["provider"]
     doing, done = ("Creating", "Created") if verb == "up" else ("Removing", "Removed")
-    actions.tell(name, WORKING, doing)
+    actions.emit(name, WORKING, doing)
     if not actions.dry_run:
         words = _command(actions, name, provider, verb)
         try:
             variables = _call(actions, name, words)
         except ComposeError:
-            actions.tell(name, ERROR, "Error")
+            actions.emit(name, ERROR, "Error")
             raise
         if verb == "up":
             _give(actions, name, variables)
-    actions.tell(name, DONE, done)
+    actions.emit(name, DONE, done)
 
 
 def _command(actions: Actions, name: str, provider: Values, verb: str) -> list[str]:
@@ -84,7 +84,7 @@ def _call(actions: Actions, name: str, words: list[str]) -> dict[str, str]:
             if kind == "error":
                 raise ComposeError(text)
             if kind == "info":
-                actions.tell(name, WORKING, text)
+                actions.emit(name, WORKING, text)
             elif kind == "setenv":
                 key, separator, value = text.partition("=")
                 if not separator:

@@ -28,7 +28,7 @@ ENV_FILE = "application/vnd.docker.compose.envfile"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _EMPTY = "application/vnd.oci.empty.v1+json"
 _OLD_CONFIG = "application/vnd.docker.compose.config.empty.v1+json"
-"""What tells the kind of artifact in image-spec 1.0, which has no artifactType."""
+"""Identifies the kind of artifact in image-spec 1.0, which has no artifactType."""
 _NOTHING = b"{}"
 
 

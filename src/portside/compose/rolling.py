@@ -13,7 +13,7 @@ import time
 
 from portside.client.client import path_of
 from portside.compose.actions import Actions
-from portside.compose.compose_errors import ComposeError, told
+from portside.compose.compose_errors import ComposeError, user_message
 from portside.compose.conditions import RUNNING_OR_HEALTHY, ConditionFailed, TimedOut, fulfil
 from portside.compose.observed import Container
 from portside.compose.progress_events import DONE, ERROR, WORKING
@@ -76,7 +76,7 @@ class Rollout:
             self._remove(old)
 
     def _failed(self, error: PortsideError, left: int) -> None:
-        text = f"update of service {self._service} failed: {told(error)}"
+        text = f"update of service {self._service} failed: {user_message(error)}"
         if self._action == "continue":
             self._actions.warn(text)
             return
@@ -91,21 +91,21 @@ class Rollout:
     def _replace(self, old: Container) -> PortsideError | None:
         """Replace a container; the failure, if any."""
         actions, event = self._actions, old.event_id
-        actions.tell(event, WORKING, "Recreate")
+        actions.emit(event, WORKING, "Recreate")
         try:
             made = actions.replacement(self._service, old, self._inherit)
         except PortsideError as err:
-            actions.tell(event, ERROR, told(err))
+            actions.emit(event, ERROR, user_message(err))
             return err
         if actions.dry_run:
-            actions.tell(event, DONE, "Recreated")
+            actions.emit(event, DONE, "Recreated")
             return None
         error: PortsideError | None = None
         try:
             self._swap(old, made)
         except PortsideError as err:
             error = err
-            actions.tell(event, ERROR, told(err).partition("\n")[0])
+            actions.emit(event, ERROR, user_message(err).partition("\n")[0])
         undo = error is not None and (self._starts_first or self._action == "rollback")
         try:
             if undo:
@@ -117,7 +117,7 @@ class Rollout:
         except PortsideError as err:
             error = error or err
         if error is None:
-            actions.tell(event, DONE, "Recreated")
+            actions.emit(event, DONE, "Recreated")
         return error
 
     def _swap(self, old: Container, made: Container) -> None:

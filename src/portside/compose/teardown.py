@@ -132,20 +132,20 @@ class Teardown:
     def _drop(self, event: str, path: str, query: dict[str, Any]) -> None:
         """Remove something that may be in use or gone."""
         actions = self.actions
-        actions.tell(event, WORKING, "Removing")
+        actions.emit(event, WORKING, "Removing")
         try:
             if not actions.dry_run:
                 actions.pool.delete(path, query)
         except Refused as err:
             if err.status in (403, 409):
-                actions.tell(event, WARNING, _IN_USE)
+                actions.emit(event, WARNING, _IN_USE)
             elif err.is_not_found:
-                actions.tell(event, DONE, "Warning: No resource found to remove")
+                actions.emit(event, DONE, "Warning: No resource found to remove")
             else:
-                actions.tell(event, "Error", "Error")
+                actions.emit(event, "Error", "Error")
                 raise
         else:
-            actions.tell(event, DONE, "Removed")
+            actions.emit(event, DONE, "Removed")
 
     def _volume_remover(self, name: str) -> Any:
         return lambda: self._drop(f"Volume {name}", path_of("volumes", name), {"force": True})

@@ -108,7 +108,7 @@ def toggle(actions: Actions, verb: str, done: str, services: Iterable[str], para
             from portside.client.client import path_of
 
             actions.pool.post(path_of("containers", item.id, verb))
-        actions.tell(item.event_id, DONE, done)
+        actions.emit(item.event_id, DONE, done)
 
     each(actions, found, work, parallel, verb)
 

@@ -59,7 +59,7 @@ class Access:
 
     def _is_token(self, given: str) -> bool:
         found = False
-        for token in self._tokens:  # all of them: the time tells nothing
+        for token in self._tokens:  # all tokens: the time must not depend on the token
             found |= hmac.compare_digest(token, given.encode(errors="surrogateescape"))
         return found
 

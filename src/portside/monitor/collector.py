@@ -1,4 +1,4 @@
-"""Samples every group when its time has come, and tells who listens.
+"""Samples every group when its time has come, and calls the listeners.
 
 An idle group is looked at less and less often (dynamic housekeeping, as cAdvisor has it): when
 a sample equals the one before, the interval doubles up to the longest; any change brings it
@@ -31,7 +31,7 @@ from portside.monitor.settings import Settings, seconds
 
 _LOG = logging.getLogger("portside.monitor")
 _WALK = 60.0
-"""Seconds between walks of the tree, where inotify tells of changes in between."""
+"""Seconds between walks of the tree, where inotify reports changes in between."""
 _WALK_BLIND = 5.0
 _LAYER_INTERVAL = 60.0
 """Seconds between two counts of a writable layer, and at least 30 times what one took."""
@@ -122,14 +122,14 @@ class Group:
         return self.facts.name if self.facts else self.name
 
 
-Told = Callable[[Group, Sample, Point, Bucket | None], None]
+SampleListener = Callable[[Group, Sample, Point, Bucket | None], None]
 
 
 class Listeners:
     """Functions that are called in the event loop; they must be quick."""
 
     def __init__(self) -> None:
-        self.sampled: list[Told] = []
+        self.sampled: list[SampleListener] = []
         self.added: list[Callable[[Group], None]] = []
         self.removed: list[Callable[[Group], None]] = []
         self.happened: list[Callable[[MonitorEvent], None]] = []
@@ -152,7 +152,7 @@ class Collector:
         self.events: deque[MonitorEvent] = deque(maxlen=MOST_EVENTS)
         self.samples_taken = self.sample_errors = 0
         self._begun: dict[str, str] = {}
-        """Containers whose start was told; those whose group was not seen with the group's name."""
+        """Containers whose start was reported; the value is the group's name if it was not seen."""
         self._parent = "/docker"
         """The group that an engine's containers are in, as last seen."""
         self._tree = GroupTree(layout, settings.root)
@@ -260,8 +260,8 @@ class Collector:
             self._take_facts(group, self.facts.get(container))
         elif name == "/":
             group.proc = f"{self._proc}/1"
-        for told in self.listeners.added:
-            told(group)
+        for listener in self.listeners.added:
+            listener(group)
         self.note(MonitorEvent(group.created_ns or time.time_ns(), "containerCreation", name))
         self._sample(group, now)
 
@@ -274,19 +274,19 @@ class Collector:
             del self.by_container[group.container]
         code = group.facts.exit_code if group.facts and not group.facts.pid else -1
         self.note(MonitorEvent(time.time_ns(), "containerDeletion", group.name, exit_code=code))
-        for told in self.listeners.removed:
-            told(group)
+        for listener in self.listeners.removed:
+            listener(group)
 
     def note(self, event: MonitorEvent) -> None:
-        """Keep an event and tell it."""
+        """Keep an event and call the listeners."""
         self.events.append(event)
-        for told in self.listeners.happened:
-            told(event)
+        for listener in self.listeners.happened:
+            listener(event)
 
     # -- what the engine says -----------------------------------------------------------------
 
     def know(self, facts: ContainerFacts) -> None:
-        """The engine told about a container."""
+        """The engine reported a container's state."""
         self.facts[facts.id] = facts
         group = self.by_container.get(facts.id)
         if group is not None:
@@ -295,8 +295,8 @@ class Collector:
             group.due = 0.0
         elif facts.pid:
             self._walk_due = 0.0
-        for told in self.listeners.known:
-            told(facts)
+        for listener in self.listeners.known:
+            listener(facts)
 
     def forget(self, identifier: str) -> None:
         self.facts.pop(identifier, None)
@@ -311,7 +311,7 @@ class Collector:
                 del self.facts[identifier]
 
     def _started(self, event: EngineEvent) -> None:
-        """A container may come and go between two looks: its engine tells of it as well."""
+        """A container may come and go between two walks: its start is noted from the event, too."""
         if event.id in self._begun:
             return
         self._walk()
@@ -342,12 +342,15 @@ class Collector:
         )  # fmt: skip
 
     def engine_event(self, event: EngineEvent) -> None:
+        """Keep an event of the engine and call the listeners.
+
+        Events of exec are not kept: each health check makes three of them, and they would
+        push out the others.
+        """
         if event.type == "container" and event.action == "start":
             self._started(event)
         elif event.type == "container" and event.action == "die":
             self._died(event)
-        """Keep and tell what happened. Runs of exec are not kept: health checks make three of
-        them each time, and what is worth reading would be lost among them."""
         if event.action.startswith("exec_"):
             return
         group = self.by_container.get(event.id)
@@ -358,8 +361,8 @@ class Collector:
                 event.attributes.get("name", ""),
             )
         )  # fmt: skip
-        for told in self.listeners.engine:
-            told(event)
+        for listener in self.listeners.engine:
+            listener(event)
 
     def _take_facts(self, group: Group, facts: ContainerFacts | None) -> None:
         group.facts = facts
@@ -415,8 +418,8 @@ class Collector:
         bucket = group.history.add(sample)
         if before is not None and not same:
             self._look_for_oom(group, before, sample)
-        for told in self.listeners.sampled:
-            told(group, sample, group.history.last_point, bucket)
+        for listener in self.listeners.sampled:
+            listener(group, sample, group.history.last_point, bucket)
         return sample
 
     def _complete(self, group: Group) -> None:
@@ -448,7 +451,7 @@ class Collector:
         return group.reader.set_links(names, counters)
 
     def _look_for_oom(self, group: Group, before: Sample, sample: Sample) -> None:
-        """Where the kernel's log is not ours to read, the counter alone tells."""
+        """Note OOM kills from the counter, where the kernel's log cannot be read."""
         kills = scalar(sample, "oom_events") - scalar(before, "oom_events")
         if kills > 0 and self._kernel_log is None:
             for kind in ("oom", "oomKill"):

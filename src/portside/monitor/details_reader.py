@@ -117,8 +117,8 @@ class DetailsReader:
         return process_reader.pids_of(f"{mount}{'' if name == '/' else name}/cgroup.procs")
 
     def _seen_pids(self) -> dict[str, list[int]]:
-        """Processes by the last part of their group's path: the paths themselves are told from
-        the monitor's own control group namespace. Looked through once in some seconds."""
+        """Processes by the last part of their group's path: the kernel shows paths relative
+        to the monitor's control group namespace. Looked through once in some seconds."""
         now = time.monotonic()
         if now - self._seen_time > _SEEN:
             found: dict[str, list[int]] = {}
@@ -173,7 +173,7 @@ class DetailsReader:
         return found
 
     def _numa_pages(self, name: str) -> dict[str, dict[int, int]]:
-        """Version 1 counts pages, version 2 bytes: pages are told, as cAdvisor does."""
+        """Version 1 counts pages, version 2 bytes; the result is in pages, as cAdvisor has it."""
         text = read_or(f"{self._directory('memory', name)}/memory.numa_stat")
         old = bool(self._layout.v1("memory"))
         found: dict[str, dict[int, int]] = {}

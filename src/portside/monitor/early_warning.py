@@ -148,15 +148,15 @@ class _State:
         self.alert: Alert | None = None
 
 
-Told = Callable[[Alert], None]
+AlertListener = Callable[[Alert], None]
 
 
 class EarlyWarning:
-    """All rules over all groups. ``told`` is called when a warning begins and when it ends."""
+    """All rules over all groups. Listeners are called when a warning begins and when it ends."""
 
     def __init__(self, settings: Settings, collector: Collector) -> None:
         self.rules = rules_of(settings.rules)
-        self.told: list[Told] = []
+        self.listeners: list[AlertListener] = []
         self.ended: deque[Alert] = deque(maxlen=_MOST_ENDED)
         self.fired: dict[str, int] = dict.fromkeys(self.rules, 0)
         self._collector = collector
@@ -247,7 +247,7 @@ class EarlyWarning:
             self._end("restart_loop", event.id, "", now)
 
     def removed(self, group: Group) -> None:
-        """Its warnings end with it, but for those that tell why it went."""
+        """A group's warnings end with it, except those that say why it went."""
         now = time.time()
         for key in [key for key in self._states if key[1] == group.name]:
             if key[0] not in ("oom_kill", "restart_loop"):
@@ -341,16 +341,16 @@ class EarlyWarning:
         )
         state.below_since = now if rule.name in _ENDING_BY_TIME else 0.0
         self.fired[rule.name] += 1
-        for told in self.told:
-            told(state.alert)
+        for listener in self.listeners:
+            listener(state.alert)
 
     def _end(self, name: str, path: str, subject: str, now: float) -> None:
         state = self._states.pop((name, path, subject), None)
         if state is not None and state.alert is not None:
             state.alert.ended = now
             self.ended.append(state.alert)
-            for told in self.told:
-                told(state.alert)
+            for listener in self.listeners:
+                listener(state.alert)
 
     def pass_time(self, now: float) -> None:
         """End the warnings about events after which nothing more happened for a while."""
@@ -425,7 +425,7 @@ def _disk_readings(group: Group) -> Iterable[tuple[str, Reading]]:
             share = 100 * use.usage / whole
             free = binary_size(use.available)
             summary = f"{use.mountpoint}: {share:.0f} % in use, {free} left"
-            advice = "docker system prune; docker system df tells what takes the space"
+            advice = "docker system prune; docker system df shows what takes the space"
             yield "disk_nearly_full", Reading(share, summary, advice, use.mountpoint)
         if use.inodes:
             share = 100 * (use.inodes - use.inodes_free) / use.inodes

@@ -1,6 +1,6 @@
 """What the page asks the engine about one container: how it is made, and its log as it grows.
 
-Asked in threads, because the Engine API's client blocks. Environment variables are never told:
+Asked in threads, because the Engine API's client blocks. Environment variables are never shown:
 they hold passwords.
 """
 
@@ -170,7 +170,7 @@ def _networks(found: dict[str, Any]) -> list[Named]:
 
 
 def _layers(client: Client, image: str) -> list[LayerRow]:
-    """The image's layers, lowest first, with sizes where its history tells them apart."""
+    """The image's layers, lowest first, with sizes where its history has one entry for each."""
     try:
         found = client.get(path_of("images", image, "json"))
         past = client.get(path_of("images", image, "history"))

@@ -132,7 +132,7 @@ def _ports(ports: dict[str, Any]) -> Iterator[str]:
 
 
 class Listener:
-    """Whom the watch tells, from its thread."""
+    """The functions that the watch calls, from its thread."""
 
     def __init__(
         self,
@@ -238,11 +238,11 @@ class EngineWatch:
         identifier = str(actor.get("ID", ""))
         if kind == "network":
             identifier = str(attributes.get("container", ""))
-        told = EngineEvent(kind, action, identifier, attributes, int(event.get("timeNano", 0)))
+        reported = EngineEvent(kind, action, identifier, attributes, int(event.get("timeNano", 0)))
         if action == "destroy":
-            self._listener.happened(told)
+            self._listener.happened(reported)
             self._listener.forgotten(identifier)
             return
         if identifier and (action in _LOOK_AGAIN or action.startswith("health_status")):
             self._look(client, identifier)
-        self._listener.happened(told)
+        self._listener.happened(reported)

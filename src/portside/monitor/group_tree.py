@@ -1,7 +1,7 @@
 """Which control groups there are, and how new ones are noticed.
 
 The directories of all hierarchies together are the groups, by their path below the mount.
-inotify(7) tells what appears and disappears; where watches run out, the tree is walked again
+inotify(7) reports what appears and disappears; where watches run out, the tree is walked again
 from time to time.
 """
 
@@ -150,7 +150,7 @@ class GroupTree:
         pending = [top]
         while pending:
             directory = pending.pop()
-            self._watch(directory)  # before it is read: what is made in between is told
+            self._watch(directory)  # before it is read: what is made in between is reported
             try:
                 with os.scandir(directory) as entries:
                     below = [e.path for e in entries if e.is_dir(follow_symlinks=False)]

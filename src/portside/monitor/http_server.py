@@ -20,7 +20,7 @@ from portside.serving.host_names import REFUSED, HostNames, is_loopback
 
 _LOG = logging.getLogger("portside.monitor")
 _STREAMS = 300
-"""Connections that are answered at the same time; more are told to come again."""
+"""Connections that are answered at the same time; more are asked to try again."""
 
 
 def make_app(monitor: Monitor, access: Access) -> web.Application:

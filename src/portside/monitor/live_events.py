@@ -1,7 +1,7 @@
-"""Server-sent events: what happens, to those who look, without ever waiting for a slow one.
+"""Server-sent events: events for the clients that read them, without waiting for a slow client.
 
-Each client has a bounded queue. What does not fit is dropped, and the client is told how many
-messages it missed (``event: missed``).
+Each client has a bounded queue. What does not fit is dropped, and the client receives the number
+of messages that it missed (``event: missed``).
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Monitor:
         self._machine_time = 0.0
 
         self.groups_changed = False
-        """Groups came, went, or got other names since the streams were told."""
+        """Groups came, went or were renamed since the last message to the streams."""
         self._points: dict[str, tuple[Group, Point]] = {}
 
     def sampled(self, group: Group, _sample: Sample, point: Point, _bucket: Bucket | None) -> None:

@@ -134,7 +134,7 @@ def row_of(group: Group, is_parent: bool = False) -> GroupRow:
 
 
 def _state_of(facts: ContainerFacts | None) -> str:
-    """Its control group is there, so it runs, though the engine told of its creation only yet."""
+    """A group that exists is running, also when the engine has reported only its creation yet."""
     return facts.state if facts is not None and facts.state != "created" else "running"
 
 

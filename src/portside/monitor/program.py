@@ -1,4 +1,4 @@
-"""The process of the monitor: puts the parts together and serves until it is told to end."""
+"""The process of the monitor: puts the parts together and serves until it is asked to end."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Program:
             level = logging.WARNING if not alert.ended else logging.INFO
             _LOG.log(level, "%s%s", "over: " if alert.ended else "", alert.summary)
 
-        monitor.warning.told.append(warned)
+        monitor.warning.listeners.append(warned)
         listeners.sampled += [monitor.sampled, sampled]
         listeners.added.append(groups_changed)
         listeners.removed.append(groups_changed)
@@ -145,7 +145,7 @@ class Program:
         self.collector.start()
         watch.start()
         alerts = EngineAlerts(watch)
-        self.monitor.warning.told.append(alerts.put)
+        self.monitor.warning.listeners.append(alerts.put)
         alerts.start()
         await self._start_parts()
         sending = loop.create_task(self._send_points())

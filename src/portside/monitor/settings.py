@@ -102,7 +102,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_file: str = ""
     """A file with bearer tokens, one a line."""
     hosts: tuple[str, ...] = ()
-    """Names it is reached by, for a proxy's sake, when it listens on loopback without
+    """Host names under which a proxy reaches the monitor when it listens on loopback without
     authentication; ``*`` is every name."""
     insecure: bool = False
     """Listen beyond loopback without TLS or authentication."""

@@ -131,7 +131,7 @@ class Webhooks:
         self.hooks = [_Hook(settings, session, self._url) for settings in self._settings]
         for hook in self.hooks:
             hook.queue.start()
-        self._warning.told.append(self._news.append)
+        self._warning.listeners.append(self._news.append)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:

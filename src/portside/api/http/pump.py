@@ -11,7 +11,7 @@ import socket
 
 _PIECE = 64 << 10
 _LINGER = 10.0
-"""Seconds that a client has to end its side once it has been told the end of output."""
+"""Seconds that a client has to end its side once it has received the end of output."""
 
 
 class _Pump(asyncio.Protocol):
@@ -71,7 +71,7 @@ class _Pump(asyncio.Protocol):
                     self._transport.resume_reading()
             self._near.shutdown(socket.SHUT_WR)
         except OSError:
-            return  # the other direction tells the client
+            return  # the other direction reports it to the client
 
     async def _to_client(self) -> None:
         try:

@@ -94,7 +94,7 @@ class Server:
     def _accept(self, listener: socket.socket) -> None:
         for turn in range(_AT_ONCE):
             if len(self._connections) >= self._most:
-                if turn:  # whether another waits is told by the next call
+                if turn:  # the next call shows whether another waits
                     return
                 if not self._make_room():
                     self._pause()
@@ -156,7 +156,7 @@ class Server:
         for listener in self._listeners:
             self.loop.add_reader(listener, self._accept, listener)
 
-    # -- told by connections ---------------------------------------------------------------
+    # -- called by connections -------------------------------------------------------------
 
     def opened(self, connection: Connection) -> None:
         """It has been accepted, or has become idle just now."""

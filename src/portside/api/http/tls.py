@@ -74,7 +74,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self._raw.write(_PLAIN_HTTP)
                 self._raw.close()
                 return
-            self._flush()  # the alert tells the client why
+            self._flush()  # the alert says why to the client
             self.abort()
 
     def _shake_hands(self) -> bool:

@@ -36,7 +36,7 @@ FLAGS = """
       --metadata-file string    Write the results' digests and names to a file, as JSON
       --no-cache                Run every step
       --print                   Print the targets instead of building them
-      --progress string         How to tell what happens: auto, none, plain, quiet, rawjson, tty
+      --progress string         How to show progress: auto, none, plain, quiet, rawjson, tty
                                 (default "auto")
       --provenance string       Short for --set=*.attest=type=provenance
       --pull                    Look for newer base images
@@ -136,8 +136,8 @@ def _document(
     groups = {}
     for name in found.groups_of(names):
         group = found.groups[name]
-        told = {"description": group["description"]} if group.get("description") else {}
-        groups[name] = {**told, "targets": list(group["targets"])}
+        description = {"description": group["description"]} if group.get("description") else {}
+        groups[name] = {**description, "targets": list(group["targets"])}
     for name in names:
         if name != "default" or name not in found.groups:
             members = groups.setdefault("default", {"targets": []})["targets"]
@@ -213,9 +213,11 @@ class _Run(build_command.BuildRun):
     def _display(self) -> Silent:
         return _Progress(self._shared, self._target)
 
-    def _told(self, request: dict[str, Any], result: dict[str, Any], progress: Silent) -> int:
+    def _report_result(
+        self, request: dict[str, Any], result: dict[str, Any], progress: Silent
+    ) -> int:
         self.result = result
-        return super()._told(request, result, progress)
+        return super()._report_result(request, result, progress)
 
 
 class Builds:

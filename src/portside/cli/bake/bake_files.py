@@ -75,7 +75,7 @@ class Definitions:
         except (ValueError, PortsideError) as err:
             raise Failed(1, f"ERROR: {name}: {err}") from None
         if not isinstance(document, dict):
-            raise Failed(1, f"ERROR: {name}: the file is no object")
+            raise Failed(1, f"ERROR: {name}: the file is not a JSON object")
         source = Source(name, text)
         found: dict[str, list[Block]] = {}
         body: Body = {}

@@ -307,10 +307,10 @@ def finished(target: Target) -> Target:
     if dockerfile != "-" and not is_remote(dockerfile):
         dockerfile = os.path.normpath(dockerfile)
     found["dockerfile"] = dockerfile
-    return {key: _sorted(found[key]) for key in _ORDER if _is_told(key, found.get(key))}
+    return {key: _sorted(found[key]) for key in _ORDER if _is_printed(key, found.get(key))}
 
 
-def _is_told(key: str, value: Any) -> bool:
+def _is_printed(key: str, value: Any) -> bool:
     return value is not None and (key in _FLAGS or value not in ("", [], {}))
 
 

@@ -129,7 +129,7 @@ class BuildRun:
         if "error" not in result:
             caches.exported(result.get("caches") or {})
             outputs.exported(result.get("metadata") or {})
-        return self._told(request, result, progress)
+        return self._report_result(request, result, progress)
 
     def _built(
         self, request: dict[str, Any], contexts: Contexts, answers: _Answers
@@ -171,7 +171,9 @@ class BuildRun:
     def _display(self) -> Silent:
         return display_of(self._mode)
 
-    def _told(self, request: dict[str, Any], result: dict[str, Any], progress: Silent) -> int:
+    def _report_result(
+        self, request: dict[str, Any], result: dict[str, Any], progress: Silent
+    ) -> int:
         if "error" in result:
             sys.stderr.write(build_progress.failure(progress.record, result))
             self._timings(progress)
@@ -269,7 +271,7 @@ class _Answers:
 
 
 def metadata_of(result: dict[str, Any]) -> dict[str, Any]:
-    """What ``--metadata-file`` tells of a build."""
+    """What ``--metadata-file`` contains."""
     from binascii import a2b_base64
 
     from portside.model import jsontext

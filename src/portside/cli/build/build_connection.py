@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RefusedAnswer(PortsideError):
-    """What the engine asked for cannot be given; the text tells why."""
+    """What the engine asked for cannot be given; the text says why."""
 
 
 class Channel:
@@ -69,7 +69,7 @@ class Channel:
 
 
 class BuildConnection:
-    """Sends the request, answers questions, and yields what the engine tells."""
+    """Sends the request, answers questions, and yields the engine's messages."""
 
     def __init__(
         self, client: Client, request: dict[str, Any], directories: list[int],
@@ -146,7 +146,7 @@ class BuildConnection:
             except OSError as err:
                 channel.refuse(f"{err.filename or ''}: {err.strerror}".lstrip(": "))
         except Unavailable:
-            pass  # the main thread tells it
+            pass  # the main thread reports it
         finally:
             self._channels.pop(channel.number, None)
 

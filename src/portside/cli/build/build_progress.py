@@ -1,4 +1,4 @@
-"""What a build does, told as BuildKit's clients show it: plain lines, live lines on a terminal,
+"""The progress of a build, as BuildKit's clients show it: plain lines, live lines on a terminal,
 JSON, or nothing. Everything goes to standard error; standard output is for results."""
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Plain(Silent):
     def __init__(self) -> None:
         super().__init__()
         self._current: Vertex | None = None
-        self._told: set[tuple[int, str]] = set()
+        self._shown_statuses: set[tuple[int, str]] = set()
         self.write('#0 building with "default" instance using portside\n')
 
     def show(self, message: dict[str, Any]) -> None:
@@ -179,9 +179,9 @@ class Plain(Silent):
 
     def _statuses(self, vertex: Vertex) -> None:
         for name, status in vertex.statuses.items():
-            if not status.get("completed") or (vertex.number, name) in self._told:
+            if not status.get("completed") or (vertex.number, name) in self._shown_statuses:
                 continue
-            self._told.add((vertex.number, name))
+            self._shown_statuses.add((vertex.number, name))
             self._turn(vertex)
             self.write(f"#{vertex.number} {_status_text(name, status)} done\n")
 

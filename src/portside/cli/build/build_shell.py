@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Shell:
-    """Made in the main thread, which is told of changes of the terminal's size."""
+    """Made in the main thread, which receives SIGWINCH when the terminal's size changes."""
 
     def __init__(self) -> None:
         self._channel: Channel | None = None

@@ -52,7 +52,7 @@ class Stores:
 
 def _blob(place: str, digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
-        raise RefusedAnswer(f"{digest!r} is no digest")
+        raise RefusedAnswer(f"{digest!r} is not a digest")
     return os.path.join(place, "blobs", "sha256", digest[7:])
 
 

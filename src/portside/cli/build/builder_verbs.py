@@ -1,5 +1,5 @@
 """buildx ls, inspect, du, prune, version, use, stop, create, rm: the one builder that there is,
-as docker's buildx tells of its default one."""
+shown as docker's buildx shows its default builder."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def _totals(session: Session, records: list[Item]) -> None:
       --max-used-space bytes   Keep at most this much
       --min-free-space bytes   Leave at least this much of the disk free
       --reserved-space bytes   Keep this much in any case
-      --verbose                Tell more of each record
+      --verbose                Show more of each record
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
 def buildx_prune(session: Session, options: Options, arguments: list[str]) -> None:
     _check(options, arguments)

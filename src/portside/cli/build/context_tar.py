@@ -142,5 +142,5 @@ def _add(tar: tarfile.TarFile, name: str, fd: int, found: os.stat_result) -> Non
     elif stat.S_ISFIFO(found.st_mode):
         info.type = tarfile.FIFOTYPE
     else:
-        return  # sockets and devices are no part of a context
+        return  # sockets and devices are not part of a context
     tar.addfile(info)

@@ -194,13 +194,13 @@ def _about(record: Item) -> Item:
 
 
 def _attachment(part: Item, platform: str, kind: str) -> Item:
-    told = {"Platform": platform} if platform else {}
-    return {"Digest": part["digest"], **told, "Type": kind}
+    where = {"Platform": platform} if platform else {}
+    return {"Digest": part["digest"], **where, "Type": kind}
 
 
 @verb("buildx history logs", "builder history logs", usage="[OPTIONS] [REF]", arguments=(0, 1),
-      about="Show what a build told", flags="""
-      --progress string   How to tell it: plain, rawjson or tty (default "plain")
+      about="Show a build's progress messages", flags="""
+      --progress string   How to show progress: plain, rawjson or tty (default "plain")
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
 def logs(session: Session, options: Options, arguments: list[str]) -> None:
     ref = _ref(session, arguments[0] if arguments else "")

@@ -7,7 +7,7 @@ import sys
 from portside.cli.compose import compose_verbs
 from portside.cli.compose.compose_session import ComposeSession
 from portside.cli.session import Failed, file_error
-from portside.compose.compose_errors import told
+from portside.compose.compose_errors import user_message
 from portside.flags.table import HelpWanted, UsageError, parse, read_table
 from portside.model.errors import PortsideError
 
@@ -94,8 +94,8 @@ def _call(session: ComposeSession, verb: Verb, words: Sequence[str]) -> int:
             raise
         session.finish()
         sys.stdout.flush()
-        if text := told(err):
-            _tell(session, text)
+        if text := user_message(err):
+            _print_error(session, text)
         if isinstance(err, Failed):
             return err.status
         return 1
@@ -104,7 +104,7 @@ def _call(session: ComposeSession, verb: Verb, words: Sequence[str]) -> int:
             raise
         session.finish()
         sys.stdout.flush()
-        _tell(session, text)
+        _print_error(session, text)
         return 1
     finally:
         session.finish()
@@ -123,7 +123,7 @@ def _usage(session: ComposeSession, verb: Verb, err: UsageError) -> int:
     return 1
 
 
-def _tell(session: ComposeSession, text: str) -> None:
+def _print_error(session: ComposeSession, text: str) -> None:
     if session.progress == "json":
         import json
 
@@ -135,10 +135,10 @@ def _unknown(session: ComposeSession, name: str) -> int:
     from portside.cli import hints
 
     hint = hints.similar(name, list(compose_verbs.MODULES))
-    told = f'unknown docker command: "compose {name}"'
+    text = f'unknown docker command: "compose {name}"'
     if session.program == "portside":
-        told = f"portside: unknown command: {session.called} {name}"
-    sys.stderr.write(f"{told}\n" + (f"{hint}\n" if hint else "")
+        text = f"portside: unknown command: {session.called} {name}"
+    sys.stderr.write(f"{text}\n" + (f"{hint}\n" if hint else "")
                      + f"\nRun '{session.called} --help' for more information\n")  # fmt: skip
     return 1
 

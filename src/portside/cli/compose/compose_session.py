@@ -145,7 +145,7 @@ class ComposeSession(Session):
         return self._pool
 
     def actions(self, project: Project, **more: Any) -> Actions:
-        """What changes a project, telling it on the board."""
+        """What changes a project and reports it on the board."""
         from portside.compose.actions import Actions
 
         return Actions(
@@ -180,7 +180,7 @@ class ComposeSession(Session):
             self._board = None
 
     def warning(self, text: str) -> None:
-        """Tell about something that is no error, as Docker's programs do."""
+        """Print a warning in the form of Docker's programs."""
         from portside.model.golang.quoting import quote
 
         sys.stdout.flush()

@@ -82,14 +82,14 @@ def kill(session: ComposeSession, options: Options, arguments: list[str]) -> int
     query = {"signal": options.text("signal", "SIGKILL")}
 
     def work(item: Container) -> None:
-        actions.tell(item.event_id, WORKING, "Killing")
+        actions.emit(item.event_id, WORKING, "Killing")
         try:
             if not actions.dry_run:
                 actions.pool.post(path_of("containers", item.id, "kill"), query)
         except PortsideError:
-            actions.tell(item.event_id, ERROR, "Error while Killing")
+            actions.emit(item.event_id, ERROR, "Error while Killing")
             raise
-        actions.tell(item.event_id, DONE, "Killed")
+        actions.emit(item.event_id, DONE, "Killed")
 
     transitions.each(actions, found, work, session.parallel, "kill")
     return 0

@@ -128,7 +128,7 @@ def _print_ps(session: ComposeSession, options: Options, items: list[Item]) -> N
 
 
 def _add_states(session: ComposeSession, items: list[Item]) -> None:
-    """Health and exit status, which the list does not tell."""
+    """Health and exit status, which the list does not contain."""
     found = session.pool.get_all([(path_of("containers", item["Id"], "json"), None)
                                   for item in items])  # fmt: skip
     for item, inspected in zip(items, found, strict=True):

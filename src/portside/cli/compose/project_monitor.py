@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ProjectMonitor:
-    """Puts events into a queue, and tells about starts and ends when it is given them back."""
+    """Puts events into a queue; reports starts and ends when the events are passed back."""
 
     def __init__(
         self, pool: EnginePool, project: str, services: Iterable[str], printer: LogPrinter,

@@ -58,7 +58,7 @@ def publish(session: ComposeSession, options: Options, arguments: list[str]) -> 
 
 
 def _is_agreed(session: ComposeSession, project: Project, options: Options) -> bool:
-    """Does the user agree to what could tell too much?"""
+    """Does the user agree to publish what could hold secrets?"""
     if options.flag("yes"):
         return True
     if mounts := publication.bind_mounts(project):

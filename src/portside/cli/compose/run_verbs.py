@@ -45,7 +45,7 @@ def _call(session: ComposeSession, name: str, words: list[str]) -> int:
   -l, --label list           Add a label
       --labels list          hidden:alias label
       --name string          The container's name
-  -T, --no-TTY               No terminal (default: when standard output is none)
+  -T, --no-TTY               No terminal (default when standard output is not a terminal)
       --no-deps              Leave dependencies alone
   -p, --publish list         Publish a port
       --pull string          Pull the image: always, missing or never (default "policy")
@@ -167,7 +167,7 @@ def _one_off(
   -e, --env list         Set a variable
       --index int        Which of the service's containers
   -i, --interactive      hidden: (default true)
-  -T, --no-tty           No terminal (default: when standard output is none)
+  -T, --no-tty           No terminal (default when standard output is not a terminal)
       --no-TTY           hidden:alias no-tty
       --privileged       Give it every right
   -t, --tty              hidden:

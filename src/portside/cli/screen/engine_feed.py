@@ -108,11 +108,11 @@ class EngineFeed:
         self._list(client)
         due, slow_due = 0.0, time.monotonic() + _SLOW
         while not self._stopped.is_set():
-            told = False
+            changed = False
             for fd, _ in self._poll.poll(500):
-                told |= self._ready(fd)
+                changed |= self._ready(fd)
             now = time.monotonic()
-            if told and not due:
+            if changed and not due:
                 due = now + _QUIET
             if (due and now >= due) or now >= slow_due:
                 self._list(client)
@@ -126,17 +126,17 @@ class EngineFeed:
         source = self._sources.get(fd)
         if source is None:
             return False
-        told = False
+        changed = False
         for message in source.messages():
             if not isinstance(message, dict):
                 continue
             if source.entry is None:
-                told |= not str(message.get("Action", "")).startswith("exec_")
+                changed |= not str(message.get("Action", "")).startswith("exec_")
             elif row := self.rows.get(source.entry.asked):
                 row.take(message)
         if source.ended and source.entry is not None:
             self._drop(source)
-        return told
+        return changed
 
     def _list(self, client: Client) -> None:
         """Containers, images and volumes; streams begin and end with their containers."""

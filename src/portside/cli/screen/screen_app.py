@@ -301,7 +301,7 @@ class ScreenApp(App[None]):
 
     @work(thread=True)
     def _call(self, what: str, act: Callable[[Client], object]) -> None:
-        """Ask the engine in a thread, and tell how it went."""
+        """Ask the engine in a thread, and show the result."""
         try:
             act(self._session.another_client())
         except (PortsideError, OSError) as err:

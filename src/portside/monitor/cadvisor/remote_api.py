@@ -357,7 +357,7 @@ def event_json(event: MonitorEvent) -> dict[str, Any]:
 
 
 class EventQuery:
-    """Which events a client asked for; parameters that are no values are ignored, as there."""
+    """Which events a client asked for; invalid parameters are ignored, as in cAdvisor."""
 
     def __init__(self, query: Any, name: str) -> None:
         self.name = posixpath.normpath("/" + name)

@@ -162,7 +162,7 @@ class Exporter:
         try:
             await asyncio.get_running_loop().sock_sendall(self._socket, batch)
         except ConnectionRefusedError:
-            # ICMP told about an earlier datagram: nobody listens
+            # an ICMP message for an earlier datagram: nobody listens
             raise OSError("nobody listens there") from None
 
     async def _append(self, batch: bytes) -> None:
