@@ -1,7 +1,7 @@
 """What was built, for ``buildx history`` and the clients' own records.
 
 A record is a document of the kind ``buildhistory``; it owns its log and its provenance, which are
-blobs. The oldest go when there are more than :data:`KEPT`, except those that were pinned.
+blobs. The oldest are removed above :data:`KEPT`, except pinned ones.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class BuildHistory:
-    """The newest builds; those that run are in memory only."""
+    """The newest builds; running builds are in memory only."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -99,7 +99,7 @@ class BuildHistory:
             attrs={key: value for key, value in attrs.items() if not SECRET.search(key)},
             exporters=tuple((kind, dict(found)) for kind, found in exporters),
         )  # fmt: skip
-        self._tell(Event(record))
+        self._publish(Event(record))
         return record
 
     def end(
@@ -133,7 +133,7 @@ class BuildHistory:
                     Ref(KIND, record.ref), *(Ref.blob(part.digest) for part in owned)
                 )
         self._drop_surplus()
-        self._tell(Event(record))
+        self._publish(Event(record))
 
     def _drop_surplus(self) -> None:
         loose = [record for record in self._records.all() if not record.pinned]
@@ -183,7 +183,7 @@ class BuildHistory:
         for record in [self.get(ref) for ref in refs]:
             if not record.is_active:
                 self._drop(record)
-                self._tell(Event(record, is_deleted=True))
+                self._publish(Event(record, is_deleted=True))
 
     async def events(
         self, ref: str = "", *, active_only: bool = False, follow: bool = True, limit: int = 0
@@ -205,7 +205,7 @@ class BuildHistory:
         finally:
             self._listeners.discard(queue)
 
-    def _tell(self, event: Event) -> None:
+    def _publish(self, event: Event) -> None:
         for queue in self._listeners:
             if not queue.full():
                 queue.put_nowait(event)

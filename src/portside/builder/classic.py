@@ -1,6 +1,6 @@
 """Docker's builder API before BuildKit: one request with a tar, one stream of messages.
 
-The work is the solver's like any other build's; what is told of it follows the file, step by
+The work is the solver's like any other build's; its messages follow the file, step by
 step, in the words of that builder. Independent stages still run at the same time: what a later
 step says is kept until its turn.
 """
@@ -40,7 +40,7 @@ class ClassicOptions:
     names: tuple[Reference, ...] = ()
     quiet: bool = False
     remove: bool = True
-    """Told of: intermediate containers are removed."""
+    """Only shown in messages: intermediate containers are removed."""
     epoch: int | None = None
     squash: bool = False
     cache_from: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class ClassicBuild:
 
     async def run(self, request: BuildRequest) -> str:
         """Build; the image's ID. DockerfileError and what a base image raises before anything
-        was told; BuildFailed afterwards."""
+        was sent; BuildFailed afterwards."""
         voice = _Voice(self._emit)
         self._no_cache = request.frontend.no_cache
         async with self._service.session(request, voice.hear, self._pulling) as session:
@@ -189,12 +189,12 @@ class ClassicBuild:
         runs = isinstance(vertex.op, llb.ExecOp)
         work = asyncio.create_task(session.build.solve(output))
         try:
-            told = False
-            while runs and not told and not work.done():
-                told = id(vertex) in voice.kept
+            announced = False
+            while runs and not announced and not work.done():
+                announced = id(vertex) in voice.kept
                 await asyncio.wait([work], timeout=0.02)
-                told = told or not work.done()
-            if told:
+                announced = announced or not work.done()
+            if announced:
                 self._say(f" ---> Running in {container}\n")
             voice.turn(vertex)
             await work
@@ -212,7 +212,7 @@ class ClassicBuild:
         if session.build.was_cached(vertex):
             self._say(" ---> Using cache\n")
         elif runs:
-            self._container(container, "" if not told else None)
+            self._container(container, "" if not announced else None)
         record = session.build.record_of(vertex)
         content = record.id if record is not None else vertex.digest
         self._key = digest_of("classic", self._key, content)

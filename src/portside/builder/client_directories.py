@@ -2,7 +2,7 @@
 only what differs.
 
 A directory is used by one build at a time; one that wants it meanwhile gets another. Only a few
-are kept, those that were used last.
+are kept: the ones used last.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ClientDirectories:
         return [self._idle.pop(key) for key in keys]
 
     def clear(self) -> None:
-        """Remove those that no build uses."""
+        """Remove directories that no build uses."""
         for path in self._idle.values():
             self.discard(path)
         self._idle.clear()

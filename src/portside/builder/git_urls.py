@@ -60,7 +60,7 @@ def parse_git_url(text: str) -> GitUrl:
         remote = f"https://{remote}"
     if not (_SCHEME.match(remote) or _SCP.fullmatch(remote)) or remote.startswith("-"):
         raise InvalidParameter(
-            f"{text!r} is no git URL: use https://, ssh://, git:// or USER@HOST:"
+            f"{text!r} is not a git URL: use https://, ssh://, git:// or USER@HOST:"
         )
     ref = fields.get("ref") or ref
     if "tag" in fields:

@@ -79,7 +79,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cwd: str = "/"
     user: str = ""
     proxy: dict[str, str] = {}
-    """Proxy variables for the step that are no part of its identity."""
+    """Proxy variables for the step that are not part of its identity."""
     extra_hosts: tuple[HostAlias, ...] = ()
     hostname: str = ""
     ulimits: tuple[UlimitOpt, ...] = ()
@@ -250,7 +250,7 @@ Op: TypeAlias = SourceOp | ExecOp | FileOp | MergeOp | DiffOp
 
 
 class VertexMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is told of a vertex; no part of its identity."""
+    """What is reported about a vertex; not part of its identity."""
 
     name: str = ""
     """Such as ``[2/5] RUN make``."""

@@ -100,7 +100,7 @@ class BuildRequest:
     auths: dict[str, AuthConfig] = field(default_factory=dict)
     """Credentials by registry."""
     credentials: Callable[[str], Awaitable[AuthConfig | None]] | None = None
-    """Asks the client for those of a registry that ``auths`` does not have."""
+    """Asks the client for the credentials of a registry that ``auths`` does not have."""
     resolving: Callable[[str], AbstractContextManager[object]] = nullcontext
     """Entered while a base image is looked for."""
 
@@ -483,7 +483,7 @@ class _Resolver:
             image = await self._pulled(ref, platform)
         if not image.is_unpacked:
             image = await self._images.unpack(image)
-        # by the manifest: an index would not tell which of its platforms is meant
+        # by the manifest: an index does not say which of its platforms is meant
         identifier = image.manifest.digest if image.manifest else image.id
         return ResolvedImage(f"{ref.partition('@')[0]}@{image.id}", image.config, identifier)
 

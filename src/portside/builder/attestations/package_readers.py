@@ -2,7 +2,7 @@
 
 No library reads these from a folder: the scanners in use are programs in Go of hundreds of
 megabytes. The databases are plain text (deb-status(5), apk's ``installed``, PyPA's core metadata,
-npm's package.json), so that a few lines each tell name, version and licence. The tree is hostile:
+npm's package.json), so that a few lines each read name, version and licence. The tree is hostile:
 every file is opened beneath its root and read up to a bound.
 """
 
@@ -35,7 +35,7 @@ class Package(msgspec.Struct, frozen=True, order=True):
     architecture: str = ""
     license: str = ""
     place: str = ""
-    """The file that tells."""
+    """The file that the package was read from."""
 
 
 class Distribution(msgspec.Struct, frozen=True):
@@ -59,7 +59,7 @@ def read_packages(rootfs: Rootfs) -> Found:
 
 
 def _read(root: int, path: str, limit: int = MAX_FILE) -> str:
-    """A file's text; empty when there is none, or no regular one."""
+    """A file's text; empty when it does not exist or is not a regular file."""
     try:
         fd = open_beneath(root, path, OPEN_FILE & ~os.O_NOFOLLOW)
     except OSError:
@@ -134,9 +134,9 @@ def _node(text: str, place: str) -> Package | None:
         return None
     if not isinstance(found, dict) or not isinstance(found.get("name"), str):
         return None
-    version, told = found.get("version", ""), found.get("license", "")
+    version, license = found.get("version", ""), found.get("license", "")
     return Package("npm", found["name"], version if isinstance(version, str) else "", "",
-                   told if isinstance(told, str) else "", place)  # fmt: skip
+                   license if isinstance(license, str) else "", place)  # fmt: skip
 
 
 def _walked(root: int) -> Iterator[Package]:
@@ -166,7 +166,7 @@ def _inside(fd: int, path: str, depth: int) -> Iterator[Package]:
 
 
 def _reader(path: str) -> tuple[str, Callable[[str, str], Package | None]] | None:
-    """Which file of a directory tells of a package."""
+    """The file of a directory that describes a package, and its reader; None when it has none."""
     if path.endswith(".dist-info"):
         return "METADATA", _python
     if path.endswith(".egg-info"):

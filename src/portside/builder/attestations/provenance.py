@@ -1,7 +1,7 @@
 """SLSA provenance of a build, versions 1 and 0.2, as BuildKit words it
-(``docs/attestations/slsa-definitions.md``). It tells what was done: the sources with the digests
+(``docs/attestations/slsa-definitions.md``). It records what was done: the sources with the digests
 that were used, the parameters, and with ``mode=max`` the whole graph and the Dockerfile. Secrets
-are told by their names alone, and only with ``mode=max``."""
+are listed by their names alone, and only with ``mode=max``."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ BUILD_TYPE = {
     V1: "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md",
 }
 METADATA = "https://mobyproject.org/buildkit@v1#metadata"
-_UNTOLD_ARGS = ("build-arg:", "label:")
-"""Attributes whose values ``mode=min`` does not tell."""
+_PRIVATE_ARGS = ("build-arg:", "label:")
+"""Attributes that ``mode=min`` leaves out, since their values may be private."""
 _OF_THIS_HOST = ("cgroup-parent", "image-resolve-mode", "platform", "cache-imports")
 """Attributes that say nothing of the result."""
 
@@ -86,7 +86,7 @@ class Capture:
     file: str = "Dockerfile"
     dockerfile: bytes = b""
     directories: frozenset[str] = frozenset()
-    """Names of the client's directories that were read, beside those in the graph."""
+    """Names of the client's directories that were read and are not in the graph."""
     layers: Mapping[str, Sequence[Descriptor]] = field(default_factory=dict)
     """Of vertices, by digest: the layers that their results have in the image."""
 
@@ -121,7 +121,7 @@ def _v02(
         "buildStartedOn": format_rfc3339(int(capture.started * 10**9)),
         "buildFinishedOn": format_rfc3339(int(capture.finished * 10**9)),
         "completeness": {
-            "parameters": _is_told_whole(capture, options), "environment": True,
+            "parameters": _has_all_parameters(capture, options), "environment": True,
             "materials": not _locals(capture, vertices),
         },
         "reproducible": options.reproducible,
@@ -143,7 +143,7 @@ def _v1(capture: Capture, options: ProvenanceOptions, vertices: list[llb.Vertex]
         "finishedOn": format_rfc3339(int(capture.finished * 10**9)),
         "buildkit_metadata": _metadata(capture, options, vertices),
         "buildkit_completeness": {
-            "request": _is_told_whole(capture, options),
+            "request": _has_all_parameters(capture, options),
             "resolvedDependencies": not _locals(capture, vertices),
         },
     }
@@ -178,9 +178,9 @@ def materials(
     found = {}
     for vertex in vertices:
         if isinstance(vertex.op, llb.SourceOp):
-            told = _material(vertex.op, vertex, digests.get(vertex.digest, ""))
-            if told is not None:
-                found[told[0]] = told[1]
+            material = _material(vertex.op, vertex, digests.get(vertex.digest, ""))
+            if material is not None:
+                found[material[0]] = material[1]
     return sorted(found.items())
 
 
@@ -234,13 +234,13 @@ def _parameters(
         for key, value in sorted(capture.attrs.items())
         if not key.startswith(("attest:", "vcs:"))
         and key not in (*_OF_THIS_HOST, context, "filename")
-        and (options.is_max or not key.startswith(_UNTOLD_ARGS))
+        and (options.is_max or not key.startswith(_PRIVATE_ARGS))
     }
     found: dict[str, Any] = {"frontend": capture.frontend}
     if args:
         found["args"] = args
-    if told := _locals(capture, vertices):
-        found["locals"] = [{"name": name} for name in told]
+    if names := _locals(capture, vertices):
+        found["locals"] = [{"name": name} for name in names]
     if options.is_max:
         for kind, key in (("secret", "secrets"), ("ssh", "ssh")):
             if mounted := _mounted(vertices, kind):
@@ -248,9 +248,9 @@ def _parameters(
     return found
 
 
-def _is_told_whole(capture: Capture, options: ProvenanceOptions) -> bool:
+def _has_all_parameters(capture: Capture, options: ProvenanceOptions) -> bool:
     """Whether no parameter was left out."""
-    return options.is_max or not any(key.startswith(_UNTOLD_ARGS) for key in capture.attrs)
+    return options.is_max or not any(key.startswith(_PRIVATE_ARGS) for key in capture.attrs)
 
 
 def redacted(url: str) -> str:
@@ -295,7 +295,7 @@ def _graph(output: llb.Output | None, vertices: list[llb.Vertex]) -> dict[str, A
 
     names = _names(vertices)
 
-    def told(inputs: Sequence[llb.Output]) -> list[str]:
+    def references(inputs: Sequence[llb.Output]) -> list[str]:
         return [f"{names[id(item.vertex)]}:{item.index}" for item in inputs]
 
     steps: list[dict[str, Any]] = []
@@ -306,12 +306,12 @@ def _graph(output: llb.Output | None, vertices: list[llb.Vertex]) -> dict[str, A
             shown = replace(vertex, op=msgspec.structs.replace(vertex.op, meta=meta))
         step: dict[str, Any] = {"id": names[id(vertex)], "op": operation_json(shown)}
         if vertex.inputs:
-            step["inputs"] = told(vertex.inputs)
+            step["inputs"] = references(vertex.inputs)
         steps.append(step)
     mapping = {vertex.digest: names[id(vertex)] for vertex in vertices}
     if output is not None:
         last = f"step{len(vertices)}"
-        steps.append({"id": last, "op": {"Op": {}}, "inputs": told([output])})
+        steps.append({"id": last, "op": {"Op": {}}, "inputs": references([output])})
         mapping[result_digest(output)] = last
     return {"llbDefinition": steps, "digestMapping": dict(sorted(mapping.items()))}
 
@@ -331,8 +331,8 @@ def _metadata(
     for vertex in vertices:
         where = vertex.meta.location
         span = {"start": {"line": where[0]}, "end": {"line": where[1]}} if where else None
-        told = {"locations": [{"ranges": [span]}]} if span else {}
-        locations[names[id(vertex)]] = told
+        location = {"locations": [{"ranges": [span]}]} if span else {}
+        locations[names[id(vertex)]] = location
     data = base64.b64encode(capture.dockerfile).decode()
     info: dict[str, Any] = {"filename": capture.file, "language": "Dockerfile", "data": data}
     if "dockerfile" in capture.directories:

@@ -83,7 +83,7 @@ def check_import(request: CacheRequest) -> None:
 
 class RemoteCaches:
     """The caches of one build's ``--cache-from``; read when first asked. One that cannot be read
-    counts as empty, as BuildKit does, and is told by :attr:`failures`."""
+    counts as empty, as BuildKit does, and is listed in :attr:`failures`."""
 
     def __init__(
         self, images: ImageService, cache: CacheStore, lease: Lease,

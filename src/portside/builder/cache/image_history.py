@@ -1,7 +1,7 @@
-"""The classic builder's ``--cache-from``: images whose history tells the same steps.
+"""The classic builder's ``--cache-from``: images whose history has the same steps.
 
 An image stands for a step when its history and its layers begin with those of the base image, and
-continue with the lines of the steps before it and its own. What a step's line does not tell (the
+continue with the lines of the steps before it and its own. What a step's line does not show (the
 content of a mount) is never taken from there. The images are trusted: a line of history is what
 whoever made the image says of it.
 """
@@ -62,7 +62,7 @@ class ImageHistories:
     """The images of one build's ``--cache-from``."""
 
     def __init__(self, images: ImageService, names: Sequence[str]) -> None:
-        """Of ``names`` those that are here; others are left out, as dockerd does."""
+        """The images of ``names`` that are in the store; others are left out, as dockerd does."""
         self._images, self._found = images, []
         self._layers = images.store.layers
         for name in names:
@@ -103,7 +103,7 @@ class ImageHistories:
 
     async def _follow(self, step: Step, trails: list[_Trail], build: Build) -> list[_Trail]:
         created_by, sources = step.created_by, ""
-        if step.output is not None and not _is_told(step.output.vertex):
+        if step.output is not None and not _is_shown_whole(step.output.vertex):
             return []
         if CONTENT in created_by:
             sources = await _sources(step, build)
@@ -136,15 +136,15 @@ class ImageHistories:
         return True
 
 
-def _is_told(vertex: llb.Vertex) -> bool:
-    """Whether a line of history can tell all that the vertex reads."""
+def _is_shown_whole(vertex: llb.Vertex) -> bool:
+    """Whether a line of history can show all that the vertex reads."""
     if llb.output_count(vertex.op) != 1:
         return False
     return not isinstance(vertex.op, llb.ExecOp) or len(vertex.inputs) < 2
 
 
 async def _sources(step: Step, build: Build) -> str:
-    """The digest of what a copy takes; empty when it fails, which is told in its turn."""
+    """The digest of what a copy takes; empty when it fails: the step itself reports the failure."""
     assert step.output is not None
     try:
         await build.solve(step.output)

@@ -22,7 +22,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True, kw_only=True)
 class PruneRule:
-    """Sizes in bytes; 0 is no bound."""
+    """Sizes in bytes; 0 means no limit."""
 
     all: bool = False
     """Also what an image shares."""
@@ -174,7 +174,7 @@ def _size(item: Mapping[str, Any], key: str, share: int) -> int:
             return int(float(text[:-1]) * share / SHARE)
         return ram_bytes(text)
     except (ValueError, InvalidParameter):
-        raise InvalidParameter(f"builder.gc: {key}: {text!r} is no size") from None
+        raise InvalidParameter(f"builder.gc: {key}: {text!r} is not a size") from None
 
 
 SHARE = 10

@@ -146,5 +146,5 @@ def healthcheck(conversion: Conversion, state: StageState, instruction: ins.Heal
 
 def onbuild(conversion: Conversion, state: StageState, instruction: ins.OnBuild) -> None:
     state.put(on_build=(*(state.config.on_build or ()), instruction.trigger))
-    if conversion.options.phrases.is_classic:  # BuildKit does not tell it
+    if conversion.options.phrases.is_classic:  # BuildKit does not report it
         conversion.note(state, instruction, instruction.trigger)

@@ -30,7 +30,7 @@ class DockerfileError(InvalidParameter):
         self.source = ""
 
     def within(self, file: str, source: str) -> DockerfileError:
-        """The same error, told of which file it is; the innermost caller wins."""
+        """Name the file the error is in; the innermost caller wins. Returns the same error."""
         if not self.source:
             self.file, self.source = file, source
         return self
@@ -41,7 +41,7 @@ class DockerfileError(InvalidParameter):
         return f"{self.file or 'Dockerfile'}:{self.span.line}:{self.span.column}"
 
     def snippet(self) -> str:
-        """The file's name and the lines around the error, those it is about marked."""
+        """The file's name and the lines around the error; the wrong lines are marked."""
         return snippet(self.file or "Dockerfile", self.source, self.span)
 
 
@@ -76,7 +76,7 @@ def snippet(file: str, source: str, span: Span) -> str:
 
 
 def nearest(word: str, known: Iterable[str], *, cased: bool = False) -> str:
-    """The known word that was probably meant: at most two edits away; empty when there is none."""
+    """The known word that was probably meant: at most two edits away; else empty."""
     wanted = word if cased else word.lower()
     best, distance = "", 3
     for option in known:
@@ -96,7 +96,7 @@ def did_you_mean(word: str, known: Iterable[str], *, cased: bool = False, prefix
 
 
 def edits(one: Sequence[str], other: Sequence[str], limit: int) -> int:
-    """Levenshtein distance, or ``limit`` when it is no less."""
+    """Levenshtein distance, or ``limit`` when the distance is at least that."""
     if abs(len(one) - len(other)) >= limit:
         return limit
     row = list(range(len(other) + 1))

@@ -2,7 +2,7 @@
 
 Only the stages that the target needs are turned into vertices. Each instruction that may change
 files makes one vertex above the one before it; the others change the configuration alone. What
-the image's history will say of each is kept beside the output, so that the exporter can tell
+the image's history will say of each is kept beside the output, so that the exporter knows
 which instruction made which layer.
 """
 
@@ -34,7 +34,7 @@ from portside.builder.dockerfile.frontend_values import (
     Step,
 )
 from portside.builder.dockerfile.lint import CheckOptions, Linter
-from portside.builder.dockerfile.stages import Stages, told
+from portside.builder.dockerfile.stages import Stages, display_name
 from portside.builder.dockerfile.syntax import parse_trigger
 from portside.model.errors import InvalidParameter, PortsideError, retold
 from portside.model.image import ImageConfig, RunConfig
@@ -176,7 +176,7 @@ class Conversion:
             ) from None
 
     def expanded(self, state: StageState, text: str, instruction: ins.Instruction) -> str:
-        """Expand with the stage's variables, and tell of those that are not defined."""
+        """Expand with the stage's variables; warn about variables that are not defined."""
         found = self.process(text, state.variables, instruction.span)
         for name in sorted(found.unset):
             if name in state.declared or name in PROXIES or not name[:1].isalpha():
@@ -195,7 +195,7 @@ class Conversion:
             return self._done[stage.index]
         if stage.index in self._open:
             raise DockerfileError(
-                f"circular dependency detected on stage: {told(stage)}",
+                f"circular dependency detected on stage: {display_name(stage)}",
                 stage.base.span,
                 parsing=False,
             )
@@ -375,8 +375,8 @@ class Conversion:
         except PortsideError as err:
             names = [stage.name for stage in self._stages.all if stage.name]
             hint = did_you_mean(name, names)
-            told = retold(err, f"invalid from flag value {name}: {err}{hint}")
-            raise placed(told, instruction.span) from err
+            renamed = retold(err, f"invalid from flag value {name}: {err}{hint}")
+            raise placed(renamed, instruction.span) from err
         return llb.image(resolved.ref, state.platform, name=f"FROM {image}"), False
 
     # -- recording -----------------------------------------------------------------------
@@ -389,7 +389,7 @@ class Conversion:
         if stage.name:
             parts.append(stage.name)
         elif len(self._stages.all) > 1:
-            parts.append(told(stage))
+            parts.append(display_name(stage))
         parts.append(f"{number}/{total}")
         return f"[{' '.join(parts)}] {text}"
 

@@ -1,5 +1,5 @@
-"""How an instruction is told in an image's history: ``created_by``, in BuildKit's words or in
-those of Docker's builder before it."""
+"""The text of an instruction in an image's history, ``created_by``: as BuildKit writes it, or as
+Docker's classic builder does."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Phrases:
     ) -> str:
         """``args`` with the shell; ``build_args`` in the order of their declaration, None without
         a value. ``env`` hides them."""
-        told = [f"{name}={env.get(name, value or '')}" for name, value in build_args.items()]
-        return f"RUN {_counted(told)}{' '.join(args)} # buildkit"
+        given = [f"{name}={env.get(name, value or '')}" for name, value in build_args.items()]
+        return f"RUN {_counted(given)}{' '.join(args)} # buildkit"
 
     def transfer(self, text: str, keyword: str, shell: Sequence[str], content: str) -> str:
         """COPY and ADD. ``text`` is the instruction with its values; ``content`` what the
@@ -50,8 +50,8 @@ class ClassicPhrases(Phrases):
     def run(
         self, args: Sequence[str], build_args: Mapping[str, str | None], env: Mapping[str, str]
     ) -> str:
-        told = [f"{k}={v}" for k, v in sorted(build_args.items()) if v is not None]
-        return f"{_counted(told)}{' '.join(args)}"
+        given = [f"{k}={v}" for k, v in sorted(build_args.items()) if v is not None]
+        return f"{_counted(given)}{' '.join(args)}"
 
     def transfer(self, text: str, keyword: str, shell: Sequence[str], content: str) -> str:
         return f"{' '.join(shell)} #(nop) {keyword} {content} "

@@ -1,6 +1,6 @@
 """Build checks: every published rule, configured by the ``check`` directive.
 
-Rules about the file alone are checked by :func:`check_file`; those that need the scope of
+Rules about the file alone are checked by :func:`check_file`; rules that need the scope of
 variables or the context are reported by the frontend while it works.
 """
 

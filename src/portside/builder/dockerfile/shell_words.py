@@ -35,7 +35,7 @@ class Expansion:
 def expand(
     text: str, variables: Mapping[str, str], escape: str = "\\", *, keep_unset: bool = False
 ) -> str:
-    """``text`` with quotes removed and variables replaced; InvalidParameter tells what is wrong.
+    """``text`` with quotes removed and variables replaced; InvalidParameter says what is wrong.
 
     With ``keep_unset`` variables that have no value stay as they are written.
     """
@@ -45,7 +45,7 @@ def expand(
 def words(
     text: str, variables: Mapping[str, str], escape: str = "\\", *, keep_unset: bool = False
 ) -> list[str]:
-    """The same, split at blanks outside of quotes, also at those that came with a value."""
+    """``text`` expanded and split at blanks outside of quotes; blanks of a value split, too."""
     return process(text, variables, escape, keep_unset=keep_unset).words
 
 

@@ -8,8 +8,8 @@ from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean
 
 
-def told(stage: ins.Stage) -> str:
-    """Its name, or what BuildKit calls one without."""
+def display_name(stage: ins.Stage) -> str:
+    """The stage's name; ``stage-INDEX`` when it has none, as BuildKit has it."""
     return stage.name or f"stage-{stage.index}"
 
 
@@ -65,6 +65,8 @@ class Stages:
         found = self.find(name)
         if found is current:
             raise DockerfileError(
-                f"circular dependency detected on stage: {told(current)}", span, parsing=False
+                f"circular dependency detected on stage: {display_name(current)}",
+                span,
+                parsing=False,
             )
         return found

@@ -79,9 +79,9 @@ class Transfers:
         )  # fmt: skip
         return action, source
 
-    def told(self, sources: Sequence[str], written: str) -> str:
-        """The instruction with its values, as BuildKit's history has it: of the flags those that
-        tell what the files are like, and no quotes."""
+    def history_text(self, sources: Sequence[str], written: str) -> str:
+        """The instruction with its values, as BuildKit's history has it: only the flags that
+        change owner and mode, and no quotes."""
         chown = self._expand(self._instruction.chown)
         flags = [f"--chown={chown}"] if chown else []
         flags += [f"--chmod={self._mode}"] if self._mode else []
@@ -279,6 +279,6 @@ async def _transfer(
     written = conversion.expanded(state, instruction.destination, instruction)
     content = f"{maker.named()} in {written}"
     created_by = conversion.options.phrases.transfer(
-        maker.told(sources, written), instruction.name, state.shell, content
+        maker.history_text(sources, written), instruction.name, state.shell, content
     )
     conversion.record(state, instruction.text, instruction.span, created_by, changed=True)

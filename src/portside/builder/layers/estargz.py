@@ -2,7 +2,7 @@
 
 The format is stargz-snapshotter's ``docs/estargz.md``: every file's content, and whatever headers
 come before it, begin a gzip member of their own; a table of contents, the file
-``stargz.index.json``, is the last entry; a footer of 51 bytes tells where it begins.
+``stargz.index.json``, is the last entry; a footer of 51 bytes says where it begins.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _described(member: tarfile.TarInfo, kind: str) -> dict[str, Any]:
 
 
 def _footer(offset: int) -> bytes:
-    """An empty gzip member whose extra field tells where the table of contents begins."""
+    """An empty gzip member whose extra field says where the table of contents begins."""
     extra = b"%016x" % offset + b"STARGZ"
     field = b"SG" + struct.pack("<H", len(extra)) + extra
     head = b"\x1f\x8b\x08\x04" + bytes(4) + b"\x00\xff" + struct.pack("<H", len(field)) + field

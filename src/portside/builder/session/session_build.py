@@ -76,7 +76,7 @@ class SessionBuild:
         self._service, self._request = service, request
         self._connection = SessionConnection(sock)
         self._secrets = ClientSecrets(self._connection, request.secrets, request.ssh, exec_root)
-        self._log = SessionLog(self._connection.tell)
+        self._log = SessionLog(self._connection.send_event)
         self._status = StatusWriter(self._log)
         self._inputs = BuildInputs(
             settings=replace(
@@ -96,7 +96,7 @@ class SessionBuild:
         self._ref = new_id()[:25]
 
     async def run(self) -> None:
-        """Build, tell the result, close the connection. When the client leaves, the build ends."""
+        """Build, send the result, close the connection. When the client leaves, the build ends."""
         try:
             await self._connection.begin()
         except (PortsideError, TimeoutError, ConnectionError, wire.BadFrame):
@@ -203,7 +203,7 @@ class SessionBuild:
     # -- contexts ------------------------------------------------------------------------
 
     async def _contexts(self, stack: AsyncExitStack) -> dict[str, NamedContext]:
-        """Trees of those that are here; streams are asked for once it is known what is needed."""
+        """Trees of the directories that are here; streams are asked for when the plan is known."""
         found = {}
         for name, source in self._request.contexts.items():
             if source.image:
@@ -464,12 +464,12 @@ def _place_of(err: BaseException, failed: llb.Vertex | None) -> Span | None:
 
 
 async def _counted(data: AsyncIterator[bytes], step: InternalStep) -> AsyncIterator[bytes]:
-    total, told = 0, time.monotonic()
+    total, reported = 0, time.monotonic()
     async for piece in data:
         total += len(piece)
         yield piece
-        if time.monotonic() - told > 0.2:
-            told = time.monotonic()
+        if time.monotonic() - reported > 0.2:
+            reported = time.monotonic()
             step.at("transferring context:", total)
     step.at("transferring context:", total, total)
 

@@ -34,7 +34,7 @@ class Channel:
         self._frames: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue(_QUEUE)
         self.on_resize: Any = None
         self.size: tuple[int, int] | None = None
-        """Rows and columns of the client's terminal, as far as it told."""
+        """Rows and columns of the client's terminal, once the client has sent them."""
         self._ended = False
 
     async def feed(self, kind: bytes, payload: bytes) -> None:
@@ -166,8 +166,8 @@ class SessionConnection:
         except ConnectionError:
             raise Cancelled("the client went away") from None
 
-    def tell(self, message: bytes) -> None:
-        """An event as JSON, without waiting: events are small, and bounded by what steps
+    def send_event(self, message: bytes) -> None:
+        """Send an event as JSON, without waiting: events are small, and bounded by what steps
         print."""
         if not self._writer.is_closing():
             self._writer.write(wire.frame(wire.EVENT, 0, message))

@@ -74,7 +74,7 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
     outputs: list[Output] = []
     call: str = "build"
     secrets: list[str] = []
-    """IDs of those that the client has."""
+    """IDs of the secrets that the client has."""
     ssh: list[str] = []
     cache_from: list[Output] = []
     cache_to: list[Output] = []

@@ -32,14 +32,14 @@ def moment(seconds: float) -> str:
 class SessionLog:
     """Passes messages on as JSON, and keeps them for the build's record."""
 
-    def __init__(self, tell: Callable[[bytes], None]) -> None:
-        self._tell = tell
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send = send
         self._lines: list[bytes] = []
         self._size = 0
 
     def __call__(self, message: dict[str, Any]) -> None:
         data = msgspec.json.encode(message)
-        self._tell(data)
+        self._send(data)
         self._lines.append(data)
         self._size += len(data) + 1
         while self._size > MAX_LOG and len(self._lines) > 1:
@@ -51,7 +51,7 @@ class SessionLog:
 
 
 class StatusWriter:
-    """Turns events into messages; each vertex's state is told as a whole each time."""
+    """Turns events into messages; each message has a vertex's whole state."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
@@ -117,7 +117,7 @@ class StatusWriter:
 
     @contextmanager
     def internal(self, name: str) -> Iterator[InternalStep]:
-        """Something that is no vertex of the graph, such as ``[internal] load build context``."""
+        """A step that is not a vertex of the graph, such as ``[internal] load build context``."""
         digest = digest_of("internal", name, str(len(self._vertices)))
         vertex: dict[str, Any] = {"digest": digest, "name": name, "started": moment(time.time())}
         self._vertices[digest] = vertex
@@ -146,7 +146,7 @@ class StatusWriter:
 
 
 class InternalStep:
-    """Tells how far an internal step is."""
+    """Reports how far an internal step is."""
 
     def __init__(self, writer: StatusWriter, digest: str) -> None:
         self._writer, self._digest = writer, digest

@@ -1,4 +1,4 @@
-"""What a build tells while it runs, in the terms of BuildKit's Status stream."""
+"""What a build reports while it runs, in the terms of BuildKit's Status stream."""
 
 from __future__ import annotations
 

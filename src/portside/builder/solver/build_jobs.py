@@ -130,8 +130,8 @@ class InitCache(Job, kw_only=True):
 
 
 class ReceiveContext(Job, kw_only=True):
-    """Unpack a tar from the first descriptor into the new directory ``target``, leave out what
-    its own ignore file names, and read the Dockerfile. A body that is no tar is the Dockerfile."""
+    """Unpack a tar from the first descriptor into the new directory ``target``, leave out what its
+    ignore file names, and read the Dockerfile. A body that is not a tar is the Dockerfile."""
 
     result: ClassVar[type] = Received
     heavy: ClassVar[bool] = False

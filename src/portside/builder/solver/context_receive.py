@@ -63,7 +63,7 @@ def _found(root: int, wanted: str) -> Received:
 
 
 def _read(root: int, path: str) -> bytes | None:
-    """A small file of the context; None when there is none."""
+    """A small file of the context; None when it does not exist."""
     try:
         fd = open_beneath(root, path, OPEN_FILE & ~os.O_NOFOLLOW)
     except OSError as err:

@@ -33,7 +33,7 @@ class _Known(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FileDigests:
-    """SHA-256 of contents by file. With a ``path``, those that a job found before are known, and
+    """SHA-256 of contents by file. With a ``path``, digests that a job found before are known, and
     :meth:`save` keeps what was found."""
 
     def __init__(self, path: str = "", *, private: bool = False) -> None:

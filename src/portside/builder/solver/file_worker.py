@@ -100,10 +100,10 @@ class Source:
     digests: FileDigests = field(default_factory=FileDigests)
 
 
-def _named(told: list[tuple[str, str]]) -> str:
-    if len(told) == 1:
-        return f"{told[0][0]}:{told[0][1]}"
-    joined = ",".join(f"{kind}:{digest}" for kind, digest in told)
+def _named(copied: list[tuple[str, str]]) -> str:
+    if len(copied) == 1:
+        return f"{copied[0][0]}:{copied[0][1]}"
+    joined = ",".join(f"{kind}:{digest}" for kind, digest in copied)
     return f"multi:{hashlib.sha256(joined.encode()).hexdigest()}"
 
 
@@ -111,13 +111,13 @@ class FileWorker:
     """One action on one root."""
 
     def __init__(
-        self, root: WritableRoot, source: Source, limits: Limits, told: list[tuple[str, str]],
+        self, root: WritableRoot, source: Source, limits: Limits, copied: list[tuple[str, str]],
         copies: FileDigests, keep: Collection[bytes] = (),
     ) -> None:  # fmt: skip
-        """``told`` gets what was copied, by kind and digest, ``copies`` the files made. ``keep``:
+        """``copied`` gets kind and digest of what was copied, ``copies`` the files made. ``keep``:
         see :func:`run_file_op`."""
         self._writable, self._source, self._limits = root, source, limits
-        self._told_of, self._copies, self._keep = told, copies, keep
+        self._copied, self._copies, self._keep = copied, copies, keep
 
     @property
     def _root(self) -> int:
@@ -301,7 +301,7 @@ class FileWorker:
             above = self._directory(parent or "/", owner, mode, parents=mode)
             copier.single(selected, above, os.fsencode(last))
         kind = "dir" if selected.is_dir else "file"
-        self._told_of.append((kind, digest.hexdigest().partition(":")[2]))
+        self._copied.append((kind, digest.hexdigest().partition(":")[2]))
 
     def _target(self, action: CopyAction, selected: Selected) -> str:
         """Where the thing itself goes."""
@@ -325,7 +325,7 @@ class FileWorker:
         return True
 
     def _unpacked(self, action: CopyAction, selected: Selected, owner: Owner) -> bool:
-        """Unpack a local archive into the destination; False when it is none."""
+        """Unpack a local archive into the destination; False when it is not an archive."""
         entry = next(iter(selected.walk()))
         if not stat.S_ISREG(entry.found.st_mode):
             return False
@@ -350,7 +350,7 @@ class FileWorker:
                 unpacker.finish()
             finally:
                 unpacker.close()
-        self._told_of.append(("file", digest))
+        self._copied.append(("file", digest))
         return True
 
 

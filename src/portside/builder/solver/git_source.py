@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 600.0
 """Seconds for one git command."""
-MAX_TOLD = 2000
-"""Characters of git's errors that are told."""
+MAX_ERROR = 2000
+"""Characters of git's errors that are shown."""
 TOKEN, HEADER = "GIT_AUTH_TOKEN", "GIT_AUTH_HEADER"
 """Secrets that authenticate https, as BuildKit names them."""
 _SETTINGS = (
@@ -61,9 +61,11 @@ class GitSource:
         if COMMIT.fullmatch(url.ref):
             return url.ref
         wanted = url.ref or "HEAD"
-        told = await self._git(None, url, "ls-remote", "--", url.remote, wanted, f"{wanted}^{{}}")
+        listing = await self._git(
+            None, url, "ls-remote", "--", url.remote, wanted, f"{wanted}^{{}}"
+        )
         found = {}
-        for line in told.splitlines():
+        for line in listing.splitlines():
             commit, _, name = line.partition("\t")
             found[name] = commit
         for name in (f"refs/heads/{wanted}", f"refs/tags/{wanted}^{{}}", f"refs/tags/{wanted}",
@@ -84,7 +86,7 @@ class GitSource:
         finally:
             layers.remove_writable(identifier)
             self._store.trash.discard(layers.containers_dir / identifier)
-        # times of a checkout are those of the fetch: the commit tells what the tree is
+        # a checkout has the times of the fetch: the commit identifies the tree
         return made
 
     async def check_out(self, url: GitUrl, target: Path, *, keep: bool = False) -> str:
@@ -138,8 +140,8 @@ class GitSource:
                 os.killpg(process.pid, 9)
                 await process.wait()
         if process.returncode:
-            told = err.decode(errors="replace").strip()[-MAX_TOLD:]
-            raise Unavailable(f"failed to fetch remote {url.remote}: git {args[0]}: {told}")
+            failure = err.decode(errors="replace").strip()[-MAX_ERROR:]
+            raise Unavailable(f"failed to fetch remote {url.remote}: git {args[0]}: {failure}")
         return out.decode(errors="replace")
 
     async def _environment(self, url: GitUrl) -> dict[str, str]:
@@ -155,7 +157,7 @@ class GitSource:
         return found
 
     async def _credentials(self, url: GitUrl) -> dict[str, str]:
-        """By environment, never as arguments: those are for everybody to see."""
+        """Credentials go by environment: every user can read a process's arguments."""
         if not url.remote.startswith("http"):
             socket = await self._secrets.ssh_socket("default")
             command = "ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=accept-new " \

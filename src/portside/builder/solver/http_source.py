@@ -37,7 +37,7 @@ class HttpSource:
         """A tree with the file in it. NotFound, Unavailable; SystemFailure for a bad checksum."""
         name = posixpath.basename(op.attrs.get("http.filename", "")) or "download"
         if name in (".", ".."):
-            raise InvalidParameter(f"{op.identifier}: {name!r} is no file name")
+            raise InvalidParameter(f"{op.identifier}: {name!r} is not a file name")
         identifier = new_id()
         layers = self._store.layers
         rootfs = await layers.create_writable_copy(identifier, None)

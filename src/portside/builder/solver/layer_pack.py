@@ -18,7 +18,7 @@ GZIP_LEVEL = 1
 """Of ISA-L, which has levels 0 to 3; this one packs about as well as zlib's 4 and ten times as
 fast."""
 SAMPLE = 1 << 14
-"""Bytes in the middle of a piece that tell whether it is worth compressing."""
+"""Bytes in the middle of a piece that show whether it is worth compressing."""
 ALONE = 1 << 17
 """Bytes of a piece below which it is digested sooner than a thread for that starts."""
 _GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"

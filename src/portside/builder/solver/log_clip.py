@@ -1,4 +1,4 @@
-"""How much of a step's output is told, as BuildKit bounds it: for each of its streams 2 MiB in all,
+"""How much of a step's output is shown, as BuildKit limits it: of each stream 2 MiB in all,
 and no more than 200 KiB for each second that it has run.
 
 A step that prints more is not held up: the rest is read and dropped, and the log says so once
@@ -36,7 +36,7 @@ class LogLimits(msgspec.Struct, frozen=True):
 
 
 CLASSIC = LogLimits(32 * MIB, -1)
-"""The classic builder told everything, at any speed; what is kept for a slow client is bounded."""
+"""The classic builder shows everything, at any speed; what is kept for a slow client is bounded."""
 
 
 class LogClip:
@@ -49,18 +49,18 @@ class LogClip:
         self._clipping = False
 
     def __call__(self, data: bytes) -> bytes:
-        """What is told of ``data``."""
+        """What is shown of ``data``."""
         limit, name = self._limit()
         left = len(data) if limit < 0 else max(0, limit - self._size)
         self._size += len(data)
         if left >= len(data):
             self._clipping = False
             return data
-        told = data[:left]
+        shown = data[:left]
         if not self._clipping:
             self._clipping = True
-            told += f"\n[output clipped, log limit {name} reached]\n".encode()
-        return told
+            shown += f"\n[output clipped, log limit {name} reached]\n".encode()
+        return shown
 
     def _limit(self) -> tuple[int, str]:
         """Bytes by now, and how that limit is called."""

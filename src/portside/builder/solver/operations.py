@@ -62,7 +62,7 @@ class BuildInputs:
     cache_from: tuple[CacheRequest, ...] = ()
     """Caches of other engines."""
     auths: Mapping[str, AuthConfig] = field(default_factory=dict)
-    """Credentials of registries, for those."""
+    """Credentials of the registries that these come from."""
     importing: Callable[[str], AbstractContextManager[object]] = nullcontext
     """Entered while one of those is read."""
     settings: StepSettings = field(default_factory=StepSettings)
@@ -210,7 +210,7 @@ class OperationSet:
             return made._replace(sources="")
         if op.scheme == llb.GIT:
             made = await self._git.fetch(op, self._committer)
-            # the commit tells what it is: a checkout's times and index tell when it was made
+            # the commit identifies the tree: a checkout's times and index differ each time
             tree = Tree(made.outputs[0].chain, await self.definition(vertex) or "")
             return made._replace(outputs=(tree,))
         owner = self._committer.owner

@@ -51,7 +51,7 @@ class Operations(msgspec.Struct):
     """How vertices are looked at and carried out; see :mod:`.operations`."""
 
     definition: Callable[[Vertex], Awaitable[str | None]]
-    """Of a source: what identifies its content, or None when only a look can tell."""
+    """Of a source: what identifies its content; None when that is known only after fetching it."""
     content: Callable[[Vertex, Sequence[Tree]], Awaitable[str]]
     """What a vertex reads of its inputs, as one digest."""
     run: Callable[[Vertex, Sequence[Tree], Report], Awaitable[Made]]
@@ -113,14 +113,14 @@ class Solver:
     def _begin(
         self, key: str, work: Callable[[Report], Awaitable[Solved]], begun_by: str
     ) -> _Flight:
-        def tell(event: Event) -> None:
+        def publish(event: Event) -> None:
             flight.events.append(event)
             for report in list(flight.reports):
                 report(event)
 
         async def run() -> Solved:
             try:
-                return await work(tell)
+                return await work(publish)
             finally:
                 if self._flights.get(key) is flight:
                     del self._flights[key]
@@ -152,9 +152,9 @@ class Build:
         self._solving: dict[int, asyncio.Task[Solved]] = {}
         self._keys: dict[int, str] = {}
         self._held: list[str] = []
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
         self._above_fresh: set[int] = set()
-        """Vertices above one that is carried out anyway: only the content of their inputs tells
+        """Vertices above one that is carried out anyway: only the content of their inputs shows
         whether they are known."""
 
     async def solve(self, output: Output) -> Tree:
@@ -193,7 +193,7 @@ class Build:
         task = asyncio.get_running_loop().create_task(known())
         self._solving[id(vertex)] = task
         await task
-        self._tell_cached(vertex)
+        self._report_cached(vertex)
 
     def records(self) -> list[CacheRecord]:
         """Of every vertex that was solved."""
@@ -265,7 +265,7 @@ class Build:
         if not is_fresh and not isinstance(vertex.op, llb.SourceOp):
             record = await self._find(key)
             if record is not None:
-                self._tell_cached(vertex)
+                self._report_cached(vertex)
                 return self._keep(Solved(record.outputs, record, cached=True))
         inputs = await self._inputs(vertex)
         trees = [solved.outputs[i.index] for solved, i in zip(inputs, vertex.inputs, strict=True)]
@@ -276,7 +276,7 @@ class Build:
             record = await self._find(second)
             if record is not None:
                 self._cache.name(key, record)
-                self._tell_cached(vertex)
+                self._report_cached(vertex)
                 return self._keep(Solved(record.outputs, record, cached=True))
         parents = [solved.record.id for solved in inputs if solved.record is not None]
         return await self._run(vertex, second, trees, (key, second), parents)
@@ -329,10 +329,10 @@ class Build:
             self._held.append(solved.record.id)
         return solved
 
-    def _tell_cached(self, vertex: Vertex) -> None:
-        """A hit means that all it stands on need not be looked at: those are hits, too."""
+    def _report_cached(self, vertex: Vertex) -> None:
+        """Report a cache hit. Its inputs need not be looked at: they are reported as hits, too."""
         for item in llb.walk([vertex.output()]):
-            if (id(item) not in self._told and id(item) not in self._solving) or item is vertex:
-                self._told.add(id(item))
+            if (id(item) not in self._reported and id(item) not in self._solving) or item is vertex:
+                self._reported.add(id(item))
                 self._report(Started(item))
                 self._report(Completed(item, cached=True))

@@ -61,9 +61,9 @@ class StepSettings:
     secrets: Secrets = field(default_factory=NoSecrets)
     environment: tuple[str, ...] = ()
     log: LogLimits = field(default_factory=LogLimits.of_environment)
-    """How much of a step's output is told."""
+    """How much of a step's output is reported."""
     on_failure: Callable[[FailedStep], Awaitable[None]] | None = None
-    """Told of a step that has failed, while its mounts are still there."""
+    """Called with a step that has failed, while its mounts still exist."""
     network: str = ""
     """A network's name, or ``container:ID``, for steps in the sandbox's network; empty: the default
     one."""
@@ -233,7 +233,7 @@ async def _read_output(
                 clip = clips.get(head[0])
                 if clip is None:
                     clip = clips[head[0]] = LogClip(limits)
-                if told := clip(data):
-                    report(Log(vertex, head[0], told))
+                if shown := clip(data):
+                    report(Log(vertex, head[0], shown))
     except (asyncio.IncompleteReadError, ConnectionResetError):
         return

@@ -100,7 +100,7 @@ class TreeCopier:
         self, root: WritableRoot, action: CopyAction, owner: Owner, digest: ContentHash,
         source: FileDigests, copies: FileDigests, keep: Collection[bytes] = (),
     ) -> None:  # fmt: skip
-        """``source`` is what is known of the source's files, ``copies`` is told of those made.
+        """``source`` has the known digests of the source's files, ``copies`` gets the copies' ones.
         ``keep``: directories that stay what they are where the root has them, or a link to one."""
         self._root, self._action, self._owner, self._digest = root, action, owner, digest
         self._source, self._copies = source, copies
@@ -115,14 +115,14 @@ class TreeCopier:
         try:
             for entry in selected.walk():
                 if not entry.path:
-                    self._told(entry)
+                    self._add_to_digest(entry)
                     if not keep_top:
                         self._attributes(entry, top)
                     continue
                 parent, _, last = entry.path.rpartition(b"/")
                 self._go(parent)
                 if stat.S_ISDIR(entry.found.st_mode):
-                    self._told(entry)
+                    self._add_to_digest(entry)
                     self._directory(entry, last)
                 else:
                     self._place(entry, self._levels[-1], last)
@@ -133,7 +133,7 @@ class TreeCopier:
             self._root.changed()
 
     def single(self, selected: Selected, above: int, name: bytes) -> None:
-        """Copy what is no directory as ``name`` into ``above``, which is closed."""
+        """Copy something other than a directory as ``name`` into ``above``, which is closed."""
         level = _Level(b"", above, above, {name}, True)
         try:
             for entry in selected.walk():
@@ -208,21 +208,21 @@ class TreeCopier:
             above = level.fd
             make_room(above, name, os.fsdecode(entry.path or name))
         if entry.found.st_nlink > 1 and entry.path and self._linked(entry, level, above, name):
-            self._told(entry)
+            self._add_to_digest(entry)
         elif stat.S_ISREG(kind):
             self._file(entry, level, above, name)
         elif stat.S_ISLNK(kind):
-            self._told(entry)
+            self._add_to_digest(entry)
             os.symlink(os.readlink(entry.name, dir_fd=entry.dir_fd), name, dir_fd=above)
             self._node(entry, above, name)
         else:
-            self._told(entry)
+            self._add_to_digest(entry)
             if is_whiteout(entry.found):
                 raise OSError(errno.EPERM, "a whiteout's device number", entry.name)
             os.mknod(name, kind, entry.found.st_rdev, dir_fd=above)
             self._node(entry, above, name)
 
-    def _told(self, entry: Entry) -> None:
+    def _add_to_digest(self, entry: Entry) -> None:
         self._digest.entry(entry.dir_fd, entry.name, entry.path, entry.found)
 
     def _linked(self, entry: Entry, level: _Level, above: int, name: bytes) -> bool:
@@ -321,7 +321,7 @@ class TreeCopier:
 
 
 def _times_of(found: os.stat_result) -> tuple[int, int, int]:
-    """What tells that a file was changed meanwhile."""
+    """What differs when a file was changed meanwhile."""
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

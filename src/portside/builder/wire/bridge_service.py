@@ -54,8 +54,8 @@ class BridgeService:
         self, caller: Callable[[Any], Awaitable[Caller]], labels: Mapping[str, str],
         frontends: FrontendSolver,
     ) -> None:  # fmt: skip
-        """``caller`` tells by a call's metadata who it is from; ``frontends`` runs those that it
-        asks for."""
+        """``caller`` finds by a call's metadata who it is from; ``frontends`` runs what it
+        calls."""
         self._caller, self._labels, self._frontends = caller, labels, frontends
 
     def service(self) -> Service:

@@ -130,10 +130,10 @@ class BuildJob:
         """The directory of a ``local://`` source."""
         op = vertex.op
         assert isinstance(op, llb.SourceOp)
-        told = "transferring context:"
+        action = "transferring context:"
 
         def progress(size: int) -> None:
-            report(Status(vertex, told, size))
+            report(Status(vertex, action, size))
 
         include = _patterns(op.attrs, "local.includepattern")
         exclude = _patterns(op.attrs, "local.excludepatterns") or self.excludes.get(op.name, ())
@@ -262,7 +262,7 @@ class BuildJob:
         return found
 
     def pulling(self, progress: Progress) -> None:
-        """A report of a pull, told with the step that needs the image."""
+        """A pull's progress, shown with the step that needs the image."""
         if self._looking_up:
             self._looking_up[-1].pulling(progress)
 

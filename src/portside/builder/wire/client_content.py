@@ -72,18 +72,18 @@ class ClientContent:
         ref = f"portside-{digest}"
         try:
             async with stream:
-                await self._told(stream, pb.WriteContentRequest(
+                await self._exchange(stream, pb.WriteContentRequest(
                     action=pb.STAT, ref=ref, total=size, expected=digest
                 ))  # fmt: skip
                 at = 0
                 async for piece in data:
                     for start in range(0, len(piece), MAX_PIECE):
                         part = piece[start : start + MAX_PIECE]
-                        await self._told(stream, pb.WriteContentRequest(
+                        await self._exchange(stream, pb.WriteContentRequest(
                             action=pb.WRITE, ref=ref, offset=at, total=size, data=part
                         ))  # fmt: skip
                         at += len(part)
-                await self._told(stream, pb.WriteContentRequest(
+                await self._exchange(stream, pb.WriteContentRequest(
                     action=pb.COMMIT, ref=ref, offset=at, total=size, expected=digest
                 ), end=True)  # fmt: skip
         except _FAILURES as err:
@@ -91,7 +91,7 @@ class ClientContent:
                 return
             raise client_failure(err) from err
 
-    async def _told(self, stream: Any, request: Any, *, end: bool = False) -> Any:
+    async def _exchange(self, stream: Any, request: Any, *, end: bool = False) -> Any:
         await stream.send_message(request, end=end)
         found = await stream.recv_message()
         if found is None:

@@ -29,7 +29,7 @@ ARRIVAL = 10.0
 CLIENT_ID = "buildkit-client"
 _SALT = os.urandom(32)
 MAX_PIECE = 1 << 20
-"""Bytes of one message; clients refuse those above 4 MiB."""
+"""Bytes of one message; clients refuse messages above 4 MiB."""
 CALL = 60.0
 """Seconds that a client may take to answer (a person may be asked for a passphrase)."""
 
@@ -68,7 +68,7 @@ class ClientSession:
         )
 
     async def _fetches_tokens(self, host: str) -> bool:
-        """The authority's key would tell whether two sessions may share a token: none is shared
+        """The authority's key would show whether two sessions may share a token: none is shared
         here, so it is enough that there is one."""
         request = pb.GetTokenAuthorityRequest(Host=host, Salt=_SALT)
         try:

@@ -67,7 +67,7 @@ class _Incoming:
     pieces: list[bytes] = field(default_factory=list)
     """What has come and was not written yet."""
     waiting: int = 0
-    """Bytes of those."""
+    """Bytes in ``pieces``."""
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
 
@@ -79,13 +79,13 @@ def sync(target: str, source: int, progress: Callable[[int], None]) -> Synced:
     digests = FileDigests(beside(target), private=True)
     writer = _Writer()
     syncing = _Sync(root, stream, digests, writer)
-    told = 0
+    reported = 0
     try:
         for packet in stream.packets():
             syncing.take(packet)
-            if stream.received - told >= STEP:
-                told = stream.received
-                progress(told)
+            if stream.received - reported >= STEP:
+                reported = stream.received
+                progress(reported)
             if syncing.is_done:
                 break
         writer.finish()

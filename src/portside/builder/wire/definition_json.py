@@ -13,7 +13,7 @@ from portside.builder.llb import Output, Vertex
 from portside.builder.wire.definition_encoder import encode, operation
 
 _ALWAYS = {"FileAction": ("input", "secondaryInput", "output")}
-"""Fields that are told also when they are zero."""
+"""Fields that are written also when they are zero."""
 _BOXED = {"FileAction": "Action", "UserOpt": "User"}
 """Messages whose choice is within a field of this name."""
 
@@ -22,10 +22,10 @@ def operation_json(vertex: Vertex) -> dict[str, Any]:
     """One vertex's operation."""
     found = operation(vertex)
     kind = found.WhichOneof("op")
-    told: dict[str, Any] = {"Op": {kind: _message(getattr(found, kind))} if kind else {}}
+    written: dict[str, Any] = {"Op": {kind: _message(getattr(found, kind))} if kind else {}}
     if found.HasField("platform"):
-        told["platform"] = _message(found.platform)
-    return {**told, "constraints": {}}
+        written["platform"] = _message(found.platform)
+    return {**written, "constraints": {}}
 
 
 def result_digest(output: Output) -> str:

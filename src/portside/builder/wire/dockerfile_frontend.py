@@ -1,7 +1,7 @@
 """The Dockerfile frontend as BuildKit's clients call it: ``dockerfile.v0`` with attributes.
 
 It asks the client for the Dockerfile and its ignore file, plans the build for each platform, and
-tells which files of the context the plan reads, so that no others are sent.
+reports which files of the context the plan reads, so that no others are sent.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class DockerfileFrontend:
         """The plan for the first platform, for questions about it."""
         assert self._job.source is not None
         platform = (self._attrs.platforms or (Platform.host(),))[0]
-        return await self._plan(self._job.source.data, self._job.source.name, platform, tell=False)
+        return await self._plan(self._job.source.data, self._job.source.name, platform, warn=False)
 
     @property
     def job(self) -> BuildJob:
@@ -128,22 +128,22 @@ class DockerfileFrontend:
         return data
 
     async def _read(
-        self, directory: str, paths: Sequence[str], title: str, told: str
+        self, directory: str, paths: Sequence[str], title: str, action: str
     ) -> dict[str, bytes]:
-        """Files of a directory of the client; those that are not there are left out."""
+        """Files of a directory of the client; missing files are left out."""
         with self._job.progress.step(title) as step:
             size = 0
 
             def progress(received: int) -> None:
                 nonlocal size
                 size = received
-                step.at(told, size)
+                step.at(action, size)
 
             tree = await self._job.directory(
                 directory, follow=tuple(paths), progress=progress, hint=title
             )
             found = {path: data for path in paths if (data := _file(tree.directory, path))}
-            step.at(told, sum(map(len, found.values())) or 2, done=True)
+            step.at(action, sum(map(len, found.values())) or 2, done=True)
         return found
 
     async def _remote(self) -> bytes:
@@ -187,14 +187,14 @@ class DockerfileFrontend:
 
     # -- planning ------------------------------------------------------------------------
 
-    async def _plan(self, data: bytes, name: str, platform: Platform, *, tell: bool = True) -> Plan:
+    async def _plan(self, data: bytes, name: str, platform: Platform, *, warn: bool = True) -> Plan:
         job = self._job
         options = await self._options(platform)
         request = job.image_request(
             dockerfile=data, file=name, frontend=options, pull=self._attrs.pull
         )
         plan = await job.service.plan(request, job.pulling)
-        if tell:
+        if warn:
             self._warn(plan)
         if plan.output is not None:
             self._note_paths(plan.output)
@@ -283,7 +283,7 @@ def _copied(op: llb.Op, number: int) -> set[str] | None:
 
 
 def _file(directory: str, path: str) -> bytes | None:
-    """A small file of a client's directory, links followed beneath it; None if there is none."""
+    """A small file of a client's directory, links followed beneath it; None when missing."""
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd = open_beneath(root, "/" + path.lstrip("/"), os.O_RDONLY | os.O_NONBLOCK)

@@ -54,7 +54,7 @@ class Output:
 
 
 async def export(job: BuildJob, result: Result, outputs: Sequence[Output]) -> dict[str, str]:
-    """Carry all outputs out; what the client is told of them."""
+    """Write all outputs; returns the exporter response for the client."""
     wanted = [output for output in outputs if output.type != "cacheonly"]
     caches = cache_options.exports(job.request, job.session)
     for cache in caches:
@@ -116,15 +116,15 @@ async def _one(
         step.did("exporting layers")
         described = base64.b64decode(answer["containerimage.descriptor"])
         job.exported.append(msgspec.json.decode(described, type=Descriptor))
-        for told in exported(job.service.store, answer):
-            step.did(told)
+        for line in exported(job.service.store, answer):
+            step.did(line)
         for name in filter(None, answer.get("image.name", "").split(",")):
             step.did(f"naming to {name}")
     return answer
 
 
 def exported(store: Store, answer: Mapping[str, str]) -> Iterator[str]:
-    """The documents of an image, as BuildKit's clients tell of them."""
+    """The documents of an image, as BuildKit's clients name them."""
     digest = answer["containerimage.digest"]
     document = msgspec.json.decode(store.blobs.read(Digest(digest), MAX_MANIFEST))
     entries = document.get("manifests")
@@ -201,13 +201,13 @@ class ClientSink:
             service.store.trash.discard(place)
 
     async def _send(self, place: Path) -> None:
-        told = "copying files"
+        text = "copying files"
         await send_directory(
             self._job.client(), self._job.service.store.workers,
             Rootfs("bind", upper=str(place)), self._number,
-            lambda size: self._step.at(told, size),
+            lambda size: self._step.at(text, size),
         )  # fmt: skip
-        self._step.did(told)
+        self._step.did(text)
 
     def content(self) -> ContentStore:
         return ClientContent(self._job.client(), OUTPUT)

@@ -27,7 +27,7 @@ from portside.model.image import ImageConfig, RunConfig
 from portside.model.platform import Platform
 
 PRODUCT = "docker"
-"""What frontends are told to name in their advice to update."""
+"""The product that frontends name in their advice to update."""
 NO_NETWORK = "moby.buildkit.frontend.network.none"
 CAPS = "moby.buildkit.frontend.caps"
 """Labels of a frontend's image."""
@@ -39,7 +39,7 @@ MAX_FRONTENDS = 64
 _GRACE = 5.0
 """Seconds that a frontend may take to end after its result."""
 _PIECE = 64 << 10
-_TOLD = 2 << 10
+_SHOWN_OUTPUT = 2 << 10
 """Bytes of its last output that an error shows."""
 
 
@@ -54,7 +54,7 @@ class ExternalFrontend:
         self._caller, self._source, self._attrs = caller, source, attrs
         self._inputs, self._serve, self._workers = inputs, serve, workers
         self._job: BuildJob = caller.job
-        self._told = b""
+        self._last_output = b""
 
     async def run(self) -> Result:
         """SystemFailure for a frontend that ends without a result; what the frontend returned as
@@ -120,7 +120,7 @@ class ExternalFrontend:
         args = (*(own.entrypoint or ()), *(own.cmd or ()))
         if not args:
             raise InvalidParameter(
-                f"{self._source} is no frontend: its image has neither ENTRYPOINT nor CMD"
+                f"{self._source} is not a frontend: its image has neither ENTRYPOINT nor CMD"
             )
         options = [f"{key}={value}" for key, value in sorted(self._attrs.items())]
         for text in options:
@@ -193,17 +193,17 @@ class ExternalFrontend:
                     if head[0] == 1:
                         await loop.sock_sendall(peer, data)
                         continue
-                    self._told = (self._told + data)[-_TOLD:]
-                    if told := clip(data):
-                        self._job.progress.hear(Log(step.vertex, 2, told))
+                    self._last_output = (self._last_output + data)[-_SHOWN_OUTPUT:]
+                    if shown := clip(data):
+                        self._job.progress.hear(Log(step.vertex, 2, shown))
         finally:
             writer.close()
 
     def _fail(self, code: int | None) -> None:
         why = "closed its connection" if code is None else f"ended with exit code {code}"
         text = f"the frontend {self._source} {why} before it returned a result"
-        told = self._told.decode("utf-8", "replace").strip()
-        raise SystemFailure(f"{text}: {told}" if told else text)
+        output = self._last_output.decode("utf-8", "replace").strip()
+        raise SystemFailure(f"{text}: {output}" if output else text)
 
 
 async def _quietly(work: Any) -> None:

@@ -33,7 +33,7 @@ _PIECE = 256 << 10
 _VIEWS = 256
 """Pieces of one call; sendmsg(2) takes 1,024."""
 _STEP = 1 << 20
-"""Bytes after which a client is told that it may send more."""
+"""Bytes after which a client's flow-control window is extended."""
 _ANSWER = 5.0
 """Seconds for a client's last word after a transfer."""
 
@@ -116,7 +116,7 @@ class _Pipe:
         number = self._stream.id
         self._inlet = _Inlet(self._ours, lambda size: frames.acknowledge(number, size))
         frames.take(number, self._inlet.put)
-        # a client resets the stream as soon as it has what it wants: that is no failure
+        # a client resets the stream as soon as it has what it wants: that is not a failure
         self._stream.buffer.add = self._padded
         self._stream.buffer.eof = self._eof
         self._stream.__terminated__ = self._reset
@@ -171,7 +171,7 @@ class _Pipe:
 
 
 class _Inlet:
-    """Bytes of frames to a job's socket, without a copy; told of when they have gone."""
+    """Sends frames' bytes to a job's socket, without a copy, and reports how many were sent."""
 
     def __init__(self, sock: socket.socket, gone: Callable[[int], None]) -> None:
         self._socket, self._gone = sock, gone
@@ -179,7 +179,7 @@ class _Inlet:
         self._waiting: deque[memoryview] = deque()
         self._uncounted = 0
         self._unsaid = 0
-        """Bytes that have gone and were not told of: windows are given back in large steps."""
+        """Bytes that were sent and not yet reported: windows are given back in large steps."""
         self._ends = self._closed = self._waits = False
 
     def put(self, piece: memoryview, *, counts: bool = True) -> None:
@@ -212,11 +212,11 @@ class _Inlet:
             self._loop.add_writer(self._socket, self._send)
             return
         except OSError:
-            self.close()  # the job has ended; its answer tells why
+            self.close()  # the job has ended; its answer says why
             return
         self._waits = False
         self._loop.remove_writer(self._socket)
-        self._tell()
+        self._report_sent()
         if self._ends:
             self._shut()
 
@@ -224,7 +224,7 @@ class _Inlet:
         """Forget what was sent."""
         self._unsaid += size
         if self._unsaid >= _STEP:
-            self._tell()
+            self._report_sent()
         while size:
             first = self._waiting[0]
             if size < len(first):
@@ -233,7 +233,7 @@ class _Inlet:
             size -= len(first)
             self._waiting.popleft()
 
-    def _tell(self) -> None:
+    def _report_sent(self) -> None:
         counted = max(0, self._unsaid - self._uncounted)
         self._uncounted -= min(self._uncounted, self._unsaid)
         self._unsaid = 0

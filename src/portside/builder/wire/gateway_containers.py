@@ -1,6 +1,6 @@
 """Containers that a frontend or a client runs beside its build (``NewContainer``).
 
-The first process of a container is PID 1; those that come later join it, and end with it. What
+The first process of a container is PID 1; later ones join it, and end with it. What
 they write goes when the container is released, or with the build.
 """
 
@@ -31,7 +31,7 @@ MAX_PROCESSES = 64
 """At once, of one call."""
 MAX_MOUNTS = 256
 UNKNOWN_STATUS = 255
-"""What BuildKit's clients are told of a process that could not be started."""
+"""The exit code that BuildKit reports for a process that could not be started."""
 _PIECE = 32 << 10
 _WAITING = 16
 """Pieces of input that wait for a process to read."""
@@ -273,7 +273,7 @@ class _Process:
         try:
             if self._io.tty:
                 while data := await reader.read(_PIECE):
-                    await self._tell(1, data)
+                    await self._send_output(1, data)
             else:
                 await self._frames(reader)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -299,9 +299,9 @@ class _Process:
                 if not data:
                     return
                 left -= len(data)
-                await self._tell(head[0], data)
+                await self._send_output(head[0], data)
 
-    async def _tell(self, fd: int, data: bytes) -> None:
+    async def _send_output(self, fd: int, data: bytes) -> None:
         if fd in self._fds:
             await self._send(self._id, File=pb.FdMessage(Fd=fd, Data=data))
 

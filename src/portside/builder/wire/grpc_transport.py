@@ -25,7 +25,7 @@ from portside.builder.wire.proto import status_pb2
 from portside.builder.wire.wire_errors import as_grpc
 
 for _name in ("hpack", "h2", "grpclib"):
-    logging.getLogger(_name).setLevel(logging.INFO)  # they tell of every byte
+    logging.getLogger(_name).setLevel(logging.INFO)  # they log every byte
 
 STREAM_WINDOW = 4 << 20
 """Bytes that a peer may send on one stream before they are read."""

@@ -1,4 +1,4 @@
-"""A build's events as the messages of ``Control/Status``, kept for those who listen.
+"""A build's events as the messages of ``Control/Status``, kept for its listeners.
 
 Events come from the solver, and from what the build does around it: internal steps, such as the
 transfer of a context, are vertices without a place in the graph.
@@ -32,7 +32,7 @@ PACE = 0.1
 
 
 def internal_vertex(name: str) -> Vertex:
-    """A step that is no part of a graph."""
+    """A step that is not part of a graph."""
     op = llb.SourceOp(identifier=f"{llb.LOCAL}{new_id()}")
     return Vertex(op, meta=llb.VertexMeta(name=name))
 
@@ -43,15 +43,15 @@ class InternalStep:
     def __init__(self, log: ProgressLog, vertex: Vertex) -> None:
         self._log, self.vertex = log, vertex
         self._began: dict[str, float] = {}
-        self._told: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
 
     def at(self, name: str, current: int, total: int = 0, *, done: bool = False) -> None:
         """How far a part of it is."""
         now = time.time()
         began = self._began.setdefault(name, now)
-        if not done and now - self._told.get(name, 0) < PACE:
+        if not done and now - self._reported.get(name, 0) < PACE:
             return
-        self._told[name] = now
+        self._reported[name] = now
         message = _status(self.vertex, name, current, total, now)
         message.started.CopyFrom(_time(began))
         if done:
@@ -88,7 +88,7 @@ class ProgressLog:
     # -- listening -----------------------------------------------------------------------
 
     async def messages(self) -> AsyncIterator[Any]:
-        """All messages, those to come as well, until the build has ended."""
+        """All messages, past and future, until the build has ended."""
         at = 0
         while True:
             news = self._news

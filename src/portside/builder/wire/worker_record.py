@@ -1,4 +1,4 @@
-"""What clients are told of this engine as a BuildKit worker."""
+"""This engine's description as a BuildKit worker, for clients."""
 
 from __future__ import annotations
 
