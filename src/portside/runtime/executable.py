@@ -25,13 +25,13 @@ EXEC = "OCI runtime exec failed: exec failed: unable to start container process:
 class CommandError(SystemFailure):
     """A command that cannot be executed."""
 
-    def __init__(self, message: str, prefix: str = CREATE) -> None:
+    def __init__(self, message: str, *, prefix: str = CREATE) -> None:
         super().__init__(prefix + message)
         self._message = message
 
     def of_exec(self) -> CommandError:
         """The same error of an exec, where it was one of a start."""
-        return type(self)(self._message, EXEC)
+        return type(self)(self._message, prefix=EXEC)
 
 
 class NoCommand(CommandError, CommandNotFound):

@@ -460,10 +460,9 @@ def _chdir(path: str) -> None:
 def _verify_cwd() -> None:
     """Refuse a directory outside of our root, whichever way it was reached (CVE-2024-21626)."""
     if not getcwd().startswith("/"):
-        raise executable.CommandError(
+        raise executable.DeniedCommand(
             "current working directory is outside of container mount namespace root -- "
-            "possible container breakout detected",
-            "not-executable",
+            "possible container breakout detected"
         )
 
 
