@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from portside.compose.compose_errors import ComposeError
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from portside.compose.compose_errors import InvalidFile
-    from portside.compose.yaml_source import Path
+    from portside.compose.yaml_source import Map, Path
 
     Values = dict[str, Any]
 
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
         secrets: dict[str, Values]
         configs: dict[str, Values]
         models: dict[str, Values]
+        tree: Map
 
         def error(self, path: Path, message: str) -> InvalidFile: ...
 
@@ -115,10 +114,11 @@ def _references(project: Project, name: str, service: Values) -> None:
             continue
         if other in project.disabled and not how.get("required", True):
             continue
-        raise project.error(
-            (*here, "depends_on", other),
-            f'service "{name}" depends on undefined service "{other}"',
-        )
+        message = f'service "{name}" depends on undefined service "{other}"'
+        if other in project.disabled:
+            profiles = " ".join(project.disabled[other].get("profiles") or ())
+            message += f"; it is disabled, and enabled by profiles [{profiles}]"
+        raise project.error(_dependency_path(project, name, other), message)
     mode = service.get("network_mode") or ""
     if mode.startswith("service:") and mode.removeprefix("service:") not in project.services:
         other = mode.removeprefix("service:")
@@ -140,16 +140,33 @@ def _references(project: Project, name: str, service: Values) -> None:
                 f'service "{name}" refers to undefined volume {source}',
             )
     build = service.get("build") or {}
-    for items, group, what in (
-        (build.get("secrets"), "secrets", "build secret"),
-        (service.get("configs"), "configs", "config"),
-        (service.get("secrets"), "secrets", "secret"),
+    for items, path, group, what in (
+        (build.get("secrets"), (*here, "build", "secrets"), "secrets", "build secret"),
+        (service.get("configs"), (*here, "configs"), "configs", "config"),
+        (service.get("secrets"), (*here, "secrets"), "secrets", "secret"),
     ):
-        for item in items or ():
+        for index, item in enumerate(items or ()):
             if item.get("source") not in getattr(project, group):
                 raise project.error(
-                    here, f'service "{name}" refers to undefined {what} {item.get("source")}'
+                    (*path, f"[{index}]"),
+                    f'service "{name}" refers to undefined {what} {item.get("source")}',
                 )
+
+
+def _dependency_path(project: Project, name: str, other: str) -> Path:
+    """The attribute by which a service depends on another one: ``depends_on`` or what implies
+    it."""
+    here = ("services", name)
+    written: Any = (project.tree.get("services") or {}).get(name) or {}
+    if other not in (written.get("depends_on") or ()):
+        for key in ("links", "volumes_from"):
+            for index, text in enumerate(written.get(key) or ()):
+                if str(text).split(":")[0] == other:
+                    return (*here, key, f"[{index}]")
+        for key in ("network_mode", "ipc", "pid", "uts", "cgroup"):
+            if written.get(key) == f"service:{other}":
+                return (*here, key)
+    return (*here, "depends_on", other)
 
 
 def _amounts(project: Project, name: str, service: Values) -> None:
@@ -276,7 +293,8 @@ def _cycles(project: Project) -> None:
             elif state.get(other) == "open":
                 names = [item for item, _ in stack]
                 chain = " -> ".join([*names[names.index(other) :], other])
-                raise ComposeError(f"dependency cycle detected: {chain}")
+                path = _dependency_path(project, name, other)
+                raise project.error(path, f"dependency cycle detected: {chain}")
             else:
                 state[other] = "open"
                 stack.append((other, iter(project.services[other].get("depends_on") or ())))

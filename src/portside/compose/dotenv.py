@@ -128,6 +128,8 @@ class _Reader:
             return match[0], True
         if following in ("", "\n", "#"):
             return match[0], False
+        if self._text[match.end() : self._index]:
+            raise self.error(f'the name of a variable cannot contain a blank, after "{match[0]}"')
         raise self.error(f'unexpected character "{following}" in variable name "{match[0]}"')
 
     def value(self) -> tuple[str, bool]:

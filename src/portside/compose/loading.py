@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from portside.compose import dotenv
 from portside.compose.canonical import absolute, canonical, resolve_paths, set_defaults
-from portside.compose.compose_errors import ComposeError, InvalidFile, Position
+from portside.compose.compose_errors import InvalidFile, Position
 from portside.compose.interpolation import Lookup, interpolate
 from portside.compose.merge import drop, enforce_unique, extend_service, merge
-from portside.compose.yaml_source import Document, Map, Seq, copy, documents, position
+from portside.compose.yaml_source import MAX_BYTES, Document, Map, Seq, copy, documents, position
 from portside.model.light_dataclass import dataclass, field
 
 TYPE_CHECKING = False
@@ -47,7 +47,7 @@ class Loader:
         return self.environment.get
 
     def load(self, files: list[str]) -> Map:
-        """The merged tree of the files. Raises InvalidFile and ComposeError."""
+        """The merged tree of the files. Raises InvalidFile."""
         return self._model(files, self.working_dir, self.environment, [])
 
     def _model(
@@ -61,21 +61,22 @@ class Loader:
             resolve_paths(tree, base)
         return tree
 
-    def read(self, file: str) -> bytes:
-        """The text of a file. Raises ComposeError."""
+    def read(self, file: str, at: Position | None = None, path: str = "") -> bytes:
+        """The text of a file, one byte too many at most. Raises InvalidFile; ``at`` and ``path``
+        are where the file is named."""
         if file == STDIN:
             if self.stdin is None:
-                self.stdin = sys.stdin.buffer.read()
+                self.stdin = sys.stdin.buffer.read(MAX_BYTES + 1)
             return self.stdin
         try:
             with open(file, "rb") as handle:
-                return handle.read()
-        except OSError as err:
-            raise ComposeError(f"open {file}: {(err.strerror or str(err)).lower()}") from None
+                return handle.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as err:
+            raise InvalidFile(f"open {file}: {_cause(err)}", at, path) from None
 
-    def look_at(self, file: str) -> list[Document]:
-        """The documents of a file before it is loaded; not to be changed."""
-        self._seen[file] = list(documents(self.read(file), file))
+    def look_at(self, file: str, at: Position | None = None, path: str = "") -> list[Document]:
+        """The documents of a file before it is loaded, see :meth:`read`; not to be changed."""
+        self._seen[file] = list(documents(self.read(file, at, path), file))
         return self._seen[file]
 
     def _file(
@@ -124,35 +125,36 @@ class Loader:
         if not isinstance(entries, Seq):
             raise InvalidFile("`include` must be a list", mine.where.get("include"))
         for index, entry in enumerate(entries):
-            self._include_one(entry, entries.spot(index), mine, base, environment, included,
-                              document)  # fmt: skip
+            said = _include_entry(entry, entries.spot(index), f"include[{index}]")
+            self._include_one(said, mine, base, environment, included, document)
 
     def _include_one(
-        self, entry: Any, at: Position | None, mine: Map, base: str,
-        environment: dict[str, str], included: list[str], document: Document,
+        self, said: _Include, mine: Map, base: str, environment: dict[str, str],
+        included: list[str], document: Document,
     ) -> None:  # fmt: skip
-        paths, directory, env_files = _include_entry(entry, at)
-        files = [absolute(path, base) for path in paths]
-        if not files:
-            raise InvalidFile("include: missing property 'path'", at)
+        at, directory = said.at, said.directory
+        files = [absolute(path, base) for path, _ in said.paths]
         if files[0] in included:
             chain = "\n include ".join([*included[1:], files[0]])
             raise InvalidFile(f"include cycle detected:\n{included[0]}\n include {chain}", at)
         project = absolute(directory, base) if directory else os.path.dirname(files[0])
-        inner = dict(self._include_environment(env_files, project, base, environment))
+        inner = dict(self._include_environment(said, project, base, environment))
         inner.update(environment)
+        for file, (_, place) in zip(files, said.paths, strict=True):
+            self.look_at(file, place, said.attribute)
         found = self._model(files, project, inner, included)
         for group in _RESOURCES:
             self._import(found.get(group), group, mine, document)
 
     def _include_environment(
-        self, env_files: list[str], project: str, base: str, environment: dict[str, str]
+        self, said: _Include, project: str, base: str, environment: dict[str, str]
     ) -> dict[str, str]:
+        env_files = said.env_files
         if not env_files:
             default = os.path.join(project, ".env")
-            env_files = [default] if os.path.isfile(default) else []
-        files = [absolute(path, base) for path in env_files if path != "/dev/null"]
-        return read_env_files(files, environment.get)
+            env_files = [(default, said.at)] if os.path.isfile(default) else []
+        files = [(absolute(path, base), at) for path, at in env_files if path != "/dev/null"]
+        return read_env_files(files, environment.get, f"{said.attribute}.env_file")
 
     @staticmethod
     def _import(found: Any, group: str, mine: Map, document: Document) -> None:
@@ -209,7 +211,9 @@ class Loader:
             found = self._extended(reference, services, file, base, environment, document, chain)
         else:
             found = self._base_from_file(
-                name, reference, other, file, base, environment, chain, position(service, ("extends",)))  # fmt: skip # noqa: E501
+                name, reference, other, file, base, environment, chain,
+                position(service, ("extends", "file")),
+            )  # fmt: skip
         if found is None:
             return service
         source = copy(found)
@@ -228,6 +232,7 @@ class Loader:
         environment: dict[str, str], chain: list[tuple[str, str]], at: Position | None,
     ) -> Any:  # fmt: skip
         path = absolute(other, base)
+        self.look_at(path, at, f"services.{name}.extends.file")
         tree = self._file(path, Map(), os.path.dirname(path), environment, [], full=False)
         services = tree.get("services")
         if not isinstance(services, Map):
@@ -242,34 +247,72 @@ class Loader:
         return self._extended(reference, services, path, directory, environment, None, chain)
 
 
-def _include_entry(entry: Any, at: Position | None) -> tuple[list[str], str, list[str]]:
-    """Paths, project directory and environment files of one entry."""
+_Placed = tuple[str, Position | None]
+"""A path and where it is named."""
+
+
+@dataclass
+class _Include:
+    """One entry of ``include``."""
+
+    paths: list[_Placed]
+    at: Position | None
+    attribute: str
+    directory: str = ""
+    """The project's directory; where the first file is when empty."""
+    env_files: list[_Placed] = field(default_factory=list)
+
+
+def _include_entry(entry: Any, at: Position | None, attribute: str) -> _Include:
+    """An entry in its short or its long form. Raises InvalidFile."""
     if isinstance(entry, str):
-        return [entry], "", []
+        return _Include([(entry, at)], at, attribute)
     if not isinstance(entry, Map):
-        raise InvalidFile("must be a string or a mapping", at, "include")
+        raise InvalidFile("must be a string or a mapping", at, attribute)
+    _check_keys(entry, ("path", "project_directory", "env_file"), attribute)
+    paths = _texts(entry, "path", attribute)
+    if not paths:
+        raise InvalidFile("missing property 'path'", at, attribute)
+    directory = entry.get("project_directory") or ""
+    if not isinstance(directory, str):
+        place = entry.where.get("project_directory", at)
+        raise InvalidFile("must be a string", place, f"{attribute}.project_directory")
+    return _Include(paths, at, attribute, directory, _texts(entry, "env_file", attribute))
+
+
+def _check_keys(entry: Map, known: tuple[str, ...], attribute: str) -> None:
+    """Raise InvalidFile for a key that is not known."""
+    from portside.compose.attribute_kinds import unknown_key
+
     for key in entry:
-        if key not in ("path", "project_directory", "env_file"):
-            raise InvalidFile(f"additional properties '{key}' not allowed", at, "include")
-    return (
-        _texts(entry.get("path")),
-        entry.get("project_directory") or "",
-        _texts(entry.get("env_file")),
-    )
+        if key not in known and not key.startswith("x-"):
+            raise InvalidFile(unknown_key(key, known), entry.where.get(key), f"{attribute}.{key}")
 
 
-def _texts(value: Any) -> list[str]:
+def _texts(entry: Map, key: str, attribute: str) -> list[_Placed]:
+    """A string or a list of strings. Raises InvalidFile."""
+    value, at = entry.get(key), entry.where.get(key)
     if value is None:
         return []
-    return [value] if isinstance(value, str) else [str(item) for item in value]
+    if isinstance(value, str):
+        return [(value, at)]
+    if not isinstance(value, Seq) or not all(isinstance(item, str) for item in value):
+        raise InvalidFile("must be a string or a list of strings", at, f"{attribute}.{key}")
+    return [(item, value.spot(index)) for index, item in enumerate(value)]
 
 
 def _extends_of(service: Map, name: str) -> tuple[str, str | None]:
-    extends = service["extends"]
+    """The service that one extends and its file, if another. Raises InvalidFile."""
+    extends, attribute = service["extends"], f"services.{name}.extends"
     if isinstance(extends, str):
         return extends, None
-    if isinstance(extends, Map) and isinstance(extends.get("service"), str):
-        return extends["service"], extends.get("file")
+    if isinstance(extends, Map):
+        _check_keys(extends, ("service", "file"), attribute)
+        file = extends.get("file")
+        if file is not None and not isinstance(file, str):
+            raise InvalidFile("must be a string", position(extends, ("file",)), f"{attribute}.file")
+        if isinstance(extends.get("service"), str):
+            return extends["service"], file
     raise InvalidFile(f"extends.{name}.service is required", position(service, ("extends",)))
 
 
@@ -281,22 +324,28 @@ def _check_chain(chain: list[tuple[str, str]], file: str, name: str, at: Positio
     raise InvalidFile("\n".join(lines), at)
 
 
-def read_env_files(files: list[str], lookup: Lookup) -> dict[str, str]:
-    """Variables of several files, the later ones winning. Raises ComposeError."""
+def read_env_files(files: Iterable[_Placed], lookup: Lookup, attribute: str = "") -> dict[str, str]:
+    """Variables of several files, the later ones winning. Raises InvalidFile; each file comes with
+    where it is named, ``attribute`` is what names it."""
     found: dict[str, str] = {}
 
     def look(name: str) -> str | None:
         outside = lookup(name)
         return outside if outside is not None else found.get(name)
 
-    for file in files:
+    for file, at in files:
         try:
             values = dotenv.read(file, look)
         except FileNotFoundError:
-            raise ComposeError(f"couldn't find env file: {file}") from None
+            raise InvalidFile(f"couldn't find env file: {file}", at, attribute) from None
         except IsADirectoryError:
-            raise ComposeError(f"{file} is a directory") from None
-        except OSError as err:
-            raise ComposeError(f"open {file}: {(err.strerror or str(err)).lower()}") from None
+            raise InvalidFile(f"{file} is a directory", at, attribute) from None
+        except (OSError, ValueError) as err:
+            raise InvalidFile(f"open {file}: {_cause(err)}", at, attribute) from None
         found.update((name, value) for name, value in values.items() if value is not None)
     return found
+
+
+def _cause(err: Exception) -> str:
+    """Why a file cannot be opened."""
+    return (getattr(err, "strerror", None) or str(err)).lower()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from portside.compose import dotenv, spec
 from portside.compose.attribute_kinds import Here
-from portside.compose.compose_errors import ComposeError, InvalidFile
+from portside.compose.compose_errors import ComposeError, InvalidFile, Position
 from portside.compose.consistency import check
 from portside.compose.loading import STDIN, Loader, read_env_files
 from portside.compose.yaml_source import Map, Path, position, text_of
@@ -214,7 +214,7 @@ def _load_tree(
     environment["COMPOSE_PROJECT_NAME"] = name
     tree = loader.load(files)
     if not tree:
-        raise ComposeError("empty compose file")
+        raise InvalidFile("empty compose file", Position(files[0], 1, 1))
     return tree, name, directory, files, environment, env_files
 
 
@@ -231,7 +231,7 @@ def _environment(request: Request) -> tuple[dict[str, str], list[str]]:
     else:
         default = os.path.join(base, ".env")
         files = [default] if os.path.isfile(default) else []
-    found = read_env_files(files, environment.get)
+    found = read_env_files([(file, None) for file in files], environment.get)
     return {**found, **environment}, files if given else []
 
 
@@ -479,7 +479,8 @@ def _resolve_environment(project: Project, name: str) -> None:
                 continue
             raise project.error(path, f"env file {entry['path']} not found") from None
         except OSError as err:
-            raise project.error(path, f"failed to read {entry['path']}: {err.strerror}") from None
+            reason = (err.strerror or str(err)).lower()
+            raise project.error(path, f"failed to read {entry['path']}: {reason}") from None
         for key, value in values.items():
             known = project.environment.get(key) if value is None else value
             if known is not None:
@@ -499,7 +500,8 @@ def _resolve_labels(project: Project, name: str, keeps: bool) -> None:
         try:
             values = dotenv.read(file, found.get)
         except OSError as err:
-            raise project.error(path, f"failed to read label file {file}: {err.strerror}") from None
+            reason = (err.strerror or str(err)).lower()
+            raise project.error(path, f"failed to read label file {file}: {reason}") from None
         found.update((key, value or "") for key, value in values.items())
     if found:
         service["labels"] = {**found, **(service.get("labels") or {})}

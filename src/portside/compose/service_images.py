@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from portside.client.client import path_of
-from portside.compose.compose_errors import ComposeError, user_message
+from portside.compose.compose_errors import ComposeError
 from portside.compose.engine_pool import EnginePool
 from portside.compose.executor import execute
 from portside.compose.progress_events import (
@@ -173,9 +173,9 @@ def pull(
                     _pull_one(pool, image, name, service, tools, report, environment)
             except PortsideError as err:
                 if image not in forgiven:
-                    report(Event(name, ERROR, user_message(err), detail="Error"))
+                    report(Event(name, ERROR, str(err), detail="Error"))  # "Error" stands before it
                     raise
-                report(Event(name, WARNING, user_message(err), detail="Warning"))
+                report(Event(name, WARNING, str(err), detail="Warning"))
             else:
                 report(Event(name, DONE, "", detail="Pulled"))
 
