@@ -475,7 +475,7 @@ async def test_archive_of_version_1(service: ImageService) -> None:
         (version_1(loop=True)[0], "has more than 1000 parents, or a circle"),
         (version_1(layers=False)[0], "layer.tar is missing"),
         ({"repositories": b"[]"}, "repositories is malformed"),
-        ({"repositories": b'{"a": {"1": "../../etc/passwd"}}'}, "is no image ID"),
+        ({"repositories": b'{"a": {"1": "../../etc/passwd"}}'}, "is not an image ID"),
         ({"repositories": b'{"a": {"1": "%s"}}' % (b"c" * 64)}, "json is missing"),
         ({**version_1()[0], "b" * 64 + "/json": b"[1"}, "json is malformed"),
         ({**version_1()[0], "b" * 64 + "/json": b"[1]"}, "an object is expected"),

@@ -309,7 +309,7 @@ async def test_a_check_beside_an_engine_at_work(
             store.layers.delete(top)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    found = await check(store, tell=tell)
+    found = await check(store, progress=tell)
     kinds = {problem.kind for problem in found.problems}
     assert not kinds & {"blob", "layer", "reference"}, found.problems
     assert "orphan" in kinds and msgspec.json.encode(found)  # as the API answers it

@@ -223,7 +223,7 @@ def _stopsignal(state: _State, text: str) -> None:
 
 
 def stop_signal(text: str) -> str:
-    """A signal's name or number as it is; InvalidParameter when there is none such."""
+    """A signal's name or number, unchanged; InvalidParameter for an unknown signal."""
     import signal
 
     name = text.strip()

@@ -1,4 +1,4 @@
-"""What the local store tells about its images: list, inspect, history."""
+"""What the local store reports about its images: list, inspect, history."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _chains(catalogue: Catalogue, record: ImageRecord) -> set[str]:
 def inspect(
     catalogue: Catalogue, identifier: str, platform: Platform | None, *, manifests: bool
 ) -> ImageInspect:
-    """Everything ``GET /images/{name}/json`` reports; with ``platform`` of that one alone.
+    """Everything ``GET /images/{name}/json`` reports; with ``platform``, of this platform only.
 
     An image none of whose platforms is here has no configuration to show.
     """
@@ -222,9 +222,9 @@ def history(catalogue: Catalogue, identifier: str, platform: Platform | None) ->
 def _ancestors(
     catalogue: Catalogue, identifier: str, platform: Platform | None, count: int
 ) -> Iterator[tuple[int, str]]:
-    """An image and those it was made from: the last line of each one's own history, and its ID.
+    """An image and its parents: the last line of each image's own history, and its ID.
 
-    A build adds many lines to those of its base, so a parent's line is found by their number.
+    A build adds many lines to its base's history, so a parent's line is found by their number.
     """
     current, above = identifier, count + 1
     while (record := catalogue.records.find(current)) and (variant := record.variant(platform)):

@@ -1,4 +1,4 @@
-"""Images at the engine's start: older data roots are brought forward, damage is told."""
+"""Images at the engine's start: older data roots are migrated, damage is logged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from portside.store.db import Ref
 log = logging.getLogger(__name__)
 
 IDENTITY = "image-identity"
-"""Key in the database that tells what image IDs are."""
+"""Key in the database that says what image IDs are."""
 TARGET = "target"
 """IDs are digests of indexes and manifests; before this key they were of configurations."""
 
@@ -141,7 +141,7 @@ def _with_layers(catalogue: Catalogue, variant: Variant) -> Variant:
 
 def _migrate_names(catalogue: Catalogue, ids: dict[str, str]) -> None:
     """Tags move along. A name by digest stays where the digest is the image's ID and no tag of
-    the repository tells the same; repositories are remembered as sources."""
+    the repository names the same image; repositories are remembered as sources."""
     names = catalogue.records.all_names()
     tagged = {
         (parse_stored(name).name, ids.get(holder, holder))

@@ -183,7 +183,7 @@ class Loader:
         )
         for progress in renamed:
             self._report(progress)
-        return self._tell(image)
+        return self._announce(image)
 
     def _adopt(self, archive: Archive, digest: str, lease: Lease) -> None:
         wanted = Digest(digest)
@@ -195,11 +195,11 @@ class Loader:
     def _layer_report(self) -> Report:
         words = {"Extracting": "Loading layer"}
 
-        def tell(progress: Progress) -> None:
+        def report(progress: Progress) -> None:
             if progress.status in words:
                 self._report(msgspec.structs.replace(progress, status=words[progress.status]))
 
-        return tell
+        return report
 
     def _renamed(self, image: _Found) -> list[Progress]:
         """What to say of images that are about to lose a name."""
@@ -214,7 +214,7 @@ class Loader:
                 found.append(Progress(stream=text))
         return found
 
-    def _tell(self, image: _Found) -> list[Loaded]:
+    def _announce(self, image: _Found) -> list[Loaded]:
         identifier = image.target.digest
         self._publish("image", "load", identifier, {"name": identifier})
         if not image.names:
@@ -258,7 +258,7 @@ def _wanted(platforms: Sequence[Platform], found: Platform) -> bool:
 
 
 def _add_items(archive: Archive, images: list[_Found]) -> None:
-    """The images of ``manifest.json``, as far as they are not those of the layout."""
+    """The images of ``manifest.json``, as far as the layout does not have them."""
     known = {config: image for image in images for config in image.configs}
     data = archive.read("manifest.json", MAX_MANIFEST)
     try:
@@ -389,7 +389,7 @@ def _parts(archive: Archive, digest: str) -> set[str]:
 
 
 def _name(entry: Descriptor) -> Reference | None:
-    """What an entry of ``index.json`` is to be called, if its annotations tell a whole name."""
+    """The name of an entry of ``index.json``, if its annotations hold a whole name."""
     full = entry.annotations.get(ANNOTATION_NAME)
     short = entry.annotations.get(ANNOTATION_REF, "")
     if full is None and (":" in short or "/" in short):

@@ -86,7 +86,7 @@ async def _descend(
 def pick(index: Index, wanted: Platform) -> Descriptor:
     """The entry of an index that runs best on ``wanted``; NotFound.
 
-    Entries without a platform are taken last, if they are no attestations.
+    Entries without a platform are taken last, if they are not attestations.
     """
     images = [d for d in index.manifests if not d.is_attestation]
     known = [(d.platform, d) for d in images if d.platform and not d.platform.is_unknown]

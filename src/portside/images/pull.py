@@ -125,7 +125,7 @@ class Puller:
             chosen.config.diff_ids,
             fetch,
             lease.ref,
-            # an image that is known and only gets another name has nothing to tell
+            # an image that is known and only gets another name has nothing to report
             quiet if self._is_known(chosen) else self._report,
         )
 
@@ -170,7 +170,7 @@ class Puller:
 
 
 def outcome(ref: Reference, is_new: bool) -> Progress:
-    """The last word of a pull."""
+    """The last message of a pull."""
     if is_new:
         return Progress(status=f"Status: Downloaded newer image for {ref.familiar}")
     return Progress(status=f"Status: Image is up to date for {ref.familiar}")

@@ -131,8 +131,8 @@ class Saver:
         return found
 
     def _others(self, identifier: str, record: ImageRecord, chosen: set[str]) -> set[str]:
-        """What of an image only the manifests name that were not chosen, and the attestations
-        about those."""
+        """Blobs that only the manifests name that were not chosen, and the attestations about
+        these manifests."""
         kept, others = set(chosen), {v.manifest for v in record.variants} - chosen
         for digest, about in attested(self._catalogue, identifier, record).items():
             (kept if about in chosen else others).add(digest)

@@ -44,7 +44,7 @@ class _Wanted:
 
     @classmethod
     def of(cls, filters: Filters) -> _Wanted:
-        """InvalidParameter for what is no filter or no value of one."""
+        """InvalidParameter for an unknown filter or a value that it does not take."""
         check(filters, _KNOWN)
         stars = filters.get("stars", ())
         for value in stars:
@@ -93,9 +93,9 @@ async def search(
             auth=auth,
             scopes=("registry:catalog:*",),
         )
-    # what the index says about automated builds is not to be trusted: Docker tells none either
-    told = [msgspec.structs.replace(result, is_automated=False) for result in found]
-    return [result for result in told if wanted.fits(result)][:limit]
+    # the index's field for automated builds is not reliable: Docker, too, reports false
+    results = [msgspec.structs.replace(result, is_automated=False) for result in found]
+    return [result for result in results if wanted.fits(result)][:limit]
 
 
 def _split(term: str) -> tuple[str, str]:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 IsRunning = Callable[[str], bool]
-"""Tells whether a container ID is running (the engine wires it to the containers)."""
+"""Whether a container ID is running (the engine wires it to the containers)."""
 
 
 class ImageService:
@@ -66,7 +66,7 @@ class ImageService:
         self.store = store
         self.catalogue = Catalogue(store)
         self.registries = RegistryClient(options)
-        self._tell: Publisher = _nobody if publish is None else publish
+        self._publish: Publisher = _nobody if publish is None else publish
         self.is_running: IsRunning = is_running or (lambda _: False)
         self._downloads = asyncio.Semaphore(self.registries.options.max_concurrent_downloads)
         self._uploads = asyncio.Semaphore(self.registries.options.max_concurrent_uploads)
@@ -76,14 +76,14 @@ class ImageService:
     def publish(
         self, type: str, action: str, id: str, attributes: Mapping[str, str] | None = None
     ) -> None:
-        """Tell of something that happened to an image; its labels go along, as Docker's do."""
+        """Publish an image's event; the image's labels are among its attributes, as in Docker."""
         try:
             record = self.catalogue.record(self.catalogue.resolve(id))
             config = self.catalogue.main_config(record)
             labels = dict(config.run.labels or {}) if config else {}
         except PortsideError:
             labels = {}  # it is gone, or the event is of no one image
-        self._tell(type, action, id, {**labels, **(attributes or {})})
+        self._publish(type, action, id, {**labels, **(attributes or {})})
 
     @asynccontextmanager
     async def _tidy(self) -> AsyncIterator[None]:
@@ -363,8 +363,8 @@ class ImageService:
         ``target`` describes a manifest, or an index of manifests with their attestations. Every
         blob of it (index, manifests, configurations, layers) is in ``store.blobs`` and owned by
         ``lease``; of an index, entries whose content is not there are left out. Layers are
-        unpacked where the store does not have them yet (``store.layers``, by chain ID): for an
-        index only those this machine runs. ``names`` are tags (no tag: ``latest``); an image
+        unpacked where the store does not have them yet (``store.layers``, by chain ID): for
+        an index only this machine's platforms. ``names`` are tags (no tag: ``latest``); an image
         that had one keeps its others. Record, names and ownership are one transaction, so that
         the lease can end as soon as this returns. Returns the ID: the target's digest.
 

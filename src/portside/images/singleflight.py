@@ -20,7 +20,7 @@ class _Work(Generic[T]):
         self.listeners: list[Report] = []
         self.said: list[Progress] = []
 
-    def tell(self, progress: Progress) -> None:
+    def publish(self, progress: Progress) -> None:
         if not progress.total and not progress.current:
             self.said.append(progress)
         for listener in self.listeners:
@@ -38,7 +38,7 @@ class Joint(Generic[T]):
     ) -> T:
         """The result of ``start``, which is only called if no work of this key is running.
 
-        Latecomers are told what was said before they came, without the counts.
+        A late caller first gets the earlier messages, without the progress counts.
         """
         work = self._running.get(key)
         if work is None:
@@ -63,7 +63,7 @@ class Joint(Generic[T]):
         self, key: Hashable, work: _Work[T], start: Callable[[Report], Awaitable[T]]
     ) -> T:
         try:
-            return await start(work.tell)
+            return await start(work.publish)
         finally:
             self._forget(key, work)
 

@@ -46,6 +46,6 @@ async def _feed(ours: socket.socket, stream: AsyncIterable[bytes]) -> None:
                 writer.write(chunk)
                 await writer.drain()
             except (BrokenPipeError, ConnectionResetError):
-                return  # the job has seen enough, or failed: its own result tells
+                return  # the job has read enough, or failed: its own result says which
     finally:
         writer.close()

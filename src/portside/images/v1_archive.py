@@ -72,7 +72,7 @@ def _chain(archive: Archive, identifier: str) -> Iterator[tuple[str, dict[str, A
     found: list[tuple[str, dict[str, Any]]] = []
     while identifier:
         if not _ID.fullmatch(identifier):
-            raise InvalidParameter(f"invalid archive: {identifier!r} is no image ID")
+            raise InvalidParameter(f"invalid archive: {identifier!r} is not an image ID")
         if len(found) >= _MOST_LAYERS:
             raise InvalidParameter(
                 f"invalid archive: an image has more than {_MOST_LAYERS} parents, or a circle"

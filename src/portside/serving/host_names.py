@@ -25,7 +25,7 @@ def is_loopback(listen: str, setting: str = "http.addr") -> bool:
 
 
 class HostNames:
-    """The names that one server answers to."""
+    """The host names that one server answers to."""
 
     def __init__(self, names: Iterable[str]) -> None:
         """``names`` may have a port, which does not count; ``*`` is every name."""
@@ -58,4 +58,4 @@ REFUSED = (
     "{host!r} is not a name of this server, which answers on this machine only and asks for no "
     "password: name it in {setting}, or turn authentication on"
 )
-"""What a client is told, with status 421 (RFC 9110, 15.5.20)."""
+"""The message for the client, with status 421 (RFC 9110, 15.5.20)."""

@@ -1,8 +1,8 @@
 """Users of an htpasswd file with bcrypt entries, read again when the file changes.
 
-How long a refused login takes must not tell whether the user exists: the password of an
-unknown user is compared with somebody else's entry, so that the cost is one of those in the
-file. Comparisons run in two threads of their own: guessing passwords leaves the threads
+How long a refused login takes must not reveal whether the user exists: the password of an
+unknown user is compared with another user's entry, so that the cost is a known user's.
+Comparisons run in two threads of their own: guessing passwords leaves the threads
 that read and write blobs alone.
 """
 

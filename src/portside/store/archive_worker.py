@@ -23,7 +23,7 @@ from portside.store.tar_reader import TarReader
 from portside.store.tar_unpack import Unpacker
 
 MAX_LINKS = 255
-"""Links followed to tell where one leads, as Docker's own limit."""
+"""Links followed to find a path's target; Docker's limit."""
 
 
 def open_view(view: View) -> int:
@@ -80,7 +80,7 @@ def _mount_into(root: int, view: View) -> None:
             tree = mnt.open_tree(mnt.AT_FDCWD, mount.source, flags)
         except OSError as err:
             if missing(err):
-                continue  # its volume is gone: the start will tell
+                continue  # its volume is gone: the container's start reports it
             raise
         if mount.uid_mappings:
             with suppress(SystemFailure):  # then the host's owners are shown
@@ -193,7 +193,7 @@ def follow(root: int, path: str) -> str:
             done.append(part)
             continue
         try:
-            target = os.readlink("", dir_fd=fd)  # readlinkat(2): ENOENT for what is no link
+            target = os.readlink("", dir_fd=fd)  # readlinkat(2): ENOENT for what is not a link
         except OSError:
             done.append(part)
             continue
@@ -230,9 +230,9 @@ def _kernel_devices(pid: int) -> frozenset[int]:
 def get_archive(view: View, path: str, out: int, answer: int) -> int:
     """The stat first, so that it can go into the response's head; then the tar."""
     place = Place(view, path)
-    told = msgspec.json.encode(place.stat())
-    while told:
-        told = told[os.write(answer, told) :]
+    encoded = msgspec.json.encode(place.stat())
+    while encoded:
+        encoded = encoded[os.write(answer, encoded) :]
     os.close(answer)
     writer = TarWriter(out)
     if view.pid and place.path.strip("/.") == "":

@@ -78,7 +78,7 @@ class BaseImage:
 
 
 def find_busybox() -> Path:
-    """The machine's static busybox; Unavailable names the package when there is none."""
+    """The machine's static busybox; Unavailable names the package to install."""
     found = next((path for path in BUSYBOX if path.is_file()), None)
     if found is None:
         raise Unavailable(f"the image portside/base is made from a static busybox: {HELP}")
@@ -88,7 +88,7 @@ def find_busybox() -> Path:
 def base_image(busybox: Path | None = None) -> BaseImage:
     """Make the image from ``busybox`` (the machine's own when None).
 
-    Unavailable when there is none or it needs shared libraries; SystemFailure when it does
+    Unavailable when it is missing or needs shared libraries; SystemFailure when it does
     not run here.
     """
     path = busybox or find_busybox()

@@ -110,7 +110,7 @@ class Archives:
         """Unpack a tar (plain or compressed) into the directory ``path``.
 
         ``chown`` gives everything to one user and group. NotFound; InvalidParameter when
-        ``path`` is no directory or the archive is hostile or malformed.
+        ``path`` is not a directory or the archive is hostile or malformed.
         """
         job = PutArchive(
             view=view,

@@ -2,7 +2,7 @@
 
 At a start, before anything else looks at the store:
 
-- leases other than those of pulls end, and what only they kept is collected;
+- leases end, except leases of pulls, and what only they kept is collected;
 - ``ingest/tmp-*``, ``layers/tmp-*`` and everything in ``trash/`` go;
 - files beneath ``blobs/`` and directories beneath ``layers/`` that no record names go (a crash
   came between a rename and its record, or between a record's deletion and the file's);
@@ -65,7 +65,7 @@ def choose_driver(root: Path, wanted: str, db: Database) -> str:
     kept = _kept_driver(mark, db)
     if kept and wanted and kept != wanted:
         raise InvalidParameter(
-            f"{root} was made with storage driver {kept}: start with that one, or choose "
+            f"{root} was made with storage driver {kept}: start with {kept}, or choose "
             "another --data-root"
         )
     chosen = kept or wanted or ("overlay" if _can_overlay(root) else "vfs")
@@ -98,15 +98,15 @@ def _kept_driver(mark: Path, db: Database) -> str:
             f"the metadata name layers of the storage drivers {' and '.join(sorted(recorded))}: "
             "run `portside system check --repair --offline`"
         )
-    told = recorded.pop() if recorded else ""
-    if found in DRIVERS and told in ("", found):
+    of_layers = recorded.pop() if recorded else ""
+    if found in DRIVERS and of_layers in ("", found):
         return found
-    if found or told:
+    if found or of_layers:
         log.warning(
             "%s holds %r, and the layers are of the storage driver %s: written again",
-            mark, found[:40], told or "(none yet)",
+            mark, found[:40], of_layers or "(none yet)",
         )  # fmt: skip
-    return told
+    return of_layers
 
 
 def _can_overlay(root: Path) -> bool:
@@ -172,11 +172,11 @@ def _blobs(store: StoreParts) -> None:
             if digest.algorithm == algorithm and digest.hex not in found:
                 log.warning("blob %s is recorded but its file is gone", digest)
                 store.blobs.delete(digest)
-    _tell("blobs", swept)
+    _log_swept("blobs", swept)
 
 
-def _tell(kind: str, swept: list[str]) -> None:
-    """Say what a sweep moved to the trash."""
+def _log_swept(kind: str, swept: list[str]) -> None:
+    """Log what a sweep moved to the trash."""
     if swept:
         names = ", ".join(name[:12] for name in sorted(swept)[:10])
         more = f" and {len(swept) - 10} more" if len(swept) > 10 else ""
@@ -193,7 +193,7 @@ def _layers(store: StoreParts) -> None:
     found = set(os.listdir(layers.layers_dir))
     for name in found - set(known):
         store.trash.discard(layers.layers_dir / name)
-    _tell("layers", sorted(found - set(known)))
+    _log_swept("layers", sorted(found - set(known)))
     for name in set(known) - found:
         log.warning("layer %s is recorded but its files are gone", known[name][1])
         _drop_layer(store, known[name][1])
@@ -246,7 +246,7 @@ def _writables(store: StoreParts) -> None:
             gone = [store.trash.discard(directory / name) for name in ("upper", "work", "root")]
             if any(gone):
                 swept.append(directory.name)
-    _tell("writable layers", swept)
+    _log_swept("writable layers", swept)
 
 
 def _unsettled(store: StoreParts) -> None:
@@ -260,7 +260,7 @@ def _unsettled(store: StoreParts) -> None:
     for (chain,) in store.db.query(
         "SELECT chain FROM layers WHERE boot NOT IN ('', ?)", store.boot
     ):
-        # its files cannot be told good from bad cheaply; it is made again from its blob
+        # checking its files costs as much as unpacking its blob again, which is done
         log.warning("layer %s may be incomplete after a power cut and is dropped", chain)
         _drop_layer(store, chain)
     settle(store.root, store.db)

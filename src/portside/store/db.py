@@ -64,7 +64,7 @@ SCHEMA = [
     # Images are renamed by images/image_repair.py, which knows their documents.
     "INSERT OR IGNORE INTO meta VALUES('image-identity', 'configuration')",
 ]
-"""One script for each schema version; ``PRAGMA user_version`` counts those applied."""
+"""One script for each schema version; ``PRAGMA user_version`` counts the scripts applied."""
 
 
 log = logging.getLogger(__name__)
@@ -372,7 +372,7 @@ class Database:
     On a full disk, what ends or frees something is written to ``spill``, a copy of the metadata
     on another file system (the exec root), and everything is read from there until
     :meth:`come_home` finds room. What needs room raises NoSpace. A spill that a killed engine left
-    is taken up by the next one; after a reboot it is gone, and the file in the data root tells how
+    is taken up by the next one; after a reboot it is gone, and the file in the data root holds how
     things were before the disk was full.
     """
 

@@ -25,7 +25,7 @@ GZIP, ZSTD, XZ, BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh"
 
 
 def detect(head: bytes) -> str:
-    """The compression a stream's first bytes tell: gzip, zstd, xz, bzip2 or "" for none."""
+    """The compression a stream's first bytes show: gzip, zstd, xz, bzip2 or "" for none."""
     found = {GZIP: "gzip", ZSTD: "zstd", XZ: "xz", BZIP2: "bzip2"}
     if head.startswith(b"\x50\x2a\x4d\x18"):  # a skippable frame first (zstd:chunked)
         return "zstd"

@@ -12,6 +12,6 @@ hook: Callable[[str], None] | None = None
 
 
 def reach(name: str) -> None:
-    """Tell the hook, if a test has set one, that ``name`` is reached."""
+    """Call the hook, if a test has set one: ``name`` is reached."""
     if hook is not None:
         hook(name)

@@ -3,7 +3,7 @@
 The graph is the ``refs`` table. Roots are all owners that are neither blobs nor layers:
 images, containers, leases, build caches. Layers hold their parents. Marking and forgetting is
 one transaction, so nothing that a concurrent pull has just claimed can be swept; files go
-afterwards, and those a crash leaves behind are unrecorded and removed at the next start.
+afterwards, and files that a crash leaves behind are unrecorded and removed at the next start.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def collect(store: StoreParts) -> int:
 
 
 def release(store: StoreParts, blobs: Iterable[Ref]) -> int:
-    """Delete those of these blobs that nothing refers to any more; how many.
+    """Delete the blobs among these that nothing refers to any more; returns how many.
 
     What :func:`collect` does, without a walk over everything, for what has just lost an owner.
     """

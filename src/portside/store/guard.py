@@ -59,7 +59,7 @@ def require_directories(root: Path) -> None:
         except FileNotFoundError:
             continue
         except NotADirectoryError:
-            continue  # told by what stands above it
+            continue  # reported for the directory above
         if not stat.S_ISDIR(found.st_mode) and not (name == "" and path.is_dir()):
             raise SystemFailure(
                 f"{path} must be a directory and is not: move it away and start again"
@@ -131,7 +131,7 @@ def _look_inside(root: Path, sql: sqlite3.Connection) -> str:
         return "holds no metadata of Portside"
     version = sql.execute("PRAGMA user_version").fetchone()[0]
     if version > len(SCHEMA):
-        return ""  # of a newer engine: told when it is opened
+        return ""  # of a newer engine: reported when it is opened
     wrong = ""
     if (root / "metadata.db").stat().st_size < _CHECKED or (root / "metadata.db-wal").exists():
         wrong = metadata_file.damage(sql)
@@ -168,7 +168,7 @@ def require_metadata(root: Path, spill: Path | None) -> None:
         f"{root} holds {what}, but {root}/metadata.db {wrong}. Nothing was changed. Either put the "
         "right file back; or run `portside system check --repair --offline"
         f"{'' if str(root) == '/var/lib/portside' else f' --data-root {root}'}`, which takes the "
-        "newest good backup and adds what blobs, layers, containers and volumes tell; or start "
+        "newest good backup and adds what blobs, layers, containers and volumes show; or start "
         "anew with another --data-root, or with this directory moved away"
     )
 
@@ -194,7 +194,7 @@ def require_content(root: Path, db: Database) -> None:
 
 
 def read_mark(root: Path) -> Mark | None:
-    """``root.json``; None when there is none, or none that can be read."""
+    """``root.json``; None when it is missing or cannot be read."""
     path = root / "root.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Mark)

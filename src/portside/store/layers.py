@@ -121,8 +121,8 @@ class LayerStore:
     ) -> Digest:
         """Have the layer ``diff_id`` on ``parent`` unpacked and owned; its chain ID.
 
-        ``owner`` (a lease or an image) refers to it afterwards. ``progress`` is told the
-        bytes of the blob read so far. With the overlay driver the parent need not be there
+        ``owner`` (a lease or an image) refers to it afterwards. ``progress`` gets the number
+        of bytes of the blob read so far. With the overlay driver the parent need not be there
         yet: a whole stack may be ensured at once. DigestMismatch when the content is not
         ``diff_id``; InvalidParameter for a malformed or hostile archive; TooLarge.
         """
@@ -178,7 +178,7 @@ class LayerStore:
 
     async def difference(self, chain: Digest) -> str:
         """What differs first between a layer's files and its blob, unpacked beside them; empty
-        when nothing does, or when there is no blob to tell."""
+        when nothing does, or when there is no blob to compare with."""
         row = self._db.row(
             "SELECT parent, diff_id, blob, media_type FROM layers WHERE chain=?", chain
         )
@@ -346,7 +346,7 @@ class LayerStore:
         return self.rootfs(container_id)
 
     def remove_writable(self, container_id: str) -> None:
-        """Forget and delete a container's writable layer; harmless when there is none.
+        """Forget and delete a container's writable layer; does nothing when it does not exist.
 
         The files are moved aside at once and deleted in the background; a mount that still
         uses them keeps working until it is gone.

@@ -32,11 +32,11 @@ MOUNT_POINTS = frozenset(
     ("/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/etc")
 )
 """What the runtime makes where the image has no such directory, to mount over it or to hold the
-files above. Docker keeps them in a layer of their own, which is no change either."""
+files above. Docker keeps them in a layer of their own, which does not count as a change either."""
 
 
 def _is_ours(path: str, found: os.stat_result) -> bool:
-    """Whether a file is no change of the container's but a placeholder of the engine's, or the
+    """Whether a file is not the container's change but the engine's placeholder, or the
     link for programs that look for mounts in /etc/mtab."""
     if path == "/etc/mtab":
         return stat.S_ISLNK(found.st_mode) and found.st_size == len("/proc/mounts")
@@ -83,7 +83,7 @@ def _lstat(name: str, dir_fd: int) -> os.stat_result | None:
 
 
 def _overlay_changes(upper: int, lower: int, path: str, found: list[Change]) -> None:
-    """Changes of one directory; ``lower`` is -1 where there was none."""
+    """Changes of one directory; ``lower`` is -1 where the directory is new."""
     for name in os.listdir(upper):
         new = _lstat(name, upper)
         old = _lstat(name, lower) if lower >= 0 else None
@@ -341,7 +341,7 @@ def _pack_upper(writer: TarWriter, fd: int, path: bytes, made: Collection[str] =
 
 
 def _mark(path: bytes) -> Entry:
-    """A whiteout; its time would tell when the container ran, and is left out so that the same
+    """A whiteout; its time, that of the container's run, is left out so that the same
     deletions give the same layer."""
     return Entry(path, tar.REGTYPE, 0o600, 0, 0)
 

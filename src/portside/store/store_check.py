@@ -60,7 +60,7 @@ class Report(msgspec.Struct):
 
 
 class VerifyBlobs(Job, kw_only=True):
-    """Hash files; those whose bytes are not their digest's, or that cannot be read."""
+    """Hash files; the result lists files with a wrong digest and unreadable ones."""
 
     result: ClassVar[object] = list[str]
     files: list[tuple[str, str]]
@@ -89,13 +89,13 @@ async def check(
     store: Store,
     repair: bool = False,
     types: Mapping[str, type] | None = None,
-    tell: Callable[[Progress], None] = quiet,
+    progress: Callable[[Progress], None] = quiet,
 ) -> Report:
     """Look at everything; with ``repair`` repair what can be repaired.
 
-    ``types`` are what the records of each kind are read as; ``tell`` hears how far it is.
+    ``types`` are what the records of each kind are read as; ``progress`` is called for each step.
     """
-    run = _Check(store, repair, tell)
+    run = _Check(store, repair, progress)
     run.metadata()
     run.records(types or {})
     await run.blobs()
@@ -110,20 +110,20 @@ async def check(
 
 
 class _Check:
-    def __init__(self, store: Store, repair: bool, tell: Callable[[Progress], None]) -> None:
-        self.store, self.repair, self._tell = store, repair, tell
+    def __init__(self, store: Store, repair: bool, progress: Callable[[Progress], None]) -> None:
+        self.store, self.repair, self._progress = store, repair, progress
         self.report = Report()
         self._damaged: set[str] = set()
-        """Blobs that are no measure for a layer's files."""
+        """Damaged blobs: a layer's files cannot be compared with them."""
 
     def _add(self, kind: str, subject: str, text: str, repaired: bool, size: int = 0) -> None:
         self.report.problems.append(Problem(kind, str(subject), text, repaired, size))
 
     def _counter(self, what: str, before: int) -> Callable[[int], None]:
-        """Tells how many bytes of blobs are read, those of earlier jobs included."""
+        """Reports how many bytes of blobs are read, with the bytes of earlier jobs (``before``)."""
 
         def count(done: int) -> None:
-            self._tell(
+            self._progress(
                 Progress(
                     status="Verifying", id=what, current=before + done, total=self.report.bytes,
                     is_item=True,
@@ -201,7 +201,7 @@ class _Check:
         self.report.layers = len(rows)
         for number, (seq, chain, parent, diff_id, blob) in enumerate(rows, 1):
             status = f"Verifying {number} of {len(rows)}"
-            self._tell(Progress(status=status, id="layers", is_item=True))
+            self._progress(Progress(status=status, id="layers", is_item=True))
             if not layers.has(chain):
                 continue  # removed meanwhile
             above = Digest(parent) if parent else None
@@ -269,7 +269,7 @@ class _Check:
             await self.store.collect()
 
     def unrecorded(self) -> None:
-        """Files of blobs and layers that no record tells of. Young ones may be on their way."""
+        """Files of blobs and layers that no record names. New files may get their record yet."""
         store = self.store
         roots = [store.blobs.root / name for name in ("sha256", "sha512")]
         roots.append(store.layers.layers_dir)

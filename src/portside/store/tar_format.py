@@ -161,7 +161,7 @@ def parse_time(text: bytes) -> int:
 
 def parse_decimal(key: bytes, text: bytes) -> int:
     if not text.isdigit() or len(text) > 19:
-        raise Malformed(f"malformed archive: {key.decode('latin-1')}={text[:32]!r} is no number")
+        raise Malformed(f"malformed archive: {key.decode('latin-1')}={text[:32]!r} is not a number")
     return int(text)
 
 

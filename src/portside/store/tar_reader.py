@@ -71,7 +71,7 @@ class Source:
 class TarReader:
     """Iterate over the entries; :meth:`write_data` (or nothing) consumes an entry's data.
 
-    Raises Malformed for what is no tar, TooLarge beyond ``limits``. Global PAX headers are
+    Raises Malformed for what is not a tar, TooLarge beyond ``limits``. Global PAX headers are
     passed over, as Docker does.
     """
 

@@ -219,7 +219,7 @@ class Unpacker:
 
     def _root(self, entry: Entry) -> None:
         if entry.type != tar.DIRTYPE:
-            raise Malformed("malformed archive: an entry without a name is no directory")
+            raise Malformed("malformed archive: an entry without a name is not a directory")
         self._dir_attributes(entry, self._directory(b""), True)
         self._times[b""] = entry.mtime
 
@@ -238,10 +238,10 @@ class Unpacker:
                 follow_symlinks=False,
             )  # fmt: skip
         if not is_whiteout(found):
-            self._retell(entry, found, dir_fd, last)
+            self._set_again(entry, found, dir_fd, last)
 
-    def _retell(self, entry: Entry, found: os.stat_result, dir_fd: int, last: bytes) -> None:
-        """Of a file's links the last one tells its owner, mode and time, as Docker has it.
+    def _set_again(self, entry: Entry, found: os.stat_result, dir_fd: int, last: bytes) -> None:
+        """Set owner, mode and time again: the last link's entry decides, as in Docker.
 
         What is so already is left alone: a new owner would cost the file its capabilities.
         """
@@ -288,7 +288,7 @@ class Unpacker:
                 os.setxattr(target, key, value, follow_symlinks=follow)
             except OSError as err:
                 # another file system's or another kernel's attributes: as Docker, continue;
-                # but a capability that is lost breaks programs, so that one must succeed
+                # but a capability that is lost breaks programs, so setting it must succeed
                 if err.errno not in DENIED or key == b"security.capability":
                     raise
 

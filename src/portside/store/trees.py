@@ -325,7 +325,7 @@ def _copy_range(source: int, target: int, left: int) -> None:
 
 
 def data_ranges(fd: int, size: int) -> list[tuple[int, int]]:
-    """Where a file has data, as (start, end); one range when the file system cannot tell."""
+    """Where a file has data, as (start, end); one range without support for holes."""
     ranges = []
     at = 0
     while at < size:

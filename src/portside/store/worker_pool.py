@@ -52,9 +52,9 @@ class Failure(msgspec.Struct):
         if isinstance(err, MemoryError):
             return cls("SystemFailure", "not enough memory")
         if is_full(err):
-            told = [getattr(err, "filename", None)]
-            told += [getattr(job, name, None) for name in ("target", "directory", "path")]
-            where = next((each for each in told if each and isinstance(each, str | bytes)), None)
+            places = [getattr(err, "filename", None)]
+            places += [getattr(job, name, None) for name in ("target", "directory", "path")]
+            where = next((each for each in places if each and isinstance(each, str | bytes)), None)
             path = os.fsdecode(where or "the data root")
             return cls("NoSpace", f"write {path}: no space left on device: {HINT}")
         return cls("SystemFailure", f"{type(err).__name__}: {err}")
@@ -101,7 +101,7 @@ class Workers:
         """Run ``job`` and return its result; its error is raised here.
 
         ``fds`` are handed to the job; ``steal`` closes them here, whatever happens.
-        ``progress`` is told numbers whose meaning the job defines. Cancelling kills the job,
+        ``progress`` gets numbers whose meaning the job defines. Cancelling kills the job,
         and returns when it is dead.
         """
         with ExitStack() as owned:
@@ -161,7 +161,7 @@ class Workers:
     def begin(self) -> None:
         """Start the fork server now: jobs are about to come. Without one it leaves as usual."""
         if self._server is None:
-            with suppress(OSError):  # the job that needs it tells
+            with suppress(OSError):  # the job that needs it reports the error
                 self._start()
         self._rest()
 

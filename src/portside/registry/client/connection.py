@@ -53,9 +53,9 @@ class Connection:
         return f"{self.endpoint.url}/v2/{path}"
 
     async def ping(self) -> None:
-        """``GET /v2/``: that it is a registry, and how it wants to be spoken to.
+        """``GET /v2/``: whether the server is a registry, and how it authenticates.
 
-        Raises Unreachable, or RegistryError when it is no registry. A 401 is fine here, and
+        Raises Unreachable, or RegistryError when it is not a registry. A 401 is fine here, and
         so is a server that is busy just now: the requests that follow try again.
         """
         async with self._send("GET", self.url(""), {}, None, None) as response:
@@ -77,12 +77,12 @@ class Connection:
         expect: Sequence[int] = (200,),
         scopes: Sequence[str] | None = None,
         retry: bool = True,
-        tell: Callable[[float], None] | None = None,
+        on_wait: Callable[[float], None] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer with one of the ``expect``\\ ed status codes.
 
         429, 5xx and broken connections are tried again (``max_download_attempts``), waiting
-        as ``Retry-After`` says; ``tell`` hears the seconds left. Raises RegistryError,
+        as ``Retry-After`` says; ``on_wait`` gets the seconds left. Raises RegistryError,
         NoCredentials, Unreachable.
         """
         url = self.url(path)
@@ -107,7 +107,7 @@ class Connection:
                     if response.status not in RETRIED:
                         raise failure
                 await stack.aclose()
-                await self._wait(attempt, retry_after, failure, retry, tell)
+                await self._wait(attempt, retry_after, failure, retry, on_wait)
                 attempt += 1
             yield response
 
@@ -117,13 +117,13 @@ class Connection:
         retry_after: str | None,
         failure: Exception,
         retry: bool,
-        tell: Callable[[float], None] | None,
+        on_wait: Callable[[float], None] | None,
     ) -> None:
         options = self.transport.options
         delay = wait_before_retry(attempt, retry_after, options.retry_delay)
         if not retry or delay is None or attempt + 1 >= options.max_download_attempts:
             raise failure
-        await pause(delay, tell)
+        await pause(delay, on_wait)
 
     async def _authorized(
         self,

@@ -24,7 +24,7 @@ class Endpoint:
     """Whether the certificate must be good."""
     is_mirror: bool = False
     namespace: str = ""
-    """The registry a mirror stands for, sent as ``ns`` so that one mirror can serve many."""
+    """The registry that a mirror mirrors, sent as ``ns`` so that one mirror can serve many."""
 
     @property
     def is_tls(self) -> bool:

@@ -78,7 +78,7 @@ class Repository:
 
     # manifests
     async def head_manifest(self, target: str) -> Descriptor | None:
-        """Type, digest and size behind a tag; None when the registry does not tell them."""
+        """Type, digest and size behind a tag; None when the registry does not send them."""
         async with self.connection.request(
             "HEAD", f"{self.path}/manifests/{target}", headers={"Accept": ACCEPT}
         ) as response:
@@ -96,8 +96,8 @@ class Repository:
         ) as response:
             data = await read_bounded(response, MAX_MANIFEST)
             media_type = response.content_type
-            told = response.headers.get("Docker-Content-Digest", "")
-        return _checked(target, media_type, data, told)
+            confirmed = response.headers.get("Docker-Content-Digest", "")
+        return _checked(target, media_type, data, confirmed)
 
     async def put_manifest(self, target: str, media_type: str, data: bytes) -> Digest:
         """Push a manifest under a tag or its digest; the digest the registry confirms."""
@@ -108,10 +108,10 @@ class Repository:
             body=lambda: data,
             expect=(200, 201, 202),
         ) as response:
-            told = response.headers.get("Docker-Content-Digest", "")
+            confirmed = response.headers.get("Docker-Content-Digest", "")
         own = Digest.of(data)
-        if told and told.startswith("sha256:") and told != own:
-            raise BadContent(f"the registry stored manifest {told} instead of {own}")
+        if confirmed and confirmed.startswith("sha256:") and confirmed != own:
+            raise BadContent(f"the registry stored manifest {confirmed} instead of {own}")
         return own
 
     async def delete_manifest(self, target: str) -> None:
@@ -122,7 +122,7 @@ class Repository:
 
     # blobs
     async def has_blob(self, digest: str) -> int | None:
-        """The blob's size in bytes (-1 if not told), or None when it is not there."""
+        """The blob's size in bytes (-1 if unknown), or None when it is not there."""
         async with self.connection.request(
             "HEAD", f"{self.path}/blobs/{digest}", expect=(200, 404)
         ) as response:
@@ -135,7 +135,7 @@ class Repository:
         self,
         digest: str,
         offset: int = 0,
-        tell: Callable[[float], None] | None = None,
+        on_wait: Callable[[float], None] | None = None,
         url: str = "",
     ) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
         """The blob's bytes from ``offset``, or from 0 when the server ignores ranges.
@@ -150,13 +150,13 @@ class Repository:
             expect = (200, 206, 416)
         path = url or f"{self.path}/blobs/{digest}"
         async with self.connection.request(
-            "GET", path, headers=headers, expect=expect, tell=tell
+            "GET", path, headers=headers, expect=expect, on_wait=on_wait
         ) as response:
             start = _first_byte(response, offset)
             if start is not None:
                 yield start, paced_chunks(response)
                 return
-        async with self.open_blob(digest, 0, tell, url) as whole:
+        async with self.open_blob(digest, 0, on_wait, url) as whole:
             yield whole
 
     async def get_blob(self, digest: str, limit: int) -> bytes:
@@ -230,7 +230,7 @@ async def listing(connection: Connection, path: str, pages: int = 10_000) -> Asy
             where = f"{path.rpartition('/')[0]}/{where}"
 
 
-def _checked(target: str, media_type: str, data: bytes, told: str) -> FetchedManifest:
+def _checked(target: str, media_type: str, data: bytes, confirmed: str) -> FetchedManifest:
     if media_type in SCHEMA1 or b'"schemaVersion": 1' in data[:200]:
         raise NotImplementedHere(
             "Docker Image manifest version 2, schema 1 is not supported: ask the author of "
@@ -242,8 +242,8 @@ def _checked(target: str, media_type: str, data: bytes, told: str) -> FetchedMan
         own = Digest.of(data, wanted.algorithm)
         if own != wanted:
             raise BadContent(f"manifest verification failed for digest {wanted}")
-    elif told and Digest.of(data, Digest(told).algorithm) != told:
-        raise BadContent(f"manifest verification failed for digest {told}")
+    elif confirmed and Digest.of(data, Digest(confirmed).algorithm) != confirmed:
+        raise BadContent(f"manifest verification failed for digest {confirmed}")
     index = is_index("", data)
     if media_type not in MANIFESTS | INDEXES:
         media_type = _declared(data) or (OCI_INDEX if index else OCI_MANIFEST)

@@ -243,7 +243,7 @@ def next_hop(method: str, url: str, current: str, location: str) -> str:
         target = urljoin(current, location)
         parts = urlsplit(target)
         host = parts.hostname
-        _ = parts.port  # raises for what is no port
+        _ = parts.port  # raises for an invalid port
     except ValueError as err:
         raise BadRedirect(f"{prefix}redirect to an invalid address: {err}") from err
     if parts.scheme not in ("http", "https"):
@@ -330,7 +330,7 @@ def _key_of(certificate: Path) -> Path:
 
 def _environment(name: str) -> str:
     # HTTP_PROXY in capitals could come from a CGI request's "Proxy:" header, but an engine
-    # is no CGI program, and Go's and everyone's convention reads both.
+    # is not a CGI program, and Go's and everyone's convention reads both.
     return os.environ.get(name.upper()) or os.environ.get(name) or ""
 
 
@@ -402,10 +402,10 @@ def _retry_after(text: str | None) -> float | None:
         return None
 
 
-async def pause(seconds: float, tell: Callable[[float], None] | None = None) -> None:
-    """Wait before a retry, telling what remains once a second."""
+async def pause(seconds: float, on_wait: Callable[[float], None] | None = None) -> None:
+    """Wait before a retry; ``on_wait`` gets the remaining seconds once a second."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
-        if tell is not None:
-            tell(left)
+        if on_wait is not None:
+            on_wait(left)
         await asyncio.sleep(min(left, 1.0))

@@ -13,7 +13,7 @@ from portside.registry.client.transport import pause, wait_before_retry
 Source = Callable[[int], AsyncIterator[bytes]]
 """Opens a blob's bytes from an offset; called again when an upload is resumed."""
 Sent = Callable[[int], None]
-"""Told how many bytes the registry has been sent so far."""
+"""Called with the number of bytes sent to the registry so far."""
 
 
 class Outcome(Enum):
@@ -153,12 +153,12 @@ async def _resume(repository: Repository, location: str) -> tuple[str, int]:
         async with repository.connection.request(
             "GET", location, expect=(200, 202, 204), retry=False
         ) as response:
-            told = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
+            received = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
             where = upload_path(response.headers.get("Location", location))
     except (RegistryError, Unreachable):
         return await _begin(repository), 0
-    if told is None:
+    if received is None:
         return await _begin(repository), 0
-    last = int(told[1])
+    last = int(received[1])
     # "0-0" means one byte or none: registries differ, so such an upload starts again.
     return (where, last + 1) if last else (await _begin(repository), 0)

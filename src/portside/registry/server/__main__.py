@@ -15,7 +15,7 @@ from portside.model.errors import InvalidParameter, PortsideError
 from portside.registry.server.config import Settings, load, seconds
 
 _SETTINGS = """\
-The settings are those of the distribution registry (registry:2), as variables such as
+The settings are the distribution registry's (registry:2), as variables such as
 REGISTRY_HTTP_ADDR or in the file. Beyond them:
 
   auth:

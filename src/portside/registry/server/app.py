@@ -76,7 +76,7 @@ def make_app(settings: Settings) -> web.Application:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    """For those who may pull from every repository, when authentication is on."""
+    """With authentication on, for users who may pull from every repository."""
     authority = registry_of(request).authority
     if not authority.may_watch(identity := request[IDENTITY]):
         if identity.user != ANONYMOUS and not identity.is_bearer:
@@ -215,7 +215,7 @@ def _error(err: RegistryError) -> web.Response:
 
 
 def _unrouted(request: web.Request, err: web.HTTPException) -> web.Response:
-    """No such path, or not with this method; OPTIONS (browsers ask it first) tells which."""
+    """No such path, or not with this method; OPTIONS (browsers ask it first) lists the methods."""
     allowed = {"Allow": err.headers["Allow"]} if "Allow" in err.headers else {}
     if err.status == 405 and request.method == "OPTIONS":
         return web.Response(status=200, headers=allowed)
@@ -225,7 +225,7 @@ def _unrouted(request: web.Request, err: web.HTTPException) -> web.Response:
 
 
 def _failed(request: web.Request, err: OSError) -> web.Response:
-    """The machine's fault: a full disk is told, everything else goes to the log."""
+    """The machine's fault: a full disk is reported, everything else is logged."""
     if err.errno in (errno.ENOSPC, errno.EDQUOT):
         _LOG.error("%s %s: %s", request.method, request.path, err)
         reason = "no space left on the registry's storage"
@@ -235,7 +235,7 @@ def _failed(request: web.Request, err: OSError) -> web.Response:
 
 
 async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
-    """The headers of every answer, also of those whose body is streamed."""
+    """The headers of every response, also of streamed ones."""
     response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
     response.headers["Server"] = "portside"
     response.headers.setdefault("X-Content-Type-Options", "nosniff")

@@ -36,7 +36,7 @@ ACTIONS = ("pull", "push", "delete")
 COOKIE = "portside-session"
 SESSION_SECONDS = 12 * 3600
 _PAGE = "portside-registry-page"
-"""Whom the page's sessions are for: they are no bearer tokens, and those are no sessions."""
+"""Audience of the page's sessions: a session is not a bearer token, nor the reverse."""
 _KEY_LENGTH = 64
 """Characters of a signing key."""
 
@@ -55,7 +55,7 @@ class Identity(msgspec.Struct, frozen=True):
     user: str
     grants: tuple[Grant, ...] | None = None
     is_bearer: bool = False
-    """Whether the rights are those of a bearer token, which are as narrow as was asked for."""
+    """Whether the rights are a bearer token's, which are as narrow as was asked for."""
 
 
 class Robot(msgspec.Struct):
@@ -312,7 +312,7 @@ class Authority:
     def challenge(
         self, own_url: str, scope: str = "", *, is_narrow: bool = False
     ) -> dict[str, str]:
-        """The WWW-Authenticate header that tells a client how to come back (RFC 6750, 3)."""
+        """The WWW-Authenticate header that says how a client authenticates (RFC 6750, 3)."""
         if self._issues_tokens:
             realm = self._bearer.realm or f"{own_url}/token"
             value = f'Bearer realm="{realm}",service="{self._bearer.service}"'

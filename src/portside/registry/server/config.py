@@ -3,7 +3,7 @@
 A variable names a path in the file: ``REGISTRY_HTTP_ADDR`` is ``http: {addr: …}``, and so
 on (``tree``). Keys of distribution that change nothing here (logging fields, cache drivers)
 are accepted, keys that nobody knows draw a warning. Types with ``forbid_unknown_fields`` are
-those where an ignored key would weaken the registry: there it is an error.
+types where an ignored key would weaken the registry: there it is an error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Prometheus(msgspec.Struct, frozen=True):
 
 
 class Debug(msgspec.Struct, frozen=True):
-    """A second address for those who watch the registry."""
+    """A second address, for monitoring."""
 
     addr: str = ""
     prometheus: Prometheus = Prometheus()
@@ -308,7 +308,7 @@ def _check(settings: Settings) -> None:
         try:
             re.compile(rule.keep_pattern)
         except re.error as err:
-            reason = f"portside.retention: {rule.keep_pattern!r} is no regular expression: {err}"
+            reason = f"portside.retention: {rule.keep_pattern!r} is not a regular expression: {err}"
             raise InvalidParameter(reason) from err
     for right in ours.rights:
         if unknown := set(right.actions) - {"pull", "push", "delete"}:

@@ -42,7 +42,7 @@ def refuse_foreign_name(request: web.Request) -> None:
 
 
 def _is_own(request: web.Request, origin: str) -> bool:
-    """Whether an origin is this registry, by the address the client used or a proxy tells."""
+    """Whether an origin is this registry, by the address the client used or a proxy reports."""
     try:
         host = urlsplit(origin).netloc.lower()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Under which address a client reached this registry: ``Host``, and what a proxy tells.
+"""Under which address a client reached this registry: ``Host``, and a proxy's headers.
 
 ``Forwarded`` (RFC 7239) counts before ``X-Forwarded-Proto`` and ``X-Forwarded-Host``. These
 values are put into headers of the answer (``Location``, ``WWW-Authenticate``), so only a
@@ -37,7 +37,7 @@ def is_host(text: str) -> bool:
 
 
 def check_host(text: str) -> None:
-    """Raise 400 for a ``Host`` header that is none (RFC 9112, 3.2)."""
+    """Raise 400 for an invalid ``Host`` header (RFC 9112, 3.2)."""
     if text and not is_host(text):
         raise RegistryError("UNSUPPORTED", message="invalid Host header", status=400)
 

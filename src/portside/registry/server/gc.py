@@ -1,6 +1,6 @@
 """Garbage collection and retention, while the registry serves.
 
-Mark: every manifest of every repository names blobs and child manifests; all those are
+Mark: every manifest of every repository names blobs and child manifests; all of them are
 live. Sweep: links to blobs that no manifest of the same repository names go, then blobs
 that nothing names. What is younger than the grace period stays whatever names it: a
 pusher sends blobs before the manifest, and a blob that was asked for (HEAD) or mounted is
@@ -78,7 +78,7 @@ class Collector:
         await self._forget(repository, reached, names, done, dry_run)
 
     async def _reach(self, repository: Repository, start: list[Digest]) -> set[Digest]:
-        """These manifests, those they name and those that refer to them."""
+        """These manifests, the manifests they name and the manifests that refer to them."""
         reached: set[Digest] = set()
         pending = list(start)
         while pending:
@@ -100,7 +100,7 @@ class Collector:
         done: Collected,
         dry_run: bool,
     ) -> None:
-        """Remove those candidates that no tag leads to, the tags ``without`` not counted."""
+        """Remove the candidates that no tag leads to, the tags ``without`` not counted."""
         tags = [tag for tag in await repository.tags() if tag.name not in without]
         live = await self._reach(repository, [tag.digest for tag in tags])
         for digest in sorted(candidates - live):

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 class Guard:
     """Pushers hold it together, whoever removes something holds it alone.
 
-    Who waits to be alone goes before those who come later. Nobody may take it twice.
+    A waiting exclusive holder goes before later pushers. Nobody may take it twice.
     """
 
     def __init__(self) -> None:

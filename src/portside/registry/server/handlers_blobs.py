@@ -36,7 +36,7 @@ async def get_blob(request: web.Request) -> web.StreamResponse:
             await registry.upstream.blob(repository, digest)
         blob = await repository.blob(digest)
     if request.method == "HEAD":
-        # a pusher that is told "here" will not send it: keep collection away meanwhile
+        # a pusher whose HEAD succeeds does not send the blob: keep collection away meanwhile
         await registry.content.touch(digest)
     headers = {
         "Docker-Content-Digest": digest,
@@ -102,7 +102,7 @@ def _wanted(request: web.Request, digest: Digest) -> str | None:
 def _range(header: str | None, size: int) -> tuple[int, int] | None:
     """Half-open span of the bytes asked for; None (everything) for what is not one range.
 
-    Raises RANGE_INVALID when there are no such bytes.
+    Raises RANGE_INVALID when the blob has no such bytes.
     """
     match = _RANGE.fullmatch(header.strip()) if header else None
     if match is None or match.groups() == ("", ""):

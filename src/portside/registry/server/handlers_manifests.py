@@ -108,7 +108,7 @@ async def put_manifest(request: web.Request) -> web.Response:
 
 
 def _tags(request: web.Request, reference: str | Digest) -> list[str]:
-    """The tags a manifest is pushed for: the URL's, or those a push by digest asks for."""
+    """The tags a manifest is pushed for: the URL's, or the ones a push by digest asks for."""
     if not isinstance(reference, Digest):
         return [reference]
     tags = list(dict.fromkeys(request.query.getall("tag", [])))

@@ -115,7 +115,7 @@ class Upstream:
         size = await self._ask(repository, lambda remote: remote.has_blob(digest))
         if size is None:
             raise RegistryError("BLOB_UNKNOWN", {"digest": digest})
-        if size < 0:  # not told
+        if size < 0:  # unknown
             await self.blob(repository, digest)
             return (await repository.blob(digest)).size
         return size
@@ -151,7 +151,7 @@ class Upstream:
             self._uploads.finish(upload)
 
     async def tags(self, repository: Repository) -> list[str]:
-        """All tags the upstream has; those kept here when it does not answer."""
+        """All tags the upstream has; the tags kept here when the upstream does not answer."""
         try:
             found = await self._client.on_repository(
                 self._domain, repository.name, Remote.tags, auth=self._auth
@@ -166,7 +166,7 @@ class Upstream:
 
 
 def _refusal(err: PortsideError) -> RegistryError:
-    """What the mirror's client is told; asking again helps only when nobody answered."""
+    """The error for the mirror's client; a retry helps only when nobody answered."""
     denied = isinstance(err, UpstreamError) and err.is_denied
     return RegistryError("DENIED" if denied else "UNAVAILABLE", message=f"upstream: {err}")
 

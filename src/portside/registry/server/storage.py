@@ -51,7 +51,7 @@ class Storage(Protocol):
     async def commit(self, keys: Iterable[str], then: Mapping[str, bytes]) -> None:
         """Have objects survive a power cut, only then write others, and have these survive.
 
-        Of ``keys``, those that are not there are passed over.
+        Missing ``keys`` are skipped.
         """
         ...
 
@@ -253,7 +253,7 @@ def _write_atomically(path: Path, data: bytes) -> bool:
 
 async def _flush(paths: set[Path]) -> None:
     """Put files and directories on the disk, all at once: the file system's journal then
-    takes those of many requests along in one commit."""
+    writes the changes of many requests in one commit."""
     loop = asyncio.get_running_loop()
     await asyncio.gather(*(loop.run_in_executor(_FLUSHERS, _sync, path) for path in paths))
 

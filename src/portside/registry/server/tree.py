@@ -57,7 +57,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def override(tree: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Put each variable at the place its name tells: ``REGISTRY_HTTP_ADDR`` at http.addr.
+    """Put each variable at the place its name gives: ``REGISTRY_HTTP_ADDR`` at http.addr.
 
     Shorter names come first: ``REGISTRY_STORAGE=s3`` chooses, ``REGISTRY_STORAGE_S3_BUCKET``
     then says more.
