@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from portside.model.errors import InvalidParameter, SystemFailure
@@ -82,6 +82,7 @@ def test_pressure_with_one_line_and_two() -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=400))
+@example("¹,1;text".encode())  # a digit to str.isdigit, not to int
 def test_hostile_text_of_files_is_no_error(text: bytes) -> None:
     values = [0] * len(INDEX)
     group_reader._memory_stat(group_reader._STAT_V1)(values, text)

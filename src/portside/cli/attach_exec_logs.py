@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @verb("container attach", "attach", usage="[OPTIONS] CONTAINER", arguments=(1, 1),
       about="Attach standard input, output and error to a running container",
       completes="running", flags="""
-      --detach-keys string   Keys that detach from it (default "ctrl-p,ctrl-q")
-      --no-stdin             Do not pass standard input on
-      --sig-proxy            Pass signals on to it (default true)
+      --detach-keys string   Keys that detach from the container (default "ctrl-p,ctrl-q")
+      --no-stdin             Do not forward standard input
+      --sig-proxy            Forward signals to the process (default true)
 """)  # fmt: skip
 def attach(session: Session, options: Options, arguments: list[str]) -> int:
     client = session.client
@@ -68,15 +68,15 @@ def attach(session: Session, options: Options, arguments: list[str]) -> int:
 @verb("container exec", "exec", usage="[OPTIONS] CONTAINER COMMAND [ARG...]", interspersed=False,
       about="Run a command in a running container", arguments=(2, None), completes="running",
       flags="""
-  -d, --detach               Leave it running in the background
-      --detach-keys string   Keys that detach from it (default "ctrl-p,ctrl-q")
-  -e, --env list             Set a variable, or pass one on by its name
+  -d, --detach               Run the command in the background
+      --detach-keys string   Keys that detach from the container (default "ctrl-p,ctrl-q")
+  -e, --env list             Set a variable (NAME=VALUE), or pass on the variable NAME
       --env-file list        Read variables from a file
-  -i, --interactive          Pass standard input on to it
-      --privileged           Give it every right
-  -t, --tty                  Give it a terminal
-  -u, --user string          User, and group, to run as (NAME|UID[:GROUP|GID])
-  -w, --workdir string       Directory to start in
+  -i, --interactive          Forward standard input to the command
+      --privileged           Run the command with all privileges
+  -t, --tty                  Allocate a terminal
+  -u, --user string          User and group of the command (NAME|UID[:GROUP|GID])
+  -w, --workdir string       Working directory of the command
 """)  # fmt: skip
 def exec_(session: Session, options: Options, arguments: list[str]) -> int:
     tty, stdin = options.flag("tty"), options.flag("interactive")

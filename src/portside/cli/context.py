@@ -128,7 +128,7 @@ def _warn_of_host(session: Session) -> None:
         )
 
 
-@verb("context show", about="Print the name of the context in force")
+@verb("context show", about="Print the name of the current context")
 def show(session: Session, options: Options, arguments: list[str]) -> None:
     session.out(current(session))
 
@@ -189,7 +189,7 @@ _WRITING = """
                              skip-tls-verify=true
 """
 _FROM = """
-      --from string          Take everything from another context
+      --from string          Copy the settings of another context
 """
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.+-]+")
 
@@ -282,7 +282,7 @@ def update(session: Session, options: Options, arguments: list[str]) -> None:
 
 @verb("context rm", "context remove", usage="CONTEXT [CONTEXT...]", arguments=(1, None),
       about="Remove contexts", completes="context", flags="""
-  -f, --force   Also the one in force
+  -f, --force   Also remove the current context
 """)  # fmt: skip
 def rm(session: Session, options: Options, arguments: list[str]) -> int:
     def act(name: str) -> None:

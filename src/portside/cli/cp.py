@@ -66,7 +66,7 @@ def import_(session: Session, options: Options, arguments: list[str]) -> None:
   -a, --author string    Author to keep in the image
   -c, --change list      Apply a Dockerfile instruction to the image
   -m, --message string   Comment to keep in the image
-  -p, --pause            Freeze the container meanwhile (default true)
+  -p, --pause            Pause the container meanwhile (default true)
 """)  # fmt: skip
 def commit(session: Session, options: Options, arguments: list[str]) -> None:
     from portside.cli import references

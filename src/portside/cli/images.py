@@ -102,9 +102,9 @@ _WITH_DIGESTS = ("Repository", "Tag", "Digest", "ID", "CreatedSince", "Size")
 
 @verb("image ls", "image list", "images", usage="[OPTIONS] [REPOSITORY[:TAG]]", arguments=(0, 1),
       about="List images", completes="image", flags="""
-  -a, --all             Those without a name that others are made of, too
+  -a, --all             Also unnamed images that other images are made of
       --digests         Show digests
-  -f, --filter filter   Only those for which this holds, such as dangling=true
+  -f, --filter filter   Only images that match, such as dangling=true
       --format string   Print by a Go template, 'table TEMPLATE' or 'json'
       --no-trunc        Do not shorten anything
   -q, --quiet           Print IDs only
@@ -195,9 +195,9 @@ def tag(session: Session, options: Options, arguments: list[str]) -> None:
 
 @verb("image rm", "image remove", "rmi", usage="[OPTIONS] IMAGE [IMAGE...]",
       about="Remove images, or names of images", arguments=(1, None), completes="image", flags="""
-  -f, --force              Also when stopped containers use it
-      --no-prune           Keep the nameless images it was made of
-      --platform strings   Only this platform of an image of several (OS[/ARCH[/VARIANT]])
+  -f, --force              Also images that stopped containers use
+      --no-prune           Keep the unnamed images that the image was made of
+      --platform strings   Only this platform of a multi-platform image (OS[/ARCH[/VARIANT]])
 """)  # fmt: skip
 def rmi(session: Session, options: Options, arguments: list[str]) -> int:
     from portside.cli.pull_push import _platform_json
@@ -257,11 +257,11 @@ _HISTORY: Columns = {
 
 
 @verb("image history", "history", usage="[OPTIONS] IMAGE", arguments=(1, 1), completes="image",
-      about="Show how an image came about", flags="""
+      about="Show the history of an image", flags="""
       --format string     Print by a Go template, 'table TEMPLATE' or 'json'
   -H, --human             Sizes and times for people (default true)
       --no-trunc          Do not shorten anything
-      --platform string   One platform of an image of several
+      --platform string   One platform of a multi-platform image
   -q, --quiet             Print IDs only
 """)  # fmt: skip
 def history(session: Session, options: Options, arguments: list[str]) -> None:
@@ -327,7 +327,7 @@ def pieces_of(file: BinaryIO) -> Iterator[bytes]:
 @verb("image save", "save", usage="[OPTIONS] IMAGE [IMAGE...]", completes="image",
       about="Write images to a tar archive", arguments=(1, None), flags="""
   -o, --output string     Write to a file, not to standard output
-      --platform string   Only this platform of images of several (OS[/ARCH[/VARIANT]])
+      --platform string   Only this platform of multi-platform images (OS[/ARCH[/VARIANT]])
 """)  # fmt: skip
 def save(session: Session, options: Options, arguments: list[str]) -> None:
     from portside.cli.pull_push import _platform_json
@@ -338,8 +338,8 @@ def save(session: Session, options: Options, arguments: list[str]) -> None:
 
 @verb("image load", "load", usage="[OPTIONS]", about="Read images from a tar archive", flags="""
   -i, --input string      Read from a file, not from standard input
-      --platform string   Only this platform of images of several (OS[/ARCH[/VARIANT]])
-  -q, --quiet             Do not show how far it is
+      --platform string   Only this platform of multi-platform images (OS[/ARCH[/VARIANT]])
+  -q, --quiet             Do not show progress
 """)  # fmt: skip
 def load(session: Session, options: Options, arguments: list[str]) -> None:
     from portside.cli import progress

@@ -34,11 +34,11 @@ _ORDER = ("mediaType", "digest", "size", "urls", "annotations", "data", "platfor
       about="Make an image, or an index, of images that registries have", flags="""
       --annotation list    An annotation of the index (index:KEY=VALUE) or of its
                            entries (manifest-descriptor[PLATFORM]:KEY=VALUE)
-      --append             Add to what the first tag names
+      --append             Add to the image that the first tag names
       --dry-run            Print the result and push nothing
   -f, --file list          Read a source (a name, a digest or a descriptor) from a file
   -p, --platform list      Only this platform of the sources
-      --prefer-index       Make an index of a single image, too (default true)
+      --prefer-index       Make an index also of a single image (default true)
       --progress string    Accepted and ignored: there is no progress to show
   -t, --tag list           Name of the result
 """)  # fmt: skip

@@ -27,7 +27,7 @@ _FORMAT = """
   -f, --format string   Print by a Go template, or 'json'
 """
 _SIZE = """
-  -s, --size            Compute sizes, too
+  -s, --size            Also compute sizes
 """
 
 
@@ -115,7 +115,7 @@ def _platform(options: Options) -> str | None:
 
 _group_verb("container", "CONTAINER", "containers", _SIZE, "container")
 _group_verb("image", "IMAGE", "images", """
-      --platform string   One platform of an image of several
+      --platform string   One platform of a multi-platform image
 """, "image")  # fmt: skip
 _group_verb("network", "NETWORK", "networks", """
   -v, --verbose         Accepted and ignored

@@ -20,12 +20,12 @@ _MANY = "CONTAINER [CONTAINER...]"
 
 @verb("container start", "start", usage=f"[OPTIONS] {_MANY}", about="Start stopped containers",
       arguments=(1, None), completes="stopped", flags="""
-  -a, --attach                  Show its output and pass signals on
+  -a, --attach                  Show the output and forward signals
       --checkpoint string       Not supported: start from a checkpoint
       --checkpoint-dir string   Not supported: where checkpoints are
-      --detach-keys string      Keys that detach from it (default "ctrl-p,ctrl-q")
-  -i, --interactive             Pass standard input on to it
-      --sig-proxy               hidden: pass signals on (default true)
+      --detach-keys string      Keys that detach from the container (default "ctrl-p,ctrl-q")
+  -i, --interactive             Forward standard input to the container
+      --sig-proxy               hidden: forward signals (default true)
 """)  # fmt: skip
 def start(session: Session, options: Options, arguments: list[str]) -> int:
     if options.given("checkpoint"):
@@ -81,8 +81,8 @@ def _start_attached(session: Session, options: Options, name: str) -> int:
 # -- ending ----------------------------------------------------------------------------------
 
 _ENDING = """
-  -s, --signal string   Signal to send first, in place of the container's own
-  -t, --timeout int     Seconds to wait before it is killed; -1 to wait for ever
+  -s, --signal string   Signal to send first, instead of the container's own
+  -t, --timeout int     Seconds to wait before the container is killed; -1 for no limit
       --time int        hidden:
 """
 
@@ -158,9 +158,9 @@ def wait(session: Session, options: Options, arguments: list[str]) -> int:
 
 @verb("container rm", "container remove", "rm", usage=f"[OPTIONS] {_MANY}",
       about="Remove containers", arguments=(1, None), completes="container", flags="""
-  -f, --force     Kill and remove running ones, too
+  -f, --force     Also kill and remove running containers
   -l, --link      Remove a link, not the container
-  -v, --volumes   Remove their anonymous volumes
+  -v, --volumes   Also remove the containers' anonymous volumes
 """)  # fmt: skip
 def rm(session: Session, options: Options, arguments: list[str]) -> int:
     client = session.client

@@ -25,7 +25,7 @@ def _server(arguments: list[str]) -> str:
 
 
 @verb("login", usage="[OPTIONS] [SERVER]", arguments=(0, 1), flags="""
-  -p, --password string   Password or token (others on this machine can see it)
+  -p, --password string   Password or token (visible to other users of this machine)
       --password-stdin    Read password or token from standard input
   -u, --username string   User name
 """, about="Log in to a registry: Docker Hub unless another is named")  # fmt: skip

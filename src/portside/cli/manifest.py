@@ -68,9 +68,9 @@ def fetch(session: Session, name: str, *, statements: bool = False) -> Kept:
 
 
 @verb("manifest create", usage="[OPTIONS] MANIFEST_LIST MANIFEST [MANIFEST...]",
-      about="Begin a list of images that are in a registry already", arguments=(2, None),
+      about="Create a local list of images that are in a registry", arguments=(2, None),
       completes="image", flags="""
-  -a, --amend      Add to a list that exists
+  -a, --amend      Add to an existing list
 """ + _INSECURE)  # fmt: skip
 def create(session: Session, options: Options, arguments: list[str]) -> None:
     name, *images = arguments
@@ -87,7 +87,7 @@ def create(session: Session, options: Options, arguments: list[str]) -> None:
       about="Correct the platform of an image in a list", completes="image", flags="""
       --arch string           Architecture
       --os string             Operating system
-      --os-features strings   Features of the operating system it needs
+      --os-features strings   Features of the operating system that the image needs
       --os-version string     Version of the operating system
       --variant string        Variant of the architecture
 """)  # fmt: skip
@@ -120,7 +120,7 @@ def _index(manifests: list[Kept]) -> Kept:
 @verb("manifest inspect", usage="[OPTIONS] [MANIFEST_LIST] MANIFEST", arguments=(1, 2),
       about="Show a manifest or a manifest list as its registry has it", completes="image",
       flags=_INSECURE + """
-  -v, --verbose    Also its digest, and every image of a list
+  -v, --verbose    Also show the digest, and every image of a list
 """)  # fmt: skip
 def inspect(session: Session, options: Options, arguments: list[str]) -> None:
     import binascii
@@ -164,7 +164,7 @@ def _in_order(entry: Kept) -> Kept:
 
 @verb("manifest push", usage="[OPTIONS] MANIFEST_LIST", arguments=(1, 1), completes="image",
       about="Upload a list to its registry", flags=_INSECURE + """
-  -p, --purge      Forget the list here afterwards
+  -p, --purge      Delete the local list afterwards
 """)  # fmt: skip
 def push(session: Session, options: Options, arguments: list[str]) -> None:
     name = arguments[0]
@@ -181,7 +181,7 @@ def push(session: Session, options: Options, arguments: list[str]) -> None:
 
 
 @verb("manifest rm", usage="MANIFEST_LIST [MANIFEST_LIST...]", arguments=(1, None),
-      about="Forget lists in the making", completes="image")  # fmt: skip
+      about="Delete local lists", completes="image")  # fmt: skip
 def rm(session: Session, options: Options, arguments: list[str]) -> None:
     for name in arguments:
         if not _kept(session, name):

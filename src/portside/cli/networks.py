@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 @verb("network create", usage="[OPTIONS] NETWORK", about="Create a network", arguments=(1, 1),
       flags="""
       --attachable           Accepted and ignored
-      --aux-address map      Address that is taken already (NAME=IP)
-      --config-from string   Network to take the configuration from
+      --aux-address map      Address that is already in use (NAME=IP)
+      --config-from string   Network to copy the configuration from
       --config-only          Keep the configuration only, for other networks
   -d, --driver string        Driver of the network (default "bridge")
       --gateway strings      Gateway of a subnet
       --ingress              Not supported: a swarm's routing mesh
-      --internal             Let nothing out of the network, and nothing in
+      --internal             Isolate the network from other networks
       --ip-range strings     Part of a subnet to take addresses from
-      --ipam-driver string   Who manages addresses (default "default")
+      --ipam-driver string   Driver that manages addresses (default "default")
       --ipam-opt map         Option of the address manager (NAME=VALUE)
       --ipv4                 Give out IPv4 addresses (default true)
       --ipv6                 Give out IPv6 addresses
-      --label list           Give it a label (NAME=VALUE)
+      --label list           Add a label (NAME=VALUE)
   -o, --opt map              Option of the driver (NAME=VALUE)
       --scope string         Scope of the network
       --subnet strings       Subnet of the network in CIDR notation
@@ -154,7 +154,7 @@ COLUMNS = {
 
 
 @verb("network ls", "network list", usage="[OPTIONS]", about="List networks", flags="""
-  -f, --filter filter   Only those for which this holds, such as driver=bridge
+  -f, --filter filter   Only networks that match, such as driver=bridge
       --format string   Print by a Go template, 'table TEMPLATE' or 'json'
       --no-trunc        Do not shorten anything
   -q, --quiet           Print IDs only
@@ -197,7 +197,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 @verb("network rm", "network remove", usage="NETWORK [NETWORK...]", about="Remove networks",
       arguments=(1, None), completes="network", flags="""
-  -f, --force   Forgive it when a network does not exist
+  -f, --force   No error when a network does not exist
 """)  # fmt: skip
 def rm(session: Session, options: Options, arguments: list[str]) -> int:
     client = session.client
@@ -209,13 +209,13 @@ def rm(session: Session, options: Options, arguments: list[str]) -> int:
 
 @verb("network connect", usage="[OPTIONS] NETWORK CONTAINER", arguments=(2, 2),
       about="Connect a container to a network", completes="network-container", flags="""
-      --alias strings           Further name on the network
+      --alias strings           Additional name on the network
       --driver-opt strings      Option of the driver (NAME=VALUE)
-      --gw-priority int         The network of the highest has the default gateway
+      --gw-priority int         Priority; the network with the highest has the default gateway
       --ip string               IPv4 address on the network
       --ip6 string              IPv6 address on the network
-      --link list               Make another container known by name (NAME[:ALIAS])
-      --link-local-ip strings   Further link-local address
+      --link list               Link to another container (NAME[:ALIAS])
+      --link-local-ip strings   Additional link-local address
       --mac-address string      MAC address on the network
 """)  # fmt: skip
 def connect(session: Session, options: Options, arguments: list[str]) -> None:
@@ -242,7 +242,7 @@ def connect(session: Session, options: Options, arguments: list[str]) -> None:
 
 @verb("network disconnect", usage="[OPTIONS] NETWORK CONTAINER", arguments=(2, 2),
       about="Disconnect a container from a network", completes="network-container", flags="""
-  -f, --force   Also when the container cannot be found any more
+  -f, --force   Also when the container no longer exists
 """)  # fmt: skip
 def disconnect(session: Session, options: Options, arguments: list[str]) -> None:
     body = {"Container": arguments[1], "Force": options.flag("force")}

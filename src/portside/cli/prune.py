@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 _FORCE = """
   -f, --force           Do not ask
-      --filter filter   Only what this holds for, such as until=24h
+      --filter filter   Only objects that match, such as until=24h
 """
 _ALL = """
-  -a, --all             Also what has a name, as long as it is unused
+  -a, --all             Also unused objects that have a name
 """
 
 
@@ -106,7 +106,7 @@ def container_prune(session: Session, options: Options, arguments: list[str]) ->
     reclaimed(session, containers(session, wanted(session, options)))
 
 
-@verb("image prune", usage="[OPTIONS]", about="Remove images without a name", flags=_ALL + _FORCE)
+@verb("image prune", usage="[OPTIONS]", about="Remove unnamed images", flags=_ALL + _FORCE)
 def image_prune(session: Session, options: Options, arguments: list[str]) -> None:
     every = options.flag("all")
     what = "all images without at least one container associated to them" if every else (
@@ -125,7 +125,7 @@ def network_prune(session: Session, options: Options, arguments: list[str]) -> N
     networks(session, wanted(session, options))
 
 
-@verb("volume prune", usage="[OPTIONS]", about="Remove nameless volumes that no container uses",
+@verb("volume prune", usage="[OPTIONS]", about="Remove anonymous volumes that no container uses",
       flags=_ALL + _FORCE)  # fmt: skip
 def volume_prune(session: Session, options: Options, arguments: list[str]) -> None:
     every = options.flag("all")
@@ -139,7 +139,7 @@ def volume_prune(session: Session, options: Options, arguments: list[str]) -> No
     reclaimed(session, volumes(session, filters))
 
 
-@verb("builder prune", usage="[OPTIONS]", about="Remove what the builder keeps", flags=_ALL + _FORCE
+@verb("builder prune", usage="[OPTIONS]", about="Remove the build cache", flags=_ALL + _FORCE
       + """
       --keep-storage bytes   Bytes to keep
 """)  # fmt: skip
@@ -158,7 +158,7 @@ def builder_prune(session: Session, options: Options, arguments: list[str]) -> N
 
 @verb("system prune", usage="[OPTIONS]", about="Remove everything that is not used", flags=_ALL
       + _FORCE + """
-      --volumes         Remove nameless volumes, too
+      --volumes         Also remove anonymous volumes
 """)  # fmt: skip
 def system_prune(session: Session, options: Options, arguments: list[str]) -> None:
     every = options.flag("all")

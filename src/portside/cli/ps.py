@@ -158,11 +158,11 @@ SHOWN = ("ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names")
 
 @verb("container ls", "container list", "container ps", "ps", usage="[OPTIONS]",
       about="List containers", flags="""
-  -a, --all             Those that do not run, too
-  -f, --filter filter   Only those for which this holds, such as status=exited
+  -a, --all             Also containers that do not run
+  -f, --filter filter   Only containers that match, such as status=exited
       --format string   Print by a Go template, 'table TEMPLATE' or 'json'
-  -n, --last int        The last n that were created, running or not
-  -l, --latest          The last that was created, running or not
+  -n, --last int        The last n created containers, running or not
+  -l, --latest          The last created container, running or not
       --no-trunc        Do not shorten anything
   -q, --quiet           Print IDs only
   -s, --size            Show sizes

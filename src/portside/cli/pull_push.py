@@ -75,7 +75,7 @@ def pull(session: Session, options: Options, arguments: list[str]) -> None:
       arguments=(1, 1), completes="image", flags="""
   -a, --all-tags                Upload every tag of the repository
       --disable-content-trust   Accepted and ignored (default true)
-      --platform string         Upload one platform of an image of several
+      --platform string         Upload one platform of a multi-platform image
                                 (OS[/ARCH[/VARIANT]])
   -q, --quiet                   Print the image's name only
 """)  # fmt: skip
@@ -136,9 +136,9 @@ def _description(item: dict[str, Any], full: bool) -> str:
 
 @verb("search", usage="[OPTIONS] TERM", about="Search a registry for images", arguments=(1, 1),
       flags="""
-  -f, --filter filter   Only images for which this holds (stars=N, is-official=true)
+  -f, --filter filter   Only images that match (stars=N, is-official=true)
       --format string   Print by a Go template, or 'json'
-      --limit int       How many at most
+      --limit int       Number of results at most
       --no-trunc        Do not shorten descriptions
 """)  # fmt: skip
 def search(session: Session, options: Options, arguments: list[str]) -> None:

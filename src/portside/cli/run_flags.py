@@ -20,9 +20,9 @@ CREATE = """
       --cpu-rt-runtime int               Real-time CPU time in each period in microseconds
   -c, --cpu-shares int                   Relative weight of CPU time
       --cpus decimal                     Number of CPUs, such as 1.5
-      --cpuset-cpus string               CPUs it may run on (0-3, 0,1)
-      --cpuset-mems string               Memory nodes it may use (0-3, 0,1)
-      --device list                      Give it a device of the machine, or a CDI device
+      --cpuset-cpus string               CPUs that the container may use (0-3, 0,1)
+      --cpuset-mems string               Memory nodes that the container may use (0-3, 0,1)
+      --device list                      Add a device of the machine, or a CDI device
                                          (PATH[:PATH[:rwm]] or VENDOR/CLASS=NAME)
       --device-cgroup-rule list          Add a rule to its device control group
       --device-read-bps list             Bound reading from a device (PATH:BYTES each second)
@@ -36,22 +36,22 @@ CREATE = """
       --dns-search list                  Domains to search names in
       --domainname string                NIS domain name
       --entrypoint string                Command to run in place of the image's ENTRYPOINT
-  -e, --env list                         Set a variable, or pass one on by its name
+  -e, --env list                         Set a variable (NAME=VALUE), or pass on the variable NAME
       --env-file list                    Read variables from a file
-      --expose list                      Note a port, or a range, that it listens on
-      --gpus gpu-request                 GPUs to give to it ('all' for all of them)
-      --group-add list                   Further groups of its user
-      --health-cmd string                Command that checks whether it is healthy
+      --expose list                      Port, or range, that the container listens on
+      --gpus gpu-request                 GPUs to add ('all' for all of them)
+      --group-add list                   Additional groups of the user
+      --health-cmd string                Command that checks the container's health
       --health-interval duration         Time between two checks (ms|s|m|h)
       --health-retries int               Failures in a row that mean unhealthy
-      --health-start-interval duration   Time between two checks while it starts (ms|s|m|h)
+      --health-start-interval duration   Time between two checks during the start period (ms|s|m|h)
       --health-start-period duration     Time in which failures do not count (ms|s|m|h)
       --health-timeout duration          Longest time for one check (ms|s|m|h)
       --help                             Print this text
   -h, --hostname string                  Host name
-      --init                             Run an init as its first process, which forwards
+      --init                             Run an init as the first process, which forwards
                                          signals and reaps processes
-  -i, --interactive                      Keep its STDIN open, attached or not
+  -i, --interactive                      Keep STDIN open, attached or not
       --io-maxbandwidth bytes            Accepted and ignored (Windows only)
       --io-maxiops uint                  Accepted and ignored (Windows only)
       --ip string                        IPv4 address on the network
@@ -60,67 +60,67 @@ CREATE = """
                                          container:NAME
       --isolation string                 Accepted and ignored (Windows only)
       --kernel-memory bytes              Limit of kernel memory (the kernel has dropped it)
-  -l, --label list                       Give it a label (NAME=VALUE)
+  -l, --label list                       Add a label (NAME=VALUE)
       --label-file list                  Read labels from a file
-      --link list                        Make another container known by name (NAME[:ALIAS])
-      --link-local-ip list               Further link-local addresses
-      --log-driver string                Where its output goes
+      --link list                        Link to another container (NAME[:ALIAS])
+      --link-local-ip list               Additional link-local addresses
+      --log-driver string                Log driver of the container
       --log-opt list                     Option of the log driver (NAME=VALUE)
       --mac-address string               MAC address, such as 92:d0:c6:0a:29:33
   -m, --memory bytes                     Limit of memory
-      --memory-reservation bytes         Memory it keeps when the machine runs short
-      --memory-swap swap                 Limit of memory and swap together; -1 for endless swap
-      --memory-swappiness int            How readily its memory is swapped, 0 to 100
-      --mount mount                      Mount something (type=bind|volume|tmpfs|image,src=,dst=)
+      --memory-reservation bytes         Memory that is protected when the machine runs short
+      --memory-swap swap                 Limit of memory and swap together; -1 for unlimited swap
+      --memory-swappiness int            How readily memory is swapped, 0 to 100
+      --mount mount                      Add a mount (type=bind|volume|tmpfs|image,src=,dst=)
       --name string                      Name of the container
       --net network                      hidden:alias network
       --net-alias list                   hidden:alias network-alias
-      --network network                  Network to connect it to
-      --network-alias list               Further name on the network
+      --network network                  Network to connect the container to
+      --network-alias list               Additional name on the network
       --no-healthcheck                   Do not run the image's HEALTHCHECK
-      --oom-kill-disable                 Do not kill its processes when memory runs out
-      --oom-score-adj int                How likely the kernel kills it first, -1000 to 1000
+      --oom-kill-disable                 Disable the OOM killer for the container
+      --oom-score-adj int                Preference of the OOM killer, -1000 to 1000
       --pid string                       PID namespace: host or container:NAME
       --pids-limit int                   Limit of processes; -1 for none
       --platform string                  Platform of the image (OS/ARCH[/VARIANT])
-      --privileged                       Give it every right on the machine
+      --privileged                       Run the container with all privileges
   -p, --publish list                     Publish a port ([[IP:][HOST_PORT]:]PORT[/PROTOCOL])
   -P, --publish-all                      Publish each exposed port on a random port
       --pull string                      When to pull the image: always, missing or never
                                          (default "missing")
-  -q, --quiet                            Print nothing while pulling
-      --read-only                        Make its root file system read-only
-      --restart string                   When to start it again: no, on-failure[:N], always,
+  -q, --quiet                            Do not show progress of the pull
+      --read-only                        Mount the root file system read-only
+      --restart string                   When to restart the container: no, on-failure[:N], always,
                                          unless-stopped or on-unhealthy (default "no")
-      --rm                               Remove it, with its anonymous volumes, when it ends
-      --runtime string                   OCI runtime to run it with
-      --security-opt list                Option of its confinement, such as seccomp=FILE
+      --rm                               Remove the container and its anonymous volumes at its end
+      --runtime string                   OCI runtime for the container
+      --security-opt list                Security option, such as seccomp=FILE
       --shm-size bytes                   Size of /dev/shm
-      --stop-signal string               Signal that asks it to end
-      --stop-timeout int                 Seconds to wait for its end before it is killed
-      --storage-opt list                 Option of its storage (NAME=VALUE)
-      --sysctl map                       Kernel parameter in its namespaces (NAME=VALUE)
+      --stop-signal string               Signal that asks the container to end
+      --stop-timeout int                 Seconds to wait before the container is killed
+      --storage-opt list                 Option of the storage driver (NAME=VALUE)
+      --sysctl map                       Kernel parameter of the container (NAME=VALUE)
       --tmpfs list                       Mount a tmpfs (PATH[:OPTIONS])
-  -t, --tty                              Give it a terminal
-      --ulimit ulimit                    Limit of its processes (NAME=SOFT[:HARD])
-  -u, --user string                      User, and group, to run as (NAME|UID[:GROUP|GID])
-      --use-api-socket                   Give it the engine's socket and the credentials of
+  -t, --tty                              Allocate a terminal
+      --ulimit ulimit                    Limit of the processes (NAME=SOFT[:HARD])
+  -u, --user string                      User and group of the command (NAME|UID[:GROUP|GID])
+      --use-api-socket                   Add the engine's socket and the credentials of
                                          registries
       --userns string                    User namespace: host, or
                                          auto[:size=,uidmapping=,gidmapping=]
       --uts string                       UTS namespace: host
   -v, --volume list                      Mount a directory or a volume (SOURCE:PATH[:OPTIONS])
-      --volume-driver string             Driver of volumes that are made for it
+      --volume-driver string             Driver of volumes that are created
       --volumes-from list                Mount the volumes of another container (NAME[:ro])
-  -w, --workdir string                   Directory to start in
+  -w, --workdir string                   Working directory of the command
 """
 
 RUN = (
     CREATE
     + """
-  -d, --detach                           Print its ID and leave it running
-      --detach-keys string               Keys that detach from it (default "ctrl-p,ctrl-q")
-      --sig-proxy                        Pass signals on to it (default true)
+  -d, --detach                           Print the container's ID and leave it running
+      --detach-keys string               Keys that detach (default "ctrl-p,ctrl-q")
+      --sig-proxy                        Forward signals to the process (default true)
       --timings                          Print on STDERR where the milliseconds went
 """
 )

@@ -23,7 +23,7 @@ _UNKNOWN = "--"
 
 @verb("container stats", "stats", usage="[OPTIONS] [CONTAINER...]", completes="running",
       about="Show what containers use, live", arguments=(0, None), flags="""
-  -a, --all             Those that do not run, too
+  -a, --all             Also containers that do not run
       --format string   Print by a Go template, 'table TEMPLATE' or 'json'
       --history         Show the last two minutes as sparklines: from 'portside monitor' if one
                         answers at PORTSIDE_MONITOR (default http://127.0.0.1:8080)

@@ -99,7 +99,7 @@ def _version_text(client: dict[str, Any], server: dict[str, Any] | None) -> str:
 # -- info ------------------------------------------------------------------------------------
 
 
-@verb("info", "system info", usage="[OPTIONS]", about="Show what the engine is and has",
+@verb("info", "system info", usage="[OPTIONS]", about="Show information about the engine",
       flags=FORMAT)  # fmt: skip
 def info(session: Session, options: Options, arguments: list[str]) -> int:
     from portside.cli import info_text
@@ -112,7 +112,7 @@ def info(session: Session, options: Options, arguments: list[str]) -> int:
 
 @verb("events", "system events", usage="[OPTIONS]", about="Show what happens in the engine, live",
       flags="""
-  -f, --filter filter   Only events for which this holds, such as type=container
+  -f, --filter filter   Only events that match, such as type=container
       --format string   Print by a Go template, or 'json'
       --since string    Also events from this time on (2024-01-02T13:23:37Z, or 42m ago)
       --until string    End at this time
@@ -186,7 +186,7 @@ def df(session: Session, options: Options, arguments: list[str]) -> None:
 
 @verb("system check", usage="[OPTIONS]", about="Verify everything the engine has stored", flags="""
       --offline   Look at the data root while no engine runs (see --offline --help)
-      --repair    Repair what can be repaired: fetch, rebuild or drop it
+      --repair    Repair what can be repaired (download, rebuild or remove)
 """)  # fmt: skip
 def check(session: Session, options: Options, arguments: list[str]) -> int:
     from portside.cli import progress
@@ -219,7 +219,7 @@ def check(session: Session, options: Options, arguments: list[str]) -> int:
 
 @verb("system audit", usage="[OPTIONS]",
       about="Check the engine and its running containers by the CIS Docker Benchmark", flags="""
-  -a, --all    Also show what is as recommended
+  -a, --all    Also show checks that pass
       --json   Print all findings as JSON
 """)  # fmt: skip
 def audit(session: Session, options: Options, arguments: list[str]) -> None:
@@ -243,7 +243,7 @@ def audit(session: Session, options: Options, arguments: list[str]) -> None:
 
 
 @verb("daemon stop", usage="[OPTIONS]", about="End an engine; its containers continue", flags="""
-      --containers   Stop its containers, too
+      --containers   Also stop its containers
 """)  # fmt: skip
 def daemon_stop(session: Session, options: Options, arguments: list[str]) -> None:
     end_engine(session, containers=options.flag("containers"))

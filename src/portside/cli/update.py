@@ -32,26 +32,26 @@ _TEXTS = {"cpuset-cpus": "CpusetCpus", "cpuset-mems": "CpusetMems"}
       --cpu-rt-runtime int         Real-time CPU time in each period in microseconds
   -c, --cpu-shares int             Relative weight of CPU time
       --cpus decimal               Number of CPUs, such as 1.5
-      --cpuset-cpus string         CPUs it may run on (0-3, 0,1)
-      --cpuset-mems string         Memory nodes it may use (0-3, 0,1)
+      --cpuset-cpus string         CPUs that the container may use (0-3, 0,1)
+      --cpuset-mems string         Memory nodes that the container may use (0-3, 0,1)
   -e, --env list                   Set a variable (needs a restart)
-      --env-rm list                Take a variable away (needs a restart)
+      --env-rm list                Remove a variable (needs a restart)
       --kernel-memory bytes        hidden:
   -l, --label list                 Set a label (NAME=VALUE)
-      --label-rm list              Take a label away
+      --label-rm list              Remove a label
   -m, --memory bytes               Limit of memory
-      --memory-reservation bytes   Memory it keeps when the machine runs short
-      --memory-swap swap           Limit of memory and swap together; -1 for endless swap
-      --mount mount                Mount something (needs a restart)
+      --memory-reservation bytes   Memory that is protected when the machine runs short
+      --memory-swap swap           Limit of memory and swap together; -1 for unlimited swap
+      --mount mount                Add a mount (needs a restart)
       --pids-limit int             Limit of processes; -1 for none
-  -p, --publish list               Publish a port, live, besides those that are published
+  -p, --publish list               Publish another port of the running container
                                    ([[IP:][HOST_PORT]:]PORT[/PROTOCOL])
       --publish-rm list            Remove all that publishes this port of the container, live,
                                    before --publish adds (PORT[/PROTOCOL])
-      --restart string             When to start it again: no, on-failure[:N], always,
+      --restart string             When to restart the container: no, on-failure[:N], always,
                                    unless-stopped or on-unhealthy
-      --restart-now                Restart it if a change needs that
-      --unmount list               Mount something no more (PATH; needs a restart)
+      --restart-now                Restart the container if a change needs a restart
+      --unmount list               Remove a mount (PATH; needs a restart)
   -v, --volume list                Mount a directory or a volume (needs a restart)
 """)  # fmt: skip
 def update(session: Session, options: Options, arguments: list[str]) -> int:

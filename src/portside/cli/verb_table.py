@@ -17,11 +17,11 @@ GLOBAL = """
   -H, --host list          Address of the engine (unix://PATH or tcp://HOST[:PORT])
   -l, --log-level string   Accepted and ignored (debug, info, warn, error, fatal); this
                            command writes no log
-      --tls                Speak TLS without checking the engine's certificate
+      --tls                Use TLS without verifying the engine's certificate
       --tlscacert string   The one authority to trust (default "~/.docker/ca.pem")
       --tlscert string     Certificate to show to the engine (default "~/.docker/cert.pem")
-      --tlskey string      Its key (default "~/.docker/key.pem")
-      --tlsverify          Speak TLS and check the engine's certificate
+      --tlskey string      Key of the certificate (default "~/.docker/key.pem")
+      --tlsverify          Use TLS and verify the engine's certificate
   -v, --version            Print the version and quit
 """
 

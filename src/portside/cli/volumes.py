@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @verb("volume create", usage="[OPTIONS] [VOLUME]", about="Create a volume", arguments=(0, 1),
       flags="""
   -d, --driver string   Driver of the volume (default "local")
-      --label list      Give it a label (NAME=VALUE)
+      --label list      Add a label (NAME=VALUE)
       --name string     hidden:
   -o, --opt map         Option of the driver (NAME=VALUE)
 """)  # fmt: skip
@@ -74,7 +74,7 @@ COLUMNS = {
 
 @verb("volume ls", "volume list", usage="[OPTIONS]", about="List volumes", flags="""
       --cluster         Not supported: a swarm's volumes
-  -f, --filter filter   Only those for which this holds, such as dangling=true
+  -f, --filter filter   Only volumes that match, such as dangling=true
       --format string   Print by a Go template, 'table TEMPLATE' or 'json'
   -q, --quiet           Print names only
 """)  # fmt: skip
@@ -98,7 +98,7 @@ def ls(session: Session, options: Options, arguments: list[str]) -> None:
 
 @verb("volume rm", "volume remove", usage="[OPTIONS] VOLUME [VOLUME...]", arguments=(1, None),
       about="Remove volumes that no container uses", completes="volume", flags="""
-  -f, --force   Forgive it when a volume does not exist
+  -f, --force   No error when a volume does not exist
 """)  # fmt: skip
 def rm(session: Session, options: Options, arguments: list[str]) -> int:
     client = session.client
@@ -108,7 +108,7 @@ def rm(session: Session, options: Options, arguments: list[str]) -> int:
 
 @verb("volume update", usage="[OPTIONS] VOLUME", about="Change the labels of a volume",
       arguments=(1, 1), completes="volume", flags="""
-      --label list   Labels in place of those it has (NAME=VALUE)
+      --label list   New labels, instead of the present ones (NAME=VALUE)
 """)  # fmt: skip
 def update(session: Session, options: Options, arguments: list[str]) -> None:
     from portside.cli.envfile import labels
@@ -144,7 +144,7 @@ def export(session: Session, options: Options, arguments: list[str]) -> None:
 
 
 @verb("volume import", usage="VOLUME [FILE|-]", arguments=(1, 2), completes="volume",
-      about="Fill a volume, made if need be, from a tar archive")  # fmt: skip
+      about="Fill a volume from a tar archive; create the volume if needed")  # fmt: skip
 def import_(session: Session, options: Options, arguments: list[str]) -> None:
     from portside.cli.images import pieces_of
 

@@ -37,13 +37,13 @@ _TABLE = """
       --prefix string              Path below which everything is served
       --metrics-path string        Path of the metrics (default "/metrics")
       --tls-cert string            Certificate of the server
-      --tls-key string             Its key
+      --tls-key string             Key of the certificate
       --tls-client-ca string       Clients must show a certificate of this authority
-      --htpasswd string            File of users (bcrypt) who may look
+      --htpasswd string            File of users (bcrypt) that have access
       --token-file string          File of bearer tokens, one a line
-      --host-name list             Name it may be asked by, such as a proxy's (default: localhost
+      --host-name list             Name that clients may use, such as a proxy's (default: localhost
                                    and addresses; matters on loopback without authentication)
-      --insecure                   Serve other machines without TLS or authentication
+      --insecure                   Serve other machines without authentication
       --logs                       Show containers' logs on the page (default: only with
                                    --htpasswd, --token-file or --tls-client-ca)
       --exporter list              Send metrics: KIND=URL with otlp, influxdb, influxdb2, statsd,

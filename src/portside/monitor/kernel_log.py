@@ -72,7 +72,7 @@ def parse(record: str) -> OomKill | KernelError | None:
     head, _, text = record.partition(";")
     text = text.partition("\n")[0]
     priority = head.partition(",")[0]
-    if not priority.isdigit():
+    if not priority.isdecimal():
         return None
     facility, level = divmod(int(priority), 8)
     if found := _OOM.search(text):

@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 FLAGS = """
       --add-host list           Add a host's name and address to steps (NAME:IP)
-      --allow list              Allow steps more: network.host, security.insecure
+      --allow list              Permit steps to use: network.host, security.insecure
       --annotation list         An annotation of the image: [index:|manifest:]KEY=VALUE
       --attest list             An attestation of the image: type=provenance|sbom[,KEY=VALUE]
       --build-arg list          Set a variable that the Dockerfile declares with ARG
-      --build-context list      A further context: NAME=PATH, NAME=docker-image://IMAGE, NAME=URL
+      --build-context list      Additional context: NAME=PATH, NAME=docker-image://IMAGE, NAME=URL
       --builder string          Accepted and ignored: there is one builder
       --cache-from list         A cache to use: IMAGE, type=registry,ref=NAME, type=local,src=DIR
       --cache-to list           Where to keep the cache: type=inline, type=registry,ref=NAME,
                                 type=local,dest=DIR; mode=min|max
       --call string             What to do: build, check, outline or targets (default "build")
-      --cgroup-parent string    Control group above the steps'
+      --cgroup-parent string    Parent of the steps' control groups
       --check                   Short for --call=check
   -D, --debug                   Show where an unexpected error came from
   -f, --file string             The Dockerfile (default "PATH/Dockerfile")

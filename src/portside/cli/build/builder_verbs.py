@@ -75,7 +75,7 @@ def _stamp(nanoseconds: int) -> str:
 
 
 @verb("buildx inspect", "builder inspect", usage="[OPTIONS] [NAME]", arguments=(0, 1),
-      about="Show the builder: platforms and the bounds of its cache", flags="""
+      about="Show the builder: platforms and limits of its cache", flags="""
       --bootstrap        Accepted and ignored: the builder runs
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
 def inspect(session: Session, options: Options, arguments: list[str]) -> None:
@@ -136,9 +136,9 @@ def _matches(record: Item, name: str, value: str) -> bool:
     return bool(facts[name]) == (value.lower() not in ("false", "0"))
 
 
-@verb("buildx du", "builder du", usage="[OPTIONS]", about="Show what the build cache takes",
+@verb("buildx du", "builder du", usage="[OPTIONS]", about="Show the disk usage of the build cache",
       flags="""
-      --filter filter   Only what this holds for, such as type=regular or until=24h
+      --filter filter   Only records that match, such as type=regular or until=24h
       --format string   Print as a table, as json, or pretty
       --verbose         Short for --format=pretty
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
@@ -202,14 +202,14 @@ def _totals(session: Session, records: list[Item]) -> None:
     session.out(f"Total:\t\t{sizes.human_size(total, 4)}")
 
 
-@verb("buildx prune", usage="[OPTIONS]", about="Remove what the build cache keeps", flags="""
-  -a, --all                    Also what an image shares
-      --filter filter          Only what this holds for, such as until=24h
+@verb("buildx prune", usage="[OPTIONS]", about="Remove records of the build cache", flags="""
+  -a, --all                    Also records that an image shares
+      --filter filter          Only records that match, such as until=24h
   -f, --force                  Do not ask
       --keep-storage bytes     The old name of --reserved-space
-      --max-used-space bytes   Keep at most this much
-      --min-free-space bytes   Leave at least this much of the disk free
-      --reserved-space bytes   Keep this much in any case
+      --max-used-space bytes   Largest size of the cache
+      --min-free-space bytes   Free disk space to leave at least
+      --reserved-space bytes   Size of the cache that is always kept
       --verbose                Show more of each record
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
 def buildx_prune(session: Session, options: Options, arguments: list[str]) -> None:

@@ -71,7 +71,7 @@ def _seconds(record: Item) -> float:
 
 
 @verb("buildx history ls", "builder history ls", usage="[OPTIONS]", about="List builds", flags="""
-      --filter filter    Only what this holds for: status=error|completed|running|canceled, ref=ID
+      --filter filter    Only builds that match: status=error|completed|running|canceled, ref=ID
       --format string    Print as a table, or as json
       --local            Accepted and ignored
       --no-trunc         Do not shorten anything
@@ -123,7 +123,7 @@ def _row_json(record: Item) -> Item:
 
 
 @verb("buildx history inspect", "builder history inspect", usage="[OPTIONS] [REF]",
-      arguments=(0, 1), about="Show a build: where it came from and what it gave", flags="""
+      arguments=(0, 1), about="Show the sources and results of a build", flags="""
       --format string    Print as text, or as json
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
 def inspect(session: Session, options: Options, arguments: list[str]) -> None:
@@ -221,8 +221,8 @@ class _Plain(build_progress.Plain):
 
 
 @verb("buildx history rm", "builder history rm", usage="[OPTIONS] [REF...]", arguments=(0, None),
-      about="Forget builds", flags="""
-      --all              Forget all of them
+      about="Remove builds from the history", flags="""
+      --all              Remove all builds
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
 def rm(session: Session, options: Options, arguments: list[str]) -> None:
     if not arguments and not options.flag("all"):

@@ -24,10 +24,10 @@ FLAGS = """
       --ansi string                When to print control characters: never, always or auto
                                    (default "auto")
       --compatibility              Separate parts of containers' names with underscores
-      --dry-run                    Show what would be done, and do nothing
+      --dry-run                    Show the steps without executing them
       --env-file list              Read variables from this file in place of .env
   -f, --file list                  A Compose file; several are merged, - is standard input
-      --parallel int               How much to do at the same time, -1 for no limit
+      --parallel int               Operations at the same time, -1 for no limit
                                    (default -1)
       --profile list               Enable services with this profile
       --progress string            How to show progress: auto, tty, plain, json or quiet

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
               flags="""
       --ignore-buildable       Leave out images that can be built
       --ignore-pull-failures   Continue when an image cannot be downloaded
-      --include-deps           Images of dependencies, too
+      --include-deps           Also images of dependencies
       --policy string          missing or always
   -q, --quiet                  Do not show progress
 """)  # fmt: skip
@@ -91,7 +91,7 @@ def _why_skipped(
 @compose_verb("push", usage="[OPTIONS] [SERVICE...]", about="Upload the images of services",
               flags="""
       --ignore-push-failures   Continue when an image cannot be uploaded
-      --include-deps           Images of dependencies, too
+      --include-deps           Also images of dependencies
   -q, --quiet                  Do not show progress
 """)  # fmt: skip
 def push(session: ComposeSession, options: Options, arguments: list[str]) -> int:
@@ -153,7 +153,7 @@ def _drain(messages: Any) -> None:
       --compress             hidden:
       --force-rm             hidden:
   -m, --memory bytes         Accepted and ignored, as by BuildKit
-      --no-cache             Do every step again
+      --no-cache             Run every step
       --no-rm                hidden:
       --parallel             hidden:
       --print                Print what would be built, as JSON
@@ -164,7 +164,7 @@ def _drain(messages: Any) -> None:
   -q, --quiet                Do not show output
       --sbom string          Add an attestation of the software in the image
       --ssh string           Keys or agents that steps may use
-      --with-dependencies    Images of dependencies, too
+      --with-dependencies    Also images of dependencies
 """)  # fmt: skip
 def build(session: ComposeSession, options: Options, arguments: list[str]) -> int:
     project = session.load(environment=False)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @compose_verb("logs", usage="[OPTIONS] [SERVICE...]", about="Show the output of containers",
               flags="""
-  -f, --follow          Continue as more comes
+  -f, --follow          Follow log output
       --index int       Which of the service's containers
-      --no-color        No colours
-      --no-log-prefix   No names before lines
+      --no-color        Print without colours
+      --no-log-prefix   Print without names before lines
       --since string    Only from this time on (2024-01-02T13:23:37Z, or 42m for 42 minutes ago)
   -n, --tail string     Lines from the end of each log (default "all")
   -t, --timestamps      Show when each line was written
@@ -178,10 +178,10 @@ def _event_text(
 
 @compose_verb("attach", usage="[OPTIONS] SERVICE", arguments=(1, 1),
               about="Attach standard input, output and error to a service's container", flags="""
-      --detach-keys string   Keys that detach from it (default "ctrl-p,ctrl-q")
+      --detach-keys string   Keys that detach from the container (default "ctrl-p,ctrl-q")
       --index int            Which of the service's containers
-      --no-stdin             Do not pass standard input on
-      --sig-proxy            Pass signals on to it (default true)
+      --no-stdin             Do not forward standard input
+      --sig-proxy            Forward signals to the process (default true)
 """)  # fmt: skip
 def attach(session: ComposeSession, options: Options, arguments: list[str]) -> int:
     from portside.cli import attach_exec_logs
@@ -193,7 +193,7 @@ def attach(session: ComposeSession, options: Options, arguments: list[str]) -> i
 
 @compose_verb("stats", usage="[OPTIONS] [SERVICE]", about="Show what containers use, live",
               arguments=(0, 1), flags="""
-  -a, --all             Containers that do not run, too
+  -a, --all             Also containers that do not run
       --format string   Print by a Go template, 'table TEMPLATE' or 'json'
       --no-stream       Print once
       --no-trunc        Do not shorten anything

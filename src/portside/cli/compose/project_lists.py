@@ -75,13 +75,14 @@ class _View:
 
 
 @compose_verb("ps", usage="[OPTIONS] [SERVICE...]", about="List containers", flags=_FORMAT + """
-  -a, --all           Those that have ended, and those of run, too
-      --filter string  Only those for which this holds: status=STATUS
+  -a, --all           Also containers that have ended, and those of run
+      --filter string  Only containers that match: status=STATUS
       --no-trunc      Do not shorten anything
-      --orphans       Containers of services that the files do not define, too (default true)
+      --orphans       Also containers of services that the files do not define (default true)
   -q, --quiet         Print IDs only
       --services      Print the names of services only
-      --status list   Only these: paused, restarting, removing, running, dead, created or exited
+      --status list   Only containers that are paused, restarting, removing, running, dead,
+                      created or exited
 """)  # fmt: skip
 def ps(session: ComposeSession, options: Options, arguments: list[str]) -> int:
     project, name = session.project_or_name(arguments)
@@ -143,8 +144,8 @@ def _add_states(session: ComposeSession, items: list[Item]) -> None:
 
 
 @compose_verb("ls", usage="[OPTIONS]", about="List projects", arguments=(0, 0), flags="""
-  -a, --all             Those that have no running container, too
-      --filter filter   Only those for which this holds: name=NAME
+  -a, --all             Also projects without a running container
+      --filter filter   Only projects that match: name=NAME
       --format string   table or json (default "table")
   -q, --quiet           Print names only
 """)  # fmt: skip

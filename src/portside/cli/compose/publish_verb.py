@@ -23,12 +23,12 @@ _VERSIONS = ("", "1.0", "1.1")
 
 @compose_verb("publish", usage="[OPTIONS] REPOSITORY[:TAG]", arguments=(1, 1),
               about="Publish the project's files as an OCI artifact", flags="""
-      --app                     Publish the images that the services use, too
+      --app                     Also publish the images that the services use
       --oci-version string      Version of the image specification: 1.0 or 1.1 (default: what the
                                 registry takes)
       --resolve-image-digests   Pin images to their digests
-      --with-env                Publish variables of services and env_file, too
-  -y, --yes                     Ask nothing
+      --with-env                Also publish variables of services and env_file
+  -y, --yes                     Do not ask
 """)  # fmt: skip
 def publish(session: ComposeSession, options: Options, arguments: list[str]) -> int:
     version = options.text("oci-version")

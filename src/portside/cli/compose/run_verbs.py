@@ -37,16 +37,16 @@ def _call(session: ComposeSession, name: str, words: list[str]) -> int:
       --build                Build the image first
       --cap-add list         Add a capability
       --cap-drop list        Drop a capability
-  -d, --detach               Leave it running in the background, and print its ID
-      --entrypoint string    In place of the image's entrypoint
+  -d, --detach               Run the container in the background and print its ID
+      --entrypoint string    Command to run instead of the image's ENTRYPOINT
   -e, --env list             Set a variable
       --env-from-file list   Read variables from a file
-  -i, --interactive          Pass standard input on (default true)
+  -i, --interactive          Forward standard input (default true)
   -l, --label list           Add a label
       --labels list          hidden:alias label
       --name string          The container's name
   -T, --no-TTY               No terminal (default when standard output is not a terminal)
-      --no-deps              Leave dependencies alone
+      --no-deps              Do not start dependencies
   -p, --publish list         Publish a port
       --pull string          Pull the image: always, missing or never (default "policy")
   -q, --quiet                Print nothing but the command's output
@@ -56,7 +56,7 @@ def _call(session: ComposeSession, name: str, words: list[str]) -> int:
       --rm                   Remove the container when it ends
   -P, --service-ports        Publish the service's ports
   -t, --tty                  hidden:
-      --use-aliases          Give it the service's names in its networks
+      --use-aliases          Use the service's names in its networks
   -u, --user string          The user to run as
   -v, --volume list          Mount a volume or a directory
       --volumes list         hidden:alias volume
@@ -163,13 +163,13 @@ def _one_off(
 
 @compose_verb("exec", usage="[OPTIONS] SERVICE COMMAND [ARGS...]", arguments=(2, None),
               interspersed=False, about="Run a command in a running container", flags="""
-  -d, --detach           Leave it running in the background
+  -d, --detach           Run the command in the background
   -e, --env list         Set a variable
       --index int        Which of the service's containers
   -i, --interactive      hidden: (default true)
   -T, --no-tty           No terminal (default when standard output is not a terminal)
       --no-TTY           hidden:alias no-tty
-      --privileged       Give it every right
+      --privileged       Run the command with all privileges
   -t, --tty              hidden:
   -u, --user string      The user to run as
   -w, --workdir string   The directory to start in
@@ -201,7 +201,7 @@ def exec_(session: ComposeSession, options: Options, arguments: list[str]) -> in
 @compose_verb("cp", usage="[OPTIONS] SERVICE:SRC_PATH DEST_PATH|-\n"
               "\tcompose cp [OPTIONS] SRC_PATH|- SERVICE:DEST_PATH", arguments=(2, 2),
               about="Copy files between a service's containers and this machine", flags="""
-      --all           Containers of run, too
+      --all           Also containers of run
   -a, --archive       Keep owner and group
   -L, --follow-link   Copy what a symbolic link in SRC_PATH points to
       --index int     Which of the service's containers
@@ -259,7 +259,7 @@ def export(session: ComposeSession, options: Options, arguments: list[str]) -> i
   -c, --change list      Apply a Dockerfile instruction to the image
       --index int        Which of the service's containers
   -m, --message string   Comment to keep in the image
-  -p, --pause            Freeze the container meanwhile (default true)
+  -p, --pause            Pause the container meanwhile (default true)
 """)  # fmt: skip
 def commit(session: ComposeSession, options: Options, arguments: list[str]) -> int:
     _, name = session.project_or_name()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _PULLS = ("always", "missing", "if_not_present", "never", "build")
 _CREATE = """
-      --build             Build images before anything else
+      --build             Build the images first
       --force-recreate    Recreate containers although nothing has changed
       --no-build          Build no image, whatever the policy says
       --no-recreate       Leave containers as they are
@@ -33,16 +33,16 @@ _CREATE = """
 _UP = """
       --abort-on-container-exit      Stop everything as soon as a container ends
       --abort-on-container-failure   Stop everything as soon as a container fails
-      --always-recreate-deps         Recreate the containers of dependencies, too
+      --always-recreate-deps         Also recreate the containers of dependencies
       --attach list                  Show the output of these services only
-      --attach-dependencies          Show the output of dependencies, too
+      --attach-dependencies          Also show the output of dependencies
   -d, --detach                       Leave the containers running in the background
       --exit-code-from string        Exit with the status of this service's container
       --menu                         Take keys while output is shown (default true)
       --no-attach list               Do not show the output of these services
-      --no-color                     No colours in output
+      --no-color                     Print without colours
       --no-deps                      Leave dependencies alone
-      --no-log-prefix                No names before output
+      --no-log-prefix                Print without names before lines
       --no-start                     Create the containers only
       --plan                         Show what would change and why, and do nothing
       --quiet-build                  Build without showing output
@@ -222,7 +222,7 @@ def scale(session: ComposeSession, options: Options, arguments: list[str]) -> in
 @compose_verb("down", usage="[OPTIONS] [SERVICES]", about="Stop and remove containers and networks",
               flags="""
       --remove-orphans   Remove containers of services that the files do not define
-      --rmi string       Remove images, too: all, or local for those without a name of their own
+      --rmi string       Also remove images: all, or local for images without a name in the files
   -t, --timeout int      Seconds to wait for a container to stop
   -v, --volumes          Remove the project's volumes, named and anonymous
 """)  # fmt: skip

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @verb("ui", usage="[OPTIONS]", arguments=(0, 0),
       about="Show containers, images and volumes on a live screen", flags="""
-  -a, --all   Begin with all containers; without it those that run
+  -a, --all   Show all containers at first, not only running ones
 """)  # fmt: skip
 def ui(session: Session, options: Options, arguments: list[str]) -> None:
     show(session, everything=options.flag("all"))
