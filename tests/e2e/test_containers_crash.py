@@ -365,7 +365,7 @@ def test_remove_of_a_running_one(engine: Fragile) -> None:
     engine.create("going", "sleep", "1000", Volumes={"/data": {}})
     engine.json("POST", "/containers/going/start", status=204)
     pid = engine.state("going")["Pid"]
-    engine.arm("container.exit:told")
+    engine.arm("container.exit:reported")
     assert engine.try_request("DELETE", "/containers/going?v=1&force=1") == 0
     engine.reborn()
     assert gone(pid)

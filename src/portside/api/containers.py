@@ -22,7 +22,7 @@ from portside.containers.stop import (
     unpause_container,
 )
 from portside.model.container import decode_create
-from portside.model.errors import InvalidParameter, PortsideError, retold
+from portside.model.errors import InvalidParameter, PortsideError, reworded
 from portside.model.platform import Platform
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ async def restart(api: Api, request: Request, name: str) -> Answer:
             containers, found, _stop_signal(request), params.number(request, "t")
         )
     except PortsideError as err:
-        raise retold(err, f"Cannot restart container {name}: {err}") from err
+        raise reworded(err, f"Cannot restart container {name}: {err}") from err
     return Response(204)
 
 

@@ -52,7 +52,7 @@ async def check(api: Api, request: Request, _: str) -> Answer:
 
     async def work(report: Report) -> dict[str, Any]:
         found: dict[str, Any] = msgspec.to_builtins(
-            await api.engine.check(repair=repair, tell=report)
+            await api.engine.check(repair=repair, progress=report)
         )
         return found
 

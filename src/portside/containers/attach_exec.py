@@ -207,7 +207,7 @@ async def start_exec(
         _forget_later(core, instance)
         if sock is None:
             raise
-        _tell(sock, f"{err}\r\n", start.tty)
+        _write_error(sock, f"{err}\r\n", start.tty)
         hang_up(sock)
         sock = None
     finally:
@@ -220,7 +220,7 @@ def _exit_code(err: PortsideError) -> int:
     return 127 if isinstance(err, CommandNotFound) else 126
 
 
-def _tell(sock: socket.socket, text: str, terminal: bool) -> None:
+def _write_error(sock: socket.socket, text: str, terminal: bool) -> None:
     """Write an error where the client reads its output; never waits."""
     data = text.encode()
     if not terminal:
@@ -288,7 +288,7 @@ def process_of(
 
 
 def exec_ended(core: Core, exit: Exited) -> None:
-    """A monitor tells that an exec is over."""
+    """A monitor reports that an exec has ended."""
     probe = core.probes.get(exit.exec_id)
     if probe is not None and not probe.done():
         probe.set_result(exit)

@@ -69,7 +69,7 @@ def _selinux(core: Core, record: Record) -> str:
 
 
 def _sshd(core: Core, record: Record) -> str:
-    """By the names of its processes, as ps(1) tells them."""
+    """By the names of its processes, as ps(1) shows them."""
     try:
         group = processes.cgroup_of(core, core.containers[record.id])
         found = [_name_of(pid) for pid in group.pids()]

@@ -126,11 +126,11 @@ class Container:
             hang_up(item.sock)
 
     def wake(self, code: int, error: str = "") -> None:
-        """The container has exited: tell those who wait for that."""
+        """The container has exited: answer the clients that wait for an exit."""
         self._wake([w for w in self.waiters if not w.removed], code, error)
 
     def wake_removed(self, code: int, error: str = "") -> None:
-        """The container is gone (or could not be removed): tell everyone."""
+        """The container is removed (or could not be): answer every waiting client."""
         self._wake(list(self.waiters), code, error)
 
     def _wake(self, waiters: list[Waiter], code: int, error: str) -> None:
@@ -143,7 +143,7 @@ class Container:
 class _Clients:
     """Watches clients that wait for a start: one that leaves gives its descriptor back at once.
 
-    epoll(7) tells a hang-up (both directions are closed) of whatever it watches, and a client
+    epoll(7) reports a hang-up (both directions are closed) of whatever it watches, and a client
     that is silent or only half closed wakes nobody.
     """
 

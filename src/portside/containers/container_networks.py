@@ -112,7 +112,7 @@ async def network_disconnect(core: Core, container: Container, network: str, for
         if record.running:
             await core.networks.disconnect(network, record.id, force)
         else:
-            _tell_disconnect(core, record, network)
+            _publish_disconnect(core, record, network)
         record.endpoints = {name: item for name, item in record.endpoints.items() if name != key}
         core.save(container)
 
@@ -139,8 +139,8 @@ def _check_private(core: Core, record: Record, network: str) -> None:
         )
 
 
-def _tell_disconnect(core: Core, record: Record, network: str) -> None:
-    """The event, which a running container's networks tell themselves."""
+def _publish_disconnect(core: Core, record: Record, network: str) -> None:
+    """Publish the event. For a running container the networks service publishes it."""
     try:
         found = core.networks.inspect(network)
     except NotFound:

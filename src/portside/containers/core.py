@@ -253,7 +253,7 @@ class Core:
             init=options.init,
         )
 
-    # -- telling -----------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------
 
     def event(
         self, container: Container, action: str, extra: Mapping[str, str] | None = None

@@ -1,8 +1,8 @@
 """How a container's end is handled, and waiting for it.
 
 The monitor reports the end (or has written it to ``exit.json`` before it was killed). The engine
-records it, gives network, volumes and state directory back, wakes who waits, and tells whether the
-restart policy asks for another start.
+records it, gives network, volumes and state directory back, wakes waiting clients, and decides
+whether the restart policy requires another start.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ async def handle_exit(core: Core, container: Container, exit: Exited) -> int | N
         if container.monitor is not None:
             container.monitor.close()
             container.monitor = None
-        reach("container.exit:told")
+        reach("container.exit:reported")
         lived = max(0, exit.at_ns - record.started_ns)
         again = wants_restart(container, exit, lived)
         _record_exit(core, container, exit)

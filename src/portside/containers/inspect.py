@@ -79,7 +79,7 @@ def _apparmor_profile(core: Core, record: Record) -> str:
 
 
 def _id_mappings(core: Core, record: Record) -> dict[str, list[str]] | None:
-    with suppress(Conflict):  # told at the start
+    with suppress(Conflict):  # the start reports it
         found = user_mapping.of(core, record)
         if found is not None:
             return {"UidMap": short(found.uids), "GidMap": short(found.gids)}

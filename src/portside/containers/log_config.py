@@ -1,4 +1,4 @@
-"""Log drivers and their options: what is accepted, and what the monitor is told."""
+"""Log drivers and their options: what is accepted, and what the monitor receives."""
 
 from __future__ import annotations
 

@@ -206,10 +206,10 @@ class LogWatch:
         assert self._inotify is not None
         for watch, mask, _ in self._inotify.read():
             if mask & IN_Q_OVERFLOW:  # events were lost: everybody looks
-                told = {event for followers in self._followers.values() for event in followers}
+                wakened = {event for followers in self._followers.values() for event in followers}
             elif mask & IN_IGNORED:
-                told = self._followers.pop(watch, set())
+                wakened = self._followers.pop(watch, set())
             else:
-                told = self._followers.get(watch, set())
-            for changed in told:
+                wakened = self._followers.get(watch, set())
+            for changed in wakened:
                 changed.set()

@@ -87,7 +87,7 @@ class MountParser:
         read_only = "ro" in mode.split(",")
         try:
             other = self._core.find(name)
-        except NotFound as err:  # 404 would tell the client that the image is missing
+        except NotFound as err:  # 404 would mean that the image is missing
             raise InvalidParameter(str(err)) from err
         for point in other.record.mounts:
             if point.type == "tmpfs":

@@ -138,7 +138,7 @@ async def runtime_mounts(core: Core, record: Record) -> tuple[oci.Mount, ...]:
             found.append(oci.Mount(point.destination, "tmpfs", "tmpfs", point.tmpfs))
         elif point.type == "volume":
             ready = await core.volumes.mount(point.name, record.id, point.subpath)
-            _tell_mount(core, record, point)
+            _publish_mount(core, record, point)
             options = ("rbind", "rprivate", *(() if point.rw else ("ro",)), *ready.options)
             found.append(oci.Mount(point.destination, "bind", ready.source, options))
             _map_owners(found[-1], point, record, mappings)
@@ -211,7 +211,7 @@ async def unmount(core: Core, record: Record) -> None:
         core.publish("volume", "unmount", name, {"container": record.id, "driver": driver})
 
 
-def _tell_mount(core: Core, record: Record, point: MountPoint) -> None:
+def _publish_mount(core: Core, record: Record, point: MountPoint) -> None:
     about = {
         "container": record.id,
         "destination": point.destination,
@@ -233,7 +233,7 @@ async def release(core: Core, record: Record, *, remove_anonymous: bool) -> None
 
 
 async def release_unfinished(core: Core, record: Record) -> None:
-    """For a creation that was cut short: what it claimed is told by the references only."""
+    """Release the volumes of a creation that was interrupted: only its references name them."""
     refs = core.store.db.refs
     for ref in refs.targets(Ref.container(record.id), "volume"):
         core.volumes.release(ref.id, record.id)
@@ -381,7 +381,7 @@ def _attach(tree: int, place: str) -> None:
 async def mount_image(
     core: Core, record: Record, point: MountPoint, mappings: IDMappings | None
 ) -> oci.Mount:
-    """What the runtime is told for an image's mount, read-only. InvalidParameter when the image
+    """The read-only mount of an image, for the runtime. Raises InvalidParameter when the image
     has no such path."""
     chain = Digest(point.chain) if point.chain else None
     if chain is None:  # made by an engine that did not note it

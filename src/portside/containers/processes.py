@@ -36,7 +36,7 @@ def cgroup_of(core: Core, container: Container) -> Cgroup:
 
 
 def _group(path: str, state_dir: Path) -> Cgroup:
-    """A control group, or where there are none, what a state directory tells of processes."""
+    """A control group; without control groups, the processes that a state directory names."""
     from portside.kernel.cgroup import Cgroup, detect
 
     if detect().mode != "none":

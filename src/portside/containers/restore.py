@@ -1,4 +1,4 @@
-"""After an engine's start: what runs is taken over, what ended is told, the rest repaired."""
+"""After an engine's start: take over what runs, record what ended, repair the rest."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _NETWORK_FILES = ("hosts", "hostname", "resolv.conf")
 
 
 def implied_options(core: Core, host: HostConfig) -> tuple[str, ...]:
-    """The options of who shares processes or memory: with the host there is no label of its own,
+    """The label options of a container that shares processes or memory. With the host: no label,
     with another container it is the other's. Raises InvalidParameter, NotFound."""
     if any(option.startswith(("label=", "label:")) for option in host.security_opt or ()):
         return ()
@@ -42,7 +42,7 @@ def implied_options(core: Core, host: HostConfig) -> tuple[str, ...]:
     for mode in (host.ipc_mode, host.pid_mode):
         kind, _, name = mode.partition(":")
         if kind == "container" and name:
-            with suppress(NotFound):  # told at the start, as in Docker
+            with suppress(NotFound):  # reported at the start, as in Docker
                 found.append(selinux_label.same_options(core.find(name).record.process_label))
     if len(set(found)) > 1:
         raise InvalidParameter("--ipc and --pid containers SELinux labels aren't the same")

@@ -89,7 +89,7 @@ async def restart_container(
 
 
 async def launch(core: Core, container: Container) -> None:
-    """Bring it up, watch its end, tell the world; the lock is held."""
+    """Start the container, watch for its end and publish the event; the caller holds the lock."""
     await bring_up(core, container)
     watch(core, container)
     core.networks.announce(container.id)

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT = 10
 """Seconds between the stop signal and SIGKILL unless somebody says otherwise."""
 _KILL_TIMEOUT = 10.0
-_TELL_TIMEOUT = 2.0
-"""Seconds a monitor may take to tell of an end that has come."""
+_REPORT_TIMEOUT = 2.0
+"""Seconds a monitor may take to report an exit that has happened."""
 
 
 # -- stop and kill ---------------------------------------------------------------------------
@@ -139,7 +139,7 @@ async def end_now(core: Core, container: Container) -> None:
     group = cgroup_of(core, container)
     with teardown(log, f"kill control group {group.path}"):
         await asyncio.to_thread(group.kill)
-    if not await _exits_within(container, _TELL_TIMEOUT) and not group.pids():
+    if not await _exits_within(container, _REPORT_TIMEOUT) and not group.pids():
         _end_monitor(core, container)
     if not await _exits_within(container, _KILL_TIMEOUT):
         raise SystemFailure(

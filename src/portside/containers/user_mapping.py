@@ -175,7 +175,7 @@ def expect_another(core: Core, host: HostConfig) -> None:
     made, which takes as long as the rest of a start."""
     if parse_auto(host.userns_mode) != Auto() or core.spare_ranges:
         return
-    with suppress(InvalidParameter):  # none is left: told who asks for one
+    with suppress(InvalidParameter):  # no range is left: reported to the next request
         core.spare_ranges.append(_allocate(core, Auto(), ""))
         core.networks.expect(core.spare_ranges[0])
 

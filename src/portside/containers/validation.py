@@ -16,7 +16,7 @@ from portside.model.paths import rootless_user
 
 _POLICIES = ("", "no", "always", "unless-stopped", "on-failure", "on-unhealthy")
 OWN_RUNTIMES = ("portside", "runc", "io.containerd.runc.v2")
-"""Names that mean our own runtime: clients send what another engine's inspect has told."""
+"""Names that mean our own runtime: clients send what another engine's inspect has shown."""
 
 
 def check_request(request: CreateRequest) -> None:
@@ -124,7 +124,7 @@ def _check_modes(core: Core, host: HostConfig) -> None:
                 core.find(other)
             except NotFound as err:
                 if kind == "network":
-                    continue  # Docker tells it at the start
+                    continue  # Docker reports it at the start
                 raise InvalidParameter(str(err)) from None  # 404 would mean the image
     if host.ipc_mode not in ("private", "shareable", "host", "none") and not (
         host.ipc_mode.startswith("container:")

@@ -33,7 +33,7 @@ def is_plain_chroot() -> bool:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code not in (0, 1):
         raise SystemFailure(
-            "cannot tell whether this is a chroot: /proc is not mounted here, or setns(2) is "
+            "cannot determine whether this is a chroot: /proc is not mounted here, or setns(2) is "
             "not allowed. Mount /proc and start the engine as root"
         )
     return code == 1

@@ -104,7 +104,7 @@ def flag_table() -> list[Flag]:
 
 
 def _default(spec: Spec, value: Any) -> str:
-    """As Docker's help shows it; nothing for what is empty or told in the help already."""
+    """As Docker's help shows it; nothing for an empty value or one that the help text names."""
     if not value or "(default" in spec.help:
         return ""
     if spec.kind == "size":

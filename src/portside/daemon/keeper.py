@@ -107,10 +107,10 @@ class Keeper:
             ours.close()
             _first_inside(theirs)
         theirs.close()
-        told = ours.recv(1024)
-        if told != b"u":
+        message = ours.recv(1024)
+        if message != b"u":
             os.waitpid(pid, 0)
-            raise SystemFailure(_no_namespaces(told.decode()))
+            raise SystemFailure(_no_namespaces(message.decode()))
         try:
             lacking = subordinate_ids.write_maps(pid, user, group)
         except OSError as err:
@@ -119,10 +119,10 @@ class Keeper:
             raise SystemFailure(_no_namespaces(str(err))) from err
         _note(self.places.warning, lacking and f"only one user ID in containers: {lacking}")
         ours.send(b"m")
-        told = ours.recv(1024)
-        if told != b"r":
+        message = ours.recv(1024)
+        if message != b"r":
             os.waitpid(pid, 0)
-            raise SystemFailure(_no_namespaces(told.decode()))
+            raise SystemFailure(_no_namespaces(message.decode()))
         return pid, ours.detach()
 
     def _connect_network(self, holder: int) -> None:
@@ -240,7 +240,7 @@ class Keeper:
 
 
 def _first_inside(theirs: socket.socket) -> None:
-    """In a child: make the namespaces, tell, and stay until told to end."""
+    """In a child: make the namespaces, report, and stay until asked to end."""
     try:
         process.unshare(process.CLONE_NEWUSER)
         theirs.send(b"u")

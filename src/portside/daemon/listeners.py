@@ -51,7 +51,7 @@ class Listener:
 
 
 def check_addresses(options: DaemonOptions) -> None:
-    """What can be told without listening. Raises InvalidParameter."""
+    """Check what can be checked without listening. Raises InvalidParameter."""
     for host in options.effective_hosts:
         scheme, rest = _scheme(host)
         if scheme == "tcp":
@@ -104,7 +104,7 @@ def open_buildkit(options: DaemonOptions) -> list[Listener]:
 
 
 def open_metrics(address: str) -> list[Listener]:
-    """Where ``--metrics-addr`` says: plain HTTP that tells figures and takes no orders."""
+    """Listen on ``--metrics-addr``: plain HTTP that serves metrics only."""
     return _bind(address, *_host_and_port(address, 9323), None)
 
 

@@ -95,7 +95,7 @@ class Daemon:
         self._signals = 0
 
     def run(self) -> None:
-        """Serve until told to stop. Raises PortsideError when it cannot start."""
+        """Serve until a stop is requested. Raises PortsideError when it cannot start."""
         from portside.daemon.chroot import refuse_plain_chroot
 
         if os.geteuid() != 0:

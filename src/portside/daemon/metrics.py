@@ -31,7 +31,7 @@ _ACTIONS = {
     ("GET", "/containers/{name}/changes"): "changes",
     ("POST", "/commit"): "commit",
 }
-"""Requests whose times dockerd tells as container actions."""
+"""Requests whose durations dockerd reports as container actions."""
 Labels = tuple[tuple[str, str], ...]
 
 

@@ -14,7 +14,7 @@ _FIRST_FD = 3
 
 
 def notify(message: str) -> None:
-    """Tell the service manager, or whoever started us, such as ``READY=1``. Never raises."""
+    """Send a state such as ``READY=1`` to the service manager that started us. Never raises."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -86,12 +86,12 @@ def _start_keeper(places: keeper.Places) -> None:
             os._exit(0)
     os.waitpid(pid, 0)
     os.close(ready)
-    told = b""
+    message = b""
     while data := os.read(heard, 4096):
-        told += data
+        message += data
     os.close(heard)
-    if told != b"ok":
-        raise SystemFailure(told.decode() or "the keeper of the namespaces has ended")
+    if message != b"ok":
+        raise SystemFailure(message.decode() or "the keeper of the namespaces has ended")
     text = places.warning.read_text().strip()
     if text:
         print(f"portside: WARNING: {text}", file=sys.stderr, flush=True)

@@ -159,7 +159,7 @@ class Engine:
         return self.store.layers.snapshotter
 
     def storage_status(self) -> tuple[tuple[str, str], ...]:
-        """What tells clients that image IDs are digests of manifests and indexes, and which
+        """Values that show clients that image IDs are digests of manifests and indexes, and which
         identifiers containers have on the host."""
         found = [("driver-type", "io.containerd.snapshotter.v1")]
         if self.id_mappings is not None:
@@ -170,8 +170,8 @@ class Engine:
     def image_count(self) -> int:
         return len(self.store.db.collection("image", object))
 
-    async def check(self, *, repair: bool, tell: Callable[[Progress], None] = quiet) -> Report:
-        """Verify what is stored, and repair it when asked; ``tell`` hears how far it is."""
+    async def check(self, *, repair: bool, progress: Callable[[Progress], None] = quiet) -> Report:
+        """Verify what is stored, and repair it when asked; ``progress`` receives how far it is."""
         from portside.containers import record
         from portside.images.image_store import ImageRecord
         from portside.store.store_check import check
@@ -179,7 +179,7 @@ class Engine:
 
         types = {"container": record.Record, "image": ImageRecord,
                  "volume": volume_records.Record}  # fmt: skip
-        return await check(self.store, repair, types, tell)
+        return await check(self.store, repair, types, progress)
 
     async def explain(self, name: str) -> Explanation:
         """A container in the kernel's terms, from its namespaces to its firewall rules."""

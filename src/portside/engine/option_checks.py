@@ -1,7 +1,7 @@
 """Whether the daemon's options make sense, before anything is started with them.
 
-Every error names the option by its key in daemon.json. What only the kernel can tell (is
-there such a bridge, is the port free) is told at the start.
+Every error names the option by its key in daemon.json. What only the kernel knows (does
+the bridge exist, is the port free) is reported at the start.
 """
 
 from __future__ import annotations

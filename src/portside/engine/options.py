@@ -1,6 +1,6 @@
 """The daemon's options, under dockerd's names. One table for flags and daemon.json.
 
-Each field of :class:`DaemonOptions` tells its flag, its key in the configuration file, its
+Each field of :class:`DaemonOptions` has its flag, its key in the configuration file, its
 help and whether SIGHUP reloads it. ``portside.daemon.config`` reads both sources.
 """
 

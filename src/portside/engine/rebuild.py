@@ -29,11 +29,11 @@ from portside.store.db import Database, Ref
 from portside.store.layers import Kept, chain_of
 from portside.store.store import Store, hold
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def look(root: Path, spill: Path, tell: Tell) -> bool:
-    """Say how a data root stands, changing nothing; whether it is fit for an engine.
+def look(root: Path, spill: Path, report: Report) -> bool:
+    """Report how a data root stands, changing nothing; whether it is fit for an engine.
 
     Conflict while an engine holds the root.
     """
@@ -42,35 +42,35 @@ def look(root: Path, spill: Path, tell: Tell) -> bool:
         try:
             guard.require_directories(root)
         except PortsideError as err:
-            tell(str(err))
+            report(str(err))
             return False
         held = guard.content(root)
-        tell(f"{root}: " + (", ".join(f"{n} {kind}" for kind, n in held.items()) or "empty"))
+        report(f"{root}: " + (", ".join(f"{n} {kind}" for kind, n in held.items()) or "empty"))
         newest = backups.newest_good(root)
-        tell(f"newest good copy of the metadata: {newest or 'none'}")
+        report(f"newest good copy of the metadata: {newest or 'none'}")
         wrong = guard.problem(root)
         if spill.exists():
-            tell(f"the newest metadata are in {spill}: the disk was full")
+            report(f"the newest metadata are in {spill}: the disk was full")
             return True
         if wrong and held:
-            tell(f"{root}/metadata.db {wrong}")
-            tell("repair: portside system check --repair --offline")
+            report(f"{root}/metadata.db {wrong}")
+            report("repair: portside system check --repair --offline")
             return False
-        tell("the metadata are whole")
+        report("the metadata are whole")
         return True
     finally:
         os.close(lock)
 
 
-def rebuild(root: Path, spill: Path, tell: Tell) -> None:
+def rebuild(root: Path, spill: Path, report: Report) -> None:
     """Make the root fit for an engine again. Raises PortsideError, OSError."""
     lock = hold(root)
     aside = root / "damaged" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    _base(root, spill, aside, tell)
+    _base(root, spill, aside, report)
     db = Database(root / "metadata.db", spill)
-    _forget_lost(root, db, tell)
+    _forget_lost(root, db, report)
     store = Store(root, lock, db, crash_repair.choose_driver(root, "", db), Limits())
-    run = _Rebuild(store, aside, tell)
+    run = _Rebuild(store, aside, report)
     run.blobs()
     run.layers()
     run.images()
@@ -80,40 +80,40 @@ def rebuild(root: Path, spill: Path, tell: Tell) -> None:
     guard.write_mark(root, mark)
     db.close()
     os.close(lock)
-    tell("done: volumes are taken up again when the engine starts")
+    report("done: volumes are taken up again when the engine starts")
 
 
-def _base(root: Path, spill: Path, aside: Path, tell: Tell) -> None:
+def _base(root: Path, spill: Path, aside: Path, report: Report) -> None:
     """Start from the metadata if they are whole, else from the newest copy, else from none."""
     if spill.exists():
-        tell(f"using the metadata in {spill}: the disk was full")
+        report(f"using the metadata in {spill}: the disk was full")
         return
     wrong = guard.problem(root)
     older = wrong.startswith("is older")
     if not wrong or older:
-        tell(f"using {root}/metadata.db" + (f", which {wrong}" if older else ""))
+        report(f"using {root}/metadata.db" + (f", which {wrong}" if older else ""))
         return
-    tell(f"{root}/metadata.db {wrong}")
+    report(f"{root}/metadata.db {wrong}")
     path = root / "metadata.db"
     for suffix in ("", *metadata_file.SIDE_FILES):
         if (found := Path(f"{path}{suffix}")).exists():
-            _move(found, aside, tell)
+            _move(found, aside, report)
     newest = backups.newest_good(root)
     if newest is not None:
-        tell(f"using the copy {newest}")
+        report(f"using the copy {newest}")
         shutil.copyfile(newest, path)
     else:
-        tell("there is no good copy: images lose their names, and networks are forgotten")
+        report("there is no good copy: images lose their names, and networks are forgotten")
 
 
-def _move(path: Path, aside: Path, tell: Tell) -> None:
+def _move(path: Path, aside: Path, report: Report) -> None:
     target = aside / path.parent.name / path.name
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.rename(target)
-    tell(f"moved {path} to {target}")
+    report(f"moved {path} to {target}")
 
 
-def _forget_lost(root: Path, db: Database, tell: Tell) -> None:
+def _forget_lost(root: Path, db: Database, report: Report) -> None:
     """Records of a kind whose directory is empty go: else no engine would start."""
     held = guard.content(root)
     with db.transaction() as sql:
@@ -124,17 +124,17 @@ def _forget_lost(root: Path, db: Database, tell: Tell) -> None:
             ("volumes", "DELETE FROM documents WHERE kind='volume'"),
         ):
             if kind not in held and (count := sql.execute(statement).rowcount):
-                tell(f"{root}/{kind} is empty: {count} {kind} forgotten")
+                report(f"{root}/{kind} is empty: {count} {kind} forgotten")
 
 
 class _Rebuild:
-    """One rebuilding; ``tell`` says each thing that is taken up or moved aside."""
+    """One rebuilding; ``report`` receives a line for each thing that is taken up or moved aside."""
 
-    def __init__(self, store: Store, aside: Path, tell: Tell) -> None:
-        self.store, self.db, self.aside, self.tell = store, store.db, aside, tell
+    def __init__(self, store: Store, aside: Path, report: Report) -> None:
+        self.store, self.db, self.aside, self.report = store, store.db, aside, report
 
     def blobs(self) -> None:
-        """Files whose bytes are what their names say become blobs again."""
+        """Files whose bytes are what their names report become blobs again."""
         count = 0
         for path in _entries(self.store.blobs.root / "sha256", self.store.blobs.root / "sha512"):
             name = f"{path.parent.name}:{path.name}"
@@ -145,13 +145,13 @@ class _Rebuild:
             except PortsideError:
                 whole = False
             if not whole:
-                _move(path, self.aside, self.tell)
+                _move(path, self.aside, self.report)
                 continue
             with self.db.transaction() as sql:
                 values = (name, path.stat().st_size, path.stat().st_mtime_ns, "")
                 sql.execute("INSERT INTO blobs VALUES(?,?,?,?)", values)
             count += 1
-        self.tell(f"{counted(count, 'blobs')} taken up")
+        self.report(f"{counted(count, 'blobs')} taken up")
 
     def layers(self) -> None:
         """Directories with a ``layer.json`` that is theirs become layers again."""
@@ -161,7 +161,7 @@ class _Rebuild:
                 continue
             kept = self._kept(path)
             if kept is None:
-                _move(path, self.aside, self.tell)
+                _move(path, self.aside, self.report)
                 continue
             with self.db.transaction() as sql:
                 sql.execute(
@@ -173,7 +173,7 @@ class _Rebuild:
                 if kept.parent:
                     self.db.refs.add(Ref.layer(kept.chain), Ref.layer(kept.parent))
             count += 1
-        self.tell(f"{counted(count, 'layers')} taken up")
+        self.report(f"{counted(count, 'layers')} taken up")
 
     def _kept(self, path: Path) -> Kept | None:
         try:
@@ -210,8 +210,8 @@ class _Rebuild:
             if identifier in known or identifier in inner:
                 continue
             catalogue.add(identifier, content.record(), content.blobs)
-            self.tell(f"image {identifier} taken up without a name")
-        self.tell(f"{counted(len(found.keys() - known - inner), 'images')} taken up")
+            self.report(f"image {identifier} taken up without a name")
+        self.report(f"{counted(len(found.keys() - known - inner), 'images')} taken up")
 
     def containers(self) -> None:
         """Directories with a ``container.json`` become containers again."""
@@ -226,13 +226,13 @@ class _Rebuild:
                 if record.id != path.name:
                     raise OSError(0, "it is another container's")
             except (OSError, msgspec.MsgspecError) as err:
-                self.tell(f"container {path.name} has no readable container.json: {err}")
-                _move(path, self.aside, self.tell)
+                self.report(f"container {path.name} has no readable container.json: {err}")
+                _move(path, self.aside, self.report)
                 continue
             self._take_up(path, record)
-            self.tell(f"container {record.name} ({record.id[:12]}) taken up")
+            self.report(f"container {record.name} ({record.id[:12]}) taken up")
             count += 1
-        self.tell(f"{counted(count, 'containers')} taken up")
+        self.report(f"{counted(count, 'containers')} taken up")
 
     def _take_up(self, path: Path, record: Record) -> None:
         if self.db.collection("container", Record).resolve(record.name) is not None:
@@ -247,7 +247,7 @@ class _Rebuild:
             variant = image.with_digest(held) or image.variant()
             chain = catalogue.chain(variant) if variant else None
         except PortsideError as err:
-            self.tell(f"container {record.name}: its image is not here: {err}")
+            self.report(f"container {record.name}: its image is not here: {err}")
         driver = "vfs" if (path / "root").is_dir() else "overlay"
         with self.db.transaction() as sql:
             self.db.collection("container", Record).insert(record.id, record, record.name)

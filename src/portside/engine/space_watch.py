@@ -17,7 +17,7 @@ EVERY = 10.0
 
 
 class SpaceWatch:
-    """Tells ``disk-low`` and ``disk-recovered`` as events of the daemon."""
+    """Publishes ``disk-low`` and ``disk-recovered`` as events of the daemon."""
 
     def __init__(self, store: Store, events: EventBus, identity: str) -> None:
         self._store, self._events, self._identity = store, events, identity

@@ -187,7 +187,7 @@ def grpc(builder: BuildService, networks: NetworkService, identity: str) -> Grpc
 
 
 def reload_attributes(options: DaemonOptions) -> dict[str, str]:
-    """What the ``reload`` event tells."""
+    """The attributes of the ``reload`` event."""
     import json
 
     return {

@@ -62,7 +62,7 @@ def emulators(directory: str = DIRECTORY) -> list[Emulator] | None:
 
 
 def made_for(architecture: str, own: str) -> str:
-    """How a program of another machine is told of; :func:`explained` adds what to do."""
+    """The message about a program for another machine; :func:`explained` adds what to do."""
     return f"{_MADE_FOR}{architecture}, this machine is {own}"
 
 

@@ -277,7 +277,7 @@ class Nft:
             except OSError as err:
                 if err.errno != errno.ENOBUFS:
                     raise
-                continue  # too many errors to tell: the first ones are there
+                continue  # more errors than the buffer holds: the first ones are there
             yield from _messages(data)
 
     def dump(self, kind: int, family: int = 0, body: bytes = b"") -> Iterator[tuple[int, bytes]]:

@@ -30,7 +30,7 @@ OPTIONS = (
     else ("index=off", "redirect_dir=off", "metacopy=off")
 )
 """What is in ``upper`` must be the whole truth about the changes: no redirected renames, no
-files without their data. ``userxattr`` has neither, and refuses to be told so."""
+files without their data. ``userxattr`` has neither, and refuses the options that say so."""
 _PAGE = 4096
 """Bytes of mount(2)'s ``data``, the terminating NUL among them."""
 
@@ -78,7 +78,7 @@ def _by_layer() -> bool:
         return False
     try:
         context = fsopen.fsopen("overlay")
-    except OSError:  # not ours to ask, or a kernel without it: told when one is mounted
+    except OSError:  # not permitted, or not supported: mounting one reports the error
         return False
     try:
         fsopen.fsconfig(context, fsopen.FSCONFIG_SET_STRING, "lowerdir+", "/")

@@ -20,7 +20,7 @@ from portside.model.errors import SystemFailure
 
 _TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 _STEP = 0.002
-"""Seconds between two looks: a stop is not told of to who is no parent."""
+"""Seconds between two checks: the kernel reports a stop only to the parent process."""
 
 
 class Root(NamedTuple):
@@ -113,7 +113,7 @@ class ProcessTree(Cgroup):
         self.kill(timeout)
 
     def stats(self) -> CgroupStats:
-        """What proc(5) tells of the processes that live now: those that ended are not counted."""
+        """Usage of the processes that live now, from proc(5); ended processes are not counted."""
         members = self._members().values()
         user = sum(stat.user for stat in members) * 1_000_000_000 // _TICKS
         kernel = sum(stat.kernel for stat in members) * 1_000_000_000 // _TICKS

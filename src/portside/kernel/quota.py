@@ -1,7 +1,7 @@
 """Project quotas: a limit for a directory and everything made in it (quotactl(2), xfs_quota(8)).
 
 ext4 and XFS have them, when mounted with ``prjquota``. A directory's project is inherited by
-what is made in it, and statfs(2) in it tells the limit as the size of the file system.
+what is made in it, and statfs(2) in it reports the limit as the size of the file system.
 Whoever has CAP_SYS_RESOURCE may exceed a limit of ext4's.
 """
 

@@ -105,7 +105,7 @@ def check(label: str) -> None:
             os.close(fd)
     except OSError as err:
         if err.errno != errno.EINVAL:
-            return  # not ours to ask: the kernel tells when the label is used
+            return  # not permitted: the kernel reports an error when the label is used
         raise SystemFailure(
             f"cannot apply the SELinux label {label!r}: the policy does not know it"
         ) from err

@@ -1,7 +1,7 @@
 """Which version of the source this is: its commit, for messages and ``version``.
 
 A wheel has the commit in the file ``commit`` beside the package's ``__init__``, written when it
-was built; a checkout tells it itself. No program is started to find out.
+was built; a checkout has it in ``.git``. No program is started to find out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def commit() -> str:
-    """The first 12 digits of the commit as it is now on the disk; "" when nothing tells."""
+    """The first 12 digits of the commit as it is now on the disk; "" when it is unknown."""
     kept = _read(f"{_PACKAGE}/commit")
     if kept:
         return kept[:_LENGTH]

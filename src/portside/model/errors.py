@@ -108,8 +108,8 @@ class CommandNotExecutable(SystemFailure):
     """The container's command exists and cannot be executed (exit code 126)."""
 
 
-def retold(err: PortsideError, text: str) -> PortsideError:
-    """The same error with other words, whatever its class is made from."""
+def reworded(err: PortsideError, text: str) -> PortsideError:
+    """A copy of an error with another text, whatever arguments its class takes."""
     made = type(err).__new__(type(err))
     made.__dict__.update(err.__dict__)
     made.args = (text,)

@@ -26,7 +26,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Publisher(Protocol):
-    """How a service tells the rest of the engine what happened; never blocks, never raises."""
+    """How a service informs the rest of the engine of an event; never blocks, never raises."""
 
     def __call__(
         self, type: str, action: str, id: str, attributes: Mapping[str, str] | None = None

@@ -178,7 +178,7 @@ _EMPTY_CONFIG: dict[str, Any] = {
     "Volumes": None,
     "WorkingDir": "",
 }
-"""What an image's configuration tells from 1.50 to 1.51 also where it is empty."""
+"""Fields that an image's configuration has in APIs 1.50 and 1.51 even when they are empty."""
 
 
 def full_config(config: RunConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _WHITE = " \t\r\n"
 
 
 class _Settings:
-    """What ``json.JSONDecoder`` would tell the scanner."""
+    """The settings that ``json.JSONDecoder`` would give the scanner."""
 
     strict = False
     object_hook = None

@@ -84,7 +84,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``NetworkSettings`` of a container's inspection; the flat fields tell the default bridge."""
+    """A container's ``NetworkSettings`` in inspect; the flat fields describe the default bridge."""
 
     bridge: str = msgspec.field(name="Bridge", default="")
     sandbox_id: str = msgspec.field(name="SandboxID", default="")
@@ -258,7 +258,7 @@ class AddressPool(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> AddressPool:
-        """From ``base=10.10.0.0/16,size=24``; InvalidParameter tells what is wrong."""
+        """From ``base=10.10.0.0/16,size=24``; raises InvalidParameter, which says what is wrong."""
         fields = dict(part.partition("=")[::2] for part in text.split(","))
         if set(fields) != {"base", "size"} or not fields["size"].isdigit():
             raise InvalidParameter(

@@ -122,7 +122,8 @@ class Reference:
 
 
 def _split_domain(text: str) -> tuple[str, str]:
-    """The registry's host and the rest, telling ``localhost/x`` and ``a.b/x`` from ``a/b``."""
+    """The registry's host and the rest: ``localhost/x`` and ``a.b/x`` name a host, ``a/b`` does
+    not."""
     first, slash, rest = text.partition("/")
     is_domain = bool(slash) and (
         first == "localhost" or "." in first or ":" in first or first.lower() != first

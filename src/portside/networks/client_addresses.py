@@ -83,8 +83,9 @@ class ClientAddresses:
             rtnl.close()
 
     def take(self, sock: socket.socket, client: str, publication: Publication) -> None:
-        """Give a socket towards the container the client's address, if it has one to be told:
-        one of the loopback, or of the other IP version, means nothing there."""
+        """Give a socket towards the container the client's address, if the
+        container can use it: a loopback address, or one of the other IP version, has no meaning
+        there."""
         address = ipaddress.ip_address(client.partition("%")[0])
         version = publication.version
         if address.version != version or version not in self._versions:

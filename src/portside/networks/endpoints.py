@@ -75,7 +75,7 @@ class Endpoints:
     def with_settings(
         self, network: NetworkRecord, request: NetworkRequest, endpoint: EndpointRecord
     ) -> EndpointRecord:
-        """The endpoint with the settings the API tells about it."""
+        """The endpoint with the settings that the API shows."""
         wanted = endpoint.settings
         settings = msgspec.structs.replace(
             wanted,
@@ -160,7 +160,7 @@ def _prefix(network: NetworkRecord, address: IPAddress | None) -> int:
 
 
 def _gateway(network: NetworkRecord, address: IPAddress | None) -> str:
-    """The router the endpoint is told; none on internal networks and layer 3 ipvlans."""
+    """The endpoint's default gateway; empty on internal networks and layer 3 ipvlans."""
     config = network.config_of(address) if address is not None else None
     if config is None or address is None or network.resource.internal:
         return ""

@@ -125,7 +125,7 @@ def resolv_conf(
     ipv6: bool = True,
 ) -> str:
     """``/etc/resolv.conf``; empty ``servers``, ``search`` and ``options`` mean the host's: of its
-    servers, a container without ``ipv6`` is told those with IPv4 addresses only.
+    servers, a container without ``ipv6`` gets only the IPv4 addresses.
 
     A single search domain ``.`` means none. With ``embedded`` the engine's name server is
     the only one, and it asks the others.
@@ -179,7 +179,7 @@ class HostFiles:
     def close(self) -> None:
         self._resolver.close()
 
-    # -- what is told ----------------------------------------------------------------------
+    # -- contents of the files --------------------------------------------------------------
 
     def host_gateways(self) -> list[IPAddress]:
         """The host's addresses as containers see them (``host-gateway``)."""

@@ -330,8 +330,8 @@ def with_gateway(config: IPAMConfig, wanted: bool = True) -> IPAMConfig:
                 f"failed to allocate secondary ip address ({name}:{address}): {err}"
             ) from None
     if subnet.network.version == 6 and subnet.network.is_multicast:
-        told = f"{gateway}/{subnet.network.prefixlen}"
-        raise InvalidParameter(f"multicast subnet '{told}' is not allowed")
+        shown = f"{gateway}/{subnet.network.prefixlen}"
+        raise InvalidParameter(f"multicast subnet '{shown}' is not allowed")
     return IPAMConfig(config.subnet, config.ip_range, gateway, config.aux_addresses)
 
 

@@ -309,7 +309,7 @@ class NamespacePool:
             except (OSError, SystemFailure):
                 if expected is not None:
                     self._expected.pop(expected, None)
-                return  # the next take makes its own, and tells its caller what is wrong
+                return  # the next take makes its own, and raises the error to its caller
             self._made.discard(space.link)
             if missing and not self._closed:
                 self._stock[kind].append(space)

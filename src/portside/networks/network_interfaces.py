@@ -58,7 +58,7 @@ def write_sysctl(name: str, value: str) -> None:
 
 def enable_forwarding(ipv6: bool) -> None:
     """Let the kernel route. IPv6 routers ignore router advertisements unless set otherwise
-    (ip-sysctl, accept_ra), so interfaces that live on them are told."""
+    (ip-sysctl, accept_ra), so interfaces that depend on advertisements are set to accept them."""
     write_sysctl("ipv4/ip_forward", "1")
     if not ipv6:
         return
@@ -90,7 +90,7 @@ def bridged_packets_are_translated() -> bool:
 
 def random_mac() -> str:
     """A locally administered hardware address. It is random, so that no container meets one that
-    was given the same before; neighbours are told of it (``netns_pool.SYSCTLS``)."""
+    was given the same before; neighbours are informed of it (``netns_pool.SYSCTLS``)."""
     raw = bytearray(os.urandom(6))
     raw[0] = raw[0] & 0xFC | 2
     return raw.hex(":")
@@ -137,7 +137,7 @@ class Links:
 
     def ensure(self, record: NetworkRecord) -> NetworkRecord:
         """Make the network's interface, or repair what is missing of it. The record that is
-        returned tells whether the engine made it."""
+        returned says whether the engine made the interface."""
         if record.driver == "bridge":
             return self._ensure_bridge(record)
         if record.driver in ("macvlan", "ipvlan"):
@@ -404,8 +404,8 @@ class Links:
 def configure(endpoint: EndpointRecord, index: int, space: Namespace, ipvlan: bool = False) -> None:
     """Addresses and hardware address of one interface inside a namespace, in one send.
 
-    The hardware address comes last: its change has the kernel tell neighbours whose caches have
-    another one for an address (ip-sysctl, arp_notify and ndisc_notify).
+    The hardware address comes last: on its change the kernel informs neighbours whose caches
+    have another hardware address for an IP address (ip-sysctl, arp_notify and ndisc_notify).
     """
     messages = [netlink.link_message(index, up=True)]
     for version, prefix in ((4, endpoint.prefix4), (6, endpoint.prefix6)):

@@ -54,8 +54,8 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
     link: str = ""
     """The host's bridge or, for macvlan and ipvlan, the parent interface."""
     ranges: tuple[IPAMConfig, ...] | None = None
-    """The address ranges with their gateways; ``resource.ipam`` tells them as they were asked
-    for. None: they are the same (the default bridge)."""
+    """The address ranges with their gateways; ``resource.ipam`` has them as they were
+    requested. None: both are the same (the default bridge)."""
     chosen: tuple[int, ...] = ()
     """IP versions whose range the engine chose."""
     own_link: bool = False
@@ -370,12 +370,12 @@ class Catalogue:
         enabled: Mapping[int, bool],
         rtnl: Rtnl,
     ) -> tuple[tuple[IPAMConfig, ...], tuple[IPAMConfig, ...]]:
-        """The network's ranges as they are told, and as they are used: those asked for, checked,
-        and chosen ones for IP versions without any. A range of a version that the network does
-        not have is told but not used, as in Docker."""
+        """The network's ranges as the API shows them, and as they are used: requested
+        ranges, checked, and chosen ranges for IP versions without any. A range of a version that
+        the network does not have is shown but not used, as in Docker."""
         ipam.check(asked)
-        told = [ipam.checked(config) for config in asked]
-        given = [config for config in told if enabled[_version(config)]]
+        shown = [ipam.checked(config) for config in asked]
+        given = [config for config in shown if enabled[_version(config)]]
         for number, config in enumerate(given):
             self.check_free(ipaddress.ip_network(config.subnet), request.driver, rtnl)
             for other in given[:number]:
@@ -386,8 +386,8 @@ class Catalogue:
                 chosen = IPAMConfig(str(self.free_subnet(version, rtnl)))
                 chosen = ipam.with_gateway(chosen, _has_gateway(request, chosen))
                 used.append(chosen)
-                told.append(chosen)
-        return tuple(told), tuple(sorted(used, key=_version))
+                shown.append(chosen)
+        return tuple(shown), tuple(sorted(used, key=_version))
 
     def free_subnet(self, version: int, rtnl: Rtnl, first: bool = False) -> IPNetwork:
         """A free subnet of the pools; the default bridge takes the first pool's."""

@@ -199,7 +199,7 @@ class HostPorts:
 
     def hold(self, publication: Publication) -> str | None:
         """Take a port again after a restart: what a running container has is kept even when
-        another program took the port meanwhile; that is told in the answer."""
+        another program took the port meanwhile; the text returned reports it."""
         key = (publication.protocol, publication.host_port)
         try:
             sock = self._bind(publication)

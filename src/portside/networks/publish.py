@@ -158,10 +158,10 @@ class PortPublisher:
         self._ports.release([port for port in ports if port.host_port])
 
     def hold(self, record: SandboxRecord) -> list[str]:
-        """Reserve again after a restart; tells which ports others took meanwhile."""
-        told = [self._ports.hold(port) for port in record.ports if port.host_port]
+        """Reserve ports again after a restart; returns a text for each port that is taken."""
+        problems = [self._ports.hold(port) for port in record.ports if port.host_port]
         self._open_relays(record.ports)
-        return [problem for problem in told if problem]
+        return [problem for problem in problems if problem]
 
     def members(self, ports: Sequence[Publication]) -> list[Member]:
         asks = self._firewall.asks_host
@@ -206,19 +206,19 @@ class PortPublisher:
         comes for them."""
         if self._firewall.asks_host:
             return []
-        told = []
+        warnings = []
         for item in wanted:
             if item.host_ip and ipaddress.ip_address(item.host_ip).is_loopback:
                 continue
             chain = self._firewall.closed_by_host(item.protocol, item.first)
             if chain:
                 port = f"{item.first or 'a random port'}/{item.protocol}"
-                told.append(
+                warnings.append(
                     f"Port {port} will be reachable from other hosts although the host's firewall "
                     f"({chain}) drops such connections: publish it on 127.0.0.1, or start the "
                     "engine with --publish-policy=host"
                 )
-        return told
+        return warnings
 
     def close(self) -> None:
         self._relays.close_all()

@@ -26,7 +26,7 @@ from portside.model.errors import (
     NotFound,
     PortsideError,
     SystemFailure,
-    retold,
+    reworded,
 )
 from portside.model.events import Publisher
 from portside.model.ids import new_id
@@ -216,7 +216,7 @@ class Sandboxes:
                 return self._attach_shared(request, mode.partition(":")[2])
             return await self._attach_own(request)
         except (NotFound, InvalidParameter, Forbidden, SystemFailure) as err:  # Docker's words
-            raise retold(err, f"failed to set up container networking: {err}") from err
+            raise reworded(err, f"failed to set up container networking: {err}") from err
         except OSError as err:
             raise SystemFailure(f"cannot set up the network of {request.name}: {err}") from err
 

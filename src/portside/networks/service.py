@@ -249,8 +249,9 @@ class NetworkService:
     async def connect(
         self, network: str, container_id: str, config: EndpointSettings | None
     ) -> EndpointSettings:
-        """Connect a container. Running: at once, and the settings tell its addresses. Not
-        running: only checked, and the result is what the containers service keeps."""
+        """Connect a container. A running container is connected at once, and the settings returned
+        have its addresses. For one that is not running, the settings are only checked; the
+        containers service keeps the result."""
         record = self._catalogue.resolve(network)
         return await self._sandboxes.connections.connect(
             record, container_id, config or EndpointSettings()

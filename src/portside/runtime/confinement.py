@@ -1,4 +1,4 @@
-"""What AppArmor and SELinux are told of a process that is about to be executed.
+"""AppArmor and SELinux attributes of a process that is about to be executed.
 
 The attributes are opened while we have root's rights and before a path of the user's is looked
 at, and written last: what we execute before (hooks) is not the container's process.

@@ -82,7 +82,7 @@ def _join(pidfd: int, further: int) -> int:
     if in_user_namespace():
         joined &= ~_common_namespaces(pid_of(pidfd))
     root = -1
-    if _shared(pid_of(pidfd), "mnt"):  # not told by the namespace, whose root is the host's
+    if _shared(pid_of(pidfd), "mnt"):  # the namespace does not name it: its root is the host's
         root = os.open(f"/proc/{pid_of(pidfd)}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     setns(pidfd, joined, "the container's namespaces")
     if root >= 0:

@@ -75,7 +75,7 @@ def prepare() -> None:
     global _last_capability
     _last_capability = last_capability()
     mounts.prepare()
-    for module in (apparmor, selinux):  # a container's /sys does not tell
+    for module in (apparmor, selinux):  # a container's /sys does not show it
         module.enabled()
 
 
@@ -287,14 +287,14 @@ def _enter_user_namespace(
     known.close()
     os.chdir(request.state_dir)
     own.join_group()
-    userns.become_root(own.tell, existing)
+    userns.become_root(own.channel, existing)
     prctl(PR_SET_DUMPABLE, 1)  # else our own files in /proc are not ours
     choose_child_namespaces(spec)
     _enter_namespaces(spec, given.netns)
     prctl(PR_SET_DUMPABLE, 0)
     pid = fork_sibling()
     if pid:
-        userns.introduce(own.tell, pid, prepared.used)
+        userns.introduce(own.channel, pid, prepared.used)
         os._exit(0)
     return prepared
 
@@ -310,14 +310,14 @@ def _enter_without_rights(
         existing = os.open(user.path, os.O_RDONLY | os.O_CLOEXEC)
     os.chdir(request.state_dir)
     prctl(PR_SET_DUMPABLE, 1)  # the mappings are written by our own user
-    userns.become_root(own.tell, existing)
+    userns.become_root(own.channel, existing)
     prctl(PR_SET_DUMPABLE, 1)  # a change of identity has taken it away
     choose_child_namespaces(spec)
     _enter_namespaces(spec, given.netns)
     prctl(PR_SET_DUMPABLE, 0)
     pid = fork_sibling()
     if pid:
-        userns.introduce(own.tell, pid, [])
+        userns.introduce(own.channel, pid, [])
         os._exit(0)
     return userns.Prepared(sources=mounts.open_shared(spec.mounts))
 
@@ -427,7 +427,7 @@ def _wait_for_start(own: Own) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda got, _: os._exit(128 + got))
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    own.tell.close()
+    own.channel.close()
     os.read(own.hold, 1)
     own.at_start()
 
@@ -469,8 +469,10 @@ def _verify_cwd() -> None:
 def connect_streams(own: Own, more: Iterable[int] = ()) -> None:
     """Make our streams descriptors 0, 1 and 2, and close all that is not the container's, but
     for ``more``."""
-    if own.tell.fileno() <= 2:
-        own.tell = socket.socket(fileno=fcntl.fcntl(own.tell.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+    if own.channel.fileno() <= 2:
+        own.channel = socket.socket(
+            fileno=fcntl.fcntl(own.channel.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+        )
     for target, source in enumerate(own.streams):
         os.dup2(source, target, inheritable=True)
     close_all_but([*own.descriptors(), *(fd for fd in more if fd >= 0)])

@@ -1,4 +1,4 @@
-"""A child on its way to execve, seen from both sides: what it tells, and who waits for that.
+"""Both ends of the channel between a child on its way to execve and the process that waits for it.
 
 ::
 
@@ -51,7 +51,7 @@ class Given(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct):
-    """What a child tells before its execve closes the pipe, or instead of it."""
+    """A child's report before its execve closes the channel, or instead of execve."""
 
     error: str = ""
     kind: str = ""
@@ -90,10 +90,12 @@ class Steps:
 
 
 class Own:
-    """The child's side: where its streams are and whom it tells."""
+    """The child's side: its streams and its channel."""
 
-    def __init__(self, tell: socket.socket, streams: tuple[int, int, int], terminal: bool) -> None:
-        self.tell = tell
+    def __init__(
+        self, channel: socket.socket, streams: tuple[int, int, int], terminal: bool
+    ) -> None:
+        self.channel = channel
         self.streams = streams
         self.terminal = terminal
         self.steps = Steps()
@@ -120,7 +122,7 @@ class Own:
 
     def descriptors(self) -> list[int]:
         """What a process inside may have open before execve(2) besides its streams."""
-        more = (self.tell.fileno(), self.hold, self.result, self.init_program)
+        more = (self.channel.fileno(), self.hold, self.result, self.init_program)
         return [fd for fd in (*more, *range(3, 3 + self.preserve)) if fd >= 0]
 
     def pass_on(self) -> None:
@@ -141,10 +143,10 @@ class Own:
     def wait_for_hooks(self, found: Hooks | None) -> None:
         """Have the other side run the hooks that come once the namespaces are there."""
         if found is not None and (found.prestart or found.create_runtime):
-            self.tell.send(b"h")
+            self.channel.send(b"h")
 
     def state_of(self, request: StartRequest, spec: Spec, status: str = "creating") -> State:
-        """What a hook is told; the PID as the hook's own PID namespace sees it."""
+        """The state that a hook receives, with the PID as the hook's own PID namespace sees it."""
         return State(
             oci_version=SPEC_VERSION,
             id=request.id,
@@ -163,22 +165,22 @@ class Own:
     def wait_for_go(self) -> None:
         """Join the control group, or wait until the other side has put us there."""
         self.join_group()
-        if not self.joined and not self.tell.recv(1):
+        if not self.joined and not self.channel.recv(1):
             os._exit(1)
 
     def give_terminal(self, leader: int) -> None:
         """Hand the leading side of our terminal to the monitor."""
-        socket.send_fds(self.tell, [b"t"], [leader])
+        socket.send_fds(self.channel, [b"t"], [leader])
         os.close(leader)
 
     def give_listener(self, fd: int) -> None:
         """Hand what hears of seccomp notifications to the other side, which knows the agent."""
-        socket.send_fds(self.tell, [b"s"], [fd])
+        socket.send_fds(self.channel, [b"s"], [fd])
         os.close(fd)
 
     def report(self, outcome: Outcome) -> None:
         outcome.timings = self.steps.timings
-        self.tell.send(b"o" + msgspec.json.encode(outcome))
+        self.channel.send(b"o" + msgspec.json.encode(outcome))
 
 
 def _fork(into: Cgroup | None) -> tuple[int, bool]:
@@ -199,7 +201,7 @@ class Child:
     def __init__(
         self,
         pid: int,
-        tell: socket.socket,
+        channel: socket.socket,
         streams: tuple[int, int, int],
         page: mmap.mmap | None = None,
     ) -> None:
@@ -208,8 +210,8 @@ class Child:
         self._kept: list[int] = []
         """Mounts that the child made its root of, attached nowhere. Closing the last descriptor of
         one waits for an RCU grace period: they are left to our own end."""
-        self._told = Outcome()
-        self._tell = tell
+        self._outcome = Outcome()
+        self._channel = channel
         self.stdin, self.stdout, self.stderr = streams
         self.leader = -1
         self.notified: Callable[[int], None] = os.close
@@ -261,7 +263,7 @@ class Child:
             if data == b"u":
                 assert spec.linux is not None
                 userns.write_mappings(self.pid, spec.linux)
-                self._tell.send(b"m")
+                self._channel.send(b"m")
             elif data[:1] == b"p":
                 self._kept += fds
                 os.waitpid(self.pid, 0)
@@ -280,40 +282,39 @@ class Child:
         return True
 
     def _hear(self) -> tuple[bytes, list[int]]:
-        if not readable(self._tell, timeout=START_TIMEOUT):
+        if not readable(self._channel, timeout=START_TIMEOUT):
             raise StartError(f"the start was not done within {START_TIMEOUT:g} s")
-        return messages.receive(self._tell)
+        return messages.receive(self._channel)
 
     def _premature(self, data: bytes) -> PortsideError:
-        """What a child told instead of what was expected."""
+        """The error for a message that was not the expected one."""
         if data[:1] == b"o":
-            told = msgspec.json.decode(data[1:], type=Outcome)
-            return _reported(told)
+            return _reported(msgspec.json.decode(data[1:], type=Outcome))
         return StartError("the container's process was killed while it was started")
 
     def go(self) -> None:
         """Let the child continue: it is in its control group."""
         with suppress(OSError):
-            self._tell.send(b"g")
+            self._channel.send(b"g")
 
     def outcome(self) -> Outcome:
         """Wait for execve or failure; raises StartError."""
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or not readable(self._tell, timeout=left):
+            if left <= 0 or not readable(self._channel, timeout=left):
                 raise StartError(f"the start was not done within {START_TIMEOUT:g} s")
             if self.take():
                 return self.executed()
 
     def fileno(self) -> int:
         """Readable when :meth:`take` has something to do."""
-        return self._tell.fileno()
+        return self._channel.fileno()
 
     def take(self) -> bool:
         """Take one message; whether it was the last: :meth:`executed` comes next. Raises
         StartError."""
-        data, fds = messages.receive(self._tell)
+        data, fds = messages.receive(self._channel)
         if data == b"t":
             self.leader = fds[0]
             os.set_inheritable(self.leader, False)
@@ -323,22 +324,22 @@ class Child:
             self.notified(fds[0])
             return False
         if data[:1] == b"o":
-            self._told = msgspec.json.decode(data[1:], type=Outcome)
-            if self._told.error:
-                raise _reported(self._told)
+            self._outcome = msgspec.json.decode(data[1:], type=Outcome)
+            if self._outcome.error:
+                raise _reported(self._outcome)
             return False
         return True
 
     def executed(self) -> Outcome:
-        """What was told before execve(2). Raises StartError when the child did not come so far."""
-        told = self._told
-        self._tell.close()
+        """The child's report before execve(2). Raises StartError when it did not reach execve."""
+        outcome = self._outcome
+        self._channel.close()
         self.arrive()
-        # killed before it could tell: the pipe closes as at execve, but nobody lives
+        # killed before it could report: the pipe closes as at execve, but nobody lives
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        if not self.pid or (os.waitid(os.P_PID, self.pid, flags) and not told.timings):
+        if not self.pid or (os.waitid(os.P_PID, self.pid, flags) and not outcome.timings):
             raise StartError("the container's process was killed while it was started")
-        return told
+        return outcome
 
     def descriptors(self) -> list[int]:
         """Its pidfd and its streams, in the order of ``messages.Placed``."""
@@ -357,7 +358,7 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
             with suppress(ChildProcessError):
                 os.waitpid(self.pid, 0)
-        self._tell.close()
+        self._channel.close()
         for fd in (self.stdin, self.stdout, self.stderr, self.leader):
             if fd >= 0:
                 os.close(fd)
@@ -394,7 +395,7 @@ def _run(body: Callable[[Own], None], own: Own) -> None:
         body(own)
     except BaseException as err:
         text = explain(own, err)
-        if own.tell.fileno() >= 0:
+        if own.channel.fileno() >= 0:
             own.report(Outcome(text, messages.kind_of(err)))
         else:  # ``create`` has gone; ``start`` reads this
             code = 127 if isinstance(err, CommandNotFound) else 1

@@ -4,7 +4,7 @@
 
     launcher ──fork──► monitor, in reserve ──fork──► starter, in reserve
         │ request          │ keeps the streams           │ forks the container's init,
-        └─────────────────►└────────────────────────────►│ tells the monitor, ends
+        └─────────────────►└────────────────────────────►│ reports, then ends
 
 It has one thread and never imports more once it is ready. One pair is kept in reserve, so
 that a start waits neither for the forks nor for the pages a fresh process touches first.
@@ -109,7 +109,7 @@ def _serve(sock: socket.socket, parent: str, home: str) -> None:
 def _prepare(parent: str) -> None:
     """Make the control group that holds containers', once for all monitors to come.
 
-    A container's own start tells what is wrong with it, if anything is.
+    Errors are ignored here: a container's own start reports them.
     """
     with suppress(PortsideError, OSError):
         cgroup.prepare(cgroup.detect(), parent)
@@ -228,7 +228,7 @@ def _play(state_dir: str) -> None:
 
 
 def _act(monitor_socket: socket.socket, hold: int) -> None:
-    """The starter's part: a process whose output is two lines and which ends when told."""
+    """The starter's part: a process whose output is two lines and which ends on request."""
     try:
         out_r, out_w = os.pipe()
         err_r, err_w = os.pipe()
@@ -270,17 +270,17 @@ def fill_pools() -> None:
 
 
 def _statistics() -> bytes:
-    """What CPython tells of its allocator, which it writes to descriptor 2; other
-    interpreters tell nothing."""
-    tell = getattr(sys, "_debugmallocstats", None)
-    if tell is None:
+    """Statistics of CPython's allocator, which it writes to descriptor 2; empty for other
+    interpreters."""
+    print_statistics = getattr(sys, "_debugmallocstats", None)
+    if print_statistics is None:
         return b""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, _F_SETPIPE_SZ, 1 << 20)  # nobody reads before it is all written
     saved = os.dup(2)
     try:
         os.dup2(writer, 2)
-        tell()
+        print_statistics()
     finally:
         os.dup2(saved, 2)
         os.close(saved)

@@ -52,17 +52,17 @@ class Stamp:
     def __init__(self) -> None:
         self._second = -1
         self._text = ""
-        self._told = 0
+        self._last = 0
 
     def now(self) -> str:
         return self._text_of(time.time_ns())
 
     def after(self) -> str:
-        """The time one nanosecond after the last one told."""
-        return self._text_of(self._told + 1)
+        """The time one nanosecond after the last one returned."""
+        return self._text_of(self._last + 1)
 
     def _text_of(self, now: int) -> str:
-        self._told = now
+        self._last = now
         second, nanos = divmod(now, 1_000_000_000)
         if second != self._second:
             self._second = second
@@ -89,7 +89,7 @@ class LogWriter:
         return False
 
     def bind(self, poller: Poller) -> None:
-        """Where a driver with a socket is told that it may send."""
+        """The poller that a driver with a socket waits on until it may send."""
 
 
 class LineWriter(LogWriter):

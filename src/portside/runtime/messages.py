@@ -1,7 +1,7 @@
 """What engine, launcher, monitor and container init say to each other.
 
 All travel as JSON over SOCK_SEQPACKET sockets, one message a packet, with descriptors
-beside them (unix(7), SCM_RIGHTS). The order of descriptors is told with each message.
+beside them (unix(7), SCM_RIGHTS). Each message documents the order of its descriptors.
 Bodies that may be large (the runtime-spec) are files beside the container's state.
 """
 
@@ -217,7 +217,8 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """From the monitor; number 0 is told unasked: the start's outcome, an exit, an OOM kill."""
+    """From the monitor. Number 0 marks a message that answers no request: the start's outcome, an
+    exit, an OOM kill."""
 
     number: int
     reply: Started | Failed | Done | Exited | Oom
@@ -229,7 +230,7 @@ class StateFile(msgspec.Struct, frozen=True):
     id: str
     monitor_pid: int
     monitor_started: int
-    """Clock ticks since boot (proc_pid_stat(5), field 22), which tells a reused number."""
+    """Clock ticks since boot (proc_pid_stat(5), field 22), which identifies a reused PID."""
     pid: int
     pid_started: int
     started_ns: int
@@ -296,7 +297,7 @@ def send(sock: socket.socket, message: msgspec.Struct, fds: list[int] | None = N
 
 
 REFILL = b"refill"
-"""What the engine tells the launcher once a start is done: there is time for the next one."""
+"""The engine's message to the launcher once a start is done: prepare the next pair."""
 
 
 def receive(sock: socket.socket) -> tuple[bytes, list[int]]:

@@ -1,7 +1,7 @@
 """The monitor: one small process beside each container, which the engine may come and go from.
 
 It owns the container's streams and log, has its processes started (:mod:`starter`), waits
-for them and writes the end to ``exit.json`` before anybody is told. Its life::
+for them and writes the end to ``exit.json`` before it informs anybody. Its life::
 
     request ─► starter ─► "Started", or "Failed" and it ends
        │
@@ -59,7 +59,7 @@ _REQUEST = msgspec.json.Decoder(StartRequest)
 register("syslog", lambda config: with_cache(config, Syslog(config)))
 register("journald", lambda config: with_cache(config, Journald(config)))
 MAX_UNREAD = 4096
-"""Answers kept for an engine that does not read; then it is told nothing more."""
+"""Answers kept for an engine that does not read; then it receives nothing more."""
 
 
 def prepare() -> None:
@@ -200,7 +200,7 @@ class Monitor:
             self.send(client, Answer(number, reply))
 
     def send(self, client: Client, answer: Answer | None = None) -> None:
-        """Tell a client something, now or when it reads again."""
+        """Send an answer to a client, now or when the client reads again."""
         if client.sock.fileno() < 0:
             return
         try:
@@ -219,7 +219,7 @@ class Monitor:
             self.clients.pop(client.sock.fileno(), None)
             client.sock.close()
 
-    def tell_all(self, reply: Started | Failed | Exited | Oom) -> None:
+    def send_all(self, reply: Started | Failed | Exited | Oom) -> None:
         for client in list(self.clients.values()):
             self.send(client, Answer(0, reply))
 
@@ -274,15 +274,15 @@ class Monitor:
             child = starter.fork_exec(request, self.request, init.pidfd, init.pid, filter)
             starting = Starting(running, child, child.pid)
             self.starting[child.fileno()] = starting
-            self.poller.set(child.fileno(), READ, lambda _: self.exec_told(starting, child))
+            self.poller.set(child.fileno(), READ, lambda _: self.exec_reported(starting, child))
         sockets = [socket.socket(fileno=fd) for fd in fds]
         fds.clear()
         starting.attachments = list(zip(sockets, request.attachments, strict=True))
         starting.client, starting.number = client, number
         return None
 
-    def exec_told(self, starting: Starting, child: Child) -> None:
-        """An exec on its way has said something, or has come to execve(2)."""
+    def exec_reported(self, starting: Starting, child: Child) -> None:
+        """An exec that is being started has sent a message, or has reached execve(2)."""
         failed: Failed | None = None
         try:
             if not child.take():
@@ -293,8 +293,8 @@ class Monitor:
         del self.starting[child.fileno()]
         try:
             if failed is None:
-                told = child.executed()
-                placed, fds = starter.placed(child, told), child.descriptors()
+                outcome = child.executed()
+                placed, fds = starter.placed(child, outcome), child.descriptors()
         except (PortsideError, OSError) as err:
             failed = Failed(str(err), messages.kind_of(err))
         if failed is None:
@@ -310,7 +310,7 @@ class Monitor:
         self.poller.set(sock.fileno(), READ, lambda _: self.started(starting, sock))
 
     def started(self, starting: Starting, sock: socket.socket) -> None:
-        """A starter has told how it went, or died without a word."""
+        """A starter has reported its outcome, or died without a report."""
         try:
             data, fds = messages.receive(sock)
         except OSError:
@@ -349,7 +349,7 @@ class Monitor:
         self.poller.set(running.pidfd, READ, lambda _: self.exited(running))
 
     def reply(self, starting: Starting, reply: Started | Failed) -> None:
-        """Tell whoever asked for it."""
+        """Answer the client that asked for the start."""
         if starting.client is not None:
             if isinstance(reply, Failed) and (self.ended or self.init_is_ending()):
                 reply = NOT_RUNNING  # which is why the exec failed, wherever it was
@@ -375,8 +375,8 @@ class Monitor:
     def exec_exited(self, running: Running) -> None:
         code = self.reap(running)
         self.execs.pop(running.exec_id, None)
-        # told before the streams end, since their end makes clients ask for the code
-        self.tell_all(Exited(code, time.time_ns(), running.exec_id))
+        # sent before the streams end, since their end makes clients ask for the code
+        self.send_all(Exited(code, time.time_ns(), running.exec_id))
         running.channel.finish()
 
     def reap(self, running: Running) -> int:
@@ -389,7 +389,7 @@ class Monitor:
         return 128 - code if code < 0 else code
 
     def out_of_memory(self) -> None:
-        """Perhaps a kill: the group's own count tells."""
+        """Perhaps an OOM kill: the control group's own count decides."""
         with suppress(OSError):
             os.read(self.oom, 4096)
         self.oom_until = time.monotonic() + OOM_WATCH
@@ -400,7 +400,7 @@ class Monitor:
         kills = self.count_oom_kills()
         if kills > self.oom_kills and not self.ended:
             self.oom_kills, self.oom_until = kills, 0.0
-            self.tell_all(Oom(time.time_ns()))
+            self.send_all(Oom(time.time_ns()))
         elif time.monotonic() > self.oom_until:
             self.oom_until = 0.0
 
@@ -411,7 +411,7 @@ class Monitor:
             return 0
 
     def init_exited(self, init: Running) -> None:
-        """The container is over: write it down, then tell everybody."""
+        """The container has ended: write the exit to disk, then inform every client."""
         self.ended = True
         at_ns = time.time_ns()
         code = self.reap(init)
@@ -422,7 +422,7 @@ class Monitor:
         write_whole(f"{self.state_dir}/exit.json", msgspec.json.encode(exit))
         if self.request.runtime:  # before anybody starts a container of this name again
             self.run_poststop()
-        self.tell_all(exit)
+        self.send_all(exit)
         init.channel.finish()
         self.remove_group()
         if self.poststop and not self.request.runtime:
@@ -514,11 +514,11 @@ def _fail(monitor: Monitor, err: BaseException) -> None:
         if isinstance(starting.by, Child):
             starting.by.kill()
             continue
-        starting.by.close()  # its starter cannot tell us, and undoes what it did
+        starting.by.close()  # its starter cannot report to us, and undoes what it did
         os.waitpid(starting.pid, 0)
     if monitor.init is not None and not monitor.ended:
         with suppress(OSError):
             os.kill(monitor.init.pid, signal.SIGKILL)
-    monitor.tell_all(Failed(str(err) or repr(err), messages.kind_of(err)))
+    monitor.send_all(Failed(str(err) or repr(err), messages.kind_of(err)))
     if monitor.init is not None:
         monitor.remove_group()

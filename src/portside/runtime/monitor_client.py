@@ -89,8 +89,8 @@ class MonitorClient:
     def take_all(self) -> None:
         """Take every message that is there already.
 
-        A monitor tells an end before it ends the streams: who has seen a stream end and asks
-        then must not be answered from before the message.
+        A monitor reports an exit before it ends the streams: a client that has seen a stream end
+        and then asks must get an answer that includes this message.
         """
         while self._sock.fileno() >= 0 and self._take_one():
             pass
@@ -169,7 +169,8 @@ class MonitorClient:
         return reply.pid if isinstance(reply, Started) else 0
 
     async def wait_exec(self, exec_id: str) -> Exited | None:
-        """The end of an exec, once; None when it is unknown, or told to ``on_exec_exit``."""
+        """The end of an exec, once; None when the exec is unknown, or when its end went to
+        ``on_exec_exit``."""
         future = self._execs.get(exec_id)
         if future is None:
             return None
@@ -207,11 +208,11 @@ class MonitorClient:
         gone = Unavailable("the container's monitor is gone")
         pending: list[asyncio.Future[Any]] = [*self._waiting.values(), *self._execs.values()]
         pending += [self.started, self.exited]
-        # an exec's end that has been told stays for who asks late
-        told = {id: future for id, future in self._execs.items() if future.done()}
+        # an exec's end that was received stays for a late caller
+        received = {id: future for id, future in self._execs.items() if future.done()}
         for future in pending:
             if not future.done():
                 future.set_exception(gone)
                 future.exception()  # not everyone waits for every one of them
         self._waiting.clear()
-        self._execs = told
+        self._execs = received

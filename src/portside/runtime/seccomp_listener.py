@@ -26,11 +26,13 @@ class ProcessState(msgspec.Struct, rename="camel", omit_defaults=True):
 
 def hand_over(profile: Seccomp, fd: int, pid: int, state: State) -> None:
     """Send the descriptor and close it. Raises SystemFailure when nobody listens."""
-    told = ProcessState(SPEC_VERSION, ("seccompFd",), pid, state, profile.listener_metadata)
+    process_state = ProcessState(
+        SPEC_VERSION, ("seccompFd",), pid, state, profile.listener_metadata
+    )
     with socket.socket(socket.AF_UNIX) as agent:
         try:
             agent.connect(profile.listener_path)
-            socket.send_fds(agent, [msgspec.json.encode(told)], [fd])
+            socket.send_fds(agent, [msgspec.json.encode(process_state)], [fd])
         except OSError as err:
             raise SystemFailure(
                 f"seccomp: the listener {profile.listener_path} cannot be reached: {err.strerror}"

@@ -85,7 +85,7 @@ def start_exec(
 
 
 def _report(monitor: socket.socket, body: Callable[[], None]) -> None:
-    """Run ``body``; what it raises is told to the monitor."""
+    """Run ``body``; errors that it raises are sent to the monitor."""
     try:
         body()
     except BaseException as err:
@@ -142,9 +142,13 @@ class Start:
             if child.await_hooks(spec.hooks):
                 self._hooks(spec, child.pid)
             child.go()
-            told = child.outcome()
+            outcome = child.outcome()
             started = Started(
-                child.pid, time.time_ns(), self._clock.done() | told.timings, told.uid, told.gid
+                child.pid,
+                time.time_ns(),
+                self._clock.done() | outcome.timings,
+                outcome.uid,
+                outcome.gid,
             )
             if child.pid != state.pid:  # it has passed on to a sibling
                 state = _state_of(request, child.pid)
@@ -277,9 +281,9 @@ def fork_exec(
     )
 
 
-def placed(child: Child, told: Outcome) -> Placed:
-    """What is to be said of an exec that has come to its execve(2)."""
-    started = Started(child.pid, time.time_ns(), told.timings, told.uid, told.gid)
+def placed(child: Child, outcome: Outcome) -> Placed:
+    """The report of an exec that has reached its execve(2)."""
+    started = Started(child.pid, time.time_ns(), outcome.timings, outcome.uid, outcome.gid)
     return Placed(started, child.leader >= 0)
 
 
@@ -300,7 +304,7 @@ def _listen_for_exec(start: StartRequest, child: Child, pid: int) -> None:
 
 
 def _watch_oom(group: Cgroup) -> list[int]:
-    """A descriptor that tells of OOM kills, if this kernel can."""
+    """A descriptor that reports OOM kills, if the kernel supports one; empty otherwise."""
     try:
         return [group.watch_oom().fileno()]
     except (PortsideError, OSError):

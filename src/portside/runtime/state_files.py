@@ -1,4 +1,4 @@
-"""Small files of a running container's state, and what tells one process from another."""
+"""Small files of a running container's state, and how one process is distinguished from another."""
 
 from __future__ import annotations
 
@@ -54,8 +54,9 @@ def is_ending(pid: int) -> bool:
     """Whether a process is gone, exits, or has SIGKILL before it.
 
     A PID namespace's first process kills the others while it exits (zap_pid_ns_processes()), so
-    they can be gone before it is a zombie: PF_EXITING in its flags tells (proc_pid_stat(5), field
-    9). One that a group's kill has not reached yet has the signal pending (proc_pid_status(5)).
+    they can be gone before it is a zombie: PF_EXITING in its flags shows it (proc_pid_stat(5),
+    field 9). A process that a group's kill has not reached yet has the signal pending
+    (proc_pid_status(5)).
     """
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -71,7 +72,7 @@ def is_ending(pid: int) -> bool:
 
 
 def complain(state_dir: str, text: str) -> None:
-    """Leave a word where whoever looks into a broken container will find it."""
+    """Append a message to ``monitor.err``, for whoever examines a broken container."""
     flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC | posix.O_NOFOLLOW
     try:
         fd = posix.open(f"{state_dir}/monitor.err", flags, 0o600)

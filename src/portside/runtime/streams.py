@@ -31,7 +31,7 @@ CHUNK = 64 << 10
 ROOM = 4 << 20
 """Bytes kept for an attached reader before the process is made to wait."""
 LINGER = 10.0
-"""Seconds that a client has to end its side once it has been told the end of output."""
+"""Seconds that a client has to end its side once it has received the end of output."""
 STALLED = 30.0
 """Seconds after which a reader that takes nothing no longer holds up the others."""
 _NUMBERS = {"stdout": 1, "stderr": 2}
@@ -157,7 +157,7 @@ class Attached:
     def _typed(self, data: bytes) -> None:
         """Pass input on, but for the detach keys, which end the attachment.
 
-        What may be their beginning is held back until the next byte tells.
+        What may be their beginning is held back until the next byte decides.
         """
         keys = self.streams.detach_keys
         if not keys:

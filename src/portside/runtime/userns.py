@@ -47,25 +47,25 @@ def check(spec: Spec) -> None:
         raise InvalidParameter("a new user namespace needs uidMappings and gidMappings")
 
 
-def become_root(tell: socket.socket, existing: int) -> None:
+def become_root(channel: socket.socket, existing: int) -> None:
     """Enter the user namespace, new (-1) or the one of the descriptor ``existing``, as its root.
 
-    For a new one the other side of ``tell`` is asked to write the mappings.
+    For a new one the other side of ``channel`` is asked to write the mappings.
     """
     if existing >= 0:
         process.setns(existing, process.CLONE_NEWUSER, "user namespace")
         os.close(existing)
     else:
         process.unshare(process.CLONE_NEWUSER)
-        tell.send(b"u")
-        if tell.recv(1) != b"m":
+        channel.send(b"u")
+        if channel.recv(1) != b"m":
             os._exit(1)
     take_root()
 
 
-def introduce(tell: socket.socket, pid: int, used: list[int]) -> None:
-    """Tell the other side the init's PID, and leave it what it is to close when there is time."""
-    socket.send_fds(tell, [b"p%d" % pid], used[: messages.MAX_FDS])
+def introduce(channel: socket.socket, pid: int, used: list[int]) -> None:
+    """Send the init's PID, and descriptors that the receiver closes when it has time."""
+    socket.send_fds(channel, [b"p%d" % pid], used[: messages.MAX_FDS])
 
 
 def take_root() -> None:

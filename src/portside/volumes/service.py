@@ -58,7 +58,7 @@ class VolumeService:
         self._records.repair()
 
     async def restore(self, running: Iterable[str]) -> None:
-        """Tell which containers run after an engine's start; other uses' mounts are released."""
+        """Keep the mounts of containers that run after an engine's start; release all others."""
         await self._mounts.restore(set(running))
 
     # -- Docker's API --------------------------------------------------------------------
@@ -222,8 +222,8 @@ class VolumeService:
         path: str,
         subpath: str,
     ) -> bool:
-        """Fill an empty directory or file system of the user's. A tmpfs would forget it, and
-        what is not there is told at the start."""
+        """Fill an empty directory or file system of the user's. A tmpfs would lose the files, and
+        the start reports a missing directory."""
         missing = wanted.is_bind and not os.path.isdir(wanted.device)
         if missing or wanted.type == "tmpfs" or "ro" in wanted.words:
             return False

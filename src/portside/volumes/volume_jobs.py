@@ -40,7 +40,7 @@ class CopyUp(Job, kw_only=True):
         if self.subpath:
             try:
                 target = openat2(target, self.subpath, OPEN_DIR, resolve=INSIDE)
-            except OSError:  # the start tells what is wrong with it
+            except OSError:  # the start reports the error
                 return False
         if os.listdir(target):
             return False

@@ -36,7 +36,7 @@ from portside.builder.dockerfile.frontend_values import (
 from portside.builder.dockerfile.lint import CheckOptions, Linter
 from portside.builder.dockerfile.stages import Stages, display_name
 from portside.builder.dockerfile.syntax import parse_trigger
-from portside.model.errors import InvalidParameter, PortsideError, retold
+from portside.model.errors import InvalidParameter, PortsideError, reworded
 from portside.model.image import ImageConfig, RunConfig
 from portside.model.platform import Platform
 from portside.model.reference import Reference
@@ -375,7 +375,7 @@ class Conversion:
         except PortsideError as err:
             names = [stage.name for stage in self._stages.all if stage.name]
             hint = did_you_mean(name, names)
-            renamed = retold(err, f"invalid from flag value {name}: {err}{hint}")
+            renamed = reworded(err, f"invalid from flag value {name}: {err}{hint}")
             raise placed(renamed, instruction.span) from err
         return llb.image(resolved.ref, state.platform, name=f"FROM {image}"), False
 

@@ -30,7 +30,7 @@ from portside.builder.wire.image_sources import with_images
 from portside.builder.wire.lent_secrets import SessionSecrets
 from portside.builder.wire.progress_log import InternalStep, ProgressLog
 from portside.builder.wire.wire_errors import ClientError, SolveFailed, SourceFile
-from portside.model.errors import InvalidParameter, NotFound, PortsideError, retold
+from portside.model.errors import InvalidParameter, NotFound, PortsideError, reworded
 from portside.model.ids import new_id
 from portside.model.image import Descriptor
 from portside.model.platform import Platform
@@ -286,7 +286,7 @@ class BuildJob:
                 raise
             except PortsideError as err:
                 text = f"{ref}: failed to resolve source metadata for {name}: {err}"
-                raise retold(err, text) from err
+                raise reworded(err, text) from err
             finally:
                 self._looking_up.remove(step)
 

@@ -16,7 +16,7 @@ from portside.builder.wire.external_frontend import ExternalFrontend, workers_js
 from portside.builder.wire.grpc_transport import GrpcServer
 from portside.builder.wire.wire_errors import ClientError
 from portside.builder.wire.worker_record import worker_record
-from portside.model.errors import InvalidParameter, PortsideError, retold
+from portside.model.errors import InvalidParameter, PortsideError, reworded
 
 GATEWAY = "gateway.v0"
 
@@ -64,7 +64,7 @@ class Frontends:
         except PortsideError as err:
             if to.is_argument:
                 text = f"failed with BUILDKIT_SYNTAX = {to.line.cmdline}: {err}"
-                raise retold(err, text) from err
+                raise reworded(err, text) from err
             raise placed(err, to.line.span) from err
 
     def _serve(self, caller: Caller) -> GrpcServer:

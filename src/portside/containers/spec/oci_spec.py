@@ -1,4 +1,4 @@
-"""From Docker's configuration to the OCI runtime-spec: what the kernel will be told.
+"""From Docker's configuration to the OCI runtime-spec, which the runtime carries out.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Freezing a group, and waiting for what its events file tells.
+"""Freezing a group, and waiting for the state that its events file reports.
 
 Version 2 freezes by ``cgroup.freeze`` and says when it is done in ``cgroup.events``, which
 poll(2) reports as POLLPRI. It is used on hybrid machines as well, since a container is in
@@ -42,7 +42,7 @@ def frozen(group: GroupView) -> bool:
 
 
 def file_of(group: GroupView) -> str:
-    """The file that asks for the state and tells it."""
+    """The file that sets the state and reports it."""
     if _by_v2(group):
         return f"{group.directory('unified')}/cgroup.freeze"
     return f"{group.directory('freezer')}/freezer.state"

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # without enum
 
-# Which of a pair was refused for the sake of the other.
+# Which file of a pair the kernel refused because of the other file's value.
 _PAIR_REFUSED = (errno.EINVAL, errno.EBUSY)
 
 
@@ -181,7 +181,7 @@ class Cgroup:
 
     def _add_beside(self, text: str, beside: int) -> None:
         path = path_of(beside)
-        if self.path not in path:  # of a delegated part the way down to it is told as well
+        if self.path not in path:  # of a delegated part, /proc shows the path down to it as well
             raise SystemFailure(f"process {beside} has left the container's control group: {path}")
         target = f"{self.layout.unified}{path[path.index(self.path) :]}/cgroup.procs"
         try:
@@ -197,7 +197,7 @@ class Cgroup:
         return list(found)
 
     def _any_directory(self) -> str:
-        """One directory that tells the processes; version 2 when there is one."""
+        """One directory that lists the processes; that of version 2 when there is one."""
         return self.directories()[-1] if self.layout.mode != "none" else ""
 
     # -- limits --------------------------------------------------------------------------

@@ -202,7 +202,7 @@ def _shares(limits: Resources, machine: Machine, warnings: list[str]) -> None:
         )
         limits.cpu_shares = 0
     if machine.cgroup_version == 1 and limits.cpu_shares > MAXIMUM_SHARES:
-        # The kernel would clamp it in silence, and inspect would not tell the truth.
+        # The kernel would clamp it in silence, and inspect would show a wrong value.
         raise InvalidParameter(
             f"invalid CPU shares ({limits.cpu_shares}): "
             f"the maximum allowed cpu-shares is {MAXIMUM_SHARES}"

@@ -1,4 +1,4 @@
-"""Being told of an OOM kill as it happens, by a descriptor to poll.
+"""Notification of an OOM kill as it happens, by a descriptor to poll.
 
 Version 1: an eventfd registered with ``cgroup.event_control`` (``cgroup-v1/memory.rst``,
 "OOM Control"). Version 2: inotify(7) on ``memory.events``, which the kernel modifies.

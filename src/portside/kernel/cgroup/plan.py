@@ -55,7 +55,7 @@ def plan(layout: Layout, resources: Resources) -> list[Write]:
     """
     writes: list[Write] = []
     if layout.mode == "none":
-        return writes  # who asks for limits where there are no groups has been told
+        return writes  # the request was already warned about limits without control groups
     if resources.memory is not None:
         writes += _either(layout, "memory", list(_memory(layout, resources.memory)))
     if resources.cpu is not None:

@@ -103,8 +103,8 @@ def create(wanted: Wanted) -> Child:
     assert spec.process is not None and spec.linux is not None
     _check_terminal(wanted, spec.process.terminal)
     if wanted.listen_fds:
-        told = (f"LISTEN_FDS={wanted.listen_fds}", "LISTEN_PID=1")
-        spec.process.env = (*spec.process.env, *told)
+        variables = (f"LISTEN_FDS={wanted.listen_fds}", "LISTEN_PID=1")
+        spec.process.env = (*spec.process.env, *variables)
     filter = b""
     if spec.linux.seccomp is not None:
         filter = seccomp.compile_filter(spec.linux.seccomp)

@@ -234,7 +234,7 @@ class UnknownVerb(InvalidParameter):
 
 
 def _fail(context: Context, name: str, message: str, error: BaseException | None = None) -> int:
-    """Tell an error where the caller looks for it: its log file, and our standard error."""
+    """Report an error where the caller looks for it: in its log file and on our standard error."""
     if error is not None and isinstance(error, UsageError):
         posix.write(2, f"portside-runtime: {message}\n".encode())
         return 1

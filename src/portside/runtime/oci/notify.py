@@ -30,7 +30,7 @@ def offer(directory: str, spec: Spec) -> None:
 
 
 def listen(directory: str) -> socket.socket | None:
-    """The container's socket, before it is started; None when there is nobody to tell."""
+    """The container's socket, before it is started; None when no supervisor waits for it."""
     place = f"{directory}/notify"
     if not os.environ.get(VARIABLE) or not os.path.isdir(place):
         return None
@@ -48,7 +48,7 @@ def listen(directory: str) -> socket.socket | None:
 
 
 def pass_on(own: socket.socket, pid: int) -> None:
-    """Wait until the container is ready, or has ended, and tell our supervisor the former."""
+    """Wait until the container is ready or has ended; report readiness to our supervisor."""
     pidfd = os.pidfd_open(pid)
     poller = select.poll()
     for fd in (own.fileno(), pidfd):
@@ -58,14 +58,14 @@ def pass_on(own: socket.socket, pid: int) -> None:
             ready = {fd for fd, _ in poller.poll()}
             if own.fileno() in ready:
                 if b"READY=1" in own.recv(1 << 16).split(b"\n"):
-                    _tell(b"READY=1\nMAINPID=%d" % pid)
+                    _send(b"READY=1\nMAINPID=%d" % pid)
                     break
             elif pidfd in ready:
                 break
     os.close(pidfd)
 
 
-def _tell(message: bytes) -> None:
+def _send(message: bytes) -> None:
     address = os.environ[VARIABLE]
     if address.startswith("@"):
         address = "\0" + address[1:]

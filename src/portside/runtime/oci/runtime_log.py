@@ -1,5 +1,5 @@
-"""What is told to callers: lines in the form of runc's, in the file of ``--log`` or on standard
-error. Engines parse the file; people read the rest."""
+"""Messages for callers: lines in runc's format, in the file of ``--log`` or on standard error.
+Engines parse the file; people read standard error."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def write(level: str, message: str) -> None:
 def _put(fd: int, line: str) -> None:
     try:
         posix.write(fd, f"{line}\n".encode(errors="surrogateescape"))
-    except OSError:  # nobody can be told
+    except OSError:  # there is nowhere to report to
         pass

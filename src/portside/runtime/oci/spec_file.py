@@ -35,6 +35,6 @@ def of(box: Container) -> Spec:
 
 
 def state(saved: Saved, spec: Spec, status: str) -> State:
-    """What hooks are told."""
+    """The state that hooks receive on standard input."""
     pid = 0 if status == "stopped" else saved.pid
     return State(SPEC_VERSION, saved.id, status, saved.bundle, pid, spec.annotations)

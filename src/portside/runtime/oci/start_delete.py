@@ -46,20 +46,20 @@ def start(root: str, id: str) -> None:
         fifo = posix.open(box.fifo, posix.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
     except OSError as err:
         raise SystemFailure(f"cannot start a container that has stopped{_why(saved)}") from err
-    told_by = None
+    notify_socket = None
     if b"NOTIFY_SOCKET" in posix.environ:
         from portside.runtime.oci import notify
 
-        told_by = notify.listen(box.directory)
+        notify_socket = notify.listen(box.directory)
     with open(box.result) as result:
         posix.unlink(box.fifo)
         posix.write(fifo, b"s")
         posix.close(fifo)
         fcntl.flock(result, fcntl.LOCK_SH)
-        if told := result.read():
-            raise SystemFailure(told)
-    if told_by is not None:
-        notify.pass_on(told_by, saved.pid)
+        if error := result.read():
+            raise SystemFailure(error)
+    if notify_socket is not None:
+        notify.pass_on(notify_socket, saved.pid)
     if saved.poststart:
         try:
             _hooks("poststart", box, saved, "running")
@@ -84,7 +84,7 @@ def _why(saved: Saved) -> str:
 
 
 def _hooks(name: str, box: Container, saved: Saved, status: str) -> None:
-    """Run hooks: a failure of poststart is raised, one of poststop is only told."""
+    """Run hooks: a failure of poststart is raised, one of poststop is only logged."""
     _light()
     from portside.runtime import hooks
     from portside.runtime.oci import runtime_log, spec_file

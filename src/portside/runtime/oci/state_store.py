@@ -33,7 +33,7 @@ class Saved:
     ) -> None:  # fmt: skip
         self.id, self.pid = id, pid
         self.pid_started = pid_started
-        """Clock ticks since boot, which tell a reused number (proc_pid_stat(5), field 22)."""
+        """Clock ticks since boot, which identify a reused PID (proc_pid_stat(5), field 22)."""
         self.bundle, self.rootfs, self.cgroup = bundle, rootfs, cgroup
         self.created = created
         """RFC 3339."""
@@ -41,7 +41,7 @@ class Saved:
         self.creating = creating
         """``create`` has not come to its end, or never will."""
         self.freezer = freezer
-        """The file that tells whether it is paused."""
+        """The file that says whether the container is paused."""
         self.groups = groups
         """Its directories in all hierarchies of control groups, version 2 last."""
         self.poststart, self.poststop = poststart, poststop
