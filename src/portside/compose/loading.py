@@ -39,7 +39,6 @@ class Loader:
     resolves_paths: bool = True
     stdin: bytes | None = None
     """What stands for the file ``-``; read from standard input when None."""
-    profiles_seen: set[str] = field(default_factory=set)
     _seen: dict[str, list[Document]] = field(default_factory=dict)
     """What is parsed already and not yet loaded."""
 

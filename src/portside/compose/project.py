@@ -50,7 +50,6 @@ class Request:
     normalizes: bool = True
     """Fill in what is implied."""
     resolves_paths: bool = True
-    all_resources: bool = False
     stdin: bytes | None = None
     warn: Callable[[str], None] = lambda text: None
 

@@ -178,9 +178,6 @@ def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
     syscall("close_range", first, last, flags)
 
 
-CLOSE_RANGE_CLOEXEC = 4
-
-
 def close_all_but(keep: Iterable[int]) -> None:
     """Close every descriptor from 3 on that is not in ``keep``."""
     first = 3

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 SUBUID, SUBGID = Path("/etc/subuid"), Path("/etc/subgid")
-USUAL_COUNT = 65536
-"""IDs that images expect: 0 to 65535."""
 
 
 class Range(NamedTuple):

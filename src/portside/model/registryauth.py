@@ -61,10 +61,6 @@ class AuthConfig(msgspec.Struct, frozen=True, omit_defaults=True):
             raise InvalidParameter("invalid auth configuration: no colon in the decoded field")
         return msgspec.structs.replace(self, username=name, password=password.rstrip("\0"), auth="")
 
-    def to_header(self) -> str:
-        """For ``X-Registry-Auth``."""
-        return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode()
-
 
 class LentAuth(AuthConfig, frozen=True, kw_only=True):
     """Credentials that stay with a client, which fetches bearer tokens with them itself."""

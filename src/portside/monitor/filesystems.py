@@ -93,22 +93,6 @@ def use(mount: Mount, rootfs: str = "") -> FileSystemUse | None:
     )
 
 
-class DiskStat(msgspec.Struct, frozen=True):
-    """A line of /proc/diskstats (Documentation/admin-guide/iostats.rst); times in ms."""
-
-    reads: int = 0
-    reads_merged: int = 0
-    sectors_read: int = 0
-    read_time: int = 0
-    writes: int = 0
-    writes_merged: int = 0
-    sectors_written: int = 0
-    write_time: int = 0
-    in_progress: int = 0
-    io_time: int = 0
-    weighted_time: int = 0
-
-
 class DirectoryUse(msgspec.Struct, frozen=True):
     bytes: int = 0
     inodes: int = 0

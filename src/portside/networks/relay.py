@@ -4,8 +4,8 @@ only, and all clients of an engine without root, whose network is not the host's
 The kernel cannot translate between the two, so the engine accepts these TCP connections and SCTP
 associations on the socket that keeps the port and passes the bytes on (SCTP's messages one by one,
 as docker-proxy does), and datagrams likewise: each client of a UDP port gets a socket of its own
-towards the container, which identifies
-the client that an answer is for. The socket is closed when nothing passed for as long as the kernel would remember a stream (nf_conntrack_udp_timeout_stream).
+towards the container, which identifies the client that an answer is for. The socket is closed when
+nothing passed for as long as the kernel would remember a stream (nf_conntrack_udp_timeout_stream).
 
 Everything else published goes through the firewall, without a copy; what passes here shows the
 engine's address to the container (but see ``client_addresses.py``), and is cut off when the engine

@@ -119,9 +119,6 @@ INVALID_BASE_IMAGE_PLATFORM = _rule(
     "Base image platform does not match expected target platform",
 )  # fmt: skip
 
-RULES: dict[str, Rule] = {
-    rule.name: rule for rule in list(globals().values()) if isinstance(rule, Rule)
-}
 _SECRET = re.compile(
     r"(?:^|_)(?:apikey|auth|credential|credentials|key|password|pword|passwd|secret|token)(?:$|_)",
     re.IGNORECASE,

@@ -48,7 +48,6 @@ class Transfers:
             raise InvalidParameter(f"invalid chmod parameter: '{self._mode}': it should be octal "
                                    "(0755) or symbolic (u=rwX)")  # fmt: skip
         self._exclude = tuple(expand(word) for word in instruction.exclude)
-        self._urls = 0
 
     def _expand(self, text: str) -> str:
         return self._conversion.expanded(self._state, text, self._instruction)

@@ -36,7 +36,7 @@ MAX_MESSAGE = 16 << 20
 Method: TypeAlias = Callable[[Any], Awaitable[None]]
 """Takes grpclib's server stream."""
 
-UNARY, SERVER_STREAM = Cardinality.UNARY_UNARY, Cardinality.UNARY_STREAM
+SERVER_STREAM = Cardinality.UNARY_STREAM
 BOTH_STREAMS = Cardinality.STREAM_STREAM
 
 

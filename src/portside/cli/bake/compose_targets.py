@@ -89,7 +89,7 @@ def add_compose(definitions: Definitions, files: list[str]) -> None:
     from portside.compose.project import Request, load
 
     try:
-        project = load(Request(files=files, directory=".", all_resources=True))
+        project = load(Request(files=files, directory="."))
     except PortsideError as err:
         raise Failed(1, f"ERROR: failed to parse compose file: {err}") from None
     names = []

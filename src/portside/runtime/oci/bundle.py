@@ -22,8 +22,6 @@ from portside.runtime.oci.spec_file import read_spec
 from portside.runtime.oci.state_store import Container, Saved
 from portside.runtime.state_files import start_ticks, write_whole
 
-NEEDS_SOCKET = "cannot allocate tty if runtime will detach without setting console socket"
-
 
 class Wanted(msgspec.Struct):
     """Options of ``create`` and ``run``."""
@@ -123,9 +121,7 @@ def create(wanted: Wanted) -> Child:
 
 def _check_terminal(wanted: Wanted, terminal: bool) -> None:
     if wanted.detach and terminal and not wanted.console_socket:
-        raise InvalidParameter(
-            "cannot allocate tty if runtime will detach without setting console socket"
-        )
+        raise InvalidParameter(console.NEEDS_SOCKET)
     if wanted.console_socket and not (wanted.detach and terminal):
         raise InvalidParameter(
             "cannot use console socket if runtime will not detach or allocate tty"

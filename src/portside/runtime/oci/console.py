@@ -1,4 +1,4 @@
-"""A container's terminal: handed to whoever called us, or shown on our own."""
+"""A container's terminal: sent to the caller's console socket, or connected to our own terminal."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 else:
     import _signal as signal  # without enum
+
+NEEDS_SOCKET = "cannot allocate tty if runtime will detach without setting console socket"
+"""runc's error for a detached terminal that nobody receives."""
 
 
 def hand_over(path: str, leader: int) -> None:

@@ -35,9 +35,7 @@ def run(root: str, options: Options) -> int:
     detach = options.flag("detach")
     socket_path = options.text("console-socket")
     if process.terminal and detach and not socket_path:
-        raise InvalidParameter(
-            "cannot allocate tty if runtime will detach without setting console socket"
-        )
+        raise InvalidParameter(console.NEEDS_SOCKET)
     child = _start(box, saved.pid, saved.cgroup, spec, process, options)
     if child.leader >= 0 and socket_path:
         console.hand_over(socket_path, child.leader)
