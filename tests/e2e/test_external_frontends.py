@@ -132,6 +132,7 @@ def test_its_containers_run_beside_the_build(build: Builder, frontend: str) -> N
     [
         ("exit", "ended with exit code 3 before it returned a result: nothing to say"),
         ("garbage", "closed its connection before it returned a result"),
+        ("close", "closed its connection before it returned a result: closing"),
         ("left", "ended with exit code 5 before it returned a result"),
         ("cycle", "has no operation sha256:1111"),
         ("million", "more than 100000 vertices"),

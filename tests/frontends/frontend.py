@@ -229,6 +229,11 @@ async def hostile() -> None:
     if ACT == "garbage":
         os.write(1, b"GET / HTTP/1.1\r\n\r\n" * 1000)
         time.sleep(600)
+    if ACT == "close":
+        print("closing", file=sys.stderr, flush=True)
+        os.close(0)
+        os.close(1)
+        time.sleep(600)
     if ACT == "hang":
         await call("Ping")
         time.sleep(600)

@@ -249,6 +249,25 @@ async def test_output_is_whole_and_in_frames(made: Bench) -> None:
     await box.ended()
 
 
+async def test_a_stream_that_ends_before_its_process_is_marked(made: Bench) -> None:
+    ours, theirs = socket.socketpair()
+    request = made.request(
+        made_spec("sh", "-c", "printf out; exec >&-; sleep 60"),
+        attachments=(Streams(stdout=True, stderr=True, marks_end=True),),
+    )
+    client = await made.launcher.start(request, sockets=(theirs,))
+    theirs.close()
+    box = Box(made, request, client)
+    made.boxes.append(box)
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    async with asyncio.timeout(30):
+        frames = await reader.readexactly(8 + len("out") + 8)
+    assert frames == struct.pack(">BxxxL", 1, 3) + b"out" + struct.pack(">BxxxL", 1, 0)
+    assert not client.exited.done()
+    await finish(box)
+    writer.close()
+
+
 async def test_binary_input_comes_back(made: Bench) -> None:
     box = await made.start("cat", stdin=True)
     assert box.sock is not None

@@ -105,6 +105,8 @@ class Streams(msgspec.Struct, frozen=True, omit_defaults=True):
     """Bytes as they are (a terminal); else framed by 8-byte headers."""
     detach_keys: bytes = b""
     """Input that ends the attachment and nothing else; empty for never."""
+    marks_end: bool = False
+    """A frame without data says that its stream has ended; the process may continue to run."""
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):

@@ -85,6 +85,11 @@ class Attached:
         self._pending += data
         self._flush()
 
+    def mark_end(self, stream: str) -> None:
+        """Queue the frame that says that one stream has ended, for a socket that asked for it."""
+        if self.streams.marks_end and not self.streams.raw:
+            self.give(stream, b"")
+
     def _flush(self) -> None:
         try:
             while self._pending:
@@ -149,7 +154,10 @@ class Attached:
             self._typed(data)
             return
         self.reading = False
-        self.streams = Streams(False, self.streams.stdout, self.streams.stderr, self.streams.raw)
+        asked = self.streams
+        self.streams = Streams(
+            False, asked.stdout, asked.stderr, asked.raw, marks_end=asked.marks_end
+        )
         self._owner.input_ended()
         if self.sock.fileno() >= 0:
             self._owner.poller.set(self.sock.fileno(), WRITE if self._pending else 0, self._event)
@@ -256,11 +264,14 @@ class Channel:
         return True
 
     def _close_output(self, fd: int) -> None:
-        if self._outputs.pop(fd, None) is None:
+        name = self._outputs.pop(fd, None)
+        if name is None:
             return
         self.poller.drop(fd)
         if fd != self.terminal:
             os.close(fd)
+        for attached in list(self.attached):
+            attached.mark_end(name)
 
     def _balance(self) -> None:
         """Make the process wait while a reader is far behind; let stalled readers go."""

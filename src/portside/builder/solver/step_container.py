@@ -45,10 +45,15 @@ class ProcessIO(NamedTuple):
     """A terminal; the bytes are raw then."""
     raw: bool = False
     """Standard output and error as they come; else in frames with a head of eight bytes."""
+    marks_end: bool = False
+    """A frame without data says that its stream has ended."""
 
     @property
     def streams(self) -> Streams:
-        return Streams(stdin=self.stdin, stdout=True, stderr=not self.tty, raw=self.raw or self.tty)
+        return Streams(
+            stdin=self.stdin, stdout=True, stderr=not self.tty, raw=self.raw or self.tty,
+            marks_end=self.marks_end,
+        )  # fmt: skip
 
 
 class Limits(NamedTuple):

@@ -37,7 +37,7 @@ MAX_DEPTH = 8
 MAX_FRONTENDS = 64
 """In one build."""
 _GRACE = 5.0
-"""Seconds that a frontend may take to end after its result."""
+"""Seconds that a frontend may take to end after its result, or after it closed its output."""
 _PIECE = 64 << 10
 _SHOWN_OUTPUT = 2 << 10
 """Bytes of its last output that an error shows."""
@@ -80,7 +80,7 @@ class ExternalFrontend:
             with job.progress.step(title) as step:
                 async with (
                     job.work.runner.container(op, [tree], StepSettings()) as container,
-                    container.running(op, ProcessIO(stdin=True)) as process,
+                    container.running(op, ProcessIO(stdin=True, marks_end=True)) as process,
                 ):
                     await self._converse(process, mine, step)
             return await returned
@@ -143,7 +143,8 @@ class ExternalFrontend:
     # -- the conversation ----------------------------------------------------------------
 
     async def _converse(self, process: StepProcess, mine: Caller, step: InternalStep) -> None:
-        """Serve the frontend until it has ended; at most a moment longer than its result."""
+        """Serve the frontend until it has ended; at most :data:`_GRACE` longer than its result or
+        its connection. SystemFailure when there is no result then."""
         loop = asyncio.get_running_loop()
         transport, peer = await paired_transport()
         peer.setblocking(False)
@@ -159,25 +160,34 @@ class ExternalFrontend:
             return (await process.wait()).code
 
         answers = loop.create_task(_quietly(requests()))
-        output = loop.create_task(_quietly(self._output(process, peer, step)))
+        closed = asyncio.Event()
+        output = loop.create_task(_quietly(self._output(process, peer, step, closed)))
+        requests_ended = loop.create_task(closed.wait())
         ended = loop.create_task(gone())
         try:
-            first: set[asyncio.Future[Any]] = {ended, answers, mine.returned}
+            first: set[asyncio.Future[Any]] = {
+                ended, answers, output, requests_ended, mine.returned,
+            }  # fmt: skip
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({ended}, timeout=_GRACE)
-            await asyncio.wait({output}, timeout=_GRACE)
+            if ended.done():
+                await asyncio.wait({output}, timeout=_GRACE)
             if not mine.returned.done():
                 self._fail(ended.result() if ended.done() else None)
         finally:
-            for task in (answers, output, ended):
+            tasks = (answers, output, requests_ended, ended)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(answers, output, ended, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             server.close()
             transport.close()
             peer.close()
 
-    async def _output(self, process: StepProcess, peer: Any, step: InternalStep) -> None:
-        """Frames of its output: requests to the server, errors to the build's progress."""
+    async def _output(
+        self, process: StepProcess, peer: Any, step: InternalStep, closed: asyncio.Event
+    ) -> None:
+        """Frames of its output: requests to the server, errors to the build's progress. ``closed``
+        is set when standard output has ended; standard error is read to its end."""
         loop = asyncio.get_running_loop()
         reader, writer = await asyncio.open_unix_connection(sock=process.sock.dup())
         clip = LogClip(LogLimits.of_environment())
@@ -185,6 +195,8 @@ class ExternalFrontend:
             while True:
                 head = await reader.readexactly(8)
                 left = int.from_bytes(head[4:], "big")
+                if head[0] == 1 and not left:
+                    closed.set()
                 while left:
                     data = await reader.read(min(left, _PIECE))
                     if not data:
