@@ -1,9 +1,17 @@
 """``portside buildx bake`` beside ``docker buildx bake``: the same files, the same targets."""
 
+import functools
+import http.server
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -345,3 +353,143 @@ target "broken" {{ dockerfile-inline = "FROM {BASE}\\nRUN exit 3\\n" }}
     failed = bake("portside", "--progress=plain", "broken", "tool", check=False)
     assert failed.returncode == 1
     assert "target broken: failed to solve: process" in failed.stderr
+
+
+REMOTE = f"""
+variable "TAG" {{ default = "v1" }}
+group "default" {{ targets = ["here", "app", "local"] }}
+target "here" {{ tags = ["remote:${{TAG}}"] }}
+target "app" {{
+  context = "./app"
+  contexts = {{ dot = ".", folder = "app", mine = "cwd://loc", image = "docker-image://{BASE}" }}
+}}
+target "local" {{ context = BAKE_CMD_CONTEXT }}
+target "folder" {{
+  context = "cwd://loc"
+  dockerfile = "cwd://loc/Dockerfile.here"
+}}
+target "else" {{
+  context = "https://example.org/x.git"
+  dockerfile = "app/D"
+}}
+target "out" {{ context = "cwd://../elsewhere" }}
+target "key" {{ secret = ["id=k,src=/etc/shadow"] }}
+target "link" {{ dockerfile = "shadow" }}
+target "built" {{
+  context = "app"
+  contexts = {{ mine = "cwd://loc" }}
+  tags = ["remote-built"]
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a directory that git and HTTP serve: ``//HOST:PORT/`` with a repository
+    ``repo.git`` for git, and the bake file and an archive of the same files on the port above."""
+    top = tmp_path_factory.mktemp("remote")
+    work = top / "work"
+    (work / "app").mkdir(parents=True)
+    (work / "docker-bake.hcl").write_text(REMOTE)
+    (work / "compose.yaml").write_text(
+        "services:\n  web: {build: ./app, image: w}\n  x: {build: .}\n"
+    )
+    (work / "Dockerfile").write_text(f"FROM {BASE}\n")
+    (work / "app/Dockerfile").write_text(
+        f"FROM {BASE}\nCOPY --from=mine note /\nCOPY word /\nRUN cat /note /word > /both\n"
+    )
+    (work / "app/word").write_text("far\n")
+    (work / "shadow").symlink_to("/etc/passwd")
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(work), *words], check=True, capture_output=True)
+
+    git("init", "-q", "-b", "main")
+    git("add", "-A")
+    git("-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-qm", "one")
+    git("branch", "dev")
+    subprocess.run(
+        ["git", "clone", "-q", "--bare", str(work), str(top / "repo.git")], check=True
+    )  # fmt: skip
+    with tarfile.open(top / "files.tar.gz", "w:gz") as archive:
+        for name in ("docker-bake.hcl", "Dockerfile", "app"):
+            archive.add(work / name, name)
+    (top / "plain.hcl").write_text(REMOTE)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(top))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    daemon = subprocess.Popen(
+        ["git", "daemon", "--export-all", f"--base-path={top}", "--listen=127.0.0.1",
+         f"--port={port}", str(top)], stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    url = f"git://127.0.0.1:{port}/repo.git"
+    try:
+        end = time.monotonic() + 30
+        while subprocess.run(["git", "ls-remote", url], capture_output=True).returncode:
+            assert time.monotonic() < end, "git daemon does not answer"
+            time.sleep(0.1)
+        yield f"{url} http://127.0.0.1:{server.server_port}"
+    finally:
+        os.killpg(daemon.pid, signal.SIGKILL)
+        daemon.wait()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["GIT"],
+        ["GIT#dev", "here", "app", "folder", "else", "out"],
+        ["GIT#:app", "-f", "../docker-bake.hcl"],
+        ["GIT", "WEB/plain.hcl", "local", "app"],
+        ["-f", "cwd://over.hcl", "GIT", "here"],
+        ["-f", "docker-bake.hcl", "-f", "cwd://over.hcl", "GIT", "here"],
+        ["-f", "over.hcl", "GIT", "here"],
+        ["-f", "compose.yaml", "GIT"],
+        ["WEB/plain.hcl", "here", "app", "local"],
+        ["WEB/work/compose.yaml"],
+        ["WEB/nothing.hcl"],
+        ["GIT#nothing"],
+        ["-f", "cwd://over.hcl", "here"],
+    ],
+)
+def test_remote_definitions_are_bakes(
+    bake: Run, tmp_path: Path, remote: str, args: list[str]
+) -> None:
+    (tmp_path / "project/over.hcl").write_text('target "here" { args = { L = "local" } }\n')
+    git, web = remote.split()
+    words = [word.replace("GIT", git).replace("WEB", web) for word in args]
+    ours = bake("portside", "--print", *words, check=False)
+    theirs = bake("docker", "--print", *words, check=False)
+    assert ours.returncode == theirs.returncode, f"{ours.stderr}\n{theirs.stderr}"
+    assert ours.stdout == theirs.stdout
+
+
+def test_remote_definitions_are_built(bake: Run, docker: Any, tmp_path: Path, remote: str) -> None:
+    """A folder of the remote and one of the working directory, by both commands; nothing outside
+    of the two without being allowed."""
+    git, web = remote.split()
+    mine = tmp_path / "project/loc"
+    mine.mkdir()
+    for number, (program, url) in enumerate(
+        (("portside", git), ("docker", git), ("portside", f"{web}/files.tar.gz"))
+    ):
+        (mine / "note").write_text(f"near {number}\n")
+        bake(program, url, "built", "--set=built.output=type=docker")
+        assert (
+            docker("run", "--rm", "remote-built", "cat", "/both").stdout == f"near {number}\nfar\n"
+        )
+    for target, told in (
+        ("out", f"allow it with --allow fs={tmp_path}/elsewhere"),
+        ("key", "allow it with --allow fs=/etc/shadow"),
+        ("link", "leads out of the remote definition"),
+    ):
+        failed = bake("portside", git, target, check=False)
+        assert failed.returncode == 1 and told in failed.stderr, failed.stderr
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/Dockerfile").write_text(f"FROM {BASE}\n")
+    bake("portside", git, "out", f"--allow=fs={tmp_path}/elsewhere")

@@ -37,7 +37,8 @@ gateway.exec.signals gateway.exec.secretenv""".split()
 LLB_CAPS = """source.image source.image.resolvemode source.image.checksum source.local
 source.local.unique source.local.sessionid source.local.includepatterns source.local.followpaths
 source.local.excludepatterns source.local.sharedkeyhint source.local.differ source.http
-source.http.checksum source.http.perm soruce.http.uidgid source.buildop.llbfilename exec.meta.base
+source.http.checksum source.http.perm soruce.http.uidgid source.git source.git.keepgitdir
+source.git.fullurl source.git.httpauth source.git.checksum source.buildop.llbfilename exec.meta.base
 exec.meta.cgroup.parent exec.meta.network exec.meta.proxyenv exec.meta.security
 exec.meta.setsdefaultpath exec.meta.ulimit exec.meta.cdi exec.meta.removemountstubs.recursive
 exec.mount.bind exec.mount.bind.readwrite-nooutput exec.mount.cache exec.mount.cache.sharing

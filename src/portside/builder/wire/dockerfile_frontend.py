@@ -6,6 +6,7 @@ reports which files of the context the plan reads, so that no others are sent.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import posixpath
@@ -22,9 +23,11 @@ from portside.builder.dockerfile.frontend_values import FrontendOptions, Plan
 from portside.builder.dockerfile.syntax_line import SyntaxLine, is_built_in, named, syntax_line
 from portside.builder.frontend_attrs import FrontendAttrs, context_for, parse_attrs
 from portside.builder.git_urls import is_git_url
+from portside.builder.llb import Output
 from portside.builder.service import Context
-from portside.builder.wire import subrequests
+from portside.builder.wire import definition_decoder, subrequests
 from portside.builder.wire.build_job import BuildJob, Reference, Result
+from portside.builder.wire.gateway_files import ReadPart, root_of
 from portside.builder.wire.named_contexts import NamedContexts
 from portside.builder.wire.progress_log import InternalStep, internal_vertex
 from portside.builder.wire.wire_errors import SourceFile
@@ -35,6 +38,7 @@ from portside.model.platform import Platform
 from portside.store.roots import missing, open_beneath
 
 DOCKERFILE = "dockerfile.v0"
+_MAIN = "context"
 MAX_FILE = 4 << 20
 """Bytes of a Dockerfile or an ignore file."""
 
@@ -55,6 +59,8 @@ class DockerfileFrontend:
         self._attrs: FrontendAttrs = parse_attrs(attrs)
         self._context: Context | None = None
         """A main context that is not a directory of the client."""
+        self._built: Output | None = None
+        """A main context that is the result of the client's graph."""
         self._ignore = ""
         self._step: InternalStep | None = None
 
@@ -104,6 +110,8 @@ class DockerfileFrontend:
 
     async def _dockerfile(self) -> bytes:
         attrs = self._attrs
+        if _MAIN in self._inputs:
+            return await self._from_inputs()
         if attrs.context and not attrs.context.startswith("local:"):
             if is_git_url(attrs.context):
                 return await self._repository(attrs.context)
@@ -174,6 +182,38 @@ class DockerfileFrontend:
             )
         return self._has(context)
 
+    async def _from_inputs(self) -> bytes:
+        """The context and the Dockerfile are results of the client's graph, as of a remote bake
+        file whose context is a folder beside it."""
+        self._built = await self._input(_MAIN)
+        place = await self._input("dockerfile") if "dockerfile" in self._inputs else self._built
+        name = self._attrs.file
+        with self._job.progress.step(f"[internal] load build definition from {name}"):
+            found = await self._files(place, name, f"{name}.dockerignore")
+        if name not in found:
+            raise NotFound(f"failed to read dockerfile: open {name}: no such file or directory")
+        ignore = found.get(f"{name}.dockerignore")
+        if ignore is None:
+            ignore = (await self._files(self._built, ".dockerignore")).get(".dockerignore")
+        self._ignore = (ignore or b"").decode("utf-8", "surrogateescape")
+        return found[name]
+
+    async def _input(self, name: str) -> Output:
+        output = definition_decoder.decode(self._inputs[name])
+        if output is None:
+            raise InvalidParameter(f"the input {name} is empty")
+        return await self._job.with_images(output)
+
+    async def _files(self, output: Output, *paths: str) -> dict[str, bytes]:
+        """Those files of a result that are there."""
+        root = root_of(self._job, await self._job.solved(output))
+        found = {}
+        for path in paths:
+            with contextlib.suppress(NotFound):
+                part = ReadPart(source=root, path=path)
+                found[path] = await self._job.service.store.workers.run(part)
+        return found
+
     def _has(self, context: Context) -> bytes:
         """Use a context, and take the Dockerfile from it."""
         job = self._job
@@ -208,11 +248,12 @@ class DockerfileFrontend:
         else:
             patterns = read_patterns(self._ignore)
             ignore = Ignore(patterns) if patterns else None
-            self._job.excludes[self._attrs.context_name] = tuple(patterns)
+            if self._built is None:
+                self._job.excludes[self._attrs.context_name] = tuple(patterns)
         contexts = NamedContexts(self._job, self._attrs.contexts, self._raw, self._inputs)
         return replace(
             self._attrs.options,
-            context=llb.local(self._attrs.context_name, label=label),
+            context=self._built or llb.local(self._attrs.context_name, label=label),
             ignore=ignore,
             platform=platform,
             contexts=context_for(await contexts.of(platform), platform),

@@ -16,6 +16,7 @@ from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
 from portside.store.worker_pool import Job
 
 if TYPE_CHECKING:
+    from portside.builder.solver.tree import Tree
     from portside.builder.wire.build_job import BuildJob
 
 MAX_READ = 16 << 20
@@ -104,7 +105,10 @@ class StatPath(_AtPath, kw_only=True):
 
 async def in_tree(job: BuildJob, reference: str) -> Rootfs:
     """A result's root, made if it was not."""
-    tree = await job.tree(job.reference(reference))
+    return root_of(job, await job.tree(job.reference(reference)))
+
+
+def root_of(job: BuildJob, tree: Tree) -> Rootfs:
     layers = job.service.store.layers
     if tree.directory:
         return Rootfs("bind", upper=tree.directory)

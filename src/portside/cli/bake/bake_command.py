@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 
-from portside.cli.bake import bake_files, bake_sources, bake_targets
+from portside.cli.bake import bake_files, bake_sources, bake_targets, remote_definition
 from portside.cli.bake.hcl_expressions import text_of as hcl_text
+from portside.cli.bake.remote_definition import LOCAL
 from portside.cli.build import build_command, build_progress
 from portside.cli.session import Failed
 from portside.cli.verb import verb
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from portside.cli.bake.bake_targets import Target
+    from portside.cli.bake.remote_definition import RemoteDefinition
     from portside.cli.build.build_progress import Silent
     from portside.cli.session import Session
     from portside.client.client import Client
@@ -46,14 +48,31 @@ FLAGS = """
 """
 
 
-@verb("buildx bake", "buildx f", "builder bake", usage="[OPTIONS] [TARGET...]",
+@verb("buildx bake", "buildx f", "builder bake", usage="[OPTIONS] [URL] [TARGET...]",
       arguments=(0, None), about="Build the targets of a file", flags=FLAGS)  # fmt: skip
 def bake(session: Session, options: Options, arguments: list[str]) -> int:
+    place, remote = LOCAL, None
+    if arguments and remote_definition.is_url(arguments[0]):
+        url, *arguments = arguments
+        if arguments and remote_definition.is_url(arguments[0]):
+            place, *arguments = arguments
+        remote = remote_definition.RemoteDefinition(url)
+    try:
+        return _baked(session, options, arguments, place, remote)
+    finally:
+        if remote is not None:
+            remote.close()
+
+
+def _baked(
+    session: Session, options: Options, arguments: list[str], place: str,
+    remote: RemoteDefinition | None,
+) -> int:  # fmt: skip
     definitions = bake_files.Definitions(
         dict(os.environ),
-        {"BAKE_CMD_CONTEXT": "cwd://", "BAKE_LOCAL_PLATFORM": str(Platform.host())},
+        {"BAKE_CMD_CONTEXT": place, "BAKE_LOCAL_PLATFORM": str(Platform.host())},
     )
-    bake_sources.read_all(definitions, options.many("file"))
+    bake_sources.read_all(definitions, options.many("file"), remote)
     definitions.check_variables()
     found = bake_targets.Bake(definitions)
     if wanted := options.text("list"):
@@ -64,8 +83,13 @@ def bake(session: Session, options: Options, arguments: list[str]) -> int:
     names = arguments or found.default_names()
     targets = _targets(found, names, options)
     if options.flag("print"):
-        session.out(_printed(_document(found, names, targets)))
+        shown = {name: _shown(target, remote) for name, target in targets.items()}
+        session.out(_printed(_document(found, names, shown)))
         return 0
+    if remote is not None:
+        for name, target in targets.items():
+            remote.check_access(name, target, options.many("allow"))
+        targets = {name: remote.located(target) for name, target in targets.items()}
     return Builds(session, options, targets).run()
 
 
@@ -138,12 +162,21 @@ def _document(
         group = found.groups[name]
         description = {"description": group["description"]} if group.get("description") else {}
         groups[name] = {**description, "targets": list(group["targets"])}
-    for name in names:
-        if name != "default" or name not in found.groups:
-            members = groups.setdefault("default", {"targets": []})["targets"]
-            members.append(name)
-            groups["default"]["targets"] = sorted(set(members))
+    members = [name for name in names if name != "default" or name not in found.groups]
+    if members or "default" in groups:
+        default = groups.setdefault("default", {"targets": []})
+        default["targets"] = sorted({*default["targets"], *members})
     return {"group": dict(sorted(groups.items())), "target": targets}
+
+
+def _shown(target: Target, remote: RemoteDefinition | None) -> Target:
+    """With the remote in place of ``.``, and the folders of ``cwd://`` as they are here."""
+    place = target["context"]
+    if place.startswith(LOCAL):
+        place = os.path.normpath(place.removeprefix(LOCAL) or ".")
+    elif place == "." and remote is not None and remote.is_git:
+        place = remote.url
+    return {**target, "context": place}
 
 
 def _printed(document: dict[str, Any]) -> str:
@@ -267,7 +300,7 @@ class Builds:
                     if other in self._errors:
                         raise Failed(1, f"ERROR: target {name}: failed to build {other}")
                     place = f"oci-layout://{self._layouts[other]}"
-                contexts[key] = place
+                contexts[key] = place.removeprefix(LOCAL) or "."
             words = _words({**target, "contexts": contexts}, self._options, mode)
             if name in self._layouts:
                 words.insert(0, f"--output=type=oci,tar=false,dest={self._layouts[name]}")
@@ -326,15 +359,17 @@ def _words(target: Target, options: Options, mode: str) -> list[str]:
         words.append(f"--ssh={entry['id']}" + (f"={paths}" if paths else ""))
     words += [f"--{key}" for key in ("no-cache", "pull") if target.get(key)]
     words += [f"--allow={name}" for name in options.many("allow") if not name.startswith("fs")]
-    place = target["context"]
+    place = target["context"].removeprefix(LOCAL) or "."
     dockerfile = target["dockerfile"]
-    if not bake_targets.is_remote(place) and not os.path.isabs(dockerfile):
+    if dockerfile.startswith(LOCAL):
+        dockerfile = os.path.abspath(dockerfile.removeprefix(LOCAL))
+    elif not bake_targets.is_remote(place) and not os.path.isabs(dockerfile):
         dockerfile = os.path.join(place, dockerfile)
     if not target.get("dockerfile-inline") and (
         target["dockerfile"] != "Dockerfile" or not bake_targets.is_remote(place)
     ):
         words.append(f"--file={dockerfile}")
-    return [*words, "--", place.removeprefix("cwd://") or "."]
+    return [*words, "--", place]
 
 
 def _csv(entry: dict[str, Any]) -> str:

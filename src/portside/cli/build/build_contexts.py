@@ -52,9 +52,9 @@ class Contexts:
                             "Dockerfile")  # fmt: skip
         if place == "-":
             self._stream_of(open(0, "rb", buffering=0, closefd=False), file)  # noqa: SIM115
-        elif _GIT.match(place):
+        elif is_git(place):
             self._cloned(place, file)
-        elif _HTTP.match(place):
+        elif is_http(place):
             self.file = file or "Dockerfile"
             self.request[MAIN] = {"url": place}
         elif os.path.isfile(place):
@@ -117,7 +117,7 @@ class Contexts:
         head = b""
         while len(head) < 512 and (piece := source.read(512 - len(head))):
             head += piece
-        if not _is_archive(head):
+        if not is_archive(head):
             self._use(head + _read_all(source))
             return
         self.request[MAIN] = {"stream": True}
@@ -159,9 +159,9 @@ class Contexts:
             self.request[name] = {"image": place.removeprefix("docker-image://")}
         elif place.startswith("oci-layout://"):
             self.request[name] = self._layout(place.removeprefix("oci-layout://"))
-        elif _GIT.match(place):
+        elif is_git(place):
             self._open(name, self._clone(place), "")
-        elif _HTTP.match(place):
+        elif is_http(place):
             self.request[name] = {"url": place}
         elif os.path.isdir(place):
             self._open(name, place, _text(os.path.join(place, ".dockerignore")) or "")
@@ -196,7 +196,16 @@ class Contexts:
         self._cleanups.clear()
 
 
-def _is_archive(head: bytes) -> bool:
+def is_git(place: str) -> bool:
+    """Whether a context is a git repository."""
+    return _GIT.match(place) is not None
+
+
+def is_http(place: str) -> bool:
+    return _HTTP.match(place) is not None
+
+
+def is_archive(head: bytes) -> bool:
     """A tar's header, or a compression that one comes in."""
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")):
         return True

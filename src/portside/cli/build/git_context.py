@@ -10,12 +10,17 @@ import tempfile
 
 from portside.cli.session import Failed
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _SAFE = ("-c", "protocol.ext.allow=never", "-c", "core.hooksPath=/dev/null",
          "-c", "advice.detachedHead=false", "-c", "init.defaultBranch=main")  # fmt: skip
 
 
-def clone(url: str) -> tuple[str, str]:
-    """The directory that was made, and the context in it. Raises Failed."""
+def clone(url: str, environment: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """The directory that was made, and the context in it. ``environment``: more variables for
+    git, such as credentials. Raises Failed."""
     if shutil.which("git") is None:
         raise Failed(1, "ERROR: failed to build: a git context needs the program git")
     address, _, fragment = url.partition("#")
@@ -25,19 +30,29 @@ def clone(url: str) -> tuple[str, str]:
     if address.startswith("-") or reference.startswith("-"):
         raise Failed(1, f"ERROR: failed to build: invalid git context: {url}")
     root = tempfile.mkdtemp(prefix="portside-git-")
+    more = environment or {}
     try:
-        _git(root, "init", "-q")
-        _git(root, "remote", "add", "origin", "--", address)
-        _git(root, "fetch", "-q", "--depth", "1", "--no-tags", "origin", "--",
-             reference or "HEAD")  # fmt: skip
-        _git(root, "checkout", "-q", "FETCH_HEAD", "--")
+        _git(root, more, "init", "-q")
+        _git(root, more, "remote", "add", "origin", "--", address)
+        _fetch(root, more, reference or "HEAD")
+        _git(root, more, "checkout", "-q", "FETCH_HEAD", "--")
         if os.path.exists(os.path.join(root, ".gitmodules")):
-            _git(root, "submodule", "update", "-q", "--init", "--recursive", "--depth", "1")
+            _git(root, more, "submodule", "update", "-q", "--init", "--recursive", "--depth", "1")
         shutil.rmtree(os.path.join(root, ".git"))
         return root, _inside(root, folder)
     except BaseException:
         remove(root)
         raise
+
+
+def _fetch(root: str, more: Mapping[str, str], reference: str) -> None:
+    words = ("fetch", "-q", "--no-tags", "--depth", "1", "origin", "--", reference)
+    try:
+        _git(root, more, *words)
+    except Failed as err:
+        if "shallow" not in str(err):  # what a plain web server cannot give
+            raise
+        _git(root, more, *(word for word in words if word not in ("--depth", "1")))
 
 
 def _inside(root: str, folder: str) -> str:
@@ -50,10 +65,11 @@ def _inside(root: str, folder: str) -> str:
     return place
 
 
-def _git(root: str, *words: str) -> None:
+def _git(root: str, more: Mapping[str, str], *words: str) -> None:
     done = subprocess.run(
         ["git", *_SAFE, "-C", root, *words], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True, errors="replace", check=False, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+        text=True, errors="replace", check=False,
+        env={**os.environ, "GIT_TERMINAL_PROMPT": "0", **more},
     )  # fmt: skip
     if done.returncode:
         raise Failed(1, f"ERROR: failed to build: git {words[0]}: {done.stderr.strip()}")
