@@ -265,7 +265,7 @@ def test_rolling_updates(
     ("action", "status", "said", "replaced"),
     [
         ("pause", 1, "the update is paused: 1 containers were not replaced", 2),
-        ("rollback", 1, "the containers from before were restored", 0),
+        ("rollback", 1, "the previous containers were restored", 0),
         ("continue", 0, "update of service web failed", 3),
     ],
 )  # fmt: skip

@@ -60,7 +60,7 @@ def _cleaned(path: str) -> str:
 
 
 def _moved(path: str, query: str) -> Response:
-    """Where the client should have asked (a slash before a container's name is valid)."""
+    """A redirect to the canonical path (a slash before a container's name is valid)."""
     return Response(301, headers={"Location": quote(path) + (f"?{query}" if query else "")})
 
 

@@ -71,7 +71,7 @@ def context(service: BuildService, request: Request) -> AbstractAsyncContextMana
 
 
 def build_request(request: Request, context: Context) -> BuildRequest:
-    """What is asked for, with the context that came."""
+    """The requested build, with the received context."""
     name = dockerfile_name(request)
     if context.dockerfile is None:
         raise SystemFailure(f"Cannot locate specified Dockerfile: {name}")
@@ -108,7 +108,7 @@ def build_request(request: Request, context: Context) -> BuildRequest:
 
 
 def prune_rule(request: Request, filters: Filters) -> PruneRule:
-    """What ``POST /build/prune`` asks for; InvalidParameter in Docker's words."""
+    """The request of ``POST /build/prune``; InvalidParameter with Docker's text."""
     moments = [*filters.get("until", []), *filters.get("unused-for", [])]
     if len(moments) > 1:
         raise InvalidParameter('more than one of the filters "until" and "unused-for"')
@@ -134,7 +134,7 @@ def prune_rule(request: Request, filters: Filters) -> PruneRule:
 
 
 def _network(mode: str) -> str:
-    """What steps ask for: a network of their own, the host's, or none. A network by name, or a
+    """The network of steps: a network of their own, the host's, or none. A network by name, or a
     container's, is the build's setting (:func:`_settings`)."""
     return mode if mode in ("host", "none") else ""
 

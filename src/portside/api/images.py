@@ -139,7 +139,7 @@ async def load(api: Api, request: Request, _: str) -> Answer:
             request.body.chunks(), unless_quiet, platforms=platforms
         )
 
-    # Docker says 200 before it reads the archive, and clients look for errors in the stream.
+    # Docker answers 200 before it reads the archive, and clients look for errors in the stream.
     return await reply.progress(request, work, failures_in_stream=True)
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
 EACH = 16
-"""Streams of job processes that one client has at a time; its others wait."""
+"""Streams of job processes that one client has at a time; its other requests wait."""
 
 
 class JobShares:
@@ -21,7 +21,7 @@ class JobShares:
     def __init__(self, each: int = EACH) -> None:
         self._each = each
         self._clients: dict[Hashable, tuple[asyncio.Semaphore, list[None]]] = {}
-        """The places of each client, and one entry for each request that has or wants one."""
+        """The places of each client, and one entry for each request that has a place or waits."""
 
     @asynccontextmanager
     async def place(self, client: Hashable) -> AsyncIterator[None]:

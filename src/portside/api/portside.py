@@ -125,7 +125,7 @@ async def explain(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/portside/containers/{name}/update")
 async def reshape(api: Api, request: Request, name: str) -> Answer:
-    """What Docker fixes at creation: published ports and labels live, environment and mounts
+    """Change what Docker fixes at creation: published ports and labels live, environment and mounts
     by stopping and starting again."""
     containers = api.engine.containers
     container = containers.find(name)

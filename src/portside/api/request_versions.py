@@ -79,7 +79,7 @@ def _refuse_later(mounts: tuple[MountRequest, ...], version: Version) -> None:
 
 
 def _mount(mount: MountRequest, version: Version) -> MountRequest:
-    """Without the options of a bind mount that came later."""
+    """Drop the options of a bind mount that later versions added."""
     bind = mount.bind_options
     later = ((1, 40), "non_recursive"), ((1, 42), "create_mountpoint")
     dropped = {name: False for since, name in later if version < since}

@@ -35,12 +35,12 @@ MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 
 def stream_type(request: Request, terminal: bool) -> str:
-    """Since API 1.42 framed streams say so."""
+    """Since API 1.42 framed streams have their own content type."""
     return MULTIPLEXED if not terminal and request.version >= (1, 42) else RAW
 
 
 def _wants_upgrade(request: Request) -> bool:
-    """Whatever is asked for, and also without ``Connection: Upgrade``, as dockerd reads it."""
+    """For any protocol, and also without ``Connection: Upgrade``, as dockerd reads it."""
     return "upgrade" in request.head.headers
 
 

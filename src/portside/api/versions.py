@@ -69,7 +69,7 @@ def summary(value: dict[str, Any], version: Version) -> dict[str, Any]:
 
 
 def disk_usage(value: dict[str, Any], version: Version, verbose: bool) -> dict[str, Any]:
-    """``GET /system/df``: the fields of old, the sums of API 1.52, or in 1.52 both.
+    """``GET /system/df``: the old fields, the sums of API 1.52, or in 1.52 both.
 
     ``value`` has both, with the sums' ``Items``, which are sent only when asked for.
     """

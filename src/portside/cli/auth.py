@@ -21,7 +21,7 @@ TOKEN_USER = "<token>"
 
 
 class HelperFailed(PortsideError):
-    """A credential helper could not do what it was asked."""
+    """A credential helper failed."""
 
 
 def key_of(server: str) -> str:
@@ -133,7 +133,7 @@ def helper_of(config: ClientConfig, key: str) -> str:
 
 
 def _ask_helper(helper: str, action: str, text: str) -> dict[str, Any] | None:
-    """Run ``docker-credential-HELPER``; None when it knows nothing of the registry."""
+    """Run ``docker-credential-HELPER``; None when it has no entry for the registry."""
     import subprocess
 
     program = f"docker-credential-{helper}"

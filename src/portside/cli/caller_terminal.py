@@ -53,7 +53,7 @@ class RawMode:
 
 
 class KeyMode(RawMode):
-    """While entered, each key comes at once and is not shown; signals and output are as before
+    """While entered, each key is received at once and not echoed; signals and output are as before
     (cbreak of termios(3))."""
 
     @staticmethod

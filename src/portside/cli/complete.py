@@ -95,7 +95,7 @@ def completion(session: Session, options: Options, arguments: list[str]) -> None
     from portside.cli.completion import script
 
     if arguments[0] not in SHELLS:
-        raise Failed(1, f"{arguments[0]}: no such shell; known are {', '.join(SHELLS)}")
+        raise Failed(1, f"{arguments[0]}: unknown shell; supported are {', '.join(SHELLS)}")
     session.out(script(arguments[0], session.program))
 
 
@@ -105,7 +105,7 @@ def complete(session: Session, options: Options, arguments: list[str]) -> None:
 
 
 def answer(session: Session, words: Sequence[str]) -> list[str]:
-    """The lines for the words of a command line; nothing is ever raised."""
+    """The completions for a command line; raises nothing."""
     *before, word = words or [""]
     try:
         found, rule = _Line(session.program, before).candidates(word)

@@ -1,4 +1,4 @@
-"""From flags to what ``POST /containers/create`` takes.
+"""From flags to the body of ``POST /containers/create``.
 
 Only what was asked for is sent: what is absent has the engine's default.
 """

@@ -57,7 +57,7 @@ def export(session: Session, options: Options, arguments: list[str]) -> None:
 def _pack(session: Session, name: str) -> bytes:
     if name == DEFAULT_CONTEXT:
         raise InvalidParameter(
-            f'context "{name}": cannot be exported: it is made of the environment'
+            f'context "{name}": cannot be exported: it comes from environment variables'
         )
     meta = jsontext.dumps(_read(session, name)).encode()
     out = io.BytesIO()
@@ -99,9 +99,9 @@ def import_(session: Session, options: Options, arguments: list[str]) -> None:
         meta = jsontext.loads(files.pop(_META))
         meta["Name"] = name
     except (KeyError, TypeError, SystemFailure):
-        raise InvalidParameter(f"{path}: no meta.json of a context in it") from None
+        raise InvalidParameter(f"{path}: the archive contains no meta.json of a context") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as err:
-        raise InvalidParameter(f"{path}: no archive of a context: {err}") from None
+        raise InvalidParameter(f"{path}: not an archive of a context: {err}") from None
     directory = _meta_directory(session, name)
     os.makedirs(directory, mode=0o755, exist_ok=True)
     with open(f"{directory}/{_META}", "w") as file:

@@ -42,7 +42,7 @@ def _has_systemd() -> bool:
 
 
 def _systemctl(*words: str) -> None:
-    """Raises Failed with what systemctl says."""
+    """Raises Failed with systemctl's message."""
     words = ("--user", *words) if rootless_user() else words
     done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -50,7 +50,7 @@ def _systemctl(*words: str) -> None:
 
 
 def _is_service() -> bool:
-    """systemd runs here and knows the engine's unit."""
+    """systemd runs on this machine and has the engine's unit."""
     if rootless_user():
         return user_service.is_installed()
     return os.path.isdir(_SYSTEMD) and any(
@@ -150,8 +150,8 @@ def _install_for_user(start: bool) -> None:
     if start:
         _systemctl("enable", "--now", "portside.service")
     sys.stdout.write(
-        "It ends, with its containers, when you log out. To let it continue, and start with the "
-        "machine: sudo loginctl enable-linger $USER\n"
+        "The engine and its containers end when you log out. To let them continue, and start "
+        "with the machine: sudo loginctl enable-linger $USER\n"
     )
 
 
@@ -203,7 +203,7 @@ def status(session: Session, options: Options, arguments: list[str]) -> int:
         f"An engine runs at {session.endpoint.text}: version {found['Version']}, commit {commit}"
     )
     if _is_service():
-        session.out("It is the service portside.service")
+        session.out("The engine runs as the service portside.service")
     own = build_info.commit()
     if own and commit not in (own, "unknown"):
         session.out(f"This command is of commit {own}: portside daemon restart")

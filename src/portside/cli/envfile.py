@@ -14,7 +14,7 @@ _WHITE = " \t\r\n\v\f"
 
 
 def environment(files: Iterable[str], given: Iterable[str]) -> list[str]:
-    """``NAME=VALUE`` lines; a bare name takes the caller's value.
+    """``NAME=VALUE`` lines; a bare name gets the caller's value.
 
     An unset bare name stays as it is (it removes the image's) when given as a flag, and is
     left out when it comes from a file.

@@ -58,7 +58,7 @@ def lines(
     kind: str = "row",
     methods: Methods | None = None,
 ) -> Iterable[str]:
-    """The lines of a listing; of streams each item may be given as it comes."""
+    """The lines of a listing; of streams each item may be passed as it arrives."""
     if format in ("", "table"):
         rows = [[str(columns[name][1](item, context)) for name in shown] for item in items]
         yield table([columns[name][0] for name in shown], rows)
@@ -118,11 +118,11 @@ def _unescaped(text: str) -> str:
 
 
 _OF_CONTAINERS = "container"
-"""``ps`` words the errors of its templates in its own way."""
+"""``ps`` has texts of its own for errors of templates."""
 
 
 def parse(text: str, kind: str = "") -> Template:
-    """Raises InvalidParameter as the docker command words it."""
+    """Raises InvalidParameter with the docker command's text."""
     from portside.model.golang.template import ParseError, Template
 
     try:
@@ -150,7 +150,7 @@ def print_value(
     kind: str = "",
     shape: Callable[[Any], Any] | None = None,
 ) -> None:
-    """One value by a template, as ``version`` and ``info`` take it; ``kind``: its type."""
+    """Print one value by the template of ``version`` or ``info``; ``kind``: its type."""
     from portside.cli.shapes import as_struct
     from portside.model.golang.template import ExecError, ParseError, Template
 

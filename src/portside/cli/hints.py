@@ -1,4 +1,4 @@
-"""What an error message adds so that the reader knows what to do next.
+"""Hints of error messages about what to do next.
 
 Imported only when something has failed.
 """
@@ -87,7 +87,7 @@ def _inodes(number: int, kind: str) -> set[str]:
 
 
 def _process_with(inodes: set[str]) -> str:
-    """The first process that has one of the sockets open, as far as the caller may look."""
+    """The first process that has one of the sockets open and that the caller can see."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             for fd in os.listdir(f"/proc/{pid}/fd"):

@@ -40,7 +40,7 @@ class _Line:
 
 
 def lines_of(image: Item, with_digests: bool) -> list[_Line]:
-    """An image has a line for each of its tags and, when asked for, each digest."""
+    """An image has a line for each of its tags and, with ``--digests``, each digest."""
     tags: dict[str, list[str]] = {}
     digests: dict[str, list[str]] = {}
     for name in image.get("RepoTags") or ():

@@ -94,7 +94,7 @@ def platform_text(platform: Item) -> str:
 
 
 def _rendered(session: Session, format: str, name: str, found: Item, document: Item) -> str:
-    """By a template; configurations are only fetched when it asks for them."""
+    """Print by a template; configurations are fetched only when it uses them."""
     if "manifests" in document:
         manifest = {**document, **found["Descriptor"]}
     else:

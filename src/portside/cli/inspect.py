@@ -57,7 +57,7 @@ def inspect(session: Session, options: Options, arguments: list[str]) -> int:
     if not kind:
         return _print(session, options, arguments, lambda name: _first(getters.values(), name))
     if kind in ("node", "secret", "service", "task", "plugin", "config"):
-        raise InvalidParameter(f"there is no {kind} here: Portside has no swarm and no plugins")
+        raise InvalidParameter(f"{kind} is not supported: Portside has no swarm and no plugins")
     if kind not in getters:
         raise InvalidParameter(f'unknown type: "{kind}": must be one of "container", "image", '
                                '"network", "volume"')  # fmt: skip
@@ -174,7 +174,7 @@ def _rendered(template: Any, value: Any) -> str:
         return str(template.render(shapes.whole(value, kind)))
     except ExecError:
         pass
-    try:  # the answer as it came may have what the known shape lacks
+    try:  # the raw answer may have fields that the known shape lacks
         return str(template.render(value))
     except ExecError as err:
         raise Failed(1, f"template parsing error: {err}") from None

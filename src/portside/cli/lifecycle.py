@@ -97,7 +97,7 @@ def _end(session: Session, options: Options, arguments: list[str], action: str) 
         response.read()
         client.release(response)
         warning = response.headers.get("portside-warning")
-        if warning and timeout != 0:  # who asks for no patience knows what comes
+        if warning and timeout != 0:  # without a wait, a kill is expected
             session.warn(f"WARNING: {warning}")
 
     return session.each(arguments, act)

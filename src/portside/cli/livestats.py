@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CLEAR = "\x1b[H\x1b[J"
 _LINE_END = "\x1b[K"
 _REFRESH = 0.5
-"""Seconds between two pictures of the table; samples come once a second."""
+"""Seconds between two drawings of the table; samples arrive once a second."""
 _PATIENCE = 2.0
 """Seconds after which a container without a new sample is shown as unknown."""
 
@@ -40,10 +40,10 @@ class StatsSource:
         self.fd = response.fileno()
         self.ended = False
         self.due = time.monotonic() + _PATIENCE
-        """When the next sample must have come."""
+        """The time by which the next sample must arrive."""
 
     def messages(self) -> Iterator[object]:
-        """What has come whole; ``ended`` is set at the end."""
+        """The complete messages; ``ended`` is set at the end."""
         while not self.ended:
             try:
                 piece = next(self._pieces, None)
@@ -120,7 +120,7 @@ class _Watch:
             self.entries.pop(name, None)
 
     def expire(self) -> None:
-        """Forget samples that nothing followed in time."""
+        """Drop samples that were not followed by another in time."""
         now = time.monotonic()
         for source in self.sources.values():
             if source.entry is not None and source.due < now:

@@ -63,7 +63,7 @@ def login(session: Session, options: Options, arguments: list[str]) -> None:
 
 
 def _try(session: Session, known: dict[str, str]) -> str | None:
-    """Log in with what is stored; None when the registry does not take it any more."""
+    """Log in with what is stored; None when the registry no longer accepts it."""
     from portside.client.errors import Refused
 
     try:

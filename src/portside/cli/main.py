@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Whoever read our output has left. Nothing more can be written, not at exit either.
+        # The reader of the output has closed it. Nothing more can be written, not at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except KeyboardInterrupt:

@@ -51,7 +51,7 @@ def parse_network(text: str) -> dict[str, Any]:
 
 
 def attachments(options: Options) -> list[dict[str, Any]]:
-    """The networks asked for; flags such as ``--ip`` belong to the first.
+    """The requested networks; flags such as ``--ip`` belong to the first.
 
     Raises InvalidParameter.
     """

@@ -69,7 +69,7 @@ def create(session: Session, options: Options, arguments: list[str]) -> None:
 
 
 def ipam_configs(options: Options) -> list[Item]:
-    """Subnets, and the ranges, gateways and addresses that lie in them.
+    """Subnets, and the ranges, gateways and addresses in them.
 
     Raises InvalidParameter for what lies in none.
     """

@@ -23,7 +23,7 @@ def show(
     fd: int = 1,
     on_aux: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Print messages as they come. Raises StreamFailed when one says that the work failed."""
+    """Print messages as they arrive. Raises StreamFailed when one reports a failure."""
     screen: Screen | Plain = Screen(fd) if os.isatty(fd) else Plain(fd)
     for message in messages:
         if message.get("error"):

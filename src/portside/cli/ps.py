@@ -218,5 +218,5 @@ _RAW_SIZE = "size: {{.Size}}\n"
 
 
 def _uses_size(format: str) -> bool:
-    """Sizes are computed only for those who look at them."""
+    """Sizes are computed only when they are shown."""
     return ".Size" in format or "json ." in format

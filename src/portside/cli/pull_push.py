@@ -53,7 +53,7 @@ def pull(session: Session, options: Options, arguments: list[str]) -> None:
     all_tags = options.flag("all-tags")
     if all_tags and (tag or digest):
         raise InvalidParameter("tag can't be used with --all-tags/-a")
-    if image != image.lower() or not image:  # a good name needs no look at its grammar here
+    if image != image.lower() or not image:  # a valid name need not be parsed here
         references.check(image)
     if not all_tags and not tag and not digest and not options.flag("quiet"):
         session.out("Using default tag: latest")
@@ -84,7 +84,7 @@ def push(session: Session, options: Options, arguments: list[str]) -> None:
     repository, tag, digest = references.split(image)
     if digest:
         raise InvalidParameter("cannot push a digest reference")
-    if repository != repository.lower():  # a good name needs no look at its grammar here
+    if repository != repository.lower():  # a valid name need not be parsed here
         references.check(image)
     all_tags = options.flag("all-tags")
     if all_tags and tag:
@@ -111,7 +111,7 @@ def push(session: Session, options: Options, arguments: list[str]) -> None:
 
 
 def _platform_json(text: str) -> str | None:
-    """``linux/arm/v7`` as the API takes it."""
+    """``linux/arm/v7`` in the API's form."""
     if not text:
         return None
     from portside.model import jsontext

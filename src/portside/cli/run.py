@@ -88,7 +88,7 @@ def _failed(session: Session, error: PortsideError, status: int) -> Failed:
 
 
 def _with_hint(session: Session, options: Options, arguments: list[str], failed: Failed) -> Failed:
-    """The failure, with what to do about it where that is known. docker's own words stay."""
+    """The failure, with a hint where there is one. docker's own text stays."""
     if session.program == DOCKER or not isinstance(failed.__cause__, Refused):
         return failed
     from portside.cli import hints
@@ -111,7 +111,7 @@ def _create(
 ) -> str:
     """Create the container, pulling its image as ``--pull`` says; its ID."""
     image, *command = arguments
-    if not image.islower() or " " in image:  # the engine's checks are for those that may be right
+    if not image.islower() or " " in image:  # the engine checks the rest
         references.check(image)
     proxies = session.config.proxies(session.endpoint.text)
     body = container_config.build(options, image, command, proxies)
@@ -177,7 +177,7 @@ def _ask(
 
 
 def _lacks_image(message: str) -> bool:
-    """The image is not there, or not for this platform: other things may be missing, too."""
+    """Whether the image, or its content for this platform, is missing, and not another object."""
     return "No such image" in message or "does not match the specified platform" in message
 
 
@@ -252,7 +252,7 @@ class _Foreground:
         return status
 
     def _ended(self, waiting: attached.Waiting) -> int:
-        """The exit status; the last of its output has come."""
+        """The exit status, after the last output."""
         self.started.mark("wait for its end")
         status = waiting.status()
         self.started.mark("removal" if self.removes else "exit status")
@@ -300,7 +300,7 @@ class _Clock:
         return self._now()
 
     def learn(self, session: Session, container: str) -> None:
-        """Ask what the engine did within the start, while the container is there."""
+        """Read the engine's steps of the start while the container exists."""
         try:
             steps = session.client.get(path_of("portside", "containers", container, "timings"))
         except PortsideError as err:
@@ -319,7 +319,7 @@ class _Clock:
 
 
 def _nested(steps: dict[str, float]) -> list[tuple[str, str]]:
-    """The engine's steps; those of init are part of ``runtime``."""
+    """The engine's steps; the steps of init are part of ``runtime``."""
     rows, inner = [], []
     for name, spent in steps.items():
         kind, _, rest = name.partition(" ")

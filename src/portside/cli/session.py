@@ -1,4 +1,4 @@
-"""One call of the command: who was called, where the engine is, where output goes."""
+"""One call of the command: the program's name, the engine's address, the output."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Session:
                 if not self.endpoint.is_default:
                     if self.program != DOCKER:
                         raise
-                    raise NotRunning(  # in the words that scripts around docker look for
+                    raise NotRunning(  # the text that scripts around docker look for
                         f"Cannot connect to the Docker daemon at {self.endpoint.text}. "
                         "Is the docker daemon running?"
                     ) from None
@@ -106,7 +106,7 @@ class Session:
         return Client(self.endpoint, self.client.version)
 
     def own_words(self) -> list[str]:
-        """How this command is called again for the same engine, as words of a command line."""
+        """The command line that calls this program again for the same engine."""
         host, context, tls = self._where
         main = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__main__.py")
         words = [sys.executable, main]
@@ -124,7 +124,7 @@ class Session:
 
     @property
     def context(self) -> str:
-        """The name of the context that was asked for."""
+        """The name of the requested context."""
         return self._where[1] or os.environ.get("DOCKER_CONTEXT", "") or "default"
 
     # -- output ----------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def write_text(what: str, path: str, text: str) -> None:
 
 
 def file_error(error: OSError) -> str:
-    """The line a user reads about a file that no verb has words for; empty for other errors,
+    """The message about a file for which no verb has a message of its own; empty for other errors,
     which are faults of ours."""
     if error.filename is None or isinstance(error, BrokenPipeError):
         return ""
@@ -196,5 +196,5 @@ def file_error(error: OSError) -> str:
 
 
 def describe(error: PortsideError) -> str:
-    """The line a user reads; the engine's own words are marked as Docker marks them."""
+    """The message for the user; the engine's errors have Docker's prefix."""
     return f"Error response from daemon: {error}" if isinstance(error, Refused) else str(error)

@@ -88,7 +88,7 @@ def _with(made: GoStruct, defaults: Mapping[str, Any]) -> GoStruct:
 
 
 def _mount(value: dict[str, Any]) -> GoStruct:
-    """In the order of Go's fields: a mount as it is, or as it was asked for."""
+    """In the order of Go's fields: a mount, or the request of one."""
     order = _MOUNT_POINT if "Destination" in value else _MOUNT
     known = {key: as_struct(item, key) for key, item in value.items()}
     made = GoStruct({name: known.get(name, empty) for name, empty in order.items()})

@@ -41,7 +41,7 @@ def stats(session: Session, options: Options, arguments: list[str]) -> int:
 
 
 def _once(session: Session, options: Options, arguments: list[str], format: str) -> int:
-    """One sample of each. All are asked at once: each takes a second to measure."""
+    """One sample of each container, measured at the same time: each takes a second."""
     client = session.client
     full = options.flag("no-trunc")
     entries, asked = [], []

@@ -49,7 +49,7 @@ class History:
         self._own: dict[str, tuple[deque[float], deque[float]]] = {}
         self._due = 0.0
         self.problem = ""
-        """Why the monitor was not asked; empty while it answers."""
+        """Why there is no history; empty while the monitor answers."""
         if not self._address.startswith(("http://", "https://")):
             self.problem = (
                 f"the monitor's address (PORTSIDE_MONITOR) must be http://HOST:PORT, "
@@ -57,7 +57,7 @@ class History:
             )
 
     def update(self, entries: list[Entry]) -> None:
-        """Fill the entries' sparklines; the monitor is asked every five seconds."""
+        """Fill the entries' sparklines; the monitor is read every five seconds."""
         now = time.monotonic()
         if now < self._due:
             return

@@ -26,7 +26,7 @@ _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write everything, also to a descriptor that somebody made non-blocking."""
+    """Write everything, also to a non-blocking descriptor."""
     while data:
         try:
             data = data[os.write(fd, data) :]
@@ -101,7 +101,7 @@ class Pump:
             write_all(1, data)
 
     def _receive(self) -> bool:
-        """Show what came; False at the end."""
+        """Show the received output; False at the end."""
         pending = getattr(self._sock, "pending", None)  # TLS may hold bytes that poll does not see
         while True:
             try:
@@ -117,7 +117,7 @@ class Pump:
             data = os.read(0, _PIECE)
         except BlockingIOError:
             return
-        except OSError:  # the terminal is gone
+        except OSError:  # the terminal was closed
             data = b""
         if not data:
             self._stdin = False

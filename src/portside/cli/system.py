@@ -250,7 +250,7 @@ def daemon_stop(session: Session, options: Options, arguments: list[str]) -> Non
 
 
 def end_engine(session: Session, *, containers: bool) -> None:
-    """End the engine and wait until it is gone. Raises NotRunning."""
+    """End the engine and wait for its end. Raises NotRunning."""
     query = {"containers": containers or None}
     _end(session.unconnected_client(), "/portside/daemon/stop", query)
 
@@ -280,7 +280,7 @@ def _end(client: Client, path: str, query: dict[str, Any]) -> bool:
     """Ask the engine to end, and wait until it has. Whether it ran on this machine."""
     response = client.request("POST", path, query)
     response.read()
-    # The connection ends with the engine: wait for that, so that it is gone when we return.
+    # The connection ends with the engine: wait for that, so that it has ended when we return.
     sock, _ = response._connection.steal()
     process = _peer(sock)
     while sock.recv(4096):

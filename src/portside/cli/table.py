@@ -1,4 +1,4 @@
-"""Columns of text, and filters as listings take them."""
+"""Columns of text, and the filters of listings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WIDTH, _PADDING = 10, 3
 def aligned(lines: Iterable[str], width: int = _WIDTH, padding: int = _PADDING) -> list[str]:
     """Lines of cells that end with tabs, in columns of spaces.
 
-    The rules are those of elastic tabstops, which Docker's tables follow: a column continues
+    The rules are elastic tabstops, as in Docker's tables: a column continues
     as long as consecutive lines have a cell in it; what follows a line's last tab is in no
     column.
     """

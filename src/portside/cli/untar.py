@@ -1,4 +1,4 @@
-"""Unpacks a tar archive that nobody trusts below a directory of this machine.
+"""Unpacks an untrusted tar archive below a directory of this machine.
 
 Each name is walked from the directory's descriptor, one component after the other, with
 O_NOFOLLOW (openat(2)): whatever links the archive holds or makes on the way, nothing is
@@ -74,7 +74,7 @@ def unpack(
 def _parts(name: str) -> list[str]:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise InvalidParameter(f"the container's archive holds a name that climbs out: {name!r}")
+        raise InvalidParameter(f"the archive has a name outside the directory: {name!r}")
     return parts
 
 

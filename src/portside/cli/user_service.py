@@ -22,12 +22,12 @@ def has_systemd() -> bool:
 
 
 def is_installed() -> bool:
-    """The unit is there, and somebody to start it."""
+    """Whether the unit exists and a systemd of this user runs."""
     return has_systemd() and os.path.exists(unit())
 
 
 def start() -> None:
-    """Start it and wait until it is ready. Raises Unavailable with what systemctl says."""
+    """Start it and wait until it is ready. Raises Unavailable with systemctl's message."""
     words = ("systemctl", "--user", "start", NAME)
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""The global flags, and the verbs, whose modules are imported when they are asked for."""
+"""The global flags, and the verbs, whose modules are imported when they are called."""
 
 from __future__ import annotations
 

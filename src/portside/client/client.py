@@ -39,7 +39,7 @@ def path_of(*parts: str) -> str:
 
 
 def query_text(query: Query | None) -> str:
-    """``?a=b&c=1``; None is left out, True is 1, False 0, a list is given once a member."""
+    """``?a=b&c=1``; None is left out, True is 1, False 0, a list is repeated for each member."""
     found = []
     for name, value in (query or {}).items():
         for item in value if isinstance(value, list) else [value]:
@@ -65,7 +65,7 @@ class Hijacked:
     def __init__(self, sock: socket, rest: bytes, is_framed: bool | None) -> None:
         self.sock, self.rest = sock, rest
         self.is_framed = is_framed
-        """Output comes in frames with 8-byte heads; None: the engine does not say."""
+        """Output comes in frames with 8-byte heads; None: the engine does not report it."""
 
 
 class Client:
@@ -111,7 +111,7 @@ class Client:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[Any]:
-        """The JSON messages of a stream, one by one as they come."""
+        """The JSON messages of a stream, one by one as they arrive."""
         for line in self.request(method, path, query, body, headers).lines():
             yield jsontext.loads(line)
 
@@ -140,7 +140,7 @@ class Client:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Connection:
-        """Send a request; its answer comes with :meth:`accepted`.
+        """Send a request; :meth:`accepted` returns its answer.
 
         For requests in flight at the same time, and for iterators as bodies with an engine
         of unknown version (which cannot be sent twice).
@@ -175,7 +175,7 @@ class Client:
         raise self._refusal(response)
 
     def _is_older(self, response: Response) -> bool:
-        """The engine refused our version and speaks an older one."""
+        """The engine refused our API version and supports an older one."""
         theirs = response.headers.get("api-version", "")
         return not self._fixed and theirs != "" and _number(theirs) < _number(self.version)
 
@@ -238,7 +238,7 @@ class Client:
         return Connection(self.endpoint.connect(), self.endpoint.host_header)
 
     def connect(self) -> None:
-        """Have a connection at hand. Raises NotRunning, Unavailable."""
+        """Return a ready connection. Raises NotRunning, Unavailable."""
         self._idle.append(self._connection())
 
     def release(self, response: Response) -> None:

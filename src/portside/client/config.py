@@ -1,4 +1,4 @@
-"""Docker's client configuration: ``~/.docker/config.json`` and what lies beside it."""
+"""Docker's client configuration: ``~/.docker/config.json`` and the files beside it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def directory(chosen: str = "") -> str:
-    """Where it lies: ``--config``, ``DOCKER_CONFIG``, else ``~/.docker``."""
+    """Its directory: ``--config``, ``DOCKER_CONFIG``, else ``~/.docker``."""
     found = chosen or os.environ.get("DOCKER_CONFIG", "")
     return found or os.path.join(os.environ.get("HOME", "/root"), ".docker")
 
 
 class ClientConfig:
-    """The file, read when it is first asked for. A missing one is an empty one."""
+    """The file, read at first use. A missing file counts as empty."""
 
     def __init__(self, chosen: str = "") -> None:
         self.directory = directory(chosen)
@@ -83,7 +83,7 @@ class ClientConfig:
     def save(self) -> None:
         """Write it back, readable for its owner only, whole or not at all."""
         if self._broken:
-            raise InvalidParameter(f"correct or remove {self.path} first: it is not JSON")
+            raise InvalidParameter(f"correct or remove {self.path} first: the file is not JSON")
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         target = os.path.realpath(self.path)
         temporary = f"{target}.{os.getpid()}.tmp"

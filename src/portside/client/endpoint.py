@@ -31,7 +31,7 @@ class TlsFiles:
 
     @classmethod
     def within(cls, directory: str, verify: bool, *, needs_ca: bool = True) -> TlsFiles:
-        """The files of a directory; a certificate of our own need not be there."""
+        """The files of a directory; the client certificate is optional."""
         ca, cert, key = (f"{directory}/{name}.pem" for name in ("ca", "cert", "key"))
         if not os.path.exists(cert):
             cert = key = ""
@@ -67,7 +67,7 @@ class TlsFiles:
 
 
 class Endpoint:
-    """An engine's address. ``is_default``: nobody chose one, so an engine may be started."""
+    """An engine's address. ``is_default``: none was chosen, so an engine may be started."""
 
     __slots__ = ("host", "is_default", "is_ssh", "path", "port", "text", "tls")
 
@@ -190,7 +190,7 @@ def choose(
 
 
 def default_socket() -> str:
-    """The engine's socket when nobody has chosen one: the user's own engine, else the system's
+    """The engine's socket when none was chosen: the user's own engine, else the system's
     where the user may use that, else where the user's own will be."""
     if (
         DEFAULT_SOCKET != SYSTEM_SOCKET

@@ -1,4 +1,4 @@
-"""What can go wrong between a command and the engine."""
+"""Errors between a command and the engine."""
 
 from __future__ import annotations
 

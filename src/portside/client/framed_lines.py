@@ -13,7 +13,7 @@ FRAMED = "application/vnd.docker.multiplexed-stream"
 
 
 class Frames:
-    """Takes frames apart, wherever the data that comes is cut."""
+    """Parses frames from pieces of any length."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -21,7 +21,7 @@ class Frames:
         self._fd = 1
 
     def feed(self, data: bytes) -> Iterator[tuple[int, memoryview]]:
-        """What the frames hold, as it comes: 1 (output) or 2 (error), and a piece."""
+        """The frames' contents, as they arrive: 1 (output) or 2 (error), and a piece."""
         view = memoryview(data)
         while view:
             if self._left:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 for one peer: a request at a time on a socket, bodies as they come.
+"""HTTP/1.1 for one peer: a request at a time on a socket, bodies as they arrive.
 
 Only what the Engine API uses: fixed and chunked bodies, bodies that end with the
 connection, and ``Upgrade`` to a raw stream (RFC 9112).
@@ -44,7 +44,7 @@ class Response:
 
     @property
     def buffered(self) -> bool:
-        """Something of the body has come already, so that polling the socket may not wake."""
+        """A part of the body is buffered, so polling the socket may not return."""
         return bool(self._connection.buffer)
 
     def pieces(self) -> Iterator[bytes]:
@@ -166,7 +166,7 @@ class Connection:
         return Response(self, int(code), reason, headers)
 
     def steal(self) -> tuple[socket, bytes]:
-        """The socket of an upgraded connection and what came already; it is the caller's now."""
+        """The socket of an upgraded connection and the bytes already read; the caller owns it."""
         self.usable = False
         rest, self.buffer = self.buffer, b""
         return self.sock, rest
@@ -181,7 +181,7 @@ class Connection:
             return False
         try:
             self.sock.recv(1, MSG_PEEK | MSG_DONTWAIT)
-            return False  # its end, or bytes nobody asked for
+            return False  # its end, or bytes without a request
         except BlockingIOError:
             return True
         except OSError:
@@ -200,7 +200,7 @@ class Connection:
         return bool(piece)
 
     def take_any(self) -> bytes:
-        """What comes next, b"" at the end."""
+        """The next bytes, b"" at the end."""
         if not self.buffer:
             self._receive()
         piece, self.buffer = self.buffer, b""

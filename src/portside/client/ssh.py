@@ -44,7 +44,7 @@ def command(address: str) -> list[str]:
 
 
 def remote(path: str) -> str:
-    """What the other machine's shell runs: our command where it is, else docker's."""
+    """The command for the other machine's shell: ours where it is installed, else docker's."""
     socket = f" --host unix://{_quoted(path)}" if len(path) > 1 else ""
     ours = f"exec portside{socket} system dial-stdio"
     return f"command -v portside >/dev/null 2>&1 && {ours} || exec docker{socket} system dial-stdio"

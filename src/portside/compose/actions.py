@@ -39,7 +39,7 @@ class Actions:
     hook_output: Callable[[Container, str], None] | None = None
     """Takes what hooks print."""
     containers: dict[str, list[Container]] = field(default_factory=dict)
-    """Those of each service, kept up to date."""
+    """The containers of each service, kept up to date."""
     api_socket: Callable[[], tuple[str, str]] = lambda: ("/var/run/docker.sock", '{"auths": {}}')
     """The engine's socket, and credentials as config.json has them, for ``use_api_socket``."""
     rollouts: dict[str, Callable[[], None]] = field(default_factory=dict)
@@ -155,7 +155,7 @@ class Actions:
         self.emit(f"Container {name}", DONE, "Recreated")
 
     def replacement(self, service: str, old: Container, inherit: bool) -> Container:
-        """Create what comes in the place of a container, with another name until then."""
+        """Create the replacement of a container, with another name until then."""
         number = old.number or 1
         definition = self.project.services[service]
         name = container_name(self.project, service, definition, number)
@@ -186,7 +186,7 @@ class Actions:
     # -- starting and ending ----------------------------------------------------------------
 
     def start(self, service: Values | None, container: Container) -> None:
-        """Start a container: what is copied in comes before, hooks come after."""
+        """Copy files into a container, start it, and run its hooks."""
 
         def work() -> None:
             if service is not None:
@@ -211,7 +211,7 @@ class Actions:
                 self._hook(container, hook)
 
     def stop(self, service: Values | None, container: Container) -> bool:
-        """Stop a container after its hooks; False when it is gone."""
+        """Stop a container after its hooks; False when it was removed."""
 
         def work() -> bool:
             try:
@@ -236,7 +236,7 @@ class Actions:
                 self.pool.delete(path_of("containers", container.id),
                                  {"force": True, "v": volumes or None})  # fmt: skip
             except Refused as err:
-                if err.status not in (404, 409):  # gone, or its removal is under way
+                if err.status not in (404, 409):  # removed, or its removal is under way
                     raise
 
         self.call(container.event_id, "Removing", "Removed", work)
@@ -255,7 +255,7 @@ class Actions:
 
 
 def _volumes_from(service: Values, containers: dict[str, list[Container]]) -> list[str] | None:
-    """``volumes_from`` as the engine takes it: ``ID[:ro]``."""
+    """``volumes_from`` in the engine's form: ``ID[:ro]``."""
     found = []
     for text in service.get("volumes_from") or ():
         parts = text.split(":")

@@ -54,7 +54,7 @@ def up(
 
 
 def start(actions: Actions, parallel: int, *, wait: bool = False, wait_seconds: int = 0) -> None:
-    """Start the containers that are there."""
+    """Start the existing containers."""
     _start(Plan(), actions, parallel, wait, wait_seconds)
 
 

@@ -1,4 +1,4 @@
-"""Whether a container is what its service says, and in what it differs."""
+"""Whether and how a container differs from its service."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _LOG_LINES = 10
 
 
 class ConditionFailed(PortsideError):
-    """It can no longer become true."""
+    """The condition can no longer become true."""
 
 
 class TimedOut(PortsideError):
@@ -72,7 +72,7 @@ class ContainerWatch:
     def wait(
         self, container: str, judge: Callable[[dict[str, Any]], bool], deadline: float | None = None
     ) -> None:
-        """Return when ``judge`` says so of the container's inspection; it is asked again after
+        """Return when ``judge`` is true of the container's inspection; it is called again after
         each event. ``deadline`` is in time.monotonic(). Raises TimedOut, and what it raises."""
         self.begin()
         while True:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def check(project: Project) -> None:
-    """Raise InvalidFile for the first thing that does not fit."""
+    """Raise InvalidFile for the first inconsistency."""
     for name, service in project.services.items():
         _source(project, name, service)
         _references(project, name, service)

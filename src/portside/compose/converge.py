@@ -1,4 +1,4 @@
-"""The plan of ``up`` and ``create``: from what the engine has to what the project says.
+"""The plan of ``up`` and ``create``: from the state of the engine to the project.
 
 Networks and volumes first, then all containers are created, then they are started in the order of
 their dependencies. Only what a step really needs is waited for.
@@ -148,7 +148,7 @@ class Convergence:
             self._before.setdefault(user, []).append(step)
 
     def _my_network(self, key: str, name: str, found: list[Values]) -> Values:
-        """The network of a name; a warning when it is somebody else's. Raises ComposeError."""
+        """Find the network of a name; warns about one of another project. Raises ComposeError."""
         for item in found:
             labels = item.get("Labels") or {}
             if labels.get(PROJECT) == self.project.name and labels.get(NETWORK) == key:
@@ -356,7 +356,7 @@ class Convergence:
         )  # fmt: skip
 
     def _stop_dependents(self, name: str) -> list[Step]:
-        """Those that want to be restarted with a service are stopped before it is recreated."""
+        """Dependents with ``restart: true`` are stopped before a service is recreated."""
         steps = []
         for other, service in self.project.services.items():
             if (service.get("depends_on") or {}).get(name, {}).get("restart"):
@@ -512,7 +512,7 @@ def add_wait(
 
 
 def in_order(project: Project) -> list[str]:
-    """The services, each after those that it depends on. Raises ComposeError."""
+    """The services, each after its dependencies. Raises ComposeError."""
     done: list[str] = []
     seen: set[str] = set()
     stack = list(reversed(project.services))

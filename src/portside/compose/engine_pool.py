@@ -24,7 +24,7 @@ class EnginePool:
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """A client that nobody else uses meanwhile."""
+        """A client for the caller alone."""
         try:
             client = self._idle.pop()
         except IndexError:
@@ -56,7 +56,7 @@ class EnginePool:
             return client.delete(path, query)
 
     def get_all(self, requests: Sequence[tuple[str, Query | None]]) -> list[Any]:
-        """The answers of several GETs that are under way at once, None for what is not found."""
+        """The answers of several GETs, sent at the same time; None for 404."""
         found: list[Any] = []
         with self.client() as client:
             begun = [client.begin("GET", path, query) for path, query in requests]

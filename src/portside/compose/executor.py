@@ -1,4 +1,4 @@
-"""Runs the steps of a plan at once, each as soon as those before it are done."""
+"""Runs the steps of a plan at once, each as soon as its predecessors are done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from portside.compose.step_plan import Plan, Step
 
 _MOST = 32
-"""Steps at work at the same time when nobody sets a limit: threads cost memory."""
+"""Steps that run at the same time by default: threads cost memory."""
 
 
 class Executor:

@@ -28,7 +28,7 @@ class Container:
 
     @property
     def name(self) -> str:
-        """Its own name: those of links have a slash inside."""
+        """Its own name: names of links have a slash inside."""
         for name in self.raw.get("Names") or ():
             if name.count("/") == 1:
                 return str(name[1:])
@@ -109,7 +109,7 @@ class Observed:
         self.networks = networks
         self.volumes = {volume["Name"]: volume for volume in volumes}
         self.images = images
-        """Inspections by the name that was asked for; those that are not there are missing."""
+        """Inspections by the requested name; images that do not exist are missing."""
 
     def of_service(self, name: str) -> list[Container]:
         return [item for item in self.containers if item.service == name and not item.is_one_off]

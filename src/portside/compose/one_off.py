@@ -35,7 +35,7 @@ class OneOff:
     auto_remove: bool = False
     use_aliases: bool = False
     ports: list[Values] | None = None
-    """In place of the service's own; None leaves those."""
+    """Replaces the service's value; None leaves it."""
     volumes: list[Values] = field(default_factory=list)
 
 
@@ -72,7 +72,7 @@ def _start_dependencies(
     actions: Actions, service: str, choices: UpOptions, tools: ImageTools, parallel: int,
     dependencies: bool,
 ) -> None:  # fmt: skip
-    """Networks and volumes, and the other services up to the conditions that are asked for."""
+    """Networks and volumes, and the other services up to the required conditions."""
     project = actions.project
     others = {name: item for name, item in project.services.items()
               if name != service and dependencies}  # fmt: skip

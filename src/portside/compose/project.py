@@ -153,7 +153,7 @@ class Project:
                 del service["depends_on"]
 
     def drop_unused(self) -> None:
-        """Forget networks, volumes, secrets, configs and models that no service uses."""
+        """Drop networks, volumes, secrets, configs and models that no service uses."""
         used: dict[str, set[str]] = {
             group: set() for group in ("networks", "volumes", "secrets", "configs", "models")
         }

@@ -24,7 +24,7 @@ _DIRECTORIES = (
 
 
 def run(actions: Actions, name: str, verb: str) -> None:
-    """Have a service provided (``up``) or given back (``down``). Raises ComposeError."""
+    """Call the provider for ``up`` or ``down``. Raises ComposeError."""
     service = actions.project.services[name]
     provider = service["provider"]
     doing, done = ("Creating", "Created") if verb == "up" else ("Removing", "Removed")

@@ -89,7 +89,7 @@ def blobs_of(layers: Layers) -> list[bytes]:
     return [_NOTHING, *layers.blobs]
 
 
-# -- what a user is asked about -------------------------------------------------------------
+# -- questions to the user ------------------------------------------------------------------
 
 
 def check_images(project: Project) -> None:

@@ -83,7 +83,7 @@ class Rollout:
         if self._action == "rollback":
             for old, made in self._kept:
                 self._restore(old, made)
-            raise ComposeError(f"{text}\nthe containers from before were restored")
+            raise ComposeError(f"{text}\nthe previous containers were restored")
         raise ComposeError(f"{text}\nthe update is paused: {left} containers were not replaced")
 
     # -- one container ----------------------------------------------------------------------

@@ -28,7 +28,7 @@ class BuildOptions:
 
 
 def with_needed(project: Project, names: list[str]) -> list[str]:
-    """The services to build, each after those whose images it is built from."""
+    """The services to build, each after the services whose images it is built from."""
     done: list[str] = []
 
     def visit(name: str, way: tuple[str, ...]) -> None:

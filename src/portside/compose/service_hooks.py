@@ -19,7 +19,7 @@ def run(
     pool: EnginePool, container: Container, hook: dict[str, Any],
     write: Callable[[str], None] | None,
 ) -> None:  # fmt: skip
-    """Run one hook and wait for its end; ``write`` takes the lines that it prints.
+    """Run one hook and wait for its end; ``write`` receives the lines that it prints.
 
     Raises ComposeError when it fails.
     """

@@ -37,7 +37,7 @@ _COMPLETE = ("Download complete", "Already exists", "Pull complete")
 
 @dataclass
 class ImageTools:
-    """How images come: credentials of registries, and the builder."""
+    """How images are obtained: credentials of registries, and the builder."""
 
     auth: Callable[[str], dict[str, str]]
     """The request's header for an image's registry."""
@@ -63,7 +63,7 @@ def names_of(project: Project) -> list[str]:
 
 
 def must_pull(service: Values, image: Values | None) -> bool:
-    """Whether a service's image has to be pulled; ``image`` is its inspection, if it is here."""
+    """Whether a service's image has to be pulled; ``image`` is its inspection, if it is present."""
     if not service.get("image") or "provider" in service:
         return False
     policy = service.get("pull_policy") or "missing"
@@ -132,7 +132,7 @@ def ensure(
 
 
 def _drop_other_platforms(project: Project, images: dict[str, Values]) -> None:
-    """An image for another platform than a service wants is not there."""
+    """Treat an image for another platform than the service's as missing."""
     for name, service in project.services.items():
         wanted = service.get("platform")
         image = images.get(image_of(project, name, service))
@@ -179,12 +179,12 @@ def pull(
             else:
                 report(Event(name, DONE, "", detail="Pulled"))
 
-        plan.add("pull", f"image {image}", perform, reason="it is not here")
+        plan.add("pull", f"image {image}", perform, reason="it is not present")
     execute(plan, parallel)
 
 
 def is_made_here(image: str, tools: ImageTools) -> bool:
-    """The engine makes the image itself when it is asked for: nothing is transferred."""
+    """The engine makes this image itself on demand: nothing is transferred."""
     repository, tag, digest = tools.split(image)
     return not digest and f"{repository}:{tag or 'latest'}" in EMBEDDED
 

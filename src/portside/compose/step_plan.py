@@ -20,7 +20,7 @@ class Step:
     after: list[Step] = field(default_factory=list)
     """Steps that must be done before this one begins."""
     is_wait: bool = False
-    """It only waits for something to happen, and so takes none of the places for work."""
+    """The step only waits, and so does not count against the limit of parallel steps."""
 
 
 class Plan:

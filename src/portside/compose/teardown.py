@@ -29,7 +29,7 @@ class DownOptions:
     volumes: bool = False
     remove_orphans: bool = False
     images: str = ""
-    """``all``, or ``local``: those without a name of their own."""
+    """``all``, or ``local``: images without a name in the files."""
 
 
 class Teardown:
@@ -130,7 +130,7 @@ class Teardown:
             self.plan.add("remove", f"network {name}", perform, after=after)
 
     def _drop(self, event: str, path: str, query: dict[str, Any]) -> None:
-        """Remove something that may be in use or gone."""
+        """Remove an object that may be in use or removed already."""
         actions = self.actions
         actions.emit(event, WORKING, "Removing")
         try:
@@ -166,7 +166,7 @@ class Teardown:
 
 
 def reversed_order(services: dict[str, Any]) -> Iterable[str]:
-    """Each service before those that it depends on; missing ones are left out."""
+    """Each service before its dependencies; missing ones are left out."""
     done: list[str] = []
 
     def visit(name: str, way: tuple[str, ...]) -> None:

@@ -43,7 +43,7 @@ def _stopper(actions: Actions, name: str, container: Container) -> Callable[[], 
 
 
 def restart(actions: Actions, services: list[str], dependencies: bool, parallel: int) -> None:
-    """Restart containers, and after them those that want to be restarted with them."""
+    """Restart containers, then their dependents with ``restart: true``."""
     project = actions.project
     chosen = set(services) or set(project.services)
     order = list(reversed(list(reversed_order(project.services))))
@@ -114,5 +114,5 @@ def toggle(actions: Actions, verb: str, done: str, services: Iterable[str], para
 
 
 def of_project(found: Iterable[Container], project: Project) -> list[Container]:
-    """Those of services that the project has."""
+    """The containers of services that the project has."""
     return [item for item in found if item.service in project.services]

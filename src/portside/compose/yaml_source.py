@@ -99,7 +99,7 @@ def text_of(path: Path) -> str:
 
 
 def documents(text: str | bytes, file: str) -> Iterator[Document]:
-    """The documents of a file. Raises InvalidFile for what is not YAML."""
+    """The documents of a file. Raises InvalidFile when it is not YAML."""
     if len(text) > MAX_BYTES:
         raise InvalidFile(f"the file is larger than {MAX_BYTES} bytes", Position(file, 1, 1))
     try:

@@ -24,7 +24,7 @@ def _width() -> int:
 
 
 def is_hidden(flag: Flag) -> bool:
-    """It is for old scripts: taken, but not shown."""
+    """Accepted for old scripts, but not shown."""
     return flag.help.startswith("hidden:")
 
 

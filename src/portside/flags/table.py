@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MANY = frozenset(("list", "strings", "map", "filter", "mount", "network", "ulimit", "gpu-request",
                   "pool-options", "runtime", "mapmap"))  # fmt: skip
-"""Kinds that may be given several times."""
+"""Kinds of flags that may be repeated."""
 _PLAIN = frozenset(("string", "list"))
 
 
@@ -189,7 +189,7 @@ def read(
     interspersed: bool = True,
     single_dash: bool = False,
 ) -> list[str]:
-    """As :func:`parse`, into options that are there already; the arguments are returned."""
+    """As :func:`parse`, into existing options; returns the arguments."""
     arguments: list[str] = []
     rest = list(words)
     rest.reverse()

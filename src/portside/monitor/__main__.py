@@ -90,7 +90,7 @@ def _help() -> str:
 
 
 def translate(words: Sequence[str]) -> list[str]:
-    """cAdvisor's command line in our words: ``-port=80`` becomes ``--listen :80``."""
+    """Translate cAdvisor's command line: ``-port=80`` becomes ``--listen :80``."""
     found: list[str] = []
     port, host = "", ""
     pending = list(words)
@@ -126,7 +126,7 @@ def _convert(kind: str, text: str) -> Any:
 
 
 def values_of(options: Options) -> dict[str, Any]:
-    """Settings that flags give, over those of the file; raises InvalidParameter."""
+    """The file's settings, overridden by the flags; raises InvalidParameter."""
     from portside.monitor.settings import load_file
 
     values = load_file(options.text("config")) if options.given("config") else {}

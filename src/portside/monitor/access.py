@@ -1,4 +1,4 @@
-"""Who may look: basic authentication (htpasswd) and bearer tokens."""
+"""Access to the monitor: basic authentication (htpasswd) and bearer tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from portside.serving.htpasswd import Htpasswd
 
 
 class Access:
-    """Asks for a password or a token when either is set; otherwise everybody may look."""
+    """Requires a password or a token when either is set; otherwise access is open."""
 
     def __init__(self, htpasswd: str, token_file: str, realm: str) -> None:
         from pathlib import Path
@@ -32,14 +32,14 @@ class Access:
         except OSError as err:
             raise InvalidParameter(f"cannot read {err.filename}: {err.strerror}") from err
         if token_file and not self._tokens:
-            raise InvalidParameter(f"{token_file}: no token in it")
+            raise InvalidParameter(f"{token_file}: the file contains no token")
 
     @property
     def is_open(self) -> bool:
         return self._users is None and not self._tokens
 
     async def refusal(self, request: web.Request) -> web.Response | None:
-        """The answer to those who may not look; None for those who may. ``/healthz`` is free."""
+        """The refusal for a client without access; None with access. ``/healthz`` is open."""
         if self.is_open or request.path.endswith("/healthz"):
             return None
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")

@@ -118,7 +118,7 @@ class Group:
 
     @property
     def shown(self) -> str:
-        """The name users know it by."""
+        """The name that users see."""
         return self.facts.name if self.facts else self.name
 
 
@@ -209,7 +209,7 @@ class Collector:
     # -- which groups there are --------------------------------------------------------------
 
     def _changed(self) -> None:
-        """inotify says so: look at what came and went, or walk where that is not known."""
+        """Handle inotify's records: add and remove groups, or walk the tree after an overflow."""
         found = self._tree.changes()
         if found is None:
             self._walk_due = 0.0

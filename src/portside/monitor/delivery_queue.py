@@ -21,7 +21,7 @@ class Rejected(Exception):
 
 
 class DeliveryQueue:
-    """Sends batches in order, each again and again until it is taken or refused for good."""
+    """Sends batches in order, and repeats each until it is accepted or refused for good."""
 
     def __init__(
         self, name: str, send: Callable[[bytes], Awaitable[None]], most: int, bytes_most: int
@@ -84,7 +84,7 @@ class DeliveryQueue:
                 self._size -= len(batch)
 
     async def stop(self, seconds: float = 2.0) -> None:
-        """Give what waits a moment to go out, then end."""
+        """Wait a moment for pending batches to be sent, then end."""
         if self._task is None:
             return
         end = asyncio.get_running_loop().time() + seconds

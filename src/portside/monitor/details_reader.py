@@ -232,7 +232,7 @@ class DetailsReader:
         return self._uppers[key]
 
     def _count(self, path: str) -> filesystems.DirectoryUse | None:
-        """What lies below a directory; counted again when a while has passed."""
+        """The files below a directory, counted again after some time."""
         now = time.monotonic()
         due, found = self._layers.get(path, (0.0, filesystems.DirectoryUse()))
         if now < due:

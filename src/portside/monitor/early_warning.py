@@ -73,7 +73,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     hold: float
     """Seconds."""
     about: str
-    """What it looks for, in a sentence."""
+    """What the rule detects, in a sentence."""
 
 
 DEFAULTS = (
@@ -130,7 +130,7 @@ def rules_of(overrides: dict[str, Override]) -> dict[str, Rule]:
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What a rule looks at in one moment."""
+    """The value that a rule compares at one moment."""
 
     value: float
     summary: str
@@ -179,7 +179,7 @@ class EarlyWarning:
         found = [state.alert for state in self._states.values() if state.alert is not None]
         return sorted(found, key=lambda alert: alert.started)
 
-    # -- what comes in -----------------------------------------------------------------------
+    # -- inputs -----------------------------------------------------------------------------
 
     def sampled(self, group: Group, sample: Sample, point: Point, _bucket: Bucket | None) -> None:
         now = sample.time_ns / 1e9
@@ -270,7 +270,7 @@ class EarlyWarning:
             self._restarts.pop(next(iter(self._restarts)))
 
     def _look_at_clock(self, group: Group, now: float) -> None:
-        """Whether the wall clock moved against the monotonic one since the last look."""
+        """Whether the wall clock moved against the monotonic one since the last check."""
         offset = time.time() - time.monotonic()
         step, self._clock = offset - self._clock, offset
         rule = self.rules.get("clock_stepped")
@@ -364,12 +364,12 @@ _ENDING_BY_TIME = frozenset(("oom_kill", "restart_loop", "clock_stepped", "kerne
 
 
 def _larger(limit: int) -> str:
-    """Half as much again, in MiB, as ``docker update -m`` takes it."""
+    """One and a half times the size, in MiB, in the form of ``docker update -m``."""
     return f"{limit * 3 // 2 >> 20}m"
 
 
 def _readings(group: Group, point: Point) -> Iterator[tuple[str, Reading]]:
-    """What the rules about numbers look at."""
+    """The values that the rules with thresholds compare."""
     spec, shown = group.spec, group.shown
     if group.container:
         yield from _container_readings(group, point)
@@ -397,9 +397,9 @@ def _readings(group: Group, point: Point) -> Iterator[tuple[str, Reading]]:
 
 
 _WAITING = {
-    "cpu": "give it more processor time (docker update --cpus), or run less beside it",
-    "memory": "give it more memory (docker update -m), or run less beside it",
-    "io": "find who reads and writes much; limit it (docker run --device-write-bps)",
+    "cpu": "allow more processor time (docker update --cpus), or run less beside it",
+    "memory": "allow more memory (docker update -m), or run less beside it",
+    "io": "find the busiest container and limit it (docker run --device-write-bps)",
 }
 
 

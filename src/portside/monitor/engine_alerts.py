@@ -20,7 +20,7 @@ _MOST = 200
 
 
 class EngineAlerts:
-    """Sends warnings from a thread; those that cannot be sent are counted."""
+    """Sends warnings from a thread; failures are counted."""
 
     def __init__(self, watch: EngineWatch) -> None:
         self._watch = watch
@@ -69,7 +69,7 @@ class EngineAlerts:
                     if err.status == 404 and not body["container"]:
                         self._refused = True
                         self._queue.clear()
-                        _LOG.info("this engine takes no warnings as events")
+                        _LOG.info("this engine does not accept warnings as events")
                 except (PortsideError, OSError) as err:
                     self.lost += 1
                     client = None

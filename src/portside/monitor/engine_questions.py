@@ -1,4 +1,4 @@
-"""What the page asks the engine about one container: how it is made, and its log as it grows.
+"""What the page shows of one container: its configuration, and its log as it grows.
 
 Asked in threads, because the Engine API's client blocks. Environment variables are never shown:
 they hold passwords.
@@ -22,7 +22,7 @@ from portside.client.http import Response
 from portside.model.errors import NotFound, PortsideError, Unavailable
 
 MOST_LOGS = 20
-"""Logs that are followed at the same time: each takes a thread and a connection."""
+"""Logs followed at the same time: each needs a thread and a connection."""
 MOST_TAIL = 5000
 _LONGEST_LINE = 16 << 10
 _BATCH = 500
@@ -31,7 +31,7 @@ _HEALTH_TEXT = 4096
 
 
 class Named(msgspec.Struct, frozen=True):
-    """A setting and its value, in words."""
+    """A setting and its value, as text."""
 
     name: str
     value: str
@@ -230,7 +230,7 @@ def explanation(client: Client, identifier: str) -> Any:
         if err.status != 404:
             raise
         client.get(path_of("containers", identifier, "json"))  # raises when there is none
-        raise NotFound("this engine does not explain its containers; Portside does") from err
+        raise NotFound("explain is not supported by this engine, only by Portside") from err
 
 
 def shut_down(response: Response) -> None:
@@ -260,7 +260,7 @@ class LogTail:
     async def lines(self) -> AsyncIterator[list[tuple[str, bool]]]:
         """Batches of lines, with whether each is of standard error; raises PortsideError."""
         if LogTail.open_now >= MOST_LOGS:
-            raise Unavailable(f"{MOST_LOGS} logs are followed already")
+            raise Unavailable(f"{MOST_LOGS} logs are being followed already")
         LogTail.open_now += 1
         threading.Thread(target=self._run, name="log", daemon=True).start()
         try:

@@ -1,4 +1,4 @@
-"""What an engine knows of containers: names, images, labels, health, limits, and its events.
+"""The engine's data about containers (names, images, labels, health, limits) and its events.
 
 A thread of its own with the Engine API's client. Without an engine it tries again, from a
 second to half a minute apart; what was known stays known.
@@ -87,7 +87,7 @@ class EngineVersion(msgspec.Struct, frozen=True):
 
 
 def endpoint_of(address: str, rootfs: str = "") -> Endpoint:
-    """The engine that was named, or the first one whose socket is there."""
+    """The configured engine, or the first one whose socket exists."""
     if address or os.environ.get("DOCKER_HOST"):
         return choose(ClientConfig(), host=address)
     for path in (*SOCKETS, *(f"{rootfs}{path}" for path in SOCKETS if rootfs)):
@@ -188,7 +188,7 @@ class EngineWatch:
             pause = min(pause * 2, _LONGEST)
 
     def _follow(self) -> None:
-        """Learn all containers, then follow the events until the engine goes away."""
+        """Learn all containers, then follow the events until the connection ends."""
         client = self.client()
         types = filters_text({"type": ["container", "network"]})
         self._stream = stream = Client(client.endpoint).request(
@@ -219,7 +219,7 @@ class EngineWatch:
             stream.close()
 
     def _look(self, client: Client, identifier: str) -> None:
-        """Inspect one container; it may be gone already."""
+        """Inspect one container, which may have been removed already."""
         from portside.client.errors import Refused
 
         try:

@@ -31,7 +31,7 @@ class Mount(msgspec.Struct, frozen=True):
 def mounts(proc: str = "/proc", rootfs: str = "") -> list[Mount]:
     """Mounted file systems that hold data, each device once (its shortest mount point).
 
-    With ``rootfs`` (the host's root inside a container) the host's mounts are those below it.
+    With ``rootfs`` (the host's root inside a container) only mounts below it are the host's.
     """
     try:
         with open(f"{proc}/self/mountinfo") as file:

@@ -183,7 +183,7 @@ _EVENTS_V2 = _keyed({
 
 
 def _plan(layout: Layout, name: str) -> dict[str, _File]:
-    """The files of a group, by a name of ours."""
+    """The files of a group, by our name for each."""
     found: dict[str, _File] = {}
     is_root = name == "/"
     inside = "" if is_root else name
@@ -266,7 +266,7 @@ class GroupReader:
             except FileNotFoundError:
                 del self._files[key]  # not in this kernel, or not in this hierarchy
             except OSError:
-                del self._files[key]  # not ours to read, or pressure is switched off
+                del self._files[key]  # not readable, or pressure is switched off
         if not self._files:
             raise Gone(name)
         if not keep:

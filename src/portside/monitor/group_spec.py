@@ -43,7 +43,7 @@ class GroupSpec(msgspec.Struct, frozen=True):
 
 
 def read_spec(layout: Layout, name: str) -> GroupSpec:
-    """Read the limits of a group; what is not there is unlimited."""
+    """Read the limits of a group; a missing file means unlimited."""
     inside = "" if name == "/" else name
     v1_cpu, v1_memory = layout.v1("cpu"), layout.v1("memory")
     unified = f"{layout.unified}{inside}" if layout.unified else ""
@@ -105,7 +105,7 @@ def _memory_total() -> int:
 
 
 def _created(layout: Layout, inside: str) -> int:
-    """The oldest change of the group's directories, as cAdvisor takes it."""
+    """The oldest change of the group's directories, as cAdvisor uses it."""
     times = []
     for mount in layout.mounts():
         try:

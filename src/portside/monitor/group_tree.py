@@ -1,4 +1,4 @@
-"""Which control groups there are, and how new ones are noticed.
+"""The list of control groups, kept up to date by inotify.
 
 The directories of all hierarchies together are the groups, by their path below the mount.
 inotify(7) reports what appears and disappears; where watches run out, the tree is walked again
@@ -25,7 +25,7 @@ from portside.kernel.inotify import (
 _CONTAINER = re.compile(r"(?:^|/|-|:)([0-9a-f]{64})(?:\.scope)?$")
 _IN_ONLYDIR = 0x01000000
 MOST = 20_000
-"""Groups that are looked at: what comes beyond is not sampled, and is logged."""
+"""Groups at most; further groups are not sampled, and the log says so."""
 _FOLLOWED = ("memory", "cpuacct", "cpu", "pids", "blkio")
 """Version 1 hierarchies whose directories are walked; the others have the same groups."""
 
@@ -90,7 +90,7 @@ class GroupTree:
             self._inotify = None
 
     def changes(self) -> tuple[set[str], set[str]] | None:
-        """Groups that came, and groups that went, since the last call or walk.
+        """Groups that appeared and disappeared since the last call or walk.
 
         A group is there while it is in any hierarchy. None: what happened is not known in full
         (the kernel's queue was too short), and :meth:`walk` finds it out.

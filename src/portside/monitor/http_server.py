@@ -20,7 +20,7 @@ from portside.serving.host_names import REFUSED, HostNames, is_loopback
 
 _LOG = logging.getLogger("portside.monitor")
 _STREAMS = 300
-"""Connections that are answered at the same time; more are asked to try again."""
+"""Connections that are answered at the same time; more are answered with 503."""
 
 
 def make_app(monitor: Monitor, access: Access) -> web.Application:
@@ -92,7 +92,7 @@ async def _validate(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    """Containers, the machine, and the monitor itself; parameters as cAdvisor takes them."""
+    """Containers, the machine, and the monitor itself; parameters as in cAdvisor."""
     monitor = monitor_of(request)
     try:
         options = remote_api.options_of(request)

@@ -35,7 +35,7 @@ class KernelError(msgspec.Struct, frozen=True):
 
 
 class KernelLog:
-    """What the kernel says from now on. Raises OSError where it is not ours to read."""
+    """New records of the kernel's log. Raises OSError where the log is not readable."""
 
     def __init__(self, path: str = "/dev/kmsg") -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -50,7 +50,7 @@ class KernelLog:
             self._fd = -1
 
     def read(self, most: int = 200) -> list[OomKill | KernelError]:
-        """What is new; each read(2) gives one record."""
+        """The new records; each read(2) returns one."""
         found: list[OomKill | KernelError] = []
         for _ in range(most):
             try:
@@ -68,7 +68,7 @@ class KernelLog:
 
 
 def parse(record: str) -> OomKill | KernelError | None:
-    """One record; None for what is neither of both."""
+    """Parse one record; None if it is neither an OOM kill nor an error."""
     head, _, text = record.partition(";")
     text = text.partition("\n")[0]
     priority = head.partition(",")[0]

@@ -17,7 +17,7 @@ MOST_CLIENTS = 200
 
 
 class Client:
-    """One open stream. ``groups``: names whose points it wants; None: of all groups."""
+    """One open stream. ``groups``: names of the groups to send points of; None: all groups."""
 
     def __init__(self, groups: frozenset[str] | None, containers_only: bool = False) -> None:
         self.groups, self.containers_only = groups, containers_only
@@ -33,7 +33,7 @@ class Client:
         self._some.set()
 
     async def next(self, seconds: float) -> bytes:
-        """What has gathered; a comment when nothing came for ``seconds``."""
+        """The queued messages; a comment when there was none for ``seconds``."""
         try:
             await asyncio.wait_for(self._some.wait(), seconds)
         except TimeoutError:
@@ -59,7 +59,7 @@ class LiveEvents:
         self.clients: set[Client] = set()
 
     def send(self, event: str, value: Any) -> None:
-        """To everybody."""
+        """Queue a message for every stream."""
         if self.clients:
             data = message(event, value)
             for client in self.clients:

@@ -108,7 +108,7 @@ def _number(path: str) -> int:
 
 
 def machine_info(rootfs: str = "", sys: str = "/sys", proc: str = "/proc") -> MachineInfo:
-    """Look at the machine; takes some milliseconds."""
+    """Read the machine's properties; takes some milliseconds."""
     rootfs = rootfs.rstrip("/")
     cpuinfo = _text(f"{proc}/cpuinfo")
     memory = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _text(f"{proc}/meminfo"), re.MULTILINE))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MACHINE_AGE = 60.0
 """Seconds for which what the machine is stays true."""
 _WORTH_COMPRESSION = 1400
-"""Bytes from which an answer takes more than one packet."""
+"""Bytes from which an answer needs more than one packet."""
 _COMPRESSED_APART = 1 << 18
 """Bytes from which a thread compresses, so that the event loop does not wait."""
 
@@ -57,12 +57,12 @@ class Monitor:
         self._points: dict[str, tuple[Group, Point]] = {}
 
     def sampled(self, group: Group, _sample: Sample, point: Point, _bucket: Bucket | None) -> None:
-        """Remember a point for the streams; they go out once in an interval."""
+        """Keep a point for the streams; points are sent once in an interval."""
         if self.live.clients:
             self._points[group.name] = (group, point)
 
     def send_points(self) -> None:
-        """Send the points that have gathered, to each stream those that it wants."""
+        """Send each stream the kept points of its groups."""
         if self.groups_changed:
             self.groups_changed = False
             self.live.send("groups", {})
@@ -157,7 +157,7 @@ class Monitor:
 
     @staticmethod
     def resident() -> int:
-        """Bytes of memory that this process takes."""
+        """Bytes of memory that this process uses."""
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 

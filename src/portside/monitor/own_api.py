@@ -8,7 +8,7 @@
                             ``Portside-Total-Count``: how many there are)
 ``GET group?name=N``        :class:`GroupDetail`; N is a group's path, or a container's name or ID
 ``GET history?name=N``      :class:`~portside.monitor.history.Chart` of each name (repeat it for
-                            several: those that are gone are left out); ``window`` (``2m``,
+                            several: removed ones are left out); ``window`` (``2m``,
                             ``1h``, ``7d``), ``points``, ``series``
 ``GET processes?name=N``    processes, as cAdvisor's ``ps``
 ``GET container?name=N``    :class:`~portside.monitor.engine_questions.ContainerPage`: how the
@@ -240,7 +240,7 @@ async def _history(request: web.Request) -> web.StreamResponse:
     names = query.getall("name", [])
     if len(names) > _MOST_NAMES:
         raise InvalidParameter(f"at most {_MOST_NAMES} names in one request")
-    if len(names) > 1:  # groups that are gone meanwhile are left out
+    if len(names) > 1:  # removed groups are left out
         groups = [group for name in names if (group := monitor.find(name)) is not None]
     else:
         groups = [_group(monitor, name) for name in names or [""]]
@@ -273,7 +273,7 @@ def process_list(monitor: Monitor, group: Group) -> list[ProcessInfo]:
 
 
 def _of_container(monitor: Monitor, name: str) -> tuple[Callable[[], EngineClient], str]:
-    """How to ask the engine, and the container's ID; also of one that does not run."""
+    """The engine's address and the container's ID; also of one that does not run."""
     group = monitor.find(name) if name else None
     identifier = group.container if group is not None else ""
     if not identifier:
@@ -338,7 +338,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
         group = monitor.find(name)
         path = group.name if group is not None else name
         found = [event for event in found if event.group == path]
-        if group is None and not found:  # groups that are gone have events still
+        if group is None and not found:  # removed groups still have events
             _group(monitor, name)
     return json_response(found[-most:])
 

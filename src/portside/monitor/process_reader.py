@@ -47,7 +47,7 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 def pids_of(procs_file: str) -> list[int]:
-    """``cgroup.procs``: processes that this PID namespace sees; empty when the group is gone."""
+    """``cgroup.procs``: processes that this PID namespace sees; empty for a removed group."""
     try:
         with open(procs_file, "rb") as file:
             return [pid for pid in map(int, file.read().split()) if pid > 0]
@@ -56,7 +56,7 @@ def pids_of(procs_file: str) -> list[int]:
 
 
 def look(proc: str, pids: list[int]) -> Opened:
-    """What these processes have open. Those that end meanwhile are left out."""
+    """The open descriptors of these processes; ended processes are left out."""
     descriptors = sockets = limit = highest = 0
     ratio = -1.0
     tasks = dict.fromkeys(("sleeping", "running", "stopped", "uninterruptible", "iowait"), 0)
@@ -167,7 +167,7 @@ class ProcessInfo(msgspec.Struct, frozen=True):
 
 
 def processes(proc: str, pids: Iterable[int], cgroup: str, most: int = _MOST) -> list[ProcessInfo]:
-    """The table of these processes; those that are gone are left out."""
+    """The table of these processes; ended ones are left out."""
     memory = os.sysconf("SC_PHYS_PAGES")
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
     found = []

@@ -38,13 +38,13 @@ _LOG = logging.getLogger("portside.monitor")
 
 
 def check_exposure(settings: Settings, access: Access, context: ssl.SSLContext | None) -> None:
-    """Beyond loopback, somebody who may not look must be kept out; raises InvalidParameter."""
+    """Check that an address beyond loopback requires authentication; raises InvalidParameter."""
     if is_loopback(settings.listen, "--listen") or settings.insecure:
         return
     if access.is_open and (context is None or context.verify_mode != ssl.CERT_REQUIRED):
         raise InvalidParameter(
             f"--listen {settings.listen} is open to other machines: set --htpasswd, "
-            "--token-file or --tls-client-ca, or say --insecure when something else protects it"
+            "--token-file or --tls-client-ca, or --insecure when a proxy protects it"
         )
 
 
@@ -86,7 +86,7 @@ class Program:
         for endpoint in settings.exporters:
             self.monitor.exporters.append(Exporter(endpoint, self.collector))
         if settings.history:
-            from portside.monitor.history_file import HistoryFile  # sqlite takes memory
+            from portside.monitor.history_file import HistoryFile  # sqlite uses memory
 
             self.monitor.history = HistoryFile(
                 settings.history, settings.history_days, settings.history_bytes

@@ -108,7 +108,7 @@ class FileSystemUse(msgspec.Struct, frozen=True):
     inodes: int = 0
     inodes_free: int = 0
     base_usage: int = 0
-    """Of ``usage``, what the container's writable layer takes."""
+    """The part of ``usage`` that the container's writable layer uses."""
     major: int = 0
     minor: int = 0
 
@@ -156,7 +156,7 @@ class Details(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
-    """One look. Read it with :func:`view`, :func:`scalar`, or the functions below."""
+    """One sample of a group. Read it with :func:`view`, :func:`scalar`, or the functions below."""
 
     time_ns: int
     """Nanoseconds since the epoch."""

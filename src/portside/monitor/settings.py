@@ -38,13 +38,13 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     containers_only: bool = True
     timeout: str = "5s"
     queue: int = 1000
-    """Batches that wait while the host is away; beyond, the oldest is dropped and counted."""
+    """Batches that wait while the host does not answer; then the oldest is dropped and counted."""
     max_size: int = 100 << 20
     """JSON lines: bytes of the file, after which it is renamed to ``….1``."""
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An address that takes Alertmanager's webhook messages, or Alertmanager's own API."""
+    """An address that accepts Alertmanager's webhook messages, or Alertmanager's own API."""
 
     url: str
     format: str = "webhook"
@@ -69,11 +69,11 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = DEFAULT_ADDRESS
     engine: str = ""
-    """Address of the engine; empty: DOCKER_HOST, or the first socket that is there."""
+    """Address of the engine; empty: DOCKER_HOST, or the first socket that exists."""
     root: str = "/"
     """The control group below which is sampled."""
     rootfs: str = ""
-    """Where the machine's root is seen; empty: ``/rootfs`` if it is there, else ``/``."""
+    """Where the machine's root is mounted; empty: ``/rootfs`` if it exists, else ``/``."""
     interval: str = "1s"
     max_interval: str = "60s"
     dynamic: bool = True
@@ -115,7 +115,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def host_root(self) -> str:
-        """Where the machine's root is; empty when it is ours."""
+        """Where the machine's root is mounted; empty when it is this process's root."""
         if self.rootfs:
             return "" if self.rootfs == "/" else self.rootfs.rstrip("/")
         return "/rootfs" if os.path.isdir("/rootfs/proc/1") else ""

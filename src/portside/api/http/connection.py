@@ -41,7 +41,7 @@ Handler = Callable[[Request], Awaitable[Response | Stream | None]]
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What a connection in HTTP/2 begins with (RFC 9113, section 3.4)."""
 HEAD_TIMEOUT = 60.0
-"""Seconds a client may take to send a head it has begun."""
+"""Seconds in which a client must complete a request head."""
 _DRAINED = 64 << 20
 """Bytes of an unwanted body that are read to its end before the connection is cut."""
 _READ_AHEAD = 256 << 10
@@ -64,7 +64,7 @@ class Listener(Protocol):
         """One of the connections may be closed for a new one from now on."""
 
     def gone(self, connection: Connection) -> None:
-        """It is closed, or somebody else's."""
+        """The connection is closed, or was given away."""
 
 
 class Connection(asyncio.Protocol):
@@ -86,14 +86,14 @@ class Connection(asyncio.Protocol):
         self._started = False
         self._hijacked = False
         self._is_first = True
-        """No request has come yet: the client may begin with HTTP/2's preface."""
+        """No request was received yet: the client may begin with HTTP/2's preface."""
         self._http2: Http2Session | None = None
         self._broken = False
         """The peer's bytes make no sense any more: nothing can follow."""
         self._draining = 0
         """Bytes of an unwanted body that are still read."""
         self.cancellable = False
-        """The running handler is cancelled when the client goes away."""
+        """The running handler is cancelled when the client disconnects."""
 
     # -- asyncio's callbacks ---------------------------------------------------------------
 
@@ -226,7 +226,7 @@ class Connection(asyncio.Protocol):
         self._read(not body.is_full if not body.complete else len(self._buffer) < _READ_AHEAD)
 
     def _drain_on(self, request: Request, size: int) -> None:
-        """A piece of a body that nobody wants has come."""
+        """Drop a piece of a body that no handler reads."""
         self._draining = max(0, self._draining - size)
         if request.body.complete:
             self._draining = 0
@@ -290,7 +290,7 @@ class Connection(asyncio.Protocol):
         elif request.head.expects_continue or self._eof:
             self._close()  # the client has not sent its body and need not
         else:
-            # Answered before the whole question came: read the rest, so that a client that
+            # Answered before the whole request arrived: read the rest, so that a client that
             # is still sending gets to read its answer.
             self._draining = _DRAINED
             request.body.discard()
@@ -471,7 +471,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is being asked: the client keeps the connection for later."""
+        """No request is in progress: the client keeps the connection for later."""
         if self._http2 is not None:
             return not self._http2.streams
         return self._request is None and self._transport is not None

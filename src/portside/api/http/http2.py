@@ -76,7 +76,7 @@ class Http2Session:
         self._begin()
 
     def _begin(self) -> None:
-        """Send our settings: clients wait for them before they ask anything."""
+        """Send our settings: clients wait for them before their first request."""
         self.h2.local_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = MOST_STREAMS
         self.h2.local_settings[SettingCodes.MAX_HEADER_LIST_SIZE] = _MAX_HEAD
         self.h2.initiate_connection()
@@ -84,7 +84,7 @@ class Http2Session:
 
     @property
     def has_asked(self) -> bool:
-        """The first request has come."""
+        """The first request was received."""
         return self._early is None
 
     # -- from the transport ------------------------------------------------------------------
@@ -185,7 +185,7 @@ class Http2Session:
             self._transport.write(data)
 
     def acknowledge(self, number: int, size: int) -> None:
-        """So many bytes of a body were taken: the client may send as many more."""
+        """Acknowledge bytes of a body: the client may send as many more."""
         if size:
             try:
                 self.h2.acknowledge_received_data(size, number)
@@ -271,7 +271,7 @@ class _StreamConnection:
                 self.pump()
             await self._sent()
             if not self.request.body.complete and not self._lost:
-                # Answered before the whole body came: the client need not send the rest.
+                # Answered before the whole body arrived: the client need not send the rest.
                 session.h2.reset_stream(self.id, ErrorCodes.NO_ERROR)
                 session.flush()
         except (Cancelled, asyncio.CancelledError, H2Error):
@@ -364,7 +364,7 @@ class _StreamConnection:
                 pass
 
     def make_cancellable(self) -> None:
-        """The handler is cancelled when the client goes away."""
+        """The handler is cancelled when the client disconnects."""
         self.cancellable = True
 
     # -- what only a whole connection can do ---------------------------------------------------

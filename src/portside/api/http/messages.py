@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_JSON = 8 << 20
 """Bytes of the largest body that is read as a whole."""
 _HIGH_WATER = 512 << 10
-"""Bytes of a body kept in memory before the client is asked to wait."""
+"""Bytes of a body kept in memory before reading from the client stops."""
 
 REASONS = {
     100: "Continue", 101: "UPGRADED", 200: "OK", 201: "Created", 204: "No Content",
@@ -169,7 +169,7 @@ class Stream:
         self._connection, self._chunked, self._empty = connection, chunked, empty
 
     async def write(self, data: bytes) -> None:
-        """Send ``data`` and wait while the client is slow; Cancelled when it is gone."""
+        """Send ``data`` and wait while the client is slow; Cancelled when it disconnects."""
         self.write_nowait(data)
         await self._connection.drain()
 
@@ -244,7 +244,7 @@ class Request:
         return self._connection.hijack(answer)
 
     def release(self, answer: bytes) -> tuple[asyncio.Transport, bytes]:
-        """Send ``answer`` (a whole head) and give the connection away on this event loop: its
+        """Send ``answer`` (a whole head) and hand the connection over on this event loop: its
         transport, to which a new protocol is set, and what the client has sent already.
 
         The request's body must have been read. The handler then returns None.
@@ -252,12 +252,12 @@ class Request:
         return self._connection.release(answer)
 
     def make_cancellable(self) -> None:
-        """The handler is to be cancelled when the client goes away."""
+        """The handler is to be cancelled when the client disconnects."""
         self._connection.make_cancellable()
 
     @property
     def peer(self) -> str:
-        """Who asks: a process of this machine, or an address; empty when nobody knows."""
+        """The client: a process of this machine, or an address; empty when unknown."""
         return self._connection.peer
 
     @property

@@ -23,7 +23,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?")
 
 
 class ProtocolError(InvalidParameter):
-    """The peer does not speak HTTP/1.1, or beyond our bounds; the connection is closed."""
+    """Not HTTP/1.1, or beyond our limits; the connection is closed."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -51,7 +51,7 @@ def _peer(sock: socket.socket) -> str:
             credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             return f"process {struct.unpack('iII', credentials)[0]}"
         return str(sock.getpeername()[0])
-    except OSError:  # it has gone already
+    except OSError:  # it has ended already
         return ""
 
 
@@ -76,7 +76,7 @@ class Server:
         self.take_grpc = take_grpc
         self._handler = handler
         self._connections: dict[Connection, None] = {}
-        """Those that have been idle for longest come first."""
+        """Idle connections; the one idle for longest is first."""
         self._most = most or most_connections()
         self._listeners: dict[socket.socket, SSLContext | None] = {}
         self._accepting = True
@@ -85,7 +85,7 @@ class Server:
     # -- accepting -------------------------------------------------------------------------
 
     async def listen(self, sock: socket.socket, tls: SSLContext | None = None) -> None:
-        """Serve a listening socket, with TLS when it is given."""
+        """Serve a listening socket, with TLS if a context is given."""
         sock.setblocking(False)
         sock.listen(_BACKLOG)
         self._listeners[sock] = tls
@@ -159,7 +159,7 @@ class Server:
     # -- called by connections -------------------------------------------------------------
 
     def opened(self, connection: Connection) -> None:
-        """It has been accepted, or has become idle just now."""
+        """The connection was accepted, or has become idle."""
         self._connections.pop(connection, None)
         self._connections[connection] = None
         if not self._accepting:
@@ -171,7 +171,7 @@ class Server:
             self._resume()
 
     def gone(self, connection: Connection) -> None:
-        """It is closed, or somebody else's."""
+        """The connection is closed, or was given away."""
         self._connections.pop(connection, None)
         if not self._accepting:
             self._resume()

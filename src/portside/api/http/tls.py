@@ -13,10 +13,10 @@ import ssl
 from typing import Any, cast
 
 HANDSHAKE_TIMEOUT = 15.0
-"""Seconds a client may take for its handshake."""
+"""Seconds in which a client must complete the handshake."""
 _PIECE = 256 << 10
 _PLAIN_HTTP = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
-"""What Go's servers say, which clients know."""
+"""The text of Go's servers, which clients recognize."""
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
@@ -139,7 +139,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         try:
             self._session.unwrap()
         except ssl.SSLError:
-            pass  # the client's own goodbye comes later
+            pass  # the client's close_notify arrives later
         self._flush()
         self._raw.write_eof()
 

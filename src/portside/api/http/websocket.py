@@ -130,7 +130,7 @@ async def _relay(client: socket.socket, near: socket.socket, early: bytes) -> No
 
 
 class _Writer:
-    """Sends whole messages, whoever else sends some."""
+    """Sends whole messages, also with several senders."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client

@@ -94,7 +94,7 @@ def _baked(
 
 
 def _targets(found: bake_targets.Bake, names: list[str], options: Options) -> dict[str, Target]:
-    """The targets asked for and those that they are built on, finished."""
+    """The requested targets and their dependencies, finished."""
     chosen = found.select(names)
     targets = {name: found.resolved(name) for name in chosen}
     for name in list(targets):
@@ -254,7 +254,7 @@ class _Run(build_command.BuildRun):
 
 
 class Builds:
-    """All targets; one waits for those that are its contexts."""
+    """All targets; each waits for the targets that are its contexts."""
 
     def __init__(self, session: Session, options: Options, targets: dict[str, Target]) -> None:
         self._session, self._options, self._targets = session, options, targets

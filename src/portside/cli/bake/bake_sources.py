@@ -24,9 +24,8 @@ DEFAULT_FILES = (
 def read_all(
     definitions: Definitions, files: list[str], remote: RemoteDefinition | None = None
 ) -> None:
-    """Read the files, or those that bake looks for: of the remote definition, where there is one,
-    and of the working directory. ``cwd://`` before a name means the working directory. Raises
-    Failed."""
+    """Read the files, by default bake's files of the remote definition, where there is one, else of
+    the working directory. ``cwd://`` before a name means the working directory. Raises Failed."""
     found = []
     local = [name for name in files if not remote or name.startswith(LOCAL)]
     if remote is not None:

@@ -124,7 +124,7 @@ class Bake:
         merge(found, own)
         return found
 
-    # -- what is asked for ---------------------------------------------------------------
+    # -- requested targets --------------------------------------------------------------
 
     def select(self, names: list[str]) -> list[str]:
         """Names of targets behind names of groups and targets."""

@@ -31,7 +31,7 @@ def netmask(prefix: str) -> str:
 
 
 def subnet(prefix: str, new_bits: float, number: float) -> str:
-    """Network ``number`` of those that are ``new_bits`` bits longer. ValueError."""
+    """Subnet ``number`` with a prefix that is ``new_bits`` bits longer. ValueError."""
     network = _network(prefix)
     length = _longer(network, new_bits)
     wanted = int(number)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from portside.flags.table import Options
 
 DEFAULT = "mode=min,inline-only=true"
-"""Provenance that an image has if nothing else is asked for."""
+"""The provenance of an image by default."""
 _TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 
 

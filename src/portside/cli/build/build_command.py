@@ -218,7 +218,7 @@ class BuildRun:
 
 
 class _Answers:
-    """What the engine may ask for."""
+    """Answers to the engine's requests."""
 
     def __init__(
         self, session: Session, contexts: Contexts, secrets: Secrets, agents: Agents,
@@ -250,7 +250,7 @@ class _Answers:
             return lambda channel: self._credentials(channel, wanted["credentials"])
 
         def refuse(channel: Channel) -> None:
-            raise RefusedAnswer("this client does not know what is asked for")
+            raise RefusedAnswer("this client does not support the request")
 
         return refuse
 
@@ -258,7 +258,7 @@ class _Answers:
         from portside.cli.build.build_connection import RefusedAnswer
 
         if self.shell is None:
-            raise RefusedAnswer("no shell was asked for")
+            raise RefusedAnswer("no shell was requested")
         self.shell.run(channel, self.progress, wanted["shell"], int(wanted["code"]))
 
     def _credentials(self, channel: Channel, registry: str) -> None:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class RefusedAnswer(PortsideError):
-    """What the engine asked for cannot be given; the text says why."""
+    """A request of the engine cannot be fulfilled; the text says why."""
 
 
 class Channel:
-    """One question of the engine, and the data that come and go for it."""
+    """One request of the engine, and the data in both directions for it."""
 
     def __init__(self, connection: BuildConnection, number: int) -> None:
         self._connection, self.number = connection, number
@@ -34,7 +34,7 @@ class Channel:
 
     def feed(self, kind: bytes, payload: bytes) -> None:
         with self._arrived:
-            # the engine waits while nobody takes: what waits here is bounded by its socket
+            # the engine waits while nothing is read: its socket bounds what waits here
             while len(self._frames) >= 64:
                 self._arrived.wait()
             self._frames.append((kind, payload))

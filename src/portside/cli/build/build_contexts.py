@@ -1,4 +1,4 @@
-"""Where contexts come from: a folder, standard input, a tar file, git, the web, an image."""
+"""Sources of contexts: a folder, standard input, a tar file, git, the web, an image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Contexts:
     """All contexts of one build, as the request shows them, and what is read of them."""
 
     def __init__(self, is_local: bool, stores: Stores) -> None:
-        """``is_local``: the engine is on this machine, and takes open directories."""
+        """``is_local``: the engine is on this machine, and receives open directories."""
         self._is_local, self._stores = is_local, stores
         self.request: dict[str, dict[str, Any]] = {}
         self.directories: list[int] = []
@@ -185,7 +185,7 @@ class Contexts:
     # -- answers -------------------------------------------------------------------------
 
     def send(self, channel: Channel, name: str, paths: list[str] | None) -> None:
-        """The tar that the engine has asked for."""
+        """Send the tar that the engine requested."""
         if name not in self._streams:
             raise RefusedAnswer(f"there is no context {name!r}")
         self._streams[name](channel, paths)
@@ -206,7 +206,7 @@ def is_http(place: str) -> bool:
 
 
 def is_archive(head: bytes) -> bool:
-    """A tar's header, or a compression that one comes in."""
+    """Whether this is the beginning of a tar file, plain or compressed."""
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")):
         return True
     if len(head) < 512:

@@ -1,4 +1,4 @@
-"""``--output``: where results go, and writing those that come to this machine."""
+"""``--output``: destinations of results, and writing the files of this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from portside.flags.table import Options
 
 LOCAL = ("local", "tar")
-"""Kinds whose files come over the connection."""
+"""Kinds whose files arrive over the connection."""
 ANNOTATION = re.compile(
     r"(?:(index|index-descriptor|manifest|manifest-descriptor)(\[[^]]+\])?:)?(.+)"
 )
@@ -27,7 +27,7 @@ FILES = ("tar", "oci", "docker")
 
 
 class Outputs:
-    """What was asked for, in order."""
+    """The requested outputs, in order."""
 
     def __init__(self, options: Options, tags: list[str], stores: Stores) -> None:
         """Raises Failed."""

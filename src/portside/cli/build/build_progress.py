@@ -119,7 +119,7 @@ class Silent:
         """Time has passed."""
 
     def close(self, failed: bool) -> None:
-        """Nothing more comes."""
+        """The end of the progress."""
 
     def suspend(self) -> None:
         """Leave the terminal to something else."""

@@ -80,7 +80,7 @@ class Secrets:
 
 
 class Agents:
-    """ssh agents of this machine; keys are given to an agent of the build's own."""
+    """ssh agents of this machine; keys are added to a separate agent for the build."""
 
     def __init__(self, texts: list[str]) -> None:
         self._paths: dict[str, list[str]] = {}

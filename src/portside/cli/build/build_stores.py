@@ -35,7 +35,7 @@ class Stores:
         return len(self._places) - 1
 
     def answer(self, channel: Channel, wanted: dict[str, Any]) -> None:
-        """What the engine asks of a folder: a blob's size, the blob, or to take one."""
+        """The engine's requests to a folder: a blob's size, read a blob, write a blob."""
         number = wanted["store"]
         if not isinstance(number, int) or not 0 <= number < len(self._places):
             raise RefusedAnswer(f"there is no folder {number}")
@@ -74,7 +74,7 @@ def _receive(channel: Channel, place: str, digest: str) -> None:
                 found.update(piece)
                 file.write(piece)
         if found.hexdigest() != digest[7:]:
-            raise RefusedAnswer(f"what came is not {digest}")
+            raise RefusedAnswer(f"the received content is not {digest}")
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):

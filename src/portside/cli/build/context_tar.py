@@ -22,7 +22,7 @@ _WILD = re.compile(r"[*?\[\\]")
 
 
 class _Sink:
-    """A file whose bytes go to the engine."""
+    """A file whose bytes are sent to the engine."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel, self._held = channel, bytearray()

@@ -106,7 +106,7 @@ class Foreground:
         return _INTERRUPTED if self._signals else self._status
 
     def _take(self, kind: str, value: Any) -> None:
-        """Act on what has come."""
+        """Handle the received events."""
         if kind == "event":
             self._monitor.take(value)
         elif kind == "signal":

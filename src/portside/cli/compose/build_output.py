@@ -1,4 +1,4 @@
-"""Builds the images of services by ``buildx bake``, and shows what the builder says."""
+"""Builds the images of services by ``buildx bake``, and shows the builder's output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MODES = {"json": "rawjson"}
 def image_tools(
     session: ComposeSession, project: Project, *, builds: bool = True, **more: Any
 ) -> ImageTools:
-    """How the images of a project come."""
+    """The way the images of a project are obtained."""
     from portside.cli import auth, references
     from portside.compose.service_images import ImageTools
 

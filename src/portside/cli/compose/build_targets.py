@@ -42,7 +42,7 @@ _ORDER = (
 
 
 def _with_choices(build: Values, choices: BuildOptions) -> Values:
-    """What the flags of ``build`` say comes before what the file says."""
+    """The flags of ``build`` override the file."""
     return {
         **build,
         "args": {**(build.get("args") or {}), **choices.args},

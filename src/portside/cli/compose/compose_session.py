@@ -1,4 +1,4 @@
-"""One call of ``compose``: the project that is meant, its engine, and where progress goes."""
+"""One call of ``compose``: its project, its engine, and the output of progress."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class ComposeSession(Session):
 
     @property
     def is_compatible(self) -> bool:
-        """Names are to be those of version 1."""
+        """Names have the form of Compose version 1."""
         return self._globals.flag("compatibility") or _is_set("COMPOSE_COMPATIBILITY")
 
     def project_or_name(self, names: Iterable[str] = ()) -> tuple[Project | None, str]:

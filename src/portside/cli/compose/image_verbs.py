@@ -208,6 +208,6 @@ def _print_bake(
     from portside.compose.config_output import go_json
 
     chosen = service_builds.with_needed(project, names)
-    chosen.sort(key=lambda name: name not in names)  # what was asked for comes first
+    chosen.sort(key=lambda name: name not in names)  # the requested services come first
     targets = {name: build_targets.target_of(project, name, choices) for name in sorted(chosen)}
     session.out(go_json({"group": {"default": {"targets": chosen}}, "target": targets}, 2))

@@ -91,7 +91,7 @@ class LogStreams:
 
 
 def open_log(client: Any, identifier: str, query: dict[str, Any]) -> tuple[Response, bool]:
-    """A container's log, and whether it comes in frames."""
+    """A container's log, and whether it is framed."""
     path = path_of("containers", identifier)
     tty = client.get(f"{path}/json")["Config"]["Tty"]
     query = {"stdout": True, "stderr": True, **query}

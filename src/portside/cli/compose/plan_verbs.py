@@ -36,9 +36,9 @@ def show_plan(session: ComposeSession, actions: Actions, choices: UpOptions) -> 
             continue
         image = image_of(project, name, service)
         if must_pull(service, observed.images.get(image)):
-            lines.append(f"+ pull image {image}: the policy says so, or it is not here")
+            lines.append(f"+ pull image {image}: the pull policy, or it is not present")
         elif image not in observed.images:
-            lines.append(f"+ build image {image}: it is not here")
+            lines.append(f"+ build image {image}: it is not present")
     convergence = Convergence(actions, observed, choices)
     convergence.create()
     by_name = {item.name: item for item in observed.containers}

@@ -45,7 +45,7 @@ def _publishers(item: Item) -> list[Item]:
 
 
 def _columns() -> dict[str, Any]:
-    """Those of ``ps`` of containers, and Compose's own."""
+    """The fields of ``docker ps``, and Compose's own."""
     from portside.cli import ps as containers_ps
 
     found: dict[str, Any] = {

@@ -42,7 +42,7 @@ class ProjectMonitor:
         self.on_exit: Callable[[Container, int], None] = lambda container, status: None
 
     def begin(self) -> None:
-        """Subscribe, then look at what is there."""
+        """Subscribe, then list the containers."""
         client = self._pool._connect()
         filters = {"type": ["container"], "label": [f"{PROJECT}={self._project}"]}
         response = client.request("GET", "/events", {"filters": filters_text(filters)})
@@ -93,7 +93,7 @@ class ProjectMonitor:
             since = self._pool.get(path)["State"]["StartedAt"]
             self._streams.follow(container, {**self.log_query, "since": _seconds(since)})
         except PortsideError:
-            pass  # it is gone, or it keeps no log
+            pass  # it was removed, or it keeps no log
 
     def _died(self, container: Container, status: int) -> None:
         try:

@@ -87,7 +87,7 @@ def _is_agreed(session: ComposeSession, project: Project, options: Options) -> b
 
 
 def _push_images(session: ComposeSession) -> None:
-    """Images that are built here are pushed first; those that cannot be are left out."""
+    """Built images are pushed first; images that cannot be pushed are left out."""
     from portside.cli.compose import compose_verbs
 
     verb = compose_verbs.load("push")

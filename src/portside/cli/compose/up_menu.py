@@ -24,10 +24,10 @@ _PIECE = 64
 
 
 def is_wanted(session: ComposeSession, options: Options, project: Project) -> bool:
-    """``--menu``, else ``COMPOSE_MENU``, else yes; on a terminal of our own only."""
+    """``--menu``, else ``COMPOSE_MENU``, else yes; only in the terminal's foreground."""
     if not (os.isatty(0) and os.isatty(1)) or session.ansi == "never" or session.dry_run:
         return False
-    if os.tcgetpgrp(0) != os.getpgrp():  # in the background, its mode is not ours to change
+    if os.tcgetpgrp(0) != os.getpgrp():  # in the background, leave the terminal's mode
         return False
     if options.given("menu"):
         return options.flag("menu")
@@ -67,7 +67,7 @@ class Menu:
         self._printer.footer(text if len(plain) < width else "")
 
     def close(self) -> None:
-        """Take the menu away and give the terminal back; again has no effect."""
+        """Remove the menu and restore the terminal; a second call has no effect."""
         if not self._is_open:
             return
         self._is_open = False
@@ -98,7 +98,7 @@ class Menu:
             try:
                 data = os.read(0, _PIECE)
             except OSError:
-                return  # the terminal is gone
+                return  # the terminal was closed
             if not data:
                 return
             for key in data.decode(errors="replace"):

@@ -163,7 +163,7 @@ def _up_options(
 
 
 def _tools(session: ComposeSession, project: Project, options: Options) -> ImageTools:
-    """How images come, as the flags say."""
+    """How images are obtained, by the flags."""
     force = options.flag("build")
     return image_tools(
         session,         project, quiet=options.flag("quiet-pull"), force_build=force,

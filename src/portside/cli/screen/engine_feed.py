@@ -20,15 +20,15 @@ from portside.model.errors import PortsideError
 HISTORY = 30
 """Samples of a sparkline, one a second."""
 _SLOW = 15.0
-"""Seconds between lists of images and volumes, besides those that events ask for."""
+"""Seconds between lists of images and volumes, besides those after events."""
 _QUIET = 0.25
-"""Seconds that events are gathered before the engine is asked again."""
+"""Seconds in which events are collected before the lists are read again."""
 _MOST_STREAMS = 300
 """Containers that are sampled; beyond, rows have no numbers."""
 
 
 class Row:
-    """One container: what the list says of it, its last sample, and those before."""
+    """One container: its entry of the list, its last sample, and earlier ones."""
 
     def __init__(self, item: dict[str, Any]) -> None:
         self.item = item
@@ -122,7 +122,7 @@ class EngineFeed:
             self._changed()
 
     def _ready(self, fd: int) -> bool:
-        """Take what came; whether it was an event."""
+        """Read the pending messages; True when one was an event."""
         source = self._sources.get(fd)
         if source is None:
             return False

@@ -313,7 +313,7 @@ def network_v2(found: View) -> Json:
 
 
 def filesystem_json(use: FileSystemUse) -> Json:
-    """The times of block devices are the machine's and come with its own group only."""
+    """The times of block devices are the machine's and are shown for its own group only."""
     return {
         "device": use.device, "type": use.type, "capacity": use.capacity, "usage": use.usage,
         "base_usage": use.base_usage, "available": use.available, "has_inodes": True,
@@ -405,7 +405,7 @@ def cpu_inst(before: View | None, found: View) -> Json | None:
 
 
 def _entries(samples: Iterable[Sample]) -> Iterator[tuple[Json, View]]:
-    """What every form of version 2 begins with, and the sample that the rest is taken from."""
+    """The first fields of every form of version 2, and the sample that the others come from."""
     before = None
     for sample in samples:
         found = view(sample)
@@ -440,7 +440,7 @@ def stats_v2(group: Group, samples: Iterable[Sample]) -> list[Json]:
 
 
 def stats_deprecated(group: Group, samples: Iterable[Sample]) -> list[Json]:
-    """``DeprecatedContainerStats`` of version 2.0: everything is there, and ``has_…`` reports."""
+    """``DeprecatedContainerStats`` of version 2.0: all fields; ``has_…`` marks the valid ones."""
     result = []
     for entry, found in _entries(samples):
         entry |= {

@@ -29,7 +29,7 @@ from portside.monitor.own_api import process_list
 from portside.monitor.samples import Sample
 
 VERSION = "v0.60.0"
-"""The version of cAdvisor whose interfaces these are; its clients ask for it."""
+"""The version of cAdvisor that has these interfaces, for its clients."""
 _V1 = {
     "v1.0": ("containers", "machine"),
     "v1.1": ("containers", "machine", "subcontainers"),
@@ -151,7 +151,7 @@ def _docker(monitor: Monitor, name: str) -> Group:
 
 
 def requested(monitor: Monitor, name: str, options: Options) -> list[Group]:
-    """The groups that a request of version 2 is about, sampled anew when it asks for that."""
+    """The groups of a request of version 2, sampled anew on request."""
     if options.type == "name":
         group = _named(monitor, name)
         groups = monitor.below(group) if options.recursive else [group]
@@ -357,7 +357,7 @@ def event_json(event: MonitorEvent) -> dict[str, Any]:
 
 
 class EventQuery:
-    """Which events a client asked for; invalid parameters are ignored, as in cAdvisor."""
+    """The events that a client requests; invalid parameters are ignored, as in cAdvisor."""
 
     def __init__(self, query: Any, name: str) -> None:
         self.name = posixpath.normpath("/" + name)
@@ -405,7 +405,7 @@ async def _events(monitor: Monitor, request: web.Request, name: str) -> Answer:
 
 
 async def _stream(monitor: Monitor, request: web.Request, query: EventQuery) -> Answer:
-    """One JSON document a line, as things happen."""
+    """One JSON document a line, as events happen."""
     waiting: deque[MonitorEvent] = deque(maxlen=_WAITING)
     some = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""StatsD gauges, as many in a datagram as a usual network takes whole."""
+"""StatsD gauges, as many in a datagram as fit a usual MTU."""
 
 from __future__ import annotations
 
