@@ -23,7 +23,7 @@ class _Check(NamedTuple):
     id: str
     title: str
     wrong: Callable[[Core, Record], str]
-    """What is not as recommended, empty when nothing is."""
+    """What is not as recommended; empty when everything is."""
     fix: str
     """The option of ``run`` that corrects it."""
     verdict: str = WARN
@@ -69,7 +69,7 @@ def _selinux(core: Core, record: Record) -> str:
 
 
 def _sshd(core: Core, record: Record) -> str:
-    """By the names of its processes, as ps(1) shows them."""
+    """Processes of the container that are named sshd, as in ps(1)."""
     try:
         group = processes.cgroup_of(core, core.containers[record.id])
         found = [_name_of(pid) for pid in group.pids()]

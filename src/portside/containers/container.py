@@ -96,7 +96,7 @@ class Container:
         return self.record.name
 
     def cancel_restart(self) -> None:
-        """Forget a restart that is due: somebody decided otherwise."""
+        """Cancel a restart that is due: a request decided otherwise."""
         if self.restart is not None:
             self.restart.cancel()
             self.restart = None

@@ -1,4 +1,4 @@
-"""What all parts of the containers service share: the containers, and the services beside."""
+"""State that all parts of the containers service share: the containers, and the services beside."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerOptions:
-    """What the daemon's options say about containers."""
+    """The daemon's options for containers."""
 
     log_driver: str = "json-file"
     log_opts: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class ContainerOptions:
     init: bool = False
     init_path: str = ""
     id_mappings: IDMappings | None = None
-    """Of the user namespace that containers have by default (``--userns-remap``)."""
+    """Mappings of the user namespace that containers have by default (``--userns-remap``)."""
     default_runtime: str = "portside"
     runtimes: Mapping[str, str] = field(default_factory=dict)
     """Name to path of further OCI runtimes."""
@@ -129,7 +129,8 @@ class Core:
     # -- finding -----------------------------------------------------------------------------
 
     def find(self, name: str) -> Container:
-        """By ID, name or unique beginning of an ID. Raises NotFound, InvalidParameter."""
+        """Find a container by ID, name or unique beginning of an ID. Raises NotFound and
+        InvalidParameter."""
         if not name:
             raise InvalidParameter('invalid name or ID supplied: ""')
         container = self.containers.get(name)
@@ -148,7 +149,7 @@ class Core:
         return self.containers[found[0]]
 
     def _linked(self, name: str) -> Container | None:
-        """By a name that a legacy link gives: ``PARENT/ALIAS``."""
+        """Find a container by the name in a legacy link: ``PARENT/ALIAS``."""
         parent, _, wanted = name.strip("/").partition("/")
         holder = self.containers.get(self.by_name.get(parent, ""))
         for text, alias, _ in links_of(self, holder.record) if holder is not None else ():
@@ -228,11 +229,11 @@ class Core:
     # -- places ------------------------------------------------------------------------------
 
     def directory(self, identifier: str) -> Path:
-        """What is kept of a container: logs, hosts, hostname, resolv.conf."""
+        """Directory of a container's files: logs, hosts, hostname, resolv.conf."""
         return self.instance.data_root / "containers" / identifier
 
     def state_dir(self, identifier: str) -> Path:
-        """Where the runtime keeps what it knows of a running container."""
+        """Directory of the runtime's state of a running container."""
         return self.instance.exec_root / "containers" / identifier
 
     def log_path(self, identifier: str) -> str:
@@ -348,7 +349,7 @@ def unless_removed(container: Container) -> Iterator[None]:
 
 @asynccontextmanager
 async def held(core: Core, container: Container) -> AsyncIterator[None]:
-    """Its lock; raises NotFound when it was removed while we waited."""
+    """Hold the container's lock; raises NotFound when it was removed while we waited."""
     async with container.lock:
         if container.removed:
             raise removed(container)

@@ -140,7 +140,7 @@ def _mark(rootfs: Rootfs) -> None:
 
 
 def _undo(core: Core, container: Container) -> None:
-    """What was made goes; volumes were given back by whoever failed."""
+    """Remove what was made; the step that failed released its volumes."""
     if container.id in core.containers:
         core.forget(container)
     core.store.trash.discard(core.directory(container.id))

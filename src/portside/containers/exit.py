@@ -27,7 +27,7 @@ from portside.store.failpoints import reach
 log = logging.getLogger(__name__)
 
 MONITOR_LOST = 255
-"""Exit status of a container whose end nobody saw."""
+"""Exit status of a container whose end no monitor reported."""
 MONITOR_KILLED = "the container's monitor was killed, so the container was ended"
 
 
@@ -126,7 +126,7 @@ def wants_restart(container: Container, exit: Exited, lived_ns: int) -> bool:
 
 
 def check_condition(condition: str) -> None:
-    """InvalidParameter for what nobody can wait for."""
+    """Raises InvalidParameter for an unknown condition."""
     if condition not in ("", "not-running", "next-exit", "removed"):
         raise InvalidParameter(f"invalid condition: {quote(condition)}")
 

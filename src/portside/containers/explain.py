@@ -1,4 +1,4 @@
-"""What a container is made of, read from the kernel while it runs."""
+"""Namespaces, mounts and limits of a running container, read from the kernel."""
 
 from __future__ import annotations
 

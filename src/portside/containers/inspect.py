@@ -1,4 +1,4 @@
-"""What a container is, for ``ps`` and ``inspect``."""
+"""The documents about a container for ``ps`` and ``inspect``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the containers need of images, networks and volumes: faces, not imports."""
+"""Protocols of the image, network and volume services that containers use: no imports of them."""
 
 from __future__ import annotations
 

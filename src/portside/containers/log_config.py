@@ -78,7 +78,7 @@ def _check_numbers(options: dict[str, str]) -> None:
 
 
 def monitor_log(record: Record, path: str) -> messages.LogConfig:
-    """What the container's monitor needs to keep its output."""
+    """The log settings for the container's monitor."""
     config = record.host.log_config
     options = dict(config.config or {})
     return messages.LogConfig(

@@ -40,7 +40,7 @@ class Generation:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.first = b""
-        """Its first record; empty while there is none."""
+        """The file's first record; empty while the file is empty."""
         self.identify()
 
     def identify(self) -> bytes:
@@ -83,7 +83,7 @@ class Generation:
         return data[:whole].split(b"\n")[:-1][-count:]
 
     def _whole_until(self, end: int) -> int:
-        """Where the last whole line ends."""
+        """Offset at which the last whole line ends."""
         position = end
         while position > 0:
             step = min(PIECE, position)
@@ -160,12 +160,12 @@ def open_generations(path: Path, known: bytes = b"") -> list[Generation]:
 
 
 class LogWatch:
-    """Used from the event loop only. The instance is there while somebody follows."""
+    """Used from the event loop only. The inotify instance exists while a client follows."""
 
     def __init__(self) -> None:
         self._inotify: Inotify | None = None
         self._followers: dict[int, set[asyncio.Event]] = {}
-        """By watch."""
+        """Followers by watch descriptor."""
 
     @contextmanager
     def changes(self, directory: Path) -> Iterator[asyncio.Event]:
@@ -196,7 +196,7 @@ class LogWatch:
             self._inotify.unwatch(watch)
 
     def _rest(self) -> None:
-        """Close the instance when nobody follows any more."""
+        """Close the inotify instance when no client follows any more."""
         if self._inotify is not None and not self._followers:
             asyncio.get_running_loop().remove_reader(self._inotify.fileno())
             self._inotify.close()

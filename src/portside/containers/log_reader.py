@@ -40,7 +40,8 @@ class LogsOptions:
 
     @property
     def lines(self) -> int | None:
-        """Lines to show from the end; None for all (also when it is no number, as in Docker)."""
+        """Lines to show from the end; None for all, also when ``tail`` is not a number, as in
+        Docker."""
         try:
             count = int(self.tail)
         except ValueError:

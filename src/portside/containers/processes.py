@@ -1,4 +1,4 @@
-"""What a container has in the kernel and beneath the exec root, and how it is given back.
+"""Release of what a container has in the kernel and beneath the exec root.
 
 Its control group, its processes, and its state directory.
 """
@@ -55,7 +55,7 @@ def _group(path: str, state_dir: Path) -> Cgroup:
 
 
 def end_processes(core: Core, container: Container) -> bool:
-    """Kill what is left of a container that nobody watches; whether there was anything."""
+    """Kill what is left of a container without a monitor; returns whether there was anything."""
     try:
         left = cgroup_of(core, container).end()
     except (PortsideError, OSError) as err:
@@ -99,7 +99,7 @@ def drop_leftover(core: Core, directory: Path) -> None:
 
 
 def read_exit(core: Core, container: Container) -> Exited | None:
-    """What the monitor wrote about the end, if it did."""
+    """The exit that the monitor wrote, if it did."""
     try:
         data = (core.state_dir(container.id) / "exit.json").read_bytes()
         return msgspec.json.decode(data, type=Exited)

@@ -124,7 +124,7 @@ def _resume_health(core: Core, container: Container) -> None:
 
 
 async def _repair(core: Core) -> None:
-    """Finish removals, undo creations that have no root, drop what nobody owns."""
+    """Finish removals, undo creations that have no root, drop what has no owner."""
     for container in list(core.containers.values()):
         record = container.record
         if record.removing:
@@ -183,7 +183,7 @@ def _sweep_groups(core: Core) -> None:
 def _drop_unknown(core: Core) -> None:
     """Directories without a container; in a runtime's one a monitor may still run.
 
-    A container whose record cannot be read is no unknown one: `system check --repair` decides.
+    A container whose record cannot be read is not unknown: `system check --repair` decides.
     """
     known = set(core.store.db.collection("container", Record).ids())
     directory = core.instance.exec_root / "containers"

@@ -31,7 +31,7 @@ from portside.store.failpoints import reach
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT = 10
-"""Seconds between the stop signal and SIGKILL unless somebody says otherwise."""
+"""Seconds between the stop signal and SIGKILL unless set otherwise."""
 _KILL_TIMEOUT = 10.0
 _REPORT_TIMEOUT = 2.0
 """Seconds a monitor may take to report an exit that has happened."""

@@ -1,4 +1,4 @@
-"""What is refused when a container is made or changed, in Docker's words."""
+"""Checks of requests that create or change a container, with Docker's error texts."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _check_modes(core: Core, host: HostConfig) -> None:
 
 
 def _check_unbuilt(host: HostConfig) -> None:
-    """What this platform, or this engine, does not have."""
+    """Refuse options that this platform or this engine does not support."""
     if host.isolation not in ("", "default"):
         raise InvalidParameter(
             f"invalid isolation: \"{host.isolation}\" - linux only supports 'default'"

@@ -66,7 +66,7 @@ def load(arguments: Sequence[str]) -> DaemonOptions:
 
 
 def reload(current: DaemonOptions, arguments: Sequence[str]) -> DaemonOptions:
-    """What SIGHUP makes of the current options: only reloadable ones change."""
+    """The options after a SIGHUP: only reloadable ones change."""
     fresh = load(arguments)
     changes = {name: getattr(fresh, name) for name, spec in specs().items() if spec.reloads}
     return replace(current, **changes)
@@ -228,7 +228,7 @@ def parse_file(text: str) -> dict[str, Any]:
 
 
 def _refuse_unsafe(data: dict[str, Any]) -> None:
-    """What must not be ignored: the user relies on it."""
+    """Refuse options that must not be ignored: the user relies on them."""
     if data.get("authorization-plugins"):
         raise InvalidParameter(
             "authorization-plugins is not supported: nobody would be asked whether a request is "

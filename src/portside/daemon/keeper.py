@@ -40,7 +40,7 @@ _RESTART_PAUSE = 1.0
 
 
 class Places:
-    """Where a keeper leaves its traces in the exec root."""
+    """Paths of a keeper's files in the exec root."""
 
     def __init__(self, exec_root: Path) -> None:
         self.exec_root = exec_root
@@ -215,7 +215,7 @@ class Keeper:
         return True
 
     def _end(self) -> bool:
-        """Leave nothing behind; False when somebody is about to come."""
+        """Leave nothing behind; False when another process is about to connect."""
         import fcntl
 
         lock = os.open(self.places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

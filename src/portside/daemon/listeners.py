@@ -1,4 +1,4 @@
-"""Where the engine listens: unix sockets, TCP with or without TLS, sockets from systemd."""
+"""The engine's listening sockets: unix sockets, TCP with or without TLS, sockets from systemd."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Listener:
 
     @property
     def socket_path(self) -> str:
-        """Where clients find it in the file system, also when another program made it."""
+        """Path of the socket in the file system, also when another program made it."""
         if self.sock.family != socket.AF_UNIX:
             return ""
         name = self.sock.getsockname()
@@ -99,7 +99,7 @@ def open_all(options: DaemonOptions) -> list[Listener]:
 
 
 def open_buildkit(options: DaemonOptions) -> list[Listener]:
-    """Where ``--buildkit-host`` says: a unix socket with the rights of the API's."""
+    """Listen on ``--buildkit-host``: a unix socket with the rights of the API's socket."""
     return [_unix(Path(options.buildkit_host.removeprefix("unix://")), options)]
 
 
@@ -152,7 +152,7 @@ def _unix(path: Path, options: DaemonOptions) -> Listener:
 
 
 def _answers(path: Path) -> bool:
-    """Whether somebody serves this socket."""
+    """Whether a process serves this socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:

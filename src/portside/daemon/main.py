@@ -281,7 +281,8 @@ def _raise_descriptor_limit() -> None:
 
 
 def _settle_memory() -> None:
-    """What lives now lives long: keep the collector from walking (and dirtying) it."""
+    """Objects that exist now live long: exclude them from garbage collection, which would write to
+    their pages."""
     import gc
 
     gc.collect()

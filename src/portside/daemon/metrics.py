@@ -36,7 +36,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Histogram:
-    """How often something took how long."""
+    """Counts of durations by upper bound in seconds."""
 
     __slots__ = ("_buckets", "_sum")
 

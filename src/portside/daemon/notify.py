@@ -1,4 +1,4 @@
-"""What systemd wants to know and gives: readiness and listening sockets.
+"""systemd's protocols: notification of readiness, and listening sockets that it passes.
 
 Protocols of sd_notify(3) and sd_listen_fds(3), spoken directly.
 """

@@ -238,7 +238,7 @@ def _machine(options: DaemonOptions) -> Iterator[Finding]:
 
 
 def _members(group: str) -> list[str]:
-    """Who may open the socket besides root."""
+    """Users other than root that may open the socket."""
     with suppress(KeyError):
         found = grp.getgrnam(group)
         return sorted({*found.gr_mem, *(u.pw_name for u in pwd.getpwall()

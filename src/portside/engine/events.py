@@ -1,4 +1,4 @@
-"""The event bus: what happened, for everyone who listens, without ever waiting for them."""
+"""The event bus: passes events to all listeners and never waits for one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Listener:
         self._queue: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self.overrun = False
-        """It fell too far behind and gets no more."""
+        """The listener fell too far behind and gets no more events."""
         registry.add(self)
 
     def offer(self, event: Event) -> None:
@@ -141,7 +141,7 @@ def _without_tag(name: str) -> str:
 
 
 def wire(event: Event) -> dict[str, Any]:
-    """As ``GET /events`` shows it, with the fields older clients read."""
+    """The event as ``GET /events`` shows it, with the fields older clients read."""
     message: dict[str, Any] = {}
     if event.type in ("container", "image"):
         message["status"] = event.action

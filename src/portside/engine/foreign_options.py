@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """How an option without effect is written, and why it has none."""
+    """Spelling of an option without effect, and the reason why it has none."""
 
     key: str
     reason: str

@@ -1,4 +1,4 @@
-"""What ``GET /info`` and ``GET /version`` report."""
+"""The answers of ``GET /info`` and ``GET /version``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COMMIT = build_info.commit()
-"""Of the source that this process was started from; the files may be newer by now."""
+"""Commit of the source that this process was started from; the files may be newer."""
 
 
 def engine_version() -> Version:
@@ -145,7 +145,7 @@ def _own_runtime() -> RuntimeInfo:
 
 
 def _devices(directories: tuple[str, ...]) -> tuple[DeviceInfo, ...]:
-    """What CDI files describe; most machines have none, and no reader is imported then."""
+    """Devices of CDI files; the reader is only imported when there are such files."""
     if not any(os.path.isdir(directory) for directory in directories):  # noqa: PTH112
         return ()
     from portside.containers.spec.cdi import Registry

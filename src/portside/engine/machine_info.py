@@ -1,4 +1,4 @@
-"""What the machine is: read once or cheaply, for ``info`` and ``version``."""
+"""Facts about the machine, read once or cheaply, for ``info`` and ``version``."""
 
 from __future__ import annotations
 

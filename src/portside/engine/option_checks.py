@@ -236,7 +236,7 @@ def _check_pools(options: DaemonOptions) -> None:
 
 
 def _check_unsupported(options: DaemonOptions) -> None:
-    """What dockerd has and this engine does not: refused, rather than accepted in silence."""
+    """Refuse dockerd's options that this engine does not support, rather than ignore them."""
     if options.storage_driver not in _DRIVERS:
         raise InvalidParameter(
             f"storage-driver: {options.storage_driver!r} is not supported: use overlay2 or vfs"

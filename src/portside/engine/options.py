@@ -51,7 +51,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """How one option is written."""
+    """Spelling of one option."""
 
     flag: str
     key: str
@@ -280,7 +280,7 @@ class DaemonOptions:
 
     @property
     def effective_hosts(self) -> tuple[str, ...]:
-        """Where to listen; without ``--host`` the socket in the exec root."""
+        """Addresses to listen on; without ``--host`` the socket in the exec root."""
         if self.hosts:
             return self.hosts
         if self.exec_root == DEFAULT_EXEC_ROOT:

@@ -44,7 +44,7 @@ class SpaceWatch:
             log.warning("%s", "; ".join(self.warnings()))
 
     def warnings(self) -> tuple[str, ...]:
-        """What ``info`` and ``system df`` say about the disk; nothing when there is room."""
+        """Warnings of ``info`` and ``system df`` about the disk; empty when there is room."""
         space, root = self._store.space, self._store.root
         found = []
         if self._store.db.spilled or space.full:

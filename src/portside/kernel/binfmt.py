@@ -29,7 +29,7 @@ class Emulator:
 
 
 def _architecture(magic: str, offset: str) -> str:
-    """Of an ELF header; empty for programs of another kind."""
+    """Architecture of an ELF header; empty for programs of another kind."""
     try:
         head = bytes.fromhex(magic)
     except ValueError:
@@ -40,7 +40,7 @@ def _architecture(magic: str, offset: str) -> str:
 
 
 def emulators(directory: str = DIRECTORY) -> list[Emulator] | None:
-    """Those of other machines; None where binfmt_misc is not mounted."""
+    """Registered emulators of other machines; None where binfmt_misc is not mounted."""
     try:
         names = sorted(os.listdir(directory))
     except OSError:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 else:
 
     class suppress:
-        """As contextlib.suppress; groups of exceptions are not split."""
+        """Like contextlib.suppress; groups of exceptions are not split."""
 
         def __init__(self, *kinds):
             self._kinds = kinds
@@ -48,7 +48,7 @@ else:
             raise RuntimeError("generator didn't stop after throw()")
 
     def contextmanager(function):
-        """As contextlib.contextmanager; not to be used as a decorator itself."""
+        """Like contextlib.contextmanager; the result is not usable as a decorator."""
 
         def made(*arguments, **named):
             return _Context(function(*arguments, **named))

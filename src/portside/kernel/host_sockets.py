@@ -73,7 +73,7 @@ class HostSockets:
 
 
 def open_socket(protocol: str, address: str, port: int, backlog: int) -> socket.socket:
-    """What the keeper does: a socket in the network namespace we are in. Raises OSError."""
+    """Open a socket in the current network namespace; the keeper calls it. Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)

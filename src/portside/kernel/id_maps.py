@@ -1,4 +1,4 @@
-"""What the caller's user namespace maps (user_namespaces(7), uid_map and gid_map).
+"""ID mappings of the caller's user namespace (user_namespaces(7), uid_map and gid_map).
 
 Each file is read once in a process's life, and in that of its forks.
 """

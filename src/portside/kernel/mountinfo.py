@@ -1,4 +1,4 @@
-"""What /proc/self/mountinfo says about the mount that holds a path (proc(5))."""
+"""The entry in /proc/self/mountinfo of the mount that holds a path (proc(5))."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Type:
     @classmethod
     @cache
     def of(cls, written: str) -> Type:
-        """From ``ipv4_addr . inet_service``; an empty text is no type."""
+        """From ``ipv4_addr . inet_service``; an empty text is not a type."""
         return cls(tuple(part for part in written.split(" . ") if part))
 
     @property
@@ -97,7 +97,7 @@ class Type:
         """A value such as ``10.0.0.1 . 80``; ValueError or KeyError when it is none."""
         values = value.split(" . ")
         if len(values) != len(self.parts):
-            raise ValueError(f"{value!r} is no value of {' . '.join(self.parts)}")
+            raise ValueError(f"{value!r} is not a value of {' . '.join(self.parts)}")
         raw = [_TYPES[part][2](one) for part, one in zip(self.parts, values, strict=True)]
         if len(raw) == 1:
             return raw[0]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class HasFileno(Protocol):
-        """What has a descriptor."""
+        """An object with a descriptor."""
 
         def fileno(self) -> int: ...
 

@@ -1,4 +1,4 @@
-"""What a process can change about itself: namespaces, prctl(2), capabilities, descriptors."""
+"""A process's own attributes: namespaces, prctl(2), capabilities, descriptors."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def prctl(option: int, *arguments: int) -> int:
 
 
 def set_name(name: str) -> None:
-    """What ps(1) shows as this process's name, at most 15 bytes."""
+    """Set the name that ps(1) shows for this process, at most 15 bytes."""
     buffer = ctypes.create_string_buffer(name.encode()[:15])
     check(libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0))
 
@@ -236,7 +236,7 @@ def last_capability() -> int:
 
 
 def capability_bits(names: tuple[str, ...]) -> int:
-    """A bit set of names such as ``CAP_CHOWN``; names that nobody knows stand for nothing."""
+    """A bit set of names such as ``CAP_CHOWN``; unknown names are ignored."""
     bits = 0
     for name in names:
         if name in _NUMBERS:

@@ -342,7 +342,7 @@ _memory: dict[str, bytes] = {}
 
 
 def key_of(profile: Seccomp) -> str:
-    """What the compiled form depends on: the profile and the library's version."""
+    """Cache key of the compiled form: the profile and the library's version."""
     import hashlib
 
     import msgspec

@@ -24,7 +24,7 @@ XATTR = "security.selinux"
 """The attribute of a file that holds its label."""
 _CONFIG = "/etc/selinux/config"
 _CONTEXTS = "/usr/share/containers/selinux/contexts"
-"""What the package container-selinux brings, asked before the policy's own file."""
+"""File of the package container-selinux, read before the policy's own file."""
 _TOP = "/etc/selinux"
 
 
@@ -51,11 +51,11 @@ class ContainerContexts(msgspec.Struct, frozen=True):
     process: str
     file: str
     read_only: str
-    """Of files that every container may read and execute: layers of images."""
+    """Label of files that every container may read and execute: layers of images."""
 
 
 def container_contexts() -> ContainerContexts | None:
-    """What the policy says containers get, None when it says nothing."""
+    """The policy's contexts for containers; None when it has none."""
     try:
         text = _text(_CONTEXTS)
     except OSError:

@@ -1,11 +1,11 @@
-"""What ``system audit`` finds: the values that checks of the CIS Docker Benchmark end in."""
+"""Findings of ``system audit``: results of the CIS Docker Benchmark's checks."""
 
 from __future__ import annotations
 
 import msgspec
 
 PASS, WARN, INFO = "pass", "warn", "info"
-"""As recommended; not so; a choice that depends on the machine."""
+"""Status: as recommended; not as recommended; a choice that depends on the machine."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What ``portside build`` and the engine say to each other once ``POST /portside/build`` is
+"""Frames between ``portside build`` and the engine once ``POST /portside/build`` is
 upgraded: frames on one connection.
 
 A frame is a head of nine bytes (length of the payload, kind, channel; big-endian) and a payload.

@@ -29,7 +29,7 @@ DEFAULT: tuple[str, ...] = tuple(
         "NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE"
     ).split()
 )
-"""What Docker gives a container unless set otherwise."""
+"""Docker's default capabilities of a container."""
 
 ALL = "ALL"
 

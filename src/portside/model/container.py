@@ -1,4 +1,4 @@
-"""What a container is asked to be, with Docker's wire names (Engine API 1.24 to 1.55).
+"""Configuration of a container, with Docker's wire names (Engine API 1.24 to 1.55).
 
 ``ContainerConfig`` travels with the image, ``HostConfig`` belongs to this host, and
 ``Resources`` is the part of it that ``update`` can change. Lists and maps may be None, as

@@ -164,7 +164,7 @@ class ContainerSummary(Named):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     state: str = ""
     status: str = ""
-    """For people: ``Up 2 hours (healthy)``."""
+    """Readable form: ``Up 2 hours (healthy)``."""
     host_config: SummaryHostConfig = msgspec.field(default_factory=SummaryHostConfig)
     network_settings: SummaryNetworks = msgspec.field(default_factory=SummaryNetworks)
     mounts: tuple[MountPoint, ...] = ()
@@ -222,7 +222,7 @@ class Reshaped(Named):
     """Answer of ``POST /portside/containers/{id}/update``."""
 
     live: tuple[str, ...] = ()
-    """What has changed without anybody noticing: ``ports``, ``labels``."""
+    """Changes that did not restart the container: ``ports``, ``labels``."""
     recreated: tuple[str, ...] = ()
     """What took effect by stopping and starting the container again with the same files,
     identity and name, or will at its next start."""

@@ -2,4 +2,4 @@
 
 BASE, REGISTRY, MONITOR = "portside/base", "portside/registry", "portside/monitor"
 EMBEDDED = frozenset(f"{name}:latest" for name in (BASE, REGISTRY, MONITOR))
-"""As users see them, with the tag."""
+"""Names as users see them, with the tag."""

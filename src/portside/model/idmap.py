@@ -31,7 +31,7 @@ class IDMappings(msgspec.Struct, frozen=True):
         return _to_host(self.uids, uid, "uid")
 
     def host_gid(self, gid: int) -> int:
-        """As :meth:`host_uid`, for a group."""
+        """Like :meth:`host_uid`, for a group."""
         return _to_host(self.gids, gid, "gid")
 
     def last_gid(self) -> int:
@@ -43,7 +43,7 @@ class IDMappings(msgspec.Struct, frozen=True):
         return max(end - 1, 0)
 
     def inverse(self) -> IDMappings:
-        """From the host's to the container's."""
+        """The container's ID for an ID of the host."""
         return IDMappings(_inverse(self.uids), _inverse(self.gids))
 
 

@@ -1,4 +1,4 @@
-"""What the Engine API says about images, with Docker's wire names (API 1.24 to 1.55)."""
+"""Images in the Engine API, with Docker's wire names (API 1.24 to 1.55)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PROTOCOLS = ("tcp", "udp", "sctp")
 PREDEFINED = ("bridge", "host", "none")
-"""Networks every engine has and nobody may remove."""
+"""Networks that every engine has; they cannot be removed."""
 
 
 UNCONNECTED = "unconnected"
@@ -29,7 +29,7 @@ UNCONNECTED = "unconnected"
 
 
 class PortBinding(msgspec.Struct, frozen=True):
-    """Where a container's port is published; an empty port means any free one."""
+    """Host address and port of a published port; an empty port means any free one."""
 
     host_ip: str = msgspec.field(name="HostIp", default="")
     host_port: str = msgspec.field(name="HostPort", default="")
@@ -146,7 +146,7 @@ class EndpointResource(msgspec.Struct, frozen=True):
 
 
 class SubnetStatus(msgspec.Struct, frozen=True):
-    """How many addresses of a subnet are taken, and how many are left to be chosen from."""
+    """Numbers of used and of free addresses of a subnet."""
 
     ips_in_use: int = msgspec.field(name="IPsInUse", default=0)
     """With those of the network itself, the gateway and auxiliary ones."""
@@ -268,7 +268,7 @@ class AddressPool(msgspec.Struct, frozen=True):
 
 
 class NetworkOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the daemon's options and daemon.json say about networks; Docker's defaults."""
+    """The daemon's options for networks, with Docker's defaults."""
 
     bridge: str = ""
     """Use this existing bridge; ``none`` switches the default network off; empty: our own."""
@@ -346,7 +346,7 @@ class NetworkRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NetworkAttachment(msgspec.Struct, frozen=True, kw_only=True):
-    """What a container got.
+    """The network settings that a container got.
 
     ``netns_fd`` is the namespace the container's init enters; it stays the service's (pass
     it on with SCM_RIGHTS or dup it, do not close it) and is valid until ``detach``. None

@@ -71,7 +71,7 @@ class ExecCPUAffinity(_Part):
 
 
 class Process(_Part):
-    """What is executed inside a container, at start or later by exec."""
+    """A process that is executed inside a container, at start or later by exec."""
 
     terminal: bool = False
     console_size: Box | None = None
@@ -156,7 +156,7 @@ class DeviceCgroup(_Part, omit_defaults=False):
 
 
 class Memory(_Part):
-    """Bytes; -1 is no limit."""
+    """Bytes; -1 means unlimited."""
 
     limit: int | None = None
     reservation: int | None = None

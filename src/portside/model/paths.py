@@ -1,4 +1,4 @@
-"""Where the engine lives unless set otherwise. Imports next to nothing: every command needs it.
+"""The engine's default paths. Imports next to nothing: every command needs it.
 
 An engine of root has the system's directories. Without root it has the user's own, by the XDG
 Base Directory Specification; so has that engine's process, which is root of a user namespace.
@@ -7,7 +7,7 @@ Base Directory Specification; so has that engine's process, which is root of a u
 import os
 
 SYSTEM_SOCKET = "/run/portside/portside.sock"
-"""Where an engine of root listens, whoever asks."""
+"""Socket of an engine that runs as root, for every caller."""
 ROOTLESS_VARIABLE = "PORTSIDE_ROOTLESS"
 """In the environment of an engine without root, which believes to be root: the user's ID."""
 

@@ -54,7 +54,7 @@ class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def parse(cls, text: str) -> Platform:
-        """From ``os[/arch[/variant]]`` or an architecture alone; raises InvalidParameter."""
+        """Parse ``os[/arch[/variant]]`` or an architecture alone; raises InvalidParameter."""
         parts = text.split("/")
         if len(parts) > 3 or not all(_PART.fullmatch(part) for part in parts):
             raise InvalidParameter(
@@ -72,7 +72,7 @@ class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
         return cls(os="linux", architecture=os.uname().machine).normalized()
 
     def normalized(self) -> Platform:
-        """With the canonical spelling of system, architecture and variant."""
+        """The platform with the canonical spelling of system, architecture and variant."""
         system = self.os.lower()
         system = "darwin" if system == "macos" else system
         architecture, variant = self.architecture.lower(), self.variant.lower()
@@ -140,7 +140,7 @@ def best(wanted: Platform, offers: Iterable[tuple[Platform, _T]]) -> list[_T]:
 
 
 def describe(platforms: Sequence[Platform]) -> str:
-    """For messages: ``linux/amd64, linux/arm64``."""
+    """Text for messages: ``linux/amd64, linux/arm64``."""
     return ", ".join(dict.fromkeys(str(platform) for platform in platforms))
 
 

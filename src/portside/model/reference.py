@@ -96,11 +96,11 @@ class Reference:
 
     @property
     def target(self) -> str:
-        """What the registry is asked for: the digest, else the tag, else ``latest``."""
+        """The reference in requests to the registry: the digest, else the tag, else ``latest``."""
         return str(self.digest) if self.digest else self.tag or DEFAULT_TAG
 
     def tagged(self) -> Reference:
-        """With the tag ``latest`` when neither tag nor digest was given."""
+        """The reference with the tag ``latest`` when neither tag nor digest was given."""
         return replace(self, tag=DEFAULT_TAG) if self.is_name_only else self
 
     def with_tag(self, tag: str) -> Reference:

@@ -50,7 +50,8 @@ class AuthConfig(msgspec.Struct, frozen=True, omit_defaults=True):
             raise InvalidParameter("invalid X-Registry-Auth header: invalid JSON") from err
 
     def complete(self) -> AuthConfig:
-        """With ``username`` and ``password`` taken out of ``auth`` when only that was given."""
+        """Credentials with ``username`` and ``password``, decoded from ``auth`` when only that was
+        given."""
         if not self.auth or self.username:
             return self
         try:

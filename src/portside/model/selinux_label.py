@@ -16,9 +16,9 @@ from portside.model.errors import InvalidParameter, SystemFailure
 CATEGORIES = 1024
 """``c0`` to ``c1023``, as policies define them."""
 UNUSED_LEVEL = f"s0:c{CATEGORIES - 2},c{CATEGORIES - 1}"
-"""Of the files of containers without a process label; no container gets it."""
+"""Level of the files of containers without a process label; no container gets this level."""
 SHARED_LEVEL = "s0"
-"""Of files that several containers use (``:z``)."""
+"""Level of files that several containers use (``:z``)."""
 _TRIES = 64
 _FIELDS = ("user", "role", "type", "level")
 
@@ -44,18 +44,18 @@ class Context(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """Of one container. Either may be empty: none is set then."""
+    """Labels of one container. An empty label is not set."""
 
     process: str = ""
     mount: str = ""
-    """Of its files."""
+    """Label of the container's files."""
 
 
 NO_LABELS = Labels()
 
 
 def categories(level: str) -> frozenset[int] | None:
-    """The categories of a level or of a range's upper level; None for what is no level."""
+    """The categories of a level or of a range's upper level; None when the text is not a level."""
     _, colon, text = level.rpartition("-")[2].partition(":")
     found: set[int] = set()
     for part in text.split(",") if colon else ():

@@ -276,7 +276,7 @@ def _bad_addresses(wanted: EndpointSettings) -> Iterator[str]:
 
 
 def _address_version(text: str) -> int:
-    """4 or 6; 0 for what is no address of one host."""
+    """4 or 6; 0 for a text that is not an address of one host."""
     try:
         address = unmapped(text)
     except ValueError:

@@ -29,7 +29,7 @@ from portside.networks.portmapper import parse_port
 HOST_GATEWAY = "host-gateway"
 """The word in an extra host that stands for the host's address as containers see it."""
 EMBEDDED_SERVER = "127.0.0.11"
-"""Where a container on a user network finds the engine's name server."""
+"""Address of the engine's name server in a container on a user network."""
 
 LOCAL4 = ("127.0.0.1\tlocalhost",)
 LOCAL6 = (
@@ -271,7 +271,7 @@ class HostFiles:
     def _refresh(
         self, record: SandboxRecord, before: SandboxRecord, old: ResolvConf, new: ResolvConf
     ) -> None:
-        """Rewrite resolv.conf unless somebody changed it inside."""
+        """Rewrite resolv.conf unless it was changed inside the container."""
         expected, wanted = self._resolv_conf(before, old), self._resolv_conf(record, new)
         directory = record.request.directory
         if expected != wanted and _read(directory, "resolv.conf") == expected:

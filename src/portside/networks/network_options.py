@@ -1,4 +1,4 @@
-"""What a network may be asked to be: the names of its options, and Docker's checks of a request."""
+"""Options of a network: their names, and Docker's checks of a request."""
 
 from __future__ import annotations
 

@@ -93,7 +93,8 @@ def parse_port(text: str) -> tuple[int, int, str]:
 
 
 def parse_range(text: str) -> tuple[int, int]:
-    """``80`` or ``8000-8010``; InvalidParameter when it is no port number or upside down."""
+    """``80`` or ``8000-8010``; raises InvalidParameter when it is not a port number, or ends
+    before it starts."""
     low, dash, high = text.partition("-")
     if not (low.isascii() and low.isdigit()) or (dash and not high.isdigit()):
         raise InvalidParameter(f'invalid port specification: "{text}"')

@@ -33,7 +33,7 @@ MAX_CONNECTIONS = 1024
 IDLE = 120.0
 """Seconds after which a client is forgotten."""
 MAX_CLIENTS = 512
-"""Of one port; the one that was silent the longest makes room."""
+"""Clients of one port; the client that was silent the longest makes room."""
 MAX_DATAGRAM = 1 << 16
 BURST = 64
 """Datagrams taken in one go, before others get their turn."""
@@ -51,7 +51,7 @@ Address = tuple[str, int, int, int] | tuple[str, int]
 
 
 class Client(NamedTuple):
-    """Who asked, and which of the host's addresses it asked: the answer comes from there."""
+    """The client, and the host's address it sent to: the answer comes from that address."""
 
     address: Address
     asked: bytes
@@ -224,7 +224,7 @@ class Relays:
             self._loop.remove_reader(self._listening[other].fileno())
 
     def _stopped(self, publication: Publication) -> list[Publication]:
-        """Ports that accept nobody now; only ``publication`` can be one while there is room."""
+        """Ports that accept no client now; only ``publication`` can be one while there is room."""
         some = list(self._listening) if self._shares.full else [publication]
         return [
             other

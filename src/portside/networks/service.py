@@ -136,7 +136,7 @@ class NetworkService:
         """In the worker, where no namespace is being prepared meanwhile."""
         stale = self._links.stale(known | self._pool.links())
         if stale:
-            log.info("deleting interfaces nobody accounts for: %s", ", ".join(stale))
+            log.info("deleting interfaces without a network or container: %s", ", ".join(stale))
             self._links.delete(stale)
 
     def host_gateways(self) -> list[str]:
@@ -381,7 +381,7 @@ class NetworkService:
         self._catalogue.delete(record)
 
     async def prune(self, filters: Filters | None = None) -> builtins.list[str]:
-        """Remove all user networks nobody uses; their names."""
+        """Remove all unused user networks; returns their names."""
         wanted = filters or {}
         matching.check(wanted, PRUNE_FILTERS)
         until = matching.until(wanted)

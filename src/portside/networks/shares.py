@@ -1,4 +1,4 @@
-"""Shares of a resource that all containers use: nobody can take it away from the others.
+"""Shares of a resource that all containers use: one container cannot take it from the others.
 
 A user of the resource gets at most ``each``. When the ``total`` is used up, those that have
 less than ``assured`` still get what they ask for, so a few that took much cannot stop the rest.

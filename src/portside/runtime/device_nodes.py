@@ -53,7 +53,7 @@ def make_devices(root: int, spec: Spec) -> None:
 
 
 def _make_defaults(root: int, given: set[str]) -> None:
-    """What every container has, but for the nodes that its configuration describes itself."""
+    """Device nodes of every container, except those that its configuration describes itself."""
     dev = resolve(root, "/dev", True)
     try:
         for device in DEFAULT_DEVICES:

@@ -35,11 +35,11 @@ class CommandError(SystemFailure):
 
 
 class NoCommand(CommandError, CommandNotFound):
-    """It does not exist (exit code 127)."""
+    """The command does not exist (exit code 127)."""
 
 
 class DeniedCommand(CommandError, CommandNotExecutable):
-    """It exists and cannot be executed (exit code 126)."""
+    """The command exists and cannot be executed (exit code 126)."""
 
 
 def find(args: tuple[str, ...], env: dict[str, str]) -> str:
@@ -86,7 +86,7 @@ def _checked(path: str, name: str) -> str:
 
 
 def explain(path: str, name: str, err: OSError) -> PortsideError:
-    """What a failed execve(2) of a file that is there means."""
+    """The error for a failed execve(2) of an existing file."""
     start = f'exec: "{name}": '
     head = _head(path)
     if err.errno == errno.ENOENT:

@@ -36,7 +36,7 @@ from portside.runtime.messages import Exec, Identity, StartRequest
 from portside.runtime.state_files import clean, place_of
 
 _VERSION = "1.0.2"
-"""Of the runtime-spec: what everybody reads (crun before 1.9 refuses later ones)."""
+"""Version of the runtime-spec that all runtimes read (crun before 1.9 refuses later versions)."""
 _NOT_FOUND = ("executable file not found", "no such file or directory")
 _NOT_EXECUTABLE = ("permission denied", "exec format error", "is a directory")
 
@@ -77,7 +77,7 @@ class Streams:
         self.leader = fds[0]
 
     def descriptors(self, pid: int) -> list[int]:
-        """As ``messages.Placed`` wants them."""
+        """Descriptors in the order of ``messages.Placed``."""
         pidfd = os.pidfd_open(pid)
         if self.terminal:
             return [pidfd, self.leader]

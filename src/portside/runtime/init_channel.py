@@ -342,7 +342,7 @@ class Child:
         return outcome
 
     def descriptors(self) -> list[int]:
-        """Its pidfd and its streams, in the order of ``messages.Placed``."""
+        """The child's pidfd and streams, in the order of ``messages.Placed``."""
         pidfd = os.pidfd_open(self.pid)
         if self.leader >= 0:
             return [pidfd, self.leader]
@@ -379,7 +379,7 @@ def pipes(stdin: bool, outputs: bool) -> tuple[tuple[int, int, int], tuple[int, 
 
 
 def explain(own: Own, err: BaseException) -> str:
-    """What went wrong in a child, and at which step when the error does not say."""
+    """The text of a child's error, with the step when the error does not name it."""
     if isinstance(err, OSError):
         where = f"{err.filename}: " if err.filename else ""
         return f"{own.steps.current}: {where}{(err.strerror or str(err)).lower()}"

@@ -130,7 +130,7 @@ class Launcher:
             self._sock.send(messages.REFILL, socket.MSG_DONTWAIT)
 
     def _gone(self) -> bool:
-        """Whether the launcher is no more (it never speaks: readable is the end)."""
+        """Whether the launcher has ended (it never sends anything: readable means closed)."""
         return bool(readable(self._sock, timeout=0))
 
     def _send(self, request: StartRequest, fds: list[int]) -> None:

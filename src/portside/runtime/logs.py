@@ -34,7 +34,7 @@ _SLICE = 256 << 10
 
 
 def log_size(text: str) -> int:
-    """Bytes of ``max-size``, such as ``10m`` in powers of 1000; -1 is no limit.
+    """Bytes of ``max-size``, such as ``10m`` in powers of 1000; -1 means unlimited.
 
     Raises InvalidParameter.
     """

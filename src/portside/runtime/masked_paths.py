@@ -1,4 +1,4 @@
-"""What a container may not write to or see, covered from inside its root: masked paths,
+"""Paths that a container may not write to or see, covered from inside its root: masked paths,
 read-only paths (config-linux.md), a read-only root.
 
 Each path is opened beneath the root first and mounted on by that descriptor.

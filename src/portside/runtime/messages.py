@@ -1,4 +1,4 @@
-"""What engine, launcher, monitor and container init say to each other.
+"""Messages between the engine, the launcher, the monitor and the container's init.
 
 All travel as JSON over SOCK_SEQPACKET sockets, one message a packet, with descriptors
 beside them (unix(7), SCM_RIGHTS). Each message documents the order of its descriptors.
@@ -35,7 +35,7 @@ MAX_FDS = 64
 
 
 class LogConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a container's output is kept. ``driver``: json-file, local, none, syslog, journald."""
+    """The log of a container's output. ``driver``: json-file, local, none, syslog, journald."""
 
     driver: str = "json-file"
     path: str = ""
@@ -49,7 +49,7 @@ class LogConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who the process is, as Docker says it, resolved inside the root at start.
+    """User and groups of the process in Docker's form, resolved inside the root at start.
 
     ``user`` is ``name|uid[:group|gid]``, empty for the specification's own numbers.
     """
@@ -80,7 +80,7 @@ class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     init: bool = False
     """PID 1 is a program that reaps and passes signals on (``--init``)."""
     init_path: str = ""
-    """That program; empty for the system's."""
+    """Path of the init program; empty for the system's."""
     has_netns: bool = False
     has_userns: bool = False
     """The user namespace is there already, with the specification's mappings."""
@@ -137,7 +137,7 @@ def kind_of(err: BaseException) -> str:
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """It has not; ``kind`` names the error's class, see :data:`CLASSES`."""
+    """The request failed; ``kind`` names the error's class, see :data:`CLASSES`."""
 
     message: str
     kind: str = "system"

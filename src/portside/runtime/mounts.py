@@ -261,7 +261,8 @@ def _new(root: int, mount: Mount, options: Parsed) -> None:
         if options.label:
             selinux.set_label_of(tree, options.label)
     except PermissionError:
-        # Of a namespace that is not our user namespace's there can be no new proc (--pid host).
+        # A new proc cannot be mounted of a PID namespace that our user namespace does not own
+        # (--pid host).
         if mount.type != "proc":
             raise
         tree = open_tree(AT_FDCWD, "/proc", OPEN_TREE_CLONE | AT_RECURSIVE)
@@ -473,7 +474,7 @@ def _make_one(root: int, parent: int, above: str, name: str, directory: bool, li
 
 @contextmanager
 def _unchanged_times(directory: int) -> Iterator[None]:
-    """A mount point of ours is no change of the container's to the directory it is in."""
+    """A mount point that we make does not count as the container's change to its directory."""
     before = os.fstat(directory)
     yield
     os.utime(f"/proc/self/fd/{directory}", ns=(before.st_atime_ns, before.st_mtime_ns))

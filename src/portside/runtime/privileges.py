@@ -1,4 +1,4 @@
-"""Who the container's process is: user and groups from the image's files, capabilities,
+"""Identity of the container's process: user and groups from the image's files, capabilities,
 limits, no-new-privileges and the seccomp filter.
 
 The files are read from inside the root, where no link leads out, and only so far as is
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _MAX_FILE = 16 << 20
 _MAX_LINE = 64 << 10
 _MAX_ID = (1 << 31) - 1
-"""As other runtimes have it; the kernel would take twice as many."""
+"""The limit of other runtimes; the kernel would allow twice as many."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

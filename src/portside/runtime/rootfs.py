@@ -173,7 +173,7 @@ def _set_all(flags: int) -> None:
     try:
         mount.mount("", "/", "", flags | mount.MS_REC)
     except OSError as err:
-        # "/" is no mount point: a plain chroot. Every mount we can see is set instead.
+        # "/" is not a mount point: this is a plain chroot. Every mount we can see is set instead.
         if err.errno != 22:
             raise
         with open("/proc/self/mountinfo") as file:

@@ -1,4 +1,4 @@
-"""How a process is scheduled: ``scheduler``, ``ioPriority``, ``execCPUAffinity`` and the
+"""Scheduling of a process: ``scheduler``, ``ioPriority``, ``execCPUAffinity`` and the
 execution domain (config.md, "Linux Process"; config-linux.md, "Personality").
 """
 

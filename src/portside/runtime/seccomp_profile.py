@@ -27,7 +27,7 @@ _GO_ARCHES = {
     "loongarch64": ("loong64", "SCMP_ARCH_LOONGARCH64"),
     "mips64": ("mips64", "SCMP_ARCH_MIPS64"),
 }
-"""By ``uname -m``: the name that conditions use, and the architecture's own token."""
+"""Names by ``uname -m``: the name that conditions use, and the architecture's own token."""
 
 MAX_PROFILE = 4 << 20
 """Bytes of the largest profile read."""
@@ -157,7 +157,7 @@ def _holds(rule: Rule, caps: tuple[str, ...], arch: str, kernel: tuple[int, int]
 
 @functools.cache
 def kernel_version() -> tuple[int, int]:
-    """Of the running kernel: (6, 18)."""
+    """Version of the running kernel, such as (6, 18)."""
     return parse_kernel(".".join(os.uname().release.replace("-", ".").split(".")[:2]))
 
 

@@ -7,7 +7,7 @@ import posix
 _PF_EXITING = 0x4
 """include/linux/sched.h."""
 _SIGKILL = 1 << 9 - 1
-"""Its bit in a set of signals."""
+"""SIGKILL's bit in a set of signals."""
 
 
 def write_whole(path: str, data: bytes, sync: bool = True) -> None:
@@ -27,7 +27,7 @@ def write_whole(path: str, data: bytes, sync: bool = True) -> None:
 
 
 def exists(path: str) -> bool:
-    """As os.path.exists, for who starts without ``os``."""
+    """Like os.path.exists, for programs that start without ``os``."""
     try:
         posix.stat(path)
     except OSError:
@@ -42,7 +42,7 @@ def start_ticks(pid: int) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie (proc_pid_stat(5), field 3)."""
+    """Whether a process exists and is not a zombie (proc_pid_stat(5), field 3)."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"

@@ -237,7 +237,7 @@ class VolumeService:
                 await self._mounts.unmount(record.name, user)
 
     def mountpoint(self, name: str) -> str:
-        """Where a volume's files are on the host."""
+        """Path of a volume's files on the host."""
         return self._mounts.root(self._records.get(name))
 
     # -- beyond Docker -------------------------------------------------------------------

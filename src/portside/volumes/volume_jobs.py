@@ -1,4 +1,4 @@
-"""What volumes ask of the store's workers: copying, packing, mounting."""
+"""Jobs of volumes for the store's workers: copying, packing, mounting."""
 
 from __future__ import annotations
 

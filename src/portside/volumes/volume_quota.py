@@ -1,4 +1,4 @@
-"""How much a plain volume may hold: a project quota of the file system that the volumes are on."""
+"""Size limit of a plain volume: a project quota of the file system that the volumes are on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from portside.kernel import quota
 from portside.model.errors import InvalidParameter
 
 _ABSENT = (errno.ENOTTY, errno.EOPNOTSUPP, errno.ESRCH, errno.ENOSYS, errno.EINVAL)
-"""What file systems and kernels without project quotas answer."""
+"""Errors of file systems and kernels without project quotas."""
 
 
 def free_project(root: Path, taken: Collection[int]) -> int:

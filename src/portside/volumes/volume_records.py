@@ -1,4 +1,4 @@
-"""How volumes are kept: a record in the metadata, a directory, and a copy of the record in it.
+"""Storage of volumes: a record in the metadata, a directory, and a copy of the record in it.
 
 On disk, beneath the data root::
 
@@ -44,7 +44,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: dict[str, str] | None = None
     options: dict[str, str] | None = None
     project: int = 0
-    """Its project on the file system, when its size is limited."""
+    """The volume's project on the file system, when its size is limited."""
 
 
 class Records:
@@ -133,7 +133,7 @@ class Records:
             self._store.trash.discard(self.directory(name))
 
     def volume(self, record: Record) -> Volume:
-        """As the API shows it."""
+        """The volume as the API shows it."""
         return Volume(
             created_at=format_rfc3339(record.created_at * 10**9),
             driver=record.driver,
@@ -170,9 +170,9 @@ class Records:
             self._store.trash.discard(leftover)
 
     def _adopt(self, path: Path) -> None:
-        """A directory nobody recorded: files outlive the metadata."""
+        """Adopt a directory without a record: files outlive the metadata."""
         if not NAME.fullmatch(path.name) or not (path / "_data").is_dir():
-            log.warning("%s is no volume: left alone", path)
+            log.warning("%s is not a volume: left alone", path)
             return
         record = Record(path.name, int(path.stat().st_mtime))
         try:

@@ -432,7 +432,7 @@ class Cgroup:
         return left
 
     def delete(self, timeout: float = 2.0) -> None:
-        """Remove the groups, those below first. Nothing to do is no error.
+        """Remove the groups, those below first. A missing group is not an error.
 
         Processes that are left are killed. Raises SystemFailure when a group cannot be removed
         within ``timeout`` seconds.
@@ -446,7 +446,7 @@ class Cgroup:
                 time.sleep(0.001)
 
     def remove_empty(self) -> bool:
-        """Remove the directories in which nobody lives; whether all of them are gone."""
+        """Remove the directories without processes; returns whether all of them are removed."""
         gone = True
         for directory in self.directories():
             try:
@@ -479,7 +479,7 @@ class Cgroup:
             raise
 
     def _take_over(self, directory: str) -> None:
-        """A group of that name is there: what a crash left behind, or somebody's."""
+        """A group of that name exists: a crash left it behind, or another program made it."""
         if files.read_or(f"{directory}/cgroup.procs").split() or not _rmtree(directory):
             raise Conflict(f"control group {directory} exists already and has processes in it")
         os.mkdir(directory, 0o755)

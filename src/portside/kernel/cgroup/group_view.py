@@ -1,4 +1,4 @@
-"""What the files of this folder read of a group; for type checkers only."""
+"""Attributes of a group that the modules of this folder read; for type checkers only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where this machine's control groups are: version 1, version 2, or both at once.
+"""Layout of this machine's control groups: version 1, version 2, or both at once.
 
 Facts from cgroups(7), ``Documentation/admin-guide/cgroup-v1`` and ``cgroup-v2.rst``.
 
@@ -116,7 +116,7 @@ def _read_controllers(mount: str) -> str:
 
 NONE = Layout("none")
 OWN_LEAF = "portside-engine"
-"""Where the engine's processes go when they sit in a group that must delegate."""
+"""Subgroup that the engine's processes move to when their own group must delegate."""
 
 
 def delegated(layout: Layout, path: str) -> Layout:

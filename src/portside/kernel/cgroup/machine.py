@@ -1,4 +1,4 @@
-"""What this machine's control groups can limit, as ``info`` shows it and limits are checked."""
+"""Resources that this machine's control groups can limit, for ``info`` and checks of limits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Machine:
     blkio_read_iops: bool = False
     blkio_write_iops: bool = False
     cgroup_version: int = 2
-    """What Docker calls the version: 2 only where there is no version 1 at all."""
+    """The version as Docker reports it: 2 only where there is no version 1 at all."""
 
     @classmethod
     def everything(cls, cpus: int = 8) -> Machine:

@@ -1,4 +1,4 @@
-"""How Go reads and writes text: what users of Docker type and see.
+"""Go's text formats, as users of Docker type and see them.
 
 Docker's programs take these rules from Go's standard library (``strconv``, ``time``,
 ``encoding/json``) and from ``docker/go-units``. Every reader and writer of such text in Portside

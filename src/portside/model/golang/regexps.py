@@ -21,7 +21,7 @@ LIMIT = 0.2
 def search(pattern: str, text: str) -> bool:
     """Whether ``pattern`` matches somewhere in ``text``.
 
-    Raises re.error for what is no expression, InvalidParameter for one that takes too long.
+    Raises re.error for an invalid expression, InvalidParameter for one that takes too long.
     """
     compiled = re.compile(pattern)
     if pattern.isalnum() or threading.current_thread() is not threading.main_thread():

@@ -5,7 +5,7 @@ served by the engine's event loop, so that an answer depends on who asks. They l
 port of their own; a few stateless rules in the container's namespace lead 127.0.0.11:53
 there, which leaves port 53 free for name servers that run in containers.
 
-Names nobody here has are passed on to the host's servers (or the container's ``--dns``), from
+Names that no container has are passed on to the host's servers (or the container's ``--dns``), from
 the container's own network: what its firewall rules and routes forbid stays forbidden, and the
 server sees the address that the container's other packets have. Only servers that the host alone
 can reach, such as one on its loopback, are asked from the host's network (``Upstream.on_host``).
@@ -54,16 +54,16 @@ TABLE = "portside_names"
 
 
 class Names(Protocol):
-    """What one container can ask for by name; answers change as containers come and go."""
+    """Names that one container can resolve; answers change as containers come and go."""
 
     def addresses(self, name: str) -> list[IPAddress] | None:
-        """Addresses of a name (lower case); None when nobody here has it."""
+        """Addresses of a name (lower case); None when no container has it."""
 
     def name_of(self, address: IPAddress) -> str | None:
         """The name of an address on the container's networks."""
 
     def servers(self) -> Sequence[Upstream]:
-        """Where other names are asked for; empty when they are not (internal networks)."""
+        """Upstream servers for other names; empty on internal networks."""
 
 
 class DnsSockets:
@@ -247,7 +247,7 @@ class Forwarder:
         self._closed = False
 
     def close(self) -> None:
-        """Ask nobody any more: the namespace's descriptor may be closed."""
+        """Send no more queries: the namespace's descriptor may be closed."""
         self._closed = True
 
     def busy(self) -> bool:

@@ -44,7 +44,7 @@ class Directory:
             self._addresses.pop((endpoint.network_id, address), None)
 
     def lookup(self, network_id: str, name: str) -> list[IPAddress] | None:
-        """Addresses of everybody with a name on one network."""
+        """Addresses of all names on one network."""
         holders = self._names.get((network_id, name))
         if not holders:
             return None
@@ -56,7 +56,7 @@ class Directory:
 
 
 class ContainerNames:
-    """What one container may ask: the names on its networks, its links, the host."""
+    """Names that one container can resolve: on its networks, its links, the host."""
 
     def __init__(
         self,

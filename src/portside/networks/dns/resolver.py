@@ -21,7 +21,7 @@ SYSTEMD_STUB = "127.0.0.53"
 SYSTEMD_RESOLV_CONF = "/run/systemd/resolve/resolv.conf"
 """The servers behind systemd-resolved's local stub (systemd-resolved.service(8))."""
 FALLBACK_SERVERS = ("8.8.8.8", "8.8.4.4")
-"""What Docker gives a container when the host names no server it could reach."""
+"""Docker's servers for a container when the host names no server that it could reach."""
 MAX_BYTES = 65536
 
 

@@ -46,7 +46,7 @@ class Firewall:
             ) from err
 
     def follow(self) -> None:
-        """Put the table back at once whenever somebody else changes it."""
+        """Restore the table at once whenever another program changes it."""
         if self._monitor is not None:
             asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._noticed)
 
@@ -164,7 +164,7 @@ class Firewall:
             self._settle()
 
     def _settle(self) -> None:
-        """Our own changes are not news; somebody else's in between are."""
+        """Ignore events of our own changes; those of other programs in between count."""
         if self._monitor is not None:
             ours, others = self._monitor.foreign_changes()
             if ours or others:

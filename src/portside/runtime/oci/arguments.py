@@ -31,7 +31,7 @@ def _default_root() -> str:
 
 
 def _absolute(path: str) -> str:
-    """As os.path.abspath, without ``os`` for a path that is so already."""
+    """Like os.path.abspath; does not import ``os`` for a path that is absolute already."""
     if path[:1] == "/" and not ("//" in path or "/." in path or path[-1] == "/"):
         return path
     import os
@@ -40,7 +40,7 @@ def _absolute(path: str) -> str:
 
 
 class Options(table.Options):
-    """What was given, operands included."""
+    """Options and operands of a command line."""
 
     __slots__ = ("operands",)
 

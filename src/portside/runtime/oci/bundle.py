@@ -34,7 +34,7 @@ class Wanted(msgspec.Struct):
     pidfd_socket: str = ""
     preserve_fds: int = 0
     listen_fds: int = 0
-    """How many of them are sockets that systemd listens on for the container."""
+    """Number of descriptors that are sockets which systemd listens on for the container."""
     detach: bool = True
     keyring: bool = True
     systemd: bool = False
@@ -63,14 +63,14 @@ def load(bundle: str) -> Spec:
 
 
 def _deny_devices(linux: Linux) -> None:
-    """What no rule allows is denied, also when there are none."""
+    """Deny every device that no rule allows, also without any rule."""
     limits = linux.resources or Resources()
     limits.devices = (DeviceCgroup(False, access="rwm"), *limits.devices)
     linux.resources = limits
 
 
 def cgroup_path(spec: Spec, id: str, systemd: bool) -> str:
-    """Where its control group is; systemd's ``slice:prefix:name`` is the path of that scope."""
+    """Path of the control group; systemd's ``slice:prefix:name`` means the path of that scope."""
     assert spec.linux is not None
     given = spec.linux.cgroups_path
     if not systemd:
@@ -149,7 +149,7 @@ class _Creation:
             no_pivot=wanted.no_pivot,
         )
         self._mounted = "" if spec.namespace("mount") else spec.root.path
-        """Where the root is mounted in our own namespace; the container has none."""
+        """Mount point of the root in our own namespace; the container has no mount namespace."""
 
     def run(self) -> Child:
         spec, request = self.spec, self.request

@@ -1,4 +1,4 @@
-"""What this runtime is: ``--version``, ``--help``, ``features``, ``spec``."""
+"""Description of this runtime: ``--version``, ``--help``, ``features``, ``spec``."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def _example() -> Spec:
 
 
 def _make_rootless(spec: Spec) -> None:
-    """What may be had without root: a user namespace in which the caller is root, the host's
-    network and /sys, no limits (runc's ``spec --rootless``)."""
+    """Adapt the example to a caller without root: a user namespace in which the caller is root,
+    the host's network and /sys, no limits (runc's ``spec --rootless``)."""
     assert spec.linux is not None
     kept = [n for n in spec.linux.namespaces if n.type not in ("network", "user")]
     spec.linux.namespaces = (*kept, Namespace("user"))
@@ -144,7 +144,7 @@ def _make_rootless(spec: Spec) -> None:
 
 
 def features(context: Context, options: Options) -> int:
-    """What is built and what this machine has (runtime-spec, features.md)."""
+    """Features of the runtime and of this machine (runtime-spec, features.md)."""
     print(json.dumps(described(), indent=2))
     return 0
 

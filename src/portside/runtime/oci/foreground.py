@@ -19,7 +19,7 @@ _NOT_PASSED = (signal.SIGCHLD, signal.SIGWINCH, signal.SIGURG, signal.SIGKILL, s
 
 
 def pass_signals(child: Child) -> None:
-    """From now on signals that we get are the child's."""
+    """Pass signals that we receive on to the child from now on."""
     pidfd = os.pidfd_open(child.pid)
 
     def passed(number: int, _: object) -> None:

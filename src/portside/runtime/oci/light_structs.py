@@ -31,11 +31,11 @@ class MsgspecError(Exception):
 
 
 class DecodeError(MsgspecError):
-    """It is no JSON."""
+    """The text is not JSON."""
 
 
 class ValidationError(DecodeError):
-    """It is JSON of another shape; the message says where."""
+    """The JSON does not match the type; the message says where."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

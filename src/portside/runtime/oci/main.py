@@ -86,7 +86,7 @@ _OPERANDS: dict[str, tuple[int, int | None]] = {
     "list": (0, 0), "spec": (0, 0), "features": (0, 0), "exec": (1, None), "ps": (1, None),
     "kill": (1, 2), "checkpoint": (0, None), "restore": (0, None),
 }  # fmt: skip
-"""How many operands a verb takes at least and at most; one, when it is not here."""
+"""Least and greatest number of operands of a verb; a verb that is missing here takes one."""
 
 _VERBS: dict[str, tuple[str, str, str, str]] = {
     "create": ("ID", "Create a container", _CREATE, "lifecycle_verbs:create"),
@@ -159,7 +159,7 @@ _VERBS: dict[str, tuple[str, str, str, str]] = {
       --work-path string             Accepted
 """, "features:unbuilt"),
 }  # fmt: skip
-"""Of each verb: operands, what it does, its flags, and where it is."""
+"""Each verb's operands, description, flags and module."""
 
 
 def global_flags() -> list[Flag]:

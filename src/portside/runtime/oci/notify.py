@@ -74,7 +74,7 @@ def _send(message: bytes) -> None:
 
 
 def remove(directory: str) -> None:
-    """What :func:`offer` and :func:`listen` have made."""
+    """Remove what :func:`offer` and :func:`listen` have made."""
     with suppress(OSError):
         os.unlink(f"{directory}/notify/{_NAME}")
     with suppress(OSError):

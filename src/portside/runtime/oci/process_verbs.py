@@ -41,7 +41,7 @@ def _config(box: Container) -> dict[str, Any]:
 
 
 def describe(box: Container, saved: Saved) -> dict[str, Any]:
-    """What ``state`` and ``list`` print."""
+    """The document that ``state`` and ``list`` print."""
     status = box.status(saved)
     found: dict[str, Any] = {
         "ociVersion": SPEC_VERSION,

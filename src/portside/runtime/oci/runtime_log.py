@@ -15,7 +15,7 @@ class _Target:
 
 
 def configure(path: str, format: str) -> None:
-    """Where to and in which form (text or json); an empty path is standard error."""
+    """Set the log's path and format (text or json); an empty path means standard error."""
     _Target.path, _Target.format = path, format
 
 

@@ -1,4 +1,4 @@
-"""Where the command line keeps a container between its calls.
+"""The state of a container between two calls of the command line.
 
 ::
 
@@ -43,11 +43,11 @@ class Saved:
         self.freezer = freezer
         """The file that says whether the container is paused."""
         self.groups = groups
-        """Its directories in all hierarchies of control groups, version 2 last."""
+        """The container's directories in all control group hierarchies, version 2 last."""
         self.poststart, self.poststop = poststart, poststop
         """Whether there are such hooks."""
         self.mounted = mounted
-        """Where its root is mounted in our own namespace; the container has none of its own."""
+        """Mount point of the root in our own namespace; the container has no mount namespace."""
 
 
 class Container:
@@ -61,7 +61,7 @@ class Container:
         self.directory = f"{root}/{id}"
 
     def make(self) -> None:
-        """Its directory. Raises Conflict when there is one of this name."""
+        """Make the container's directory. Raises Conflict when the name is in use."""
         import os
 
         os.makedirs(os.path.dirname(self.directory), 0o711, exist_ok=True)
@@ -113,7 +113,7 @@ class Container:
         return "created" if exists(self.fifo) else "running"
 
     def remove(self) -> None:
-        """Remove what is kept of it; what another call has removed already is no error."""
+        """Remove the container's state; a file that another call has removed is not an error."""
         for name in sorted(self._names()):
             if name == "notify":
                 from portside.runtime.oci import notify
@@ -147,7 +147,7 @@ def _frozen(saved: Saved) -> bool:
 
 
 def lives(pid: int, started: int) -> bool:
-    """Whether a process is there, is the one meant, and is no zombie."""
+    """Whether a process exists, has this start time, and is not a zombie."""
     try:
         if start_ticks(pid) != started:
             return False

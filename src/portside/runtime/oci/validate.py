@@ -1,4 +1,4 @@
-"""What a ``config.json`` must keep to before anything is made from it (runtime-spec, config.md)."""
+"""Checks of a ``config.json`` before anything is made from it (runtime-spec, config.md)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def check(spec: Spec) -> list[str]:
     if spec.root is None:
         raise InvalidParameter("config.json: root is missing: root must be specified")
     if spec.linux is None:
-        raise InvalidParameter("config.json: linux is missing: it is no Linux container")
+        raise InvalidParameter(
+            "config.json: linux is missing: the container is not a Linux container"
+        )
     _namespaces(spec)
     _sysctls(spec)
     _refused(spec)

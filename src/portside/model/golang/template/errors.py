@@ -10,7 +10,7 @@ class TemplateError(InvalidParameter):
 
 
 class ParseError(TemplateError):
-    """The text is no template: ``template: :1: unclosed action``."""
+    """The text is not a template: ``template: :1: unclosed action``."""
 
 
 class ExecError(TemplateError):

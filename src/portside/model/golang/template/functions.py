@@ -1,4 +1,4 @@
-"""What templates may call: text/template's own functions and Docker's.
+"""Functions of templates: text/template's own and Docker's.
 
 Each raises ValueError with Go's text when its arguments do not fit.
 """

@@ -68,7 +68,7 @@ class Lexer:
             yield from self._action(left)
 
     def _action(self, left: int) -> Iterator[Token]:
-        """What stands between the braces."""
+        """Tokens between the braces."""
         text = self._text
         inner = self._at
         while text[inner : inner + 1] in tuple(_WHITE) and inner < len(text):

@@ -67,7 +67,7 @@ class Parser:
         return token
 
     def _solid(self) -> Token:
-        """The next token that is no space."""
+        """The next token that is not a space."""
         token = self._next()
         while token.kind == "space":
             token = self._next()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class GoMap(dict):  # type: ignore[type-arg]
-    """A map: prints as ``map[a:b]``; a missing key is no value."""
+    """A map: prints as ``map[a:b]``; a missing key prints ``<no value>``."""
 
 
 class NilMap(GoMap):
@@ -104,7 +104,7 @@ class Row:
 
 
 def is_true(value: Any) -> bool:
-    """What ``if`` sees: zero, empty, nil and no value are false; structs are true."""
+    """Truth of a value for ``if``: zero, empty, nil and no value are false; structs are true."""
     if isinstance(value, (GoStruct, Row)):
         return True
     if value is None or value is MISSING:
@@ -113,7 +113,7 @@ def is_true(value: Any) -> bool:
 
 
 def type_name(value: Any) -> str:
-    """As Go's %T would say it."""
+    """The type's name as Go's %T prints it."""
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
