@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -301,41 +300,6 @@ def test_api_socket(ours: Ours, engine: RunningEngine, tmp_path: Path) -> None:
 
 
 # -- what goes wrong ------------------------------------------------------------------------------
-
-
-def test_a_port_that_is_taken(ours: Ours, engine: RunningEngine) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        program = ours(
-            "name: clash\nservices:\n"
-            f"  a: {{image: portside/base, command: sleep 9, ports: ['127.0.0.1:{port}:80']}}\n"
-        )
-        try:
-            done = program("up", "-d", status=1)
-            assert str(port) in done.stderr and "Error response from daemon" in done.stderr
-        finally:
-            program("down", "-t", "0")
-    assert composekit.state(engine, "clash") == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "status", "said"),
-    [
-        ("services: {a: {image: portside/base, comand: x}}", 1, "command"),
-        ("services: {a: {image: portside/nosuch, pull_policy: never}}", 1, "No such image"),
-        ("services: {a: {image: portside/base, depends_on: [b]}}", 1, "undefined service"),
-        ("services: {a: {image: '${NO:?needed}'}}", 1, "needed"),
-        ("", 1, "empty compose file"),
-    ],
-)  # fmt: skip
-def test_bad_files_make_nothing(
-    ours: Ours, engine: RunningEngine, text: str, status: int, said: str
-) -> None:
-    program = ours(text)
-    done = program("-p", "badfile", "up", "-d", status=status)
-    assert said in done.stderr and "Traceback" not in done.stderr
-    program("-p", "badfile", "down", status=None)
-    assert [name for name in composekit.state(engine, "badfile") if name[0] == "/"] == []
 
 
 MANY = "name: killed\nservices:\n" + "".join(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
-from portside.compose import conditions, socket_access
+from portside.client.errors import Refused
+from portside.compose import conditions, preflight, socket_access
 from portside.compose.actions import Actions
 from portside.compose.conditions import TimedOut
-from portside.compose.converge import Convergence, UpOptions, add_starts, add_wait, in_order
+from portside.compose.converge import Convergence, UpOptions, add_starts, add_wait, in_order, runs
 from portside.compose.executor import execute
 from portside.compose.observed import observe
 from portside.compose.project import Project
@@ -29,7 +30,11 @@ def prepare(actions: Actions, choices: UpOptions, tools: ImageTools, parallel: i
 
         model_runner.ensure(actions)
     socket_access.give(actions)
-    observed = observe(actions.pool, project.name, names_of(project))
+    try:
+        observed = observe(actions.pool, project.name, names_of(project))
+    except Refused:
+        preflight.check_names(project)
+        raise
     ensure(actions.pool, project, observed.images, tools, actions.report, parallel, actions.warn,
            actions.dry_run)  # fmt: skip
     actions.images = observed.images
@@ -50,6 +55,8 @@ def up(
     """Have every container running. ``wait``: until healthy, at most so many seconds (0: as long
     as it takes)."""
     plan = prepare(actions, choices, tools, parallel).plan
+    project = actions.project
+    preflight.check_ports(project, [name for name in project.services if not runs(actions, name)])
     _start(plan, actions, parallel, wait, wait_seconds)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from portside.client.client import path_of
-from portside.compose import conditions
+from portside.compose import conditions, preflight
 from portside.compose.actions import Actions
 from portside.compose.changes import DIVERGED, FORCE, difference
 from portside.compose.compose_errors import ComposeError, user_message
@@ -81,24 +81,35 @@ class Convergence:
         self._orphans()
         for name in in_order(self.project):
             self._service(name)
+        for name, service in self.project.services.items():
+            if "provider" in service or not scale_of(service):
+                continue
+            if name in self.actions.changing:
+                preflight.check_image(self.project, name, self.observed.images)
+            if not runs(self.actions, name):
+                preflight.check_files(self.project, name)
 
     def _check_external(self) -> None:
-        for network in self.project.networks.values():
+        for key, network in self.project.networks.items():
             if not network.get("external"):
                 continue
             found = self.observed.network(network["name"])
             if not found:
-                raise ComposeError(
-                    f"network {network['name']} declared as external, but could not be found"
+                raise self.project.error(
+                    ("networks", key),
+                    f"network {network['name']} declared as external, but could not be found",
                 )
             if len(found) > 1:
-                raise ComposeError(
+                raise self.project.error(
+                    ("networks", key),
                     f'multiple networks with name "{network["name"]}" were found. '
-                    "Use network ID as `name` to avoid ambiguity"
+                    "Use network ID as `name` to avoid ambiguity",
                 )
-        for volume in self.project.volumes.values():
+        for key, volume in self.project.volumes.items():
             if volume.get("external") and volume["name"] not in self.observed.volumes:
-                raise ComposeError(f'external volume "{volume["name"]}" not found')
+                raise self.project.error(
+                    ("volumes", key), f'external volume "{volume["name"]}" not found'
+                )
 
     def _users_of(self, group: str, key: str) -> list[str]:
         """Services that use a network or a volume."""
@@ -441,7 +452,7 @@ def add_starts(
         if name in actions.rollouts:
             roll = actions.rollouts.pop(name)
             after.append(plan.add("recreate", f"service {name}", roll, after=_unique(after)))
-        if _runs(actions, name):
+        if runs(actions, name):
             started[name] = _unique(after)
             continue
         step = plan.add(
@@ -451,7 +462,7 @@ def add_starts(
     return started
 
 
-def _runs(actions: Actions, name: str) -> bool:
+def runs(actions: Actions, name: str) -> bool:
     """A service of which every container runs already and stays: there is nothing to start."""
     found = actions.containers.get(name) or []
     return name not in actions.changing and all(item.state == "running" for item in found)

@@ -18,32 +18,35 @@ def inject(pool: EnginePool, project: Project, service: Values, container: str) 
             continue
         request = ContainerRequest(project, "", service, 0)
         for item, defined, target in request.file_objects(group, base):
-            content = _content(project, defined, group)
+            content = content_of(project, service, defined, group)
             if not content:
                 continue
-            if service.get("read_only"):
-                raise ComposeError(
-                    f"cannot create {group[:-1]} {defined['name']!r} in a read-only service: "
-                    "`file` is the sole supported option"
-                )
             owned = bool(item.get("uid") or item.get("gid"))
             query = {"path": "/", "copyUIDGID": owned or None}
             archive = _archive(target, content.encode(), item)
             pool.put(path_of("containers", container, "archive"), query, archive)
 
 
-def _content(project: Project, defined: Values, group: str) -> str:
-    if defined.get("content"):
-        return str(defined["content"])
+def content_of(project: Project, service: Values, defined: Values, group: str) -> str:
+    """What is copied for a secret or config of a service; empty when it is a file of the host.
+
+    Raises ComposeError for a variable that is not set, and when the service is read-only.
+    """
+    content = str(defined.get("content") or "")
     variable = defined.get("environment")
-    if not variable:
-        return ""
-    if variable not in project.environment:
+    if not content and variable:
+        if variable not in project.environment:
+            raise ComposeError(
+                f'environment variable "{variable}" required by {group[:-1]} "{defined["name"]}" '
+                "is not set"
+            )
+        content = project.environment[variable]
+    if content and service.get("read_only"):
         raise ComposeError(
-            f'environment variable "{variable}" required by {group[:-1]} "{defined["name"]}" '
-            "is not set"
+            f"cannot create {group[:-1]} {defined['name']!r} in a read-only service: "
+            "`file` is the sole supported option"
         )
-    return project.environment[variable]
+    return content
 
 
 def _archive(target: str, data: bytes, item: Values) -> bytes:

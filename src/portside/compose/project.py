@@ -323,14 +323,17 @@ def _name(
         return given
     from portside.compose.interpolation import substitute
 
-    found = ""
+    found, at = "", None
     for file in files:
         for document in loader.look_at(file):
             value = document.tree.get("name") if isinstance(document.tree, Map) else None
             if isinstance(value, str) and value:
-                found = value
+                found, at = value, position(document.tree, ("name",))
     if request.interpolates:
         found = substitute(found, environment.get)
+    if found and not normalize_name(found):
+        message = f"project name must not be empty, and '{found}' has no character that is allowed"
+        raise InvalidFile(message, at, "name")
     name = normalize_name(found) or normalize_name(os.path.basename(directory))
     if not name:
         raise ComposeError("project name must not be empty")
