@@ -53,7 +53,7 @@ class BuildRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     ref: str
     frontend: str = ""
     attrs: dict[str, str] = {}
-    """Of the frontend, as clients spell them, without what may be secret."""
+    """The frontend's attributes as clients spell them, without possible secrets."""
     exporters: tuple[tuple[str, dict[str, str]], ...] = ()
     created: int = 0
     completed: int = 0
@@ -148,7 +148,7 @@ class BuildHistory:
         gc.release(self._store, owned)
 
     def all(self) -> list[BuildRecord]:
-        """Those that run as well, newest first."""
+        """All builds, running ones included, newest first."""
         found = [*self._records.all(), *self._active.values()]
         return sorted(found, key=lambda record: -record.created)
 

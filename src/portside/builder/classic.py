@@ -56,7 +56,7 @@ class _Voice:
     """``id`` of the vertex whose turn it is."""
     kept: dict[int, list[str]] = field(default_factory=dict)
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         if isinstance(event, Log):
             text = event.data.decode("utf-8", "replace")
             if id(event.vertex) == self.current:
@@ -76,7 +76,7 @@ class ClassicBuild:
     def __init__(self, service: BuildService, options: ClassicOptions, emit: Emit) -> None:
         self._service, self._options, self._emit_raw = service, options, emit
         self._taken: frozenset[int] = frozenset()
-        """Of the steps whose results came from ``cache_from``: their ``id``."""
+        """``id()`` of each step whose result came from ``cache_from``."""
 
     def _emit(self, message: dict[str, Any]) -> None:
         if not self._options.quiet:
@@ -93,7 +93,7 @@ class ClassicBuild:
         was sent; BuildFailed afterwards."""
         voice = _Voice(self._emit)
         self._no_cache = request.frontend.no_cache
-        async with self._service.session(request, voice.hear, self._pulling) as session:
+        async with self._service.session(request, voice.on_event, self._pulling) as session:
             try:
                 await self._steps(session, voice)
                 image = await self._export(session)
@@ -218,7 +218,7 @@ class ClassicBuild:
         self._key = digest_of("classic", self._key, content)
 
     def _container(self, container: str, begin: str | None) -> None:
-        """A container that came and went, as that builder needed one for each step."""
+        """Report an intermediate container, as the classic builder made one for each step."""
         if begin is not None:
             self._say(f" ---> Running in {container}\n")
         if self._options.remove:

@@ -28,9 +28,9 @@ class ClientDirectories:
     def __init__(self, root: Path, trash: Trash) -> None:
         self._root, self._trash = root, trash
         self._idle: dict[str, Path] = {}
-        """By key, the one used last at the end."""
+        """Unused directories by key; the most recently used at the end."""
         self._open: dict[Path, None] = {}
-        """Digests of clients' own directories, those used last at the end."""
+        """Digests of clients' own directories; the most recently used at the end."""
 
     @contextmanager
     def use(self, key: str) -> Iterator[Path]:

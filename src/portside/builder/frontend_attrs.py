@@ -26,7 +26,7 @@ class FrontendAttrs:
     platforms: tuple[Platform, ...] = ()
     """Empty: this machine's."""
     is_multi: bool = False
-    """Several platforms, or the result is wanted as if there were."""
+    """Several platforms, or the client asks for a result by platform."""
     contexts: Mapping[str, str] = field(default_factory=dict)
     """Named contexts: ``local:NAME``, ``docker-image://REF``, ``input:NAME``, URLs."""
     context: str = ""
@@ -40,11 +40,11 @@ class FrontendAttrs:
     """Image of another frontend."""
     pull: bool = False
     options: FrontendOptions = field(default_factory=FrontendOptions)
-    """Of everything above, what does not depend on the platform or the client's directory."""
+    """Options from these attributes; platform and client's directory are added later."""
 
 
 def parse_attrs(attrs: Mapping[str, str]) -> FrontendAttrs:
-    """InvalidParameter for malformed values; unknown attributes are ignored, as BuildKit does."""
+    """Read a request's attributes; unknown ones are ignored, as in BuildKit. InvalidParameter."""
     build_args: dict[str, str | None] = dict(_prefixed(attrs, BUILD_ARG))
     platforms = [Platform.parse(word) for word in attrs.get("platform", "").split(",") if word]
     if len(platforms) > MAX_PLATFORMS:

@@ -27,7 +27,7 @@ SCRATCH = -1
 """No input: an empty root."""
 NO_OUTPUT = -1
 MAX_VERTICES = 100_000
-"""Of one graph."""
+"""Vertices of one graph."""
 
 # identifiers of sources begin with one of these
 IMAGE, LOCAL, GIT = "docker-image://", "local://", "git://"
@@ -72,7 +72,7 @@ class UlimitOpt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is executed, and as whom."""
+    """A process: arguments, environment, directory and user."""
 
     args: tuple[str, ...]
     env: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What a build comes to, and where it goes: values that frontends, clients and exporters share."""
+"""Results of builds and their destinations: values of frontends, clients and exporters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PlatformResult:
     """ID of the base image, when it is in the store."""
     attestations: tuple[Attestation, ...] = ()
     records: tuple[CacheRecord, ...] = ()
-    """The cache's records that it stands on, for cache exporters."""
+    """The cache records of the result's vertices, for cache exporters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,4 +109,4 @@ class CacheRequest:
     type: str
     attrs: Mapping[str, str] = field(default_factory=dict)
     content: ContentStore | None = None
-    """Of ``type=local``: the client's folder."""
+    """For ``type=local``: the client's folder."""

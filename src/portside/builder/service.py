@@ -89,7 +89,7 @@ CONTEXT = "context"
 
 @dataclass(kw_only=True)
 class BuildRequest:
-    """One build, whoever asks for it."""
+    """One build, independent of the client's protocol."""
 
     dockerfile: bytes
     file: str = "Dockerfile"
@@ -264,12 +264,12 @@ class BuildService:
         await self.tidy()
 
     async def result(self, session: Session) -> PlatformResult:
-        """What a session's plan comes to; everything it needs is solved here."""
+        """Execute a session's plan; returns its result."""
         comment = session.request.frontend.phrases.comment
         return await self.plan_result(session.plan, session, comment)
 
     async def plan_result(self, plan: Plan, work: Workspace, comment: str = "") -> PlatformResult:
-        """What a plan comes to; everything it needs is solved here."""
+        """Execute a plan; returns its result."""
         if plan.output is not None:
             await work.build.solve(plan.output)
         return await plan_result(plan, work.build, self._images.catalogue, comment)
@@ -298,7 +298,7 @@ class BuildService:
     async def _layers(
         self, work: Workspace, result: PlatformResult, capture: Capture
     ) -> dict[str, list[Descriptor]]:
-        """Of the vertices whose results are below the image: their layers in it."""
+        """By a vertex's digest: its layers in the image, for vertices that the image is made of."""
         if capture.output is None or not result.tree.chain:
             return {}
         blobs = await LayerBlobs(self.store, work.lease.ref).of_chain(

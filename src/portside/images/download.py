@@ -14,7 +14,7 @@ from portside.store.db import Ref
 from portside.store.store import Store
 
 _PROGRESS = 1 << 18
-"""Bytes that a broken-off attempt must have brought for the count of attempts to start anew."""
+"""Bytes that an interrupted attempt must have received to reset the count of attempts."""
 
 
 async def fetch_blob(

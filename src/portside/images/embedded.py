@@ -104,7 +104,7 @@ async def _registry(catalogue: Catalogue, lease: Lease) -> str:
 
 
 async def _monitor(catalogue: Catalogue, lease: Lease) -> str:
-    """Its address is the container's own: who publishes the port decides who reaches it."""
+    """The monitor's image. It listens on the container's address: a published port opens it."""
     from portside.images.package_image import MONITOR as PROGRAM
 
     entrypoint = ("portside-monitor", "--listen", ":8080", "--insecure")

@@ -85,7 +85,7 @@ class Member(msgspec.Struct, frozen=True):
     name: str
     """Without ``./``; never climbing."""
     file: str = ""
-    """Its name in the spool directory; empty for a link."""
+    """The member's file name in the spool directory; empty for a link."""
     size: int = 0
     digest: str = ""
     compression: str = ""

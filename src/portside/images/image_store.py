@@ -59,7 +59,7 @@ class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """What the database keeps of an image beside its documents."""
 
     media_type: str
-    """Of the index or manifest whose digest is the image's ID."""
+    """Media type of the index or manifest whose digest is the image's ID."""
     variants: tuple[Variant, ...] = ()
     """The platforms that are here, in the order of the index."""
     attestations: dict[str, int] = {}
@@ -169,7 +169,7 @@ class Catalogue:
         return len(bare) == 64 or self.by_reference(Reference.parse(name)) is None
 
     def get(self, identifier: str, variant: Variant | None = None) -> Image:
-        """By full ID, of one platform (default: see :meth:`ImageRecord.variant`); NotFound."""
+        """An image by full ID, of one platform (default: :meth:`ImageRecord.variant`). NotFound."""
         record = self.record(identifier)
         chosen = variant or record.variant()
         if chosen is None:

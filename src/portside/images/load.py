@@ -72,7 +72,7 @@ class _Found:
     documents: list[bytes] = field(default_factory=list)
     """Documents that the archive does not have: they were made."""
     configs: dict[str, Platform] = field(default_factory=dict)
-    """Its platforms, by the digest of the configuration."""
+    """The image's platforms, by the digest of the configuration."""
     wanted: set[str] = field(default_factory=set)
     """Manifests that are to be unpacked; empty: the one that this machine runs."""
 
@@ -96,7 +96,7 @@ class Archive:
         return name in self._by_name
 
     def member(self, name: str) -> Member:
-        """By name, through links; InvalidParameter when it is missing."""
+        """A file by name, through links; InvalidParameter when it is missing."""
         current = name.removeprefix("./")
         for _ in range(_MOST_LINKS):
             found = self._by_name.get(current)
@@ -340,7 +340,7 @@ def _descend(
 ) -> None:
     """Collect what the archive has below an entry, of ``platforms`` only if any are given."""
     if archive.blob(entry.digest) is None:
-        return  # another platform's, left out by whoever saved
+        return  # another platform's, left out when the archive was saved
     if depth > DEEPEST:
         raise InvalidParameter(f"index {entry.digest} is nested too deep")
     if entry.is_attestation:

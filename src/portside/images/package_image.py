@@ -47,7 +47,7 @@ class Program(msgspec.Struct, frozen=True):
     """One program that becomes an image."""
 
     name: str
-    """Of the image and, with a dash, of the command in it: ``portside/registry``."""
+    """Name of the image and, with a dash, of the command in it: ``portside/registry``."""
     entry: str
     """The module whose ``main`` is called."""
     needed: tuple[str, ...]

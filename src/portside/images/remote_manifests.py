@@ -44,7 +44,7 @@ from portside.registry.client.upload import upload
 
 IN_TOTO = "application/vnd.in-toto+json"
 MAX_STATEMENTS = 32
-"""Of one attestation manifest, that are looked at."""
+"""Statements of one attestation manifest that are read."""
 
 
 async def distribution_inspect(repository: Repository, reference: Reference) -> DistributionInspect:
@@ -55,7 +55,7 @@ async def distribution_inspect(repository: Repository, reference: Reference) -> 
 
 @contextmanager
 def with_its_status() -> Iterator[None]:
-    """A registry's refusal is answered with the status it stands for, in the registry's words."""
+    """Convert a registry's refusal to an error with the same status and the registry's text."""
     try:
         yield
     except RegistryError as err:
@@ -205,7 +205,7 @@ async def push_parts(
     auth: AuthConfig | None,
     document: tuple[str, bytes] | None = None,
 ) -> str:
-    """Push a list; what it names is brought over from other repositories of the registry.
+    """Push a list; its manifests are copied from other repositories of the registry.
     ``document``: media type and bytes of what is pushed in place of a list made here; it may
     name manifests of other registries."""
     sources = [Reference.parse(part.ref) for part in parts]

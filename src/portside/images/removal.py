@@ -178,12 +178,12 @@ class Remover:
 
 
 def _of_repository(references: list[Reference], given: Reference) -> list[Reference]:
-    """By digest an image loses every name in that repository."""
+    """The names to remove: removal by digest takes every name in the digest's repository."""
     return [reference for reference in references if reference.name == given.name]
 
 
 def is_single(references: list[Reference]) -> bool:
-    """At most one tag, and everything in one repository: removing it removes the image."""
+    """Whether removing a name removes the image: at most one tag, all in one repository."""
     tags = [r for r in references if r.digest is None]
     return len(tags) <= 1 and len({r.name for r in references}) <= 1
 

@@ -87,8 +87,8 @@ class ImageService:
 
     @asynccontextmanager
     async def _tidy(self) -> AsyncIterator[None]:
-        """What failed work brought and nothing needs goes at once; what a lease keeps for the
-        next try stays."""
+        """Blobs of failed work that nothing needs are removed at once; a lease keeps blobs for the
+        next try."""
         try:
             yield
         except PortsideError:
@@ -171,7 +171,7 @@ class ImageService:
         auth: AuthConfig | None,
         progress: Report,
     ) -> bool:
-        """Every tag of a repository; whether one of them brought something new."""
+        """Every tag of a repository; returns whether one of them was new."""
         tags = await self._at(reference, lambda repository: repository.tags(), auth)
         pulled = [
             await self._pull_one(reference.with_tag(tag), platform, auth, progress) for tag in tags
@@ -318,7 +318,7 @@ class ImageService:
 
     # looking
     def get(self, name_or_id: str, platform: Platform | None = None) -> Image:
-        """By reference, ID or unique prefix of an ID. Raises NotFound ("No such image: X")."""
+        """An image by reference, ID or unique prefix of an ID. NotFound ("No such image: X")."""
         identifier, asked = self.catalogue.locate(name_or_id)
         if asked and platform is None:
             return self.catalogue.get(

@@ -1,6 +1,6 @@
 """Work that is done once however many ask for it at the same time.
 
-Each caller hears the progress; the work is cancelled when its last caller has gone.
+Each caller gets the progress; the work is cancelled when its last caller has gone.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _MOST_LAYERS = 1000
 _NOT_KEPT = frozenset(
     ("id", "parent", "Size", "parent_id", "layer_id", "throwaway", "rootfs", "history")
 )
-"""Of the old document; the last two are made here."""
+"""Keys of the old document that are dropped; the last two are made anew."""
 
 
 class Archive(Protocol):

@@ -17,11 +17,11 @@ class Limits(msgspec.Struct, frozen=True):
     """Sum of the apparent sizes, holes of sparse files included."""
     entries: int = 8_000_000
     name: int = 4095
-    """Of a path or link target (PATH_MAX - 1)."""
+    """Bytes of a path or link target (PATH_MAX - 1)."""
     header: int = 1 << 20
-    """Of one extended (PAX) header."""
+    """Bytes of one extended (PAX) header."""
     stream: int = 512 << 30
-    """Of the uncompressed archive, padding after its end included."""
+    """Bytes of the uncompressed archive, padding after its end included."""
 
 
 class Change(msgspec.Struct, frozen=True, order=True):

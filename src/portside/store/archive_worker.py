@@ -48,7 +48,7 @@ def open_view(view: View) -> int:
 
 
 def _make_directories(root: int, path: str) -> None:
-    """``path`` with its parents; what stands in the way is left to the start to complain of."""
+    """Make ``path`` with its parents; the container's start reports what is in the way."""
     above = ""
     for name in path.strip("/").split("/"):
         try:

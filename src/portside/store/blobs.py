@@ -332,8 +332,8 @@ class BlobStore:
             yield BlobInfo(Digest(row[0]), row[1], row[2])
 
     def delete(self, digest: Digest) -> bool:
-        """Remove the blob whoever refers to it (garbage collection asks first); False when
-        it was not there."""
+        """Remove the blob even if something refers to it (garbage collection checks first);
+        returns False when it was not there."""
         with self._db.transaction() as sql:
             gone = sql.execute("DELETE FROM blobs WHERE digest=?", (digest,)).rowcount > 0
         reach("blobs.delete:forgotten")

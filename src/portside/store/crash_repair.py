@@ -151,8 +151,8 @@ def at_start(store: StoreParts) -> None:
 
 
 def _leases(store: StoreParts) -> None:
-    """A lease of a killed engine keeps what a pull has brought, for the next try. Other work
-    begins anew: a build's finished steps belong to the cache's records by then."""
+    """A lease of a killed engine keeps what a pull has downloaded, for the next try. Other work
+    starts again: a build's finished steps belong to the cache's records by then."""
     rows = store.db.query("SELECT id FROM leases WHERE note NOT LIKE 'pull %'")
     store.db.drop_leases(row[0] for row in rows)
     if rows:

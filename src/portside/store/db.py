@@ -143,7 +143,7 @@ class Lease:
         except SystemFailure as err:
             if error is None:
                 raise
-            # the disk is full, most likely: what went wrong first is what the caller must hear,
+            # the disk is full, most likely: the first error is the one to report,
             # and the lease expires by itself
             log.warning("%s", err)
 
@@ -181,7 +181,7 @@ class References:
         return [Ref(*row) for row in rows if kind is None or row[0] == kind]
 
     def users(self, target: Ref, kind: str | None = None) -> list[Ref]:
-        """Who needs ``target``."""
+        """References to ``target``, by the objects that need it."""
         rows = self._db.query(
             "SELECT owner_kind, owner_id FROM refs WHERE target_kind=? AND target_id=?", *target
         )
@@ -297,7 +297,7 @@ class Collection(Generic[T]):
             sql.execute("INSERT OR IGNORE INTO names VALUES(?,?,?)", (self.kind, name, identifier))
 
     def assign(self, name: str, identifier: str) -> str | None:
-        """Give ``name`` to ``identifier`` whoever held it; the former holder, if another."""
+        """Give ``name`` to ``identifier``; returns the former holder, if it was another."""
         with self._db.transaction() as sql:
             holder = self.resolve(name)
             sql.execute(

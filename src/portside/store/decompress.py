@@ -196,5 +196,5 @@ class Pipeline:
         return os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
 
     def hexdigest(self) -> str:
-        """Of all plain bytes; only after the iterator ended."""
+        """Digest of all decompressed bytes; valid after the iterator has ended."""
         return self._hash.hexdigest()

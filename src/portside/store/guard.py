@@ -169,7 +169,7 @@ def require_metadata(root: Path, spill: Path | None) -> None:
         "right file back; or run `portside system check --repair --offline"
         f"{'' if str(root) == '/var/lib/portside' else f' --data-root {root}'}`, which takes the "
         "newest good backup and adds what blobs, layers, containers and volumes show; or start "
-        "anew with another --data-root, or with this directory moved away"
+        "again with another --data-root, or with this directory moved away"
     )
 
 

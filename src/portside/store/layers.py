@@ -167,7 +167,7 @@ class LayerStore:
         return sum(layer.size for layer in self.stack(chain)) if chain else 0
 
     def delete(self, chain: Digest) -> None:
-        """Remove a layer whoever refers to it; garbage collection asks first."""
+        """Remove a layer even if something refers to it; garbage collection checks first."""
         with self._db.transaction() as sql:
             row = sql.execute("SELECT seq FROM layers WHERE chain=?", (chain,)).fetchone()
             sql.execute("DELETE FROM layers WHERE chain=?", (chain,))
@@ -279,7 +279,7 @@ class LayerStore:
         temporary.rename(kept)
 
     def written_rootfs(self, chain: Digest) -> Rootfs:
-        """Overlay: a layer's own changes above what it stands on, as its container had them; to
+        """Overlay: a layer's own changes above its parent, as its container had them; to
         pack them once more. Nothing may be written there."""
         lower = self._lower(self.info(chain).parent)
         upper = str(self.layers_dir / chain.hex / "diff")
@@ -386,7 +386,7 @@ class LayerStore:
         return self._overlay(self._lower(chain), directory)
 
     def chain_of_writable(self, container_id: str) -> Digest | None:
-        """What a container's writable layer stands on; NotFound."""
+        """The parent of a container's writable layer. NotFound."""
         return self._required(container_id)[0]
 
     async def changes(self, container_id: str) -> list[Change]:

@@ -111,7 +111,7 @@ def _copy(sql: sqlite3.Connection, new: Path, lock: threading.RLock | None) -> N
 def _copy_in_steps(
     sql: sqlite3.Connection, copy: sqlite3.Connection, lock: threading.RLock
 ) -> None:
-    """Copy between transactions: the lock is held for one step and let go after it. What is
+    """Copy between transactions: the lock is held for one step and then released. What is
     changed meanwhile by the same connection is copied again by sqlite
     (sqlite.org/c3ref/backup_finish.html)."""
 

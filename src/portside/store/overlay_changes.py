@@ -1,6 +1,6 @@
 """What a container changed, from its overlay's upper directory or, with vfs, by comparison.
 
-In an upper directory a character device 0:0 stands for a deleted name and the attribute
+In an upper directory a character device 0:0 means a deleted name and the attribute
 ``trusted.overlay.opaque`` = ``y`` for a directory that hides what lies below (overlayfs.rst,
 "whiteouts and opaque directories"). In a layer these are the empty files ``.wh.NAME`` and
 ``.wh..wh..opq`` (image-spec, layer.md).

@@ -55,7 +55,7 @@ class Report(msgspec.Struct):
     blobs: int = 0
     layers: int = 0
     bytes: int = 0
-    """Of blobs read."""
+    """Bytes of the blobs that were read."""
     problems: list[Problem] = msgspec.field(default_factory=list)
 
 

@@ -251,7 +251,7 @@ class TarReader:
         return [tar.parse_decimal(b"GNU.sparse.map", line) for line in lines]
 
     def _set_extents(self, entry: Entry, extents: list[Extent]) -> None:
-        """In order, apart, within the file, and together just what is stored."""
+        """Check and set extents: sorted, disjoint, within the file, their sum the stored size."""
         end = 0
         for offset, length in extents:
             if offset < end or length < 0:
@@ -263,7 +263,7 @@ class TarReader:
 
 
 class _Sparse:
-    """What GNU.sparse.* records say; ``size`` is the real one."""
+    """The values of GNU.sparse.* records; ``size`` is the file's real size."""
 
     def __init__(self) -> None:
         self.size = -1

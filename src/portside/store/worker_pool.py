@@ -34,7 +34,7 @@ from portside.model.errors import PortsideError, SystemFailure
 from portside.store.space import HINT, is_full
 
 IDLE = 60.0
-"""Seconds after which an unused fork server is let go."""
+"""Seconds after which an unused fork server is ended."""
 
 
 class Failure(msgspec.Struct):

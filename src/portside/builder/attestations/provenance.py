@@ -88,7 +88,7 @@ class Capture:
     directories: frozenset[str] = frozenset()
     """Names of the client's directories that were read and are not in the graph."""
     layers: Mapping[str, Sequence[Descriptor]] = field(default_factory=dict)
-    """Of vertices, by digest: the layers that their results have in the image."""
+    """By a vertex's digest: the layers that its result has in the image."""
 
 
 def provenance(capture: Capture, options: ProvenanceOptions) -> Attestation:

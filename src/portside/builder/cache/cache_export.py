@@ -91,7 +91,7 @@ class CacheExporter:
     async def export(
         self, targets: Sequence[CacheTarget], records: Iterable[CacheRecord], chains: Sequence[str]
     ) -> dict[str, str]:
-        """To registries and folders; response keys as BuildKit's. ``records`` are those of the
+        """Export to registries and folders; response keys as BuildKit's. ``records`` are the
         results' vertices, ``chains`` the results' own layers."""
         answer: dict[str, str] = {}
         known = list(records)

@@ -1,6 +1,6 @@
 """The classic builder's ``--cache-from``: images whose history has the same steps.
 
-An image stands for a step when its history and its layers begin with those of the base image, and
+An image has a step's result when its history and its layers begin with those of the base image, and
 continue with the lines of the steps before it and its own. What a step's line does not show (the
 content of a mount) is never taken from there. The images are trusted: a line of history is what
 whoever made the image says of it.
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 
 
 class _Trail(NamedTuple):
-    """How far an image and a stage are the same."""
+    """How many lines and layers of an image's history a stage shares."""
 
     config: ImageConfig
     lines: int = 0
-    """Of the history."""
+    """Lines of the history that were matched."""
     layers: int = 0
 
     def after(self, created_by: str, *, changes: bool) -> _Trail | None:
-        """One line further, if that is what the image's next line says."""
+        """The trail one line further; None when the image's next line is another one."""
         history = self.config.history or ()
         if self.lines >= len(history):
             return None

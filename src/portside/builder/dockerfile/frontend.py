@@ -427,7 +427,7 @@ class Conversion:
 
 
 def _child(stage: ins.Stage, parent: StageState) -> StageState:
-    """A stage that stands on another one: its files and configuration, not its arguments."""
+    """Start a stage from another one: take its files and configuration, not its arguments."""
     return StageState(
         stage,
         parent.platform,
@@ -448,7 +448,7 @@ def _placed(instruction: ins.Instruction, span: Span) -> ins.Instruction:
 
 
 def _changes_files(instruction: ins.Instruction) -> bool:
-    """It counts as a step."""
+    """Whether an instruction may change files, and so counts as a step."""
     return isinstance(instruction, (ins.Run, ins.Copy, ins.Add, ins.Workdir))
 
 

@@ -1,4 +1,4 @@
-"""What a Dockerfile build is asked for and what it comes to: options, stages on their way, plan."""
+"""Values of a Dockerfile build: the options, a stage's state while it is planned, the plan."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class NamedContext:
     output: llb.Output | None = None
     image: str = ""
     config: ImageConfig | None = None
-    """Of the image that ``output`` is the root of."""
+    """Configuration of the image whose root ``output`` is."""
 
 
 @dataclass(kw_only=True)
@@ -87,15 +87,15 @@ class Step:
     created_by: str
     author: str = ""
     output: llb.Output | None = None
-    """The root after it; None when it changes no files."""
+    """The root after the instruction; None when the instruction changes no files."""
     config: RunConfig = field(default_factory=RunConfig)
-    """The configuration after it."""
+    """The configuration after the instruction."""
     triggered: bool = False
-    """It came from the base image's ONBUILD."""
+    """The instruction came from the base image's ONBUILD."""
     base: ResolvedImage | None = None
-    """Of a FROM: the image that the stage stands on in the end."""
+    """For a FROM: the image that the stage is based on, through other stages."""
     below: tuple[Step, ...] = ()
-    """Of a FROM: the steps of other stages above that image."""
+    """For a FROM: the steps of other stages above the image ``base``."""
 
 
 class Argument(NamedTuple):
@@ -107,24 +107,24 @@ class Argument(NamedTuple):
 
 
 class Lent(NamedTuple):
-    """A secret or an agent of the client."""
+    """A secret or an SSH agent of the client."""
 
     required: bool
     span: Span
-    """Of the first step that reads it."""
+    """Place of the first step that uses the secret or the agent."""
 
 
 @dataclass(kw_only=True)
 class Plan:
-    """What the target comes to."""
+    """The result of planning a target: the graph, the configuration and its steps."""
 
     output: llb.Output | None
     """None: an empty root."""
     config: RunConfig
     base: ResolvedImage | None
-    """The image that the target's first stage stands on."""
+    """The image that the target's first stage is based on."""
     history: list[Step]
-    """Of the stages from that image on."""
+    """Steps of all stages above ``base``."""
     steps: list[Step]
     """All instructions of all needed stages, in the file's order, FROM included."""
     platform: Platform

@@ -21,7 +21,7 @@ class Instruction:
     span: Span
     comments: tuple[str, ...] = ()
     triggered: bool = False
-    """It came from the base image's ONBUILD."""
+    """The instruction came from the base image's ONBUILD."""
 
     @property
     def name(self) -> str:
@@ -204,4 +204,4 @@ class Dockerfile:
     file: str = "Dockerfile"
     empty_continuations: tuple[Span, ...] = ()
     keywords: tuple[tuple[str, Span], ...] = ()
-    """Every keyword as it was written, also those of triggers."""
+    """Every keyword as it was written, keywords of triggers included."""

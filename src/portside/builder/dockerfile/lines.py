@@ -1,6 +1,6 @@
 """From text to logical lines: directives, comments, continuation, here-documents.
 
-The rules are those of the Dockerfile reference ("Format", "Parser directives",
+The rules come from the Dockerfile reference ("Format", "Parser directives",
 "Here-Documents"). A logical line knows for each of its characters where it came from.
 """
 
@@ -16,7 +16,7 @@ from portside.builder.dockerfile.diagnostics import DockerfileError, Span
 from portside.model.errors import InvalidParameter
 
 MAX_BYTES = 4 << 20
-"""Of a Dockerfile; BuildKit refuses larger ones, too."""
+"""Bytes of a Dockerfile; BuildKit refuses larger ones, too."""
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*")
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]*)")
 DIRECTIVES = ("syntax", "escape", "check")

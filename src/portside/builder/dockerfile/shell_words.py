@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from portside.model.errors import InvalidParameter
 
 MAX_DEPTH = 100
-"""Of variables within modifiers."""
+"""Levels of variables within modifiers (``${A:-${B}}``)."""
 MAX_RESULT = 16 << 20
 """Characters of an expanded word; repeated expansion grows without bound otherwise."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -35,7 +35,7 @@ class Stages:
         return found
 
     def find(self, name: str) -> ins.Stage | None:
-        """By name (the last of several), or by number."""
+        """The stage with this name (the last of several) or number; None without a match."""
         for stage in reversed(self.all):
             if stage.name and stage.name == name.lower():
                 return stage

@@ -17,7 +17,7 @@ _HEAD = 64 << 10
 """Bytes in which directives are looked for."""
 OURS = ("docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream",
         "docker.io/docker/dockerfile-upstream")  # fmt: skip
-"""External frontends that the built-in one stands for."""
+"""External frontends that the built-in one replaces."""
 
 
 class SyntaxLine(NamedTuple):

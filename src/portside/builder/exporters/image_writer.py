@@ -58,7 +58,7 @@ class Written:
     target: Descriptor
     """The index or manifest."""
     manifests: tuple[Descriptor, ...]
-    """Of the platforms."""
+    """The platforms' manifests."""
     configs: tuple[str, ...]
     """Digests of their configurations."""
 

@@ -76,7 +76,7 @@ class LayerBlobs:
         self._known = store.db.collection(KIND, Converted)
 
     async def of_chain(self, chain: str, form: LayerForm, base_layers: int = 0) -> list[LayerBlob]:
-        """Of all layers of a stack, base first."""
+        """The blobs of all layers of a stack, base first."""
         import asyncio
 
         stack = list(reversed(self._store.layers.stack(Digest(chain)))) if chain else []

@@ -302,7 +302,7 @@ class SessionBuild:
                 request = self._build_request(dict(contexts), platform)
                 sessions.append(
                     await stack.enter_async_context(
-                        self._service.session(request, self._status.hear, self._pulling)
+                        self._service.session(request, self._status.on_event, self._pulling)
                     )
                 )
             plan = sessions[0].plan
@@ -475,7 +475,7 @@ async def _counted(data: AsyncIterator[bytes], step: InternalStep) -> AsyncItera
 
 
 def _wanted_paths(outputs: list[llb.Output]) -> dict[str, list[str] | None]:
-    """Of each ``local://`` source, the paths that are read; None for all of it."""
+    """By the name of a ``local://`` source: the paths that are read; None for all."""
     found: dict[str, set[str] | None] = {}
     for vertex in llb.walk(outputs):
         for number, item in enumerate(vertex.inputs):

@@ -81,7 +81,7 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
     attests: dict[str, str] = {}
     """``provenance`` and ``sbom``, with their options."""
     vcs: dict[str, str] = {}
-    """Of the main context's repository: ``source``, ``revision``."""
+    """Version control data of the main context: ``source``, ``revision``."""
     shell: bool = False
     """Offer a shell in a step that fails."""
     tty: bool = False

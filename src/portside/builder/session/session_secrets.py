@@ -20,7 +20,7 @@ from portside.model.registryauth import AuthConfig
 _MAX_AUTH = 64 << 10
 _PIECE = 64 << 10
 MAX_AGENT_CONNECTIONS = 64
-"""At the same time, of one build."""
+"""Connections to the client's SSH agent that one build has open at the same time."""
 
 
 class ClientSecrets:

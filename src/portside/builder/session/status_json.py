@@ -67,7 +67,7 @@ class StatusWriter:
             self._warnings,
         )  # fmt: skip
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """A :data:`build_events.Report`."""
         vertex = self._of(event.vertex)
         stamp = moment(event.at)

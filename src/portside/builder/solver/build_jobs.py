@@ -84,7 +84,7 @@ class HashContent(Job, kw_only=True):
     ignore: tuple[str, ...] = ()
     """Patterns of what is left out of the source."""
     digests: str = ""
-    """File of the digests that are known of the source's files; it is brought up to date."""
+    """File with the known digests of the source's files; the job updates it."""
     private: bool = False
     """Nobody but the engine changes the source."""
 

@@ -180,7 +180,7 @@ class CacheStore:
         self, limit: int, *, wanted: Callable[[CacheRecord], bool] = lambda _: True
     ) -> list[CacheRecord]:
         """Delete records, least recently used first and leaves before what they stand on, until
-        the cache has at most ``limit`` bytes; those deleted."""
+        the cache has at most ``limit`` bytes; returns the deleted ones."""
         known = {record.id: record for record in self.all()}
         total = sum(record.size for record in known.values())
         children = _children(known)

@@ -65,7 +65,7 @@ class Selected:
             raise
 
     def close(self) -> None:
-        """Its entries cannot be opened any more."""
+        """Close the descriptors: the entries cannot be opened any more."""
         if self._parent >= 0:
             os.close(self._parent)
             self._parent = -1

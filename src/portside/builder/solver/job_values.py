@@ -12,16 +12,16 @@ class Sealed(msgspec.Struct, frozen=True):
 
     diff_id: str
     digest: str
-    """Of its gzip blob; empty for a large layer, which is compressed when an image needs it."""
+    """Digest of the layer's gzip blob; empty for a large layer, compressed when needed."""
     size: int
-    """Bytes of that blob."""
+    """Bytes of the gzip blob."""
     content: str
     """Digest of what the layer holds, without times."""
     tree_size: int
     """Bytes of its files."""
     is_empty: bool = False
     sources: str = ""
-    """Of a file operation: ``file:<hex>``, ``dir:<hex>`` or ``multi:<hex>`` for the sources, as
+    """For a file operation: ``file:<hex>``, ``dir:<hex>`` or ``multi:<hex>`` for the sources, as
     the classic builder's history names them."""
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from portside.store.whole_pieces import PIECE, whole_pieces
 
 GZIP_LEVEL = 1
-"""Of ISA-L, which has levels 0 to 3; this one packs about as well as zlib's 4 and ten times as
+"""ISA-L's level (0 to 3). Level 1 packs about as well as zlib's 4 and is ten times as
 fast."""
 SAMPLE = 1 << 14
 """Bytes in the middle of a piece that show whether it is worth compressing."""
@@ -27,7 +27,7 @@ _GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 class Packed(NamedTuple):
     diff_id: str
     digest: str
-    """Of the compressed bytes; empty when only digested."""
+    """Digest of the compressed bytes; empty when only ``diff_id`` was computed."""
     size: int
     """Bytes of the compressed blob."""
     plain_size: int
@@ -134,7 +134,7 @@ def _pieces(fd: int) -> Iterator[bytes]:
 
 
 class _Sink:
-    """Reads a tar from a pipe in a thread of its own: the compressors and hashlib let go of the
+    """Reads a tar from a pipe in a thread of its own: the compressors and hashlib release the
     interpreter lock."""
 
     def __init__(self, source: int, target: str, kind: str, level: int | None) -> None:

@@ -63,7 +63,7 @@ def _content(upper: str, digests: FileDigests) -> str:
 
 
 def _drop_stubs(rootfs: Rootfs, stubs: tuple[str, ...]) -> None:
-    """Places that the runtime made to mount on, with their parents: those that nothing below
+    """Remove mount points that the runtime made, with their parents: the ones that no layer below
     has and that are still empty."""
     if rootfs.driver != "overlay" or not stubs:
         return

@@ -51,10 +51,10 @@ class ImageTrees(Protocol):
 
 @dataclass(kw_only=True)
 class BuildInputs:
-    """What one build brings along."""
+    """The inputs of one build."""
 
     local: dict[str, Tree] = field(default_factory=dict)
-    """By the name of a ``local://`` source: the directory of a context."""
+    """Directories of contexts, by the name of their ``local://`` source."""
     content: Callable[[str], ContentStore | None] = lambda _: None
     """A content store of the client by its name: for ``oci-layout://``."""
     fetch: Callable[[Vertex, Report], Awaitable[Tree]] | None = None
@@ -62,9 +62,9 @@ class BuildInputs:
     cache_from: tuple[CacheRequest, ...] = ()
     """Caches of other engines."""
     auths: Mapping[str, AuthConfig] = field(default_factory=dict)
-    """Credentials of the registries that these come from."""
+    """Credentials of the registries of ``cache_from``."""
     importing: Callable[[str], AbstractContextManager[object]] = nullcontext
-    """Entered while one of those is read."""
+    """A context manager entered while a remote cache is read."""
     settings: StepSettings = field(default_factory=StepSettings)
 
 

@@ -31,7 +31,7 @@ from portside.model.errors import PortsideError
 
 
 class Made(NamedTuple):
-    """What carrying a vertex out has brought."""
+    """The result of executing a vertex."""
 
     outputs: tuple[Tree, ...]
     blobs: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Operations(msgspec.Struct):
     """How vertices are looked at and carried out; see :mod:`.operations`."""
 
     definition: Callable[[Vertex], Awaitable[str | None]]
-    """Of a source: what identifies its content; None when that is known only after fetching it."""
+    """What identifies a source's content; None when that is known only after fetching it."""
     content: Callable[[Vertex, Sequence[Tree]], Awaitable[str]]
     """What a vertex reads of its inputs, as one digest."""
     run: Callable[[Vertex, Sequence[Tree], Report], Awaitable[Made]]
@@ -196,7 +196,7 @@ class Build:
         self._report_cached(vertex)
 
     def records(self) -> list[CacheRecord]:
-        """Of every vertex that was solved."""
+        """The cache records of every vertex that was solved."""
         solved = [task.result() for task in self._solving.values()
                   if task.done() and not task.cancelled() and task.exception() is None]  # fmt: skip
         return [one.record for one in solved if one.record is not None]
@@ -213,7 +213,7 @@ class Build:
         return task is not None and task.done() and task.result().cached
 
     async def close(self) -> None:
-        """Stop what still runs and let go of the records."""
+        """Cancel running vertices and release the records."""
         for task in self._solving.values():
             task.cancel()
         await asyncio.gather(*self._solving.values(), return_exceptions=True)
@@ -228,7 +228,7 @@ class Build:
     # -- keys ----------------------------------------------------------------------------
 
     async def _definition_keys(self, output: Output) -> None:
-        """Of all vertices, leaves first; one that nobody else may know has the build's own."""
+        """Compute all vertices' keys, leaves first; unidentified content has the build's ID."""
         for vertex in llb.walk([output]):
             if id(vertex) in self._keys:
                 continue

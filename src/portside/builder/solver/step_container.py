@@ -38,7 +38,7 @@ DEFAULT_HOSTNAME = "buildkitsandbox"
 
 
 class ProcessIO(NamedTuple):
-    """How a process is connected to the socket that stands for its streams."""
+    """How a process is connected to the socket that carries its streams."""
 
     stdin: bool = False
     tty: bool = False
@@ -77,7 +77,7 @@ class StepProcess:
         await self._client.signal(number, self._exec)
 
     async def wait(self) -> Exited:
-        """Its end. Unavailable when its monitor is gone."""
+        """Wait for the process's end. Unavailable when its monitor is gone."""
         if not self._exec:
             return await asyncio.shield(self._client.exited)
         found = await self._client.wait_exec(self._exec)

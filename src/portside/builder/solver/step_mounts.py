@@ -239,7 +239,7 @@ def cache_directory(root: Path, record: str) -> Path:
 
 
 class CacheLocks:
-    """Who uses which cache mount: ``locked`` ones wait, ``private`` ones get another."""
+    """Locks of cache mounts: steps wait for a ``locked`` one and never share a ``private`` one."""
 
     def __init__(self) -> None:
         self._locks: dict[str, asyncio.Lock] = {}

@@ -74,7 +74,7 @@ class StepSettings:
 
 
 class Terminal(Protocol):
-    """Whoever sits before a process of a step."""
+    """The client's terminal (or pipes) for a process of a step."""
 
     is_tty: bool
     """The process gets a terminal; else pipes."""

@@ -1,4 +1,4 @@
-"""What a vertex comes to: a file tree as a value."""
+"""The result of a vertex: a file tree as a value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Tree(msgspec.Struct, frozen=True, omit_defaults=True):
     directory: str = ""
     """Absolute path on this host, read only beneath its own descriptor."""
     ignore: tuple[str, ...] = ()
-    """Of a directory: the patterns of its ignore file; what they name is not there."""
+    """For a directory: the patterns of its ignore file; what they match is not in the tree."""
 
     @property
     def is_open(self) -> bool:
@@ -29,7 +29,7 @@ class Tree(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def of_chain(cls, chain: str) -> Tree:
-        """Layers that were not made here: their own digest stands for their content."""
+        """Layers that were not made here: their own digest identifies their content."""
         return cls(chain, f"chain:{chain}" if chain else "")
 
     def above(self, chain: str, upper: str) -> Tree:

@@ -48,7 +48,7 @@ class WritableRoot:
 
     @property
     def fd(self) -> int:
-        """To walk from; not for long: see :meth:`changed`."""
+        """The root's descriptor to walk from; valid until :meth:`changed`."""
         if self._is_stale:
             os.close(self._fd)
             self._fd = mount_overlay(self._rootfs)
@@ -155,8 +155,9 @@ class TreeCopier:
         self._levels.append(_Level(path, fd, layer, names, has_setgid, found))
 
     def _go(self, path: bytes) -> None:
-        """To a directory of the copy; what is left gets its times. Directories that patterns left
-        out, but took something in them, are made."""
+        """Move to a directory of the copy; directories that are left get their times. A directory
+        that patterns exclude is made when a file in it is copied.
+        """
         while (here := self._levels[-1].path) and path != here:
             if path.startswith(here + b"/"):
                 break
@@ -284,7 +285,7 @@ class TreeCopier:
         return read_digest(target)
 
     def _attributes(self, entry: Entry, target: int) -> None:
-        """Of a directory."""
+        """Set a directory's owner, mode, times and extended attributes."""
         source = os.open(entry.name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=entry.dir_fd)
         try:
             changed = self._changed(entry.found)

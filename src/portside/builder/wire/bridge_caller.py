@@ -1,4 +1,4 @@
-"""Who speaks ``LLBBridge``: a build's client, or a frontend in its container."""
+"""Callers of ``LLBBridge``: a build's client, or a frontend in its container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from portside.builder.wire.gateway_containers import GatewayContainers
 
 @dataclass(kw_only=True)
 class Caller:
-    """Its result, inputs and containers are its own; the build's references are shared."""
+    """A caller of ``LLBBridge``. Result, inputs and containers are the caller's own; the build's
+    references are shared."""
 
     job: BuildJob
     returned: asyncio.Future[Result]

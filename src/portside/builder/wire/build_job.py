@@ -52,7 +52,7 @@ class Reference:
     config: bytes = b""
     """The image configuration that the client was given."""
     plan: Plan | None = None
-    """Of a Dockerfile: its instructions are the history of the image."""
+    """Set for a Dockerfile: its instructions are the image's history."""
     frontend: str = ""
     attrs: Mapping[str, str] = field(default_factory=dict)
     """The frontend that made it, and what it was asked for."""
@@ -116,7 +116,7 @@ class BuildJob:
         self.stack.push_async_callback(self._stop_fetching)
         self.inputs.auths = await cache_options.auths(self.inputs.cache_from, self.session)
         self.work = await self.stack.enter_async_context(
-            self.service.workspace(self.inputs, self.progress.hear)
+            self.service.workspace(self.inputs, self.progress.on_event)
         )
         return self
 

@@ -113,7 +113,7 @@ def _refuse(stream: PacketStream, err: BaseException) -> None:
 
 class _Writer:
     """Writes and digests large files in a thread of its own while more of them arrive: write(2)
-    and hashlib let go of the interpreter lock. The first failure is raised at the next call."""
+    and hashlib release the interpreter lock. The first failure is raised at the next call."""
 
     def __init__(self) -> None:
         self._work: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUED)
@@ -121,7 +121,7 @@ class _Writer:
         self._error: BaseException | None = None
 
     def __call__(self, work: Callable[[], None]) -> None:
-        """In the order of the calls."""
+        """Queue ``work``; works run in the order of the calls."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
@@ -257,7 +257,7 @@ class _Sync:
         os.utime(name, ns=(entry.modTime, entry.modTime), dir_fd=fd, follow_symlinks=False)
 
     def _hard_link(self, entry: Stat) -> None:
-        """To a file listed before, which may not have come yet: made at the end."""
+        """Note a hard link to a file listed before; made at the end, as the file may come later."""
         parent, _, target = entry.linkname.rpartition("/")
         if parent not in self._dirs or target not in self._dirs[parent][0]:
             raise InvalidParameter(f"the client sent a link to nothing: {entry.path!r}")

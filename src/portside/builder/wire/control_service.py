@@ -53,8 +53,8 @@ class Jobs:
         return found
 
     def remove(self, job: BuildJob) -> None:
-        """It has ended. A client that asks for its progress at the same time as for the build may
-        be heard after a quick one: it finds it for a moment still."""
+        """Note that a build has ended. A client that asks for progress at the same time as for the
+        build may come after a quick build: the job is kept for a moment."""
         if self._jobs.get(job.ref) is job:
             del self._jobs[job.ref], self._callers[job.ref]
             self._ended[job.ref] = job

@@ -129,7 +129,7 @@ def _source(op: Any) -> llb.SourceOp:
 
 
 def meta_of(meta: Any) -> llb.Meta:
-    """``pb.Meta``: a command, and as whom it is executed."""
+    """``pb.Meta``: a command and its user."""
     proxy = {}
     for field, value in meta.proxy_env.ListFields():
         proxy[field.name] = proxy[field.name.upper()] = value

@@ -48,7 +48,7 @@ class Forwarded(NamedTuple):
 
     line: SyntaxLine
     is_argument: bool = False
-    """It was named by ``--build-arg BUILDKIT_SYNTAX``."""
+    """The frontend was named by ``--build-arg BUILDKIT_SYNTAX``."""
 
 
 class DockerfileFrontend:

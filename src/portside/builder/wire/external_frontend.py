@@ -35,7 +35,7 @@ INPUTS = "moby.buildkit.frontend.inputs"
 MAX_DEPTH = 8
 """Frontends one inside the other."""
 MAX_FRONTENDS = 64
-"""In one build."""
+"""Calls of frontends in one build."""
 _GRACE = 5.0
 """Seconds that a frontend may take to end after its result, or after it closed its output."""
 _PIECE = 64 << 10
@@ -207,7 +207,7 @@ class ExternalFrontend:
                         continue
                     self._last_output = (self._last_output + data)[-_SHOWN_OUTPUT:]
                     if shown := clip(data):
-                        self._job.progress.hear(Log(step.vertex, 2, shown))
+                        self._job.progress.on_event(Log(step.vertex, 2, shown))
         finally:
             writer.close()
 

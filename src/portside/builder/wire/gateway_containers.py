@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from portside.builder.wire.build_job import BuildJob
 
 MAX_CONTAINERS = 64
-"""At once, of one caller."""
+"""Containers that one caller has at the same time."""
 MAX_PROCESSES = 64
-"""At once, of one call."""
+"""Processes of one call at the same time."""
 MAX_MOUNTS = 256
 UNKNOWN_STATUS = 255
 """The exit code that BuildKit reports for a process that could not be started."""

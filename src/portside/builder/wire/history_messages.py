@@ -85,7 +85,7 @@ def messages_of(log: bytes, kind: str) -> Iterator[Any]:
 
 
 def json_of(log: bytes, kind: str) -> Iterator[dict[str, Any]]:
-    """The same, as ``--progress=rawjson`` prints them."""
+    """The messages of a log as ``--progress=rawjson`` prints them."""
     if kind == STATUS_JSON:
         yield from (msgspec.json.decode(line) for line in log.splitlines())
         return

@@ -14,7 +14,7 @@ from portside.model.platform import Platform
 
 
 async def with_images(output: Output, images: ImageResolver) -> Output:
-    """The same graph with each image by its digest. What the resolver raises."""
+    """The same graph with each image named by its digest. Raises what the resolver raises."""
     made: dict[int, Vertex] = {}
     for vertex in llb.walk([output]):
         op = vertex.op

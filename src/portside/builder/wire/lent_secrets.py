@@ -15,7 +15,7 @@ from portside.builder.wire.client_session import ClientSession
 from portside.model.ids import new_id
 
 MAX_AGENT_CONNECTIONS = 64
-"""At the same time, of one build."""
+"""Connections to the client's SSH agent that one build has open at the same time."""
 
 
 class SessionSecrets:

@@ -137,7 +137,7 @@ class ProgressLog:
         if found:
             self.put(pb.StatusResponse(vertexes=found))
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """A Report of the solver's."""
         vertex = event.vertex
         self._announced.add(vertex.digest)
@@ -180,18 +180,18 @@ class ProgressLog:
     def step(self, name: str) -> Iterator[InternalStep]:
         """An internal step while the block runs."""
         vertex = internal_vertex(name)
-        self.hear(Started(vertex))
+        self.on_event(Started(vertex))
         try:
             yield InternalStep(self, vertex)
         except asyncio.CancelledError:
-            self.hear(Completed(vertex, error="context canceled", cancelled=True))
+            self.on_event(Completed(vertex, error="context canceled", cancelled=True))
             raise
         except PortsideError as err:
             failed = self.failed
-            self.hear(Completed(vertex, error=str(err)))
+            self.on_event(Completed(vertex, error=str(err)))
             self.failed = failed  # the step itself is not to blame
             raise
-        self.hear(Completed(vertex))
+        self.on_event(Completed(vertex))
 
     def warn(self, vertex: Vertex, warned: Warned, file: SourceFile) -> None:
         """A build check's finding."""

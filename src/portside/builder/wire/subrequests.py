@@ -26,7 +26,7 @@ _KINDS: list[tuple[str, str, list[dict[str, str]] | None]] = [
     (TARGETS, "List all targets current build supports", []),
     (DESCRIBE, "List available subrequest types", None),
 ]
-"""BuildKit's; a linter is not among those that it lists."""
+"""BuildKit's list, which does not name a linter."""
 
 
 async def answer(

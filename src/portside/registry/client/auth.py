@@ -57,7 +57,7 @@ class Authorizer:
         self._transport = transport
         self._endpoint = endpoint
         self._offline = offline
-        # A mirror is another party: it gets no credentials of the registry it stands for.
+        # A mirror is another party: it gets no credentials of the registry it mirrors.
         self._auth = AuthConfig() if auth is None or endpoint.is_mirror else auth
         self._challenges: list[Challenge] = []
         self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}

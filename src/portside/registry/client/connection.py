@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 Body = Callable[[], Any]
-"""Makes a request's body anew for each attempt (bytes or an async iterator)."""
+"""Makes a request's body again for each attempt (bytes or an async iterator)."""
 
 
 class Connection:

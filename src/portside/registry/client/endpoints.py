@@ -32,7 +32,7 @@ class Endpoint:
 
 
 def endpoints(options: RegistryOptions, domain: str, *, push: bool = False) -> list[Endpoint]:
-    """In the order they are to be tried. Pushes never go to mirrors."""
+    """A registry's endpoints in the order to try them. Pushes never go to mirrors."""
     found = [] if push else _mirrors(options, domain)
     if domain == DEFAULT_DOMAIN:
         return [*found, Endpoint(f"https://{HUB_HOST}", HUB_HOST)]

@@ -90,7 +90,7 @@ class Repository:
         return Descriptor(media_type=media_type, digest=str(Digest(digest)), size=size)
 
     async def get_manifest(self, target: str, accept: str = ACCEPT) -> FetchedManifest:
-        """By tag or digest; BadContent when the bytes are not what a digest says."""
+        """A manifest by tag or digest; BadContent when its bytes do not have that digest."""
         async with self.connection.request(
             "GET", f"{self.path}/manifests/{target}", headers={"Accept": accept}
         ) as response:

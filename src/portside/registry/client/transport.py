@@ -297,7 +297,7 @@ def _state(directory: Path) -> tuple[tuple[str, int], ...]:
 
 
 def tls_context(directory: Path, verify: bool) -> ssl.SSLContext:
-    """The system's CAs and those of a certs.d directory, with its client certificates.
+    """The system's CAs and the CAs of a certs.d directory, with its client certificates.
 
     Raises SystemFailure naming a file that cannot be used.
     """

@@ -148,7 +148,7 @@ async def _finish(repository: Repository, location: str, digest: str) -> None:
 
 
 async def _resume(repository: Repository, location: str) -> tuple[str, int]:
-    """Where an upload stands; a forgotten one is begun anew."""
+    """The address and offset of an upload; an upload the registry does not know starts again."""
     try:
         async with repository.connection.request(
             "GET", location, expect=(200, 202, 204), retry=False

@@ -55,7 +55,7 @@ _VERBS = {
     "token ls": ("", "List robots", 0, _CONFIG),
     "token rm": ("NAME", "Remove a robot", 1, _CONFIG),
 }  # fmt: skip
-"""Of each verb: arguments, what it does, how many arguments it takes at most, its flags."""
+"""By verb: arguments, description, maximum number of arguments, flags."""
 
 
 def _help(verb: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Who somebody is and what they may do: htpasswd, robot tokens, bearer tokens, rights.
+"""Authentication and authorization: htpasswd, robot tokens, bearer tokens, rights.
 
 A request is taken as one of: nobody (``anonymous``), a user of the htpasswd file, a robot
 (``robot$NAME`` with a token of its own), or the holder of a bearer token (RFC 6750; the
@@ -156,7 +156,7 @@ class Authority:
         return self._htpasswd is not None or bool(self._rights) or self._bearer.enabled
 
     async def identify(self, authorization: str | None) -> Identity:
-        """Who sends this header; raises UNAUTHORIZED when it is wrong."""
+        """The identity that an Authorization header proves; UNAUTHORIZED when it is wrong."""
         if not authorization or not self.enabled:
             return Identity(ANONYMOUS)
         scheme, _, value = authorization.partition(" ")
@@ -171,7 +171,7 @@ class Authority:
         raise RegistryError("UNAUTHORIZED")
 
     def session(self, identity: Identity) -> str:
-        """A value for the page's cookie that stands for somebody who gave a password."""
+        """A session cookie's value for a user whose password was checked."""
         import jwt
 
         claims = {
@@ -183,7 +183,7 @@ class Authority:
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
     def in_session(self, value: str) -> Identity:
-        """Who a cookie stands for; nobody when it has ended or its user has changed."""
+        """The identity of a session cookie; anonymous when expired or when its user has changed."""
         import jwt
 
         if not self.enabled:
@@ -249,7 +249,7 @@ class Authority:
         return hmac.digest(self._secret, user.encode() + b"\0" + kept, "sha256").hex()[:32]
 
     def behind(self, identity: Identity) -> Identity:
-        """Whoever a bearer token was issued to, with all the rights they have."""
+        """The user or robot that a bearer token was issued to, with all their rights."""
         if not identity.is_bearer or not identity.user.startswith(ROBOT):
             return Identity(identity.user) if identity.is_bearer else identity
         robot = self.robots.find(identity.user.removeprefix(ROBOT))
@@ -378,7 +378,7 @@ class Authority:
 def _secret(path: Path) -> bytes:
     """The signing key, made on first use and kept so that tokens outlive a restart.
 
-    One that a crash or a full disk cut short is made anew: an empty key signs for anybody.
+    A key truncated by a crash or full disk is made again: anybody can sign with an empty key.
     """
     for _ in range(2):
         with suppress(FileNotFoundError):

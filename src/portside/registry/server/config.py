@@ -181,11 +181,11 @@ class Right(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who may do what where; the first rule that fits user and repository decides."""
 
     repository: str = "**"
-    """A pattern: ``*`` stands for one path part, ``**`` for any number."""
+    """A pattern: ``*`` matches one path part, ``**`` for any number."""
     user: str = "*"
     """A user's name, ``*`` for every known user, ``anonymous`` for nobody in particular."""
     actions: tuple[str, ...] = ("pull",)
-    """Of ``pull``, ``push``, ``delete``."""
+    """Any of ``pull``, ``push``, ``delete``."""
 
 
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -261,7 +261,7 @@ class Repository:
         return found
 
     async def _tagged_referrers(self, subject: Digest) -> set[Digest]:
-        """Those a client listed itself, at a registry that has no such lists
+        """Referrers that a client listed under a tag, for registries without the referrers API
         (distribution-spec, "Referrers Tag Schema" and "Enabling the Referrers API")."""
         try:
             index = await self.manifest(f"{subject.algorithm}-{subject.hex[:64]}")

@@ -1,4 +1,4 @@
-"""A lock that many may hold together, or one alone."""
+"""A read-write lock for asyncio."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 
 class Guard:
-    """Pushers hold it together, whoever removes something holds it alone.
+    """A read-write lock: pushers share it, removal holds it alone.
 
     A waiting exclusive holder goes before later pushers. Nobody may take it twice.
     """

@@ -106,7 +106,7 @@ class Upstream:
     def _arrived(self, key: tuple[str, Digest], task: asyncio.Task[None]) -> None:
         del self._coming[key]
         if not task.cancelled():
-            task.exception()  # whoever still waits has it
+            task.exception()  # other waiters raise it
 
     async def blob_size(self, repository: Repository, digest: Digest) -> int:
         """Bytes of a blob here or upstream, which is not fetched; raises as :meth:`blob`."""

@@ -1,4 +1,4 @@
 """Messages of BuildKit's interfaces, generated from the ``.proto`` files by ``generate.sh``.
 
-Field numbers and names are those of the published interface.
+Field numbers and names come from the published interface.
 """
