@@ -101,7 +101,7 @@ def stream(
 
 
 class Waiting:
-    """``POST /containers/ID/wait``, asked before the start and answered at the end."""
+    """``POST /containers/ID/wait``, sent before the start and answered at the end."""
 
     def __init__(self, client: Client, container: str, condition: str) -> None:
         self._client = client

@@ -113,7 +113,7 @@ def entry_of(credentials: Credentials) -> dict[str, str]:
 
 
 def erase(config: ClientConfig, key: str) -> bool:
-    """Forget a registry's credentials; False when none were known."""
+    """Remove a registry's credentials; False when none were known."""
     helper = helper_of(config, key)
     if helper:
         _ask_helper(helper, "erase", key)

@@ -188,7 +188,7 @@ def write_text(what: str, path: str, text: str) -> None:
 
 def file_error(error: OSError) -> str:
     """The message about a file for which no verb has a message of its own; empty for other errors,
-    which are faults of ours."""
+    which are defects of this program."""
     if error.filename is None or isinstance(error, BrokenPipeError):
         return ""
     name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename

@@ -314,5 +314,5 @@ def _await_end(process: int) -> None:
 
     poll = select.poll()
     poll.register(process, select.POLLIN)
-    poll.poll()  # as long as its containers take to end, which they may be asked for
+    poll.poll()  # the containers' end may be awaited, which has no limit
     os.close(process)

@@ -253,7 +253,7 @@ class Client:
 def _age(server: str) -> str:
     """A line for the error of an engine that runs an older source than this command's.
 
-    Files that it reads late may not fit it any more.
+    Files that the engine reads later may no longer match.
     """
     name, _, theirs = server.partition(" ")[0].partition("+")
     if not name.startswith("Portside/") or not theirs:

@@ -56,7 +56,7 @@ class Request:
 
 @dataclass
 class Project:
-    """A project as it is to be."""
+    """The wanted state of a project."""
 
     name: str
     working_dir: str

@@ -462,7 +462,7 @@ def restart_policy(service: Values) -> Values:
 
 
 def security_options(project: Project, given: list[str]) -> tuple[list[str], bool]:
-    """``security_opt`` as the engine takes it, and whether the masked paths are to be seen.
+    """``security_opt`` in the engine's form, and whether masked paths are visible.
 
     Raises ComposeError.
     """

@@ -1,4 +1,4 @@
-"""Steps that bring a project where it is to be, and what each waits for."""
+"""Steps that bring a project to the wanted state, and what each waits for."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ one way::
     engine_watch ─► collector (names, images, labels, health: values of ContainerFacts)
     http_server ─► cadvisor (JSON and metrics of cAdvisor), own_api (JSON for pages), page_files
 
-* ``samples``: :class:`Sample`, one look at one group, packed; ``series`` are the numbers that
-  charts show, :class:`Point`.
+* ``samples``: :class:`Sample`, one sample of one group, packed; ``SERIES`` names the numbers that
+  charts show, :class:`Point` has their values.
 * ``history``: full resolution for two minutes, means and maxima for an hour, in memory;
   ``history_file`` keeps days on disk.
 * ``own_api``: the interface for pages and terminals, below ``/api/portside/v1/``.

@@ -25,7 +25,7 @@ _TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 class Gone(Exception):
-    """The group is not there any more."""
+    """The group was removed."""
 
 
 class _File:

@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         """No request was received yet: the client may begin with HTTP/2's preface."""
         self._http2: Http2Session | None = None
         self._broken = False
-        """The peer's bytes make no sense any more: nothing can follow."""
+        """The peer's bytes cannot be parsed: the connection ends after the answer."""
         self._draining = 0
         """Bytes of an unwanted body that are still read."""
         self.cancellable = False
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._peer_gone()
 
     def eof_received(self) -> bool:
-        """The client sends no more. Answers under way are still sent (a half-closed socket)."""
+        """The client sends no more data. Answers under way are still sent (a half-closed socket)."""
         self._eof = True
         if self._request is None:
             return False

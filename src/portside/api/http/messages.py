@@ -80,7 +80,7 @@ class Body:
         self._wake()
 
     def discard(self) -> None:
-        """Nobody reads it any more."""
+        """The reader has ended."""
         self._discards = True
         self._chunks.clear()
         self._size = 0

@@ -179,7 +179,7 @@ class Server:
     # -- ending ----------------------------------------------------------------------------
 
     async def close(self, grace: float = 5.0) -> None:
-        """Accept no more, finish what is under way for up to ``grace`` seconds."""
+        """Accept no connections, and finish requests in progress for up to ``grace`` seconds."""
         self.is_closing = True
         for listener in self._listeners:
             self.loop.remove_reader(listener)

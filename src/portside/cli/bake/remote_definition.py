@@ -203,7 +203,7 @@ def _entries(target: Target, *keys: str) -> Iterator[dict[str, Any]]:
 
 
 def _git_environment(url: str) -> dict[str, str]:
-    """Credentials for the server, by the environment: arguments are for everybody to see."""
+    """Credentials for the server, by the environment: arguments are visible to other users."""
     token, header = (os.environ.get(name) for name in _GIT_AUTH)
     if not url.startswith("https://") or not (token or header):
         return {}

@@ -21,7 +21,7 @@ _PIECE = 64 << 10
 
 
 class Secrets:
-    """Read when a step asks for them."""
+    """Read when a step needs them."""
 
     def __init__(self, texts: list[str]) -> None:
         """Raises Failed for what cannot be read."""

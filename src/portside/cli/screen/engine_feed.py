@@ -55,7 +55,7 @@ class Row:
         self.memory.append(float(memory_used(sample)))
 
     def rest(self) -> None:
-        """It runs no more."""
+        """The container has stopped."""
         self.entry.sample = None
 
 
