@@ -36,7 +36,7 @@ EXIT_STATUS: dict[type[BaseException], str] = {
 
 
 class ErrorBody(msgspec.Struct):
-    """What every failed request is answered with."""
+    """The body of the answer to a failed request."""
 
     message: str
 
@@ -55,7 +55,7 @@ def body(message: str) -> bytes:
 
 
 def message_of(error: BaseException) -> str:
-    """What the user reads; never empty. An error of the kernel names the path first, as Go does."""
+    """The message for the user, never empty. Errors of the kernel begin with the path, as in Go."""
     if isinstance(error, OSError) and error.strerror:
         where = (
             os.fsdecode(error.filename) + ": " if isinstance(error.filename, str | bytes) else ""

@@ -1,4 +1,4 @@
-"""What the Engine API has no place for: ``/portside/…``."""
+"""Endpoints that the Engine API does not have: ``/portside/…``."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def reshape(api: Api, request: Request, name: str) -> Answer:
 class _List(msgspec.Struct):
     manifests: list[ListPart] = msgspec.field(name="Manifests", default_factory=list)
     raw: bytes = msgspec.field(name="Raw", default=b"")
-    """What is pushed, in base64; by default a list of the manifests."""
+    """The content to push, in base64; by default a list of the manifests."""
     media_type: str = msgspec.field(name="MediaType", default="")
 
 

@@ -1,4 +1,4 @@
-"""What a request means in the API version that its client speaks.
+"""Requests in the API version of their client.
 
 Services take requests in the newest version's words. A function here takes a decoded request and
 makes of it what it meant when its version was the newest: fields that came later are dropped,
@@ -67,7 +67,7 @@ def create(request: CreateRequest, version: Version, cgroup_version: int) -> lis
 
 
 def _refuse_later(mounts: tuple[MountRequest, ...], version: Version) -> None:
-    """What must not be ignored, since the user relies on it."""
+    """Refuse options of newer versions that users rely on."""
     for mount in mounts:
         bind, volume = mount.bind_options, mount.volume_options
         if version < (1, 44) and bind is not None and bind.read_only_force_recursive:

@@ -45,7 +45,7 @@ def _wants_upgrade(request: Request) -> bool:
 
 
 def taker(request: Request) -> Take:
-    """What turns a request into its client's socket, once everything has been checked."""
+    """A function that hijacks the client's socket, after all checks."""
 
     def take(terminal: bool) -> socket.socket:
         if _wants_upgrade(request):

@@ -1,4 +1,4 @@
-"""What run, start -a, attach and exec share: terminals, signals, sizes, exit statuses."""
+"""Functions that run, start -a, attach and exec share: terminals, signals, sizes, exit statuses."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def host_of(key: str) -> str:
 
 
 def lookup(config: ClientConfig, server: str) -> Credentials:
-    """What is known for a registry, as the API's AuthConfig; empty when nothing is."""
+    """A registry's credentials as the API's AuthConfig; empty when there are none."""
     key = key_of(server)
     helper = helper_of(config, key)
     if helper:

@@ -102,7 +102,7 @@ class KeyWatch:
         self.found = False
 
     def feed(self, data: bytes) -> bytes:
-        """What may be passed on; ``found`` is set when the sequence is complete."""
+        """The bytes to pass on; ``found`` is set when the sequence is complete."""
         if not self._sequence:
             return data
         data = self._held + data

@@ -1,4 +1,4 @@
-"""What ``cp`` does: Docker's rules for names, and tar both ways.
+"""The work of ``cp``: Docker's rules for names, and tar in both directions.
 
 A trailing ``/.`` on the source means its contents; a source without one keeps its name
 below an existing directory and takes the destination's name otherwise. What comes out of a
@@ -169,7 +169,7 @@ class Copy:
         return Place(path, found is not None, is_directory)
 
     def _stat(self, name: str, path: str) -> dict[str, Any] | None:
-        """What is at a path of the container; None when nothing is."""
+        """The file at a path of the container; None when there is none."""
         try:
             response = self.client.request(
                 "HEAD", path_of("containers", name, "archive"), {"path": path}

@@ -173,7 +173,7 @@ def _log_size() -> int:
 
 
 def _log_tail(start: int) -> str:
-    """What the engine has written since, the last of it."""
+    """The end of what the engine has logged since."""
     try:
         with open(LOG, "rb") as file:
             file.seek(start)

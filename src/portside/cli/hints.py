@@ -40,7 +40,7 @@ def after_image(command: Sequence[str]) -> str:
 
 
 def holder_of_port(client: Client, is_local: bool, options: Options, message: str) -> str:
-    """Who listens on a port that could not be published; nothing when that is not the case."""
+    """The listener on a port that could not be published; empty for other errors."""
     if not options.many("publish") or not any(
         words in message for words in ("address already in use", "already allocated")
     ):

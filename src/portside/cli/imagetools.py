@@ -56,7 +56,7 @@ def inspect(session: Session, options: Options, arguments: list[str]) -> None:
 
 
 def fetched(session: Session, name: str, *, statements: bool = False) -> Item:
-    """What the registry has under a name; Failed when it has nothing."""
+    """The registry's manifest of a name; Failed when there is none."""
     try:
         return manifest.fetch(session, name, statements=statements)
     except Refused as err:
@@ -161,7 +161,7 @@ _PREDICATES = {"SLSA": "https://slsa.dev/provenance/", "SPDX": "https://spdx.dev
 
 
 def _attested(session: Session, name: str, document: Item, kind: str) -> Item:
-    """What is attested of an image, under ``kind``; of several images by platform. Of several
+    """The attestations of an image, under ``kind``; of several images by platform. Of several
     SBOMs the first, and the others as AdditionalSPDXs."""
     bare = references.split(name)[0]
     platforms = dict(_platforms(document))

@@ -134,7 +134,7 @@ def _resolved(session: Session, source: str, repository: str) -> tuple[str, Item
 
 
 class _Result:
-    """What is pushed: its bytes, and what it refers to."""
+    """The manifest to push, and the content that it refers to."""
 
     def __init__(self, sources: list[tuple[str, Item]]) -> None:
         self._sources = sources

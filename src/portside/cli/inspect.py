@@ -84,7 +84,7 @@ def _first(getters: Iterable[Getter], name: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    """What an object without a state is."""
+    """The kind of an object without a state."""
     return "image" if "RootFS" in value else "volume" if "Mountpoint" in value else "network"
 
 

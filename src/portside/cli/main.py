@@ -104,7 +104,7 @@ def _compose(program: str, options: Options, words: Sequence[str]) -> int:
 
 
 def _problem(options: Options) -> str:
-    """What is wrong with the global options, if anything is."""
+    """The error in the global options, or an empty text."""
     if len(options.many("host")) > 1:
         return "Failed to initialize: unable to resolve docker endpoint: Specify only one -H"
     if options.many("host") and options.text("context"):

@@ -58,7 +58,7 @@ def _keep(session: Session, name: str, manifest: Kept) -> None:
 
 
 def fetch(session: Session, name: str, *, statements: bool = False) -> Kept:
-    """What the registry has under a name, also the statements of an attestation manifest."""
+    """A registry's manifest of a name, also the statements of an attestation manifest."""
     references.check(name)
     known = auth.header(session.config, name)
     path = path_of("portside", "manifests", name, "json")

@@ -29,7 +29,7 @@ def short_id(text: str) -> str:
 
 
 class _View:
-    """What the columns depend on besides the container."""
+    """The options that columns depend on."""
 
     def __init__(self, full: bool) -> None:
         self.full = full
@@ -87,7 +87,7 @@ def _networks(item: Item, view: _View) -> str:
 
 
 def _platform(item: Item) -> str:
-    """What the image's manifest was made for, when the engine reports it: ``linux/amd64``."""
+    """The platform of the image's manifest, when the engine reports it: ``linux/amd64``."""
     found = (item.get("ImageManifestDescriptor") or {}).get("platform") or {}
     parts = (found.get("os"), found.get("architecture"), found.get("variant"))
     return "/".join(part for part in parts if part)

@@ -72,7 +72,7 @@ class History:
                 entry.history = (_padded(sparkline(cpu, 1.0)), _padded(sparkline(memory)))
 
     def _sampled(self, entry: Entry) -> tuple[deque[float], deque[float]]:
-        """What this command itself saw of a container."""
+        """This command's own samples of a container."""
         kept = self._own.setdefault(entry.asked, (deque(maxlen=WIDTH), deque(maxlen=WIDTH)))
         if entry.sample is not None:
             kept[0].append(cpu_percent(entry.sample))

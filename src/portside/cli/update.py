@@ -91,7 +91,7 @@ def _warn(session: Session, answer: dict[str, Any]) -> None:
 
 
 def _shape(options: Options) -> dict[str, Any]:
-    """What Docker cannot change: the body of Portside's own endpoint."""
+    """The body of Portside's own endpoint, for changes that Docker does not support."""
     from portside.cli import envfile, mount_flags, port_flags
 
     body: dict[str, Any] = {}

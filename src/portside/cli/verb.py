@@ -1,4 +1,4 @@
-"""What a verb is: names, usage, flags and the function that does it."""
+"""A verb: its names, usage, flags and the function that does it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class ClientConfig:
         self.directory = directory(chosen)
         self._values: dict[str, Any] | None = None
         self._broken = False
-        """There is a file, but not one that could be read: it is not written over."""
+        """The file exists but could not be read: it is not overwritten."""
 
     @property
     def path(self) -> str:

@@ -21,7 +21,7 @@ _RECORD = 1 << 14
 
 
 class TlsSocket:
-    """What is used of ``socket.socket``. Raises OSError; ssl.SSLError is one."""
+    """The used part of the interface of ``socket.socket``. Raises OSError; ssl.SSLError is one."""
 
     def __init__(self, sock: socket, context: ssl.SSLContext, host: str) -> None:
         self._sock = sock

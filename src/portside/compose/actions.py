@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Actions:
-    """What the changes to one project share."""
+    """The shared context of the changes to one project."""
 
     pool: EnginePool
     project: Project
@@ -80,7 +80,7 @@ class Actions:
         return resolve_service(self.project.services[name], self.containers)
 
     def request(self, name: str, number: int, **more: Any) -> ContainerRequest:
-        """What a service's container is created from."""
+        """The inputs for creating a service's container."""
         service, resolved = self.project.services[name], self.resolved(name)
         labels = {HASH: service_hash(resolved), **more.pop("labels", {})}
         resolved["volumes_from"] = _volumes_from(service, self.containers)

@@ -1,4 +1,4 @@
-"""What a value of a Compose attribute may be, what it means, and how it is printed.
+"""The kinds of values of Compose attributes: their checks, meaning and printed form.
 
 A ``Kind`` decodes a value as it was written into a plain typed one (bytes and nanoseconds are
 ``int``, a list of ``NAME=value`` is a dict) and encodes it again in the canonical form that
@@ -62,7 +62,7 @@ class Kind:
 
 
 def name_of(value: Any) -> str:
-    """What a value is, for messages."""
+    """The kind of a value, for messages."""
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string"}
     if value is None:
         return "nothing"
@@ -370,7 +370,7 @@ class Struct(Kind):
 
 
 def kind_empty(kind: Kind) -> Any:
-    """What Go prints in JSON for such a value that was not given."""
+    """Go's JSON of a value of this kind that was not given."""
     return kind.encode({}, True) if isinstance(kind, Struct) else None
 
 

@@ -29,7 +29,7 @@ class ConditionFailed(PortsideError):
 
 
 class TimedOut(PortsideError):
-    """It has not become true in time."""
+    """The condition has not become true in time."""
 
 
 class ContainerWatch:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     Values = dict[str, Any]
 
     class Project(Protocol):
-        """What the checks read of :class:`portside.compose.project.Project`."""
+        """The part of :class:`portside.compose.project.Project` that the checks read."""
 
         name: str
         environment: dict[str, str]

@@ -36,7 +36,7 @@ from portside.model.light_dataclass import dataclass, field
 
 @dataclass
 class UpOptions:
-    """What the flags of ``up`` and ``create`` say."""
+    """The flags of ``up`` and ``create``."""
 
     services: list[str] = field(default_factory=list)
     recreate: str = DIVERGED

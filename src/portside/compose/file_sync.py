@@ -25,7 +25,7 @@ _ALWAYS = (
     "**/.git", "**/.hg", "**/.svn", "**/*.swp", "**/*.swx", "**/*~", "**/.#*", "**/4913",
     "**/.idea", "**/__pycache__", "**/.DS_Store", "**/.pytest_cache",
 )  # fmt: skip
-"""What editors and tools write beside the files."""
+"""Temporary files of editors and tools."""
 
 
 @dataclass

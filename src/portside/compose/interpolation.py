@@ -34,7 +34,7 @@ class InvalidTemplate(PortsideError):
 
 
 class MissingVariable(PortsideError):
-    """A required variable has no value; the message says which."""
+    """A required variable has no value; the message names it."""
 
 
 def substitute(template: str, lookup: Lookup, warn: Warn | None = None, depth: int = 0) -> str:

@@ -30,7 +30,7 @@ _RESOURCES = ("services", "volumes", "networks", "secrets", "configs", "models")
 
 @dataclass
 class Loader:
-    """What all files of one project share."""
+    """The shared context of all files of one project."""
 
     working_dir: str
     environment: dict[str, str]
@@ -38,9 +38,9 @@ class Loader:
     interpolates: bool = True
     resolves_paths: bool = True
     stdin: bytes | None = None
-    """What stands for the file ``-``; read from standard input when None."""
+    """The content of the file ``-``; read from standard input when None."""
     _seen: dict[str, list[Document]] = field(default_factory=dict)
-    """What is parsed already and not yet loaded."""
+    """Documents that are parsed but not yet loaded."""
 
     def lookup(self) -> Lookup:
         return self.environment.get

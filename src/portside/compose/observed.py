@@ -1,4 +1,4 @@
-"""What the engine has of a project: containers, networks and volumes, found by their labels."""
+"""The state of a project in the engine: containers, networks and volumes, found by labels."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from portside.model.light_dataclass import dataclass, field, replace
 
 @dataclass
 class OneOff:
-    """What the flags of ``run`` say."""
+    """The flags of ``run``."""
 
     service: str
     command: list[str] = field(default_factory=list)

@@ -16,7 +16,7 @@ class Event:
     id: str
     status: str
     text: str
-    """One word on what happens to it: ``Creating``."""
+    """The activity in one word: ``Creating``."""
     parent: str = ""
     """The resource that it is a part of."""
     detail: str = ""

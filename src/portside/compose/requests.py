@@ -65,7 +65,7 @@ def scale_of(service: Values) -> int:
 
 @dataclass
 class ContainerRequest:
-    """What one container is created from."""
+    """The inputs for creating one container."""
 
     project: Project
     service_name: str

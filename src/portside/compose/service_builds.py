@@ -1,4 +1,4 @@
-"""What the images are that a project's services are built into, and their order."""
+"""The images of a project's services to build, and their order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from portside.model.light_dataclass import dataclass, field
 
 @dataclass
 class BuildOptions:
-    """What the flags of ``build`` say."""
+    """The flags of ``build``."""
 
     args: dict[str, str] = field(default_factory=dict)
     no_cache: bool = False

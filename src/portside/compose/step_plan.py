@@ -14,7 +14,7 @@ class Step:
     action: str
     """create, recreate, start, stop, remove, pull, build, wait, rename, or check."""
     subject: str
-    """What it is about: ``container web-1``."""
+    """The resource: ``container web-1``."""
     perform: Callable[[], None]
     reason: str = ""
     after: list[Step] = field(default_factory=list)

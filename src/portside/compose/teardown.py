@@ -23,7 +23,7 @@ _IN_USE = "Resource is still in use"
 
 @dataclass
 class DownOptions:
-    """What the flags of ``down`` say."""
+    """The flags of ``down``."""
 
     services: list[str] = field(default_factory=list)
     volumes: bool = False

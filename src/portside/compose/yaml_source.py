@@ -85,7 +85,7 @@ Path = tuple[str, ...]
 
 
 class Document:
-    """One YAML document: its tree, and what ``!reset`` and ``!override`` stand at."""
+    """One YAML document: its tree, and the paths with ``!reset`` and ``!override``."""
 
     def __init__(self, tree: Any) -> None:
         self.tree = tree
@@ -219,7 +219,7 @@ def scalar(text: str, tag: str = "", style: str | None = None) -> Any:
 
 
 def plain(text: str) -> Any:
-    """What an unquoted scalar stands for."""
+    """The value of an unquoted scalar."""
     if text in WORDS:
         return WORDS[text]
     first = text[0]

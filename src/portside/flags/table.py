@@ -109,7 +109,7 @@ class Options:
         }
 
     def given(self, name: str) -> bool:
-        """It was on the command line."""
+        """Whether the flag was on the command line."""
         return name in self._values
 
     def flag(self, name: str) -> bool:

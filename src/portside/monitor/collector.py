@@ -102,7 +102,7 @@ class Group:
         self.is_busy = False
         """Details of it are being read."""
         self.is_partial = False
-        """It has fewer files than others: it may have been read too early."""
+        """The group has fewer files than others: it may have been read too early."""
         self.details_time = -_DETAILS_LONGEST
         self.details_cpu = -1
         """When details were read (monotonic seconds), and its processor time then."""

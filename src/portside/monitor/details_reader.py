@@ -1,4 +1,4 @@
-"""What costs more than a sample: processes, descriptors, sockets, file systems, NUMA nodes."""
+"""Costly values: processes, descriptors, sockets, file systems, NUMA nodes."""
 
 from __future__ import annotations
 

@@ -43,13 +43,13 @@ class Alert(msgspec.Struct, kw_only=True):
     shown: str
     """The container's name, or the group's path."""
     subject: str = ""
-    """What of it: a file system's mount point, a process."""
+    """The part of the group: a file system's mount point, a process."""
     severity: str = "warning"
     """``warning`` or ``critical``."""
     summary: str = ""
-    """What is wrong, with numbers."""
+    """The problem, with numbers."""
     advice: str = ""
-    """What to do: a command where there is one."""
+    """Advice: a command where there is one."""
     value: float = 0.0
     threshold: float = 0.0
     started: float = 0.0

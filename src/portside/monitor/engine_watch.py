@@ -45,7 +45,7 @@ class ContainerFacts(msgspec.Struct, frozen=True):
     state: str = ""
     """created, running, paused, restarting, exited, dead."""
     pid: int = 0
-    """Its first process, in the host's PID namespace; 0 while it does not run."""
+    """The first process's ID in the host's PID namespace; 0 while the container does not run."""
     created_ns: int = 0
     started_ns: int = 0
     restarts: int = 0
@@ -65,7 +65,7 @@ class ContainerFacts(msgspec.Struct, frozen=True):
 
     @property
     def shares_network(self) -> bool:
-        """Its interfaces are the host's or another container's."""
+        """The container uses the interfaces of the host or of another container."""
         return self.network_mode == "host" or self.network_mode.startswith("container:")
 
 

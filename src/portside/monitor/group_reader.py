@@ -29,7 +29,7 @@ class Gone(Exception):
 
 
 class _File:
-    """One file: its path, its descriptor (or -1), what it said last."""
+    """One file: its path, its descriptor (or -1), its last content."""
 
     __slots__ = ("fd", "parse", "path", "text")
 
@@ -370,7 +370,7 @@ class GroupReader:
         return file.text if file is not None else b""
 
     def _kept_texts(self) -> _Texts:
-        """What a sample keeps as the kernel wrote it; shared by samples between changes."""
+        """The kernel's texts that a sample keeps; shared by samples between changes."""
         last = self._last
         pressure = (last("cpu.pressure"), last("memory.pressure"), last("io.pressure"))
         io = (last("io"), last("io_operations"))

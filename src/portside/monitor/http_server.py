@@ -125,7 +125,7 @@ async def _metrics(request: web.Request) -> web.Response:
 
 
 def _own(out: exposition.Exposition, monitor: Monitor) -> None:
-    """What the monitor itself did."""
+    """The monitor's metrics about itself."""
     collector = monitor.collector
     out.family("container_scrape_error", "gauge",
                "1 if there was an error while getting container metrics, 0 otherwise")  # fmt: skip

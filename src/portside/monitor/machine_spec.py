@@ -1,4 +1,4 @@
-"""What the machine is: cAdvisor's ``MachineInfo``, with its JSON names."""
+"""The machine's properties: cAdvisor's ``MachineInfo``, with its JSON names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every handler needs: the parts of one running monitor."""
+"""Context of all handlers: the parts of one running monitor."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Monitor:
                 out.line(f"portside_monitor_history_{name}_total", "", value)
 
     def _write_queues(self, out: Exposition) -> None:
-        """What exporters and webhooks sent and lost."""
+        """Metrics of exporters and webhooks: batches sent and lost."""
         queues = [exporter.queue for exporter in self.exporters]
         queues += [hook.queue for hook in self.webhooks.hooks] if self.webhooks else []
         for name, kind, help in (

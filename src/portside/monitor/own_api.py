@@ -96,7 +96,7 @@ class GroupRow(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     ports: tuple[str, ...] = ()
     is_parent: bool = False
-    """There are groups below it."""
+    """The group has groups below it."""
 
 
 class GroupDetail(msgspec.Struct, frozen=True):

@@ -97,7 +97,7 @@ class Program:
         self._connect()
 
     def _connect(self) -> None:
-        """Who hears of what."""
+        """Connect the listeners."""
         monitor, listeners = self.monitor, self.collector.listeners
 
         def groups_changed(_group: Group) -> None:

@@ -40,7 +40,7 @@ SERIES: Final = (
     "net_rx", "net_tx", "io_read", "io_write", "threads",
     "pressure_cpu", "pressure_memory", "pressure_io", "load",
 )  # fmt: skip
-"""What charts show. ``cpu``: cores in use; ``throttled``: share (0 to 1) of the quota's periods
+"""The series of charts. ``cpu``: cores in use; ``throttled``: share (0 to 1) of the quota's periods
 in which the group was held back; memory in bytes; ``net_…`` and ``io_…`` in bytes per second;
 ``pressure_…``: percent of the last ten seconds in which something waited (PSI, "some");
 ``load``: runnable tasks, smoothed over ten seconds (the machine: its load average of a minute).
@@ -120,7 +120,7 @@ class HugetlbUse(msgspec.Struct, frozen=True):
 
 
 class Details(msgspec.Struct, frozen=True):
-    """What costs more to find out, and is looked at less often. Shared by many samples."""
+    """Values that cost more and are read less often. Shared by many samples."""
 
     time_ns: int = 0
     processes: int = 0

@@ -1,4 +1,4 @@
-"""One client's connection: requests in, answers out, one after the other.
+"""One client's connection: it reads requests and answers them in order.
 
 States of a connection::
 
@@ -39,7 +39,7 @@ Handler = Callable[[Request], Awaitable[Response | Stream | None]]
 """Answers a request: a Response, the Stream it has written, or None after a hijack."""
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""What a connection in HTTP/2 begins with (RFC 9113, section 3.4)."""
+"""The first bytes of an HTTP/2 connection (RFC 9113, section 3.4)."""
 HEAD_TIMEOUT = 60.0
 """Seconds in which a client must complete a request head."""
 _DRAINED = 64 << 20
@@ -49,7 +49,7 @@ _READ_AHEAD = 256 << 10
 
 
 class Listener(Protocol):
-    """What a connection needs of the server that accepted it."""
+    """The interface of the server that a connection uses."""
 
     loop: asyncio.AbstractEventLoop
     is_closing: bool
@@ -58,7 +58,7 @@ class Listener(Protocol):
     take_grpc: TakeGrpc | None
 
     def opened(self, connection: Connection) -> None:
-        """It has been accepted, or has become idle just now."""
+        """The connection was accepted, or has become idle."""
 
     def can_yield(self) -> None:
         """One of the connections may be closed for a new one from now on."""
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._peer_gone()
 
     def eof_received(self) -> bool:
-        """The client sends no more data. Answers under way are still sent (a half-closed socket)."""
+        """The client sends no more data. Pending answers are still sent (a half-closed socket)."""
         self._eof = True
         if self._request is None:
             return False
@@ -478,7 +478,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def task(self) -> asyncio.Task[None] | None:
-        """What answers the request under way."""
+        """The task that answers the current request."""
         return self._task if self._http2 is None else self._http2.task
 
     def abort(self) -> None:

@@ -71,7 +71,7 @@ class Http2Session:
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
         self.streams: dict[int, _StreamConnection] = {}
         self._early: bytearray | None = bytearray()
-        """What the client sent before its first request; None once that is known."""
+        """Bytes before the client's first request; None after that."""
         self._closing = False
         self._begin()
 
@@ -217,7 +217,7 @@ class Http2Session:
 
 
 class _StreamConnection:
-    """What a request, its body and its answer need of a connection, for one stream."""
+    """The interface of a connection for a request, its body and its answer, for one stream."""
 
     def __init__(self, session: Http2Session, number: int, head: Head) -> None:
         self._session, self.id, self.peer = session, number, session.peer

@@ -1,4 +1,4 @@
-"""What handlers receive and answer: requests with their bodies, responses and streams."""
+"""The values of handlers: requests with their bodies, responses and streams."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REASONS = {
 
 
 class Link(Protocol):
-    """What requests, bodies and answers need of the connection, or of its stream in HTTP/2."""
+    """The interface of a connection, or of a stream in HTTP/2, for requests, bodies and answers."""
 
     @property
     def peer(self) -> str: ...
@@ -193,7 +193,7 @@ class Stream:
 
 
 class Request:
-    """One request as handlers see it."""
+    """One request, as handlers receive it."""
 
     __slots__ = ("_connection", "_query", "body", "head", "version")
 

@@ -45,7 +45,7 @@ def most_connections() -> int:
 
 
 def _peer(sock: socket.socket) -> str:
-    """Who is at the other end: a process, or an address."""
+    """The client: a process, or an address."""
     try:
         if sock.family == socket.AF_UNIX:
             credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)

@@ -46,7 +46,7 @@ class Block:
 
 
 class Definitions:
-    """What all files say. Raises Failed with the place of a fault."""
+    """The definitions of all files. Raises Failed with the place of an error."""
 
     def __init__(self, environment: dict[str, str], builtin: dict[str, Any]) -> None:
         self._environment = environment

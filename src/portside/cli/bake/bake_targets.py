@@ -91,7 +91,7 @@ class Bake:
     # -- one target ----------------------------------------------------------------------
 
     def own(self, name: str) -> Target:
-        """What a target's blocks say themselves, normalized."""
+        """A target's own attributes, normalized."""
         found: Target = {}
         for block, given in self._targets[name]:
             merge(found, self._read(block, given))

@@ -23,7 +23,7 @@ _SAME = {
 
 
 def attributes_of(project: Project, build: Values) -> dict[str, Any]:
-    """What ``build`` of a service says, as a target's attributes; what is empty is left out.
+    """``build`` of a service as a target's attributes; empty ones are left out.
 
     The Dockerfile's name, tags, labels, platforms and outputs are the caller's: bake and compose
     differ there.

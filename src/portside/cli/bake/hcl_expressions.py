@@ -389,7 +389,7 @@ def _ended(nodes: list[Any], kind: str, start: Any) -> list[Any]:
 
 
 def _skipped(nodes: list[Any]) -> list[Any]:
-    """What follows the end of a loop whose body is not evaluated."""
+    """The nodes from the end of a loop whose body is not evaluated."""
     depth = 0
     for at, node in enumerate(nodes):
         kind = str(getattr(node, "data", ""))

@@ -1,4 +1,4 @@
-"""What ``--call`` prints: findings of build checks, a target's arguments, the targets."""
+"""Output of ``--call``: findings of build checks, a target's arguments, the targets."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Channel:
             self._arrived.notify_all()
 
     def pieces(self) -> Iterator[bytes]:
-        """What the engine sends, until it ends."""
+        """The engine's data, until its end."""
         while True:
             with self._arrived:
                 while not self._frames:

@@ -230,7 +230,7 @@ def _read_all(source: BinaryIO) -> bytes:
 
 
 def _text(path: str) -> str | None:
-    """A file's text; None when there is none."""
+    """A file's text; None when it does not exist."""
     try:
         with open(path, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -21,7 +21,7 @@ LAST_LINES = 20
 
 
 class Vertex:
-    """What is known of one step."""
+    """The state of one step."""
 
     def __init__(self, number: int, digest: str) -> None:
         self.number, self.digest, self.name = number, digest, ""
@@ -110,7 +110,7 @@ class Silent:
     def __init__(self) -> None:
         self.record = Record()
         self._held: list[str] | None = None
-        """What waits while something else has the terminal."""
+        """Output that waits while another program uses the terminal."""
 
     def show(self, message: dict[str, Any]) -> None:
         self.record.take(message)

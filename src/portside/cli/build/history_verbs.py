@@ -58,7 +58,7 @@ def _status(record: Item) -> str:
 
 
 def _name(record: Item) -> str:
-    """What was built: its names, or its target or file."""
+    """The name of a build: the image's names, or the target or file."""
     names = (record.get("response") or {}).get("image.name", "")
     attrs = record.get("attrs") or {}
     place = attrs.get("vcs:source") or attrs.get("context") or ""

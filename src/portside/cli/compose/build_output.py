@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from portside.compose.service_images import ImageTools
 
 _MODES = {"json": "rawjson"}
-"""What ``--progress`` of compose is to the builder, where the names differ."""
+"""The builder's name of a ``--progress`` mode of compose, where the names differ."""
 
 
 def image_tools(

@@ -25,7 +25,7 @@ _BEGUN = time.monotonic()
 
 
 class ComposeSession(Session):
-    """What a verb of ``compose`` gets."""
+    """The argument of a verb of ``compose``."""
 
     dry_run = False
     parallel = -1
@@ -145,7 +145,7 @@ class ComposeSession(Session):
         return self._pool
 
     def actions(self, project: Project, **more: Any) -> Actions:
-        """What changes a project and reports it on the board."""
+        """The functions that change a project, with progress on the board."""
         from portside.compose.actions import Actions
 
         return Actions(

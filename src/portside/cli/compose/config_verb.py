@@ -80,7 +80,7 @@ _LISTS: dict[str, Any] = {
         f"{name}={value}" for name, value in project.environment.items()
     ),
 }  # fmt: skip
-"""What can be listed, in the order in which one of several is chosen."""
+"""The lists, in the order in which one of several flags is chosen."""
 _CHOOSING = ("profiles", "images", "environment")
 """Lists that are of the chosen services only."""
 

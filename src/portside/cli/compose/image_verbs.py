@@ -204,7 +204,7 @@ def build(session: ComposeSession, options: Options, arguments: list[str]) -> in
 def _print_bake(
     session: ComposeSession, project: Project, names: list[str], choices: BuildOptions
 ) -> None:
-    """What would be built, in the form of ``docker buildx bake``."""
+    """The targets to build, in the form of ``docker buildx bake``."""
     from portside.compose.config_output import go_json
 
     chosen = service_builds.with_needed(project, names)

@@ -56,7 +56,7 @@ class LogPrinter:
             self._write(sys.stderr if error else sys.stdout, f"{before}{text}\n")
 
     def status(self, name: str, text: str) -> None:
-        """What happened to a source: ``web-1 exited with code 0``."""
+        """Print an event of a source: ``web-1 exited with code 0``."""
         with self._lock:
             self._register(name)
             start = "\r\x1b[K" if self._terminal else ""

@@ -1,4 +1,4 @@
-"""What would change, and the project as a picture: ``up --plan`` and ``graph``."""
+"""The planned changes, and the project as a picture: ``up --plan`` and ``graph``."""
 
 from __future__ import annotations
 

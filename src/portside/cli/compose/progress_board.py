@@ -69,7 +69,7 @@ class Json(Board):
 
 
 class _Item:
-    """What is known of one resource."""
+    """The state of one resource."""
 
     def __init__(self, event: Event) -> None:
         self.event = event

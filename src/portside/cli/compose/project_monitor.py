@@ -1,4 +1,4 @@
-"""What happens to a project's containers, as it happens."""
+"""The events of a project's containers, live."""
 
 from __future__ import annotations
 

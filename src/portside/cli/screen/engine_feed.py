@@ -1,4 +1,4 @@
-"""What the live screen shows, gathered by a thread: lists of the engine, and a stream of samples
+"""The data of the live screen, collected by a thread: lists of the engine, and a stream of samples
 of each container that runs, one ``poll`` over all of them."""
 
 from __future__ import annotations

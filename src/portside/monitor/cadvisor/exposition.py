@@ -33,7 +33,7 @@ Value = tuple[tuple[str, ...], float]
 Values = Callable[[Group, View], Iterable[Value]]
 _GAUGE, _COUNTER = "gauge", "counter"
 _SEEN = "container_last_seen"
-"""Its value is the time of the scrape, so its time is that, too, and not the sample's."""
+"""Its value is the time of the scrape, so its time stamp is the scrape's, not the sample's."""
 
 
 def escape(text: str) -> str:
