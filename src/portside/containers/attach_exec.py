@@ -128,7 +128,7 @@ async def attach_container(
 async def _send_logs(
     core: Core, container: Container, options: AttachOptions, sock: socket.socket
 ) -> None:
-    """What the container has said so far, in the framing of the stream."""
+    """The container's output so far, in the framing of the stream."""
     from portside.containers.log_reader import LogsOptions, read_logs
 
     wanted = LogsOptions(stdout=options.stdout, stderr=options.stderr)

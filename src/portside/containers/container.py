@@ -80,10 +80,10 @@ class Container:
     stops: int = 0
     """Stop requests under way; their events precede that of the end, as with dockerd."""
     kept: bool = False
-    """It is stopped only to be started again: ``--rm`` keeps out."""
+    """The container is stopped only to be started again: ``--rm`` does not remove it."""
     removed: bool = False
     networked: bool = False
-    """It has a sandbox to be given back."""
+    """The container has a sandbox that must be released."""
     timings: dict[str, float] = field(default_factory=dict)
     """Milliseconds of the last start's steps (``run --timings``)."""
 

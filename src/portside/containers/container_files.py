@@ -58,7 +58,7 @@ async def archive_stat(core: Core, container: Container, path: str) -> PathStat:
 async def archive_get(
     core: Core, container: Container, path: str
 ) -> tuple[PathStat, AsyncIterator[bytes]]:
-    """What ``docker cp`` reads: the path's stat and its tar."""
+    """Read for ``docker cp``: the path's stat and its tar."""
     with unless_removed(container):
         stat, stream = await core.store.archives.get(view(core, container), _required(path))
 
@@ -80,7 +80,7 @@ async def archive_put(
     keep_kind: bool = False,
     copy_owner: bool = False,
 ) -> None:
-    """What ``docker cp`` writes; ``copy_owner`` gives it to the container's user."""
+    """Write for ``docker cp``; with ``copy_owner`` the files belong to the container's user."""
     _check_writable(container, _required(path))
     chown = None
     if copy_owner:

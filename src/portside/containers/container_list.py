@@ -87,7 +87,7 @@ def summary(
 
 
 def _image_id(core: Core, name: str) -> str:
-    """What a name means now; empty for nothing."""
+    """ID of the image that a name has now; empty without one."""
     try:
         return core.images.get(name).id
     except (NotFound, InvalidParameter):

@@ -20,7 +20,7 @@ from portside.model.network import UNCONNECTED, EndpointSettings, NetworkRequest
 
 
 def network_request(core: Core, record: Record) -> NetworkRequest:
-    """What a start asks of the networks; ``container:NAME`` becomes the full ID."""
+    """A start's request to the networks service; ``container:NAME`` becomes the full ID."""
     host, config = record.host, record.config
     mode = host.network_mode
     if mode.startswith("container:"):
@@ -56,7 +56,7 @@ def network_request(core: Core, record: Record) -> NetworkRequest:
 
 
 def _userns_of_donor(core: Core, record: Record) -> str:
-    """Where the user namespace is that is shared with another, running container."""
+    """Path of the user namespace that another, running container shares; else empty."""
     donor = user_mapping.donor_of(core, record)
     shared = donor is not None and donor.running and user_mapping.of(core, record) is not None
     return f"/proc/{donor.pid}/ns/user" if shared and donor is not None else ""
@@ -118,7 +118,7 @@ async def network_disconnect(core: Core, container: Container, network: str, for
 
 
 async def disconnect_by_name(core: Core, name: str, network: str, force: bool = False) -> None:
-    """As ``network_disconnect``; with ``force`` the container need not be there. NotFound."""
+    """Like ``network_disconnect``; with ``force`` the container need not exist. Raises NotFound."""
     try:
         container = core.find(name)
     except NotFound as err:
@@ -207,7 +207,7 @@ def link_targets(core: Core, host: HostConfig) -> dict[str, str]:
 
 
 def shown_links(core: Core, record: Record) -> tuple[str, ...] | None:
-    """As ``inspect`` shows them: ``/target:/name/alias``."""
+    """Links as ``inspect`` shows them: ``/target:/name/alias``."""
     if not record.host.links:
         return None
     return tuple(f"/{target}:/{record.name}/{alias}" for _, alias, target in links_of(core, record))
@@ -226,7 +226,7 @@ def link_names(core: Core) -> dict[str, list[str]]:
 
 
 def check_links_running(core: Core, record: Record) -> None:
-    """What is linked to must run at the start. Raises Conflict in Docker's words."""
+    """Check that linked containers run. Raises Conflict with Docker's text."""
     for text, alias, name in links_of(core, record):
         target = core.containers.get(record.link_targets.get(text, ""))
         if target is None or not target.record.running:

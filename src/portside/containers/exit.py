@@ -1,4 +1,4 @@
-"""How a container's end is handled, and waiting for it.
+"""Handling of a container's exit, and waiting for it.
 
 The monitor reports the end (or has written it to ``exit.json`` before it was killed). The engine
 records it, gives network, volumes and state directory back, wakes waiting clients, and decides

@@ -191,7 +191,7 @@ class _Mounted(msgspec.Struct, frozen=True):
 
     device: str
     root: str
-    """What of the file system is mounted, a path within it."""
+    """The path within the file system that is mounted."""
     target: str
     options: str
     type: str
@@ -205,7 +205,7 @@ class _Mounted(msgspec.Struct, frozen=True):
         return cls(device, root, target, options, tail[0], _unescaped(tail[1]))
 
     def path_within(self, mounts: list[_Mounted]) -> str:
-        """Where the same directory or file is below one of these mounts; "" when nowhere."""
+        """Path of the same directory or file below one of these mounts; "" without one."""
         holders = [
             (len(other.root), other)
             for other in mounts
@@ -224,7 +224,7 @@ def _unescaped(text: str) -> str:
 
 
 def _id_mappings(pid: int) -> dict[str, tuple[str, ...]]:
-    """Of its user namespace (user_namespaces(7)), unless that is ours."""
+    """Mappings of its user namespace (user_namespaces(7)), unless it is our own."""
     if _inode(pid, "user") == _inode("self", "user"):
         return {}
     files = {"users": "uid_map", "groups": "gid_map"}

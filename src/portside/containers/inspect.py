@@ -69,7 +69,7 @@ async def inspect_container(
 
 
 def _apparmor_profile(core: Core, record: Record) -> str:
-    """As in dockerd: before the first start what was asked for, then what is applied."""
+    """As in dockerd: before the first start the requested profile, then the applied one."""
     options = security_options.parse_security(record.host.security_opt)
     if not record.started_ns:
         return options.apparmor

@@ -103,7 +103,7 @@ class _Reader:
         self._path, self._container, self._options = path, container, options
         self._current: Generation | None = None
         self._known = b""
-        """How the newest generation that was read to its end began."""
+        """First record of the newest generation that was read to its end."""
         self._rest = b""
         self._ended = False
         self._watch, self._stack = watch, ExitStack()

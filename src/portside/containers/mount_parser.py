@@ -30,7 +30,7 @@ _SUBJECTS = {
     "nocopy": "copy",
     "idmap": "owners",
 }
-"""What a word of ``-v``'s third part is about; there is one on each subject at most."""
+"""Subject of a word in ``-v``'s third part; each subject is allowed once."""
 
 _FOREIGN = {
     "bind": ("volume_options", "image_options"),
@@ -150,7 +150,7 @@ class MountParser:
         )
 
     def _propagation(self, source: str, wanted: str) -> str:
-        """How mounts pass between the host and a bind mount.
+        """Mount propagation between the host and a bind mount.
 
         Around the data root it is ``rslave``: a private copy would hold the mounts of other
         containers and volumes after they have ended, as in Docker.

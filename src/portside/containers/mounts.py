@@ -1,4 +1,4 @@
-"""Where a container's mounts come from: ``-v``, ``--mount``, ``--volumes-from``, ``VOLUME``.
+"""Sources of a container's mounts: ``-v``, ``--mount``, ``--volumes-from``, ``VOLUME``.
 
 ``MountParser`` (``mount_parser.py``) reads all of them into ``MountPoint`` values, which are kept
 in the record; ``MountPoints.acquire`` makes and claims the volumes at creation, and
@@ -153,8 +153,8 @@ async def runtime_mounts(core: Core, record: Record) -> tuple[oci.Mount, ...]:
 def _map_owners(
     mount: oci.Mount, point: MountPoint, record: Record, mappings: IDMappings | None
 ) -> None:
-    """What is the engine's keeps the container's identifiers on disk; what a bind mount shows is
-    the host's, unless it is to be mapped."""
+    """The engine's files keep the container's identifiers on disk. Files of a bind mount keep the
+    host's, unless a mapping is requested."""
     uids: tuple[oci.IDMapping, ...] = ()
     gids: tuple[oci.IDMapping, ...] = ()
     if point.idmap:
@@ -266,7 +266,8 @@ def check_idmap(text: str) -> str:
 
 
 def idmap_of(text: str, source: str, user: str) -> BindMappings:
-    """Those of users and groups, from the disk's to the shown; ``user`` is the container's."""
+    """Mappings of users and groups, from the disk's IDs to the shown IDs; ``user`` is the
+    container's."""
     if text != "auto":
         return _parse_idmap(text)
     owner = Path(source).stat()

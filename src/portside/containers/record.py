@@ -1,4 +1,4 @@
-"""What is kept of a container in the metadata: its options and its last known state."""
+"""A container's record in the metadata: its options and its last known state."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     idmap: str = ""
     tmpfs: tuple[str, ...] = ()
     chain: str = ""
-    """Of an image, the chain ID of its topmost layer: it may be deleted by force meanwhile."""
+    """For an image mount, the chain ID of its topmost layer: the image may be deleted by force."""
 
     def shown(self) -> containerstate.MountPoint:
-        """As ``inspect`` and ``ps`` show it."""
+        """The mount as ``inspect`` and ``ps`` show it."""
         return containerstate.MountPoint(
             type=self.type,
             name=self.name if self.type != "tmpfs" else "",
@@ -68,25 +68,25 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Without the slash."""
     created_ns: int
     image: str
-    """As the user named it."""
+    """The image's name as the user gave it."""
     image_id: str
     image_manifest: Descriptor | None = None
-    """The manifest of the image's platform that it was made from."""
+    """The platform's manifest in the image that the container was made from."""
     platform: str = "linux"
     config: ContainerConfig
-    """With the image's merged in."""
+    """The configuration with the image's merged in."""
     host: HostConfig
     id_mappings: IDMappings | None = None
-    """The range that was given to it alone (``--userns=auto``)."""
+    """The range of this container alone (``--userns=auto``)."""
     process_label: str = ""
-    """SELinux's, given to it alone; empty where SELinux is off, and with ``label=disable``."""
+    """This container's SELinux label; empty where SELinux is off, and with ``label=disable``."""
     mount_label: str = ""
     endpoints: dict[str, EndpointSettings] = {}
-    """What the user asked for, by network name or ID."""
+    """Settings that the user requested, by network name or ID."""
     mounts: tuple[MountPoint, ...] = ()
 
     making: bool = False
-    """Its mounts are not all made: an engine that starts and finds this undoes the creation."""
+    """The creation is not finished: an engine that starts and finds this undoes it."""
     running: bool = False
     paused: bool = False
     quieted: bool = False
@@ -115,7 +115,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def alive(self) -> bool:
-        """What Docker calls running: it runs, or its policy is about to start it again."""
+        """Running in Docker's sense: it runs, or its policy is about to start it again."""
         return self.running or self.restarting
 
     @property

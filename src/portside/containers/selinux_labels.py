@@ -175,7 +175,7 @@ def label_network_files(label: str, directory: str, shared: bool) -> None:
 
 
 def contexts(wanted: bool) -> ContainerContexts | None:
-    """What the policy has for containers; None where SELinux is off or not ``wanted``."""
+    """The policy's contexts for containers; None where SELinux is off or not ``wanted``."""
     if not wanted or not selinux.enabled():
         return None
     return selinux.container_contexts()

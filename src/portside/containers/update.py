@@ -253,7 +253,7 @@ def _with_ports(
 
 
 def _port(text: str) -> str:
-    """With its protocol."""
+    """A port with its protocol."""
     return text if "/" in text else f"{text}/tcp"
 
 

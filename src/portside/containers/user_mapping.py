@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 AUTO_OWNER = "containers"
 """The name in /etc/subuid and /etc/subgid whose ranges are given out."""
 AUTO_RANGE = subordinate_ids.Range(1 << 31, (1 << 31) - (1 << 16))
-"""Where they have no line of that name: the upper half of all identifiers, which no login has."""
+"""The range without a line of that name: the upper half of all IDs, which no login has."""
 SIZE = 65536
 """Identifiers that a container gets when it asks for no size, unless its user is above them."""
 _SHARING = ("network_mode", "pid_mode", "ipc_mode")

@@ -166,7 +166,7 @@ class Subnet:
 
     @classmethod
     def of(cls, config: IPAMConfig) -> Subnet:
-        """From a network's stored configuration."""
+        """A subnet from a network's stored configuration."""
         return cls(
             ipaddress.ip_network(config.subnet),
             ipaddress.ip_address(config.gateway) if config.gateway else None,
@@ -205,7 +205,7 @@ class Subnet:
             self._next = number
 
     def status(self) -> SubnetStatus:
-        """How full it is."""
+        """Numbers of used and free addresses."""
         used = self._used | self._edges
         first, last = int(self.range.network_address), int(self.range.broadcast_address)
         taken = sum(first <= number <= last for number in used)
@@ -219,7 +219,7 @@ class Subnet:
 
 
 def problems(config: IPAMConfig) -> list[str]:
-    """What is wrong with a user's range, in Docker's words."""
+    """Docker's error texts for a user's range; empty when it is valid."""
     interface = _cidr(config.subnet)
     if interface is None:
         return [f"invalid subnet {config.subnet}: invalid CIDR block notation"]
@@ -292,7 +292,7 @@ def check(configs: Iterable[IPAMConfig]) -> None:
 
 
 def listed(problems: Sequence[str]) -> str:
-    """As Docker lists errors: one alone, or each on a line of its own."""
+    """Join errors as Docker does: a single one as it is, several one per line."""
     return problems[0] if len(problems) == 1 else "* " + "\n* ".join(problems)
 
 

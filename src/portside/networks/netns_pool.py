@@ -167,8 +167,8 @@ class NamespaceWorker:
 
 
 def inside_setup(fd: int, names: bool = False, sysctls: bool = True) -> Namespace:
-    """What every namespace of ours begins with; called inside it. A namespace taken over
-    after a restart keeps its own settings."""
+    """Set up a new namespace; called inside it. A namespace taken over after a restart keeps its
+    own settings."""
     for name, value in SYSCTLS if sysctls else ():
         # a kernel booted without IPv6 has none of these
         with contextlib.suppress(FileNotFoundError):
@@ -183,7 +183,7 @@ def inside_setup(fd: int, names: bool = False, sysctls: bool = True) -> Namespac
 
 
 class Kind(Enum):
-    """What a namespace in stock has beside its loopback."""
+    """Contents of a prepared namespace besides its loopback interface."""
 
     PLAIN = "eth0"
     NAMES = "eth0, and the name server's sockets"

@@ -213,7 +213,8 @@ class Catalogue:
         return self._records.get(identifier)
 
     def resolve(self, name: str) -> NetworkRecord:
-        """By full id, name, or unique beginning of the id, in this order; NotFound."""
+        """Find a network by full ID, name, or unique beginning of the ID, in this order. Raises
+        NotFound."""
         if name in self._records:
             return self._records[name]
         matches = [record for record in self._records.values() if record.name == name]

@@ -110,7 +110,8 @@ def parse_wanted(
     publish_all: bool,
     default_ip: str = "",
 ) -> list[Wanted]:
-    """What PortBindings (and, with PublishAll, ExposedPorts) ask for; InvalidParameter."""
+    """Ports that PortBindings (and, with PublishAll, ExposedPorts) request. Raises
+    InvalidParameter."""
     wanted: list[Wanted] = []
     for key, hosts in bindings.items():
         first, last, protocol = parse_port(key)

@@ -109,7 +109,7 @@ class Book:
         return [sandbox.record for sandbox in self._sandboxes.values()]
 
     def stored(self) -> list[SandboxRecord]:
-        """What the metadata says, also of what was not taken over yet."""
+        """All records in the metadata, also of sandboxes that are not taken over yet."""
         return self._documents.all()
 
     def on_network(self, network_id: str) -> list[tuple[SandboxRecord, EndpointRecord]]:
@@ -327,7 +327,7 @@ class Sandboxes:
         return attachment
 
     def _link_rules(self, record: SandboxRecord) -> list[LinkRule]:
-        """What legacy links allow on a default bridge whose containers may not talk."""
+        """Rules of legacy links on a default bridge without inter-container communication."""
         bridge = next((e for e in record.endpoints if e.network == "bridge"), None)
         if bridge is None or not record.request.links:
             return []

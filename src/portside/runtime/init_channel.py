@@ -105,14 +105,14 @@ class Own:
         self.result = -1
         """A file, locked by us, for what goes wrong after that."""
         self.at_start: Callable[[], None] = lambda: None
-        """What is left to be done then, before execve."""
+        """Called after ``hold`` was read, before execve."""
         self.preserve = 0
-        """How many descriptors after the three streams the command inherits."""
+        """Number of descriptors after the three streams that the command inherits."""
         self.keyring = True
         self.init_program = -1
         """Directory of the program that is PID 1 (``--init``), else -1."""
         self.page: mmap.mmap | None = None
-        """Where :meth:`pass_on` leaves the sibling's PID."""
+        """Shared page to which :meth:`pass_on` writes the sibling's PID."""
 
     def joins(self, group: Cgroup | None, cloned: bool, beside: int = 0) -> Own:
         """We join ``group`` ourselves, or its version 1 part if we were cloned into it."""
@@ -121,7 +121,7 @@ class Own:
         return self
 
     def descriptors(self) -> list[int]:
-        """What a process inside may have open before execve(2) besides its streams."""
+        """Descriptors besides the streams that stay open until execve(2)."""
         more = (self.channel.fileno(), self.hold, self.result, self.init_program)
         return [fd for fd in (*more, *range(3, 3 + self.preserve)) if fd >= 0]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 NAME = "docker-init"
-"""What programs that look at PID 1 know."""
+"""The name of PID 1 that programs know from Docker."""
 _PLACES = tuple(
     f"{directory}/{name}"
     for name in (NAME, "tini-static")

@@ -42,9 +42,9 @@ from portside.runtime.messages import (
 )
 
 _SHARES = 10 * 1024
-"""Of processor time; a container has 1024 unless it asks for other ones."""
+"""The launcher's CPU shares; a container has 1024 by default."""
 _QUIET = 0.1
-"""Seconds without a word after which the launcher forks a monitor in reserve."""
+"""Seconds without a request after which the launcher forks a monitor in reserve."""
 
 
 def main(fd: int, parent: str, home: str, files: int) -> None:
@@ -248,7 +248,7 @@ _F_SETPIPE_SZ = 1031
 _CLASS = re.compile(rb"^\s*\d+\s+(\d+)\s+\d+\s+\d+\s+(\d+)$", re.MULTILINE)
 """A line of the statistics: class, size in bytes, pools, blocks in use, available blocks."""
 _HEADER = sys.getsizeof(b"")
-"""What a bytes object takes beside its bytes."""
+"""Bytes that a bytes object takes besides its contents."""
 _kept: list[object] = []
 
 

@@ -183,7 +183,7 @@ def _spawn(groups: tuple[str, str], files: int) -> tuple[socket.socket, int]:
 
 
 def _environment() -> dict[str, str]:
-    """What other runtimes are found with. All else of ours may be secret, and a container that
-    may trace processes can read it in one on its way to execve(2)."""
+    """The variables that other runtimes are found with. All others may be secret, and a container
+    that may trace processes can read them in a process on its way to execve(2)."""
     names = ("PATH", "HOME", ROOTLESS_VARIABLE)
     return {name: os.environ[name] for name in names if name in os.environ}

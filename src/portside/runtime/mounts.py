@@ -527,8 +527,8 @@ def _cgroup(root: int, mount: Mount, options: Parsed, group: str) -> None:
 
 
 def _no_cgroups(root: int, mount: Mount, options: Parsed) -> None:
-    """What programs look for at /sys/fs/cgroup where we have no groups: version 2 as the host
-    has it, read-only, or an empty directory."""
+    """Mount /sys/fs/cgroup for programs where we have no control groups: version 2 as the host has
+    it, read-only, or an empty directory."""
     try:
         tree = filesystem("cgroup2", "cgroup", [], options.set | MOUNT_ATTR_RDONLY)
     except OSError:

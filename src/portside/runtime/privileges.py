@@ -57,8 +57,8 @@ def _entries(path: str, root: int | None) -> Iterator[list[str]]:
     """Lines of passwd or group, split; none when the image has no such file. ``root`` is a
     descriptor of the container's root, None for one's own.
 
-    What is no regular file beneath the root is not opened: a device may act on that, a link of
-    /proc may lead out. A line cut off by a limit counts for nothing.
+    Only a regular file beneath the root is opened: opening a device may have effects, and a link
+    of /proc may lead out of the root. A line cut off by a limit counts for nothing.
     """
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     root = os.open("/", flags) if root is None else os.open(".", flags, dir_fd=root)

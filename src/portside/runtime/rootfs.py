@@ -152,7 +152,7 @@ def _cover_with_mapped(rootfs: Rootfs, namespace: int) -> None:
 
 @contextmanager
 def _as_mapped_root(rootfs: Rootfs) -> Iterator[None]:
-    """With root's rights, but the user that the disk's root is shown as.
+    """Run as the user that the disk's root is shown as, with root's rights.
 
     An overlay writes to its upper layer as who mounted it, and an idmapped mount takes files
     of mapped users only (EOVERFLOW).

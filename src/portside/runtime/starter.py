@@ -312,7 +312,7 @@ def _watch_oom(group: Cgroup) -> list[int]:
 
 
 def _state_of(request: StartRequest, pid: int) -> StateFile:
-    """What a later engine finds the container by; its start is yet to come."""
+    """The file by which a later engine finds the container, which is not started yet."""
     monitor = os.getppid()
     ticks = start_ticks(monitor), start_ticks(pid)
     return StateFile(request.id, monitor, ticks[0], pid, ticks[1], 0, request.cgroup)

@@ -109,7 +109,7 @@ class Registry:
 
     directories: tuple[str, ...]
     devices: dict[str, _Found] = field(default_factory=dict)
-    """By qualified name, ``vendor.com/class=name``."""
+    """Devices by qualified name, ``vendor.com/class=name``."""
     broken: dict[Path, str] = field(default_factory=dict)
     """Files that could not be read, and why."""
 

@@ -87,7 +87,7 @@ def ipc_mounts(host: HostConfig, shm_of: str) -> list[oci.Mount]:
 
 
 def selinux_mount() -> oci.Mount:
-    """What shows SELinux to programs inside (``label=nested``)."""
+    """Mounts that show SELinux to programs inside (``label=nested``)."""
     options = ("rbind", "rprivate", "nosuid", "noexec")
     return oci.Mount("/sys/fs/selinux", "bind", "/sys/fs/selinux", options)
 

@@ -34,7 +34,7 @@ from portside.model.selinux_label import NO_LABELS, Labels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """What the daemon's options say for containers that say nothing."""
+    """The daemon's defaults for options that a container does not set."""
 
     cgroup_parent: str = "/portside"
     ulimits: tuple[Ulimit, ...] = ()
@@ -66,15 +66,15 @@ class SpecInputs:
     links: tuple[str, ...] = ()
     """Environment variables of legacy links."""
     joined: dict[str, int] = field(default_factory=dict)
-    """By namespace type (``pid``, ``ipc``, ``network``): the init process of the container
+    """Namespace type (``pid``, ``ipc``, ``network``) to the init process of the container
     whose namespace is shared (``container:ID``)."""
     root: str = "rootfs"
     devices: tuple[oci.Device, ...] = ()
     """Further nodes (CDI), which are allowed as well."""
     id_mappings: IDMappings | None = None
-    """Of the user namespace; None is the host's. ``joined`` may name a container whose it is."""
+    """Mappings of the user namespace; None is the host's. ``joined`` may name its container."""
     labels: Labels = NO_LABELS
-    """SELinux's."""
+    """SELinux labels."""
     shows_selinux: bool = False
     """Programs inside see SELinux and may label (``label=nested``)."""
     defaults: Defaults = field(default_factory=Defaults)
@@ -136,11 +136,10 @@ _DOCKERS_PROFILE = "docker-default"
 def apparmor_of(
     options: security_options.SecurityOptions, privileged: bool, defaults: Defaults
 ) -> str:
-    """The profile's name; privileged containers are unconfined unless one was asked for.
+    """The profile's name; privileged containers are unconfined unless a profile was requested.
 
-    One that was asked for is applied, or the start fails, wherever the kernel has AppArmor;
-    that the default could not be loaded is no reason to go without. Docker's default stands
-    for ours where no dockerd has loaded it.
+    Where the kernel has AppArmor, a profile is always applied, or the start fails: also when the
+    default could not be loaded. Docker's default means ours where no dockerd has loaded it.
     """
     wanted = options.apparmor
     if wanted == _DOCKERS_PROFILE and defaults.apparmor_profile and not apparmor.is_loaded(wanted):

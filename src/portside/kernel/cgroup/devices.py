@@ -46,7 +46,7 @@ RUNTIME_DEVICES: tuple[tuple[bool, str, int, int, str], ...] = (
     (True, "c", 5, 2, "rwm"),  # ptmx
     (True, "c", 10, 200, "rwm"),  # net/tun, which CAP_NET_ADMIN guards
 )
-"""What an OCI runtime allows besides, whatever the configuration says (config-linux.md)."""
+"""Devices that an OCI runtime always allows (config-linux.md)."""
 
 Key = tuple[str, int, int]
 
@@ -55,7 +55,7 @@ class DeviceAccess(msgspec.Struct):
     """The sum of a rule list: a default and the exceptions to it."""
 
     allow: bool = True
-    """What happens to a device that no exception names; a new group allows all."""
+    """Whether a device without an exception is allowed; a new group allows all."""
     exceptions: dict[Key, str] = {}
     """Access letters (of ``rwm``) by (``b`` or ``c``, major, minor)."""
 
@@ -99,7 +99,7 @@ def rules_of(devices: Iterable[DeviceCgroup]) -> list[tuple[bool, str, int, int,
 
 
 def fold(rules: Iterable[tuple[bool, str, int, int, str]]) -> DeviceAccess:
-    """What the whole list means."""
+    """The sum of a list of rules, applied in order."""
     state = DeviceAccess()
     for rule in rules:
         state.apply(*rule)
@@ -107,7 +107,7 @@ def fold(rules: Iterable[tuple[bool, str, int, int, str]]) -> DeviceAccess:
 
 
 def rule_text(kind: str, major: int, minor: int, access: str) -> str:
-    """As version 1 writes it, and as ``--device-cgroup-rule`` reads it: ``c 1:3 rwm``."""
+    """The rule as version 1 and ``--device-cgroup-rule`` write it: ``c 1:3 rwm``."""
 
     def number(value: int) -> str:
         return "*" if value == ANY else str(value)

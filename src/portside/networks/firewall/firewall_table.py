@@ -117,7 +117,7 @@ class Firewall:
         self._change(self._messages(nftables.DELSETELEM, gone))
 
     def _messages(self, kind: int, members: Sequence[Member]) -> list[Message]:
-        """What adds members to their sets, or deletes them."""
+        """Messages that add members to their sets, or delete them."""
         by_set: dict[str, list[tuple[str, str]]] = {}
         for name, key, value in members:
             by_set.setdefault(name, []).append((key, value))

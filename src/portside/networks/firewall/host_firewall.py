@@ -46,7 +46,7 @@ class HostFirewall:
 
     @classmethod
     def read(cls, nft: Nft, own_table: str) -> HostFirewall:
-        """As it is now; with no chains when it cannot be read."""
+        """Read the current rules; without chains when they cannot be read."""
         found = cls(nft, {name: [] for name in HOOKS.values()})
         try:
             found._read(own_table)
@@ -192,7 +192,7 @@ class _Packet:
     port: bytes
 
     def field(self, name: str, values: dict[int, bytes]) -> bytes | None:
-        """What an expression loads; None for what is not known."""
+        """The value that an expression loads; None when it is not known."""
         if name == "immediate":
             return attributes(values.get(2, b"")).get(1)
         number = _number(values.get(2, bytes(4)))

@@ -28,7 +28,7 @@ connection."""
 
 @dataclass(frozen=True, slots=True)
 class NetworkRules:
-    """What the firewall has to know of one bridge network."""
+    """The firewall's view of one bridge network."""
 
     bridge: str
     subnets: tuple[IPNetwork, ...]
@@ -48,7 +48,7 @@ class NetworkRules:
 
 
 def network_rules(record: NetworkRecord) -> NetworkRules:
-    """From a network's options to what the firewall has to know of it."""
+    """The firewall's view of a network, from the network's options."""
     modes = {
         4: record.option(network_options.BRIDGE_MODE4) or "nat",
         6: record.option(network_options.BRIDGE_MODE6) or "nat",
@@ -84,7 +84,7 @@ Member = tuple[str, str, str]
 def elements(
     publication: Publication, routed: bool = False, asks_host: bool = False
 ) -> list[Member]:
-    """What publishes a port; with ``asks_host`` the host's input chains decide who comes in."""
+    """Rules that publish a port; with ``asks_host``, the host's input chains filter clients."""
     version = publication.version
     port = f"{publication.protocol} . {publication.host_port}"
     target = f"{publication.container_ip} . {publication.container_port}"
