@@ -69,7 +69,7 @@ class ContentStore(Protocol):
 
 
 class FileWriter(Protocol):
-    """One file on its way to the client."""
+    """A file that is sent to the client."""
 
     async def write(self, data: bytes) -> None: ...
 

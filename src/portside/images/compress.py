@@ -1,4 +1,4 @@
-"""Layers that are made here: tar in, gzip blob out, in a process of its own."""
+"""Packs a new layer in a job process: tar in, gzip blob out."""
 
 from __future__ import annotations
 

@@ -482,7 +482,7 @@ class ImageService:
     ) -> str:
         """Make an image of a container's changes above ``parent_image`` (an ID); its ID.
 
-        ``config`` is the container's configuration with the request's fields laid over it;
+        ``config`` is the container's configuration with the request's fields put over it;
         None keeps the parent's. ``changes`` are Dockerfile instructions. The container's
         writable layer must not be written to meanwhile (pause it).
         """

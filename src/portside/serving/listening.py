@@ -55,7 +55,7 @@ def _listen(family: socket.AddressFamily, name: object) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(name)  # type: ignore[arg-type]  # as getaddrinfo gave it
+        sock.bind(name)  # type: ignore[arg-type]  # as from getaddrinfo
         sock.listen(_BACKLOG)
     except BaseException:
         sock.close()

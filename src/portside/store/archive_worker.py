@@ -175,7 +175,7 @@ def stat_path(view: View, path: str) -> PathStat:
 
 
 def follow(root: int, path: str) -> str:
-    """Where a path leads inside the root; what does not exist is taken as it stands."""
+    """Resolve a path inside the root; a part that does not exist is left unchanged."""
     todo = [part for part in path.split("/") if part][::-1]
     done: list[str] = []
     links = 0

@@ -72,7 +72,7 @@ class BlobInfo(NamedTuple):
 
 
 class Ingest:
-    """One blob on its way in; an async context manager.
+    """A blob that is being written; an async context manager.
 
     Use::
 

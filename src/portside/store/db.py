@@ -351,7 +351,7 @@ class Collection(Generic[T]):
 
 class Transaction:
     """The statements of a transaction. They are kept until it is committed: when the disk is full
-    they are carried out once more in a copy of the metadata in the exec root."""
+    they are repeated in a copy of the metadata in the exec root."""
 
     __slots__ = ("_db", "done")
 

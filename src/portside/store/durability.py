@@ -64,7 +64,7 @@ class Settler:
     def _start(self) -> None:
         self._timer = None
         if self._task is not None and not self._task.done():
-            self.soon()  # a slow disk: once more after this one
+            self.soon()  # a slow disk: again after this one
             return
         self._task = asyncio.create_task(self._settle())
 

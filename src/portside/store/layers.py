@@ -3,7 +3,7 @@
 On disk, beneath the data root::
 
     layers/<hex of chain id>/diff     one layer's changes, whiteouts in overlay's own form
-    layers/<hex>/layer.json           its record once more
+    layers/<hex>/layer.json           a copy of its record
     layers/tmp-<id>/diff              being unpacked; dropped at a start
     l/<n>                             short link to ../layers/<hex>/diff, for long stacks
     l/empty                           an empty directory, where overlay wants one more
@@ -61,7 +61,7 @@ class LayerInfo(NamedTuple):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """``layer.json``: a layer's record once more, for when the metadata are lost."""
+    """``layer.json``: a copy of a layer's record, for when the metadata are lost."""
 
     chain: str
     parent: str
@@ -280,7 +280,7 @@ class LayerStore:
 
     def written_rootfs(self, chain: Digest) -> Rootfs:
         """Overlay: a layer's own changes above its parent, as its container had them; to
-        pack them once more. Nothing may be written there."""
+        pack them again. Nothing may be written there."""
         lower = self._lower(self.info(chain).parent)
         upper = str(self.layers_dir / chain.hex / "diff")
         return Rootfs("overlay", lower=tuple(lower), upper=upper, options=OVERLAY_OPTIONS)
@@ -439,7 +439,7 @@ class LayerStore:
         except asyncio.CancelledError:
             mine = asyncio.current_task()
             if not task.cancelled() or (mine is not None and mine.cancelling()):
-                raise  # else the last one before us gave up: try again
+                raise  # else the task before this one was cancelled: try again
         finally:
             self._waiting[chain] -= 1
             if self._waiting[chain] == 0:

@@ -96,7 +96,7 @@ class Store:
         return Space.of(self.root)
 
     def lease(self, note: str, seconds: float = 86400) -> Lease:
-        """A temporary owner for blobs and layers on their way; release it at the end.
+        """A temporary owner of blobs and layers that are being added; release it at the end.
 
         A killed engine's lease lives on for ``seconds``, so that the next attempt finds what
         was fetched.

@@ -50,7 +50,7 @@ class TarWriter:
         """Paths that :meth:`tree` leaves out, with all that is in them."""
 
     def entry(self, entry: Entry, data: bytes = b"") -> None:
-        """An entry whose content, if any, is at hand."""
+        """Write an entry; ``data`` is its content, if any."""
         self._put(tar.build(entry) + data + bytes(tar.padding(len(data))))
 
     def node(self, dir_fd: int, name: bytes, path: bytes) -> int:

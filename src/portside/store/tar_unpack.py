@@ -243,7 +243,7 @@ class Unpacker:
     def _set_again(self, entry: Entry, found: os.stat_result, dir_fd: int, last: bytes) -> None:
         """Set owner, mode and time again: the last link's entry decides, as in Docker.
 
-        What is so already is left alone: a new owner would cost the file its capabilities.
+        Equal attributes are not set: a new owner would remove the file's capabilities.
         """
         uid, gid = self._chown or (entry.uid, entry.gid)
         moved = (found.st_uid, found.st_gid) != (uid, gid)

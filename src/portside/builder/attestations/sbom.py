@@ -38,7 +38,7 @@ class ReadPackages(Job, kw_only=True):
 
 
 def check_generator(text: str) -> None:
-    """InvalidParameter when ``--sbom`` asks for a scanner of its own."""
+    """InvalidParameter when ``--sbom`` names another scanner."""
     pairs = (part.partition("=") for part in text.split(","))
     generator = {key: value for key, _, value in pairs}.get("generator", "")
     name = Reference.parse(generator).familiar_name if generator else ""

@@ -46,7 +46,7 @@ Handler = Callable[["Conversion", StageState, Any], Any]
 
 
 class Conversion:
-    """One Dockerfile on its way to a plan; the modules of the instructions call it."""
+    """Converts one Dockerfile to a plan; the instructions' modules use its methods."""
 
     def __init__(
         self, dockerfile: ins.Dockerfile, options: FrontendOptions, images: ImageResolver,
@@ -441,7 +441,7 @@ def _child(stage: ins.Stage, parent: StageState) -> StageState:
 
 
 def _placed(instruction: ins.Instruction, span: Span) -> ins.Instruction:
-    """A trigger has no place of its own in this file: messages name the FROM."""
+    """An ONBUILD trigger, placed at the FROM: the trigger itself is not in this file."""
     from dataclasses import replace
 
     return replace(instruction, span=span, triggered=True)

@@ -143,7 +143,7 @@ class Plan:
 
 @dataclass
 class StageState:
-    """A stage on its way."""
+    """The state of a stage while it is planned."""
 
     stage: ins.Stage
     platform: Platform

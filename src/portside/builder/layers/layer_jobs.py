@@ -30,7 +30,7 @@ class PackBlob(Job, kw_only=True):
 
 
 class ConvertBlob(Job, kw_only=True):
-    """Pack the blob ``source`` once more, in another compression."""
+    """Pack the blob ``source`` again with another compression."""
 
     result: ClassVar[type] = Converted
     source: str

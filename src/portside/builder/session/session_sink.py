@@ -1,4 +1,4 @@
-"""Results on their way to the client of ``portside build``."""
+"""Sends results to the client of ``portside build``."""
 
 from __future__ import annotations
 

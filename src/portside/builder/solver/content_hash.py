@@ -50,7 +50,7 @@ class ContentHash:
                     os.close(child)
 
     def entry(self, dir_fd: int, name: bytes, path: bytes, found: os.stat_result) -> bool:
-        """One entry; whether it is a directory."""
+        """Add an entry; returns whether it is a directory."""
         mode = found.st_mode
         if stat.S_ISSOCK(mode):
             return False
@@ -64,7 +64,7 @@ class ContentHash:
         self, path: bytes, found: os.stat_result, *, link: bytes = b"", content: bytes = b"",
         xattrs: Mapping[bytes, bytes] = _NONE,
     ) -> None:  # fmt: skip
-        """One entry whose link target, content's digest and extended attributes are at hand."""
+        """Add an entry whose link target, content's digest and extended attributes are known."""
         mode = found.st_mode
         size = found.st_size if stat.S_ISREG(mode) else 0
         device = found.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0

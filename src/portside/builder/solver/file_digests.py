@@ -91,7 +91,7 @@ class FileDigests:
             with open(temporary, "xb") as file:
                 file.write(msgspec.msgpack.encode(known))
             os.rename(temporary, self._path)
-        except OSError:  # a full disk: the files are read once more
+        except OSError:  # a full disk: the files are read again
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
 

@@ -355,7 +355,7 @@ class FileWorker:
 
 
 def _is_default(owner: ChownOpt) -> bool:
-    """Root for what has no owner; an archive's members have owners of their own."""
+    """Whether the owner is root, the default: an archive's members then keep their own owners."""
     return owner == ChownOpt(user=UserOpt(id=0), group=UserOpt(id=0))
 
 

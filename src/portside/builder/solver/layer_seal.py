@@ -19,8 +19,8 @@ EMPTY_SIZE = 1024
 """Bytes of a tar without an entry, as we write it."""
 CONTENT_LIMIT = 512 << 20
 """Bytes of files with unknown digests up to which a layer's content is digested without times.
-Beyond, reading it once more costs more than a changed step with the same large output is likely
-to save."""
+Above this, reading the layer again costs more than it saves: a changed step seldom has the same
+large output."""
 SMALL = 4 << 20
 """Bytes of files up to which a layer is compressed at once. A larger one is compressed when an
 image first needs its blob: most large layers are of stages that no image has."""

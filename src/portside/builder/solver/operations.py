@@ -1,4 +1,4 @@
-"""How each kind of vertex is identified and carried out."""
+"""How each kind of vertex is identified and executed."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Solved(NamedTuple):
 
 
 class Operations(msgspec.Struct):
-    """How vertices are looked at and carried out; see :mod:`.operations`."""
+    """How vertices are identified and executed; see :mod:`.operations`."""
 
     definition: Callable[[Vertex], Awaitable[str | None]]
     """What identifies a source's content; None when that is known only after fetching it."""
@@ -70,7 +70,7 @@ class _Flight:
 
 
 class Solver:
-    """One for the engine; each build has a :class:`Build` of its own."""
+    """The engine's solver; each build has its own :class:`Build`."""
 
     def __init__(self, cache: CacheStore) -> None:
         self.cache = cache
@@ -102,7 +102,7 @@ class Solver:
                 mine = asyncio.current_task()
                 if not flight.task.cancelled() or (mine is not None and mine.cancelling()):
                     raise
-                # the one who ran it gave up: it is ours now
+                # the build that ran it was cancelled: this one runs it now
             finally:
                 flight.reports.remove(report)
                 flight.waiting -= 1
@@ -154,7 +154,7 @@ class Build:
         self._held: list[str] = []
         self._reported: set[int] = set()
         self._above_fresh: set[int] = set()
-        """Vertices above one that is carried out anyway: only the content of their inputs shows
+        """Vertices above one that is always executed: only the content of their inputs shows
         whether they are known."""
 
     async def solve(self, output: Output) -> Tree:

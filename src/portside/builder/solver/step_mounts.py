@@ -1,4 +1,4 @@
-"""What a step's mounts are on this host, and how they are given back."""
+"""A step's mounts on this host: made before the step, released after it."""
 
 from __future__ import annotations
 

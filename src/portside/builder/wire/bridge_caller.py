@@ -18,7 +18,7 @@ class Caller:
 
     job: BuildJob
     returned: asyncio.Future[Result]
-    """The result that it hands back."""
+    """The result that the caller returns."""
     inputs: Mapping[str, Any]
     """Definitions by name (``Inputs``)."""
     depth: int = 0

@@ -1,7 +1,7 @@
 """``moby.buildkit.v1.frontend.LLBBridge``: what a frontend asks of the engine during a build.
 
 The client of a build is a frontend itself: its calls name the build in their metadata. A frontend
-in a container has a connection of its own.
+in a container has its own connection.
 """
 
 from __future__ import annotations

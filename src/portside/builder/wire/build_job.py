@@ -77,7 +77,7 @@ class BuildJob:
         self.ref: str = request.Ref
         self.progress = ProgressLog()
         self.returned: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        """The result that the client hands back."""
+        """The result that the client returns."""
         self.source: SourceFile | None = None
         """The Dockerfile, for errors."""
         self.follow: dict[str, tuple[str, ...]] = {}

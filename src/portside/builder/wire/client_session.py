@@ -1,4 +1,4 @@
-"""A client's session: what it serves to its builds over the connection it gave us.
+"""A client's session: the services that it offers to its builds over its connection.
 
 A client posts ``/session`` (or opens ``Control/Session``) and is from then on the gRPC server:
 of its directories, secrets, agents and credentials. A build names its session by ID.
@@ -133,7 +133,7 @@ class ClientSession:
 
 
 class FileSendWriter:
-    """One file on its way to the client's output."""
+    """A file that is written to the client's output."""
 
     def __init__(self, stream: Any, progress: Callable[[int], None]) -> None:
         self._stream, self._progress = stream, progress

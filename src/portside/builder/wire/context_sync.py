@@ -60,7 +60,7 @@ class Synced(msgspec.Struct, frozen=True):
 
 @dataclass
 class _Incoming:
-    """A file on its way."""
+    """A file that is being received."""
 
     stat: Stat
     fd: int = -1
@@ -112,7 +112,7 @@ def _refuse(stream: PacketStream, err: BaseException) -> None:
 
 
 class _Writer:
-    """Writes and digests large files in a thread of its own while more of them arrive: write(2)
+    """Writes and digests large files in their own thread while more of them arrive: write(2)
     and hashlib release the interpreter lock. The first failure is raised at the next call."""
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""gRPC on sockets that were handed over, in both roles.
+"""gRPC on sockets that are open already, as server and as client.
 
-The API answers an upgrade (or HTTP/2's preface) and gives the socket away. On ``/grpc`` we are
+The API answers an upgrade (or HTTP/2's preface) and passes the socket on. On ``/grpc`` we are
 the HTTP/2 server, on ``/session`` the client.
 """
 

@@ -1,4 +1,4 @@
-"""Streams that a client offers under a URL of its own session (``docker build -``)."""
+"""Streams that a client offers under a URL of its session (``docker build -``)."""
 
 from __future__ import annotations
 

@@ -95,5 +95,5 @@ def _source(file: SourceFile, place: tuple[int, int]) -> AnyMessage:
 
 
 def _detail(kind: str, value: dict[str, Any]) -> AnyMessage:
-    """As clients decode them: a name of their own, and JSON."""
+    """Encode error details as clients decode them: a type name and JSON."""
     return AnyMessage(type_url=f"{_PREFIX}{kind}+json", value=json.dumps(value).encode())

@@ -62,7 +62,7 @@ class Authorizer:
         self._challenges: list[Challenge] = []
         self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
         self.refresh_token = ""
-        """An identity token the server gave on the way (login)."""
+        """An identity token that the server sent while authenticating (login)."""
 
     def learn(self, response: aiohttp.ClientResponse) -> list[Challenge]:
         """Remember what an answer with status 401 asks for; returns its challenges."""

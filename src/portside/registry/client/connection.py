@@ -1,4 +1,4 @@
-"""One endpoint spoken to as one user: authentication and retries around each request."""
+"""A connection to one endpoint as one user: authentication and retries around each request."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Connection:
         self.authorizer = Authorizer(transport, endpoint, auth, offline=offline)
 
     def url(self, path: str) -> str:
-        """The URL of ``/v2/<path>``; an absolute URL stays what it is."""
+        """The URL of ``/v2/<path>``; an absolute URL is returned unchanged."""
         if path.startswith(("http://", "https://")):
             return path
         if path.startswith("/"):

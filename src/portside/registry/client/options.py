@@ -21,7 +21,7 @@ class RegistryOptions:
     upstream_mirrors: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Mirrors of any registry: host (such as ``quay.io``) to base URLs."""
     insecure: tuple[str, ...] = ()
-    """Hosts, ``host:port`` or CIDR networks spoken to without TLS or without checking it."""
+    """Hosts, ``host:port`` or CIDR networks reached without TLS or with any certificate."""
     certs_dir: Path = Path("/etc/docker/certs.d")
     """``<host>[:port]/{*.crt,*.cert,*.key}``: CAs and client certificates by registry."""
     http_proxy: str | None = None
@@ -43,7 +43,7 @@ class RegistryOptions:
                 )
 
     def is_insecure(self, host: str) -> bool:
-        """Whether ``host[:port]`` may be spoken to in plain HTTP or with any certificate."""
+        """Whether ``host[:port]`` may be reached by plain HTTP or with any certificate."""
         name = _hostname(host)
         if host in self.insecure or name in self.insecure or name == "localhost":
             return True

@@ -105,7 +105,7 @@ class Repository:
         return await self._has(self._layer(digest)) and await self._has(blob_key(digest))
 
     async def link_blob(self, digest: Digest) -> None:
-        """Let this repository hand out a blob whose bytes are stored; mounting is the same."""
+        """Make a stored blob part of this repository; a cross-repository mount does the same."""
         await self._content.touch(digest)
         # lost by a power cut, it is asked for again; a manifest that names it makes it last
         await self._storage.write(self._layer(digest), digest.encode())

@@ -55,7 +55,7 @@ _MESSAGE = {
 class RegistryError(PortsideError):
     """An answer with one error of the spec (distribution-spec, "Error Codes").
 
-    ``status`` defaults to the code's usual HTTP status; ``headers`` go along with it. With
+    ``status`` defaults to the code's usual HTTP status; ``headers`` are sent with it. With
     ``details`` the answer has one error for each of them.
     """
 

@@ -25,7 +25,7 @@ from portside.registry.server.request_context import IDENTITY, own_url
 
 PREFIX = "/portside/registry/"
 SESSION_CHALLENGE = {"WWW-Authenticate": 'Session realm="registry page"'}
-"""For a scheme that no browser knows: none must ask for a password in a window of its own."""
+"""A scheme that browsers do not know, so that they do not open their password window."""
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"

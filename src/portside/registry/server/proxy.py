@@ -89,7 +89,7 @@ class Upstream:
     async def blob(self, repository: Repository, digest: Digest) -> None:
         """Have the blob here; raises BLOB_UNKNOWN, DENIED or UNAVAILABLE.
 
-        Who asks for what is on its way waits for it; it comes also when they go away, so
+        A request for a blob that is being fetched waits for it. The fetch goes to its end, so
         that an impatient client finds it the next time.
         """
         with suppress(RegistryError):

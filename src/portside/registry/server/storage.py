@@ -220,7 +220,7 @@ def _names(path: Path) -> list[str]:
 
 
 def _temporary(directory: Path) -> tuple[int, Path]:
-    """A new file in a directory that a removal beside us may take away once more."""
+    """Make a file; its directory is made again when a concurrent removal deletes it."""
     while True:
         directory.mkdir(parents=True, exist_ok=True)
         try:

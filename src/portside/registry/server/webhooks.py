@@ -1,6 +1,6 @@
 """Event notifications: distribution's envelopes, posted to the configured endpoints.
 
-Each endpoint has a bounded queue and a task of its own: a dead endpoint costs the
+Each endpoint has its own bounded queue and task: a dead endpoint costs the
 registry nothing but the oldest events, and the loss is logged.
 """
 
