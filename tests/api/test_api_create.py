@@ -205,7 +205,7 @@ def test_a_working_directory_that_is_a_file_is_told_at_the_start(
     assert status == 201
     status, _, data = engine.request("POST", f"/containers/{name}/start")
     assert status == 500
-    assert "Cannot mkdir: /etc/passwd is not a directory" in json.loads(data)["message"]
+    assert json.loads(data)["message"] == "Cannot mkdir: /etc/passwd is not a directory"
 
 
 def test_only_a_signal_that_is_meant_to_end_it_resumes_a_paused_container(

@@ -30,7 +30,11 @@ def containers(docker: Docker) -> set[str]:
         (("run", "--rm", BASE, "/etc"), 126, "permission denied"),
         (("run", "--rm", "-u", "nobody-knows", BASE, "true"), 125, "nobody-knows"),
         (("run", "--rm", "-w", "relative", BASE, "true"), 125, "working directory"),
-        (("run", "--rm", "-w", "/etc/passwd", BASE, "true"), 125, "is not a directory"),
+        (
+            ("run", "--rm", "-w", "/etc/passwd", BASE, "true"),
+            125,
+            "daemon: Cannot mkdir: /etc/passwd is not a directory",
+        ),
         (("run", "--rm", "-u", "-1", BASE, "true"), 125, "must be in range 0-2147483647"),
         (("run", "--rm", "-v", "/tmp:/proc/sys", BASE, "true"), 125, "it is inside /proc"),
         (("run", "--rm", "-m", "1k", BASE, "true"), 125, "Minimum memory limit allowed is 6MB"),
@@ -55,6 +59,22 @@ def test_mistakes(docker: Docker, arguments: tuple[str, ...], code: int, said: s
     done = docker(*arguments, check=False)
     assert (done.returncode, said.lower() in done.stderr.lower()) == (code, True), done
     assert containers(docker) == before
+
+
+def test_an_exec_in_a_directory_that_is_none(docker: Docker) -> None:
+    """Told and ended as by dockerd 28.5.2."""
+    docker("run", "-d", "--name", "nodirectory", BASE, "sleep", "300")
+    try:
+        for place, said in (
+            ("/etc/passwd", "not a directory: Are you trying to mount a directory onto a file"),
+            ("/etc/passwd/x", "not a directory: Are you trying to mount a directory onto a file"),
+            ("/nowhere", "no such file or directory"),
+        ):
+            done = docker("exec", "-w", place, "nodirectory", "pwd", check=False)
+            told = f'chdir to cwd ("{place}") set in config.json failed: {said}'
+            assert (done.returncode, told in done.stdout + done.stderr) == (127, True), done
+    finally:
+        docker("rm", "-f", "nodirectory")
 
 
 def test_a_name_is_taken_once(docker: Docker) -> None:

@@ -1,8 +1,11 @@
 """buildx ls, inspect, du, prune and history of our own command, beside docker's buildx."""
 
 import json
+import socketserver
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,3 +128,42 @@ def test_builds_of_two_clients_share_a_step(build: Builder, tmp_path: Path) -> N
         for name in ("bv-first", "bv-second")
     ]
     assert found[0] == found[1] != ""
+
+
+def test_builds_are_imported_into_docker_desktop(
+    build: Builder, ours: Ours, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Without one, the words are buildx's; with one, it gets the bundle's bytes."""
+    bundle = tmp_path / "bundle.dockerbuild"
+    bundle.write_bytes(b"a bundle" * 100_000)
+    short = tempfile.TemporaryDirectory(prefix="ps-", dir="/tmp")  # of a socket's path
+    request.addfinalizer(short.cleanup)
+    build.env["HOME"] = short.name
+    args = ("buildx", "history", "import", "-f", str(bundle))
+    failed = ours(*args, check=False)
+    theirs = build.docker(*args)
+    assert (failed.returncode, failed.stderr) == (theirs.returncode, theirs.stderr)
+    assert "check if Docker Desktop is running" in failed.stderr
+    received = []
+
+    class Desktop(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            while size := int(self.rfile.readline(), 16):
+                received.append(self.rfile.read(size + 2)[:-2])
+            self.rfile.readline()
+            self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n["a","b"]')
+
+    place = Path(short.name) / ".docker/desktop/docker-desktop-build.sock"
+    place.parent.mkdir(parents=True)
+    with socketserver.UnixStreamServer(str(place), Desktop) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        done = ours(*args)
+        server.shutdown()
+        thread.join()
+    assert b"".join(received) == bundle.read_bytes()
+    assert done.stderr.splitlines() == [
+        f"docker-desktop://dashboard/build/.imported/_/{ref}" for ref in "ab"
+    ]

@@ -18,6 +18,7 @@ from portside.daemon.main import main
 from portside.engine.option_checks import warnings
 from portside.engine.options import DaemonOptions, Pool, Runtime, Ulimit, specs
 from portside.model.errors import InvalidParameter
+from portside.model.paths import DEFAULT_SOCKET
 
 
 @pytest.fixture
@@ -28,6 +29,15 @@ def write(tmp_path: Path) -> Any:
         return str(path)
 
     return make
+
+
+@pytest.mark.parametrize("arguments", [["--exec-root", "/run/else"], []])
+def test_the_socket_stays_where_clients_look_for_it(write: Any, arguments: list[str]) -> None:
+    """Also with another exec root, on the command line or in the file, as dockerd's."""
+    file = write({} if arguments else {"exec-root": "/run/else"})
+    found = config.load(["--config-file", file, *arguments])
+    assert found.exec_root == "/run/else"
+    assert found.effective_hosts == (f"unix://{DEFAULT_SOCKET}",)
 
 
 def test_flags_in_every_form(write: Any) -> None:

@@ -26,8 +26,8 @@ _FAMILIES = {
     "build.builder_verbs": "buildx ls, buildx inspect, buildx du, buildx prune, buildx version, "
     "buildx use, buildx stop, buildx create, buildx rm, builder ls, builder inspect, builder du",
     "build.history_verbs": "buildx history ls, buildx history inspect, buildx history logs, "
-    "buildx history rm, buildx history open, buildx history export, builder history ls, "
-    "builder history inspect, builder history logs, builder history rm",
+    "buildx history rm, buildx history open, buildx history export, buildx history import, "
+    "builder history ls, builder history inspect, builder history logs, builder history rm",
     "bake.bake_command": "buildx bake, buildx f, builder bake",
     "imagetools": "buildx imagetools inspect",
     "imagetools_create": "buildx imagetools create",

@@ -16,7 +16,7 @@ from portside.daemon.notify import listen_fds
 from portside.engine.options import DaemonOptions
 from portside.kernel.directories import make_public
 from portside.model.errors import Conflict, InvalidParameter, SystemFailure
-from portside.model.paths import rootless_user
+from portside.model.paths import DEFAULT_SOCKET, rootless_user
 
 if TYPE_CHECKING:
     import ssl
@@ -57,7 +57,7 @@ def check_addresses(options: DaemonOptions) -> None:
         if scheme == "tcp":
             _check_tcp(rest, options)
         elif scheme == "unix":
-            _check_unix(Path(rest or f"{options.exec_root}/portside.sock"))
+            _check_unix(Path(rest or DEFAULT_SOCKET))
     _group(options.group)
     if options.buildkit_host:
         if not options.buildkit_host.startswith("unix://"):
@@ -111,7 +111,7 @@ def open_metrics(address: str) -> list[Listener]:
 def _open(host: str, options: DaemonOptions) -> list[Listener]:
     scheme, rest = _scheme(host)
     if scheme == "unix":
-        path = rest or f"{options.exec_root}/portside.sock"
+        path = rest or DEFAULT_SOCKET
         return [_unix(Path(path), options)]
     if scheme == "tcp":
         return _tcp(rest, options)
@@ -124,7 +124,7 @@ def _check_unix(path: Path) -> None:
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise InvalidParameter(
             f"the socket's path is too long: {path}: at most {_LONGEST_PATH} bytes (unix(7)); "
-            "choose a shorter --exec-root or --host"
+            "choose a shorter --host"
         )
 
 

@@ -129,7 +129,7 @@ class Daemon:
             erase(self.instance)
 
     def _make_directories(self) -> None:
-        """The two roots. Nobody else enters the data root; the exec root holds the socket.
+        """The two roots. Nobody else enters the data root; the default exec root holds the socket.
 
         The umask holds for the life of this process: what is made for others says so.
         """

@@ -280,12 +280,9 @@ class DaemonOptions:
 
     @property
     def effective_hosts(self) -> tuple[str, ...]:
-        """Addresses to listen on; without ``--host`` the socket in the exec root."""
-        if self.hosts:
-            return self.hosts
-        if self.exec_root == DEFAULT_EXEC_ROOT:
-            return (f"unix://{DEFAULT_SOCKET}",)
-        return (f"unix://{self.exec_root}/portside.sock",)
+        """Addresses to listen on; without ``--host`` the socket where clients look for it, wherever
+        the exec root is (as dockerd's)."""
+        return self.hosts or (f"unix://{DEFAULT_SOCKET}",)
 
     @property
     def effective_pidfile(self) -> str:

@@ -128,11 +128,21 @@ def _root() -> _opened:
     return _opened("/", os.O_PATH | os.O_DIRECTORY)
 
 
+class _NoDirectory(executable.CommandError):
+    """The working directory is none. In dockerd's words, without those of an OCI runtime: dockerd
+    looks before it asks one."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"Cannot mkdir: {path} is not a directory", prefix="")
+
+
 def run_init(request: StartRequest, spec: Spec, own: Own, given: Given, seccomp: bytes) -> None:
     """Become the container's first process; returns only by raising."""
     assert spec.process is not None
     try:
         _build(request, spec, own, given)
+    except _NoDirectory:
+        raise
     except (PortsideError, OSError) as err:
         raise SystemFailure(executable.INIT + explain(own, err)) from err
     finish(own, spec.process, request, seccomp, init=request.init)
@@ -254,12 +264,12 @@ def _make_cwd(root: int, path: str) -> None:
     try:
         found = mounts.resolve(root, os.path.normpath(path), True)
     except (NotADirectoryError, FileExistsError) as err:
-        raise SystemFailure(f"Cannot mkdir: {path} is not a directory") from err
+        raise _NoDirectory(path) from err
     except (PortsideError, OSError):
         return  # chdir(2) says what is wrong, with the command's own rights
     try:
         if not stat.S_ISDIR(os.fstat(found).st_mode):
-            raise SystemFailure(f"Cannot mkdir: {path} is not a directory")
+            raise _NoDirectory(path)
     finally:
         os.close(found)
 
@@ -452,7 +462,9 @@ def _chdir(path: str) -> None:
         os.chdir(path)
     except OSError as err:
         reason = os.strerror(err.errno or 0).lower()
-        is_missing = isinstance(err, FileNotFoundError)
+        is_missing = isinstance(err, FileNotFoundError | NotADirectoryError)
+        if isinstance(err, NotADirectoryError):
+            reason = mounts.WRONG_KIND
         failure = executable.NoCommand if is_missing else executable.DeniedCommand
         raise failure(f'chdir to cwd ("{path}") set in config.json failed: {reason}') from None
 

@@ -84,7 +84,7 @@ _IGNORED = frozenset(
     "loud silent iversion noiversion".split()
 )
 """Options that say what other fields say already, or nothing here."""
-_WRONG_KIND = (
+WRONG_KIND = (
     "not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if "
     "the specified host path exists and is the expected type"
 )
@@ -408,7 +408,7 @@ def _attach(
         target = resolve(root, destination, directory)
         try:
             if stat.S_ISDIR(os.fstat(target).st_mode) != directory:
-                raise NotADirectoryError(errno.ENOTDIR, _WRONG_KIND)
+                raise NotADirectoryError(errno.ENOTDIR, WRONG_KIND)
             check_place(root, target, tree, kind, destination)
             move_mount(tree, target, destination)
         finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 
 from portside.cli import times
 from portside.cli.build import build_progress
@@ -15,7 +17,7 @@ from portside.model import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, BinaryIO
 
     from portside.cli.session import Session
     from portside.flags.table import Options
@@ -242,6 +244,60 @@ def rm(session: Session, options: Options, arguments: list[str]) -> None:
       about="Refused: there is no desktop application", flags=_BUILDER)  # fmt: skip
 def open_(session: Session, options: Options, arguments: list[str]) -> None:
     raise Failed(1, "ERROR: there is no desktop application: use buildx history inspect or logs")
+
+
+@verb("buildx history import", usage="[OPTIONS] -", about="Import builds into Docker Desktop, "
+      "where that is here", flags="""
+  -f, --file list   A bundle of builds; - is standard input (default)
+""" + _BUILDER.lstrip("\n"))  # fmt: skip
+def import_(session: Session, options: Options, arguments: list[str]) -> None:
+    urls = []
+    for path in options.many("file") or ["-"]:
+        if path == "-":
+            urls += _uploaded(sys.stdin.buffer)
+            continue
+        try:
+            with open(path, "rb") as bundle:
+                urls += _uploaded(bundle)
+        except OSError as err:
+            why = (err.strerror or "").lower()
+            raise Failed(1, f"ERROR: failed to open file {path}: open {path}: {why}") from None
+    if not urls:
+        raise Failed(1, "ERROR: no build records found in the bundle")
+    for url in urls:
+        session.warn(url)
+
+
+def _uploaded(bundle: BinaryIO) -> list[str]:
+    """Where Docker Desktop shows the records that it was given. Raises Failed."""
+    import http.client
+    import socket
+
+    from portside.model.paths import home
+
+    place = f"{home()}/.docker/desktop/docker-desktop-build.sock"
+    connection = http.client.HTTPConnection("docker-desktop")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    try:
+        connection.sock.connect(place)
+        connection.request("POST", "/upload", bundle, encode_chunked=True,
+                           headers={"Transfer-Encoding": "chunked"})  # fmt: skip
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace")
+        if answer.status != http.client.OK:
+            raise Failed(1, f"ERROR: failed to import build: {text}")
+        return [f"docker-desktop://dashboard/build/.imported/_/{ref}" for ref in json.loads(text)]
+    except (OSError, http.client.HTTPException) as err:
+        why = (getattr(err, "strerror", None) or str(err)).lower()
+        raise Failed(
+            1,
+            "ERROR: failed to send request, check if Docker Desktop is running: Post "
+            f'"http://docker-desktop/upload": dial unix {place}: connect: {why}',
+        ) from None
+    except ValueError as err:
+        raise Failed(1, f"ERROR: failed to decode response: {err}") from None
+    finally:
+        connection.close()
 
 
 @verb("buildx history export", usage="[OPTIONS] [REF...]", arguments=(0, None),
