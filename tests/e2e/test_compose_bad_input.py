@@ -81,8 +81,10 @@ def _check_output(
     assert "Traceback" not in found
     if said.startswith("DIR/"):  # known before anything was begun
         assert found == composekit.plain(said)
-    else:
+    elif done.returncode:
         assert f"\n{found}".endswith(f"\n{composekit.plain(said)}"), found
+    else:
+        assert found.endswith(composekit.plain(said)), found
 
 
 def _remove(ours: composekit.Program, engine: RunningEngine) -> None:

@@ -57,13 +57,16 @@ class Actions:
     def emit(self, id: str, status: str, text: str) -> None:
         self.report(Event(id, status, text))
 
-    def call(self, id: str, doing: str, done: str, work: Callable[[], Any]) -> Any:
-        """Do the work, and report it before, after and when it fails."""
+    def call(
+        self, id: str, doing: str, done: str, work: Callable[[], Any], failed: str = ""
+    ) -> Any:
+        """Do the work, and report it before, after and when it fails: the error, or ``failed``
+        when the error that is raised further up names the object."""
         self.emit(id, WORKING, doing)
         try:
             found = None if self.dry_run else work()
         except PortsideError as err:
-            self.emit(id, ERROR, user_message(err))
+            self.emit(id, ERROR, failed or user_message(err))
             raise
         if done:
             self.emit(id, DONE, done)

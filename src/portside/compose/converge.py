@@ -147,7 +147,7 @@ class Convergence:
             try:
                 self.actions.call(
                     f"Network {name}", "Creating", "Created",
-                    lambda: self.actions.pool.post("/networks/create", None, body),
+                    lambda: self.actions.pool.post("/networks/create", None, body), "Error",
                 )  # fmt: skip
             except PortsideError as err:
                 raise ComposeError(

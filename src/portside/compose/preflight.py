@@ -53,7 +53,7 @@ def check_files(project: Project, name: str) -> None:
 
 
 def check_ports(project: Project, starting: Iterable[str]) -> None:
-    """Raise InvalidFile when two services publish the same port, one of which is to start."""
+    """Raise InvalidFile when two containers are to publish the same port, one of which starts."""
     changed = set(starting)
     seen: dict[tuple[str, str], list[tuple[str, str, int]]] = {}
     for name, service in project.services.items():
@@ -64,6 +64,12 @@ def check_ports(project: Project, starting: Iterable[str]) -> None:
             if not published.isdigit() or published == "0":
                 continue  # a range or any port: the engine chooses a free one
             protocol, address = port.get("protocol", "tcp"), port.get("host_ip") or ""
+            if scale_of(service) > 1 and name in changed:
+                raise project.error(
+                    ("services", name, "ports", f"[{index}]"),
+                    f"port {published}/{protocol} can be published by one container only, and "
+                    f"{scale_of(service)} are wanted; publish a range or let the engine choose",
+                )
             others = seen.setdefault((published, protocol), [])
             for other, its_address, its_index in others:
                 if other == name or not changed & {name, other}:
