@@ -10,6 +10,8 @@ import pytest
 from portside import flags
 from portside.cli import (
     caller_terminal,
+    container_config,
+    device_flags,
     flag_values,
     mount_flags,
     port_flags,
@@ -20,7 +22,7 @@ from portside.cli import (
 from portside.cli.verb import _convert
 from portside.client.endpoint import Endpoint
 from portside.model import jsontext
-from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.model.golang import timestamps
 
 FLAGS = flags.table.read_table("""
@@ -261,3 +263,12 @@ def test_json() -> None:
     for wrong in ("", "{", "{broken", "[1,]", "1 2", "nul"):
         with pytest.raises(SystemFailure):
             jsontext.loads(wrong)
+
+
+def test_digits_that_are_not_decimal_are_invalid() -> None:
+    with pytest.raises(PortsideError, match="invalid weight for device"):
+        device_flags.weights(["/dev/sda:²"])
+    with pytest.raises(ValueError, match="rational number"):
+        flag_values.decimal("1.²")
+    with pytest.raises(InvalidParameter, match="maximum retry count must be an integer"):
+        container_config.restart_policy("on-failure:²")

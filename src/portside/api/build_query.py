@@ -37,7 +37,7 @@ MAX_DOCKERFILE = 4 << 20
 
 def classic_options(request: Request) -> ClassicOptions:
     epoch = (_json(request, "buildargs", dict[str, str | None]) or {}).get("SOURCE_DATE_EPOCH")
-    if epoch is not None and not epoch.isdigit():
+    if epoch is not None and not epoch.isdecimal():
         raise InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {epoch}")
     return ClassicOptions(
         names=tuple(_name(text) for text in params.texts(request, "t") if text),

@@ -290,7 +290,7 @@ def restart_policy(text: str) -> Document:
     name, colon, count = text.partition(":")
     if colon and not name:
         raise InvalidParameter("invalid restart policy format: no policy provided before colon")
-    if colon and not count.isdigit():
+    if colon and not count.isdecimal():
         raise InvalidParameter(
             "invalid restart policy format: maximum retry count must be an integer"
         )

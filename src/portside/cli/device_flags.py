@@ -65,7 +65,7 @@ def check_rule(text: str) -> None:
     if (
         kind not in ("a", "b", "c")
         or not colon
-        or not all(part == "*" or part.isdigit() for part in (major, minor))
+        or not all(part == "*" or part.isdecimal() for part in (major, minor))
         or not permissions
         or not set(permissions) <= set("rwm")
     ):
@@ -77,7 +77,7 @@ def weights(given: Iterable[str]) -> list[dict[str, Any]]:
     found = []
     for text in given:
         path, number = _split(text, "--blkio-weight-device")
-        if not number.isdigit() or (int(number) and not 10 <= int(number) <= 1000):
+        if not number.isdecimal() or (int(number) and not 10 <= int(number) <= 1000):
             raise invalid("--blkio-weight-device", text, f"invalid weight for device: {text}")
         found.append({"Path": path, "Weight": int(number)})
     return found

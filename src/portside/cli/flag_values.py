@@ -37,17 +37,17 @@ def decimal(text: str) -> int:
         if "/" in text:
             above, _, below = text.partition("/")
             return int(above) * 10**9 // int(below)
-        if point and not fraction.isdigit() and fraction:
+        if point and not fraction.isdecimal() and fraction:
             raise ValueError
         value = float(text)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"failed to parse {text} as a rational number") from None
     if len(fraction.rstrip("0")) > 9:
         raise ValueError("value is too precise")
-    if fraction.isdigit() or not point:
+    if fraction.isdecimal() or not point:
         sign = -1 if text[:1] == "-" else 1
         digits = whole.lstrip("+-") or "0"
-        if digits.isdigit():
+        if digits.isdecimal():
             return sign * (int(digits) * 10**9 + int((fraction + "0" * 9)[:9]))
     return int(value * 10**9)
 

@@ -51,7 +51,7 @@ def holder_of_port(client: Client, is_local: bool, options: Options, message: st
         (binding["HostPort"], port.partition("/")[2] or "tcp")
         for port, bindings in port_flags.published(options.many("publish")).items()
         for binding in bindings
-        if str(binding["HostPort"]).isdigit()
+        if str(binding["HostPort"]).isdecimal()
     }
     found = [_holder(client, is_local, int(number), kind) for number, kind in sorted(wanted)]
     return "\n".join(filter(None, found))

@@ -191,8 +191,8 @@ def port(session: Session, options: Options, arguments: list[str]) -> None:
     if len(arguments) == 2:
         wanted = arguments[1] if "/" in arguments[1] else f"{arguments[1]}/tcp"
         number = wanted.partition("/")[0]
-        if not number.isdigit() or int(number) > 65535:
-            why = "value out of range" if number.isdigit() else "invalid syntax"
+        if not number.isdecimal() or int(number) > 65535:
+            why = "value out of range" if number.isdecimal() else "invalid syntax"
             raise InvalidParameter(
                 f'Error: invalid port ({number}): strconv.ParseUint: parsing "{number}": {why}'
             )

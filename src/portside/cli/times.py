@@ -21,7 +21,7 @@ def engine_time(text: str, flag: str = "") -> str | None:
     except InvalidText as err:
         where = f'invalid value for "{flag}": ' if flag else ""
         raise InvalidParameter(f"{where}{err}") from None
-    if text.isascii() and text.replace(".", "", 1).isdigit():
+    if text.isascii() and text.replace(".", "", 1).isdecimal():
         return text  # seconds since 1970 go out as they were written
     return f"{moment // 10**9}.{moment % 10**9:09d}"
 

@@ -45,7 +45,7 @@ class Container:
     @property
     def number(self) -> int:
         text = self.labels.get(NUMBER, "")
-        return int(text) if text.isdigit() else 0
+        return int(text) if text.isdecimal() else 0
 
     @property
     def is_one_off(self) -> bool:

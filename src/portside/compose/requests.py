@@ -457,7 +457,7 @@ def restart_policy(service: Values) -> Values:
         attempts = deployed.get("max_attempts") or 0
     else:
         name, _, count = service.get("restart", "").partition(":")
-        attempts = int(count) if count.isdigit() else 0
+        attempts = int(count) if count.isdecimal() else 0
     return {"Name": _POLICIES.get(name, name), "MaximumRetryCount": attempts}
 
 

@@ -84,7 +84,7 @@ def refresh_seconds(text: str) -> int:
     """``12h``, ``1w2d``: seconds. Raises ComposeError."""
     total, number = 0, ""
     for char in text:
-        if char.isdigit():
+        if char.isdecimal():
             number += char
         elif number and char in _UNITS:
             total += int(number) * _UNITS[char]

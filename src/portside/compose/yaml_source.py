@@ -245,7 +245,7 @@ def position(tree: Any, path: Path) -> Position | None:
     for key in path:
         if isinstance(tree, Map) and key in tree:
             found, tree = tree.where.get(key, found), tree[key]
-        elif isinstance(tree, Seq) and key.startswith("[") and key[1:-1].isdigit():
+        elif isinstance(tree, Seq) and key.startswith("[") and key[1:-1].isdecimal():
             index = int(key[1:-1])
             if index >= len(tree):
                 break

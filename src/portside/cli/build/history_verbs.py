@@ -39,7 +39,7 @@ def _ref(session: Session, text: str) -> str:
     Raises Failed."""
     records = _all(session)
     wanted = text.rpartition("/")[2]
-    if not wanted or (wanted.startswith("^") and wanted[1:].isdigit()):
+    if not wanted or (wanted.startswith("^") and wanted[1:].isdecimal()):
         at = int(wanted[1:] or 0) if wanted else 0
         if at < len(records):
             return str(records[at]["ref"])

@@ -60,7 +60,7 @@ class ComposeSession(Session):
         if options.given("parallel"):
             self.parallel = options.number("parallel") or -1
         elif limit:
-            if not limit.lstrip("-").isdigit():
+            if not limit.lstrip("-").isdecimal():
                 raise Failed(1, f"COMPOSE_PARALLEL_LIMIT must be an integer (found: {limit!r})")
             self.parallel = int(limit)
 

@@ -321,7 +321,7 @@ def top(session: ComposeSession, options: Options, arguments: list[str]) -> int:
       --protocol string   tcp or udp (default "tcp")
 """)  # fmt: skip
 def port(session: ComposeSession, options: Options, arguments: list[str]) -> int:
-    if not arguments[1].isdigit() or int(arguments[1]) > 65535:
+    if not arguments[1].isdecimal() or int(arguments[1]) > 65535:
         raise Failed(1, f'strconv.ParseUint: parsing "{arguments[1]}": invalid syntax')
     number, protocol = int(arguments[1]), options.text("protocol", "tcp").lower()
     _, name = session.project_or_name()

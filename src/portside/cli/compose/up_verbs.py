@@ -176,7 +176,7 @@ def set_scale(project: Project, text: str) -> None:
     name, separator, number = text.partition("=")
     if not separator or "=" in number:
         raise Failed(1, f'invalid --scale option "{text}". Should be SERVICE=NUM')
-    if not number.isdigit():
+    if not number.isdecimal():
         raise ComposeError(f'invalid --scale option "{text}": {number!r} is not a number')
     service = project.service(name)
     service["scale"] = int(number)
@@ -207,7 +207,7 @@ def scale(session: ComposeSession, options: Options, arguments: list[str]) -> in
     names = []
     for text in arguments:
         name, separator, number = text.partition("=")
-        if not separator or not number.isdigit():
+        if not separator or not number.isdecimal():
             raise Failed(1, f"invalid scale specifier: {text}")
         names.append(name)
     project = session.load(names, dependencies=not options.flag("no-deps"))
