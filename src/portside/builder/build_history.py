@@ -1,4 +1,4 @@
-"""What was built, for ``buildx history`` and the clients' own records.
+"""Records of builds, for ``buildx history`` and the clients' own records.
 
 A record is a document of the kind ``buildhistory``; it owns its log and its provenance, which are
 blobs. The oldest are removed above :data:`KEPT`, except pinned ones.
@@ -188,7 +188,7 @@ class BuildHistory:
     async def events(
         self, ref: str = "", *, active_only: bool = False, follow: bool = True, limit: int = 0
     ) -> AsyncIterator[Event]:
-        """What is known, oldest first, then what happens."""
+        """Events: the known records, oldest first, then changes as they happen."""
         queue: asyncio.Queue[Event] = asyncio.Queue(1000)
         self._listeners.add(queue)
         try:

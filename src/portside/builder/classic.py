@@ -49,7 +49,7 @@ class ClassicOptions:
 
 @dataclass
 class _Voice:
-    """What steps say, in the order of the file."""
+    """Messages of steps, sent in the order of the file."""
 
     emit: Emit
     current: int = 0

@@ -17,7 +17,7 @@ MAX_PLATFORMS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class FrontendAttrs:
-    """What a request asks of the Dockerfile frontend."""
+    """A request's attributes for the Dockerfile frontend."""
 
     file: str = "Dockerfile"
     target: str = ""

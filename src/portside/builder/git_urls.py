@@ -21,12 +21,12 @@ _QUERY = {"ref": "ref", "tag": "tag", "branch": "branch", "subdir": "subdir", "c
 @dataclass(frozen=True, kw_only=True)
 class GitUrl:
     remote: str
-    """What git is given."""
+    """The repository's address, as git takes it."""
     ref: str = ""
     """A branch, tag or commit; empty for the default branch."""
     subdir: str = ""
     commit: str = ""
-    """What the ref has to be; may be an abbreviation."""
+    """The commit that the ref must resolve to; may be abbreviated."""
     keep_git_dir: bool | None = None
     submodules: bool = True
 

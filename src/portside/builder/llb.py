@@ -237,7 +237,7 @@ class MergeOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
 
 
 class DiffOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="diff"):
-    """What the input ``upper`` has beyond the input ``lower``."""
+    """The changes that turn the input ``lower`` into the input ``upper``."""
 
     lower: int = SCRATCH
     upper: int = SCRATCH

@@ -12,7 +12,7 @@ PATIENCE = 60.0
 
 
 async def fetch(url: str) -> AsyncIterator[bytes]:
-    """What is behind the URL. NotFound, Unavailable, InvalidParameter."""
+    """Fetch a context by its URL. NotFound, Unavailable, InvalidParameter."""
     import aiohttp
 
     if not url.startswith(("http://", "https://")):

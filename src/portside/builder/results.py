@@ -45,7 +45,7 @@ class PlatformResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """What an exporter gets: one or more platforms."""
+    """An exporter's input: the results of one or more platforms."""
 
     platforms: tuple[PlatformResult, ...]
     is_multi: bool = False
@@ -77,7 +77,7 @@ class FileWriter(Protocol):
 
 
 class OutputSink(Protocol):
-    """Where the result of ``-o`` goes at the client; an exporter uses one of these."""
+    """The client's destination of ``-o``; an exporter uses one of these."""
 
     async def file(self, metadata: Mapping[str, str]) -> FileWriter:
         """``type=tar|oci|docker``: one file; ``metadata`` are response keys known by then."""

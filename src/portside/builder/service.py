@@ -122,7 +122,7 @@ class Workspace:
     lease: Lease
     runner: StepRunner
     digests: Mapping[str, str] = field(default_factory=dict)
-    """What sources were found to be, by their vertex's digest."""
+    """Commits and content digests of the sources, by the vertex's digest."""
     started: float = field(default_factory=time.time)
 
 

@@ -30,7 +30,7 @@ from portside.store.store_jobs import PackChanges
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What a commit is asked for."""
+    """The options of a commit."""
 
     container_id: str
     parent: str

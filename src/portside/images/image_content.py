@@ -46,7 +46,7 @@ Wanted = Callable[[Variant], bool]
 
 @dataclass(slots=True)
 class Content:
-    """What is here of an image."""
+    """The parts of an image that are in the store."""
 
     media_type: str = ""
     variants: list[Variant] = field(default_factory=list)

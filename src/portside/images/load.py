@@ -202,7 +202,7 @@ class Loader:
         return report
 
     def _renamed(self, image: _Found) -> list[Progress]:
-        """What to say of images that are about to lose a name."""
+        """Messages about images that are about to lose a name."""
         found = []
         for name in image.names:
             former = self._catalogue.by_reference(name)

@@ -32,7 +32,7 @@ from portside.model.errors import SystemFailure
 
 HOME = PurePosixPath("/usr/local")
 CONFIG = PurePosixPath("/etc/docker/registry/config.yml")
-"""Where the registry's settings are looked for, as in other registries' images."""
+"""The path of the registry's settings, as in other registries' images."""
 _SETTINGS = b"""\
 version: 0.1
 storage:
@@ -57,7 +57,7 @@ class Program(msgspec.Struct, frozen=True):
     probed: tuple[str, ...]
     """Modules that load every shared library it needs."""
     kept: frozenset[str] = frozenset()
-    """What of :data:`_LEFT_OUT` it does need."""
+    """Modules of :data:`_LEFT_OUT` that this program needs."""
 
     @property
     def command(self) -> str:

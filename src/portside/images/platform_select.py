@@ -26,7 +26,7 @@ _DEEPEST = 3
 
 @dataclass(slots=True)
 class Chosen:
-    """What a reference led to."""
+    """A reference's target, with the platform's manifest."""
 
     target: FetchedManifest
     """What the reference names: an index or the manifest itself."""

@@ -40,7 +40,7 @@ class Pulled:
 
     id: str
     digest: Digest
-    """What the reference named at the registry."""
+    """The digest that the reference had at the registry."""
     is_new: bool
 
 

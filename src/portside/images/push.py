@@ -40,10 +40,10 @@ PIECE = 1 << 20
 
 @dataclass(slots=True)
 class _Part:
-    """What of an image is pushed."""
+    """The parts of an image that are pushed."""
 
     target: Descriptor
-    """What the tag is to be."""
+    """The tag's target."""
     variants: list[Variant]
     attestations: list[str]
     instead_of: Descriptor | None = None
@@ -127,7 +127,7 @@ class Pusher:
         return [(wanted, known[wanted])]
 
     def _part(self, name: Reference, identifier: str, platform: Platform | None) -> _Part:
-        """What of an image is to be pushed; NotFound when it is not here."""
+        """Select the parts of an image to push; NotFound when they are not here."""
         record = self._catalogue.record(identifier)
         whole = self._catalogue.descriptor(identifier, record.media_type)
         if not record.is_index and platform is None:

@@ -534,7 +534,7 @@ class ImageService:
     async def distribution_inspect(
         self, ref: str, auth: AuthConfig | None = None
     ) -> DistributionInspect:
-        """What a registry has under a reference, without pulling it."""
+        """Look up a reference at its registry, without pulling it."""
         from portside.images.remote_manifests import distribution_inspect, with_its_status
 
         reference = Reference.parse(ref)
@@ -595,4 +595,4 @@ class ImageService:
 
 
 def _nobody(type: str, action: str, id: str, attributes: Mapping[str, str] | None = None) -> None:
-    """Where events go when nobody listens."""
+    """The event publisher when nobody listens."""

@@ -299,7 +299,7 @@ class BlobStore:
         return self._db.row("SELECT 1 FROM blobs WHERE digest=?", digest) is not None
 
     def path(self, digest: Digest) -> Path:
-        """Where the blob is, or would be."""
+        """The blob's path, whether it exists or not."""
         return self.root / digest.algorithm / digest.hex
 
     def size(self, digest: Digest) -> int:

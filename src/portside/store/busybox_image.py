@@ -121,7 +121,7 @@ def _is_static(program: bytes) -> bool:
 
 
 def _applets(path: Path) -> list[str]:
-    """Where busybox wants its names; it alone knows which it was built with."""
+    """The paths of busybox's applets; busybox itself lists the ones it was built with."""
     try:
         done = subprocess.run(
             [path, "--list-full"], capture_output=True, check=True, timeout=10, env={}

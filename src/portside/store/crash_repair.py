@@ -89,7 +89,7 @@ def _read_driver(mark: Path) -> str:
 
 
 def _kept_driver(mark: Path, db: Database) -> str:
-    """What the data root was made with; empty for a fresh one."""
+    """The storage driver of the data root; empty for a new one."""
     rows = db.query("SELECT driver FROM layers UNION SELECT driver FROM writables")
     recorded = {str(row[0]) for row in rows}
     found = _read_driver(mark)

@@ -174,14 +174,14 @@ class References:
             sql.execute("DELETE FROM refs WHERE owner_kind=? AND owner_id=?", owner)
 
     def targets(self, owner: Ref, kind: str | None = None) -> list[Ref]:
-        """What ``owner`` needs."""
+        """The objects that ``owner`` needs."""
         rows = self._db.query(
             "SELECT target_kind, target_id FROM refs WHERE owner_kind=? AND owner_id=?", *owner
         )
         return [Ref(*row) for row in rows if kind is None or row[0] == kind]
 
     def users(self, target: Ref, kind: str | None = None) -> list[Ref]:
-        """References to ``target``, by the objects that need it."""
+        """The objects that need ``target``."""
         rows = self._db.query(
             "SELECT owner_kind, owner_id FROM refs WHERE target_kind=? AND target_id=?", *target
         )

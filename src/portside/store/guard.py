@@ -32,7 +32,7 @@ DIRECTORIES = (
     "blobs", "blobs/sha256", "blobs/sha512", "ingest", "layers", "l", "l/empty", "containers",
     "volumes", "trash", "backups", "seccomp",
 )  # fmt: skip
-"""What a data root consists of; each a real directory that root owns."""
+"""The directories of a data root; each is a real directory owned by root."""
 
 _CHECKED = 1 << 20
 """Bytes of metadata that are checked whole at each start (some 5 ms each MiB); larger ones when the

@@ -92,7 +92,7 @@ class Store:
 
     @property
     def space(self) -> Space:
-        """What is free on the data root's file system."""
+        """Free space on the data root's file system."""
         return Space.of(self.root)
 
     def lease(self, note: str, seconds: float = 86400) -> Lease:

@@ -1,1 +1,1 @@
-"""What is attested of a build: where its result comes from, and what is in it."""
+"""Attestations of a build: provenance (where its result comes from) and SBOM (what is in it)."""

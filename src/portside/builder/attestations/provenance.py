@@ -71,11 +71,11 @@ class ProvenanceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Capture:
-    """What a build did."""
+    """The facts about a build that its provenance is made of."""
 
     output: llb.Output | None
     digests: Mapping[str, str]
-    """What sources were found to be, by the vertex's digest: commits, content digests."""
+    """Commits and content digests of the sources, by the vertex's digest."""
     started: float
     finished: float
     """Seconds since the epoch."""

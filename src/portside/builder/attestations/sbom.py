@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PREDICATE = "https://spdx.dev/Document"
 GENERATORS = ("", "docker/buildkit-syft-scanner", "portside")
-"""What a client may ask for; the answer is the built-in reader's."""
+"""Generators that a client may name; the built-in reader makes the SBOM for all of them."""
 
 
 class ReadPackages(Job, kw_only=True):

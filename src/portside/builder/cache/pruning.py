@@ -1,4 +1,4 @@
-"""What of the cache goes: by request, and by the policy that keeps it within its bounds.
+"""Removal of cache records: by request, and by the policy that limits the cache's size.
 
 Rules and their arithmetic are BuildKit's (``docs/buildkitd.toml.md``, "gcpolicy"; daemon.json has
 the same keys under ``builder.gc``). A rule bounds the whole cache and names what may go for it.

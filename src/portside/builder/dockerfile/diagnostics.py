@@ -1,4 +1,4 @@
-"""Where something stands in a Dockerfile, and errors that show it."""
+"""Places in a Dockerfile, and errors that show the lines."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Conversion:
         self.arguments: list[Argument] = []
         self.global_arguments: dict[str, Argument] = {}
         self._global_uses: dict[str, set[str]] = {}
-        """What the default of a global argument refers to."""
+        """By the name of a global argument: the variables that its default uses."""
         self.secrets: dict[str, Lent] = {}
         self.agents: dict[str, Lent] = {}
         check = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") or ""

@@ -28,7 +28,7 @@ class ResolvedImage(NamedTuple):
     """An image that a FROM, a ``--from`` or a mount names."""
 
     ref: str
-    """What is put into the graph; identifies the content (a digest, or the image's ID)."""
+    """The reference for the graph; identifies the content (a digest, or the image's ID)."""
     config: ImageConfig
     id: str = ""
 
@@ -51,7 +51,7 @@ class NamedContext:
 
 @dataclass(kw_only=True)
 class FrontendOptions:
-    """What a request says beside the Dockerfile."""
+    """The options of a request, apart from the Dockerfile."""
 
     context: llb.Output | None = None
     """The main build context."""
@@ -135,9 +135,9 @@ class Plan:
     stages: list[ins.Stage] = field(default_factory=list)
     """All of the file."""
     arguments: list[Argument] = field(default_factory=list)
-    """What the needed stages declare, and the global ones that they use."""
+    """Arguments that the needed stages declare, and the global ones that they use."""
     secrets: dict[str, Lent] = field(default_factory=dict)
-    """What steps read, by ID."""
+    """Secrets that steps read, by ID."""
     agents: dict[str, Lent] = field(default_factory=dict)
 
 

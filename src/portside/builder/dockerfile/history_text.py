@@ -32,7 +32,7 @@ class Phrases:
         return f"{text} # buildkit"
 
     def other(self, keyword: str, text: str, shell: Sequence[str]) -> str:
-        """What only changes the configuration, and WORKDIR."""
+        """The text of instructions that only change the configuration, and of WORKDIR."""
         return f"{keyword} {text}"
 
     def health(self, check: Healthcheck) -> str:

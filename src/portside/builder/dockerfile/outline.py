@@ -1,4 +1,4 @@
-"""What a Dockerfile offers: a target's parameters and the targets, as BuildKit's frontend gives
+"""A Dockerfile's outline: a target's parameters and the targets, as BuildKit's frontend gives
 them to ``--call=outline|targets``."""
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class _Parser:
 
 
 class _Line:
-    """What the parser of one kind of instruction is given."""
+    """The input of an instruction's parser."""
 
     def __init__(
         self, parser: _Parser, line: LogicalLine, word: str, rest: str, escape: str,

@@ -1,1 +1,1 @@
-"""What a build's result becomes: an image, files, archives."""
+"""Exporters: write a build's result as an image, files or archives."""

@@ -53,7 +53,7 @@ STATEMENT = "https://in-toto.io/Statement/v0.1"
 
 @dataclass(frozen=True)
 class Written:
-    """What was written into the store's blobs."""
+    """The documents that were written to the store's blobs."""
 
     target: Descriptor
     """The index or manifest."""
@@ -221,7 +221,7 @@ def _purl(name: str, platform: Platform) -> str:
 
 
 def response(written: Written, options: ExportOptions) -> dict[str, str]:
-    """What Solve answers of an image, in BuildKit's keys."""
+    """An image's exporter response to Solve, with BuildKit's keys."""
     import base64
 
     found: dict[str, Any] = {"containerimage.digest": written.target.digest}

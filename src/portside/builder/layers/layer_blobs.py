@@ -54,7 +54,7 @@ class Compression:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerForm:
-    """What an export wants of layers."""
+    """An export's requirements on layers: compression and times."""
 
     compression: Compression = field(default_factory=Compression)
     oci_types: bool = True
@@ -170,7 +170,7 @@ class LayerBlobs:
 async def difference(
     store: Store, owner: Ref, lower: Digest | None, upper: Digest | None, parent: Digest | None
 ) -> Tree:
-    """What the tree ``upper`` has beyond ``lower``, as a layer on ``parent``."""
+    """The difference between the trees ``upper`` and ``lower`` as a layer on ``parent``."""
     empty = Rootfs("bind", upper=str(store.layers.links_dir / "empty"))
     target = store.blobs.ingest_dir / f"tmp-{new_id()}"
     job = PackDifference(

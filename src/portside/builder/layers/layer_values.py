@@ -1,4 +1,4 @@
-"""What the layer jobs give and take, as values."""
+"""Parameters and results of the layer jobs."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ CALLS = ("build", "check", "outline", "targets")
 
 
 class ContextSource(msgspec.Struct, omit_defaults=True):
-    """Where a context comes from; one of these."""
+    """The source of a context; one of these."""
 
     directory: int | None = None
     """Number of the descriptor that came with the first frame."""
@@ -49,7 +49,7 @@ class Output(msgspec.Struct, omit_defaults=True):
 
 
 class SessionRequest(msgspec.Struct, omit_defaults=True):
-    """What a client of ``POST /portside/build`` asks for. Texts that may hold any bytes are
+    """The request of ``POST /portside/build``. Texts that may hold any bytes are
     base64."""
 
     dockerfile: str | None = None
@@ -154,7 +154,7 @@ def check_attests(attests: dict[str, str]) -> None:
 
 
 def check(request: SessionRequest) -> None:
-    """What can be refused before the connection is upgraded. InvalidParameter."""
+    """Check a request before the connection is upgraded. InvalidParameter."""
     request.source_text()
     request.names()
     request.each_platform()

@@ -41,7 +41,7 @@ class CacheRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """Seconds since the epoch."""
     count: int = 0
     sources: str = ""
-    """What a copy took, as the classic builder's history names it."""
+    """Digest of a copy's sources, as the classic builder's history names it."""
 
 
 class CacheStore:

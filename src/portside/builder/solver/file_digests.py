@@ -105,5 +105,5 @@ def read_digest(fd: int) -> bytes:
 
 
 def beside(directory: str) -> str:
-    """Where the digests of a context's directory are kept."""
+    """The file that keeps the digests of a context's directory."""
     return f"{directory}.digests"

@@ -304,7 +304,7 @@ class FileWorker:
         self._copied.append((kind, digest.hexdigest().partition(":")[2]))
 
     def _target(self, action: CopyAction, selected: Selected) -> str:
-        """Where the thing itself goes."""
+        """The path of the copied file or directory itself."""
         dest, name = action.dest, selected.named
         if action.parents:
             inside = posixpath.relpath(selected.path, action.parents)

@@ -1,4 +1,4 @@
-"""What the builder's jobs need, imported by the fork server once instead of by every job."""
+"""Modules of the builder's jobs, imported once by the fork server instead of by every job."""
 
 from __future__ import annotations
 

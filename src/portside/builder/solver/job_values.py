@@ -1,4 +1,4 @@
-"""What the jobs of a build answer."""
+"""Results of a build's jobs."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class Received(msgspec.Struct, frozen=True):
-    """What was found in a context."""
+    """The Dockerfile and ignore file of a context."""
 
     dockerfile: bytes | None = None
-    """None when there is no such file."""
+    """None when the context has no Dockerfile."""
     ignore: str = ""
     """Text of its ignore file."""

@@ -28,7 +28,7 @@ class LayerCommitter:
         self._store, self.owner = store, owner
 
     async def commit(self, identifier: str, below: Tree, stubs: Sequence[str] = ()) -> Made:
-        """What was written above ``below``; the writable layer is quiet by now."""
+        """Commit what was written above ``below``. No process writes to the writable layer now."""
         layers = self._store.layers
         target = self._target()
         job = SealLayer(

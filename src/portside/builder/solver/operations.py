@@ -42,7 +42,7 @@ _MEMO = 4096
 
 
 class ImageTrees(Protocol):
-    """Where ``docker-image://`` leads."""
+    """The resolver of ``docker-image://`` sources."""
 
     def chain(self, image_id: str) -> str:
         """The topmost layer of a local image; empty for one without layers. NotFound."""
@@ -80,7 +80,7 @@ class OperationSet:
         self._committer, self._inputs, self._http = committer, inputs, http
         self._memo, self._directories = memo, directories
         self.digests: dict[str, str] = {}
-        """What sources were found to be, by the vertex's digest."""
+        """Commits and content digests of the sources, by the vertex's digest."""
         self._git = GitSource(store, inputs.settings.secrets)
         self._layouts = LayoutSource(store, inputs.content)
         self._snapshots: dict[str, asyncio.Task[str]] = {}
@@ -166,7 +166,7 @@ class OperationSet:
         return found
 
     def _digests(self, tree: Tree) -> str:
-        """Where the digests of a directory's files are kept."""
+        """The file that keeps the digests of a directory's files."""
         if tree.is_open:
             return self._directories.digests_of_open(tree.directory)
         return beside(tree.directory) if tree.directory else ""
@@ -317,7 +317,7 @@ class OperationSet:
         return found
 
     async def _copied_onto(self, below: str, above: Tree, paths: tuple[str, ...]) -> str:
-        """What was copied onto an empty root, onto this one."""
+        """Put files that were copied onto an empty root onto this root."""
         action = llb.CopyAction(src="/", dest="/", dir_copy_contents=True)
         item = llb.FileAction(action=action, secondary=0, output=0)
         keep = [place for path in paths for place in leading_to(path)]

@@ -57,7 +57,7 @@ class ProcessIO(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a request bounds its containers to; see ``StepSettings``."""
+    """A request's limits of its containers; see ``StepSettings``."""
 
     host: HostConfig
     environment: tuple[str, ...]

@@ -31,7 +31,7 @@ MAX_SECRET = 500 << 10
 
 
 class Secrets(Protocol):
-    """What a client offers to steps."""
+    """Secrets and SSH agents that a client offers to steps."""
 
     async def secret(self, identifier: str) -> bytes | None:
         """None when the client has no such secret."""
@@ -234,7 +234,7 @@ class StepMounts:
 
 
 def cache_directory(root: Path, record: str) -> Path:
-    """Where a cache mount's files are."""
+    """The directory of a cache mount's files."""
     return root / "buildcache" / record
 
 

@@ -35,7 +35,7 @@ from portside.runtime.messages import Exited
 NETWORK_HOST, SECURITY_INSECURE = "network.host", "security.insecure"
 """Entitlements, as BuildKit names them."""
 STANDARD_STUBS = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
-"""Where the runtime mounts something into every container."""
+"""Paths where the runtime mounts something into every container."""
 MAX_LOG = 64 << 10
 
 
@@ -53,7 +53,7 @@ class StepFailed(SystemFailure):
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """What a request allows its steps, and bounds them to. No part of a step's identity."""
+    """What a request permits its steps, and their limits. Not part of a step's identity."""
 
     entitlements: frozenset[str] = frozenset()
     host: HostConfig = field(default_factory=HostConfig)

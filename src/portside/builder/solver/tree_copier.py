@@ -322,7 +322,7 @@ class TreeCopier:
 
 
 def _times_of(found: os.stat_result) -> tuple[int, int, int]:
-    """What differs when a file was changed meanwhile."""
+    """Size and times, which differ when a file was changed meanwhile."""
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -336,7 +336,7 @@ def _set_xattrs(target: int, xattrs: Mapping[bytes, bytes]) -> None:
 
 
 def make_room(above: int, name: bytes, shown: str) -> None:
-    """What stands at the name goes, unless it is a directory."""
+    """Remove what has the name, unless it is a directory."""
     try:
         found = os.stat(name, dir_fd=above, follow_symlinks=False)
     except FileNotFoundError:

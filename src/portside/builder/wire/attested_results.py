@@ -1,4 +1,4 @@
-"""What is attested of the results of a client's build, in its image and in the history."""
+"""Attestations of the results of a client's build, in its image and in the history."""
 
 from __future__ import annotations
 

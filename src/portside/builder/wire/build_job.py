@@ -82,7 +82,7 @@ class BuildJob:
         """The Dockerfile, for errors."""
         self.follow: dict[str, tuple[str, ...]] = {}
         self.excludes: dict[str, tuple[str, ...]] = {}
-        """What a frontend wants of the client's directories, by name."""
+        """A frontend's follow paths and exclude patterns, by the client's directory's name."""
         self.refs: dict[str, Reference] = {}
         self.frontends = 0
         """Frontends in containers that the build has run."""

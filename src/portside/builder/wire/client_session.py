@@ -222,7 +222,7 @@ class Sessions:
 
 
 def client_failure(err: BaseException) -> PortsideError:
-    """What a client's refusal or absence means."""
+    """The error for a client's refusal or absence."""
     if isinstance(err, GRPCError):
         if err.status is Status.NOT_FOUND:
             return NotFound(err.message or "not found")

@@ -49,7 +49,7 @@ QUEUED = 8
 
 
 class Synced(msgspec.Struct, frozen=True):
-    """What a client's directory took to arrive."""
+    """Result of receiving a client's directory."""
 
     size: int = 0
     """Bytes of the messages."""

@@ -58,7 +58,7 @@ class _Decoder:
             self._last = digest
 
     def result(self) -> Output | None:
-        """What the last operation names: it has one input and does nothing."""
+        """The definition's result: the last operation has one input and does nothing."""
         last = self._ops[self._last]
         if len(last.inputs) != 1 or last.WhichOneof("op") is not None:
             raise InvalidParameter("the build graph does not end with its result")

@@ -1,4 +1,4 @@
-"""What a client gets of a build's result: images in the store, files and archives."""
+"""Exports a build's result for a client: images in the store, files and archives."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class InternalStep:
         self._reported: dict[str, float] = {}
 
     def at(self, name: str, current: int, total: int = 0, *, done: bool = False) -> None:
-        """How far a part of it is."""
+        """Report progress of a part of the step."""
         now = time.time()
         began = self._began.setdefault(name, now)
         if not done and now - self._reported.get(name, 0) < PACE:

@@ -1,4 +1,4 @@
-"""Where a registry's images may be found: mirrors first, then the registry itself.
+"""Endpoints of a registry: its mirrors first, then the registry itself.
 
 As Docker does: a registry that is insecure (``insecure-registries``, loopback) is tried
 with TLS but without checking the certificate, then in plain HTTP.

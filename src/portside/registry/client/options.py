@@ -9,7 +9,7 @@ from pathlib import Path
 from portside.model.errors import InvalidParameter
 
 HUB_HOST = "registry-1.docker.io"
-"""Where the images of ``docker.io`` are really served."""
+"""The host that serves the images of ``docker.io``."""
 
 
 @dataclass(frozen=True, slots=True)

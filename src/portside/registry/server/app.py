@@ -111,7 +111,7 @@ def watching_app(registry: Registry) -> web.Application:
 
 
 async def _running(app: web.Application) -> AsyncIterator[None]:
-    """What lives as long as the application: webhooks, collection, upstream's connections."""
+    """Run webhooks, collection and upstream's connections as long as the application."""
     registry = app[REGISTRY]
     claim = Claim(Path(registry.settings.storage.filesystem.rootdirectory))
     await registry.webhooks.start()

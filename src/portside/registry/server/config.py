@@ -86,7 +86,7 @@ class Switch(msgspec.Struct, frozen=True):
 
 
 class Purging(msgspec.Struct, frozen=True):
-    """What becomes of uploads that nobody continues."""
+    """Removal of uploads that nobody continues."""
 
     enabled: bool = True
     age: str = "168h"
@@ -207,7 +207,7 @@ class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Portside(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What this registry has beyond distribution's settings."""
+    """Settings of this registry that distribution does not have."""
 
     rights: tuple[Right, ...] = ()
     retention: tuple[Retention, ...] = ()
@@ -244,7 +244,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def state(self) -> Path:
-        """Where keys, robots and staged uploads are kept."""
+        """The directory of keys, robots and staged uploads."""
         return Path(self.storage.filesystem.rootdirectory) / "portside"
 
 

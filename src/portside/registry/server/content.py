@@ -50,7 +50,7 @@ class Blob(msgspec.Struct, frozen=True):
 
 
 def blob_key(digest: Digest) -> str:
-    """Where a blob's bytes lie."""
+    """The storage key of a blob's bytes."""
     return f"{_BASE}/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
 
 
@@ -135,7 +135,7 @@ class Repository:
     # manifests and tags
 
     async def resolve(self, reference: str | Digest) -> Digest:
-        """What a tag or digest means; raises MANIFEST_UNKNOWN."""
+        """The digest of a tag or digest reference; raises MANIFEST_UNKNOWN."""
         try:
             if isinstance(reference, Digest):
                 await self._storage.stat(f"{self._revision(reference)}/link")

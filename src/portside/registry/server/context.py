@@ -54,7 +54,7 @@ class Registry:
     ) -> None:
         self.settings = settings
         self.names = _names(settings)
-        """What it answers to; None: to everything."""
+        """The host names that the registry accepts; None: all."""
         self.content = content
         self.uploads = uploads
         self.authority = authority

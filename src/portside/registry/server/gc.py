@@ -25,7 +25,7 @@ from portside.registry.server.names import fits
 
 
 class Collected(msgspec.Struct):
-    """What one pass did."""
+    """Result of one pass."""
 
     tags: int = 0
     manifests: int = 0
