@@ -24,18 +24,18 @@ CREATE = """
       --cpuset-mems string               Memory nodes that the container may use (0-3, 0,1)
       --device list                      Add a device of the machine, or a CDI device
                                          (PATH[:PATH[:rwm]] or VENDOR/CLASS=NAME)
-      --device-cgroup-rule list          Add a rule to its device control group
-      --device-read-bps list             Bound reading from a device (PATH:BYTES each second)
-      --device-read-iops list            Bound reading from a device (PATH:COUNT each second)
-      --device-write-bps list            Bound writing to a device (PATH:BYTES each second)
-      --device-write-iops list           Bound writing to a device (PATH:COUNT each second)
+      --device-cgroup-rule list          Add a rule to the device control group
+      --device-read-bps list             Limit reading from a device (PATH:BYTES each second)
+      --device-read-iops list            Limit reading from a device (PATH:COUNT each second)
+      --device-write-bps list            Limit writing to a device (PATH:BYTES each second)
+      --device-write-iops list           Limit writing to a device (PATH:COUNT each second)
       --disable-content-trust            Accepted and ignored (default true)
       --dns list                         Name servers to use
       --dns-opt list                     hidden:alias dns-option
       --dns-option list                  Options of the resolver
       --dns-search list                  Domains to search names in
       --domainname string                NIS domain name
-      --entrypoint string                Command to run in place of the image's ENTRYPOINT
+      --entrypoint string                Command to run instead of the image's ENTRYPOINT
   -e, --env list                         Set a variable (NAME=VALUE), or pass on the variable NAME
       --env-file list                    Read variables from a file
       --expose list                      Port, or range, that the container listens on

@@ -53,7 +53,7 @@ def compose_verb(
             session.dry_run = session.dry_run or options.flag("dry-run")
             return handler(session, options, arguments)
 
-        table = f"{flags.rstrip()}\n      --dry-run   Show what would be done, and do nothing\n"
+        table = f"{flags.rstrip()}\n      --dry-run   Show the steps without executing them\n"
         VERBS[f"compose {name}"] = Verb(
             [f"compose {name}"], usage, about, table, handle, arguments, interspersed, completes
         )

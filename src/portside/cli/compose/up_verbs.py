@@ -44,7 +44,7 @@ _UP = """
       --no-deps                      Leave dependencies alone
       --no-log-prefix                Print without names before lines
       --no-start                     Create the containers only
-      --plan                         Show what would change and why, and do nothing
+      --plan                         Show the planned changes and the reasons, without making them
       --quiet-build                  Build without showing output
   -V, --renew-anon-volumes           Begin with new anonymous volumes in place of the old ones
   -t, --timeout int                  Seconds to wait for a container to stop
