@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from buildxkit import PLUGINS
 from enginekit import RunningEngine
 from imagekit import OCI_INDEX, BuiltImage, build_image, digest, docker_registry
 
@@ -155,6 +160,28 @@ def test_attestations(engine: RunningEngine, image: str) -> None:
 def test_an_image_without_attestations_has_an_empty_list(engine: RunningEngine) -> None:
     engine.request("POST", "/images/create?fromImage=portside/base&tag=latest")
     assert engine.json("GET", "/v1.55/images/portside/base/attestations") == []
+
+
+def test_identity_tells_the_build(
+    engine: RunningEngine, docker_env: dict[str, str], tmp_path: Path
+) -> None:
+    """By the reference of its record, whichever client has asked for it."""
+    (tmp_path / "Dockerfile").write_text("FROM portside/base\nRUN echo built > /built\n")
+    (tmp_path / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": PLUGINS}))
+    env = {**docker_env, "DOCKER_CONFIG": str(tmp_path)}
+    for program in ([sys.executable, "-m", "portside"], ["docker"]):
+        subprocess.run(
+            [*program, "build", "-q", "-t", "identified", str(tmp_path)], env=env,
+            check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+        history = engine.json("GET", "/portside/builds")
+        told = engine.json("GET", "/v1.53/images/identified/json")["Identity"]["Build"]
+        assert told[-1]["Ref"] == history[0]["ref"]
+        assert datetime.fromisoformat(told[-1]["CreatedAt"]).timestamp() == pytest.approx(
+            history[0]["created"] / 10**9, abs=1e-3
+        )
+    assert "Identity" not in engine.json("GET", "/v1.52/images/identified/json")
+    engine.request("DELETE", "/images/identified?force=1")
 
 
 def test_identity_tells_where_an_image_comes_from(

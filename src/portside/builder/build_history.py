@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import msgspec
 
 from portside.model.digest import Digest
 from portside.model.errors import NotFound, PortsideError
+from portside.model.golang.timestamps import format_rfc3339
 from portside.model.image import Descriptor
 from portside.store import gc
 from portside.store.db import Ref
@@ -84,8 +85,11 @@ class Event(msgspec.Struct, frozen=True):
 class BuildHistory:
     """The newest builds; running builds are in memory only."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(
+        self, store: Store, built: Callable[[str, str, str], None] = lambda *_: None
+    ) -> None:
+        """``built`` is told the digest of what a build exported, its reference and its time."""
+        self._store, self._built = store, built
         self._records = store.db.collection(KIND, BuildRecord)
         self._active: dict[str, BuildRecord] = {}
         self._listeners: set[asyncio.Queue[Event]] = set()
@@ -132,6 +136,8 @@ class BuildHistory:
                 self._store.db.refs.add(
                     Ref(KIND, record.ref), *(Ref.blob(part.digest) for part in owned)
                 )
+                if digest := record.response.get("containerimage.digest"):
+                    self._built(digest, record.ref, format_rfc3339(record.created))
         self._drop_surplus()
         self._publish(Event(record))
 

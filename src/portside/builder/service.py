@@ -148,7 +148,7 @@ class BuildService:
         """For sockets and secrets while a build runs."""
         core.store.workers.warm("portside.builder.solver.job_imports")
         self.cache = CacheStore(core.store)
-        self.history = BuildHistory(core.store)
+        self.history = BuildHistory(core.store, images.catalogue.built)
         self._solver = Solver(self.cache)
         self._memo: dict[tuple[str, bytes], str] = {}
         share = shutil.disk_usage(core.store.root).total * SHARE // 100

@@ -203,7 +203,7 @@ def inspect(
         last_tag_time=record.last_tagged or record.stored_at or NO_TIME,
         descriptor=target,
         manifests=manifest_summaries(catalogue, identifier, record) if manifests else None,
-        identity=Identity.of(record.sources),
+        identity=Identity.of(record.sources, record.builds),
     )
 
 

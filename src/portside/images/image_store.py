@@ -55,6 +55,10 @@ class Variant(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Bytes of its layers unpacked; 0 while they are not."""
 
 
+MAX_BUILDS = 50
+"""Builds that an image's record names, as many as the history keeps."""
+
+
 class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What the database keeps of an image beside its documents."""
 
@@ -66,6 +70,8 @@ class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """Digests of the attestation manifests that are here, with their content in bytes."""
     sources: tuple[str, ...] = ()
     """Repositories of registries that have it: where it was pulled from or pushed to."""
+    builds: tuple[tuple[str, str], ...] = ()
+    """Reference and time (RFC 3339) of the newest builds that it is the result of."""
     parent: str = ""
     stored_at: str = ""
     last_tagged: str = ""
@@ -308,6 +314,14 @@ class Catalogue:
             sources = tuple(dict.fromkeys((*record.sources, name.name)))
             self.records.put(identifier, msgspec.structs.replace(record, sources=sources))
 
+    def built(self, identifier: str, ref: str, when: str) -> None:
+        """Remember that a build made the image, if it is kept here."""
+        with self.store.db.transaction():
+            record = self.records.find(identifier)
+            if record is not None:
+                builds = (*record.builds, (ref, when))[-MAX_BUILDS:]
+                self.records.put(identifier, msgspec.structs.replace(record, builds=builds))
+
     def untag(self, name: Reference) -> bool:
         return self.records.release(str(name))
 
@@ -371,6 +385,7 @@ def _merged(old: ImageRecord | None, new: ImageRecord) -> ImageRecord:
         variants=tuple(variants.values()),
         attestations={**old.attestations, **new.attestations},
         sources=tuple(dict.fromkeys((*old.sources, *new.sources))),
+        builds=tuple(dict.fromkeys((*old.builds, *new.builds)))[-MAX_BUILDS:],
         parent=new.parent or old.parent,
         stored_at=old.stored_at,
         last_tagged=old.last_tagged,

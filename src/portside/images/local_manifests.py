@@ -21,7 +21,7 @@ def manifest_summaries(
 ) -> tuple[ManifestSummary, ...]:
     """Every manifest of the image's index, or its only one; what is not here has no size. With
     ``identity`` also where its images come from."""
-    origin = Identity.of(record.sources) if identity else None
+    origin = Identity.of(record.sources, record.builds) if identity else None
     index = catalogue.index(identifier, record)
     if index is not None:
         return tuple(_summary(catalogue, record, entry, origin) for entry in index.manifests)

@@ -25,16 +25,34 @@ class PullIdentity(msgspec.Struct, frozen=True):
     repository: str = msgspec.field(name="Repository")
 
 
-class Identity(msgspec.Struct, frozen=True):
+class BuildIdentity(msgspec.Struct, frozen=True):
+    """A build whose result the image is."""
+
+    ref: str = msgspec.field(name="Ref")
+    """Of the build's record (``buildx history inspect REF``)."""
+    created_at: str = msgspec.field(name="CreatedAt")
+    """When the build ran, RFC 3339."""
+
+
+class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where an image comes from, as the engine itself has seen it; no name and no label says so
     (API 1.53)."""
 
-    pull: tuple[PullIdentity, ...] = msgspec.field(name="Pull")
+    pull: tuple[PullIdentity, ...] = msgspec.field(name="Pull", default=())
+    build: tuple[BuildIdentity, ...] = msgspec.field(name="Build", default=())
 
     @classmethod
-    def of(cls, repositories: tuple[str, ...]) -> Identity | None:
-        """Of an image that these repositories have; None when nothing is known."""
-        return cls(tuple(map(PullIdentity, sorted(repositories)))) if repositories else None
+    def of(
+        cls, repositories: tuple[str, ...], builds: tuple[tuple[str, str], ...] = ()
+    ) -> Identity | None:
+        """Of an image that these repositories have, and that these builds made, each with its
+        reference and time; None when nothing is known."""
+        if not repositories and not builds:
+            return None
+        return cls(
+            tuple(map(PullIdentity, sorted(repositories))),
+            tuple(BuildIdentity(ref, when) for ref, when in builds),
+        )
 
 
 class AttestationStatement(msgspec.Struct, frozen=True, omit_defaults=True):
