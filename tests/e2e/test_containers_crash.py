@@ -230,7 +230,7 @@ def test_all_die_at_a_start(engine: Fragile) -> None:
 # -- the end ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", ["told", "recorded"])
+@pytest.mark.parametrize("point", ["reported", "recorded"])
 @pytest.mark.parametrize("host", [{}, {"AutoRemove": True}], ids=["kept", "rm"])
 def test_exit_that_was_half_handled(engine: Fragile, point: str, host: dict[str, Any]) -> None:
     engine.create("short", "sh", "-c", "echo said; exit 9", host=host, Volumes={"/v": {}})

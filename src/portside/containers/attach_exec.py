@@ -308,7 +308,7 @@ def inspect_exec(instance: ExecInstance) -> ExecInspect:
     config = instance.config
     if instance.running and instance.container.monitor is not None:
         instance.container.monitor.take_all()
-        if instance.container.monitor.gone:  # who watched it was killed, and all with it
+        if instance.container.monitor.gone:  # the monitor was killed, and the exec with it
             instance.running, instance.exit_code = False, 137
     command = config.cmd or ("",)
     return ExecInspect(

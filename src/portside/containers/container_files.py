@@ -196,7 +196,7 @@ async def _quiet(core: Core, container: Container, pause: bool) -> AsyncIterator
     if not pause or not container.record.running or container.record.paused:
         yield
         return
-    with suppress(Conflict):  # it has just ended, or somebody has paused it: it is quiet
+    with suppress(Conflict):  # the container has just ended or is paused already: nothing writes
         await stop.pause_container(core, container, quiet=True)
     reach("container.commit:quiet")
     try:

@@ -63,7 +63,7 @@ async def handle_exit(core: Core, container: Container, exit: Exited) -> int | N
         _record_exit(core, container, exit)
         record.restarting = again
         if probed:
-            record.health_status = "unhealthy"  # as Docker has it when nobody probes any more
+            record.health_status = "unhealthy"  # as in Docker, when probes have ended
         core.save(container)
         reach("container.exit:recorded")
         try:

@@ -205,7 +205,7 @@ class LogWatch:
     def _readable(self) -> None:
         assert self._inotify is not None
         for watch, mask, _ in self._inotify.read():
-            if mask & IN_Q_OVERFLOW:  # events were lost: everybody looks
+            if mask & IN_Q_OVERFLOW:  # events were lost: wake every follower
                 wakened = {event for followers in self._followers.values() for event in followers}
             elif mask & IN_IGNORED:
                 wakened = self._followers.pop(watch, set())

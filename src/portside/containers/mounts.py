@@ -175,7 +175,7 @@ def _bind_mount(point: MountPoint, data_root: str, mappings: IDMappings | None) 
             )
         _make_source(point.source, mappings)
     if point.propagation != "rslave" or not is_around(point.source, data_root):
-        _check_propagation(point)  # around the data root nobody asked for it
+        _check_propagation(point)  # around the data root it is the engine's choice
     options = ["bind" if point.non_recursive else "rbind", point.propagation or "rprivate"]
     if not point.rw:
         plain = point.non_recursive or point.read_only_non_recursive

@@ -33,7 +33,7 @@ async def remove_container(
         _check_removable(record, force)
         container.cancel_restart()
         if record.running:
-            record.stopped_by_user = record.removing = True  # nobody starts it again meanwhile
+            record.stopped_by_user = record.removing = True  # no request or policy starts it again
             try:
                 await end_now(core, container)
             except BaseException:
@@ -67,7 +67,7 @@ async def remove_locked(core: Core, container: Container, *, volumes: bool) -> N
             core.save(container)
             reach("container.remove:marked")
             await mounts.release(core, record, remove_anonymous=volumes)
-        core.forget(container)  # with its layer, in one step; files without a record are nobody's
+        core.forget(container)  # with its layer, in one step; files without a record are swept
         reach("container.remove:forgotten")
         core.store.trash.discard(core.directory(record.id))
         remove_state(core, record.id)

@@ -81,7 +81,7 @@ async def restart_container(
     try:
         with suppress(NotModified):
             await stop_container(core, container, signal, timeout)
-        with suppress(NotModified):  # somebody else has started it meanwhile
+        with suppress(NotModified):  # another request has started it
             await start_container(core, container)
     finally:
         container.kept = False

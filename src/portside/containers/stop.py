@@ -125,7 +125,7 @@ async def send_signal(
         delivered = False
     core.event(container, "kill", {"signal": str(number)})
     if container.record.paused and resume:
-        with suppress(Conflict):  # it has ended, or somebody else was quicker
+        with suppress(Conflict):  # it has ended, or another request resumed it
             await unpause_container(core, container)
     return delivered
 

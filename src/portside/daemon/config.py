@@ -231,7 +231,7 @@ def _refuse_unsafe(data: dict[str, Any]) -> None:
     """Refuse options that must not be ignored: the user relies on them."""
     if data.get("authorization-plugins"):
         raise InvalidParameter(
-            "authorization-plugins is not supported: nobody would be asked whether a request is "
+            "authorization-plugins is not supported: no plugin would be asked whether a request is "
             "allowed. Remove it, and limit who reaches the socket (see group and tlsverify)"
         )
     data.pop("authorization-plugins", None)

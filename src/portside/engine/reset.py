@@ -34,7 +34,7 @@ def erase(instance: Instance) -> None:
         _empty(root)
         try:
             root.rmdir()
-        except OSError as err:  # a mount point, or somebody's current directory
+        except OSError as err:  # a mount point, or a process's current directory
             log.info("%s is empty, and stays: %s", root, err.strerror)
 
 

@@ -22,7 +22,7 @@ def make_public(path: Path, mode: int = 0o755) -> None:
         make_public(path.parent, mode)
     with suppress(FileExistsError):
         path.mkdir(0o700)
-        path.chmod(mode)  # not before: nobody can have entered it yet
+        path.chmod(mode)  # not before: no other process can have entered it yet
         return
     if not path.is_dir():
         raise FileExistsError(17, "File exists", str(path))

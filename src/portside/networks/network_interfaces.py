@@ -315,7 +315,7 @@ class Links:
         except OSError as err:
             if err.errno not in (errno.ENODEV, errno.EINVAL):
                 raise
-            # somebody deleted the bridge by hand: make it again
+            # the bridge was deleted by hand: make it again
             self._ensure_bridge(network)
             bridge = self._indexes[network.link]
             self._rtnl.run(netlink.link_message(index, netlink.number(netlink.IFLA_MASTER, bridge)))

@@ -116,7 +116,7 @@ class Datagrams:
                 data = sock.recv(MAX_DATAGRAM)
             except BlockingIOError:
                 break
-            except OSError:  # nobody listens inside (ICMP port unreachable)
+            except OSError:  # no process listens inside (ICMP port unreachable)
                 self._forget(client)
                 return
             about = _answer_from(client) if client.asked else []
@@ -254,7 +254,7 @@ class Relays:
             await self._loop.sock_connect(
                 server, (publication.container_ip, publication.container_port)
             )
-            # A group, since nobody may be left waiting for a socket that is closed here.
+            # A group, since no task may be left waiting for a socket that is closed here.
             async with asyncio.TaskGroup() as both:
                 both.create_task(_pass_on(client, server))
                 both.create_task(_pass_on(server, client))

@@ -152,7 +152,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
     """Everything around the process: namespaces, root, mounts, names, terminal."""
     assert spec.process is not None and spec.linux is not None and spec.root is not None
     steps = own.steps
-    prctl(PR_SET_DUMPABLE, 0)  # nobody inside may look at us through /proc
+    prctl(PR_SET_DUMPABLE, 0)  # processes inside must not read us through /proc
     label_mounts(spec)
     steps.enter("namespaces")
     if userns.wanted(spec):

@@ -335,7 +335,7 @@ class Child:
         outcome = self._outcome
         self._channel.close()
         self.arrive()
-        # killed before it could report: the pipe closes as at execve, but nobody lives
+        # killed before it could report: the channel closes as at execve, but the child is dead
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         if not self.pid or (os.waitid(os.P_PID, self.pid, flags) and not outcome.timings):
             raise StartError("the container's process was killed while it was started")

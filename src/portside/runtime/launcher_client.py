@@ -86,7 +86,7 @@ class Launcher:
                 ) from err
             except Unavailable as err:
                 client.close()
-                # A launcher killed with the request in its hands: nobody has seen it.
+                # The launcher was killed before it passed the request on: no monitor has it.
                 if attempt == 2 or not self._gone():
                     raise SystemFailure(
                         "the container's monitor died before the start was done"

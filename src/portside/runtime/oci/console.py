@@ -103,6 +103,6 @@ def _copy(source: int, target: int) -> bool:
         view = memoryview(data)
         while view:
             view = view[os.write(target, view) :]
-    except OSError:  # EIO: nobody has the other side open
+    except OSError:  # EIO: no process has the other side open
         return False
     return bool(data)
