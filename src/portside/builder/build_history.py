@@ -159,7 +159,7 @@ class BuildHistory:
         return sorted(found, key=lambda record: -record.created)
 
     def get(self, ref: str) -> BuildRecord:
-        """NotFound."""
+        """A build's record. NotFound."""
         found = self.find(ref)
         if found is None:
             raise NotFound(f"no build {ref[:80]} in the history")
@@ -185,7 +185,7 @@ class BuildHistory:
             self._records.put(ref, record)
 
     def delete(self, refs: Sequence[str]) -> None:
-        """NotFound. A build that runs stays."""
+        """Delete a build's record, but not a running build's. NotFound."""
         for record in [self.get(ref) for ref in refs]:
             if not record.is_active:
                 self._drop(record)

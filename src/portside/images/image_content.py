@@ -180,7 +180,7 @@ async def record_image(
 async def unpack_variant(
     catalogue: Catalogue, lease: Lease, variant: Variant, report: Report = quiet
 ) -> Variant:
-    """Have one platform's layers unpacked, owned by ``lease``; what is then known of it."""
+    """Unpack one platform's layers, owned by ``lease``; returns the updated variant."""
     manifest = catalogue.manifest(variant.manifest)
     config = catalogue.config(variant.config)
     size = await unpack_layers(

@@ -355,7 +355,7 @@ def shown(
 
 
 def check_platform(image: Image, name: str, wanted: Platform | None) -> None:
-    """NotFound when the image does not run on the wanted platform."""
+    """Check the wanted platform; NotFound when the image does not run on it."""
     if wanted is not None and not wanted.matches(image.platform):
         raise lacks_platform(name, wanted)
 

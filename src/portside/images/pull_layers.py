@@ -27,7 +27,7 @@ async def unpack_layers(
     owner: Ref,
     report: Report,
 ) -> int:
-    """Have every layer's blob and its unpacked tree, owned by ``owner``.
+    """Fetch and unpack every missing layer, owned by ``owner``.
 
     Returns the bytes of all trees. The first failure cancels the other layers and is
     raised.

@@ -334,8 +334,8 @@ class ImageService:
         return self.catalogue.get(identifier, variant)
 
     async def unpack(self, image: Image) -> Image:
-        """Have the layers of one platform unpacked (a load unpacks only what this machine
-        runs); the image as it is then."""
+        """Unpack the layers of one platform (a load unpacks only what this machine
+        runs); returns the updated image."""
         from portside.images.image_content import unpack_variant
 
         record = self.catalogue.record(image.id)

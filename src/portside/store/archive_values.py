@@ -45,7 +45,7 @@ class PathStat(msgspec.Struct, frozen=True):
 
 
 class ViewMount(msgspec.Struct, frozen=True):
-    """Something mounted into a container, for looking at it while it is stopped."""
+    """A mount of a container, made to read a stopped container's files."""
 
     source: str
     """Directory or file on the host."""

@@ -49,7 +49,7 @@ class Backups:
         self.soon(AT_START)
 
     def soon(self, seconds: float = AFTER) -> None:
-        """Something was changed; without an event loop it waits for the next start."""
+        """Schedule a backup of changes; without an event loop the next change or start does."""
         if self._timer is not None:
             return
         with suppress(RuntimeError):  # in a thread, or before the loop: the next change will do

@@ -606,7 +606,7 @@ class Database:
         return metadata_file.back_up(self._sql, self._lock, target)
 
     def write_out(self) -> None:
-        """Have everything that is committed on the disk (fsync)."""
+        """Write everything committed to the disk (fsync)."""
         with self._lock, suppress(sqlite3.Error):
             self._sql.execute("PRAGMA wal_checkpoint(FULL)")
 

@@ -52,7 +52,7 @@ class Settler:
         self._task: asyncio.Task[None] | None = None
 
     def soon(self) -> None:
-        """Something new was recorded. Without an event loop it waits for the next start."""
+        """Schedule a flush of new records. Without an event loop the next start does it."""
         if self._timer is not None:
             return
         try:

@@ -119,7 +119,7 @@ class LayerStore:
         owner: Ref,
         progress: Callable[[int], None] | None = None,
     ) -> Digest:
-        """Have the layer ``diff_id`` on ``parent`` unpacked and owned; its chain ID.
+        """Unpack the layer ``diff_id`` on ``parent`` unless it exists; returns its chain ID.
 
         ``owner`` (a lease or an image) refers to it afterwards. ``progress`` gets the number
         of bytes of the blob read so far. With the overlay driver the parent need not be there
@@ -144,7 +144,7 @@ class LayerStore:
         return self._db.row("SELECT 1 FROM layers WHERE chain=?", chain) is not None
 
     def info(self, chain: str) -> LayerInfo:
-        """NotFound when the layer is not here."""
+        """A layer's record; NotFound when the layer is not in the store."""
         found = self._select("WHERE chain=?", chain)
         if not found:
             raise NotFound(f"layer {chain} is not in the store")

@@ -307,7 +307,7 @@ class _Check:
 
 
 def _look(path: Path) -> os.stat_result | None:
-    """None when it has gone since its directory was read."""
+    """Stat a path; None when it was removed since its directory was read."""
     try:
         return path.lstat()
     except FileNotFoundError:

@@ -166,7 +166,7 @@ class Workers:
         self._rest()
 
     def warm(self, module: str) -> None:
-        """Have the fork server import ``module`` before it forks: jobs that need it start at
+        """Let the fork server import ``module`` before it forks: jobs that need it start at
         once."""
         if module not in self._warm:
             self._warm.append(module)

@@ -47,7 +47,7 @@ class ProvenanceOptions:
 
     @classmethod
     def parse(cls, text: str) -> ProvenanceOptions | None:
-        """None when it is disabled; InvalidParameter."""
+        """Read the options' text; None when provenance is disabled. InvalidParameter."""
         fields: dict[str, str] = {}
         for part in filter(None, text.split(",")):
             key, _, value = part.partition("=")

@@ -25,7 +25,7 @@ class PruneRule:
     """Sizes in bytes; 0 means no limit."""
 
     all: bool = False
-    """Also what an image shares."""
+    """Also records that an image shares."""
     reserved: int = 0
     """Never below this."""
     max_used: int = 0

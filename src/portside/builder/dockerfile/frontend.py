@@ -149,7 +149,7 @@ class Conversion:
         return found
 
     def use_global(self, key: str) -> None:
-        """Something of the target depends on a global argument."""
+        """Note that the target uses a global argument."""
         offered = self.global_arguments.get(key)
         if offered is not None and offered not in self.arguments:
             self.arguments.append(offered)

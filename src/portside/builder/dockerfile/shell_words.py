@@ -29,7 +29,7 @@ class Expansion:
     text: str
     used: set[str] = field(default_factory=set)
     unset: set[str] = field(default_factory=set)
-    """Asked for without a modifier that gives a value, and not there."""
+    """Variables without a value that were used without a default."""
 
 
 def expand(

@@ -70,7 +70,7 @@ class _Flags:
         return tuple(value or "" for value in values)
 
     def boolean(self, name: str) -> bool | None:
-        """None when the flag is not there."""
+        """The flag's value; None when the flag is not given."""
         values = self._values.get(name)
         if not values:
             return None

@@ -49,7 +49,7 @@ class Compression:
     kind: str = "gzip"
     level: int | None = None
     force: bool = False
-    """Also layers that exist in another compression."""
+    """Recompress layers that exist in another compression."""
 
 
 @dataclass(frozen=True, kw_only=True)

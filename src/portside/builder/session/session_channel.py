@@ -147,7 +147,7 @@ class SessionConnection:
                     await channel.feed(kind, payload)
 
     async def ask(self, **wanted: Any) -> Channel:
-        """Ask the client for something; its answer comes on the channel."""
+        """Send a request to the client; its answer comes on the returned channel."""
         channel = Channel(self, self._next)
         self._channels[self._next] = channel
         self._next += 1

@@ -53,7 +53,7 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
     base64."""
 
     dockerfile: str | None = None
-    """None: it is in the context, which comes as a stream."""
+    """None: the Dockerfile is in the context, which comes as a stream."""
     file: str = "Dockerfile"
     contexts: dict[str, ContextSource] = {}
     """The main one is named ``context``."""

@@ -86,7 +86,7 @@ class HashContent(Job, kw_only=True):
     digests: str = ""
     """File with the known digests of the source's files; the job updates it."""
     private: bool = False
-    """Nobody but the engine changes the source."""
+    """Whether only the engine changes the source."""
 
     def run(self, fds: list[int], progress: Progress) -> str:
         from portside.builder.solver.content_hash import hash_copies

@@ -60,7 +60,7 @@ class PacketStream:
         self._socket.sendall(b"\0" + len(data).to_bytes(4, "big") + data)
 
     def end(self) -> None:
-        """Nothing more will be sent."""
+        """End the stream: nothing more is sent."""
         self._socket.shutdown(socket.SHUT_WR)
 
 

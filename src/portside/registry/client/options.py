@@ -27,7 +27,7 @@ class RegistryOptions:
     http_proxy: str | None = None
     https_proxy: str | None = None
     no_proxy: str | None = None
-    """None: taken from the environment."""
+    """Proxy settings; None: taken from the environment."""
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5

@@ -288,7 +288,7 @@ async def paced_chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]
 
 
 def _state(directory: Path) -> tuple[tuple[str, int], ...]:
-    """Something that changes with the files of a directory."""
+    """A value that changes when the files of a directory change."""
     try:
         with os.scandir(directory) as entries:
             return tuple(sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries))

@@ -48,7 +48,8 @@ async def upload(
 
 
 async def _mount(repository: Repository, digest: str, neighbour: str) -> bool:
-    """Ask for a cross-repository mount; False leaves nothing behind."""
+    """Ask for a cross-repository mount; returns whether the registry made it. An upload
+    that the registry opened instead is cancelled."""
     connection = repository.connection
     try:
         async with connection.request(

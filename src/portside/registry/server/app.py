@@ -215,7 +215,7 @@ def _error(err: RegistryError) -> web.Response:
 
 
 def _unrouted(request: web.Request, err: web.HTTPException) -> web.Response:
-    """No such path, or not with this method; OPTIONS (browsers ask it first) lists the methods."""
+    """The answer for an unknown path or method; OPTIONS, which browsers ask, lists methods."""
     allowed = {"Allow": err.headers["Allow"]} if "Allow" in err.headers else {}
     if err.status == 405 and request.method == "OPTIONS":
         return web.Response(status=200, headers=allowed)

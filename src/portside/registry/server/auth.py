@@ -50,7 +50,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Somebody, and the rights that came with them; None: look at the rules."""
+    """A user or robot, and the rights of its token; None: the rules decide."""
 
     user: str
     grants: tuple[Grant, ...] | None = None
@@ -204,7 +204,7 @@ class Authority:
         return self.behind(Identity(user, is_bearer=True))
 
     async def check_password(self, user: str, password: str) -> Identity:
-        """Somebody by name and password; raises UNAUTHORIZED when they are wrong."""
+        """The identity for a name and password; raises UNAUTHORIZED when they are wrong."""
         if user.startswith(ROBOT):
             robot = self.robots.verify(user.removeprefix(ROBOT), password)
             if robot is not None:

@@ -284,7 +284,7 @@ class Content:
         return Repository(self, name)
 
     async def touch(self, digest: Digest) -> None:
-        """Note that somebody relies on a blob now: collection spares it for a while."""
+        """Mark a blob as used now: collection does not remove young blobs."""
         self._touched[digest] = time.time()
         with suppress(FileNotFoundError):
             await self.storage.touch(blob_key(digest))

@@ -50,7 +50,7 @@ class Upstream:
         await self._client.close()
 
     async def manifest(self, repository: Repository, reference: str | Digest) -> None:
-        """Have the manifest here if there is one anywhere; raises MANIFEST_UNKNOWN."""
+        """Fetch the manifest unless it is here; raises MANIFEST_UNKNOWN."""
         if isinstance(reference, Digest) and await _known(repository, reference):
             return
 
@@ -80,14 +80,14 @@ class Upstream:
     async def _fall_back(
         self, repository: Repository, reference: str | Digest, err: PortsideError
     ) -> None:
-        """Nothing to do when it is here all the same; else DENIED or UNAVAILABLE."""
+        """Continue with the manifest that is here; without one, raise DENIED or UNAVAILABLE."""
         try:
             await repository.resolve(reference)
         except RegistryError:
             raise _refusal(err) from err
 
     async def blob(self, repository: Repository, digest: Digest) -> None:
-        """Have the blob here; raises BLOB_UNKNOWN, DENIED or UNAVAILABLE.
+        """Fetch the blob unless it is here; raises BLOB_UNKNOWN, DENIED or UNAVAILABLE.
 
         A request for a blob that is being fetched waits for it. The fetch goes to its end, so
         that an impatient client finds it the next time.

@@ -49,7 +49,7 @@ class Storage(Protocol):
         ...
 
     async def commit(self, keys: Iterable[str], then: Mapping[str, bytes]) -> None:
-        """Have objects survive a power cut, only then write others, and have these survive.
+        """Flush objects to the disk, only then write others, and flush these, too.
 
         Missing ``keys`` are skipped.
         """
@@ -62,7 +62,7 @@ class Storage(Protocol):
         ...
 
     async def touch(self, key: str) -> None:
-        """Note that somebody relies on the object now (collection spares young ones)."""
+        """Mark the object as used now: collection does not remove young objects."""
         ...
 
     async def names(self, prefix: str) -> list[str]:
