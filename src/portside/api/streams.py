@@ -139,7 +139,7 @@ def _size(request: Request) -> tuple[int, int]:
     for name, what in (("h", "height"), ("w", "width")):
         value = params.text(request, name)
         try:
-            found.append(parse_uint(value, bits=16 if value.isdigit() else 64))
+            found.append(parse_uint(value, bits=16 if value.isdecimal() else 64))
         except InvalidText as err:
             why = "value out of range" if value[:1] == "-" else str(err).rpartition(": ")[2]
             raise InvalidParameter(f"invalid resize {what} {quote(value)}: {why}") from None

@@ -108,7 +108,7 @@ def _number(attrs: Mapping[str, str], key: str) -> int:
     text = attrs.get(key, "")
     if not text:
         return 0
-    if not text.isdigit():
+    if not text.isdecimal():
         raise InvalidParameter(f"{key}: {text!r} is not a number")
     return int(text)
 

@@ -270,7 +270,7 @@ def _age(server: str) -> str:
 
 
 def _number(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 __all__ = ["Client", "Hijacked", "Query", "Unavailable", "filters_text", "path_of", "quote"]

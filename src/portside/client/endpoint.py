@@ -103,7 +103,7 @@ class Endpoint:
             port = rest.removeprefix(":")
         elif ":" in text:
             host, _, port = text.rpartition(":")
-        if port and not (port.isdigit() and int(port) < 65536):
+        if port and not (port.isdecimal() and int(port) < 65536):
             raise InvalidParameter(f"invalid port {port!r} in the engine's address {self.text}")
         self.host, self.port = host or "127.0.0.1", int(port or 0)
 

@@ -40,7 +40,7 @@ class Response:
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
             return _CHUNKED
         length = self.headers.get("content-length", "")
-        return int(length) if length.isdigit() else _UNTIL_CLOSE
+        return int(length) if length.isdecimal() else _UNTIL_CLOSE
 
     @property
     def buffered(self) -> bool:
@@ -153,7 +153,7 @@ class Connection:
         first, *fields = head.decode("latin-1").split("\r\n")
         protocol, _, rest = first.partition(" ")
         code, _, reason = rest.partition(" ")
-        if not protocol.startswith("HTTP/1") or not code.isdigit():
+        if not protocol.startswith("HTTP/1") or not code.isdecimal():
             raise SystemFailure(f"this is not an HTTP server: {first[:80]!r}")
         headers = {}
         for field in fields:

@@ -120,7 +120,7 @@ def _owner(core: Core, container: Container) -> tuple[int, int] | None:
     user, _, group = container.record.config.user.partition(":")
     if not user:
         return None
-    if not user.isdigit() or (group and not group.isdigit()):
+    if not user.isdecimal() or (group and not group.isdecimal()):
         if container.record.running:
             from pathlib import Path
 

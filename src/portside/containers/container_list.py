@@ -143,7 +143,7 @@ def check_filters(filters: Filters) -> None:
                     f"invalid filter 'status={value}': invalid value for state ({value}): must "
                     "be one of created, running, paused, restarting, removing, exited, dead"
                 )
-            if key == "exited" and not value.lstrip("-").isdigit():
+            if key == "exited" and not value.lstrip("-").isdecimal():
                 raise InvalidParameter(f"invalid filter 'exited=[{value}]'")
             if key == "health" and value not in ("none", "starting", "healthy", "unhealthy"):
                 raise InvalidParameter(f"invalid filter 'health={value}'")
@@ -224,7 +224,7 @@ class _Chooser:
         for value in values:
             span, _, protocol = value.partition("/")
             low, _, high = span.partition("-")
-            if not low.isdigit() or (high and not high.isdigit()):
+            if not low.isdecimal() or (high and not high.isdecimal()):
                 raise InvalidParameter(f"invalid filter '{key}={value}'")
             numbers = range(int(low), int(high or low) + 1)
             for port in shown:

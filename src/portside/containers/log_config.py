@@ -72,7 +72,7 @@ def _check_numbers(options: dict[str, str]) -> None:
     if "max-buffer-size" in options:
         ram_bytes(options["max-buffer-size"])
     files = options.get("max-file", "1")
-    if not files.isdigit() or int(files) < 1:
+    if not files.isdecimal() or len(files) > 18 or int(files) < 1:
         raise InvalidParameter("max-file cannot be less than 1")
     parse_bool(options.get("compress", "false"))
 

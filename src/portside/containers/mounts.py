@@ -273,7 +273,7 @@ def idmap_of(text: str, source: str, user: str) -> BindMappings:
     owner = Path(source).stat()
     uid, _, gid = user.partition(":")
     uid, gid = (uid or "0", gid or "0") if uid != "root" else ("0", gid or "0")
-    if not (uid.isdigit() and gid.isdigit()):
+    if not (uid.isdecimal() and gid.isdecimal()):
         raise InvalidParameter(
             f"idmap needs the container's user as numbers, not {user!r}, or the mapping in full: "
             "idmap=uids=DISK-SHOWN-COUNT;gids=DISK-SHOWN-COUNT"

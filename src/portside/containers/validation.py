@@ -209,7 +209,7 @@ def check_limits(host: _R, *, update: bool = False) -> tuple[_R, list[str]]:
 
 def parse_signal(text: str) -> int:
     """The number of ``TERM``, ``SIGTERM``, ``sigterm``, ``15``, ``RTMIN+3``."""
-    if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 20:
+    if text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 20:
         number = int(text)
         if 0 < number <= signal.SIGRTMAX:
             return number
@@ -222,7 +222,7 @@ def parse_signal(text: str) -> int:
     for base in ("SIGRTMIN", "SIGRTMAX"):
         if name.startswith(base):
             rest = name[len(base) :] or "+0"
-            if rest[0] in "+-" and rest[1:].isdigit():
+            if rest[0] in "+-" and rest[1:].isdecimal():
                 number = int(getattr(signal, base)) + int(rest)
                 if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
                     return number

@@ -165,7 +165,7 @@ def _answers(path: Path) -> bool:
 def _group(name: str) -> int | None:
     if not name:
         return None
-    if name.isdigit():
+    if name.isdecimal():
         return int(name)
     try:
         return grp.getgrnam(name).gr_gid
@@ -226,7 +226,7 @@ def _host_and_port(rest: str, default: int) -> tuple[str, int]:
     name, colon, port = rest.rpartition(":")
     if not colon or rest.endswith("]"):
         name, port = rest, str(default)
-    if not port.isdigit() or int(port) > 65535:
+    if not port.isdecimal() or int(port) > 65535:
         raise InvalidParameter(f"invalid bind address format: tcp://{rest}")
     return name.strip("[]") or ("" if colon else "127.0.0.1"), int(port)
 

@@ -315,7 +315,7 @@ def parse_ulimit(text: str) -> Ulimit:
 def parse_pool(text: str) -> Pool:
     """``base=10.10.0.0/16,size=24``."""
     found = dict(part.partition("=")[::2] for part in text.split(","))
-    if set(found) != {"base", "size"} or not found["size"].isdigit():
+    if set(found) != {"base", "size"} or not found["size"].isdecimal():
         raise InvalidParameter(
             f"invalid default address pool: {text!r}: write base=10.10.0.0/16,size=24"
         )

@@ -229,7 +229,7 @@ def stop_signal(text: str) -> str:
     name = text.strip()
     known = {member.name for member in signal.Signals}
     plain = f"SIG{name.upper().removeprefix('SIG')}"
-    if not (name.isdigit() and 0 < int(name) <= 64) and plain not in known:
+    if not (name.isdecimal() and 0 < int(name) <= 64) and plain not in known:
         raise InvalidParameter(f"invalid signal: {name}")
     return name
 
@@ -262,7 +262,7 @@ def health_options(test: tuple[str, ...], options: dict[str, str]) -> Healthchec
         if name not in names:
             raise InvalidParameter(f"Unknown flag: {name}")
     retries = options.get("retries", "0")
-    if not retries.isdigit():
+    if not retries.isdecimal() or len(retries) > 18:
         raise InvalidParameter(f'HEALTHCHECK --retries: invalid number "{retries}"')
     return Healthcheck(
         test=test,

@@ -260,7 +260,7 @@ class AddressPool(msgspec.Struct, frozen=True):
     def parse(cls, text: str) -> AddressPool:
         """From ``base=10.10.0.0/16,size=24``; raises InvalidParameter, which says what is wrong."""
         fields = dict(part.partition("=")[::2] for part in text.split(","))
-        if set(fields) != {"base", "size"} or not fields["size"].isdigit():
+        if set(fields) != {"base", "size"} or not fields["size"].isdecimal():
             raise InvalidParameter(
                 f"invalid address pool {text!r}: write it as base=10.10.0.0/16,size=24"
             )

@@ -96,7 +96,8 @@ def parse_range(text: str) -> tuple[int, int]:
     """``80`` or ``8000-8010``; raises InvalidParameter when it is not a port number, or ends
     before it starts."""
     low, dash, high = text.partition("-")
-    if not (low.isascii() and low.isdigit()) or (dash and not high.isdigit()):
+    is_number = low.isdecimal() and (high.isdecimal() or not dash)
+    if not is_number or not text.isascii() or len(text) > 200:
         raise InvalidParameter(f'invalid port specification: "{text}"')
     first, last = int(low), int(high) if dash else int(low)
     if not 0 <= first <= last <= 65535:

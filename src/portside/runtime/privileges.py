@@ -86,7 +86,7 @@ def _entries(path: str, root: int | None) -> Iterator[list[str]]:
 
 
 def _number(text: str) -> int | None:
-    if not (text.isascii() and text.removeprefix("-").isdigit()):
+    if not (text.isascii() and text.removeprefix("-").isdecimal()):
         return None
     value = int(text) if len(text) < 20 else _MAX_ID + 1
     if not 0 <= value <= _MAX_ID:
@@ -96,7 +96,7 @@ def _number(text: str) -> int | None:
 
 def _is_id(text: str) -> bool:
     """Whether a field of passwd or group is an identifier; a line where it is not is skipped."""
-    return text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= _MAX_ID
+    return text.isascii() and text.isdecimal() and len(text) < 11 and int(text) <= _MAX_ID
 
 
 def _passwd(root: int | None) -> list[list[str]]:

@@ -266,7 +266,7 @@ class Syslog(Remote):
     def __init__(self, config: LogConfig) -> None:
         options = config.options
         facility = options.get("syslog-facility", "daemon")
-        self._facility = int(facility) if facility.isdigit() else _FACILITIES.get(facility, -1)
+        self._facility = int(facility) if facility.isdecimal() else _FACILITIES.get(facility, -1)
         if not 0 <= self._facility <= 23:
             raise InvalidParameter(f"invalid syslog facility {facility!r}")
         self._tag = config.attributes.get("tag") or config.names.get("id", "")[:12]

@@ -105,7 +105,7 @@ def cpus(text: str) -> set[int]:
     found: set[int] = set()
     for part in filter(None, text.split(",")):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or len(first + last) > 8:
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(first + last) > 8:
             raise InvalidParameter(f"invalid CPU list {text!r}")
         begin, end = int(first), int(last or first)
         if end < begin or end > 8191:

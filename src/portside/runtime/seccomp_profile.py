@@ -164,6 +164,6 @@ def kernel_version() -> tuple[int, int]:
 def parse_kernel(text: str) -> tuple[int, int]:
     """``4.8``; raises InvalidParameter."""
     major, dot, minor = text.partition(".")
-    if not (dot and major.isdigit() and minor.isdigit()) or (int(major), int(minor)) == (0, 0):
+    if not (dot and major.isdecimal() and minor.isdecimal()) or (int(major), int(minor)) == (0, 0):
         raise InvalidParameter(f'invalid kernel version: "{text}", expected "<kernel>.<major>"')
     return int(major), int(minor)

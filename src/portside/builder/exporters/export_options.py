@@ -92,7 +92,7 @@ def parse_export(request: ExportRequest, epoch: int | None = None) -> ExportOpti
     if push and not names:
         raise InvalidParameter("pushing needs a name: give --tag or name=REGISTRY/NAME:TAG")
     given = attrs.get("source-date-epoch", "")
-    if given and not given.isdigit():
+    if given and not given.isdecimal():
         raise InvalidParameter(f"invalid source-date-epoch {given!r}: expected seconds")
     options = ExportOptions(
         type=kind,

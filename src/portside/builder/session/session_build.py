@@ -414,7 +414,7 @@ class SessionBuild:
 
     def _epoch(self) -> int | None:
         epoch = self._request.args.get("SOURCE_DATE_EPOCH")
-        if epoch is not None and not epoch.isdigit():
+        if epoch is not None and not epoch.isdecimal():
             raise InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {epoch}")
         return int(epoch) if epoch else None
 

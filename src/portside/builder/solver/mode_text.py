@@ -16,7 +16,7 @@ def mode_change(text: str) -> Callable[[int], int] | None:
     None for an empty one."""
     if not text:
         return None
-    if text.isdigit():
+    if text.isdecimal():
         return lambda _: int(text, 8) & 0o7777
     return lambda mode: _symbolic(text, mode)
 

@@ -62,7 +62,7 @@ async def export(job: BuildJob, result: Result, outputs: Sequence[Output]) -> di
     if not (wanted or caches) or not result.refs:
         return {}
     epoch = job.epoch
-    if epoch and not epoch.isdigit():
+    if epoch and not epoch.isdecimal():
         raise InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {epoch}")
     made = BuildResult(
         platforms=tuple(

@@ -351,7 +351,7 @@ def _is_excluded(host: str, port: int | None, excluded: str) -> bool:
         if "/" in entry and _in_network(host, entry):
             return True
         name, colon, entry_port = entry.rpartition(":")
-        if colon and entry_port.isdigit() and name.count(":") == 0:
+        if colon and entry_port.isdecimal() and name.count(":") == 0:
             if port != int(entry_port):
                 continue
             entry = name
@@ -394,7 +394,7 @@ def wait_before_retry(attempt: int, retry_after: str | None, base: float) -> flo
 def _retry_after(text: str | None) -> float | None:
     if not text:
         return None
-    if text.strip().isdigit():
+    if text.strip().isdecimal():
         return float(text)
     try:
         return email.utils.parsedate_to_datetime(text).timestamp() - time.time()

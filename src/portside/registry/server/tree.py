@@ -82,7 +82,7 @@ def _put(tree: dict[str, Any], parts: list[str], value: str) -> None:
     node: Any = tree
     for part in parts[:-1]:
         if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
+            if not part.isdecimal() or int(part) >= len(node):
                 return
             child = node[int(part)]
         else:

@@ -30,7 +30,7 @@ def _wanted(context: Context, options: Options, detach: bool) -> creating.Wanted
 def listening() -> int:
     """How many sockets systemd's activation handed over to us (sd_listen_fds(3))."""
     listen = os.environ.get("LISTEN_FDS", "")
-    return int(listen) if listen.isdigit() else 0
+    return int(listen) if listen.isdecimal() else 0
 
 
 def create(context: Context, options: Options) -> int:

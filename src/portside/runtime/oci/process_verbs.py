@@ -113,12 +113,12 @@ def ps(context: Context, options: Options) -> int:
 
 def number_of(text: str) -> int:
     """A signal by number or name. Raises InvalidParameter."""
-    if text.isascii() and text.isdigit() and 0 <= int(text) < signal.NSIG:
+    if text.isascii() and text.isdecimal() and 0 <= int(text) < signal.NSIG:
         return int(text)  # 0 only asks whether it may be sent
     name = text.upper().removeprefix("SIG")
     found = getattr(signal, f"SIG{name}", None)
     if not isinstance(found, int) or name[:1] == "_":  # SIG_IGN and the like
-        if name.startswith("RTMIN+") and name[6:].isdigit():
+        if name.startswith("RTMIN+") and name[6:].isdecimal():
             return signal.SIGRTMIN + int(name[6:])
         raise InvalidParameter(f'unknown signal "{text}"')
     return int(found)
