@@ -88,7 +88,7 @@ class BuildHistory:
     def __init__(
         self, store: Store, built: Callable[[str, str, str], None] = lambda *_: None
     ) -> None:
-        """``built`` is told the digest of what a build exported, its reference and its time."""
+        """``built`` gets the digest of what a build exported, its reference and its time."""
         self._store, self._built = store, built
         self._records = store.db.collection(KIND, BuildRecord)
         self._active: dict[str, BuildRecord] = {}

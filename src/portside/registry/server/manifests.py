@@ -76,7 +76,7 @@ class Parsed(msgspec.Struct, frozen=True):
         return self.media_type in INDEXES
 
     def descriptor(self) -> dict[str, Any]:
-        """Its descriptor in a list of referrers (distribution-spec, "Listing Referrers")."""
+        """Its own descriptor in a list of referrers (distribution-spec, "Listing Referrers")."""
         entry: dict[str, Any] = {
             "mediaType": self.media_type,
             "digest": str(self.digest),
