@@ -105,7 +105,7 @@ async def test_untag_until_the_last_name(service: ImageService) -> None:
     ]
     assert await service.list(all=True) == []
     assert list(service.store.blobs.all()) == []
-    events = service._tell
+    events = service._publish
     assert isinstance(events, Events)
     assert [action for _, action, _ in events][-4:] == ["untag", "untag", "untag", "delete"]
 
