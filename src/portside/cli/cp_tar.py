@@ -82,7 +82,7 @@ class Copy:
         self.follow, self.archive, self.quiet = follow, archive, quiet
         self.copied = 0
 
-    def _tell(self, where: str) -> None:
+    def _say(self, where: str) -> None:
         if not self.quiet:
             size = human_size(self.copied, 3)
             self.session.warn(f"Successfully copied {size} to {where}")
@@ -124,7 +124,7 @@ class Copy:
             self._counted(response.pieces()), directory, rename,
             keeps_owner=self.archive and os.geteuid() == 0,
         )  # fmt: skip
-        self._tell(local)
+        self._say(local)
 
     def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
@@ -146,7 +146,7 @@ class Copy:
         source, local = _source(path, self.follow)
         directory, rename = arrange(source, place)
         self._put(name, directory, self._counted(_tar(local, source, rename)))
-        self._tell(f"{name}:{target}")
+        self._say(f"{name}:{target}")
 
     def _put(self, name: str, directory: str, pieces: Iterator[bytes]) -> None:
         query = {

@@ -163,7 +163,7 @@ def _call(session: Session, verb: Verb, words: Sequence[str]) -> int:
     except HelpWanted as wanted:
         from portside.cli import help
 
-        _tell_old_form(wanted)
+        _warn_of_old_form(wanted)
         sys.stdout.write(help.of_verb(session.program, called, verb))
         return 0
     except UsageError as err:
@@ -198,7 +198,7 @@ def _call(session: Session, verb: Verb, words: Sequence[str]) -> int:
         return 1
 
 
-def _tell_old_form(wanted: HelpWanted | None) -> None:
+def _warn_of_old_form(wanted: HelpWanted | None) -> None:
     if wanted is not None and wanted.letter:
         sys.stderr.write("Flag shorthand -h has been deprecated, use --help\n")
         sys.stderr.flush()
@@ -207,7 +207,7 @@ def _tell_old_form(wanted: HelpWanted | None) -> None:
 def _root_help(program: str, wanted: HelpWanted | None = None, stream: TextIO | None = None) -> int:
     from portside.cli import help
 
-    _tell_old_form(wanted)
+    _warn_of_old_form(wanted)
     (stream or sys.stdout).write(help.of_root(program))
     return 0
 

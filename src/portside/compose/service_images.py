@@ -202,10 +202,10 @@ def _pull_one(
                 detail = message.get("errorDetail") or {}
                 raise ComposeError(str(detail.get("message") or message["error"]))
             if not tools.quiet:
-                _tell(message, name, report)
+                _report_message(message, name, report)
 
 
-def _tell(message: dict[str, Any], name: str, report: Report) -> None:
+def _report_message(message: dict[str, Any], name: str, report: Report) -> None:
     layer, status = message.get("id"), str(message.get("status", ""))
     if not layer or "progressDetail" not in message:
         return

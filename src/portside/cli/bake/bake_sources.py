@@ -49,7 +49,7 @@ def read_all(
 def _remote(
     definitions: Definitions, remote: RemoteDefinition, names: list[str]
 ) -> Iterator[tuple[str, str]]:
-    """Name and path of each file; a single file that is no Compose file is added at once."""
+    """Name and path of each file; a single file of another format is added at once."""
     if remote.text is None:
         yield from remote.files(names, DEFAULT_FILES)
     elif _is_compose(remote.url, remote.text):

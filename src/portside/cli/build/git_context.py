@@ -49,9 +49,7 @@ def _fetch(root: str, more: Mapping[str, str], reference: str) -> None:
     words = ("fetch", "-q", "--no-tags", "--depth", "1", "origin", "--", reference)
     try:
         _git(root, more, *words)
-    except Failed as err:
-        if "shallow" not in str(err):  # what a plain web server cannot give
-            raise
+    except Failed:  # a plain web server has no shallow copies; any other reason appears again
         _git(root, more, *(word for word in words if word not in ("--depth", "1")))
 
 

@@ -86,14 +86,14 @@ class LogScreen(ModalScreen[None]):
                 for piece in stream.pieces():
                     if self._stop.is_set():
                         return
-                    self._tell(list(splitter.feed(piece)))
-                self._tell([*splitter.end(), ("— the log has ended —", False)])
+                    self._show(list(splitter.feed(piece)))
+                self._show([*splitter.end(), ("— the log has ended —", False)])
             finally:
                 stream.close()
         except PortsideError as err:
-            self._tell([(describe(err), True)])
+            self._show([(describe(err), True)])
 
-    def _tell(self, lines: list[tuple[str, bool]]) -> None:
+    def _show(self, lines: list[tuple[str, bool]]) -> None:
         if lines and not self._stop.is_set() and self.app.is_running:
             self.app.call_from_thread(self._write, lines)
 
