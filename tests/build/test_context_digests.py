@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from portside.builder.solver.build_jobs import ReceiveContext
-from portside.builder.solver.context_receive import receive
 from portside.builder.solver.file_digests import FileDigests, beside
 from portside.store.archive_values import Limits
 
@@ -29,9 +28,8 @@ def test_digests_are_known_after_unpacking(tmp_path: Path) -> None:
     target = str(tmp_path / "context")
     before = os.umask(0o022)
     try:
-        received = receive(
-            ReceiveContext(target=target, limits=Limits()), os.open(archive, os.O_RDONLY)
-        )
+        job = ReceiveContext(target=target, limits=Limits())
+        received = job.run([os.open(archive, os.O_RDONLY)], lambda _: None)
     finally:
         os.umask(before)
     assert received.dockerfile == contents["Dockerfile"]

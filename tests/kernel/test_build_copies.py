@@ -14,7 +14,6 @@ from portside.builder.llb import ChownOpt, CopyAction, Remove, UserOpt
 from portside.builder.solver.build_jobs import RunFileOp
 from portside.builder.solver.content_hash import hash_copies
 from portside.builder.solver.file_digests import FileDigests, beside
-from portside.builder.solver.file_worker import run_file_op
 from portside.builder.solver.job_values import Placed, Sealed
 from portside.builder.solver.rebase import leading_to, parents_differ
 from portside.model.errors import SystemFailure
@@ -51,7 +50,7 @@ class Place:
             digests=tuple(digests),
         )  # fmt: skip
         self.target.unlink(missing_ok=True)
-        return run_file_op(job)
+        return job.run([], lambda _: None)
 
     def seen(self) -> dict[str, str]:
         """Every file of the merged root with its content, directories with nothing."""
@@ -220,7 +219,7 @@ def test_linked_copies_leave_the_directories_they_pass_through(place: Place) -> 
         rootfs=place.rootfs, base="", target=str(place.target), limits=Limits(),
         actions=(Placed(copy("/"), 0),), sources=(above,), keep=tuple(keep),
     )  # fmt: skip
-    run_file_op(job)
+    job.run([], lambda _: None)
     assert place.seen() == {
         "lib": "-> usr/lib", "usr": "", "usr/lib": "", "usr/lib/have": "h", "usr/lib/more": "m",
         "srv": "", "srv/own": "", "srv/own/f": "1", "srv/own/new": "", "srv/own/new/g": "g",
