@@ -306,7 +306,7 @@ def test_disk_usage(containers: Containers) -> None:
     found = containers.engine.json("GET", "/v1.51/system/df")
     sizes = {item["Names"][0]: item["SizeRw"] for item in found["Containers"]}
     assert sizes["/api-df"] >= 100000
-    assert found["Images"][0]["Containers"] >= 1
+    assert any(image["Containers"] >= 1 for image in found["Images"])
     only = containers.engine.json("GET", "/v1.51/system/df?type=volume")
     assert only["Images"] is None
     assert containers.engine.request("GET", "/system/df?type=nope")[0] == 400
