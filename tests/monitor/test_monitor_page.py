@@ -291,11 +291,11 @@ def test_500_containers(page: Driver, tmp_path: Path, many_groups: str) -> None:
         assert page.run(f"return {bare}") > 400
         assert page.run(f"return {ROWS}[0].cells.length") > 10
         page.run("scrollTo(0, document.body.scrollHeight)")
-        page.until(f"{ROWS}.at(-1).querySelector('.number span').textContent")
+        page.until(f"{ROWS}.at(-1).querySelector('.number span')?.textContent")
         name = page.run(f"return {NAMES}[321]")
         page.press("/", *name)
         page.until(f"{ROWS}.length == 1")
-        page.until(f"{ROWS}[0].querySelector('.number span').textContent")
+        page.until(f"{ROWS}[0].querySelector('.number span')?.textContent")
     finally:
         page.open("about:blank")
         watching.stop()
