@@ -43,16 +43,18 @@ class _Source:
 
 
 def unpack(
-    pieces: Iterator[bytes], directory: str, rename: Callable[[str], str], *, keeps_owner: bool
-) -> None:
+    pieces: Iterator[bytes], directory: str, rename: Callable[[str], str], *, keeps_owner: bool,
+    is_compressed: bool = False,
+) -> None:  # fmt: skip
     """Unpack below ``directory``. Raises InvalidParameter, SystemFailure."""
+    mode = "r|*" if is_compressed else "r|"
     try:
         top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as err:
         raise InvalidParameter(f"{directory}: {err.strerror}") from err
     later: list[tuple[list[str], tarfile.TarInfo]] = []
     try:
-        with tarfile.open(fileobj=_Source(pieces), mode="r|") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=_Source(pieces), mode=mode) as archive:  # type: ignore[call-overload]
             for member in archive:
                 parts = _parts(rename(member.name))
                 if member.isdir():
@@ -64,7 +66,7 @@ def unpack(
         for _ in pieces:  # what follows the archive's end
             pass
     except tarfile.TarError as err:
-        raise SystemFailure(f"the engine's archive is damaged: {err}") from err
+        raise SystemFailure(f"the archive is damaged: {err}") from err
     except OSError as err:
         raise InvalidParameter(f"cannot write below {directory}: {err}") from err
     finally:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from functools import partial
 
 from portside.cli.bake.bake_targets import is_remote
 from portside.cli.session import Failed
+from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import tarfile
     from collections.abc import Iterable, Iterator
     from typing import Any, BinaryIO
 
@@ -26,6 +29,7 @@ _MAX_DEFINITION = 2 << 20
 """Bytes of a single file."""
 _MAX_ARCHIVE = 4 << 30
 """Bytes of all files of an archive."""
+_PIECE = 1 << 20
 _TIMEOUT = 60.0
 """Seconds without data."""
 _GIT_AUTH = ("BUILDX_BAKE_GIT_AUTH_TOKEN", "BUILDX_BAKE_GIT_AUTH_HEADER")
@@ -96,27 +100,35 @@ class RemoteDefinition:
         import tarfile
         import tempfile
 
+        from portside.cli import untar
+
         self._directory = tempfile.mkdtemp(prefix="portside-bake-remote-")
-        size = 0
         try:
             with tempfile.TemporaryFile() as file:
                 file.write(head)
                 shutil.copyfileobj(rest, file)
                 file.seek(0)
                 with tarfile.open(fileobj=file) as archive:
-                    for member in archive:
-                        size += member.size
-                        if size > _MAX_ARCHIVE:
-                            raise Failed(1, f"ERROR: {self.url}: the archive's files are larger "
-                                            "than 4 GiB")  # fmt: skip
-                        archive.extract(member, self._directory, filter="data")
-        except (tarfile.TarError, EOFError, OSError) as err:
-            self.close()
-            raise Failed(1, f"ERROR: {self.url}: the archive cannot be read: {err}") from None
+                    self._check_members(archive)
+                file.seek(0)
+                pieces = iter(partial(file.read, _PIECE), b"")
+                untar.unpack(pieces, self._directory, str, keeps_owner=False, is_compressed=True)
         except Failed:
             self.close()
             raise
+        except (tarfile.TarError, EOFError, OSError, PortsideError) as err:
+            self.close()
+            raise Failed(1, f"ERROR: {self.url}: the archive cannot be read: {err}") from None
         self.root = self._directory
+
+    def _check_members(self, archive: tarfile.TarFile) -> None:
+        size = 0
+        for member in archive:
+            size += member.size
+            if size > _MAX_ARCHIVE:
+                raise Failed(1, f"ERROR: {self.url}: the archive's files are larger than 4 GiB")
+            if member.isdev():
+                raise Failed(1, f"ERROR: {self.url}: {member.name} in the archive is a device")
 
     # -- the files -----------------------------------------------------------------------
 
