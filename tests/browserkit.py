@@ -63,7 +63,7 @@ class Driver:
                 time.sleep(0.05)
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=200)
         where = path if path == "/session" else f"/session/{self._session}{path}"
         data = json.dumps(body if body is not None else {}) if method == "POST" else None
         connection.request(method, where, data, {"Content-Type": "application/json"})
