@@ -7,8 +7,8 @@ AppArmor; ``runtime/confinement.py`` enters one.
 from __future__ import annotations
 
 import os
-from functools import cache
 
+from portside.kernel.light_stdlib import cache
 from portside.model.errors import SystemFailure
 
 _ENABLED = "/sys/module/apparmor/parameters/enabled"

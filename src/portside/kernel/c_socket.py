@@ -2,12 +2,12 @@
 
 A container's start waits for every import of ``portside-runtime``; ``socket`` takes enum and
 selectors along, 5 ms beside the 12 ms of a bare interpreter. For Unix sockets the C half has all
-but two functions.
+but two functions. They use struct, since array takes collections along.
 """
 
 from __future__ import annotations
 
-import array
+import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ else:
             self.close()
 
 
+_INT = struct.calcsize("i")
+
 __all__ = [
     "AF_INET",
     "AF_UNIX",
@@ -70,15 +72,15 @@ __all__ = [
 
 def send_fds(sock: socket, buffers: list[bytes], fds: list[int]) -> int:
     """As socket.send_fds: bytes, with descriptors beside them (unix(7), SCM_RIGHTS)."""
-    return sock.sendmsg(buffers, [(SOL_SOCKET, SCM_RIGHTS, array.array("i", fds))])
+    return sock.sendmsg(buffers, [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))])
 
 
 def recv_fds(sock: socket, size: int, count: int) -> tuple[bytes, list[int]]:
     """At most ``size`` bytes and ``count`` descriptors, which are not inherited over execve(2)."""
-    fds = array.array("i")
-    space = CMSG_SPACE(fds.itemsize * count)
+    fds: list[int] = []
+    space = CMSG_SPACE(_INT * count)
     data, ancillary, _, _ = sock.recvmsg(size, space, MSG_CMSG_CLOEXEC)
     for level, kind, payload in ancillary:
         if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
-            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-    return data, list(fds)
+            fds += struct.unpack_from(f"{len(payload) // _INT}i", payload)
+    return data, fds

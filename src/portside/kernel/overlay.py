@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import cache
 
 from portside.kernel import fsopen, mount, process
+from portside.kernel.light_stdlib import cache
 from portside.model.paths import rootless_user
 
 TYPE_CHECKING = False

@@ -13,6 +13,7 @@ import struct
 from ctypes import c_char_p, c_int, c_long, c_uint, c_uint32, c_uint64, c_void_p
 
 from portside.kernel.libc import encoded
+from portside.kernel.light_stdlib import cache
 from portside.model.errors import InvalidParameter, SystemFailure
 
 TYPE_CHECKING = False
@@ -94,16 +95,8 @@ _libc.syscall.restype = c_long
 _libc.prctl.argtypes = (c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 
-_loaded: list[ctypes.CDLL] = []
-
-
+@cache
 def _library() -> ctypes.CDLL:
-    if not _loaded:
-        _loaded.append(_load())
-    return _loaded[0]
-
-
-def _load() -> ctypes.CDLL:
     try:
         lib = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     except OSError as error:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import cache
 
 import msgspec
 
-from portside.kernel.contexts import contextmanager, suppress
+from portside.kernel.light_stdlib import cache, contextmanager, suppress
 from portside.model.errors import SystemFailure
 
 TYPE_CHECKING = False

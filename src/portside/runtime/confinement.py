@@ -7,13 +7,16 @@ at, and written last: what we execute before (hooks) is not the container's proc
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 
 from portside.kernel import apparmor, selinux
-from portside.kernel.contexts import contextmanager
+from portside.kernel.light_stdlib import contextmanager
 from portside.kernel.process_attributes import open_attribute
 from portside.model.errors import SystemFailure
 from portside.model.ociruntime import Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 class Confinement:

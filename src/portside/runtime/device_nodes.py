@@ -7,7 +7,7 @@ import os
 import stat
 
 from portside.kernel import mount
-from portside.kernel.contexts import suppress
+from portside.kernel.light_stdlib import suppress
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Device, Spec
 from portside.runtime.mounts import Parsed, resolve

@@ -6,8 +6,8 @@ import fcntl
 import os
 import termios
 
-from portside.kernel.contexts import suppress
 from portside.kernel.id_maps import in_user_namespace
+from portside.kernel.light_stdlib import suppress
 from portside.kernel.process import (
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,

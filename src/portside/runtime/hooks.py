@@ -12,7 +12,7 @@ import select
 import msgspec
 
 from portside.kernel import process
-from portside.kernel.contexts import suppress
+from portside.kernel.light_stdlib import suppress
 from portside.model.errors import SystemFailure
 from portside.model.ociruntime import Hook, State
 

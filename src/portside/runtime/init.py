@@ -19,7 +19,7 @@ import termios
 
 from portside.kernel import apparmor, selinux
 from portside.kernel import c_socket as socket
-from portside.kernel.contexts import suppress
+from portside.kernel.light_stdlib import suppress
 from portside.kernel.netns import loopback_up
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.kernel.process import (

@@ -19,7 +19,7 @@ import msgspec
 from portside.kernel import c_socket as socket
 from portside.kernel import process
 from portside.kernel.cgroup import Cgroup
-from portside.kernel.contexts import suppress
+from portside.kernel.light_stdlib import suppress
 from portside.kernel.polling import readable
 from portside.model.errors import (
     CommandNotExecutable,

@@ -13,7 +13,7 @@ import stat
 
 from portside.kernel import fsopen, idmapped, selinux
 from portside.kernel.cgroup import detect
-from portside.kernel.contexts import contextmanager, suppress
+from portside.kernel.light_stdlib import contextmanager, suppress
 from portside.kernel.mount import (
     AT_EMPTY_PATH,
     AT_FDCWD,

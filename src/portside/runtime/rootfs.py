@@ -6,7 +6,7 @@ import errno
 import os
 
 from portside.kernel import idmapped, mount, process
-from portside.kernel.contexts import contextmanager
+from portside.kernel.light_stdlib import contextmanager
 from portside.kernel.overlay import by_descriptor, overlay, overlay_of
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.idmap import IDMappings

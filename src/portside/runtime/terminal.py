@@ -10,7 +10,7 @@ import struct
 import termios
 
 from portside.kernel import mount
-from portside.kernel.contexts import contextmanager
+from portside.kernel.light_stdlib import contextmanager
 from portside.kernel.openat2 import IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
 from portside.model.errors import SystemFailure
 

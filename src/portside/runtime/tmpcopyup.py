@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from portside.kernel.contexts import suppress
+from portside.kernel.light_stdlib import suppress
 
 _HERE = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

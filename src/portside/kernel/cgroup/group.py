@@ -24,7 +24,7 @@ from portside.kernel.cgroup.devices import (
 )
 from portside.kernel.cgroup.layout import Layout, detect, path_of
 from portside.kernel.cgroup.plan import Write, plan
-from portside.kernel.contexts import suppress
+from portside.kernel.light_stdlib import suppress
 from portside.model.errors import Conflict, InvalidParameter, SystemFailure
 from portside.model.paths import rootless_user
 

@@ -17,6 +17,7 @@ import os
 import msgspec
 
 from portside.kernel.id_maps import in_user_namespace
+from portside.kernel.light_stdlib import cache
 from portside.model.errors import SystemFailure
 from portside.model.paths import rootless_user
 
@@ -85,20 +86,12 @@ class Layout(msgspec.Struct, frozen=True):
         return (*found, self.unified) if self.unified else found
 
 
-_detected: list[Layout] = []
-
-
+@cache
 def detect() -> Layout:
     """The machine's layout, read once for each process (and inherited over a fork).
 
     Raises SystemFailure where no control group file system is mounted.
     """
-    if not _detected:
-        _detected.append(_read_layout())
-    return _detected[0]
-
-
-def _read_layout() -> Layout:
     with open("/proc/self/mountinfo") as file:
         text = file.read()
     if not (rootless_user() or in_user_namespace()):

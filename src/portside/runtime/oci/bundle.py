@@ -10,7 +10,7 @@ import msgspec
 
 from portside.kernel import seccomp
 from portside.kernel.cgroup import Cgroup
-from portside.kernel.contexts import suppress
+from portside.kernel.light_stdlib import suppress
 from portside.model.errors import InvalidParameter, PortsideError
 from portside.model.ociruntime import DeviceCgroup, Linux, Resources, Spec, State
 from portside.model.rootfs import Rootfs

@@ -8,7 +8,7 @@ import sys
 import termios
 
 from portside.kernel import c_socket as socket
-from portside.kernel.contexts import contextmanager, suppress
+from portside.kernel.light_stdlib import contextmanager, suppress
 from portside.model.errors import SystemFailure
 from portside.runtime import terminal
 

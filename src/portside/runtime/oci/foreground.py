@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from portside.kernel.contexts import suppress
+from portside.kernel.light_stdlib import suppress
 from portside.runtime.init_channel import Child
 from portside.runtime.oci import console
 

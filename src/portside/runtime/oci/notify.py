@@ -10,7 +10,7 @@ import os
 import select
 
 from portside.kernel import c_socket as socket
-from portside.kernel.contexts import suppress
+from portside.kernel.light_stdlib import suppress
 from portside.model.ociruntime import Mount, Spec
 
 VARIABLE = "NOTIFY_SOCKET"

@@ -1,15 +1,18 @@
-"""portside.kernel.contexts does what contextlib does."""
+"""portside.kernel.light_stdlib does what contextlib and functools do."""
 
 import contextlib
+import functools
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from portside.kernel import contexts
+from portside.kernel import light_stdlib
 
-BOTH = pytest.mark.parametrize("library", (contextlib, contexts), ids=("contextlib", "ours"))
+BOTH = pytest.mark.parametrize("library", (contextlib, light_stdlib), ids=("contextlib", "ours"))
 
 
 @BOTH
@@ -73,3 +76,38 @@ def test_wrong_generators(library: ModuleType) -> None:
         pass
     with pytest.raises(RuntimeError, match="didn't stop"), library.contextmanager(again)():
         raise OSError
+
+
+@pytest.mark.parametrize("library", (functools, light_stdlib), ids=("functools", "ours"))
+def test_cache(library: ModuleType) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    @library.cache
+    def function(*arguments: object) -> int:
+        """Documentation."""
+        calls.append(arguments)
+        if arguments == ("fails",):
+            raise OSError
+        return len(calls)
+
+    assert [function(), function(), function(1, "a"), function(1, "a")] == [1, 1, 2, 2]
+    for _ in range(2):  # a failure is not kept
+        with pytest.raises(OSError):
+            function("fails")
+    function.cache_clear()
+    assert function() == 5
+    assert (function.__name__, function.__doc__) == ("function", "Documentation.")
+
+
+def test_a_start_imports_none_of_what_these_replace() -> None:
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:];"
+        "from portside.runtime.oci import light_structs; light_structs.install();"
+        "import portside.runtime.oci.lifecycle_verbs;"
+        "print(*{'collections', 'contextlib', 'functools'}.intersection(sys.modules))"
+    )
+    paths = [path for path in sys.path if path]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, *paths], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "\n"

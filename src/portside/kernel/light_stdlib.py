@@ -1,6 +1,6 @@
-"""``suppress`` and ``contextmanager`` of the standard library's ``contextlib``, for modules that a
-container's start imports: contextlib takes collections, functools and operator along, a tenth of
-the imports of ``portside-runtime create``.
+"""``suppress``, ``contextmanager`` and ``cache`` of the standard library's ``contextlib`` and
+``functools``, for modules that a container's start imports: those two take collections, operator
+and reprlib along, a tenth of the imports of ``portside-runtime create``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import contextmanager as contextmanager
     from contextlib import suppress as suppress
+    from functools import cache as cache
 else:
 
     class suppress:
@@ -56,3 +57,16 @@ else:
         made.__name__, made.__doc__ = function.__name__, function.__doc__
         made.__wrapped__ = function
         return made
+
+    def cache(function):
+        """Like functools.cache, for positional arguments only."""
+        results = {}
+
+        def cached(*arguments):
+            if arguments not in results:
+                results[arguments] = function(*arguments)
+            return results[arguments]
+
+        cached.__name__, cached.__doc__ = function.__name__, function.__doc__
+        cached.__wrapped__, cached.cache_clear = function, results.clear
+        return cached
