@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -216,6 +216,23 @@ class StepContainer:
         core = self._core
         await core.networks.detach(self._id, announce=False)
         await asyncio.to_thread(processes.drop_leftover, core, core.state_dir(self._id))
+
+
+async def frames_of(reader: asyncio.StreamReader, size: int) -> AsyncIterator[tuple[int, bytes]]:
+    """Output of a process in frames (:class:`ProcessIO`): the stream's number and a piece of its
+    data of at most ``size`` bytes, empty where the stream has ended. Ends with the connection."""
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            head = await reader.readexactly(8)
+            left = int.from_bytes(head[4:], "big")
+            if not left:
+                yield head[0], b""
+            while left:
+                data = await reader.read(min(left, size))
+                if not data:
+                    return
+                left -= len(data)
+                yield head[0], data
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

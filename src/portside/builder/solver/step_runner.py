@@ -22,7 +22,7 @@ from portside.builder.solver.cache_records import CacheStore
 from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.log_clip import LogClip, LogLimits
 from portside.builder.solver.solver import Made
-from portside.builder.solver.step_container import Limits, ProcessIO, StepContainer
+from portside.builder.solver.step_container import Limits, ProcessIO, StepContainer, frames_of
 from portside.builder.solver.step_mounts import CacheLocks, NoSecrets, Secrets, StepMounts
 from portside.builder.solver.tree import Tree
 from portside.containers.core import Core
@@ -219,21 +219,11 @@ class StepRunner:
 async def _read_output(
     reader: asyncio.StreamReader, vertex: Vertex, report: Report, limits: LogLimits
 ) -> None:
-    """Frames of eight bytes' head each, until both streams have ended."""
+    """Report both streams until they have ended."""
     clips: dict[int, LogClip] = {}
-    try:
-        while True:
-            head = await reader.readexactly(8)
-            left = int.from_bytes(head[4:], "big")
-            while left:
-                data = await reader.read(min(left, MAX_LOG))
-                if not data:
-                    return
-                left -= len(data)
-                clip = clips.get(head[0])
-                if clip is None:
-                    clip = clips[head[0]] = LogClip(limits)
-                if shown := clip(data):
-                    report(Log(vertex, head[0], shown))
-    except (asyncio.IncompleteReadError, ConnectionResetError):
-        return
+    async for stream, data in frames_of(reader, MAX_LOG):
+        clip = clips.get(stream)
+        if clip is None:
+            clip = clips[stream] = LogClip(limits)
+        if shown := clip(data):
+            report(Log(vertex, stream, shown))

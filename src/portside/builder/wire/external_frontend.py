@@ -16,7 +16,7 @@ from typing import Any
 from portside.builder import llb
 from portside.builder.solver.build_events import Log
 from portside.builder.solver.log_clip import LogClip, LogLimits
-from portside.builder.solver.step_container import ProcessIO, StepProcess
+from portside.builder.solver.step_container import ProcessIO, StepProcess, frames_of
 from portside.builder.solver.step_runner import StepSettings
 from portside.builder.wire.bridge_caller import Caller
 from portside.builder.wire.build_job import BuildJob, Result
@@ -192,19 +192,12 @@ class ExternalFrontend:
         reader, writer = await asyncio.open_unix_connection(sock=process.sock.dup())
         clip = LogClip(LogLimits.of_environment())
         try:
-            while True:
-                head = await reader.readexactly(8)
-                left = int.from_bytes(head[4:], "big")
-                if head[0] == 1 and not left:
+            async for stream, data in frames_of(reader, _PIECE):
+                if stream == 1 and not data:
                     closed.set()
-                while left:
-                    data = await reader.read(min(left, _PIECE))
-                    if not data:
-                        return
-                    left -= len(data)
-                    if head[0] == 1:
-                        await loop.sock_sendall(peer, data)
-                        continue
+                elif stream == 1:
+                    await loop.sock_sendall(peer, data)
+                else:
                     self._last_output = (self._last_output + data)[-_SHOWN_OUTPUT:]
                     if shown := clip(data):
                         self._job.progress.on_event(Log(step.vertex, 2, shown))
@@ -222,7 +215,7 @@ async def _quietly(work: Any) -> None:
     """The other side may go at any time."""
     try:
         await work
-    except (OSError, asyncio.IncompleteReadError, PortsideError):
+    except (OSError, PortsideError):
         return
 
 

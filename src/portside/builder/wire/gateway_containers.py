@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from portside.builder import llb
-from portside.builder.solver.step_container import ProcessIO, StepContainer, StepProcess
+from portside.builder.solver.step_container import (
+    ProcessIO,
+    StepContainer,
+    StepProcess,
+    frames_of,
+)
 from portside.builder.solver.tree import Tree
 from portside.builder.wire.definition_decoder import NETWORKS, meta_of, mount_of
 from portside.builder.wire.proto import gateway_pb2 as pb
@@ -275,8 +280,9 @@ class _Process:
                 while data := await reader.read(_PIECE):
                     await self._send_output(1, data)
             else:
-                await self._frames(reader)
-        except (asyncio.IncompleteReadError, ConnectionError):
+                async for fd, data in frames_of(reader, _PIECE):
+                    await self._send_output(fd, data)
+        except ConnectionError:
             pass
         finally:
             writer.close()
@@ -289,17 +295,6 @@ class _Process:
             return
         failed = status_of(PortsideError(f"exit code: {code}")) if code else None
         await self._ended(code, failed)
-
-    async def _frames(self, reader: asyncio.StreamReader) -> None:
-        while True:
-            head = await reader.readexactly(8)
-            left = int.from_bytes(head[4:], "big")
-            while left:
-                data = await reader.read(min(left, _PIECE))
-                if not data:
-                    return
-                left -= len(data)
-                await self._send_output(head[0], data)
 
     async def _send_output(self, fd: int, data: bytes) -> None:
         if fd in self._fds:
