@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,26 +265,32 @@ def _context(text: str) -> bytes:
     return out.getvalue()
 
 
-def test_a_client_that_leaves_ends_its_build(engine: RunningEngine, docker: Run) -> None:
+@pytest.mark.parametrize("moments", [(0.5,), [number / 1000 for number in range(2, 50, 2)]])
+def test_a_client_that_leaves_ends_its_build(
+    engine: RunningEngine, moments: Sequence[float]
+) -> None:
+    """Long after its step has begun, and at any moment of the step's start."""
     body = _context(f"FROM {BASE}\nRUN echo begun; sleep 4321\n")
-    client = socket.socket(socket.AF_UNIX)
-    client.settimeout(60)
-    client.connect(str(engine.socket))
     head = f"POST /build?nocache=1 HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n\r\n"
-    client.sendall(head.encode() + body)
-    heard = b""
-    while b"begun" not in heard:
-        heard += client.recv(65536)
-    client.close()
-    deadline = time.monotonic() + 30
-    while (left := _left(engine)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left
+    for moment in moments:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(60)
+        client.connect(str(engine.socket))
+        client.sendall(head.encode() + body)
+        heard = b""
+        while b"begun" not in heard:  # in the name of the step
+            heard += client.recv(65536)
+        time.sleep(moment)
+        client.close()
+        deadline = time.monotonic() + 30
+        while (left := _left(engine)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left
 
 
 def _left(engine: RunningEngine) -> list[str]:
     """What is there of the step."""
-    states = list((engine.exec_root / "containers").iterdir())
+    states = list((engine.exec_root / "containers").glob("*"))
     return [str(path) for path in states] + (["its process"] if _sleeping() else [])
 
 

@@ -45,7 +45,7 @@ def _remains(engine: RunningEngine) -> set[str]:
     root = str(engine.root)
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     found = {path for path in mounts if path.startswith(root)}
-    found |= {str(path) for path in Path(root, "containers").glob("*")}
+    found |= {str(path) for path in (engine.exec_root / "containers").glob("*")}
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = entry.read_bytes().split(b"\0")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -138,12 +138,15 @@ class StepContainer:
                 attachments=(io.streams,),
             )
             with theirs:
-                client = await core.launcher.start(
-                    request,
-                    netns_fd=attachment.netns_fd,
-                    userns_fd=attachment.userns_fd,
-                    seccomp=start.seccomp_program(core, spec),
-                    sockets=(theirs,),
+                client = await self._started(
+                    core.launcher.start(
+                        request,
+                        netns_fd=attachment.netns_fd,
+                        userns_fd=attachment.userns_fd,
+                        seccomp=start.seccomp_program(core, spec),
+                        sockets=(theirs,),
+                    ),
+                    cgroup,
                 )
             core.launcher.refill()
             self._client = client
@@ -151,12 +154,7 @@ class StepContainer:
                 yield StepProcess(client, ours)
             finally:
                 self._client = None
-                if not client.exited.done():
-                    await _kill(cgroup)
-                    with teardown(log, f"the end of step {self._id}"):
-                        async with asyncio.timeout(10):
-                            await asyncio.shield(client.exited)
-                client.close()
+                await self._end(client, cgroup)
         finally:
             ours.close()
             theirs.close()
@@ -210,6 +208,28 @@ class StepContainer:
                 defaults=core.defaults(),
             )
         )
+
+    async def _started(
+        self, work: Coroutine[Any, Any, MonitorClient], cgroup: str
+    ) -> MonitorClient:
+        """The monitor of a start. A start that is cancelled is waited for and ended: its monitor
+        would write into the runtime directory while that is removed."""
+        starting = asyncio.create_task(work)
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with teardown(log, f"the start of step {self._id}"):
+                await self._end(await starting, cgroup)
+            raise
+
+    async def _end(self, client: MonitorClient, cgroup: str) -> None:
+        """Kill PID 1 unless it has ended."""
+        if not client.exited.done():
+            await _kill(cgroup)
+            with teardown(log, f"the end of step {self._id}"):
+                async with asyncio.timeout(10):
+                    await asyncio.shield(client.exited)
+        client.close()
 
     async def _clean(self, cgroup: str) -> None:
         """Give network, control group and runtime directory back, whatever happened."""
