@@ -17,7 +17,8 @@ from portside.compose.compose_errors import ComposeError, InvalidFile
 from portside.compose.converge import add_starts
 from portside.compose.interpolation import InvalidTemplate, MissingVariable, substitute
 from portside.compose.observed import Container
-from portside.compose.project import Project, Request, load
+from portside.compose.project import Project
+from portside.compose.project_loading import Request, load
 from portside.compose.step_plan import Plan
 from portside.compose.yaml_source import documents, plain
 from portside.model.errors import PortsideError

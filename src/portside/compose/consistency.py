@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
+from portside.compose.project import Project, Values
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from typing import Any
 
-    from portside.compose.compose_errors import InvalidFile
-    from portside.compose.yaml_source import Map, Path
-
-    Values = dict[str, Any]
-
-    class Project(Protocol):
-        """The part of :class:`portside.compose.project.Project` that the checks read."""
-
-        name: str
-        environment: dict[str, str]
-        services: dict[str, Values]
-        disabled: dict[str, Values]
-        networks: dict[str, Values]
-        volumes: dict[str, Values]
-        secrets: dict[str, Values]
-        configs: dict[str, Values]
-        models: dict[str, Values]
-        tree: Map
-
-        def error(self, path: Path, message: str) -> InvalidFile: ...
-
-        def dependencies(self, name: str) -> dict[str, Values]: ...
+    from portside.compose.yaml_source import Path
 
 
 def check(project: Project) -> None:

@@ -61,7 +61,7 @@ def check_ports(project: Project, starting: Iterable[str]) -> None:
             continue
         for index, port in enumerate(service.get("ports") or ()):
             published = str(port.get("published") or "0")
-            if not published.isdigit() or published == "0":
+            if not published.isdecimal() or published == "0":
                 continue  # a range or any port: the engine chooses a free one
             protocol, address = port.get("protocol", "tcp"), port.get("host_ip") or ""
             if scale_of(service) > 1 and name in changed:
@@ -99,10 +99,10 @@ def _follow(project: Project, name: str, other: str) -> bool:
 
 
 def _completed_before(project: Project, name: str) -> set[str]:
-    found: set[str] = set()
-    for other, how in project.dependencies(name).items():
-        if other in project.services:
-            found |= _completed_before(project, other)
-            if how.get("condition") == "service_completed_successfully":
-                found.add(other)
-    return found
+    """The services of which the completion is a condition, also of a dependency's start."""
+    return {
+        other
+        for each in project.with_dependencies([name])
+        for other, how in project.dependencies(each).items()
+        if other in project.services and how.get("condition") == "service_completed_successfully"
+    }

@@ -86,7 +86,7 @@ def _attest(kind: str, build: Values) -> list[str]:
 def add_compose(definitions: Definitions, files: list[str]) -> None:
     """Each service with ``build`` is a target, all of them the group ``default``. Raises
     Failed."""
-    from portside.compose.project import Request, load
+    from portside.compose.project_loading import Request, load
 
     try:
         project = load(Request(files=files, directory="."))

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from portside.cli.compose.progress_board import Board
     from portside.compose.actions import Actions
     from portside.compose.engine_pool import EnginePool
-    from portside.compose.project import Project, Request
+    from portside.compose.project import Project
+    from portside.compose.project_loading import Request
     from portside.compose.yaml_source import Map
     from portside.flags.table import Options
 
@@ -70,9 +71,9 @@ class ComposeSession(Session):
              environment: bool = True, **more: Any) -> Project:  # fmt: skip
         """The project of the files, restricted to some services. Raises ComposeError,
         NotFound."""
-        from portside.compose import project
+        from portside.compose import project_loading
 
-        found = project.load(self._request(resolves_environment=environment, **more))
+        found = project_loading.load(self._request(resolves_environment=environment, **more))
         if self.is_compatible:
             found.separator = "_"
         found.select(list(names), dependencies)
@@ -82,15 +83,15 @@ class ComposeSession(Session):
 
     def load_model(self, **more: Any) -> Map:
         """The merged files with variables as they are written. Raises ComposeError."""
-        from portside.compose import project
+        from portside.compose import project_loading
 
-        return project.load_model(self._request(interpolates=False, **more))
+        return project_loading.load_model(self._request(interpolates=False, **more))
 
     def _request(self, **more: Any) -> Request:
-        from portside.compose import project
+        from portside.compose import project_loading
 
         options = self._globals
-        return project.Request(
+        return project_loading.Request(
             files=options.many("file"), name=options.text("project-name"),
             directory=options.text("project-directory"), env_files=options.many("env-file"),
             profiles=options.many("profile"), warn=self.warning, **more,
