@@ -153,9 +153,10 @@ class RemoteDefinition:
 
     def _beneath(self, place: str, what: str) -> str:
         """A path of the root, links followed. Raises Failed when it leads out."""
-        root = os.path.realpath(self.root)
-        path = os.path.realpath(os.path.join(root, os.path.normpath(f"/{place}").lstrip("/")))
-        if path != root and not path.startswith(root + "/"):
+        from portside.cli.build.git_context import is_within
+
+        path = os.path.realpath(os.path.join(self.root, os.path.normpath(f"/{place}").lstrip("/")))
+        if not is_within(path, self.root):
             raise Failed(1, f"ERROR: {self.url}: {what} leads out of the remote definition")
         return path
 
@@ -182,14 +183,16 @@ class RemoteDefinition:
 
     def check_access(self, name: str, target: Target, allowed: Iterable[str]) -> None:
         """Raises Failed for a path here that a remote definition may not use."""
+        from portside.cli.build.git_context import is_within
+
         places = [os.getcwd(), *(text.partition("=")[2] for text in allowed
                                  if text.startswith("fs") and "=" in text)]  # fmt: skip
         if "*" in places:
             return
-        roots = [os.path.realpath(os.path.expanduser(place)) for place in places]
+        roots = [os.path.expanduser(place) for place in places]
         for path in self._local_paths(target):
-            full = os.path.realpath(path)
-            if not any(full == root or full.startswith(root.rstrip("/") + "/") for root in roots):
+            if not any(is_within(path, root) for root in roots):
+                full = os.path.realpath(path)
                 raise Failed(
                     1,
                     f"ERROR: target {name}: the remote definition uses {path}, outside of the "

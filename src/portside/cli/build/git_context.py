@@ -53,10 +53,16 @@ def _fetch(root: str, more: Mapping[str, str], reference: str) -> None:
         _git(root, more, *(word for word in words if word not in ("--depth", "1")))
 
 
+def is_within(path: str, directory: str) -> bool:
+    """Whether a path is a directory or in it, links of both followed."""
+    path, directory = os.path.realpath(path), os.path.realpath(directory)
+    return os.path.commonpath((path, directory)) == directory
+
+
 def _inside(root: str, folder: str) -> str:
     """The folder of the repository, which no link of it may lead out of."""
     place = os.path.realpath(os.path.join(root, folder.strip("/") or "."))
-    if place != os.path.realpath(root) and not place.startswith(os.path.realpath(root) + "/"):
+    if not is_within(place, root):
         raise Failed(1, f"ERROR: failed to build: {folder} leads out of the repository")
     if not os.path.isdir(place):
         raise Failed(1, f"ERROR: failed to build: the repository has no folder {folder}")
