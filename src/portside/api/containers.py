@@ -21,6 +21,7 @@ from portside.containers.stop import (
     stop_container,
     unpause_container,
 )
+from portside.model import jsontext
 from portside.model.container import decode_create
 from portside.model.errors import InvalidParameter, PortsideError, reworded
 from portside.model.platform import Platform
@@ -88,8 +89,12 @@ async def start(api: Api, request: Request, name: str) -> Answer:
     if params.text(request, "checkpoint"):
         raise InvalidParameter("checkpoints are not supported")
     containers = api.engine.containers
-    await start_container(containers, containers.find(name))
-    return Response(204)
+    container = containers.find(name)
+    await start_container(containers, container)
+    if not params.boolean(request, "timings"):
+        return Response(204)
+    # With the answer: a container that is removed at its end may be gone before another request.
+    return Response(204, headers={"Portside-Timings": jsontext.dumps(container.timings)})
 
 
 @router.add("POST", "/containers/{name}/stop")

@@ -10,6 +10,7 @@ from portside.cli.verb import verb
 from portside.client.client import path_of
 from portside.client.errors import Refused
 from portside.flags.table import UsageError
+from portside.model import jsontext
 from portside.model.embedded_names import EMBEDDED
 from portside.model.errors import InvalidParameter, PortsideError, Unavailable
 
@@ -195,14 +196,12 @@ def _pull(session: Session, options: Options, image: str, clock: _Clock | None) 
 
 def _run_detached(session: Session, options: Options, container: str, started: _Clock) -> int:
     try:
-        session.client.post(path_of("containers", container, "start"))
+        started.start(session, options, container)
     except PortsideError as err:
         session.out(container)
         raise _failed(session, err, attached.status_of_failed_start(err)) from err
-    started.mark("start")
     session.out(container)
     if options.flag("timings"):
-        started.learn(session, container)
         started.print_timings(session)
     return 0
 
@@ -264,15 +263,11 @@ class _Foreground:
 
     def _start(self, waiting: attached.Waiting) -> None:
         try:
-            self.client.post(f"{self.path}/start")
+            self.started.start(self.session, self.options, self.container)
         except PortsideError as err:
             if self.removes:
                 waiting.status()  # the engine removes it: leave nothing behind when we return
             raise _failed(self.session, err, attached.status_of_failed_start(err)) from err
-        self.started.mark("start")
-        if self.options.flag("timings"):
-            self.started.learn(self.session, self.container)
-            self.started.mark("timings")
 
 
 class _Clock:
@@ -299,14 +294,16 @@ class _Clock:
     def now(self) -> float:
         return self._now()
 
-    def learn(self, session: Session, container: str) -> None:
-        """Read the engine's steps of the start while the container exists."""
-        try:
-            steps = session.client.get(path_of("portside", "containers", container, "timings"))
-        except PortsideError as err:
-            session.warn(f"the engine reports no timings: {describe(err)}")
+    def start(self, session: Session, options: Options, container: str) -> None:
+        """Start the container, with the engine's steps when they are asked for."""
+        path = path_of("containers", container, "start")
+        if options.flag("timings"):
+            response = session.client.request("POST", path, {"timings": True})
+            self._within["start"] = jsontext.loads(response.headers.get("portside-timings", "{}"))
+            session.client.release(response)
         else:
-            self._within["start"] = steps
+            session.client.post(path)
+        self.mark("start")
 
     def print_timings(self, session: Session) -> None:
         rows = [("asked the engine to", "ms")]
