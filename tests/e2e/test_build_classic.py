@@ -54,6 +54,12 @@ def inspect(docker: Run, name: str) -> Any:
     return json.loads(docker("image", "inspect", name).stdout)[0]
 
 
+def test_a_line_that_names_a_frontend_is_a_comment(build: Build) -> None:
+    """The classic builder reads every file itself, as Docker's does."""
+    done = build(f"# syntax=localhost:1/none:1\nFROM {BASE}\nRUN echo said\n")
+    assert "Step 1/2 : FROM" in done.stdout and "said" in done.stdout
+
+
 def test_an_image_with_everything_in_its_configuration(build: Build, docker: Run) -> None:
     done = build(
         f"""ARG BASE={BASE}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -10,6 +11,8 @@ import re
 import select
 import signal
 import subprocess
+import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,6 +122,122 @@ def test_a_label_takes_the_network_away_and_capabilities_are_asked_for(
     assert refused.returncode and "moby.buildkit.frontend.subrequests" in refused.stderr
 
 
+Portside = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def portside(build: Builder) -> Portside:
+    """``portside(text, *flags, files={…}, input=b"…", place=…, check=True)``."""
+
+    def run(
+        text: str, *flags: str, files: dict[str, str] | None = None, place: str = "",
+        check: bool = True, input: bytes | None = None,
+    ) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        build.files(text, files)
+        words = [sys.executable, "-m", "portside", "build", *flags, place or str(build.path)]
+        done = subprocess.run(
+            words, env=build.env, capture_output=True, timeout=180, cwd=build.path, input=input
+        )
+        found = subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
+        if check and found.returncode:
+            pytest.fail(f"{found.stdout}\n{found.stderr}")
+        return found
+
+    return run
+
+
+def test_portside_build_runs_them(portside: Portside, docker: Run, frontend: str) -> None:
+    done = portside(f"// syntax={frontend} and more\nWRITE hello\n", "-t", "fe-ours")
+    found = told(done.stderr)
+    assert found["made"] == "hello" and found["cmdline"] == f"{frontend} and more"
+    assert "a warning of the frontend's" in done.stderr
+    assert docker("run", "--rm", "fe-ours", "cat", "/made").stdout == "hello\n"
+    by_argument = ["--build-arg", f"BUILDKIT_SYNTAX={frontend}"]
+    assert told(portside("WRITE words\n", *by_argument).stderr)["made"] == "words"
+    elsewhere = portside("", "-f", "-", *by_argument, input=b"WRITE from a pipe\n")
+    assert told(elsewhere.stderr)["made"] == "from a pipe"
+
+
+def test_portside_build_hands_them_a_stream_and_outputs(
+    portside: Portside, docker: Run, frontend: str, tmp_path: Path
+) -> None:
+    text = f"# syntax={frontend}\nFROM {BASE}\nARG X\nCOPY a /$X\nENV Y=1\n".encode()
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for name, content in (("Dockerfile", text), ("a", b"sent\n")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    out = tmp_path / "out"
+    flags = ("--build-arg", "ACT=delegate", "--build-arg", "X=there", "--provenance=mode=max")
+    portside("", *flags, "-t", "fe-piped", "-o", "type=docker", "-o", f"type=local,dest={out}",
+             place="-", input=data.getvalue())  # fmt: skip
+    assert (out / "there").read_text() == "sent\n"
+    history = docker("history", "--format", "{{.CreatedBy}}", "fe-piped").stdout
+    assert "ENV Y=1" in history and "COPY a /there # buildkit" in history
+
+
+def test_portside_build_gives_them_the_parts_they_ask_for(
+    portside: Portside, build: Builder, docker: Run, frontend: str
+) -> None:
+    files = {"src/a": "a", "src/b": "b", "top.txt": "t", "deep/er/target": "x", "new.md": "n"}
+    build.files("", files)
+    (build.path / "deep/link").symlink_to("er/target")
+    (build.path / "link").symlink_to("deep/link")
+    done = portside(f"# syntax={frontend}\n", "--build-arg", "ACT=directories", "-t", "fe-parts")
+    found = told(done.stderr)
+    everything = [
+        "Dockerfile", "deep", "deep/er", "deep/er/target", "deep/link", "link", "new.md", "src",
+        "src/a", "src/b", "top.txt",
+    ]  # fmt: skip
+    assert found == {
+        "all": everything,
+        "include": ["src", "src/a", "src/b", "top.txt"],
+        "exclude": [name for name in everything if name != "src/a"],
+        "both": ["src", "src/a"],
+        "follow": ["deep", "deep/er", "deep/er/target", "deep/link", "link"],
+    }
+    again = build(f"# syntax={frontend}\n", "--build-arg", "ACT=directories")
+    assert told(again.stderr) == found  # what buildx sends
+    shown = docker("run", "--rm", "fe-parts", "ls", "/in", "/in/src").stdout.split()
+    assert {"a", "b", "top.txt", "Dockerfile"} <= {*shown}
+
+
+def test_portside_build_shows_their_errors(
+    portside: Portside, build: Builder, frontend: str
+) -> None:
+    done = portside("# syntax=localhost:1/none:1\nFROM x\n", check=False)
+    assert done.returncode == 1
+    assert "Dockerfile:1" in done.stderr and ">>> # syntax=localhost:1/none:1" in done.stderr
+    for act, words in (
+        ("exit", "ended with exit code 3 before it returned a result: nothing to say"),
+        ("insecure", "security.insecure is not allowed"),
+        ("refs", "no such result of this build"),
+    ):
+        done = portside(f"# syntax={frontend}\n", "--build-arg", f"ACT={act}", check=False)
+        assert done.returncode == 1 and words in done.stderr
+    wrong = f"# syntax={frontend}\nFROM {BASE}\nRUN exit 3\n"
+    done = portside(wrong, "--build-arg", "ACT=delegate", check=False)
+    assert (
+        done.returncode == 1 and "exit code: 3" in done.stderr and ">>> RUN exit 3" in done.stderr
+    )
+    asked = portside(f"# syntax={frontend}\n", "--call", "outline", check=False)
+    assert asked.returncode and "moby.buildkit.frontend.subrequests" in asked.stderr
+
+
+def test_portside_build_takes_a_frontend_that_never_ends_along(
+    portside: Portside, build: Builder, frontend: str
+) -> None:
+    build.files(f"# syntax={frontend}\n")
+    words = [sys.executable, "-m", "portside", "build", "--build-arg", "ACT=hang", str(build.path)]
+    client = subprocess.Popen(
+        words, env=build.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _dies_with(client)
+
+
 def test_its_containers_run_beside_the_build(build: Builder, frontend: str) -> None:
     done = build(f"# syntax={frontend}\n", "--build-arg", "ACT=containers")
     found = told(done.stderr)
@@ -167,6 +286,11 @@ def test_one_that_never_ends_goes_with_its_client(build: Builder, frontend: str)
         ["docker", "build", "--build-arg", "ACT=hang", str(build.path)],
         env=build.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+    _dies_with(client)
+
+
+def _dies_with(client: subprocess.Popen[Any]) -> None:
+    """A frontend begins, and ends when its client is killed."""
     deadline = time.monotonic() + 60
     while not _frontends() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -147,6 +147,44 @@ async def delegate() -> None:
     await call("Return", result=answer.result)
 
 
+async def directories() -> None:
+    """Parts of the client's directory, as the patterns choose them."""
+    told = {}
+    for name, attrs in (
+        ("all", {}),
+        ("include", {"local.includepattern": ["src", "*.txt"]}),
+        ("exclude", {"local.excludepatterns": ["src/*", "!src/b"]}),
+        ("both", {"local.includepattern": ["src"], "local.excludepatterns": ["**/b"]}),
+        ("follow", {"local.followpaths": ["link"]}),
+    ):
+        packed_attrs = {key: json.dumps(value) for key, value in attrs.items()}
+        ref = await solved(source("local://context", **packed_attrs))
+        told[name] = await walked(ref, "")
+    print("TOLD", json.dumps(told), file=sys.stderr, flush=True)
+    copied = ops.FileAction(
+        input=0, secondaryInput=1, output=0,
+        copy=ops.FileActionCopy(src="/", dest="/in", dirCopyContents=True, createDestPath=True),
+    )  # fmt: skip
+    base, base_digest = packed(source(BASE))
+    local, local_digest = packed(source("local://context"))
+    below = [ops.Input(digest=base_digest), ops.Input(digest=local_digest)]
+    copy, copy_digest = packed(ops.Op(inputs=below, file=ops.FileOp(actions=[copied])))
+    end = packed(ops.Op(inputs=[ops.Input(digest=copy_digest)]))[0]
+    graph = ops.Definition(**{"def": [base, local, copy, end]})
+    answer = await call("Solve", Definition=graph, allowResultReturn=True, allowResultArrayRef=True)
+    await give(answer.result.ref.id)
+
+
+async def walked(ref: str, path: str) -> list[str]:
+    found = []
+    for entry in (await call("ReadDir", Ref=ref, DirPath=path or "/")).entries:
+        name = f"{path}/{entry.path}" if path else entry.path
+        found.append(name)
+        if entry.mode & 1 << 31:
+            found += await walked(ref, name)
+    return found
+
+
 class Processes:
     """One call of ExecProcess."""
 
@@ -271,7 +309,8 @@ async def hostile() -> None:
     raise RuntimeError(f"unexpected success of {ACT}")
 
 
-ACTS = {"build": build, "delegate": delegate, "containers": containers, "left": left}
+ACTS = {"build": build, "delegate": delegate, "containers": containers, "left": left,
+        "directories": directories}  # fmt: skip
 
 
 async def main() -> None:

@@ -39,7 +39,9 @@ async def build_session(api: Api, request: Request, _: str) -> Answer:
     service = api.engine.builder()
     head = f"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: {PROTOCOL}\r\n\r\n"
     sock = replay(request.hijack(head.encode()))
-    build = SessionBuild(service, wanted, sock, service.exec_root)
+    build = SessionBuild(
+        service, wanted, sock, service.exec_root, lambda: api.engine.grpc().frontends
+    )
     task = asyncio.get_running_loop().create_task(build.run())
     _sessions.add(task)
     task.add_done_callback(_sessions.discard)

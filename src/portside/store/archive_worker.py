@@ -174,8 +174,9 @@ def stat_path(view: View, path: str) -> PathStat:
     return Place(view, path).stat()
 
 
-def follow(root: int, path: str) -> str:
-    """Resolve a path inside the root; a part that does not exist is left unchanged."""
+def follow(root: int, path: str, links_met: list[str] | None = None) -> str:
+    """Resolve a path inside the root; a part that does not exist is left unchanged.
+    ``links_met`` takes the paths of the links on the way, without a leading slash."""
     todo = [part for part in path.split("/") if part][::-1]
     done: list[str] = []
     links = 0
@@ -202,6 +203,8 @@ def follow(root: int, path: str) -> str:
         links += 1
         if links > MAX_LINKS:
             raise InvalidParameter(f"too many links in {path}")
+        if links_met is not None:
+            links_met.append("/".join([*done, part]))
         if target.startswith("/"):
             done = []
         todo += [each for each in target.split("/") if each][::-1]

@@ -7,7 +7,7 @@ import base64
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,6 +22,7 @@ from portside.builder.cache.cache_export import parse_target
 from portside.builder.cache.cache_import import check_import
 from portside.builder.dockerfile.diagnostics import Span, place_of, snippet
 from portside.builder.dockerfile.frontend_values import NamedContext, Plan
+from portside.builder.dockerfile.syntax_line import SyntaxLine, is_built_in, named, syntax_line
 from portside.builder.exporters.export_options import (
     ARCHIVE_TYPES,
     IMAGE_TYPES,
@@ -61,9 +62,14 @@ from portside.model.registryauth import AuthConfig
 
 if TYPE_CHECKING:
     from portside.builder.attestations.provenance import Capture
+    from portside.builder.session.session_progress import SessionProgress
+    from portside.builder.wire.dockerfile_frontend import Forwarded
+    from portside.builder.wire.frontends import Frontends
     from portside.store.db import Lease
 
 MAIN = "context"
+DOCKERFILE = "dockerfile"
+"""The directory of the Dockerfile, for frontends."""
 T = TypeVar("T")
 
 
@@ -71,9 +77,11 @@ class SessionBuild:
     """See the module's docstring. :meth:`run` owns the connection."""
 
     def __init__(
-        self, service: BuildService, request: SessionRequest, sock: socket.socket, exec_root: Path
-    ) -> None:
-        self._service, self._request = service, request
+        self, service: BuildService, request: SessionRequest, sock: socket.socket,
+        exec_root: Path, frontends: Callable[[], Frontends],
+    ) -> None:  # fmt: skip
+        """``frontends`` runs frontends that are images; asked for by builds that name one."""
+        self._service, self._request, self._frontends = service, request, frontends
         self._connection = SessionConnection(sock)
         self._secrets = ClientSecrets(self._connection, request.secrets, request.ssh, exec_root)
         self._log = SessionLog(self._connection.send_event)
@@ -94,6 +102,9 @@ class SessionBuild:
         self._cache_answers: dict[str, str] = {}
         """The manifests of exported caches, by number."""
         self._ref = new_id()[:25]
+        self._receiving = asyncio.Lock()
+        self._frontend_progress: SessionProgress | None = None
+        """Of a frontend that is an image."""
 
     async def run(self) -> None:
         """Build, send the result, close the connection. When the client leaves, the build ends."""
@@ -149,7 +160,8 @@ class SessionBuild:
             exported = (msgspec.json.decode(base64.b64decode(described), type=Descriptor),)
         text = result.get("error", "")
         record = msgspec.structs.replace(
-            record, response=metadata, steps=self._status.steps(),
+            record, response=metadata,
+            steps=(self._frontend_progress or self._status).steps(),
             results={"": exported} if exported else {}, error=text,
             error_code=1 if text.startswith("Canceled") else 2 if text else 0,
         )  # fmt: skip
@@ -160,7 +172,12 @@ class SessionBuild:
     def _failure(self, err: PortsideError) -> dict[str, Any]:
         """The text, and the lines of the Dockerfile that it is about."""
         found: dict[str, Any] = {"error": str(err)}
-        place = _place_of(err, self._status.failed)
+        failed = self._status.failed
+        if self._frontend_progress is not None:
+            from portside.builder.session.session_frontend import unwrapped
+
+            err, failed = unwrapped(err, self._frontend_progress.failed)
+        place = _place_of(err, failed)
         if place is not None:
             source = (self._dockerfile or b"").decode("utf-8", "replace")
             found["snippet"] = snippet(self._request.file, source, place)
@@ -297,6 +314,8 @@ class SessionBuild:
                 f"[internal] load build definition from {os.path.basename(self._request.file)}"
             ) as step:
                 step.at("transferring dockerfile:", len(self._dockerfile), len(self._dockerfile))
+            if (asked := self._named_frontend()) is not None:
+                return await self._by_frontend(stack, asked, self._dockerfile)
             sessions = []
             for platform in self._request.each_platform():
                 request = self._build_request(dict(contexts), platform)
@@ -313,6 +332,79 @@ class SessionBuild:
                                        self._request.file)}  # fmt: skip
             await self._missing(stack, [session.plan for session in sessions])
             return await self._results(sessions)
+
+    # -- frontends that are images -------------------------------------------------------
+
+    def _named_frontend(self) -> Forwarded | None:
+        """The image that reads the file in place of the built-in frontend."""
+        if asked := self._request.args.get("BUILDKIT_SYNTAX"):
+            line: SyntaxLine | None = named(asked)
+        else:
+            line = syntax_line(self._dockerfile or b"")
+        if line is None or is_built_in(line.image):
+            return None
+        from portside.builder.wire.dockerfile_frontend import Forwarded
+
+        return Forwarded(line, is_argument=bool(asked))
+
+    async def _by_frontend(
+        self, stack: AsyncExitStack, asked: Forwarded, dockerfile: bytes
+    ) -> dict[str, Any]:
+        from portside.builder.session import session_frontend
+        from portside.builder.session.session_progress import SessionProgress
+        from portside.builder.wire.wire_errors import SourceFile
+
+        call = self._request.call
+        request = session_frontend.FrontendRequest(
+            ref=self._ref, frontend=asked, attrs=self._request.attrs(),
+            entitlements=tuple(self._request.allow), call=call,
+            source=SourceFile(self._request.file, dockerfile),
+        )  # fmt: skip
+        progress = self._frontend_progress = SessionProgress(self._log)
+        job = await stack.enter_async_context(
+            session_frontend.SessionJob(
+                self._service, request, self._inputs, partial(self._directory, stack),
+                self._secrets.credentials, progress,
+            )
+        )  # fmt: skip
+        found = await job.run(self._frontends(), request)
+        if call != "build":
+            return {"call": {call: session_frontend.answer_of(found, asked.line.image)}}
+        result = await job.results(found)
+        self._provenance = job.provenance
+        assert job.work is not None
+        return await self._delivered(result, job.work.lease)
+
+    async def _directory(self, stack: AsyncExitStack, name: str) -> Tree | None:
+        """A directory of the client by the name that frontends have for it, ignored files too."""
+        if name == DOCKERFILE:
+            return await self._dockerfile_directory(stack)
+        source = self._request.contexts.get(name)
+        if source is None:
+            return None
+        if source.directory is not None:
+            return Tree(directory=self._opened(source).directory)
+        async with self._receiving:
+            if name not in self._inputs.local and source.stream:
+                await self._received(stack, name, source, self._asked(name, None))
+        found = self._inputs.local.get(name)
+        return None if found is None else Tree(directory=found.directory)
+
+    async def _dockerfile_directory(self, stack: AsyncExitStack) -> Tree:
+        """The context, if the Dockerfile is a file of it; else a directory with nothing but it."""
+        from portside.builder.session.session_frontend import with_dockerfile
+        from portside.builder.wire.dockerfile_frontend import file_beneath
+
+        data, name = self._dockerfile or b"", self._request.file
+        context = await self._directory(stack, MAIN)
+        if context is not None and file_beneath(context.directory, name) == data:
+            return context
+        place = stack.enter_context(self._service.directories.use(""))
+        main = self._request.contexts.get(MAIN)
+        ignore = main.ignore if main is not None else ""
+        return with_dockerfile(place, os.path.basename(name), data, ignore)
+
+    # -- results -------------------------------------------------------------------------
 
     def _build_request(self, contexts: dict[str, NamedContext], platform: Platform) -> BuildRequest:
         return BuildRequest(
@@ -335,10 +427,14 @@ class SessionBuild:
         if progress.id and progress.is_item and self._metadata is not None:
             self._metadata.at(f"{progress.status} {progress.id}", progress.current, progress.total)
 
-    # -- results -------------------------------------------------------------------------
-
     async def _results(self, sessions: list[Session]) -> dict[str, Any]:
         results = await gathered([self._result(session) for session in sessions])
+        is_multi = len(self._request.platforms) > 1
+        result = BuildResult(platforms=tuple(results), is_multi=is_multi)
+        return await self._delivered(result, sessions[0].lease)
+
+    async def _delivered(self, result: BuildResult, lease: Lease) -> dict[str, Any]:
+        """Give a result to all outputs; the answer for the client."""
         outputs = self._request.outputs or [Output("image")]
         sinks = [
             ClientSink(self._connection, number, output.store)
@@ -350,10 +446,9 @@ class SessionBuild:
         ]
         label = "client directory" if outputs[0].type == "local" else "image" if (
             outputs[0].type in IMAGE_TYPES) else f"{outputs[0].type} image format"  # fmt: skip
-        result = BuildResult(platforms=tuple(results), is_multi=len(self._request.platforms) > 1)
         with self._status.internal(f"exporting to {label}") as step:
             answers = await self._service.deliver(
-                result, requests, sessions[0].lease, auths=await self._push_auths(requests),
+                result, requests, lease, auths=await self._push_auths(requests),
                 epoch=self._epoch(), report=lambda progress: _relayed(step, progress),
                 cache_to=[cache for cache in self._cache_to if cache.type == "inline"],
             )  # fmt: skip
@@ -365,7 +460,7 @@ class SessionBuild:
                 step.did(f"writing image {image}")
             for name in filter(None, found.get("image.name", "").split(",")):
                 step.did(f"naming to {name}")
-        await self._export_caches(result, sessions[0].lease)
+        await self._export_caches(result, lease)
         return {"metadata": found, "ref": self._ref, "caches": self._cache_answers}
 
     async def _export_caches(self, result: BuildResult, lease: Lease) -> None:

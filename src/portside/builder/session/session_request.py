@@ -119,8 +119,11 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
         found |= {f"label:{key}": value for key, value in self.labels.items()}
         found |= {f"vcs:{key}": value for key, value in self.vcs.items()}
         found |= {f"attest:{key}": value for key, value in self.attests.items()}
+        found |= self._limits()
         for name, source in self.contexts.items():
             place = f"docker-image://{source.image}" if source.image else source.url
+            if source.layout:
+                place = f"{llb.OCI_LAYOUT}{name}@{source.layout}"
             if name == "context":
                 found |= {"context": source.url} if source.url else {}
             else:
@@ -132,6 +135,18 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
         if self.no_cache or self.no_cache_filter:
             found["no-cache"] = ",".join(self.no_cache_filter)
         return found
+
+    def _limits(self) -> dict[str, str]:
+        """Attributes of the request's steps."""
+        hosts = ",".join(f"{host}={address}" for host, address in self.hosts)
+        ulimits = ",".join(f"{each.name}={each.soft}:{each.hard}" for each in self.ulimits)
+        found = {
+            "add-hosts": hosts, "ulimit": ulimits, "cgroup-parent": self.cgroup_parent,
+            "shm-size": str(self.shm_size or ""),
+            "force-network-mode": self.network if self.network != "default" else "",
+            "image-resolve-mode": "pull" if self.pull else "",
+        }  # fmt: skip
+        return {key: value for key, value in found.items() if value}
 
     def each_platform(self) -> list[Platform]:
         return [Platform.parse(text) for text in self.platforms] or [Platform.host()]

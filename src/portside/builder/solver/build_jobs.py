@@ -99,18 +99,22 @@ class HashContent(Job, kw_only=True):
 
 
 class SnapshotContext(Job, kw_only=True):
-    """Copy a client's directory, without what its ignore file names, into the new directory
-    ``target``: for steps that mount it."""
+    """Copy a client's directory, without what ``ignore`` names, into the new directory ``target``:
+    for steps that mount it, and for frontends that ask for parts of it."""
 
     result: ClassVar[type] = int
     source: Rootfs
     ignore: tuple[str, ...]
     target: str
+    include: tuple[str, ...] = ()
+    """Patterns; with ``include`` or ``follow`` nothing else is copied."""
+    follow: tuple[str, ...] = ()
+    """Paths, copied with what their links lead to."""
 
     def run(self, fds: list[int], progress: Progress) -> int:
         from portside.builder.solver.file_worker import snapshot_context
 
-        snapshot_context(self.source, self.ignore, self.target)
+        snapshot_context(self.source, self.ignore, self.target, self.include, self.follow)
         return 0
 
 

@@ -11,7 +11,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from portside.builder.llb import CopyAction
@@ -26,6 +26,21 @@ MAX_DEPTH = 400
 
 
 NOTHING = Ignore(())
+
+
+def followed(root: int, paths: Sequence[str]) -> list[str]:
+    """Those paths, the links on their way and what these lead to, as patterns."""
+    from portside.store.archive_worker import follow
+
+    found = []
+    for path in paths:
+        bare = path.strip("/")
+        found.append(bare or "**")
+        if not _WILD.search(path):
+            links: list[str] = []
+            end = follow(root, path, links).strip("/")
+            found += [re.sub(r"([*?\[\\])", r"\\\1", each) for each in (*links, end) if each]
+    return found
 
 
 class Entry(NamedTuple):

@@ -23,7 +23,7 @@ from portside.builder.llb import (
     UserOpt,
 )
 from portside.builder.solver.content_hash import ContentHash
-from portside.builder.solver.copy_selection import NOTHING, Selected, Selection
+from portside.builder.solver.copy_selection import NOTHING, Selected, Selection, followed
 from portside.builder.solver.file_digests import FileDigests
 from portside.builder.solver.job_values import Placed
 from portside.builder.solver.mode_text import mode_change
@@ -77,17 +77,25 @@ def run_file_op(
     return copies, _named(copied)
 
 
-def snapshot_context(source: Rootfs, ignore: Sequence[str], target: str) -> None:
+def snapshot_context(
+    source: Rootfs, ignore: Sequence[str], target: str, include: Sequence[str] = (),
+    follow: Sequence[str] = (),
+) -> None:  # fmt: skip
     """See :class:`portside.builder.solver.build_jobs.SnapshotContext`. Contexts have no
     owners: everything is root's."""
     os.umask(0)
     os.mkdir(target, 0o755)
     action = CopyAction(src="/", dest="/")
+    absent = Ignore(ignore)
     nothing = FileDigests()
     writable = WritableRoot(Rootfs("bind", upper=target))
     with closing(open_root(source)) as below, contextlib.closing(writable) as root:
+        if include or follow:
+            wanted = [*include, *followed(below, follow)]
+            action = CopyAction(src="/", dest="/", exclude=tuple(ignore))
+            absent = Ignore(["**", *(f"!{pattern}" for pattern in wanted)])
         copier = TreeCopier(root, action, (0, 0), ContentHash(owners=False), nothing, nothing)
-        for selected in Selection(below, action, Ignore(ignore)):
+        for selected in Selection(below, action, absent):
             copier.directory(selected, os.open(target, OPEN_DIR), keep_top=True)
 
 

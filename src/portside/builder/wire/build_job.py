@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from portside.builder import llb
 from portside.builder.dockerfile.frontend_values import Plan
@@ -110,7 +110,7 @@ class BuildJob:
             return StepSettings(entitlements=allowed)
         return StepSettings(entitlements=allowed, secrets=self._secrets)
 
-    async def __aenter__(self) -> BuildJob:
+    async def __aenter__(self) -> Self:
         if self._secrets is not None:
             self.stack.push_async_callback(self._secrets.close)
         self.stack.push_async_callback(self._stop_fetching)

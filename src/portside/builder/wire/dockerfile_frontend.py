@@ -150,7 +150,7 @@ class DockerfileFrontend:
             tree = await self._job.directory(
                 directory, follow=tuple(paths), progress=progress, hint=title
             )
-            found = {path: data for path in paths if (data := _file(tree.directory, path))}
+            found = {path: data for path in paths if (data := file_beneath(tree.directory, path))}
             step.at(action, sum(map(len, found.values())) or 2, done=True)
         return found
 
@@ -323,7 +323,7 @@ def _copied(op: llb.Op, number: int) -> set[str] | None:
     return found
 
 
-def _file(directory: str, path: str) -> bytes | None:
+def file_beneath(directory: str, path: str) -> bytes | None:
     """A small file of a client's directory, links followed beneath it; None when missing."""
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

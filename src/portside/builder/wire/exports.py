@@ -67,7 +67,7 @@ async def export(job: BuildJob, result: Result, outputs: Sequence[Output]) -> di
     made = BuildResult(
         platforms=tuple(
             [
-                await attested(job, result.refs[key], await _platform(job, result, key))
+                await attested(job, result.refs[key], await platform_result(job, result, key))
                 for key in result.refs
             ]
         ),
@@ -146,7 +146,8 @@ def _pushes(output: Output) -> bool:
     return output.type == "registry" or output.attrs.get("push", "false") in ("", "1", "true")
 
 
-async def _platform(job: BuildJob, result: Result, key: str) -> PlatformResult:
+async def platform_result(job: BuildJob, result: Result, key: str) -> PlatformResult:
+    """One platform of a result as what exporters take."""
     reference = result.refs[key]
     assert job.work is not None
     if reference.plan is not None and not _is_changed(result, key, reference):

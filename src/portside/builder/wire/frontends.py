@@ -37,7 +37,7 @@ class Frontends:
         found = await DockerfileFrontend(caller.job, attrs, inputs).run()
         if isinstance(found, Result):
             return found
-        return await self._forward(caller, found, attrs, inputs)
+        return await self.forward(caller, found, attrs, inputs)
 
     async def _gateway(
         self, caller: Caller, attrs: Mapping[str, str], inputs: Mapping[str, Any]
@@ -53,9 +53,10 @@ class Frontends:
         frontend = ExternalFrontend(caller, source, attrs, inputs, self._serve, self._workers)
         return await frontend.run()
 
-    async def _forward(
+    async def forward(
         self, caller: Caller, to: Forwarded, attrs: Mapping[str, str], inputs: Mapping[str, Any]
     ) -> Result:
+        """Run the frontend that a file or an argument names."""
         attrs = {**attrs, "cmdline": to.line.cmdline, "source": to.line.image}
         try:
             return await self._gateway(caller, attrs, inputs)

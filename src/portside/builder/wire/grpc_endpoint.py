@@ -23,7 +23,9 @@ class GrpcEndpoint:
         builds.store.workers.warm("portside.builder.wire.transfer_jobs")
         self._sessions = Sessions()
         jobs = Jobs()
-        frontends = Frontends(labels).solve
+        self.frontends = Frontends(labels)
+        """Also for ``portside build``."""
+        frontends = self.frontends.solve
         control = ControlService(builds, self._sessions, jobs, labels, frontends)
         self._server = GrpcServer(
             [

@@ -12,7 +12,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from portside.builder.dockerfile.diagnostics import DockerfileError, place_of
+from portside.builder.dockerfile.diagnostics import DockerfileError, Span, place_of
 from portside.builder.wire.proto import status_pb2
 from portside.model.errors import Cancelled, NotImplementedHere, PortsideError
 
@@ -97,3 +97,16 @@ def _source(file: SourceFile, place: tuple[int, int]) -> AnyMessage:
 def _detail(kind: str, value: dict[str, Any]) -> AnyMessage:
     """Encode error details as clients decode them: a type name and JSON."""
     return AnyMessage(type_url=f"{_PREFIX}{kind}+json", value=json.dumps(value).encode())
+
+
+def span_of(status: status_pb2.Status) -> Span | None:
+    """The lines that a status's details name."""
+    for detail in status.details:
+        if detail.type_url != f"{_PREFIX}Source+json":
+            continue
+        try:
+            found = json.loads(detail.value)["ranges"][0]
+            return Span(int(found["start"]["line"]), int(found["end"]["line"]))
+        except (ValueError, LookupError, TypeError):
+            return None
+    return None
