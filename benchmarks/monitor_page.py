@@ -34,7 +34,7 @@ window.longTasks = []; window.firstRow = 0;
 new PerformanceObserver(list => longTasks.push(...list.getEntries().map(e => e.duration)))
   .observe({type: 'longtask', buffered: true});
 const look = () => {
-  if (document.querySelector('.groups tbody tr td')) firstRow = performance.now();
+  if (document.querySelector('.groups tbody tr:not(.space) td')) firstRow = performance.now();
   else requestAnimationFrame(look);
 };
 look();

@@ -16,7 +16,9 @@ from browserkit import Driver
 from monitorkit import RunningMonitor, until
 
 Docker = Callable[..., Any]
-ROWS = "[...document.querySelectorAll('.groups tbody tr')].filter(r => !r.hidden)"
+ROWS = "[...document.querySelectorAll('.groups tbody tr:not(.space)')].filter(r => !r.hidden)"
+KNOWN = "document.querySelector('.groups').ariaRowCount - 1"
+"""How many rows the table has, in the document or not."""
 NAMES = f"{ROWS}.map(r => r.querySelector('.name').textContent)"
 FILLED = """[...document.querySelectorAll('.chart')].map(box => {
   const canvas = box.querySelector('canvas');
@@ -24,7 +26,7 @@ FILLED = """[...document.querySelectorAll('.chart')].map(box => {
   const values = [...box.querySelectorAll('.u-series:not(:first-child) .u-value')];
   return data.some(one => one) && values.every(one => /\\d/.test(one.textContent));
 })"""
-ARROW_DOWN, ARROW_LEFT, ENTER, TAB = "\ue015", "\ue012", "\ue007", "\ue004"
+ARROW_DOWN, ARROW_UP, ARROW_LEFT, ENTER = "\ue015", "\ue013", "\ue012", "\ue007"
 
 
 @pytest.fixture(scope="module")
@@ -274,28 +276,72 @@ def test_rows_beyond_the_first_500_follow(page: Driver, tmp_path: Path) -> None:
             assert "content-encoding" not in plain[1]
             assert gzip.decompress(packed[2]) and len(packed[2]) * 4 < len(plain[2])
             page.open(address(watching, "/docker/"))
-            page.until(f"{ROWS}.length == 510")
+            page.until(f"{KNOWN} == 510")
         finally:
             page.open("about:blank")
             watching.stop()
 
 
 def test_500_containers(page: Driver, tmp_path: Path, many_groups: str) -> None:
-    """Only rows that are seen have all their cells; filter and order work on all."""
+    """Only rows that are about to be seen are in the document; filter and order work on all."""
     watching = RunningMonitor(tmp_path, "--root", many_groups).start()
     try:
+        until(lambda: len(watching.own("groups", containers=1)) == 500)
         page.open(address(watching, "/docker/"))
-        page.until(f"{ROWS}.length == 500")
-        page.until("document.querySelectorAll('.groups .number span:not(:empty)').length")
-        bare = f"{ROWS}.filter(row => row.cells.length == 2).length"
-        assert page.run(f"return {bare}") > 400
-        assert page.run(f"return {ROWS}[0].cells.length") > 10
+        page.until(f"{KNOWN} == 500")
+        page.until(f"{ROWS}.every(row => row.querySelector('.number span').textContent)")
+        assert 10 < page.run(f"return {ROWS}.length") < 60
+        height = "document.querySelector('.groups').getBoundingClientRect().height"
+        assert page.run(f"return {height} > 450 * {ROWS}[0].getBoundingClientRect().height")
+        names = sorted(row["container"][:12] for row in watching.own("groups", containers=1))
+        natural = "new Intl.Collator(undefined, {numeric: true, sensitivity: 'base'}).compare"
+        in_order = page.run(f"return {json.dumps(names)}.sort({natural})")
+        page.run("document.querySelector('th[data-key=name] .sort').click()")
+        page.until(f"{NAMES}[0] == '{in_order[0]}'")
         page.run("scrollTo(0, document.body.scrollHeight)")
-        page.until(f"{ROWS}.at(-1).querySelector('.number span')?.textContent")
-        name = page.run(f"return {NAMES}[321]")
+        page.until(f"{NAMES}.at(-1) == '{in_order[-1]}' && {ROWS}.at(-1).ariaRowIndex == 501")
+        seen = page.run(f"return {ROWS}.at(-1).getBoundingClientRect().bottom <= innerHeight")
+        assert seen and in_order[0] not in page.run(f"return {NAMES}")
+        # the keyboard: the row above gets the focus, and comes into the window
+        page.run(f"{ROWS}.at(-1).querySelector('.name').focus()")
+        for number in range(2, 40):
+            page.press(ARROW_UP)
+            page.until(f"document.activeElement.textContent == '{in_order[-number]}'")
+        place = "document.activeElement.getBoundingClientRect()"
+        assert page.run(f"return {place}.top > 0 && {place}.bottom < innerHeight")
+        name = in_order[321]
         page.press("/", *name)
-        page.until(f"{ROWS}.length == 1")
+        page.until(f"{ROWS}.length == 1 && {NAMES}[0] == '{name}'")
         page.until(f"{ROWS}[0].querySelector('.number span')?.textContent")
     finally:
         page.open("about:blank")
         watching.stop()
+
+
+def test_the_document_has_what_the_first_view_shows(
+    app: str, page: Driver, monitor: RunningMonitor
+) -> None:
+    """Rows and values come with the document: no request more before they are seen."""
+    for path in ("/docker/", "/docker/app", "/containers/"):
+        status, headers, body = monitor.request(path)
+        assert status == 200 and headers["cache-control"] == "no-store"
+        _, mark, rest = body.partition(b'<script id="first" type="application/json">')
+        text, _, _ = rest.partition(b"</script>")
+        first = json.loads(text)
+        assert mark and b"<" not in text and first["about"]["series"]
+        if path == "/docker/app":
+            # a label of the container is markup: in the document it is not
+            assert first["detail"]["row"]["labels"]["com.example.team"] == "<b>blue</b>"
+        elif path == "/docker/":
+            assert "app" in [row["shown"] for row in first["groups"]]
+            assert first["total"] == len(first["groups"])
+            assert first["running"] == sum(row["state"] == "running" for row in first["groups"])
+        else:
+            assert first["detail"]["row"]["name"] == "/" and first["groups"]
+    assert b">null</script>" in monitor.request("/docker/nobody")[2]
+    page.open(address(monitor, "/docker/"))
+    page.until(f"{NAMES}.includes('app')")
+    asked = page.run("return performance.getEntriesByType('resource').map(r => r.name)")
+    assert not [name for name in asked if "groups" in name or "about" in name]
+    # charts and their library are for pages that have some
+    assert not [name for name in asked if "uplot" in name or "charts" in name]

@@ -117,7 +117,7 @@ def row_of(group: Group, is_parent: bool = False) -> GroupRow:
         container=group.container,
         shown=group.shown,
         image=facts.image if facts else "",
-        state=_state_of(facts) if group.container else "",
+        state=state_of(facts) if group.container else "",
         health=facts.health if facts else "",
         restarts=facts.restarts if facts else 0,
         created=group.created_ns / 1e9,
@@ -133,7 +133,7 @@ def row_of(group: Group, is_parent: bool = False) -> GroupRow:
     )
 
 
-def _state_of(facts: ContainerFacts | None) -> str:
+def state_of(facts: ContainerFacts | None) -> str:
     """A group that exists is running, also when the engine has reported only its creation yet."""
     return facts.state if facts is not None and facts.state != "created" else "running"
 
@@ -190,11 +190,24 @@ def checked(handler: Handler) -> Handler:
 async def _groups(request: web.Request) -> web.StreamResponse:
     monitor, query = monitor_of(request), request.query
     only = query.get("containers") == "1"
-    groups = monitor.collector.groups
     top = query.get("below", "/")
     below = "" if top == "/" else _group(monitor, top).name
     depth = whole_number(query.get("depth", ""), "depth", MOST, MOST)
     limit = whole_number(query.get("limit", ""), "limit", MOST, MOST)
+    rows, total = group_rows(monitor, below, depth, limit, only)
+    response = json_response(rows)
+    response.headers["Portside-Total-Count"] = str(total)
+    return response
+
+
+def group_rows(
+    monitor: Monitor, below: str, depth: int, limit: int, only: bool
+) -> tuple[list[GroupRow], int]:
+    """The first groups below one (the machine is empty), and how many there are.
+
+    ``only``: containers; then the first are those that use most CPU.
+    """
+    groups = monitor.collector.groups
     parents = {name.rpartition("/")[0] for name in groups if name != "/"}
     chosen = [
         name
@@ -206,24 +219,23 @@ async def _groups(request: web.Request) -> web.StreamResponse:
     first = chosen
     if only and len(chosen) > limit:
         first = nlargest(limit, chosen, key=lambda name: groups[name].history.last_point[_CPU])
-    response = json_response([row_of(groups[name], name in parents) for name in first[:limit]])
-    response.headers["Portside-Total-Count"] = str(len(chosen))
-    return response
+    return [row_of(groups[name], name in parents) for name in first[:limit]], len(chosen)
 
 
 async def _detail(request: web.Request) -> web.StreamResponse:
     monitor = monitor_of(request)
-    group = _group(monitor, request.query.get("name", ""))
+    return json_response(detail_of(monitor, _group(monitor, request.query.get("name", ""))))
+
+
+def detail_of(monitor: Monitor, group: Group) -> GroupDetail:
     last = group.history.last
-    return json_response(
-        GroupDetail(
-            row_of(group),
-            group.spec,
-            _facts_of(monitor, group),
-            view(last) if last else None,
-            [child.name for child in monitor.children(group)],
-            group.interval,
-        )
+    return GroupDetail(
+        row_of(group),
+        group.spec,
+        _facts_of(monitor, group),
+        view(last) if last else None,
+        [child.name for child in monitor.children(group)],
+        group.interval,
     )
 
 
@@ -348,9 +360,12 @@ async def _alerts(request: web.Request) -> web.StreamResponse:
 
 
 async def _about(request: web.Request) -> web.StreamResponse:
-    monitor = monitor_of(request)
+    return json_response(about(monitor_of(request)))
+
+
+def about(monitor: Monitor) -> dict[str, Any]:
     collector, settings = monitor.collector, monitor.settings
-    about: dict[str, Any] = {
+    return {
         "version": portside.__version__,
         "series": SERIES,
         "interval": seconds(settings.interval),
@@ -367,7 +382,6 @@ async def _about(request: web.Request) -> web.StreamResponse:
             "memory_capacity": monitor.machine.memory_capacity,
         },
     }
-    return json_response(about)
 
 
 async def _live(request: web.Request) -> web.StreamResponse:

@@ -1,7 +1,7 @@
 // Charts over one time with one cursor: uPlot, our colours, live points, the keyboard.
 "use strict";
 
-import { ask, bytes, cores, element, fail, percent, rate, seconds, state, whole } from "./shared.js";
+import { ask, bytes, color, cores, element, fail, percent, prefix, rate, seconds, state, whole } from "./shared.js";
 
 const GAP = 65; // seconds: an idle group is looked at this often at least
 const BINARY = Array.from({ length: 60 }, (_, n) => 2 ** n);
@@ -13,12 +13,19 @@ const KINDS = {
   whole: { show: whole },
 };
 const all = new Set();
-const probe = element("i", null, { class: "probe", "aria-hidden": "true" });
-document.body.append(probe);
 
-function color(name) {
-  probe.style.color = `var(${name})`;
-  return getComputedStyle(probe).color;
+/** The library: only pages with charts load it. Whoever imports this file waits for it. */
+await Promise.all([
+  window.uPlot ? null : loaded(element("script", null, { src: `${prefix}/static/uplot.min.js` })),
+  document.querySelector("link[href$='uplot.min.css']") ? null : loaded(element("link", null, { rel: "stylesheet", href: `${prefix}/static/uplot.min.css` })),
+]);
+
+function loaded(node) {
+  return new Promise((done, failed) => {
+    node.addEventListener("load", done);
+    node.addEventListener("error", () => failed(new Error("the library of the charts cannot be loaded")));
+    document.head.append(node);
+  });
 }
 
 const faded = (text) => text.replace(/^rgb\((.*)\)$/, "rgba($1, 0.14)");
@@ -222,25 +229,3 @@ export class ChartFeed {
     }
   }
 }
-
-/** A small line without axes: processor time of the last minute. */
-export function sparkline(canvas, values, most) {
-  const ratio = devicePixelRatio || 1;
-  const [width, height] = [canvas.clientWidth || 90, canvas.clientHeight || 20];
-  if (canvas.width !== width * ratio) { canvas.width = width * ratio; canvas.height = height * ratio; }
-  const ctx = canvas.getContext("2d");
-  ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-  ctx.clearRect(0, 0, width, height);
-  const top = Math.max(0.02, ...values);
-  const step = width / (most - 1);
-  ctx.beginPath();
-  values.forEach((one, at) => {
-    const x = width - (values.length - 1 - at) * step;
-    const y = height - 1.5 - (one / top) * (height - 3);
-    if (at) ctx.lineTo(x, y); else ctx.moveTo(x, y);
-  });
-  ctx.strokeStyle = sparkline.stroke ??= color("--c0");
-  ctx.lineWidth = 1.25;
-  ctx.stroke();
-}
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { sparkline.stroke = undefined; });

@@ -1,12 +1,15 @@
 // Tables of groups: containers as a list, control groups as a tree. Sort, filter, compare.
+// What is known of all groups is in arrays; the document has only the rows that are about to be
+// seen (all rows have one height), so that the number of groups does not matter.
 "use strict";
 
-import { sparkline } from "./charts.js";
-import { ask, bytes, calm, cores, element, groupAddress, natural, percent, plural, rate, setText, state, value, whole } from "./shared.js";
+import { bytes, calm, cores, natural, percent, plural, rate, setText, state, value, whole, ask, element, groupAddress } from "./shared.js";
+import { sparkline } from "./sparkline.js";
 
 const TREND = 60; // values of a sparkline, one a second
 const MOST_COMPARED = 8;
-const FIRST_SEEN = 20; // rows that are complete before anything is painted
+const BEYOND = 6; // rows above and below the window that are in the document, too
+const LEAST = 30; // rows that are in the document wherever the window is
 const HISTORY_NAMES = 99;
 const shareOf = (row) => (row.memory_limit ? value(row.point, "working_set") / row.memory_limit : 0);
 const cpuShare = (row) => value(row.point, "cpu") / (row.cores || state.about.machine.num_cores || 1);
@@ -27,18 +30,115 @@ const COLUMNS = [
   { key: "threads", title: "Threads", order: (row) => value(row.point, "threads"), show: (row) => whole(value(row.point, "threads")), rank: 1 },
 ];
 
+/** One row of the document. It shows one group now and another one later. */
+class Line {
+  constructor(table) {
+    this.table = table;
+    this.known = null;
+    this.node = element("tr");
+    this.node.line = this;
+    if (table.compared) {
+      this.box = element("input", null, { type: "checkbox" });
+      this.box.addEventListener("change", () => table.compare(this.known.row.name, this.box));
+      this.node.append(element("td", null, { class: "check" }, this.box));
+    }
+    this.link = element("a", "", { class: "name" });
+    this.node.append(element("td", null, { class: "rank0" }, table.tree ? this.branch() : this.link));
+    this.cells = table.columns.filter((column) => column.show).map((column) => this.cell(column));
+    this.canvas = element("canvas", null, { class: "trend", "aria-hidden": "true" });
+    this.node.append(element("td", null, { class: "rank1" }, this.canvas));
+  }
+
+  branch() {
+    this.toggle = element("button", "▸", { type: "button", class: "toggle" });
+    this.toggle.addEventListener("click", () => this.table.toggle(this.known.row.name));
+    this.indented = element("span", null, { class: "branch" }, this.toggle, this.link);
+    return this.indented;
+  }
+
+  cell(column) {
+    const text = element("span");
+    const cell = element("td", null, { class: `${column.text ? "" : "number"} rank${column.rank ?? 0}` }, text);
+    const bar = column.bar ? element("i") : null;
+    if (bar) cell.append(element("span", null, { class: "bar", "aria-hidden": "true" }, bar));
+    this.node.append(cell);
+    return { column, text, bar };
+  }
+
+  bind(known) {
+    this.known = known;
+    this.name();
+    this.fill();
+    this.trend();
+  }
+
+  /** What changes with the group, not with each sample. */
+  name() {
+    const { row, depth } = this.known;
+    const text = this.table.tree && !row.container ? row.name.slice(row.name.lastIndexOf("/") + 1) : row.shown === row.name ? row.container.slice(0, 12) : row.shown;
+    setText(this.link, text);
+    this.link.title = text === row.name ? text : `${text}\n${row.name}`;
+    this.link.href = groupAddress(row);
+    this.node.classList.toggle("bad", row.health === "unhealthy" || row.state === "dead");
+    if (this.box) {
+      this.box.checked = this.table.compared.has(row.name);
+      this.box.setAttribute("aria-label", `Compare ${row.shown}`);
+    }
+    if (this.indented) this.indented.style.paddingInlineStart = `${Math.min(depth, 8) * 1.1}rem`;
+  }
+
+  opened() {
+    if (!this.toggle) return;
+    const { name, is_parent: has } = this.known.row;
+    const open = has && (this.table.words.length > 0 || this.table.open.has(name));
+    this.toggle.style.visibility = has ? "visible" : "hidden";
+    setText(this.toggle, open ? "▾" : "▸");
+    this.toggle.setAttribute("aria-expanded", String(open));
+    this.toggle.setAttribute("aria-label", `${open ? "Close" : "Open"} ${name}`);
+  }
+
+  fill() {
+    const { row } = this.known;
+    for (const { column, text, bar } of this.cells) {
+      const shown = column.show(row);
+      if (text.shown !== shown) {
+        text.shown = shown;
+        text.textContent = shown;
+        if (column.text) text.title = shown;
+      }
+      if (!bar) continue;
+      const share = Math.round(Math.min(1, column.bar(row)) * 100);
+      if (bar.share !== share) { bar.share = share; bar.style.width = `${share}%`; bar.classList.toggle("high", share > 90); }
+    }
+  }
+
+  trend() {
+    sparkline(this.canvas, this.known.trend ?? [], TREND);
+  }
+}
+
 export class GroupTable {
   constructor(place, { tree = false, below = "/", compared = null }) {
     Object.assign(this, { tree, below, compared });
     this.columns = COLUMNS.filter((column) => !tree || !column.containers);
-    this.rows = new Map(); // name -> {row, node, cells, trend, visible}
+    this.rows = new Map(); // name -> {row, text, rank, key, depth, trend}
+    this.shown = []; // those that the filter and open branches leave, in order
+    this.lines = new Map(); // name -> Line in the document
+    this.spare = [];
+    this.words = [];
+    this.total = 0; // how many there are, when not all are known yet
     this.order = tree ? "name" : "cpu";
     this.descending = !tree;
     this.open = new Set();
+    this.height = 50;
+    this.current = null; // the row that had the focus last
     this.build(place);
-    this.seen = new IntersectionObserver((entries) => this.appeared(entries), { rootMargin: "200px" });
     this.sortSoon = calm(() => this.arrange(), 3000);
     this.askTrends = calm(() => this.fetchTrends(), 400);
+    this.frame = 0;
+    const soon = () => { this.frame ||= requestAnimationFrame(() => { this.frame = 0; this.draw(); }); };
+    addEventListener("scroll", soon, { passive: true });
+    addEventListener("resize", () => { this.measured = false; soon(); });
     setInterval(() => this.tick(), 1000);
   }
 
@@ -53,116 +153,53 @@ export class GroupTable {
       button.addEventListener("click", () => this.sortBy(column.key));
       head.append(element("th", null, { scope: "col", "data-key": column.key, class: `${column.text ? "" : "number"} rank${column.rank ?? 0}` }, button));
     }
-    head.append(element("th", "CPU, last minute", { scope: "col", class: "rank1" }));
-    this.body = element("tbody");
+    head.append(element("th", "CPU, last minute", { scope: "col", class: "rank1 trend-head" }));
+    const space = () => element("tr", null, { class: "space", "aria-hidden": "true", hidden: true });
+    this.above = space();
+    this.under = space();
+    this.body = element("tbody", null, {}, this.above, this.under);
     this.table = element("table", null, { class: `groups ${this.tree ? "tree" : ""}`, "aria-label": this.tree ? "Control groups" : "Containers" }, element("thead", null, {}, head), this.body);
     this.empty = element("p", "", { class: "quiet", hidden: true });
     place.append(element("div", null, { class: "tools" }, this.filter, this.count), element("div", null, { class: "scroll" }, this.table), this.empty);
     this.filter.addEventListener("focus", () => this.onMore?.());
-    this.filter.addEventListener("input", () => this.arrange());
+    this.filter.addEventListener("input", () => this.choose());
+    this.body.addEventListener("focusin", (event) => { this.current = event.target.closest("tr").line?.known ?? null; });
     document.addEventListener("keydown", (event) => this.key(event));
   }
 
-  // -- rows ---------------------------------------------------------------------------------
+  // -- groups -------------------------------------------------------------------------------
 
-  set(list) {
+  /** All groups that there are, or the first of them when ``total`` is more. */
+  set(list, total = 0) {
+    this.total = total;
     const names = new Set();
+    let isNew = false;
     for (const row of list) {
       if (this.below !== "/" && !row.name.startsWith(`${this.below}/`)) continue;
       if (this.tree && row.name === this.below) continue;
       names.add(row.name);
-      const known = this.rows.get(row.name);
-      if (known) { known.row = row; this.fillTexts(known); this.fill(known); } else this.rows.set(row.name, this.made(row));
+      let known = this.rows.get(row.name);
+      if (!known) { known = { row, shown: "", rank: 0, key: 0, trend: null, depth: this.depth(row) }; this.rows.set(row.name, known); }
+      isNew ||= known.shown !== row.shown;
+      Object.assign(known, { row, shown: row.shown });
+      known.text = `${row.shown} ${row.name} ${row.image} ${row.state} ${row.health} ${Object.entries(row.labels).map((pair) => pair.join("=")).join(" ")} ${row.ports.join(" ")}`.toLowerCase();
     }
-    for (const [name, known] of this.rows) {
-      if (!names.has(name)) { this.seen.unobserve(known.node); known.node.remove(); this.rows.delete(name); }
-    }
+    for (const name of this.rows.keys()) if (!names.has(name)) this.rows.delete(name);
+    if (isNew) [...this.rows.values()].sort((a, b) => natural(a.shown, b.shown)).forEach((known, at) => { known.rank = at; });
+    for (const line of this.lines.values()) if (names.has(line.known.row.name)) { line.name(); line.fill(); }
     this.arrange();
   }
 
-  made(row) {
-    const node = element("tr");
-    const known = { row, node, cells: {}, bars: {}, trend: null, visible: false, canvas: null };
-    if (this.compared) node.append(element("td", null, { class: "check" }));
-    node.append(element("td", null, { class: "rank0" }, this.nameOf(known)));
-    node.known = known;
-    this.fillTexts(known);
-    this.seen.observe(node);
-    return known;
-  }
-
-  /** The cells beside the name: a row gets them when it is about to be seen, and keeps them. */
-  complete(known) {
-    if (known.canvas) return;
-    const { row, node } = known;
-    if (this.compared) {
-      const box = element("input", null, { type: "checkbox", "aria-label": `Compare ${row.shown}` });
-      box.checked = this.compared.has(row.name);
-      box.addEventListener("change", () => this.compare(row.name, box));
-      known.box = box;
-      node.cells[0].append(box);
-    }
-    for (const column of this.columns) {
-      if (column.key === "name") continue;
-      const cell = element("td", null, { class: `${column.text ? "" : "number"} rank${column.rank ?? 0}` });
-      known.cells[column.key] = element("span");
-      cell.append(known.cells[column.key]);
-      if (column.bar) {
-        known.bars[column.key] = element("i");
-        cell.append(element("span", null, { class: "bar", "aria-hidden": "true" }, known.bars[column.key]));
-      }
-      node.append(cell);
-    }
-    known.canvas = element("canvas", null, { class: "trend", "aria-hidden": "true" });
-    node.append(element("td", null, { class: "rank1" }, known.canvas));
-    this.fill(known);
-  }
-
-  nameOf(known) {
-    const { row } = known;
-    const link = element("a", "", { href: groupAddress(row), class: "name" });
-    known.link = link;
-    if (!this.tree) return link;
-    known.toggle = element("button", "▸", { type: "button", class: "toggle" });
-    known.toggle.addEventListener("click", () => this.toggle(row.name));
-    const depth = row.name.slice(this.below === "/" ? 0 : this.below.length).split("/").length - 2;
-    const box = element("span", null, { class: "branch" }, known.toggle, link);
-    box.style.paddingInlineStart = `${Math.min(depth, 8) * 1.1}rem`;
-    known.depth = depth;
-    return box;
-  }
-
-  fillTexts(known) {
-    const { row } = known;
-    const text = this.tree && !row.container ? row.name.slice(row.name.lastIndexOf("/") + 1) : row.shown === row.name ? row.container.slice(0, 12) : row.shown;
-    setText(known.link, text);
-    known.link.title = row.name;
-    known.link.href = groupAddress(row);
-    known.node.classList.toggle("bad", row.health === "unhealthy" || row.state === "dead");
-    known.text = `${row.shown} ${row.name} ${row.image} ${row.state} ${row.health} ${Object.entries(row.labels).map((pair) => pair.join("=")).join(" ")} ${row.ports.join(" ")}`.toLowerCase();
-  }
-
-  fill(known) {
-    if (!known.canvas) return;
-    const { row } = known;
-    for (const column of this.columns) {
-      if (!column.show) continue;
-      setText(known.cells[column.key], column.show(row));
-      if (column.bar) {
-        const share = Math.min(1, column.bar(row));
-        const width = `${Math.round(share * 100)}%`;
-        const bar = known.bars[column.key];
-        if (bar.style.width !== width) { bar.style.width = width; bar.classList.toggle("high", share > 0.9); }
-      }
-    }
+  depth(row) {
+    return row.name.slice(this.below === "/" ? 0 : this.below.length).split("/").length - 2;
   }
 
   take(points) {
-    for (const [name, point] of Object.entries(points)) {
+    for (const name in points) {
       const known = this.rows.get(name);
       if (!known) continue;
-      known.row.point = point;
-      if (known.visible) this.fill(known);
+      known.row.point = points[name];
+      this.lines.get(name)?.fill();
     }
     if (!this.columns.find((column) => column.key === this.order).text) this.sortSoon();
   }
@@ -173,23 +210,13 @@ export class GroupTable {
       if (!known.trend) continue;
       known.trend.push(value(known.row.point, "cpu"));
       if (known.trend.length > TREND) known.trend.shift();
-      if (known.visible) sparkline(known.canvas, known.trend, TREND);
     }
-  }
-
-  appeared(entries) {
-    for (const entry of entries) {
-      const known = entry.target.known;
-      known.visible = entry.isIntersecting;
-      if (!known.visible) continue;
-      if (known.canvas) this.fill(known); else this.complete(known);
-      if (known.trend) sparkline(known.canvas, known.trend, TREND);
-      else this.askTrends();
-    }
+    for (const line of this.lines.values()) line.trend();
+    this.draw(); // what is above the table may have become higher
   }
 
   async fetchTrends() {
-    const wanted = [...this.rows.values()].filter((known) => known.visible && !known.trend).slice(0, HISTORY_NAMES);
+    const wanted = [...this.lines.values()].map((line) => line.known).filter((known) => !known.trend).slice(0, HISTORY_NAMES);
     if (!wanted.length) return;
     for (const known of wanted) known.trend = [];
     // of several names those that are gone are left out, of a single one it is an error
@@ -200,7 +227,7 @@ export class GroupTable {
       let last = 0;
       const before = chart.series.cpu.mean.map((one) => { last = one ?? last; return last; });
       known.trend.unshift(...before.slice(0, TREND - known.trend.length));
-      sparkline(known.canvas, known.trend, TREND);
+      this.lines.get(chart.name)?.trend();
     }
     this.askTrends();
   }
@@ -215,33 +242,33 @@ export class GroupTable {
   }
 
   arrange(asked = false) {
-    // what somebody points at or types in must not move away
-    if (!asked && this.order !== "name" && this.body.matches(":hover") && this.body.children.length) { this.choose(); return; }
+    // what somebody points at must not move away
+    if (!asked && this.sorted && this.order !== "name" && this.lines.size && this.body.matches(":hover")) {
+      const still = this.sorted.filter((known) => this.rows.get(known.row.name) === known);
+      const had = new Set(still);
+      this.sorted = [...still, ...[...this.rows.values()].filter((known) => !had.has(known))];
+      if (this.tree) this.sorted = this.branches(() => 0, this.sorted);
+      this.choose();
+      return;
+    }
     const column = this.columns.find((one) => one.key === this.order);
     const sign = this.descending ? -1 : 1;
-    const by = column.text
-      ? (a, b) => sign * natural(column.order(a.row), column.order(b.row)) || natural(a.row.shown, b.row.shown)
-      : (a, b) => sign * (column.order(a.row) - column.order(b.row)) || natural(a.row.shown, b.row.shown);
-    const sorted = this.tree ? this.branches(by) : [...this.rows.values()].sort(by);
-    if (!this.body.firstElementChild) for (const known of sorted.slice(0, FIRST_SEEN)) this.complete(known);
-    const active = document.activeElement;
-    let after = this.body.firstElementChild;
-    for (const known of sorted) {
-      if (known.node === after) after = after.nextElementSibling;
-      else this.body.insertBefore(known.node, after);
-    }
-    if (active && active !== document.activeElement && this.body.contains(active)) active.focus({ preventScroll: true });
+    const all = [...this.rows.values()];
+    for (const known of all) known.key = column.key === "name" ? known.rank : column.order(known.row);
+    const differ = column.text && column.key !== "name" ? natural : (a, b) => a - b;
+    const by = (a, b) => (a.key === b.key ? 0 : sign * differ(a.key, b.key)) || a.rank - b.rank;
+    this.sorted = this.tree ? this.branches(by, all) : all.sort(by);
+    this.choose();
     for (const cell of this.table.tHead.rows[0].cells) {
       if (cell.dataset.key === this.order) cell.setAttribute("aria-sort", this.descending ? "descending" : "ascending");
       else cell.removeAttribute("aria-sort");
     }
-    this.choose();
   }
 
   /** The tree in order: each group's children sorted, beneath it. */
-  branches(by) {
+  branches(by, all) {
     const below = new Map();
-    for (const known of this.rows.values()) {
+    for (const known of all) {
       const parent = parentOf(known.row.name);
       if (!below.has(parent)) below.set(parent, []);
       below.get(parent).push(known);
@@ -255,33 +282,24 @@ export class GroupTable {
   }
 
   choose() {
-    const words = this.filter.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    const hits = new Set();
-    for (const known of this.rows.values()) {
-      known.hit = words.every((word) => known.text.includes(word));
-      if (known.hit && words.length && this.tree) {
-        for (let name = known.row.name; name && !hits.has(name); name = parentOf(name)) hits.add(name);
+    const text = this.filter.value.trim();
+    const words = this.words = text.toLowerCase().split(/\s+/).filter(Boolean);
+    const hit = (known) => words.every((word) => known.text.includes(word));
+    if (!this.tree) this.shown = words.length ? this.sorted.filter(hit) : this.sorted;
+    else if (!words.length) this.shown = this.sorted.filter((known) => known.depth === 0 || this.isOpen(parentOf(known.row.name)));
+    else {
+      const hits = new Set();
+      for (const known of this.sorted) {
+        if (hit(known)) for (let name = known.row.name; name && !hits.has(name); name = parentOf(name)) hits.add(name);
       }
+      this.shown = this.sorted.filter((known) => hits.has(known.row.name));
     }
-    for (const known of this.rows.values()) {
-      const { name } = known.row;
-      const visible = !this.tree ? known.hit : words.length ? hits.has(name) : known.depth === 0 || this.isOpen(parentOf(name));
-      if (known.node.hidden === visible) known.node.hidden = !visible;
-      shown += visible;
-      if (known.toggle) {
-        const has = known.row.is_parent;
-        const open = has && (words.length > 0 || this.open.has(name));
-        known.toggle.style.visibility = has ? "visible" : "hidden";
-        setText(known.toggle, open ? "▾" : "▸");
-        known.toggle.setAttribute("aria-expanded", String(open));
-        known.toggle.setAttribute("aria-label", `${open ? "Close" : "Open"} ${name}`);
-      }
-    }
-    const total = this.rows.size;
+    this.draw();
+    const shown = this.shown.length;
+    const total = Math.max(this.total, this.rows.size);
     setText(this.count, words.length ? `${whole(shown)} of ${whole(total)}` : plural(total, this.tree ? "group" : "container"));
     this.empty.hidden = shown > 0;
-    if (!shown) setText(this.empty, total ? `Nothing matches “${this.filter.value.trim()}”.` : this.tree ? "No control groups below this one." : "No containers are running. Start one: docker run -d IMAGE");
+    if (!shown) setText(this.empty, total ? `Nothing matches “${text}”.` : this.tree ? "No control groups below this one." : "No containers are running. Start one: docker run -d IMAGE");
   }
 
   isOpen(name) {
@@ -301,26 +319,93 @@ export class GroupTable {
     this.onCompare?.();
   }
 
+  // -- what is in the document ------------------------------------------------------------------
+
+  draw() {
+    const { shown, lines } = this;
+    const top = shown.length ? this.body.getBoundingClientRect().top : 0;
+    const count = shown.length;
+    const from = Math.max(0, Math.min(count - LEAST, Math.floor(-top / this.height) - BEYOND));
+    const to = Math.min(count, Math.max(from + LEAST, Math.ceil((innerHeight - top) / this.height) + BEYOND));
+    const wanted = shown.slice(from, to);
+    const names = new Set(wanted.map((known) => known.row.name));
+    const spare = new Set(this.spare);
+    for (const [name, line] of lines) if (!names.has(name)) { lines.delete(name); spare.add(line); }
+    let at = this.above.nextElementSibling;
+    let isPlain = false;
+    wanted.forEach((known, number) => {
+      let line = lines.get(known.row.name);
+      if (!line) {
+        // the one at this place, so that few have to be moved
+        line = spare.has(at.line) ? at.line : spare.values().next().value ?? new Line(this);
+        spare.delete(line);
+        line.bind(known);
+        lines.set(known.row.name, line);
+      } else if (line.known !== known) line.bind(known);
+      line.opened();
+      const index = String(from + number + 2);
+      if (line.index !== index) { line.index = index; line.node.setAttribute("aria-rowindex", index); }
+      if (line.node === at) at = at.nextElementSibling; else this.body.insertBefore(line.node, at);
+      isPlain ||= !known.trend;
+    });
+    this.spare = [...spare];
+    while (at !== this.under) { const next = at.nextElementSibling; at.remove(); at = next; }
+    this.space(this.above, from);
+    this.space(this.under, count - to);
+    this.table.setAttribute("aria-rowcount", String(count + 1));
+    if (isPlain) this.askTrends();
+    if (!this.measured && wanted.length) requestAnimationFrame(() => this.measure());
+  }
+
+  space(row, count) {
+    if (row.count === count) return;
+    row.count = count;
+    row.hidden = count <= 0;
+    row.style.height = `${Math.max(0, count) * this.height}px`;
+  }
+
+  /** The height of a row depends on the font that the user chose. */
+  measure() {
+    const height = this.lines.values().next().value?.node.getBoundingClientRect().height;
+    if (!height) return;
+    this.measured = true;
+    if (Math.abs(height - this.height) < 0.01) return;
+    this.height = height;
+    this.above.count = this.under.count = -1;
+    this.draw();
+  }
+
+  /** The focus goes to a row, which comes into the window first. */
+  focus(known, at) {
+    const { top } = this.body.getBoundingClientRect();
+    const header = document.querySelector("header");
+    const free = getComputedStyle(header).position === "sticky" ? header.offsetHeight : 0;
+    const [upper, lower] = [top + at * this.height, top + (at + 1) * this.height];
+    if (upper < free) scrollBy(0, upper - free); else if (lower > innerHeight) scrollBy(0, lower - innerHeight);
+    this.draw();
+    this.lines.get(known.row.name).link.focus({ preventScroll: true });
+  }
+
   // -- the keyboard -----------------------------------------------------------------------------
 
   key(event) {
     const inField = event.target.matches("input[type=search], select, textarea");
     if (event.key === "/" && !inField) { event.preventDefault(); this.filter.focus(); this.filter.select(); return; }
-    if (event.key === "Escape" && event.target === this.filter) { this.filter.value = ""; this.arrange(); return; }
-    const known = event.target.closest?.("tr")?.known;
+    if (event.key === "Escape" && event.target === this.filter) { this.filter.value = ""; this.choose(); return; }
+    // a row that was scrolled away lost the focus to the document
+    const known = event.target.closest?.("tr")?.line?.known ?? (event.target === document.body ? this.current : null);
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-      if (!known && event.target !== this.filter) return;
-      const rows = [...this.body.rows].filter((row) => !row.hidden);
-      const at = known ? rows.indexOf(known.node) + (event.key === "ArrowDown" ? 1 : -1) : 0;
-      const next = rows[at];
+      const from = known ? this.shown.indexOf(known) : -1;
+      if (from < 0 && event.target !== this.filter) return;
+      const at = from < 0 ? 0 : from + (event.key === "ArrowDown" ? 1 : -1);
       event.preventDefault();
-      if (next) { next.known.link.focus(); next.scrollIntoView({ block: "nearest" }); } else if (at < 0) this.filter.focus();
+      if (this.shown[at]) this.focus(this.shown[at], at); else if (at < 0) this.filter.focus();
       return;
     }
-    if (!known) return;
-    if (event.key === "c" && known.box) known.box.click();
-    if (known.toggle && event.key === "ArrowRight" && !this.open.has(known.row.name)) { event.preventDefault(); this.toggle(known.row.name); }
-    if (known.toggle && event.key === "ArrowLeft" && this.open.has(known.row.name)) { event.preventDefault(); this.toggle(known.row.name); }
+    const line = event.target.closest?.("tr")?.line;
+    if (!line) return;
+    const { name } = line.known.row;
+    if (event.key === "c" && line.box) line.box.click();
+    if (line.toggle && event.key === (this.open.has(name) ? "ArrowLeft" : "ArrowRight")) { event.preventDefault(); this.toggle(name); }
   }
 }
-

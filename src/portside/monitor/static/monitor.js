@@ -1,23 +1,25 @@
 // The pages: /containers/ (machine and control groups), /docker/ (containers), one of each.
 "use strict";
 
-import { Chart, ChartFeed } from "./charts.js";
-import { GroupPage } from "./group_page.js";
 import { GroupTable } from "./group_table.js";
-import { $, ask, bytes, calm, clock, cores, element, fail, follow, on, plural, prefix, seconds, setText, state, value } from "./shared.js";
+import { $, ask, bytes, calm, clock, cores, element, fail, follow, on, plural, prefix, seconds, setText, state, taken, value } from "./shared.js";
 
-const FIRST = 500; // rows that the first view asks for; the others follow it
+const FIRST = 50; // rows of the first view; the others follow it
 const DEEPEST = 1000; // levels of control groups
 const WINDOWS = [["2m", "2 minutes"], ["10m", "10 minutes"], ["1h", "1 hour"], ["6h", "6 hours"], ["1d", "1 day"], ["7d", "7 days"]];
 const path = decodeURIComponent(location.pathname.slice(prefix.length));
 const [, section, ...parts] = path.split("/");
 const wanted = parts.filter(Boolean).join("/");
 const isContainers = section === "docker";
+const given = taken(); // what the document came with: all that the first view shows
 
 // -- warnings -------------------------------------------------------------------------------------
 
 async function showAlerts(only = null) {
-  const found = await ask("alerts");
+  paintAlerts(await ask("alerts"), only);
+}
+
+function paintAlerts(found, only) {
   const mine = (alert) => only === null || alert.group === only;
   const made = found.firing.filter(mine).map((alert) => {
     const node = element("article", null, { class: `alert ${alert.severity}` },
@@ -43,9 +45,10 @@ class Comparison {
     this.feed = null;
   }
 
-  show(names) {
+  async show(names) {
     clearTimeout(this.feed?.timer);
     this.feed = null;
+    this.names = names;
     this.box.replaceChildren();
     this.box.hidden = names.length === 0;
     const address = new URL(location);
@@ -53,6 +56,8 @@ class Comparison {
     else address.searchParams.delete("compare");
     history.replaceState(null, "", address);
     if (!names.length) return;
+    const { Chart, ChartFeed } = await import("./charts.js");
+    if (this.names !== names) return; // another choice came first
     this.box.append(element("h2", `Comparison of ${plural(names.length, "container")}`));
     const charts = element("div", null, { class: "charts" });
     this.box.append(charts);
@@ -84,18 +89,20 @@ function showContainers(view, first) {
   const place = element("section", null, { class: "panel", "aria-label": "Containers" });
   place.append(...table.table.parentElement.parentElement.childNodes);
   view.append(place, element("p", "/ filter · ↑ ↓ rows · Enter open · c compare", { class: "quiet keys" }));
-  table.onCompare = () => comparison.show([...compared]);
-  table.set(first);
+  table.onCompare = () => comparison.show([...compared]).catch(fail);
+  table.set(first.groups, first.total);
   const asked = (new URL(location).searchParams.get("compare") ?? "").split(",").filter(Boolean);
   for (const known of table.rows.values()) {
-    if (asked.includes(known.row.shown) && compared.size < 8) { compared.add(known.row.name); table.complete(known); known.box.checked = true; }
+    if (asked.includes(known.row.shown) && compared.size < 8) compared.add(known.row.name);
   }
-  if (compared.size) comparison.show([...compared]);
+  for (const line of table.lines.values()) line.name();
+  if (compared.size) table.onCompare();
   const sum = () => {
-    let [cpu, memory, running] = [0, 0, 0];
-    for (const { row } of table.rows.values()) { cpu += value(row.point, "cpu"); memory += value(row.point, "working_set"); running += row.state === "running"; }
+    let [count, cpu, memory, running] = [table.rows.size, 0, 0, 0];
+    if (count < table.total) ({ total: count, cpu, memory, running } = first);
+    else for (const { row } of table.rows.values()) { cpu += value(row.point, "cpu"); memory += value(row.point, "working_set"); running += row.state === "running"; }
     const { machine } = state.about;
-    tiles.count(String(table.rows.size), `${running} running`);
+    tiles.count(String(count), `${running} running`);
     tiles.cpu(`${cores(cpu)} cores`, `of ${machine.num_cores}`);
     tiles.memory(bytes(memory), `of ${bytes(machine.memory_capacity)}`);
     tiles.alerts(String($("alerts").querySelectorAll("article").length), "see above");
@@ -104,7 +111,7 @@ function showContainers(view, first) {
   on("points", ({ time, points }) => { table.take(points); comparison.feed?.take(time, points); sum(); });
   const again = calm(() => ask("groups", { containers: 1 }).then((rows) => table.set(rows)).catch(fail), 1500);
   on("groups", again);
-  if (first.length === FIRST) again();
+  if (first.groups.length < first.total) setTimeout(again);
   onWindow(() => comparison.feed?.load().catch(fail));
   follow([["containers", "1"]]);
 }
@@ -112,6 +119,7 @@ function showContainers(view, first) {
 // -- the machine, and control groups -----------------------------------------------------------------
 
 async function showGroup(view, detail) {
+  const { GroupPage } = await import("./group_page.js");
   const page = new GroupPage(view, detail);
   on("points", (message) => page.take(message));
   onWindow(() => page.feed.load().catch(fail));
@@ -128,9 +136,9 @@ async function showGroup(view, detail) {
     depth = DEEPEST;
     await load().catch(fail);
   };
-  const first = await ask("groups", { below: name, depth, limit: FIRST });
-  table.set(first);
-  if (first.length === FIRST) load().catch(fail);
+  const first = (depth === 1 && given?.groups) || await ask("groups", { below: name, depth, limit: FIRST });
+  table.set(first, given?.total ?? 0);
+  if (first.length >= FIRST) load().catch(fail);
   on("points", ({ points }) => table.take(points));
   on("groups", calm(() => load().catch(fail), 1500));
   follow([]);
@@ -162,7 +170,7 @@ async function start() {
   $(isContainers ? "to-containers" : "to-machine").setAttribute("aria-current", "page");
   const name = isContainers ? wanted : `/${wanted}`;
   const isList = isContainers && !wanted;
-  const [about, first] = await Promise.all([ask("about"), isList ? ask("groups", { containers: 1, limit: FIRST }) : ask("group", { name })]);
+  const { about, alerts, ...first } = given ?? { about: await ask("about"), alerts: null, detail: await ask("group", { name }) };
   state.about = about;
   about.series.forEach((series, at) => { state.index[series] = at; });
   makeWindows();
@@ -170,11 +178,10 @@ async function start() {
   setText($("engine"), engine ? `engine ${engine.version}${engine.name ? ` on ${engine.name}` : ""}` : "no engine answers");
   $("engine").title = `Portside monitor ${version}`;
   const view = $("view");
-  const only = isList || name === "/" ? null : first.row.name;
-  const alerts = () => showAlerts(only).catch(fail);
-  if (isList) showContainers(view, first); else await showGroup(view, first);
-  on("alert", calm(alerts, 1000));
-  await alerts();
+  const only = isList || name === "/" ? null : first.detail.row.name;
+  if (alerts) paintAlerts(alerts, only); else await showAlerts(only);
+  on("alert", calm(() => showAlerts(only).catch(fail), 1000));
+  if (isList) showContainers(view, first); else await showGroup(view, first.detail);
 }
 
 start().catch((error) => {

@@ -22,6 +22,15 @@ export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+const probe = element("i", null, { class: "probe", "aria-hidden": "true" });
+
+/** A colour of the style sheet, as canvases understand it. */
+export function color(name) {
+  if (!probe.isConnected) document.body.append(probe);
+  probe.style.color = `var(${name})`;
+  return getComputedStyle(probe).color;
+}
+
 // -- numbers in words -------------------------------------------------------------------------
 
 export function bytes(value) {
@@ -35,7 +44,8 @@ export function bytes(value) {
 export const rate = (value) => `${bytes(value)}/s`;
 export const cores = (value) => (value < 0.0005 ? "0" : value.toFixed(value >= 9.995 ? 1 : value < 0.095 ? 3 : 2));
 export const percent = (value) => `${value >= 9.95 || value === 0 ? Math.round(value) : value.toFixed(1)} %`;
-export const whole = (value) => Math.round(value).toLocaleString("en");
+const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+export const whole = (value) => numbers.format(value);
 export const plural = (number, word, several = `${word}s`) => `${whole(number)} ${number === 1 ? word : several}`;
 
 export function duration(seconds) {
@@ -65,6 +75,14 @@ export async function ask(path, query = {}) {
     throw new Error(body.message || `HTTP ${answer.status}`);
   }
   return answer.json();
+}
+
+/** What came with the document itself, once. */
+export function taken() {
+  const node = $("first");
+  const found = JSON.parse(node?.textContent || "null");
+  node?.remove();
+  return found;
 }
 
 export function fail(error) {
