@@ -11,9 +11,8 @@ import pytest
 from containerkit import KILL, TERM, Kit, kit
 
 from portside.containers.attach_exec import create_exec
-from portside.containers.container_list import list_containers
 from portside.containers.exit import wait_container
-from portside.containers.inspect import inspect_container
+from portside.containers.inspect import inspect_container, list_containers
 from portside.containers.remove import remove_container
 from portside.containers.restore import restore
 from portside.containers.start import restart_container, start_container

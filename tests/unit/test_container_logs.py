@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from portside.containers.log_files import open_generations
-from portside.containers.log_reader import Entry
-from portside.containers.log_tag import render
-from portside.containers.record import Record
+from portside.containers.container import Record
+from portside.containers.log_config import render_tag
+from portside.containers.log_reader import Entry, open_generations
 from portside.model.container import ContainerConfig, HostConfig
 from portside.model.container import LogConfig as WantedLog
 from portside.model.errors import SystemFailure
@@ -50,7 +49,7 @@ RECORD = Record(
     ],
 )
 def test_tags_are_go_templates(template: str, tag: str) -> None:
-    assert render(template, RECORD, "/log", {"FOO": "bar"}) == tag
+    assert render_tag(template, RECORD, "/log", {"FOO": "bar"}) == tag
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_tags_are_go_templates(template: str, tag: str) -> None:
 )
 def test_bad_tags_are_told_as_dockerd_does(template: str, words: str) -> None:
     with pytest.raises(SystemFailure) as caught:
-        render(template, RECORD, "", {})
+        render_tag(template, RECORD, "", {})
     assert str(caught.value) == (
         "failed to create task for container: failed to initialize logging driver: " + words
     )

@@ -176,7 +176,7 @@ def test_the_test_sees_an_upward_import(tmp_path: Path, monkeypatch: pytest.Monk
 
 SAME_MEANING = frozenset(
     """app apparmor auth client config connection container context endpoints errors events explain
-    files filters gc guard images inspect logs main merge messages metrics mounts networks
+    files filters gc guard images inspect logs main messages metrics mounts networks
     notify options parser progress rootfs service stats streams system table tls tree update
     usage volumes""".split()
 )

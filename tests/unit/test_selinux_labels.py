@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portside.containers import relabel, selinux_labels
+from portside.containers import container_jobs, selinux_labels
 from portside.kernel import selinux
 from portside.model import selinux_label
 from portside.model.errors import InvalidParameter, SystemFailure
@@ -163,18 +163,18 @@ def test_a_tree_is_labelled_and_nothing_beyond_it(tmp_path: Path) -> None:
     (tree / "dirlink").symlink_to(outside)
     os.mkfifo(tree / "fifo")
     (tmp_path / "top").symlink_to(tree)
-    relabel.Relabel(trees=(relabel.Tree(path=str(tmp_path / "top"), label=FILE),)).run(
-        [], lambda _: None
-    )
+    container_jobs.Relabel(
+        trees=(container_jobs.Tree(path=str(tmp_path / "top"), label=FILE),)
+    ).run([], lambda _: None)
     for path in (tree, *tree.rglob("*")):
         assert selinux.label_of(str(path)) == FILE, path
     for path in (outside, outside / "file"):
         assert selinux.label_of(str(path)) != FILE, path
-    relabel.label_tree(relabel.Tree(path=str(deep / "file"), label=PROCESS))
+    container_jobs.label_tree(container_jobs.Tree(path=str(deep / "file"), label=PROCESS))
     assert selinux.label_of(str(deep / "file")) == PROCESS
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    job = relabel.Relabel(trees=(relabel.Tree(path=f"{tmp_path}/none", label=FILE),))
+    job = container_jobs.Relabel(trees=(container_jobs.Tree(path=f"{tmp_path}/none", label=FILE),))
     with pytest.raises(SystemFailure, match=r"error setting label on mount source .*none"):
         job.run([], lambda _: None)

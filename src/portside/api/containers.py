@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from portside.api import params, reply, request_versions, versions
 from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
-from portside.containers.container_list import list_containers
 from portside.containers.container_networks import remove_link
 from portside.containers.create import CreateOptions, create_container
 from portside.containers.exit import check_condition, wait_container, waited
-from portside.containers.inspect import inspect_container
+from portside.containers.inspect import inspect_container, list_containers
 from portside.containers.remove import prune_containers, remove_container
 from portside.containers.start import restart_container, start_container
 from portside.containers.stop import (

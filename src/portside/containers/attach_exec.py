@@ -43,6 +43,8 @@ _KEPT_EXECS = 300.0
 """Seconds for which an ended exec can still be inspected."""
 _MOST_EXECS = 1000
 """Execs of a container that are known and do not run; the oldest makes room."""
+_LOOKUP_WITHIN = 10.0
+"""Seconds that reading a container's passwd and group may take."""
 _STARTS_WITHIN = 10.0
 """Seconds that a change of its terminal's size waits for an exec to be started."""
 
@@ -149,10 +151,8 @@ async def create_exec(core: Core, container: Container, config: ExecConfig) -> E
         raise InvalidParameter("No exec command specified")
     _check_runs(container)
     if config.user:
-        from portside.containers.exec_user import check_user
-
         with unless_ended(container):
-            await check_user(core, container.record.pid, config.user)
+            await _check_user(core, container.record.pid, config.user)
         _check_runs(container)
     parse_keys(config.detach_keys or DEFAULT_KEYS)
     waiting = [each for each in container.execs.values() if not each.running]
@@ -163,6 +163,27 @@ async def create_exec(core: Core, container: Container, config: ExecConfig) -> E
     core.execs[instance.id] = instance
     core.event(container, f"exec_create: {shown(config.cmd)}", {"execID": instance.id})
     return instance
+
+
+async def _check_user(core: Core, pid: int, user: str) -> None:
+    """Raises InvalidParameter for a user or group that the running container does not have.
+
+    Numbers need no file, and are checked here.
+    """
+    from portside.containers.container_jobs import LookUpUser
+    from portside.runtime import privileges
+
+    try:
+        if not privileges.are_numbers(user):
+            async with asyncio.timeout(_LOOKUP_WITHIN):
+                await core.store.workers.run(LookUpUser(user=user, pid=pid))
+    except SystemFailure as err:
+        raise InvalidParameter(str(err)) from None
+    except TimeoutError:
+        raise SystemFailure(
+            "the container's /etc/passwd and /etc/group could not be read within "
+            f"{_LOOKUP_WITHIN:g} s: give the user and group as numbers (UID:GID)"
+        ) from None
 
 
 def shown(command: Sequence[str]) -> str:

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from portside.containers import merge, stop, user_mapping
+from portside.containers import create, stop, user_mapping
 from portside.containers.container import Container
 from portside.containers.core import Core, unless_removed
-from portside.containers.mount_parser import clean
+from portside.containers.mounts import clean
 from portside.model.container import ContainerConfig
 from portside.model.errors import Conflict, Forbidden, InvalidParameter
 from portside.model.idmap import IDMappings
@@ -175,7 +175,7 @@ async def commit_container(core: Core, container: Container, options: CommitOpti
                 ref=options.ref,
                 author=options.author,
                 comment=options.comment,
-                config=merge.config_of(config),
+                config=create.config_of(config),
                 changes=options.changes,
             )
         reach("container.commit:made")
@@ -187,7 +187,7 @@ async def commit_container(core: Core, container: Container, options: CommitOpti
 
 def _over(own: ContainerConfig, over: ContainerConfig) -> ContainerConfig:
     """The container's configuration with the request's fields laid over it."""
-    return merge.merge(over, merge.config_of(own))
+    return create.merge_config(over, create.config_of(own))
 
 
 @asynccontextmanager

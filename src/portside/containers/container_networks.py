@@ -11,9 +11,8 @@ from __future__ import annotations
 import msgspec
 
 from portside.containers import user_mapping
-from portside.containers.container import Container
+from portside.containers.container import Container, Record
 from portside.containers.core import Core, held, links_of, parse_link
-from portside.containers.record import Record
 from portside.model.container import HostConfig
 from portside.model.errors import Conflict, Forbidden, InvalidParameter, NotFound
 from portside.model.network import UNCONNECTED, EndpointSettings, NetworkRequest

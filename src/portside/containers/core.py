@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from portside.containers.container import Container, ExecInstance
+from portside.containers.container import Container, ExecInstance, Record
 from portside.containers.interfaces import Images, Networks, Volumes
-from portside.containers.log_files import LogWatch
-from portside.containers.record import Record
 from portside.containers.spec.oci_spec import Defaults
+from portside.kernel.inotify import DirectoryWatch
 from portside.kernel.selinux import ContainerContexts
 from portside.model.container import Ulimit
 from portside.model.errors import Conflict, InvalidParameter, NotFound, NotRunning, PortsideError
@@ -97,7 +96,7 @@ class Core:
     spare_ranges: list[IDMappings] = field(default_factory=list)
     """Ranges of identifiers of the next containers with ``--userns=auto``, in nobody's record."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    log_watch: LogWatch = field(default_factory=LogWatch)
+    log_watch: DirectoryWatch = field(default_factory=DirectoryWatch)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work of the service's own; a failure is logged, never lost."""

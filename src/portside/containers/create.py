@@ -18,13 +18,10 @@ from typing import Any
 import msgspec
 
 from portside.containers import container_networks, selinux_labels, user_mapping
-from portside.containers.container import Container
+from portside.containers.container import Container, Record, keep_copy
 from portside.containers.container_networks import network_request
 from portside.containers.core import Core, make_directory
-from portside.containers.merge import merge
-from portside.containers.mount_parser import MountParser
-from portside.containers.mounts import MountPoints
-from portside.containers.record import Record, keep_copy
+from portside.containers.mounts import MountParser, MountPoints
 from portside.containers.spec import oci_spec
 from portside.containers.validation import check, check_limits, check_request
 from portside.kernel.cgroup.limits import swap_default
@@ -32,7 +29,7 @@ from portside.model.container import ContainerConfig, CreateRequest, HostConfig,
 from portside.model.containerstate import Created
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.ids import new_id
-from portside.model.image import Image
+from portside.model.image import Healthcheck, Image, RunConfig
 from portside.model.network import EndpointSettings
 from portside.model.ociruntime import User
 from portside.model.platform import Platform
@@ -62,7 +59,7 @@ async def create_container(core: Core, options: CreateOptions) -> Created:
     image = core.images.get(config.image, options.platform)
     if not image.is_unpacked:
         image = await core.images.unpack(image)
-    config = merge(config, image.run)
+    config = merge_config(config, image.run)
     host, warnings = _settle(core, config, host)
     check(core, config, host)
     identifier = new_id()
@@ -287,3 +284,86 @@ def generate_name(attempt: int = 0) -> str:
     """A name such as ``calm_harbour``; later attempts carry a digit."""
     name = f"{random.choice(_MANNERS)}_{random.choice(_VESSELS)}"
     return f"{name}{random.randrange(10 ** min(attempt, 9))}" if attempt else name
+
+
+# -- the image's configuration --------------------------------------------------------------------
+
+
+def merge_config(config: ContainerConfig, image: RunConfig) -> ContainerConfig:
+    """``config`` with what it leaves open taken from the image (Docker's rules).
+
+    An entrypoint of the user's own drops the image's command; an empty string as the only
+    word of an entrypoint clears it.
+    """
+    changes: dict[str, Any] = {
+        "user": config.user or image.user,
+        "working_dir": config.working_dir or image.working_dir,
+        "stop_signal": config.stop_signal or image.stop_signal,
+        "exposed_ports": _union(image.exposed_ports, config.exposed_ports),
+        "volumes": _union(image.volumes, config.volumes),
+        "labels": _union(image.labels, config.labels) or {},
+        "env": _environment(image.env, config.env),
+        "healthcheck": _health(config.healthcheck, image.healthcheck),
+        "shell": config.shell or image.shell,
+        "on_build": config.on_build,
+    }
+    if config.stop_timeout is None:
+        changes["stop_timeout"] = image.stop_timeout
+    if not config.entrypoint and not config.cmd:
+        changes["cmd"] = image.cmd
+        changes["args_escaped"] = config.args_escaped or image.args_escaped
+    if config.entrypoint is None:
+        changes["entrypoint"] = image.entrypoint
+    elif config.entrypoint == ("",):
+        changes["entrypoint"] = None
+    return msgspec.structs.replace(config, **changes)
+
+
+def _union(base: dict[str, Any] | None, over: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not over:
+        return base
+    return {**(base or {}), **over}
+
+
+def _environment(
+    base: tuple[str, ...] | None, over: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
+    """The user's variables first, then the image's that were not given."""
+    if not base:
+        return over
+    names = {entry.partition("=")[0] for entry in over or ()}
+    return (*(over or ()), *(entry for entry in base if entry.partition("=")[0] not in names))
+
+
+def _health(own: Healthcheck | None, image: Healthcheck | None) -> Healthcheck | None:
+    if image is None or own is None:
+        return own or image
+    return msgspec.structs.replace(
+        own,
+        test=own.test or image.test,
+        interval=own.interval or image.interval,
+        timeout=own.timeout or image.timeout,
+        start_period=own.start_period or image.start_period,
+        start_interval=own.start_interval or image.start_interval,
+        retries=own.retries or image.retries,
+    )
+
+
+def config_of(config: ContainerConfig) -> RunConfig:
+    """A container's configuration as an image's (``commit``)."""
+    return RunConfig(
+        user=config.user,
+        exposed_ports=config.exposed_ports,
+        env=config.env,
+        entrypoint=config.entrypoint,
+        cmd=config.cmd,
+        healthcheck=config.healthcheck,
+        args_escaped=config.args_escaped,
+        volumes=config.volumes,
+        working_dir=config.working_dir,
+        on_build=config.on_build,
+        labels=config.labels,
+        stop_signal=config.stop_signal,
+        stop_timeout=config.stop_timeout,
+        shell=config.shell,
+    )

@@ -1,26 +1,34 @@
-"""The documents about a container for ``ps`` and ``inspect``."""
+"""The documents about a container: all of it for ``inspect``, a line of each for ``ps``, and the
+filters that choose them."""
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 
 import msgspec
 
 from portside.containers import container_networks, user_mapping
-from portside.containers.container import Container
+from portside.containers.container import Container, Record
 from portside.containers.core import Core, unless_removed
-from portside.containers.record import Record
 from portside.containers.spec import security_options
 from portside.containers.spec.oci_spec import apparmor_of
 from portside.kernel import apparmor
+from portside.model import filters as matching
 from portside.model.container import HostConfig
 from portside.model.containerstate import (
     ContainerInspect,
+    ContainerSummary,
     GraphDriver,
     Health,
+    Port,
     State,
+    SummaryHostConfig,
+    SummaryNetworks,
 )
-from portside.model.errors import Conflict
+from portside.model.errors import Conflict, InvalidParameter, NotFound
+from portside.model.filters import Filters
+from portside.model.golang.durations import human_duration
 from portside.model.golang.timestamps import rfc3339_or_never
 from portside.model.idmap import short
 from portside.model.network import EndpointSettings, NetworkSettings
@@ -151,3 +159,237 @@ def endpoints_of(core: Core, record: Record) -> dict[str, EndpointSettings]:
         name: msgspec.structs.replace(item, network_id=item.network_id or core.networks.id_of(name))
         for name, item in endpoints.items()
     }
+
+
+# -- ps --------------------------------------------------------------------------------------
+
+FILTERS = frozenset(
+    ("ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label",
+     "label!", "name", "network", "publish", "since", "status", "volume")
+)  # fmt: skip
+PRUNE_FILTERS = frozenset(("label", "label!", "until"))
+_STATES = frozenset(("created", "running", "paused", "restarting", "removing", "exited", "dead"))
+
+
+def status_text(record: Record, now: float) -> str:
+    """``Up 2 hours (healthy)``, ``Exited (0) 3 days ago``."""
+    state = record.status
+    if state in ("running", "paused"):
+        up = f"Up {human_duration(now - record.started_ns / 1e9)}"
+        if state == "paused":
+            return f"{up} (Paused)"
+        if record.health_status in ("starting", "healthy", "unhealthy"):
+            word = record.health_status
+            return f"{up} ({'health: starting' if word == 'starting' else word})"
+        return up
+    if state == "created":
+        return "Created"
+    if state == "removing":
+        return "Removal In Progress"
+    if state == "dead":
+        return "Dead"
+    ago = human_duration(now - record.finished_ns / 1e9) if record.finished_ns else "some time"
+    word = "Restarting" if state == "restarting" else "Exited"
+    return f"{word} ({record.exit_code}) {ago} ago"
+
+
+def summary(
+    core: Core, container: Container, now: float, images: dict[str, str]
+) -> ContainerSummary:
+    """``images`` keeps what image names mean, for one answer with many containers."""
+    record = container.record
+    if record.image not in images:
+        images[record.image] = _image_id(core, record.image)
+    settings = core.networks.settings(record.id) if record.running else None
+    return ContainerSummary(
+        id=record.id,
+        names=(f"/{record.name}",),
+        # by its ID when that name means another image now
+        image=record.image if images[record.image] == record.image_id else record.image_id,
+        image_id=record.image_id,
+        image_manifest_descriptor=record.image_manifest,
+        command=" ".join(map(_quoted, command_of(record))),
+        created=record.created_ns // 10**9,
+        ports=ports(settings, record),
+        labels=record.config.labels or {},
+        state=record.status,
+        status=status_text(record, now),
+        host_config=SummaryHostConfig(
+            network_mode=record.host.network_mode, annotations=record.host.annotations
+        ),
+        network_settings=SummaryNetworks(
+            networks=settings.networks if settings is not None else endpoints_of(core, record)
+        ),
+        mounts=tuple(point.shown() for point in record.mounts),
+    )
+
+
+def _image_id(core: Core, name: str) -> str:
+    """ID of the image that a name has now; empty without one."""
+    try:
+        return core.images.get(name).id
+    except (NotFound, InvalidParameter):
+        return ""
+
+
+def _quoted(word: str) -> str:
+    """Docker puts words with spaces into single quotes, whatever else they hold."""
+    return f"'{word}'" if " " in word else word
+
+
+def ports(settings: NetworkSettings | None, record: Record) -> tuple[Port, ...]:
+    found: list[Port] = []
+    published = settings.ports if settings is not None else {}
+    for text, bindings in published.items():
+        number, _, protocol = text.partition("/")
+        kind = protocol or "tcp"
+        if not bindings:
+            found.append(Port(private_port=int(number), type=kind))
+        for binding in bindings or ():
+            found.append(
+                Port(
+                    ip=binding.host_ip,
+                    private_port=int(number),
+                    public_port=int(binding.host_port or 0),
+                    type=kind,
+                )
+            )
+    return tuple(found)
+
+
+def choose(core: Core, filters: Filters, *, all: bool, limit: int) -> list[Container]:
+    """The containers that ``ps`` shows, newest first. Raises InvalidParameter."""
+    check_filters(filters)
+    everything = all or limit > 0 or bool(filters.get("status"))
+    chosen = _Chooser(core, filters)
+    found = sorted(core.containers.values(), key=lambda c: c.record.created_ns, reverse=True)
+    kept = [
+        container
+        for container in found
+        if (everything or container.record.alive) and chosen.accepts(container)
+    ]
+    return kept[:limit] if limit > 0 else kept
+
+
+def check_filters(filters: Filters) -> None:
+    matching.check(filters, FILTERS)
+    matching.boolean(filters, "is-task")
+    for key, values in filters.items():
+        for value in values:
+            if key == "status" and value not in _STATES:
+                raise InvalidParameter(
+                    f"invalid filter 'status={value}': invalid value for state ({value}): must "
+                    "be one of created, running, paused, restarting, removing, exited, dead"
+                )
+            if key == "exited" and not value.lstrip("-").isdecimal():
+                raise InvalidParameter(f"invalid filter 'exited=[{value}]'")
+            if key == "health" and value not in ("none", "starting", "healthy", "unhealthy"):
+                raise InvalidParameter(f"invalid filter 'health={value}'")
+
+
+class _Chooser:
+    """Applies one set of filters; what they name is looked up once."""
+
+    def __init__(self, core: Core, filters: Filters) -> None:
+        self._core = core
+        self._filters = {key: list(values) for key, values in filters.items() if values}
+        self._before = self._edge("before")
+        self._since = self._edge("since")
+        self._ancestors = self._images(self._filters.get("ancestor", []))
+
+    def _edge(self, key: str) -> int | None:
+        values = self._filters.get(key)
+        return self._core.find(values[-1]).record.created_ns if values else None
+
+    def _images(self, names: list[str]) -> set[str]:
+        found = set()
+        for name in names:
+            try:
+                found.add(self._core.images.get(name).id)
+            except (NotFound, InvalidParameter):
+                continue
+        return found
+
+    def accepts(self, container: Container) -> bool:
+        record = container.record
+        if self._before is not None and record.created_ns >= self._before:
+            return False
+        if self._since is not None and record.created_ns <= self._since:
+            return False
+        if not matching.labels_match(self._filters, record.config.labels):
+            return False
+        return all(self._matches(record, key, values) for key, values in self._filters.items())
+
+    def _matches(self, record: Record, key: str, values: list[str]) -> bool:
+        match key:
+            case "id":
+                return matching.has_pattern(self._filters, key, record.id)
+            case "name":
+                names = (record.name, f"/{record.name}")
+                return matching.has_pattern(self._filters, key, *names)
+            case "status":
+                return record.status in values
+            case "exited":
+                return record.status == "exited" and str(record.exit_code) in values
+            case "health":
+                return (record.health_status or "none") in values
+            case "ancestor":
+                return record.image_id in self._ancestors or record.image in values
+            case "volume":
+                return any(value in (p.name, p.destination, p.source)
+                           for value in values for p in record.mounts)  # fmt: skip
+            case "network":
+                return self._on_network(record, values)
+            case "publish" | "expose":
+                return self._has_port(record, key, values)
+            case "is-task":
+                return matching.boolean(self._filters, key) is False
+        return True
+
+    def _on_network(self, record: Record, values: list[str]) -> bool:
+        settings = self._core.networks.settings(record.id) if record.running else None
+        endpoints = settings.networks if settings is not None else endpoints_of(self._core, record)
+        names = {*endpoints, *(item.network_id for item in endpoints.values())}
+        names.add(record.host.network_mode)
+        return any(
+            value in names or any(name.startswith(value) for name in names if len(name) == 64)
+            for value in values
+        )
+
+    def _has_port(self, record: Record, key: str, values: list[str]) -> bool:
+        settings = self._core.networks.settings(record.id) if record.running else None
+        shown = ports(settings, record)
+        for value in values:
+            span, _, protocol = value.partition("/")
+            low, _, high = span.partition("-")
+            if not low.isdecimal() or (high and not high.isdecimal()):
+                raise InvalidParameter(f"invalid filter '{key}={value}'")
+            numbers = range(int(low), int(high or low) + 1)
+            for port in shown:
+                number = port.public_port if key == "publish" else port.private_port
+                if number in numbers and port.type == (protocol or "tcp"):
+                    return True
+            if key == "expose":
+                wanted = {f"{number}/{protocol or 'tcp'}" for number in numbers}
+                if wanted & set(record.config.exposed_ports or ()):
+                    return True
+        return False
+
+
+async def list_containers(
+    core: Core, filters: Filters, *, all: bool = False, limit: int = 0, size: bool = False
+) -> list[ContainerSummary]:
+    """``ps``: in one go, without asking any monitor, so nothing stuck can block it."""
+    now = time.time()
+    images: dict[str, str] = {}
+    chosen = choose(core, filters, all=all, limit=limit)
+    found = [summary(core, container, now, images) for container in chosen]
+    aliases = container_networks.link_names(core)
+    for item in found if aliases else ():
+        item.names = tuple(sorted((*aliases.get(item.id, ()), *item.names)))
+    if size:
+        for container, item in zip(chosen, found, strict=True):
+            with suppress(NotFound), unless_removed(container):
+                item.size_rw = await core.store.layers.size_rw(item.id)
+                item.size_root_fs = item.size_rw + root_size(core, item.id)
+    return found

@@ -1,16 +1,29 @@
-"""Log drivers and their options: what is accepted, and what the monitor receives."""
+"""Log drivers and their options: what is accepted, and what the monitor receives.
+
+A ``tag`` is a Go template over what dockerd calls the ``logger.Info`` of a container; the template
+engine is imported only for a container that has one.
+"""
 
 from __future__ import annotations
 
-from portside.containers.record import Record
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from portside.containers.container import Record
 from portside.model.container import LogConfig
-from portside.model.errors import InvalidParameter, NotImplementedHere
+from portside.model.errors import InvalidParameter, NotImplementedHere, SystemFailure
 from portside.model.golang.booleans import parse_bool
 from portside.model.golang.sizes import ram_bytes
+from portside.model.golang.timestamps import rfc3339_or_never
 from portside.runtime import messages
 from portside.runtime.logs import log_size
 
-BUILT = frozenset(("json-file", "local", "none", "syslog", "journald"))
+if TYPE_CHECKING:
+    from portside.model.golang.template import Row
+
+DAEMON_NAME = "portside"
+_SUPPORTED = frozenset(("json-file", "local", "none", "syslog", "journald"))
 _KNOWN = frozenset(("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "logentries", "splunk"))
 _COMMON = frozenset(
     (
@@ -42,9 +55,9 @@ def check_log_config(config: LogConfig) -> None:
     if config.type in _KNOWN:
         raise NotImplementedHere(
             f"logging driver {config.type!r} is not supported: "
-            f"use one of {', '.join(sorted(BUILT))}"
+            f"use one of {', '.join(sorted(_SUPPORTED))}"
         )
-    if config.type not in BUILT:
+    if config.type not in _SUPPORTED:
         raise InvalidParameter(
             f'error looking up logging plugin {config.type}: plugin "{config.type}" not found'
         )
@@ -91,7 +104,7 @@ def monitor_log(record: Record, path: str) -> messages.LogConfig:
             "name": record.name,
             "image_id": record.image_id,
             "image_name": record.config.image,
-            "daemon_name": "portside",
+            "daemon_name": DAEMON_NAME,
         },
     )
 
@@ -110,7 +123,63 @@ def _attributes(record: Record, options: dict[str, str], path: str) -> dict[str,
         if pattern:
             found |= {key: value for key, value in values.items() if search(pattern, key)}
     if options.get("tag"):
-        from portside.containers import log_tag
-
-        found["tag"] = log_tag.render(options["tag"], record, path, found)
+        found["tag"] = render_tag(options["tag"], record, path, found)
     return found
+
+
+# -- tags -----------------------------------------------------------------------------------------
+
+
+def render_tag(template: str, record: Record, log_path: str, attributes: Mapping[str, str]) -> str:
+    """A tag such as ``{{.Name}}/{{(.ExtraAttributes nil).FOO}}``.
+
+    ``attributes`` are what the options ``labels`` and ``env`` choose. Raises SystemFailure in
+    dockerd's words.
+    """
+    from portside.model.golang.template import Template
+
+    try:
+        return Template(template, "log-tag").render(_info(record, log_path, attributes))
+    except InvalidParameter as err:
+        raise SystemFailure(
+            f"failed to create task for container: failed to initialize logging driver: {err}"
+        ) from err
+
+
+def _info(record: Record, log_path: str, attributes: Mapping[str, str]) -> Row:
+    from portside.model.golang.template import GoMap, Row
+    from portside.model.golang.template.values import GoTime
+
+    command = [*(record.config.entrypoint or ()), *(record.config.cmd or ())]
+    fields: dict[str, Any] = {
+        "Config": GoMap(record.host.log_config.config or {}),
+        "ContainerID": record.id,
+        "ContainerName": f"/{record.name}",
+        "ContainerEntrypoint": command[0] if command else "",
+        "ContainerArgs": command[1:],
+        "ContainerImageID": record.image_id,
+        "ContainerImageName": record.config.image,
+        "ContainerCreated": GoTime(rfc3339_or_never(record.created_ns)),
+        "ContainerEnv": list(record.config.env or ()),
+        "ContainerLabels": GoMap(record.config.labels or {}),
+        "LogPath": log_path,
+        "DaemonName": DAEMON_NAME,
+        "Hostname": os.uname().nodename,
+        "Command": " ".join(command),
+        "ID": record.id[:12],
+        "FullID": record.id,
+        "Name": record.name,
+        "ImageID": record.image_id[:12],  # with the algorithm's name, as dockerd cuts it
+        "ImageFullID": record.image_id,
+        "ImageName": record.config.image,
+    }
+    return Row(
+        "*logger.Info",
+        None,
+        {name: _constant(value) for name, value in fields.items()},
+        {"ExtraAttributes": lambda _, change: GoMap(attributes)},
+    )
+
+
+def _constant(value: Any) -> Callable[[Any], Any]:
+    return lambda _: value

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 
 from portside.containers import mounts
-from portside.containers.container import Container
-from portside.containers.container_list import PRUNE_FILTERS, choose
+from portside.containers.container import Container, Record
 from portside.containers.core import Core, unless_removed
+from portside.containers.inspect import PRUNE_FILTERS, choose
 from portside.containers.processes import remove_state
-from portside.containers.record import Record
 from portside.containers.stop import end_now
 from portside.model import filters as matching
 from portside.model.containerstate import ContainersPruned

@@ -8,11 +8,10 @@ import re
 import time
 
 from portside.containers import mounts, processes, selinux_labels, start
-from portside.containers.container import Container
+from portside.containers.container import Container, Record
 from portside.containers.container_networks import network_request
 from portside.containers.core import Core
 from portside.containers.exit import MONITOR_KILLED, MONITOR_LOST, handle_exit
-from portside.containers.record import Record
 from portside.containers.remove import remove_container
 from portside.kernel.cgroup import Cgroup, children
 from portside.model.counted import counted

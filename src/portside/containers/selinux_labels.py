@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from portside.containers.relabel import Relabel, Tree
+from portside.containers.container_jobs import Relabel, Tree
 from portside.containers.spec.security_options import parse_security
 from portside.kernel import selinux
 from portside.kernel.selinux import ContainerContexts
@@ -23,8 +23,8 @@ from portside.model.rootfs import Rootfs
 from portside.model.selinux_label import Context, Labels
 
 if TYPE_CHECKING:
+    from portside.containers.container import MountPoint, Record
     from portside.containers.core import Core
-    from portside.containers.record import MountPoint, Record
 
 DISABLE = "label=disable"
 NESTED = "nested"

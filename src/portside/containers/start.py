@@ -22,13 +22,12 @@ import msgspec
 
 from portside.containers import container_networks, mounts, selinux_labels, user_mapping
 from portside.containers.attach_exec import exec_ended
-from portside.containers.container import Container, PendingAttachment, hang_up
+from portside.containers.container import Container, PendingAttachment, Record, hang_up
 from portside.containers.container_networks import network_request
 from portside.containers.core import Core, make_directory
 from portside.containers.exit import handle_exit, monitor_lost
 from portside.containers.log_config import monitor_log
 from portside.containers.processes import end_processes, give_back
-from portside.containers.record import Record
 from portside.containers.remove import remove_locked
 from portside.containers.spec import security_options
 from portside.containers.spec.oci_spec import SpecInputs, apparmor_of, build_spec

@@ -9,12 +9,11 @@ from contextlib import suppress
 import msgspec
 
 from portside.containers import create, mounts, start, stop
-from portside.containers.container import Container
+from portside.containers.container import Container, MountPoint, Record, keep_copy
 from portside.containers.container_networks import network_request
 from portside.containers.core import Core, held, name_conflict, unless_ended
-from portside.containers.mount_parser import MountParser, clean
+from portside.containers.mounts import MountParser, clean
 from portside.containers.processes import cgroup_of
-from portside.containers.record import MountPoint, Record, keep_copy
 from portside.containers.spec import oci_process, oci_resources, oci_spec
 from portside.containers.validation import check_limits, check_policy
 from portside.model.container import (

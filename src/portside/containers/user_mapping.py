@@ -27,8 +27,8 @@ from portside.model.idmap import MAX_ID, IDMappings
 from portside.model.ociruntime import IDMapping
 
 if TYPE_CHECKING:
+    from portside.containers.container import Record
     from portside.containers.core import Core
-    from portside.containers.record import Record
 
 AUTO_OWNER = "containers"
 """The name in /etc/subuid and /etc/subgid whose ranges are given out."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 async def audit_all(engine: Engine) -> list[Finding]:
     """The engine and its running containers beside the CIS Docker Benchmark."""
-    from portside.containers.audit_containers import audit_containers
+    from portside.engine.audit_containers import audit_containers
 
     found = await asyncio.to_thread(audit_engine, engine)
     return [*found, *audit_sprawl(engine), *audit_containers(engine.containers)]

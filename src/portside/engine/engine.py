@@ -172,12 +172,12 @@ class Engine:
 
     async def check(self, *, repair: bool, progress: Callable[[Progress], None] = quiet) -> Report:
         """Verify what is stored, and repair it when asked; ``progress`` receives how far it is."""
-        from portside.containers import record
+        from portside.containers import container
         from portside.images.image_store import ImageRecord
         from portside.store.store_check import check
         from portside.volumes import volume_records
 
-        types = {"container": record.Record, "image": ImageRecord,
+        types = {"container": container.Record, "image": ImageRecord,
                  "volume": volume_records.Record}  # fmt: skip
         return await check(self.store, repair, types, progress)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from portside.containers.record import Record
+from portside.containers.container import Record
 from portside.images.image_content import Content, survey
 from portside.images.image_repair import migrate
 from portside.images.image_store import Catalogue

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from portside.containers.container_list import list_containers
+from portside.containers.inspect import list_containers
 
 if TYPE_CHECKING:
     from portside.engine.engine import Engine

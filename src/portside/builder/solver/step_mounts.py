@@ -15,8 +15,9 @@ from portside.builder import llb
 from portside.builder.solver.build_jobs import InitCache
 from portside.builder.solver.cache_records import CacheStore
 from portside.builder.solver.tree import Tree, digest_of
+from portside.containers.container_jobs import BindImagePath
 from portside.containers.core import Core
-from portside.containers.mounts import BindImagePath, unbind
+from portside.containers.mounts import unbind
 from portside.model import ociruntime as oci
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound

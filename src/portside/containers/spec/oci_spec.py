@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from portside.containers.spec import (
-    oci_devices,
     oci_mounts,
     oci_process,
     oci_resources,
@@ -188,13 +187,13 @@ def _linux(
     limits = oci_resources.resources(host, host.privileged)
     nodes = list(inputs.devices)
     if host.privileged:
-        nodes += oci_devices.all_of_host()
+        nodes += oci_resources.all_device_nodes()
         if host.devices:  # under another name, perhaps
             present = {node.path for node in nodes}
-            extra = oci_devices.mapped(host.devices)[0]
+            extra = oci_resources.device_nodes(host.devices)[0]
             nodes += [node for node in extra if node.path not in present]
     else:
-        mapped, rules = oci_devices.mapped(host.devices or ())
+        mapped, rules = oci_resources.device_nodes(host.devices or ())
         nodes += mapped
         rules += [oci.DeviceCgroup(True, n.type, n.major, n.minor, "rwm") for n in inputs.devices]
         limits.devices = (*limits.devices, *rules)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from portside.containers import processes, user_mapping
+from portside.containers.container import Record
 from portside.containers.core import Core
-from portside.containers.record import Record
 from portside.containers.spec import security_options
 from portside.kernel import apparmor
 from portside.model.audit_findings import INFO, PASS, WARN, Finding
