@@ -1,8 +1,8 @@
 """Every Dockerfile of the corpus by the clients of our engine, and by a real dockerd where one is
 given (``PORTSIDE_TEST_PEER``, its address): the images run, and are the same.
 
-Each is built by ``portside build`` and by one of the classic builder's clients in turn; with
-``--rounds`` by all of them.
+Each is built by ``portside build`` and by one of the other clients in turn; with ``--rounds`` by
+all of them.
 """
 
 from __future__ import annotations
@@ -140,6 +140,16 @@ def by_classic(client: Client, sample: Sample, place: Path, tag: str) -> None:
     client.docker("build", "-t", tag, *sample.flags, str(place))
 
 
+def by_buildx(client: Client, sample: Sample, place: Path, tag: str) -> None:
+    """With the plugins of the user's own configuration."""
+    done = subprocess.run(
+        ["docker", "buildx", "build", "-q", "-t", tag, *sample.flags, str(place)],
+        env={**client.env, "DOCKER_CONFIG": os.path.expanduser("~/.docker")},
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("sample", SAMPLES, ids=[sample.name for sample in SAMPLES])
 def test_the_clients_make_the_same_image(
     sample: Sample, ours: Client, tmp_path: Path, request: pytest.FixtureRequest
@@ -149,8 +159,8 @@ def test_the_clients_make_the_same_image(
     place = prepared(sample, tmp_path)
     mine = f"corpus/{sample.name}:mine"
     by_portside(ours, sample, place, mine)
-    number = SAMPLES.index(sample) % 2
-    others = (by_classic, by_docker_py)
+    others = (by_classic, by_docker_py, by_buildx)
+    number = SAMPLES.index(sample) % len(others)
     if not request.config.getoption("--rounds"):
         others = others[number : number + 1]
     for build in others:
@@ -179,13 +189,7 @@ def test_dockerd_makes_the_same_image(
     text = (place / "Dockerfile").read_text()
     if text.startswith("# syntax"):  # its frontend is an image, which cannot be pulled here
         (place / "Dockerfile").write_text(text.partition("\n")[2])
-    home = os.path.expanduser("~")
-    done = subprocess.run(
-        ["docker", "buildx", "build", "-q", "-t", tag, *sample.flags, str(place)],
-        env={**peer.env, "DOCKER_CONFIG": f"{home}/.docker"},
-        capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    by_buildx(peer, sample, place, tag)
     theirs, mine = peer.tree(tag), ours.tree(tag)
     assert {name: (each, theirs.get(name)) for name, each in mine.items()
             if theirs.get(name) != each} == {}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from portside.builder.solver.content_hash import hash_copies
 from portside.builder.solver.file_digests import FileDigests, beside
 from portside.builder.solver.job_values import Placed, Sealed
 from portside.builder.solver.rebase import leading_to, parents_differ
+from portside.builder.solver.tree_copier import SMALL
 from portside.model.errors import SystemFailure
 from portside.model.rootfs import Rootfs
 from portside.store.archive_values import Limits
@@ -42,12 +44,12 @@ class Place:
         return Rootfs("overlay", lower=lower, upper=str(self.upper), work=str(self.work),
                       options=OPTIONS)  # fmt: skip
 
-    def run(self, *actions: Any, digests: Sequence[str] = ()) -> Sealed:
+    def run(self, *actions: Any, digests: Sequence[str] = (), private: bool = False) -> Sealed:
         placed = tuple(Placed(each, 0 if isinstance(each, CopyAction) else -1) for each in actions)
         job = RunFileOp(
             rootfs=self.rootfs, base="", target=str(self.target), limits=Limits(),
             actions=placed, sources=(Rootfs("bind", upper=str(self.source)),),
-            digests=tuple(digests),
+            digests=tuple(digests), private=(private,),
         )  # fmt: skip
         self.target.unlink(missing_ok=True)
         return job.run([], lambda _: None)
@@ -228,3 +230,86 @@ def test_linked_copies_leave_the_directories_they_pass_through(place: Place) -> 
     assert [(stat.S_IMODE(each.st_mode), each.st_uid, each.st_gid) for each in found] == [
         (0o711, 0, 0), (0o755, 5, 6), (0o755, 7, 8),
     ]  # fmt: skip
+
+
+def remembered(place: Place, *names: str) -> str:
+    """The file with the digests of files of the source, as receiving them leaves it."""
+    path = beside(str(place.source))
+    digests = FileDigests(path, private=True)
+    for name in names:
+        data = (place.source / name).read_bytes()
+        digests.add(os.stat(place.source / name), hashlib.sha256(data).digest())
+    digests.save()
+    return path
+
+
+def beyond(place: Place) -> Place:
+    """Another layer that copies from the same source."""
+    directory = place.upper.parent / "beyond"
+    directory.mkdir()
+    found = Place(directory)
+    found.source = place.source
+    return found
+
+
+LARGE = "x" * (SMALL + 1)
+
+
+def test_a_large_file_of_the_engines_own_is_one_file_with_its_copy(place: Place) -> None:
+    fill(place.source, {"large": LARGE, "small": "s", "d/large": LARGE})
+    digests = [remembered(place, "large", "small", "d/large")]
+    actions = copy("/", "/large"), copy("/", "/small"), copy("/d", "/d")
+    place.run(*actions, digests=digests, private=True)
+    for name, links in (("large", 2), ("small", 1), ("d/large", 2)):
+        source, made = os.stat(place.source / name), os.stat(place.upper / name)
+        assert (made.st_ino == source.st_ino, made.st_nlink) == (links == 2, links), name
+        # what is known of the source is still known: its change time is another one now
+        known = FileDigests(digests[0]).find(source)
+        assert known == hashlib.sha256((place.source / name).read_bytes()).digest(), name
+    assert place.seen() == {"large": LARGE, "small": "s", "d": "", "d/large": LARGE}
+
+
+def test_the_layer_is_the_same_whether_a_file_is_linked_or_copied(place: Place) -> None:
+    fill(place.source, {"large": LARGE})
+    digests = [remembered(place, "large")]
+    linked = place.run(copy("/", "/large"), digests=digests, private=True)
+    other = beyond(place)
+    copied = other.run(copy("/", "/large"), digests=digests)
+    assert os.stat(other.upper / "large").st_nlink == 1
+    assert (linked.diff_id, linked.content) == (copied.diff_id, copied.content)
+
+
+def test_two_copies_are_two_files(place: Place) -> None:
+    fill(place.source, {"large": LARGE})
+    digests = [remembered(place, "large")]
+    other = beyond(place)
+    for each in (place, other):
+        each.run(copy("/one", "/large"), copy("/two", "/large"), digests=digests, private=True)
+    paths = [each.upper / name for each in (place, other) for name in ("one", "two")]
+    assert len({os.stat(path).st_ino for path in paths}) == 4
+
+
+@pytest.mark.parametrize("change", ["mode", "owner", "time", "unknown", "open"])
+def test_what_is_to_be_another_file_is_copied(place: Place, change: str) -> None:
+    fill(place.source, {"large": LARGE})
+    digests = [remembered(place, *(["large"] if change != "unknown" else []))]
+    wanted: dict[str, dict[str, Any]] = {
+        "mode": {"mode": "0600"},
+        "owner": {"owner": ChownOpt(user=UserOpt(id=5))},
+        "time": {"timestamp": 10**18},
+    }
+    before = os.stat(place.source / "large")
+    action = CopyAction(src="/large", dest="/large", **wanted.get(change, {}))
+    place.run(action, digests=digests, private=change != "open")
+    assert os.stat(place.upper / "large").st_ino != before.st_ino
+    after = os.stat(place.source / "large")
+    assert (after.st_ctime_ns, after.st_nlink) == (before.st_ctime_ns, 1)
+
+
+def test_a_linked_file_replaces_what_the_root_has(place: Place) -> None:
+    fill(place.bottom, {"large": "old", "gone": "old"})
+    fill(place.source, {"large": LARGE, "gone": LARGE})
+    digests = [remembered(place, "large", "gone")]
+    actions = Remove(path="/gone"), copy("/", "/large"), copy("/", "/gone")
+    place.run(*actions, digests=digests, private=True)
+    assert place.seen() == {"large": LARGE, "gone": LARGE}

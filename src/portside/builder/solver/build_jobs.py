@@ -41,7 +41,9 @@ class RunFileOp(SealLayer, kw_only=True):
     ignores: tuple[tuple[str, ...], ...] = ()
     """Patterns of what is left out of each source."""
     digests: tuple[str, ...] = ()
-    """Files of the digests that are known of each source's files."""
+    """Files of the digests that are known of each source's files; the job updates them."""
+    private: tuple[bool, ...] = ()
+    """Whether only the engine changes a source, and never the content of a file."""
     keep: tuple[str, ...] = ()
     """Directories that are not copied where the root has them, only what is in them."""
 
@@ -51,7 +53,7 @@ class RunFileOp(SealLayer, kw_only=True):
 
         copies, sources = run_file_op(
             self.rootfs, self.actions, self.sources, self.limits,
-            ignores=self.ignores, digests=self.digests, keep=self.keep,
+            ignores=self.ignores, digests=self.digests, private=self.private, keep=self.keep,
         )  # fmt: skip
         sealed = seal(self.rootfs, self.base, self.target, self.stubs, copies)
         return msgspec.structs.replace(sealed, sources=sources)

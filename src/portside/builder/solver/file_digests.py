@@ -39,7 +39,7 @@ class FileDigests:
     def __init__(self, path: str = "", *, private: bool = False) -> None:
         """``private``: nobody else changes these files; else one that was changed just now is not
         remembered, since another change may not show."""
-        self._path, self._private = path, private
+        self._path, self.is_private = path, private
         self._known: dict[int, _Known] = {}
         self._met: set[int] = set()
         self._is_new = False
@@ -63,7 +63,7 @@ class FileDigests:
         """``found``: as the file was before its content was read."""
         latest = max(found.st_mtime_ns, found.st_ctime_ns)
         recent = RECENT if latest % 1_000_000_000 else 2_000_000_000
-        if not self._private and time.time_ns() - latest < recent:
+        if not self.is_private and time.time_ns() - latest < recent:
             return
         self._known[found.st_ino] = _Known(
             found.st_dev, found.st_size, found.st_mtime_ns, found.st_ctime_ns, digest

@@ -48,12 +48,18 @@ from portside.store.trees import OPEN_FILE, copy_into, remove
 
 def run_file_op(
     rootfs: Rootfs, actions: Sequence[Placed], sources: Sequence[Rootfs], limits: Limits, *,
-    ignores: Sequence[Sequence[str]] = (), digests: Sequence[str] = (), keep: Sequence[str] = (),
+    ignores: Sequence[Sequence[str]] = (), digests: Sequence[str] = (),
+    private: Sequence[bool] = (), keep: Sequence[str] = (),
 ) -> tuple[FileDigests, str]:  # fmt: skip
     """The digests of the files made, and what was copied (``Sealed.sources``). See
     :class:`portside.builder.solver.build_jobs.RunFileOp`."""
     os.umask(0)
-    known = [FileDigests(path) for path in digests or [""] * len(sources)]
+    known = [
+        FileDigests(path, private=own)
+        for path, own in zip(
+            digests or [""] * len(sources), private or [False] * len(sources), strict=True
+        )
+    ]
     copies = FileDigests(private=True)
     kept = frozenset(os.fsencode(path.strip("/")) for path in keep)
     copied: list[tuple[str, str]] = []
@@ -74,6 +80,8 @@ def run_file_op(
                 where = os.fsdecode(err.filename)
             hint = ": free some space (`portside system df`)" if err.errno == errno.ENOSPC else ""
             raise SystemFailure(f"{where}: {err.strerror}{hint}") from err
+    for each in known:
+        each.save()
     return copies, _named(copied)
 
 

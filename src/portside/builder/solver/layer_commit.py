@@ -40,7 +40,7 @@ class LayerCommitter:
     async def file_op(
         self, identifier: str, below: Tree, actions: Sequence[Placed],
         sources: Sequence[Rootfs], ignores: Sequence[tuple[str, ...]], digests: Sequence[str],
-        keep: Sequence[str] = (),
+        private: Sequence[bool], keep: Sequence[str] = (),
     ) -> Made:  # fmt: skip
         """Carry file actions out above ``below``."""
         layers = self._store.layers
@@ -49,7 +49,7 @@ class LayerCommitter:
             rootfs=layers.rootfs(identifier), base=layers.base(identifier), target=target,
             limits=layers.limits, actions=tuple(actions), sources=tuple(sources),
             ignores=tuple(ignores), digests=tuple(digests),
-            keep=tuple(keep),
+            private=tuple(private), keep=tuple(keep),
         )  # fmt: skip
         return await self._sealed(identifier, below, job, target)
 

@@ -279,8 +279,9 @@ class OperationSet:
         try:
             ignores = [known[number].ignore for number in needed]
             digests = [self._digests(known[number]) for number in needed]
+            private = [_is_private(known[number]) for number in needed]
             return await self._committer.file_op(
-                identifier, below, actions, sources, ignores, digests, keep
+                identifier, below, actions, sources, ignores, digests, private, keep
             )
         finally:
             layers.remove_writable(identifier)
@@ -379,6 +380,11 @@ def action_runs(op: llb.FileOp, count: int) -> list[list[int]]:
         else:
             runs.append([number])
     return runs
+
+
+def _is_private(tree: Tree) -> bool:
+    """Whether a tree is the engine's own copy of a client's directory."""
+    return bool(tree.directory) and not tree.is_open
 
 
 def _image_id(op: llb.SourceOp) -> str:

@@ -6,6 +6,10 @@ Creating a file through an overlay costs several times what it costs in the writ
 made in the layer directly; the overlay must be mounted afresh before it is looked at again
 (overlayfs.rst, "Changes to underlying filesystems"). Names that are there are replaced through
 the overlay, which knows about whiteouts and copying up.
+
+A large file of the engine's own copy of a context is not copied but linked into the layer, where
+its attributes are the wanted ones: neither is ever written to again. A file is linked once, so that
+no tree has two names that are one file unless the source had.
 """
 
 from __future__ import annotations
@@ -63,6 +67,11 @@ class WritableRoot:
         path = os.readlink(b"/proc/self/fd/%d" % fd).lstrip(b"/")
         return openat2(self._upper, path or b".", OPEN_DIR, resolve=BELOW)
 
+    @property
+    def is_layer(self) -> bool:
+        """Whether files become part of a layer, which nobody writes to later."""
+        return self._upper >= 0
+
     def changed(self) -> None:
         """The layer was written to behind the overlay's back; no descriptor of it is in use."""
         self._is_stale = self._upper >= 0
@@ -105,6 +114,7 @@ class TreeCopier:
         self._root, self._action, self._owner, self._digest = root, action, owner, digest
         self._source, self._copies = source, copies
         self._keep = keep
+        self._may_link = source.is_private and root.is_layer and action.timestamp < 0
         self._mode = mode_change(action.mode)
         self._links: dict[tuple[int, int], bytes] = {}
         self._levels: list[_Level] = []
@@ -136,10 +146,14 @@ class TreeCopier:
         """Copy something other than a directory as ``name`` into ``above``, which is closed."""
         level = _Level(b"", above, above, {name}, True)
         try:
+            if self._may_link:
+                level.layer = self._root.layer_directory(above)
             for entry in selected.walk():
                 self._place(entry, level, name)
         finally:
             level.close()
+            if self._may_link:
+                self._root.changed()
 
     # -- directories ---------------------------------------------------------------------
 
@@ -250,6 +264,9 @@ class TreeCopier:
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(errno.ESTALE, "changed while it was copied", entry.name)
             xattrs = read_xattrs(source)
+            if (content := self._shared(source, found, level, name)) is not None:
+                self._digest.add(entry.path, found, content=content, xattrs=xattrs)
+                return
             target = os.open(name, CREATE, 0o600, dir_fd=above)
             try:
                 content = self._data(source, target, found)
@@ -265,6 +282,32 @@ class TreeCopier:
         finally:
             os.close(source)
         self._digest.add(entry.path, found, content=content, xattrs=xattrs)
+
+    def _shared(
+        self, source: int, found: os.stat_result, level: _Level, name: bytes
+    ) -> bytes | None:
+        """Link a file into the layer; its content's digest, None where it has to be copied."""
+        if not self._may_link or found.st_size <= SMALL or found.st_nlink != 1:
+            return None
+        wanted = self._changed(found)
+        if (wanted.st_mode, wanted.st_uid, wanted.st_gid) != (
+            found.st_mode, found.st_uid, found.st_gid
+        ):  # fmt: skip
+            return None
+        content = self._source.find(found)
+        if content is None:
+            return None
+        try:
+            os.link(f"/proc/self/fd/{source}", name, dst_dir_fd=level.layer, follow_symlinks=True)
+        except OSError:  # another mount, or a whiteout has the name
+            return None
+        linked = os.fstat(source)  # with the change time of now
+        if linked.st_nlink != 2:  # another step has linked it at the same time
+            os.unlink(name, dir_fd=level.layer)
+            return None
+        self._source.add(linked, content)
+        self._copies.add(linked, content)
+        return content
 
     def _data(self, source: int, target: int, found: os.stat_result) -> bytes:
         """Copy a file's data; the digest of it."""
