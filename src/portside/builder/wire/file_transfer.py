@@ -34,6 +34,10 @@ _VIEWS = 256
 """Pieces of one call; sendmsg(2) takes 1,024."""
 _STEP = 1 << 20
 """Bytes after which a client's flow-control window is extended."""
+_BUFFER = 4 << 20
+"""Bytes that wait for a job; unix(7): the sender's buffer counts."""
+_SO_SNDBUFFORCE = 32
+"""socket(7); asm-generic/socket.h"""
 _ANSWER = 5.0
 """Seconds for a client's last word after a transfer."""
 
@@ -113,6 +117,7 @@ class _Pipe:
         self._call = stream
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
+        _widen(self._ours)
         number = self._stream.id
         self._inlet = _Inlet(self._ours, lambda size: frames.acknowledge(number, size))
         frames.take(number, self._inlet.put)
@@ -168,6 +173,14 @@ class _Pipe:
         loop = asyncio.get_running_loop()
         while data := await loop.sock_recv(ours, _PIECE):
             await self._stream.send_data(data)
+
+
+def _widen(sock: socket.socket) -> None:
+    """Let a socket hold what comes in one turn; without root as much as the system allows."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
 
 
 class _Inlet:

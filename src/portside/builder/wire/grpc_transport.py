@@ -30,6 +30,10 @@ for _name in ("hpack", "h2", "grpclib"):
 STREAM_WINDOW = 4 << 20
 """Bytes that a peer may send on one stream before they are read."""
 
+SESSION_WINDOW = 16 << 20
+"""The same for a client's session, over which its files come: a busy machine runs client, engine
+and job in turns, and what fits into the window is what each can do in its turn."""
+
 MAX_MESSAGE = 16 << 20
 """Bytes of one message, as BuildKit bounds them."""
 
@@ -115,10 +119,8 @@ class _StatusCodec(StatusDetailsCodecBase):
             return []
 
 
-def _configuration() -> Configuration:
-    return Configuration(
-        http2_connection_window_size=4 * STREAM_WINDOW, http2_stream_window_size=STREAM_WINDOW
-    )
+def _configuration(window: int) -> Configuration:
+    return Configuration(http2_connection_window_size=2 * window, http2_stream_window_size=window)
 
 
 class GrpcServer(Server):
@@ -126,7 +128,7 @@ class GrpcServer(Server):
 
     def __init__(self, services: Sequence[Service]) -> None:
         super().__init__(
-            services, config=_configuration(), status_details_codec=_StatusCodec()
+            services, config=_configuration(STREAM_WINDOW), status_details_codec=_StatusCodec()
         )  # fmt: skip
         self._open: set[H2Protocol] = set()
 
@@ -149,7 +151,10 @@ class TransportChannel(Channel):
 
     def __init__(self, transport: asyncio.Transport, early: bytes = b"") -> None:
         super().__init__(
-            "localhost", 0, config=_configuration(), status_details_codec=_StatusCodec()
+            "localhost",
+            0,
+            config=_configuration(SESSION_WINDOW),
+            status_details_codec=_StatusCodec(),
         )
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection has ended."""
@@ -163,7 +168,7 @@ class TransportChannel(Channel):
 
         protocol.connection_lost = connection_lost  # type: ignore[method-assign]
         self._protocol = protocol
-        self.frames = DataFrames(protocol, STREAM_WINDOW)
+        self.frames = DataFrames(protocol, SESSION_WINDOW)
         _connect(protocol, transport, early)
 
     async def _create_connection(self) -> H2Protocol:
