@@ -333,6 +333,44 @@ def test_the_debugger_of_buildx_enters_the_result(build: Builder) -> None:
         os.waitpid(pid, 0)
 
 
+def test_the_debugger_of_buildx_enters_the_step_that_failed(build: Builder) -> None:
+    """With what the step wrote, its mounts, its environment and its directory."""
+    build.files(
+        f"FROM {BASE}\nRUN echo base > /base\nENV WORD=said\nWORKDIR /here\n"
+        "RUN --mount=type=bind,target=/context --mount=type=cache,target=/c,sharing=locked "
+        "--mount=type=secret,id=key --mount=type=tmpfs,target=/t --mount=type=bind,rw,target=/rw "
+        "echo made > file; echo stored > /c/kept; echo added > /rw/more; exit 7\n"
+    )
+    (build.path / "key").write_text("hush")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        env = {**build.env, "BUILDX_EXPERIMENTAL": "1"}
+        words = ["docker", "buildx", "debug", "--on=error", "--invoke=/bin/sh", "build"]
+        more = ["--secret", f"id=key,src={build.path}/key", "--progress=plain", str(build.path)]
+        os.execvpe("docker", [*words, *more], env)
+    try:
+        _until(terminal, b"# ")
+        for command, told_ in (
+            ("cat /here/file /base | tr -d '\\n'", "madebase"),
+            ("echo word=$WORD | grep word=said && cat /c/kept", "stored"),
+            ("cat /run/secrets/key; ls /context; df /t | tail -n 1", "hush"),
+            ("ls /context; cat /rw/more", "added"),
+        ):
+            os.write(terminal, f"{command}; echo over $((6*7))\n".encode())
+            assert told_.encode() in _until(terminal, b"over 42"), command
+        os.write(terminal, b"exit\n")
+        _until(terminal, b"(buildx) ")
+        os.write(terminal, b"exit\n")
+        assert b"exit code: 7" in _until(terminal, b"exit code: 7")
+        with contextlib.suppress(OSError):  # EIO: it has ended
+            while os.read(terminal, 4096):
+                pass
+    finally:
+        os.close(terminal)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def _until(terminal: int, wanted: bytes) -> bytes:
     """What a terminal shows, until it shows ``wanted``."""
     found = b""

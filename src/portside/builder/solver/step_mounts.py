@@ -52,10 +52,13 @@ class NoSecrets:
 
 
 class Writable(NamedTuple):
-    """A writable layer of the step that becomes one of its outputs."""
+    """A writable layer of the step."""
 
     id: str
+    mount: int
+    """Its mount's number in the operation."""
     output: int
+    """Which output it becomes; negative for none."""
     below: Tree
 
 
@@ -69,28 +72,38 @@ class StepMounts:
         self._core, self._cache, self._locks = core, cache, locks
         self._secrets, self._stack, self._id = secrets, stack, identifier
         self._count = 0
+        self._locked = AsyncExitStack()
+        """Locks of cache mounts."""
+        stack.push_async_callback(self._locked.aclose)
         self.mounts: list[oci.Mount] = []
-        self.outputs: list[Writable] = []
+        self.writables: list[Writable] = []
+
+    @property
+    def outputs(self) -> list[Writable]:
+        return [writable for writable in self.writables if writable.output >= 0]
+
+    async def unlock(self) -> None:
+        """Let others have the cache mounts: nothing runs on these mounts any more."""
+        await self._locked.aclose()
 
     async def add_all(self, op: llb.ExecOp, trees: Sequence[Tree]) -> None:
         mappings = self._core.options.id_mappings
-        for mount in op.mounts:
+        for number, mount in enumerate(op.mounts):
             tree = trees[mount.input] if mount.input >= 0 else Tree()
             if mount.dest == "/":
-                await self._root(mount, tree)
+                await self._root(number, mount, tree)
             else:
-                found = await self._one(mount, tree)
+                found = await self._one(number, mount, tree)
                 if found is not None:
                     if mappings is not None and mount.type in ("cache", "secret", "ssh"):
                         found.uid_mappings, found.gid_mappings = mappings.uids, mappings.gids
                     self.mounts.append(found)
 
-    async def _root(self, mount: llb.Mount, tree: Tree) -> None:
+    async def _root(self, number: int, mount: llb.Mount, tree: Tree) -> None:
         if tree.directory:
             raise InvalidParameter("a step cannot run on a client's directory as its root")
         await self._writable(self._id, tree)
-        if mount.output >= 0:
-            self.outputs.append(Writable(self._id, mount.output, tree))
+        self.writables.append(Writable(self._id, number, mount.output, tree))
 
     async def _writable(self, identifier: str, tree: Tree) -> Rootfs:
         layers = self._core.store.layers
@@ -102,7 +115,7 @@ class StepMounts:
         self._core.store.layers.remove_writable(identifier)
         self._core.store.trash.discard(self._core.directory(identifier))
 
-    async def _one(self, mount: llb.Mount, tree: Tree) -> oci.Mount | None:
+    async def _one(self, number: int, mount: llb.Mount, tree: Tree) -> oci.Mount | None:
         if mount.type == "tmpfs":
             size = (f"size={mount.tmpfs_size}",) if mount.tmpfs_size else ()
             return oci.Mount(mount.dest, "tmpfs", "tmpfs", ("nosuid", "nodev", *size))
@@ -112,16 +125,16 @@ class StepMounts:
             return await self._secret(mount)
         if mount.type == "ssh":
             return await self._ssh(mount)
-        return await self._bind(mount, tree)
+        return await self._bind(number, mount, tree)
 
     # -- trees ---------------------------------------------------------------------------
 
-    async def _bind(self, mount: llb.Mount, tree: Tree) -> oci.Mount:
+    async def _bind(self, number: int, mount: llb.Mount, tree: Tree) -> oci.Mount:
         if mount.readonly:
             rootfs = self._readable(tree)
             access: tuple[str, ...] = ("ro",)
         else:
-            rootfs = await self._above(mount, tree)
+            rootfs = await self._above(number, mount, tree)
             access = ("rw",)
         if (mappings := self._core.options.id_mappings) is not None:
             rootfs = msgspec.structs.replace(
@@ -138,13 +151,12 @@ class StepMounts:
             return layers.rootfs(Digest(tree.chain))
         return Rootfs("bind", upper=str(layers.links_dir / "empty"))
 
-    async def _above(self, mount: llb.Mount, tree: Tree) -> Rootfs:
+    async def _above(self, number: int, mount: llb.Mount, tree: Tree) -> Rootfs:
         """A writable root above the tree; what is written is an output, or goes."""
         identifier = new_id()
         if not tree.directory:
             rootfs = await self._writable(identifier, tree)
-            if mount.output >= 0:
-                self.outputs.append(Writable(identifier, mount.output, tree))
+            self.writables.append(Writable(identifier, number, mount.output, tree))
             return rootfs
         if mount.output >= 0:
             raise InvalidParameter("a client's directory cannot be changed into an output")
@@ -169,9 +181,9 @@ class StepMounts:
         assert mount.cache is not None
         key = digest_of("cache mount", mount.cache.id)
         if mount.cache.sharing == "private":
-            key = self._stack.enter_context(self._locks.free(key))
+            key = self._locked.enter_context(self._locks.free(key))
         elif mount.cache.sharing == "locked":
-            await self._stack.enter_async_context(self._locks.alone(key))
+            await self._locked.enter_async_context(self._locks.alone(key))
         record = self._cache.mount(key, f"cached mount {mount.dest} from exec")
         self._cache.hold(record.id)
         self._stack.callback(self._cache.let_go, record.id)

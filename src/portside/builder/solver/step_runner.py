@@ -95,6 +95,42 @@ class FailedStep:
     code: int
     run: Callable[[Sequence[str], Terminal], Awaitable[int]]
     """Runs a command in the step's mounts and environment; its exit status."""
+    keep: Callable[[], Awaitable[KeptStep]]
+    """Hands over what is mounted, which else goes with the step. Nothing can run in it then."""
+
+
+class KeptStep:
+    """What a failed step was given and what it left, by the number of its mounts."""
+
+    def __init__(
+        self, op: llb.ExecOp, trees: Sequence[Tree], mounts: StepMounts, stack: AsyncExitStack,
+        committer: LayerCommitter,
+    ) -> None:  # fmt: skip
+        self._op, self._trees, self._mounts = op, trees, mounts
+        self._stack, self._committer = stack, committer
+        self._lock = asyncio.Lock()
+        self._left: dict[int, Tree] | None = None
+
+    def given(self, number: int) -> Tree:
+        """What was mounted when the step began."""
+        source = self._op.mounts[number].input
+        return self._trees[source] if source >= 0 else Tree()
+
+    async def left(self, number: int) -> Tree:
+        """What is in the mount after the step; layers are made of it when this is asked first."""
+        async with self._lock:
+            if self._left is None:
+                found = {}
+                for writable in self._mounts.writables:
+                    made = await self._committer.commit(
+                        writable.id, writable.below, _stubs_of(self._op)
+                    )
+                    found[writable.mount] = made.outputs[0]
+                self._left = found
+        return self._left.get(number) or self.given(number)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
 
 
 class StepRunner:
@@ -135,8 +171,13 @@ class StepRunner:
                         shell = msgspec.structs.replace(op, meta=meta)
                         return (await execute(shell, terminal)).code
 
+                    async def keep() -> KeptStep:
+                        await ending.aclose()
+                        await mounts.unlock()
+                        return KeptStep(op, trees, mounts, stack.pop_all(), self._committer)
+
                     await settings.on_failure(
-                        FailedStep(vertex=vertex, code=exited.code, run=enter)
+                        FailedStep(vertex=vertex, code=exited.code, run=enter, keep=keep)
                     )
                 raise StepFailed(vertex, op.meta.args, exited)
             return await self._commit(op, mounts)
@@ -162,7 +203,7 @@ class StepRunner:
         return tuple(found)
 
     async def _commit(self, op: llb.ExecOp, mounts: StepMounts) -> Made:
-        stubs = (*STANDARD_STUBS, *(m.dest for m in op.mounts if m.dest != "/"))
+        stubs = _stubs_of(op)
         outputs: list[Tree] = [Tree()] * llb.output_count(op)
         blobs: list[str] = []
         size = 0
@@ -214,6 +255,10 @@ class StepRunner:
             await mounts.add_all(op, trees)
             ending = await stack.enter_async_context(AsyncExitStack())
             yield StepContainer(self._core, identifier, mounts.mounts, settings.limits, ending)
+
+
+def _stubs_of(op: llb.ExecOp) -> tuple[str, ...]:
+    return (*STANDARD_STUBS, *(mount.dest for mount in op.mounts if mount.dest != "/"))
 
 
 async def _read_output(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 from portside.builder import llb
@@ -20,7 +21,7 @@ from portside.builder.results import Attestation
 from portside.builder.service import BuildRequest, BuildService, Workspace
 from portside.builder.solver.build_events import Report, Status
 from portside.builder.solver.operations import BuildInputs
-from portside.builder.solver.step_runner import StepSettings
+from portside.builder.solver.step_runner import FailedStep, KeptStep, StepSettings
 from portside.builder.solver.tree import Tree
 from portside.builder.wire import cache_options, definition_decoder
 from portside.builder.wire.client_content import LAYOUT, ClientContent
@@ -53,6 +54,8 @@ class Reference:
     """The image configuration that the client was given."""
     plan: Plan | None = None
     """Set for a Dockerfile: its instructions are the image's history."""
+    made: Callable[[], Awaitable[Tree]] | None = None
+    """Makes a tree that is no output of the graph: of a step that has failed."""
     frontend: str = ""
     attrs: Mapping[str, str] = field(default_factory=dict)
     """The frontend that made it, and what it was asked for."""
@@ -67,6 +70,51 @@ class Result:
     metadata: dict[str, bytes] = field(default_factory=dict)
     platforms: dict[str, Platform] = field(default_factory=dict)
     is_multi: bool = False
+
+
+class FailedExec:
+    """A step that has failed, and the references by which a client mounts what it left."""
+
+    def __init__(self, vertex: Vertex, kept: KeptStep) -> None:
+        self._vertex, self._kept = vertex, kept
+        self._details: dict[str, Any] | None = None
+
+    def details(self, refs: dict[str, Reference]) -> dict[str, Any]:
+        """BuildKit's ``errdefs.Solve`` as JSON; the references are put into ``refs`` once."""
+        if self._details is None:
+            from google.protobuf.json_format import MessageToDict
+
+            from portside.builder.wire.definition_encoder import operation
+
+            given, left = zip(*map(self._references, range(self._mounts)), strict=True)
+            for reference in (*given, *left):
+                if reference is not None:
+                    refs[reference.id] = reference
+            self._details = {
+                "inputIDs": [reference.id if reference is not None else "" for reference in given],
+                "mountIDs": [reference.id if reference is not None else "" for reference in left],
+                "op": MessageToDict(operation(self._vertex)),
+            }
+        return self._details
+
+    @property
+    def _mounts(self) -> int:
+        op = self._vertex.op
+        return len(op.mounts) if isinstance(op, llb.ExecOp) else 0
+
+    def _references(self, number: int) -> tuple[Reference | None, Reference | None]:
+        """Of one mount, before and after the step; None where it is neither."""
+        assert isinstance(self._vertex.op, llb.ExecOp)
+        mount = self._vertex.op.mounts[number]
+        if mount.type != "bind":
+            return None, None
+        kept = self._kept
+
+        async def given() -> Tree:
+            return kept.given(number)
+
+        before = Reference(output=None, made=given) if mount.input >= 0 else None
+        return before, Reference(output=None, made=partial(kept.left, number))
 
 
 class BuildJob:
@@ -95,6 +143,8 @@ class BuildJob:
         self._looking_up: list[InternalStep] = []
         """Images, the one asked for last at the end."""
         self._fetched: dict[str, asyncio.Task[Tree]] = {}
+        self._failed: dict[str, FailedExec] = {}
+        """By the vertex's digest."""
         self._secrets = SessionSecrets(session, service.exec_root) if session is not None else None
         self.inputs = BuildInputs(
             fetch=self._fetch, settings=self._settings(), importing=self._importing,
@@ -107,8 +157,14 @@ class BuildJob:
     def _settings(self) -> StepSettings:
         allowed = frozenset(self.request.Entitlements)
         if self._secrets is None:
-            return StepSettings(entitlements=allowed)
-        return StepSettings(entitlements=allowed, secrets=self._secrets)
+            return StepSettings(entitlements=allowed, on_failure=self._keep)
+        return StepSettings(entitlements=allowed, secrets=self._secrets, on_failure=self._keep)
+
+    async def _keep(self, step: FailedStep) -> None:
+        """A client that debugs its build runs containers in what a failed step has left."""
+        kept = await step.keep()
+        self.stack.push_async_callback(kept.close)
+        self._failed[step.vertex.digest] = FailedExec(step.vertex, kept)
 
     async def __aenter__(self) -> Self:
         if self._secrets is not None:
@@ -204,6 +260,8 @@ class BuildJob:
 
     async def tree(self, reference: Reference) -> Tree:
         """A result's files, made now. SolveFailed."""
+        if reference.made is not None:
+            return await reference.made()
         if reference.output is None:
             return Tree()
         return await self.solved(reference.output)
@@ -224,7 +282,9 @@ class BuildJob:
         vertex = getattr(err, "vertex", None)
         if not isinstance(vertex, Vertex):
             vertex = self.progress.failed
-        return SolveFailed(err, vertex, self.source)
+        failed = self._failed.get(vertex.digest) if vertex is not None else None
+        details = failed.details(self.refs) if failed is not None else None
+        return SolveFailed(err, vertex, self.source, details)
 
     # -- results -------------------------------------------------------------------------
 

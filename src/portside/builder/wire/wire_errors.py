@@ -36,9 +36,12 @@ class SolveFailed(PortsideError):
     """A build failed at ``vertex``."""
 
     def __init__(
-        self, err: PortsideError, vertex: Vertex | None, source: SourceFile | None
-    ) -> None:
+        self, err: PortsideError, vertex: Vertex | None, source: SourceFile | None,
+        solve: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """``solve``: what BuildKit's ``errdefs.Solve`` says of a step that has failed."""
         super().__init__(str(err))
+        self.solve = solve
         self.cause, self.vertex, self.source = err, vertex, source
 
 
@@ -78,6 +81,8 @@ def _details(err: BaseException) -> list[AnyMessage]:
         if err.vertex is not None:
             found.append(_detail("Vertex", {"digest": err.vertex.digest}))
             place = err.vertex.meta.location
+        if err.solve is not None:
+            found.append(_detail("Solve", err.solve))
         err = err.cause
     if isinstance(err, DockerfileError) and err.source:
         file = SourceFile(err.file, err.source.encode("utf-8", "surrogateescape"))
