@@ -13,7 +13,8 @@ from portside.model import filters
 from portside.model.errors import InvalidParameter
 from portside.model.golang import json_reading
 
-ROUTER = routes.build()
+ROUTER: Router[object] = Router()
+routes.add_all(ROUTER)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ class Api:
         from portside.api import routes
 
         self.engine = engine
-        self.router: Router = routes.build()
+        self.router: Router[Api] = Router()
+        routes.add_all(self.router)
         self.observe: Observer | None = None
         """Called for each answered request, when requests are measured."""
         self._shares = JobShares()
@@ -119,14 +120,14 @@ class Api:
             self._log(request, err)
             return errors.respond(err)
 
-    async def _handled(self, route: Route, request: Request, name: str) -> Answer:
+    async def _handled(self, route: Route[Api], request: Request, name: str) -> Answer:
         if not route.streams:
             return await route.handler(self, request, name)
         async with self._shares.place(request.peer):
             return await route.handler(self, request, name)
 
     async def _measured(
-        self, observe: Observer, route: Route, request: Request, name: str
+        self, observe: Observer, route: Route[Api], request: Request, name: str
     ) -> Answer:
         begin, status = time.perf_counter(), 499
         try:

@@ -20,7 +20,7 @@ from portside.model.errors import (
 if TYPE_CHECKING:
     from portside.api.app import Api
 
-router = Router()
+router: Router[Api] = Router()
 
 _FILTERS = frozenset(
     ("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private",

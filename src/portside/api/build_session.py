@@ -19,7 +19,7 @@ from portside.model.errors import InvalidParameter, Unavailable
 if TYPE_CHECKING:
     from portside.api.app import Api
 
-router = Router()
+router: Router[Api] = Router()
 MAX_SESSIONS = 64
 """Builds at the same time, each with a connection and open directories."""
 _sessions: set[asyncio.Task[None]] = set()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from portside.api.app import Api
     from portside.builder.build_history import BuildHistory, BuildRecord
 
-router = Router()
+router: Router[Api] = Router()
 
 
 @router.add("GET", "/portside/builder")

@@ -28,7 +28,7 @@ from portside.model.platform import Platform
 if TYPE_CHECKING:
     from portside.api.app import Api
 
-router = Router()
+router: Router[Api] = Router()
 
 _EMPTY_BODY = 7
 """Bytes of a start's body that is as good as none: clients send ``null`` and ``{}``."""

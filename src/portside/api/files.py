@@ -19,7 +19,7 @@ from portside.model.errors import InvalidParameter
 if TYPE_CHECKING:
     from portside.api.app import Api
 
-router = Router()
+router: Router[Api] = Router()
 
 
 # -- archive ---------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from portside.model.registryauth import AuthConfig
 if TYPE_CHECKING:
     from portside.api.app import Api
 
-router = Router()
+router: Router[Api] = Router()
 
 _FULL_ID = re.compile(r"(sha256:)?[0-9a-f]{64}")
 

@@ -22,7 +22,7 @@ from portside.model.network import (
 if TYPE_CHECKING:
     from portside.api.app import Api
 
-router = Router()
+router: Router[Api] = Router()
 
 
 @router.add("GET", "/networks")

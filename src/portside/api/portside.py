@@ -21,7 +21,7 @@ from portside.model.registryauth import AuthConfig
 if TYPE_CHECKING:
     from portside.api.app import Api
 
-router = Router()
+router: Router[Api] = Router()
 
 
 # -- the engine ------------------------------------------------------------------------------

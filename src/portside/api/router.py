@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 from portside.api.http.messages import Request, Response, Stream
 
@@ -16,14 +16,17 @@ OWN = "/portside/"
 """Endpoints of our own have one more segment before the name."""
 
 Answer = Response | Stream | None
-Handler = Callable[[Any, Request, str], Awaitable[Answer]]
-"""Called with the :class:`portside.api.app.Api`, the request and the name in the path ("" when it
-has none)."""
+_Api = TypeVar("_Api")
+"""What handlers work on: :class:`portside.api.app.Api`, which has the router and so is above it."""
+Handler = Callable[[_Api, Request, str], Awaitable[Answer]]
+"""Called with the API, the request and the name in the path ("" when it has none)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    handler: Handler
+class Route(Generic[_Api]):
+    """An endpoint, and how it is served."""
+
+    handler: Handler[_Api]
     cancellable: bool
     """The handler is cancelled when the client goes away."""
     streams: bool
@@ -34,12 +37,12 @@ class Route:
     """As it was registered, with ``{name}``."""
 
 
-class Router:
+class Router(Generic[_Api]):
     """Collects routes by decoration and finds them by method and path."""
 
     def __init__(self) -> None:
-        self._exact: dict[tuple[str, str], Route] = {}
-        self._named: dict[tuple[str, str, str], Route] = {}
+        self._exact: dict[tuple[str, str], Route[_Api]] = {}
+        self._named: dict[tuple[str, str, str], Route[_Api]] = {}
 
     def add(
         self,
@@ -49,10 +52,10 @@ class Router:
         cancellable: bool = False,
         streams: bool = False,
         since: tuple[int, int] = (1, 24),
-    ) -> Callable[[Handler], Handler]:
+    ) -> Callable[[Handler[_Api]], Handler[_Api]]:
         """Decorate a handler with the path it serves."""
 
-        def register(handler: Handler) -> Handler:
+        def register(handler: Handler[_Api]) -> Handler[_Api]:
             route = Route(handler, cancellable, streams, since, path)
             before, brace, after = path.partition("{")
             if not brace:
@@ -63,11 +66,11 @@ class Router:
 
         return register
 
-    def include(self, other: Router) -> None:
+    def include(self, other: Router[_Api]) -> None:
         self._exact.update(other._exact)
         self._named.update(other._named)
 
-    def find(self, method: str, path: str) -> tuple[Route, str] | None:
+    def find(self, method: str, path: str) -> tuple[Route[_Api], str] | None:
         """The route and the name in the path; None when there is none."""
         exact = self._exact.get((method, path))
         if exact is not None:
@@ -89,7 +92,7 @@ class Router:
         route = self._named.get((method, prefix, ""))
         return (route, rest) if route is not None and rest else None
 
-    def routes(self) -> list[tuple[str, str, Route]]:
+    def routes(self) -> list[tuple[str, str, Route[_Api]]]:
         """Every route as (method, path, route), for tests and documentation."""
         found = [(method, path, route) for (method, path), route in self._exact.items()]
         named = self._named.items()

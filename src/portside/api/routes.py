@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TypeVar
 
 from portside.api.router import Router
+
+_Api = TypeVar("_Api")
 
 GROUPS = (
     "build",
@@ -22,8 +25,7 @@ GROUPS = (
 )
 
 
-def build() -> Router:
-    router = Router()
+def add_all(router: Router[_Api]) -> None:
+    """Add every group's routes; their modules are imported here."""
     for name in GROUPS:
         router.include(import_module(f"portside.api.{name}").router)
-    return router

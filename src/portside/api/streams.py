@@ -28,7 +28,7 @@ from portside.model.golang.quoting import quote
 if TYPE_CHECKING:
     from portside.api.app import Api
 
-router = Router()
+router: Router[Api] = Router()
 
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"

@@ -13,7 +13,7 @@ from portside.model.errors import NotFound, NotImplementedHere, Unavailable
 if TYPE_CHECKING:
     from portside.api.app import Api
 
-router = Router()
+router: Router[Api] = Router()
 
 NO_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
@@ -36,7 +36,7 @@ async def _no_swarm(api: Api, request: Request, _: str) -> Answer:
     raise Unavailable(NO_SWARM)
 
 
-def _register(handler: Handler, *endpoints: str) -> None:
+def _register(handler: Handler[Api], *endpoints: str) -> None:
     for endpoint in endpoints:
         method, _, path = endpoint.partition(" ")
         router.add(method, path)(handler)

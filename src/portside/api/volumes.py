@@ -13,7 +13,7 @@ from portside.model.volume import VolumeCreate
 if TYPE_CHECKING:
     from portside.api.app import Api
 
-router = Router()
+router: Router[Api] = Router()
 
 
 @router.add("GET", "/volumes")

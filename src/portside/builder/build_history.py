@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 KIND = "buildhistory"
 KEPT = 50
 MAX_LOG = 8 << 20
-"""Bytes of a log that are kept."""
+"""Bytes of output that are kept of a build, while it runs and afterwards; the oldest go."""
 SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
 IN_TOTO = "application/vnd.in-toto+json"
 PREDICATE = "in-toto.io/predicate-type"

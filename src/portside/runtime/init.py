@@ -58,7 +58,7 @@ from portside.runtime import (
 from portside.runtime.confinement import Confinement
 from portside.runtime.init_channel import Given, Outcome, Own, explain
 from portside.runtime.messages import StartRequest
-from portside.runtime.mount_labels import label_mounts
+from portside.runtime.mounts import label_mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

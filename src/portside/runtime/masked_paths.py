@@ -13,8 +13,7 @@ import stat
 from portside.kernel import mount
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.model.ociruntime import Spec
-from portside.runtime.mount_labels import label_options
-from portside.runtime.mounts import filesystem
+from portside.runtime.mounts import filesystem, label_options
 
 
 def protect(spec: Spec) -> None:

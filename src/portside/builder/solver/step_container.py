@@ -104,13 +104,13 @@ class StepContainer:
         """Start PID 1; it is killed at the end of the block, if it has not ended."""
         core = self._core
         hostname = op.meta.hostname or DEFAULT_HOSTNAME
-        mode = self._network(op)
+        host = self._host(op)
         mappings = core.options.id_mappings
-        user_mapping.check(core, _host(op, mode, self._limits))
+        user_mapping.check(core, host)
         attachment = await core.networks.attach(
             NetworkRequest(
                 container_id=self._id, name=f"build-{short(self._id)}", hostname=hostname,
-                mode=mode, directory=self._directory,
+                mode=host.network_mode, directory=self._directory,
                 extra_hosts=tuple(f"{item.host}:{item.ip}" for item in op.meta.extra_hosts),
                 id_mappings=mappings,
             )
@@ -119,7 +119,7 @@ class StepContainer:
         ours, theirs = socket.socketpair()
         cgroup = ""
         try:
-            spec = self._spec(op, io, secret_env)
+            spec = self._spec(op, host, io, secret_env)
             assert spec.linux is not None
             cgroup = spec.linux.cgroups_path
             request = StartRequest(
@@ -169,7 +169,7 @@ class StepContainer:
         CommandNotFound and the like."""
         if self._client is None:
             raise NotRunning("the container does not run any more")
-        process = self._spec(op, io, secret_env).process
+        process = self._spec(op, self._host(op), io, secret_env).process
         if process is None:
             raise SystemFailure("the container has no process")
         identifier = new_id()
@@ -188,20 +188,24 @@ class StepContainer:
 
     # -- the specification ---------------------------------------------------------------
 
-    def _network(self, op: llb.ExecOp) -> str:
+    def _host(self, op: llb.ExecOp) -> HostConfig:
+        """The step's options, with the network that the build's options mean by its sandbox."""
         sandbox = self._limits.network or "default"
         if sandbox.startswith("container:"):
             sandbox = f"container:{self._core.find(sandbox.partition(':')[2]).id}"
-        return {"sandbox": sandbox, "host": "host", "none": "none"}[op.network]
+        mode = {"sandbox": sandbox, "host": "host", "none": "none"}[op.network]
+        return _host(op, mode, self._limits)
 
-    def _spec(self, op: llb.ExecOp, io: ProcessIO, secret_env: tuple[str, ...]) -> oci.Spec:
+    def _spec(
+        self, op: llb.ExecOp, host: HostConfig, io: ProcessIO, secret_env: tuple[str, ...]
+    ) -> oci.Spec:
         core = self._core
         hostname = op.meta.hostname or DEFAULT_HOSTNAME
         return build_spec(
             SpecInputs(
                 id=self._id,
                 config=_config(op, hostname, secret_env, self._limits, io),
-                host=_host(op, self._network(op), self._limits),
+                host=host,
                 directory=self._directory,
                 mounts=self._mounts,
                 id_mappings=core.options.id_mappings,

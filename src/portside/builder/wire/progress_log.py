@@ -15,6 +15,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from portside.builder import llb
+from portside.builder.build_history import MAX_LOG
 from portside.builder.dockerfile.lint import Warned
 from portside.builder.llb import Output, Vertex
 from portside.builder.solver.build_events import Completed, Event, Log, Started, Status
@@ -25,8 +26,6 @@ from portside.model.errors import PortsideError
 from portside.model.ids import new_id
 from portside.model.progress import Progress
 
-MAX_LOG = 8 << 20
-"""Bytes of output kept for who comes late; beyond that the oldest go."""
 PACE = 0.1
 """Seconds between two messages of the same transfer."""
 
