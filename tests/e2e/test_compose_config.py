@@ -28,8 +28,9 @@ TELLING = ([], ["--hash", "*"])
 ``PORTSIDE_COMPOSE_ALL=1``."""
 UNORDERED = ("--services", "--volumes", "--images", "--variables")
 """Lists that the real program prints in an order by chance."""
-OTHERWISE = {("envfileflag", "--no-interpolate")}
-"""Where the real program does not look at what --env-file says."""
+OTHERWISE = {("envfileflag", "--no-interpolate"), ("interpolation", "--variables")}
+"""Where the real program does not look at what --env-file says, and where it shows any one of the
+uses of a variable."""
 pytestmark = pytest.mark.timeout(600)  # on a loaded machine each of the programs is slow
 _TIME = re.compile(r'time="[^"]*"')
 

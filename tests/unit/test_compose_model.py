@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portside.cli import references
-from portside.compose import config_output, dotenv, service_images
+from portside.compose import config_output, dotenv, loading, service_images
 from portside.compose.actions import Actions
 from portside.compose.compose_errors import ComposeError, InvalidFile
 from portside.compose.converge import add_starts
@@ -43,6 +43,7 @@ def config(folder: Path, text: str, **more: Any) -> Any:
         ("yes", "yes"), ("on", "on"), ("true", True), ("~", None), ("", None), ("12", 12),
         ("0x1f", 31), ("0o17", 15), ("0777", 511), ("1_000", 1000), ("1.5", 1.5), ("1e3", 1000.0),
         ("22:22", "22:22"), ("1.2.3", "1.2.3"), ("-", "-"), (".", "."), ("+", "+"),
+        ("0x", "0x"), ("0b_", "0b_"), ("-0o_", "-0o_"), ("9" * 5000, "9" * 5000),
     ],
 )  # fmt: skip
 def test_plain_scalars(text: str, value: Any) -> None:
@@ -80,6 +81,13 @@ def test_text_that_is_not_used_is_read_all_the_same() -> None:
         substitute("${A:-${X:?no}}", {"A": "1"}.get)
 
 
+@given(st.text(alphabet="0xob_1.+-eEainf", max_size=12))
+@settings(max_examples=500, deadline=None)
+def test_plain_scalars_of_any_text(text: str) -> None:
+    value = plain(text)
+    assert isinstance(value, str | int | float) or (text == "" and value is None)
+
+
 @given(st.text(alphabet="${}:-+?AX \"'\\", max_size=40))
 @settings(max_examples=300, deadline=None)
 def test_variables_of_any_text(template: str) -> None:
@@ -102,6 +110,17 @@ def test_dotenv() -> None:
         with pytest.raises(InvalidFile) as caught:
             dotenv.parse(f"OK=1\n{wrong}\n", {}.get, "f.env")
         assert caught.value.at is not None and caught.value.at[:2] == ("f.env", 2)
+
+
+@given(st.text(alphabet="AB=$\"'\\ #\n:{}-export\t\0", max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_variables_or_an_error_with_a_place(text: str) -> None:
+    try:
+        values = dotenv.parse(text, {"A": "1"}.get, "f.env")
+    except InvalidFile as err:
+        assert err.at is not None and 1 <= err.at.line <= text.count("\n") + 1
+    else:
+        assert all(name and "\n" not in name for name in values)
 
 
 @given(st.binary(max_size=80))
@@ -362,6 +381,34 @@ def test_bombs_are_bounded(tmp_path: Path) -> None:
         project(tmp_path, "x-a: &a [*a]")
     with pytest.raises(InvalidFile, match="nest"):
         project(tmp_path, "x-a: " + "[" * 1000 + "]" * 1000)
+
+
+def test_variables_do_not_multiply_without_end(tmp_path: Path) -> None:
+    """Ten variables of ten times the one before, in .env and in a file."""
+    lines = ["A0=" + "x" * 100, *(f"A{n}=" + f"$A{n - 1}" * 10 for n in range(1, 12))]
+    with pytest.raises(InvalidFile, match="larger than 16777216 bytes") as caught:
+        dotenv.parse("\n".join(lines), {}.get, "f.env")
+    assert caught.value.at is not None and caught.value.at[:2] == ("f.env", 7)
+    labels = "".join(f"      l{n}: $A$A$A$A$A$A$A$A$A$A\n" for n in range(50))
+    text = f"services:\n  a:\n    image: x\n    labels:\n{labels}"
+    with pytest.raises(InvalidFile, match=r"services.a.labels.l16: .*larger than 16777216 bytes"):
+        project(tmp_path, text, environment={"A": "x" * 100_000})
+    with pytest.raises(InvalidFile, match="larger than 16777216 bytes"):
+        project(tmp_path, "services: {a: {image: x, command: '${X:-%s}'}}" % ("$A" * 200),
+                environment={"A": "x" * 100_000})  # fmt: skip
+
+
+def test_includes_do_not_multiply_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "MAX_ALL_NODES", 20_000)
+    for level in range(4):
+        entries = ", ".join([f"l{level + 1}.yaml"] * 30)
+        (tmp_path / f"l{level}.yaml").write_text(f"include: [{entries}]")
+    (tmp_path / "l4.yaml").write_text("services: {a: {image: x}}")
+    with pytest.raises(InvalidFile, match="more than 20000 values, each included") as caught:
+        project(tmp_path, "include: [l0.yaml]")
+    assert caught.value.at is not None and caught.value.path.startswith("include[")
 
 
 @given(

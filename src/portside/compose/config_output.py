@@ -150,6 +150,8 @@ def _scalar(value: Any, indent: str) -> str:
     if isinstance(value, (int, float)):
         from portside.compose.merge import shown
 
+        if value - value != 0:  # not finite
+            return ".nan" if value != value else ".inf" if value > 0 else "-.inf"
         return shown(value)
     return _string(value, indent)
 

@@ -33,6 +33,8 @@ from portside.compose.step_plan import Plan, Step
 from portside.model.errors import PortsideError
 from portside.model.light_dataclass import dataclass, field
 
+_MAX_SCALE = 10_000
+
 
 @dataclass
 class UpOptions:
@@ -305,6 +307,11 @@ class Convergence:
         if "provider" in service:
             return
         wanted = scale_of(service)
+        if wanted > _MAX_SCALE:
+            raise self.project.error(
+                ("services", name, "scale" if "scale" in service else "deploy"),
+                f"{wanted} containers are more than the {_MAX_SCALE} that a service can have",
+            )
         if wanted > 1 and service.get("container_name"):
             raise ComposeError(
                 f'The "{name}" service is using the custom container name '

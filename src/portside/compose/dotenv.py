@@ -16,10 +16,11 @@ from portside.compose.interpolation import (
     InvalidTemplate,
     Lookup,
     MissingVariable,
+    TooLarge,
     substitute,
 )
+from portside.compose.yaml_source import MAX_BYTES
 
-MAX_BYTES = 16 << 20
 _NAME = re.compile(r"[A-Za-z0-9_.\-\[\]]+")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "a": "\a", "b": "\b", "v": "\v",
             "\\": "\\", '"': '"', "$": "$$"}  # fmt: skip
@@ -55,6 +56,7 @@ def _raw_lines(text: str) -> Iterator[tuple[str, str | None]]:
 def parse(text: str, lookup: Lookup, file: str = ".env") -> dict[str, str | None]:
     """The variables of a text. Later lines see the earlier ones. Raises InvalidFile."""
     found: dict[str, str | None] = {}
+    left = MAX_BYTES
 
     def look(name: str) -> str | None:
         outside = lookup(name)
@@ -71,9 +73,12 @@ def parse(text: str, lookup: Lookup, file: str = ".env") -> dict[str, str | None
         if expands:
             try:
                 value = substitute(value, look)
+                left -= len(value)
+                if left < 0:
+                    raise TooLarge
             except InvalidTemplate as err:
                 raise reader.error(f"invalid template: {err}", line) from None
-            except MissingVariable as err:
+            except (MissingVariable, TooLarge) as err:
                 raise reader.error(str(err), line) from None
         found[name] = value
     return found

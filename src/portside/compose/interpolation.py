@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 
 from portside.compose.compose_errors import InvalidFile
-from portside.compose.yaml_source import Map, Path, Seq, position, text_of
+from portside.compose.yaml_source import MAX_BYTES, Map, Path, Seq, position, text_of
 from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
@@ -37,14 +37,22 @@ class MissingVariable(PortsideError):
     """A required variable has no value; the message names it."""
 
 
+class TooLarge(PortsideError):
+    """Variables that name other ones several times multiply: their text exceeds MAX_BYTES."""
+
+    def __init__(self) -> None:
+        super().__init__(f"with its variables replaced the text is larger than {MAX_BYTES} bytes")
+
+
 def substitute(template: str, lookup: Lookup, warn: Warn | None = None, depth: int = 0) -> str:
-    """The text with its variables replaced. Raises InvalidTemplate and MissingVariable."""
+    """The text with its variables replaced. Raises InvalidTemplate, MissingVariable and
+    TooLarge."""
     if "$" not in template:
         return template
     if depth > MAX_NESTING:
         raise InvalidTemplate(template)
     out: list[str] = []
-    index = 0
+    index, left = 0, MAX_BYTES - len(template)
     while True:
         dollar = template.find("$", index)
         if dollar < 0:
@@ -59,13 +67,17 @@ def substitute(template: str, lookup: Lookup, warn: Warn | None = None, depth: i
         elif following == "{":
             end = _closing(template, index)
             out.append(_braced(template, template[index + 1 : end], lookup, warn, depth))
+            left -= len(out[-1])
             index = end + 1
         elif match := _NAME.match(template, index):
             out.append(_value(match[0], lookup, warn))
+            left -= len(out[-1])
             index = match.end()
         else:
             # a dollar before anything else is text, as "cost: 5$ each"
             out.append("$")
+        if left < 0:
+            raise TooLarge
 
 
 def _closing(template: str, start: int) -> int:
@@ -122,38 +134,49 @@ def interpolate(tree: Any, lookup: Lookup, warn: Warn | None = None) -> None:
 
     Raises InvalidFile with the position of the value that has the fault.
     """
-    _walk(tree, tree, (), lookup, warn)
+    _Interpolation(tree, lookup, warn).walk(tree, ())
 
 
-def _walk(top: Any, value: Any, path: Path, lookup: Lookup, warn: Warn | None) -> None:
-    if isinstance(value, Map):
-        for key, item in value.items():
-            if isinstance(item, str):
-                if "$" in item:
-                    value[key] = _replaced(top, item, (*path, key), lookup, warn)
-            elif isinstance(item, (Map, Seq)):
-                _walk(top, item, (*path, key), lookup, warn)
-    elif isinstance(value, Seq):
-        for index, item in enumerate(value):
-            if isinstance(item, str):
-                if "$" in item:
-                    value[index] = _replaced(top, item, (*path, f"[{index}]"), lookup, warn)
-            elif isinstance(item, (Map, Seq)):
-                _walk(top, item, (*path, f"[{index}]"), lookup, warn)
+class _Interpolation:
+    """The replacement of the variables of one tree, whose texts share one limit of size."""
 
+    def __init__(self, top: Any, lookup: Lookup, warn: Warn | None) -> None:
+        self._top, self._lookup, self._warn = top, lookup, warn
+        self._left = MAX_BYTES
 
-def _replaced(top: Any, text: str, path: Path, lookup: Lookup, warn: Warn | None) -> str:
-    try:
-        return substitute(text, lookup, warn)
-    except InvalidTemplate as err:
-        shown = text_of(path)
-        raise InvalidFile(
-            f"invalid interpolation format for {shown}.\n"
-            f"You may need to escape any $ with another $.\n{err}", position(top, path)
-        ) from None  # fmt: skip
-    except MissingVariable as err:
-        raise InvalidFile(f"error while interpolating {text_of(path)}: {err}",
-                          position(top, path)) from None  # fmt: skip
+    def walk(self, value: Any, path: Path) -> None:
+        """Replace below a value. Raises InvalidFile."""
+        if isinstance(value, Map):
+            for key, item in value.items():
+                if isinstance(item, str):
+                    if "$" in item:
+                        value[key] = self._replaced(item, (*path, key))
+                elif isinstance(item, (Map, Seq)):
+                    self.walk(item, (*path, key))
+        elif isinstance(value, Seq):
+            for index, item in enumerate(value):
+                if isinstance(item, str):
+                    if "$" in item:
+                        value[index] = self._replaced(item, (*path, f"[{index}]"))
+                elif isinstance(item, (Map, Seq)):
+                    self.walk(item, (*path, f"[{index}]"))
+
+    def _replaced(self, text: str, path: Path) -> str:
+        try:
+            found = substitute(text, self._lookup, self._warn)
+            self._left -= len(found)
+            if self._left < 0:
+                raise TooLarge
+            return found
+        except InvalidTemplate as err:
+            shown = text_of(path)
+            raise InvalidFile(
+                f"invalid interpolation format for {shown}.\n"
+                f"You may need to escape any $ with another $.\n{err}", position(self._top, path)
+            ) from None  # fmt: skip
+        except (MissingVariable, TooLarge) as err:
+            raise InvalidFile(f"error while interpolating {text_of(path)}: {err}",
+                              position(self._top, path)) from None  # fmt: skip
 
 
 def variables(tree: Any) -> dict[str, dict[str, Any]]:

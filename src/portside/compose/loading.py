@@ -16,7 +16,16 @@ from portside.compose.canonical import absolute, canonical, resolve_paths, set_d
 from portside.compose.compose_errors import InvalidFile, Position
 from portside.compose.interpolation import Lookup, interpolate
 from portside.compose.merge import drop, enforce_unique, extend_service, merge
-from portside.compose.yaml_source import MAX_BYTES, Document, Map, Seq, copy, documents, position
+from portside.compose.yaml_source import (
+    MAX_ALL_NODES,
+    MAX_BYTES,
+    Document,
+    Map,
+    Seq,
+    copy,
+    documents,
+    position,
+)
 from portside.model.light_dataclass import dataclass, field
 
 TYPE_CHECKING = False
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
 
 
 STDIN = "-"
+_NODES_OF_A_READING = 100
+"""As so many values counts the reading of a document, however small it is."""
 _RESOURCES = ("services", "volumes", "networks", "secrets", "configs", "models")
 
 
@@ -41,6 +52,7 @@ class Loader:
     """The content of the file ``-``; read from standard input when None."""
     _seen: dict[str, list[Document]] = field(default_factory=dict)
     """Documents that are parsed but not yet loaded."""
+    _left: int = field(default_factory=lambda: MAX_ALL_NODES)
 
     def lookup(self) -> Lookup:
         return self.environment.get
@@ -56,8 +68,10 @@ class Loader:
         for file in files:
             tree = self._file(file, tree, base, environment, included, full=True)
         set_defaults(tree)
-        if self.resolves_paths or included:
+        if self.resolves_paths:
             resolve_paths(tree, base)
+        elif included:
+            resolve_paths(tree, os.path.relpath(base, self.working_dir or "."))
         return tree
 
     def read(self, file: str, at: Position | None = None, path: str = "") -> bytes:
@@ -75,14 +89,28 @@ class Loader:
 
     def look_at(self, file: str, at: Position | None = None, path: str = "") -> list[Document]:
         """The documents of a file before it is loaded, see :meth:`read`; not to be changed."""
-        self._seen[file] = list(documents(self.read(file, at, path), file))
+        self._seen[file] = self._documents(file, at, path)
         return self._seen[file]
+
+    def _documents(self, file: str, at: Position | None = None, path: str = "") -> list[Document]:
+        """The documents of a file; those of all files have one limit of size."""
+        found = []
+        for document in documents(self.read(file, at, path), file):
+            found.append(document)
+            self._left -= document.nodes + _NODES_OF_A_READING
+            if self._left < 0:
+                raise InvalidFile(
+                    f"the files of the project have more than {MAX_ALL_NODES} values, each "
+                    "included or extended file counted every time that it is named",
+                    at or Position(file, 1, 1), path,
+                )  # fmt: skip
+        return found
 
     def _file(
         self, file: str, tree: Map, base: str, environment: dict[str, str],
         included: list[str], full: bool,
     ) -> Map:  # fmt: skip
-        for document in self._seen.pop(file, None) or documents(self.read(file), file):
+        for document in self._seen.pop(file, None) or self._documents(file):
             tree = self._document(document, file, tree, base, environment, included, full)
         return tree
 

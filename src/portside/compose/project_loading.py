@@ -64,10 +64,10 @@ def load_model(request: Request) -> Map:
     """The merged files before their values are decoded. Raises ComposeError, InvalidFile."""
     from portside.compose.raw_model import lengthen, normalize_tree
 
-    tree, name, _, _, environment, _ = _load_tree(request)
+    tree, name, _, _, _, _ = _load_tree(request)
     lengthen(tree)
     if request.normalizes:
-        normalize_tree(tree, name, environment)
+        normalize_tree(tree, name)
     return tree
 
 

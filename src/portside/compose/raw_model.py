@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _NAMED = ("networks", "volumes", "configs", "secrets")
 
 
-def normalize_tree(tree: Map, name: str, environment: dict[str, str]) -> None:
+def normalize_tree(tree: Map, name: str) -> None:
     """Fill in names, the default network and dependencies, in place."""
     tree["name"] = name
     services = _mapping(tree.get("services"))
     _networks(tree, services)
     for service in services.values():
         if isinstance(service, Map):
-            _service(service, environment)
+            _service(service)
     for group in _NAMED:
         resources = _mapping(tree.get(group))
         for key, resource in resources.items():
@@ -99,7 +99,7 @@ def _networks(tree: Map, services: Map) -> None:
         tree["networks"].setdefault("default", None)
 
 
-def _service(service: Map, environment: dict[str, str]) -> None:
+def _service(service: Map) -> None:
     if service.get("pull_policy") == "if_not_present":
         service["pull_policy"] = "missing"
     build = service.get("build")
@@ -107,9 +107,7 @@ def _service(service: Map, environment: dict[str, str]) -> None:
         if build.get("dockerfile") is None and build.get("dockerfile_inline") is None:
             build["dockerfile"] = "Dockerfile"
         if "args" in build:
-            build["args"] = _resolved(build["args"], environment, False)
-    if "environment" in service:
-        service["environment"] = _resolved(service["environment"], environment, True)
+            build["args"] = _with_values(build["args"])
     for volume in service.get("volumes") or ():
         if isinstance(volume, Map) and isinstance(volume.get("target"), str):
             volume["target"] = os.path.normpath(volume["target"])
@@ -138,23 +136,14 @@ def _dependencies(service: Map) -> None:
         service["depends_on"] = found
 
 
-def _resolved(value: Any, environment: dict[str, str], keeps_empty: bool) -> Any:
-    """Variables without a value take the environment's."""
+def _with_values(value: Any) -> Any:
+    """Arguments that have a value: the environment of variables that are not replaced is empty."""
     if isinstance(value, Map):
         found = Map()
-        for key, item in value.items():
-            item = environment.get(key) if item is None else item
-            if item is not None or keeps_empty:
-                found[key] = item
+        found.update((key, item) for key, item in value.items() if item is not None)
         return found
     if isinstance(value, Seq):
         texts = Seq()
-        for item in value:
-            if isinstance(item, str) and "=" not in item:
-                if item in environment:
-                    item = f"{item}={environment[item]}"
-                elif not keeps_empty:
-                    continue
-            texts.append(item)
+        texts.extend(item for item in value if not isinstance(item, str) or "=" in item)
         return texts
     return value

@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 
 
 MAX_NODES = 100_000
-"""Nodes of one file with its aliases followed: a small file with nested aliases can stand for
+"""Nodes of one document with its aliases followed: a small file with nested aliases can stand for
 billions of them."""
+MAX_ALL_NODES = 1_000_000
+"""Nodes of all documents of one project: files that include others several times multiply."""
 MAX_DEPTH = 200
 MAX_BYTES = 16 << 20
 """Bytes of one file."""
 
+_MAX_DIGITS = 4000
+"""Longer numbers are text: Python refuses to convert more than 4300 digits."""
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _OTHER_INT = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -91,6 +95,7 @@ class Document:
         self.tree = tree
         self.resets: list[Path] = []
         """Paths whose value in the files before this one is dropped."""
+        self.nodes = 0
 
 
 def text_of(path: Path) -> str:
@@ -128,6 +133,7 @@ class _Reader:
         tree = None if node is None else self._value(node, ())
         document = Document(tree)
         document.resets = self._resets
+        document.nodes = self._visits
         return document
 
     def _at(self, node: yaml.Node) -> Position:
@@ -224,17 +230,22 @@ def plain(text: str) -> Any:
         return WORDS[text]
     first = text[0]
     if first.isdigit() or first in "+-.":
+        if len(text) > _MAX_DIGITS:
+            return text
         if _INT.fullmatch(text):
             return int(text.replace("_", ""))
         if _OTHER_INT.fullmatch(text):
-            return _other_int(text.replace("_", ""))
+            return _other_int(text.replace("_", ""), text)
         if _FLOAT.fullmatch(text):
             return float(text.replace("_", ""))
     return text
 
 
-def _other_int(text: str) -> int:
+def _other_int(text: str, written: str) -> int | str:
+    """The value of digits with a prefix; a prefix without digits is text."""
     digits = text.lstrip("+-")
+    if digits in ("0b", "0o", "0x"):
+        return written
     base = {"0x": 16, "0b": 2, "0o": 8}.get(digits[:2], 8)
     return (-1 if text.startswith("-") else 1) * int(digits, base)
 
