@@ -15,6 +15,7 @@ from portside.model import selinux_label
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Linux, Mount, Spec
 from portside.model.selinux_label import CATEGORIES, UNUSED_LEVEL, Context, Labels
+from portside.runtime.mounts import label_mounts, label_options
 
 PROCESS, FILE = "system_u:system_r:container_t:s0", "system_u:object_r:container_file_t:s0"
 numbers = st.integers(0, CATEGORIES - 1)
@@ -136,16 +137,16 @@ def test_which_mounts_take_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = ("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "overlay", "bind")
     mounts = tuple(Mount(f"/{kind}", kind, "x", ("nosuid",)) for kind in kinds)
     spec = Spec(mounts=mounts, linux=Linux(mount_label=FILE))
-    mounts.label_mounts(spec)
+    label_mounts(spec)
     added = {mount.type: mount.options[1:] for mount in spec.mounts}
     context = (f"context={FILE}",)
     assert added["tmpfs"] == added["devpts"] == added["cgroup"] == added["overlay"] == context
     assert added["proc"] == added["sysfs"] == added["bind"] == ()
     assert added["mqueue"] == (f"io.portside.label={FILE}",)
-    mounts.label_mounts(spec)
+    label_mounts(spec)
     assert spec.mounts[2].options == ("nosuid", *context)  # not twice
     spec.annotations["run.oci.mount_context_type"] = "rootcontext"
-    assert mounts.label_options(spec) == (f"rootcontext={FILE}",)
+    assert label_options(spec) == (f"rootcontext={FILE}",)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="sets attributes of the class security")
