@@ -31,9 +31,10 @@ sys.exit(2 if not os.geteuid() and not closed(sys.argv[1] + "/x") and any(map(cl
 
 find_python() { # sets $python to an interpreter that is new enough and can make environments
     for accepted in 0 2; do
-        for python in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
-            "$python" -c "$check_python" "$here" 2>/dev/null
-            [ $? -ne $accepted ] || return 0
+        for python in python3 /usr/bin/python3 python3.14 python3.13 python3.12 python3.11; do
+            # in a condition: ./package has set -e
+            if "$python" -c "$check_python" "$here" 2>/dev/null; then found=0; else found=$?; fi
+            [ "$found" -ne "$accepted" ] || return 0
         done
     done
     return 1

@@ -41,6 +41,18 @@ def test_root_takes_a_python_that_others_may_execute(tmp_path: Path) -> None:
     assert found.stdout == "python3\n", "where nobody else can enter it makes no difference"
 
 
+def test_an_interpreter_that_is_too_old_is_passed_over_in_a_strict_script(tmp_path: Path) -> None:
+    """./package has set -e: an interpreter that does not fit must not end it."""
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    (tmp_path / "python3.14").symlink_to(sys.executable)
+    found = sourced(
+        'set -e; find_python; echo "$python"', tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}"
+    )
+    assert found.stdout in ("/usr/bin/python3\n", "python3.14\n"), found.stderr
+
+
 def test_an_interpreter_that_cannot_be_executed_is_one_line(tmp_path: Path) -> None:
     shutil.copy(ROOT / "portside", tmp_path)
     (tmp_path / "pyproject.toml").touch()

@@ -4,59 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 
-from portside.cli import user_service
-from portside.cli.session import Failed
+from portside.cli import engine_unit
+from portside.cli.engine_unit import systemctl
 from portside.cli.verb import verb
 from portside.client.errors import NotRunning
 from portside.model.errors import InvalidParameter
-from portside.model.paths import DEFAULT_DATA_ROOT, rootless_user
+from portside.model.paths import DEFAULT_DATA_ROOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portside.cli.session import Session
     from portside.flags.table import Options
 
-_UNITS = ("portside.service", "portside.socket")
+_UNITS = (engine_unit.NAME, engine_unit.SOCKET)
 _TEMPLATES = f"{__file__.rpartition('/cli/')[0]}/daemon/units"
-_SYSTEMD = "/run/systemd/system"
+_PACKAGED_COMMAND = "/usr/bin/portside"
 _COMPLETIONS = {
     "bash": "share/bash-completion/completions/portside",
     "fish": "share/fish/vendor_completions.d/portside.fish",
     "zsh": "share/zsh/site-functions/_portside",
 }
-
-
-def _user_unit() -> str:
-    """Where the unit of a user's own engine is; empty for root's."""
-    return user_service.unit() if rootless_user() else ""
-
-
-def _has_systemd() -> bool:
-    """systemd runs here; for a user, its user instance."""
-    if not rootless_user():
-        return os.path.isdir(_SYSTEMD)
-    return user_service.has_systemd()
-
-
-def _systemctl(*words: str) -> None:
-    """Raises Failed with systemctl's message."""
-    words = ("--user", *words) if rootless_user() else words
-    done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Failed(1, f"systemctl {' '.join(words)}: {done.stderr.strip()}")
-
-
-def _is_service() -> bool:
-    """systemd runs on this machine and has the engine's unit."""
-    if rootless_user():
-        return user_service.is_installed()
-    return os.path.isdir(_SYSTEMD) and any(
-        os.path.exists(f"{directory}/portside.service")
-        for directory in ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
-    )
+_SYSTEM_DIRECTORIES = (engine_unit.ADMIN_UNITS, "/usr/local/share/man", "/usr/local/share")
 
 
 def command_path() -> str:
@@ -122,50 +92,60 @@ def _write(root: str, found: dict[str, str]) -> None:
       --no-start   Do not start the engine, nor with the machine
 """)  # fmt: skip
 def install(session: Session, options: Options, arguments: list[str]) -> None:
-    if rootless_user():
-        _install_for_user(start=not options.flag("no-start"))
+    user_unit = engine_unit.user_unit()
+    if user_unit:  # completions and manual pages are the system's
+        with open(f"{_TEMPLATES}/user/{engine_unit.NAME}") as file:
+            text = file.read().replace("@COMMAND@", _quoted(command_path()))
+        _write("", {user_unit: text})
+        session.out(f"Installed {user_unit} for {command_path()}")
+    elif _is_packaged():
+        session.out(f"{engine_unit.NAME} and {engine_unit.SOCKET} are the package's")
+    else:
+        _write("", files(command_path(), "/usr/local", engine_unit.ADMIN_UNITS))
+        session.out(f"Installed portside.service and portside.socket for {command_path()}")
+    if not engine_unit.has_systemd():
+        whose = "no systemd of this user runs here" if user_unit else "systemd does not run here"
+        session.warn(f"{whose}: start the engine with portside daemon start")
         return
-    _write("", files(command_path(), "/usr/local", "/etc/systemd/system"))
-    session.out(f"Installed portside.service and portside.socket for {command_path()}")
-    if not os.path.isdir(_SYSTEMD):
-        session.warn("systemd does not run here: start the engine with portside daemon start")
-        return
-    _systemctl("daemon-reload")
+    systemctl("daemon-reload")
     if not options.flag("no-start"):
-        _systemctl("enable", "--now", "portside.socket", "portside.service")
-
-
-def _install_for_user(start: bool) -> None:
-    """The unit alone: completions and manual pages are the system's."""
-    with open(f"{_TEMPLATES}/user/portside.service") as file:
-        text = file.read().replace("@COMMAND@", _quoted(command_path()))
-    _write("", {_user_unit(): text})
-    sys.stdout.write(f"Installed {_user_unit()} for {command_path()}\n")
-    if not _has_systemd():
-        sys.stderr.write(
-            "No systemd of this user runs here: start the engine with portside daemon start\n"
+        _enable(session)
+    if user_unit:
+        session.out(
+            "The engine and its containers end when you log out. To let them continue, and start "
+            "with the machine: sudo loginctl enable-linger $USER"
         )
-        return
-    _systemctl("daemon-reload")
-    if start:
-        _systemctl("enable", "--now", "portside.service")
-    sys.stdout.write(
-        "The engine and its containers end when you log out. To let them continue, and start "
-        "with the machine: sudo loginctl enable-linger $USER\n"
+
+
+def _is_packaged() -> bool:
+    """This command is a distribution package's, which has brought the units along."""
+    return os.path.exists(f"{engine_unit.PACKAGED_UNITS}/{engine_unit.NAME}") and (
+        os.path.realpath(_PACKAGED_COMMAND) == os.path.realpath(command_path())
     )
+
+
+def _enable(session: Session) -> None:
+    """Start the engine as the service, also in the place of one that runs in the background."""
+    if engine_unit.end_engine_in_background():
+        session.warn("the engine that ran in the background was ended: its containers continue")
+    units = (engine_unit.NAME,) if engine_unit.user_unit() else _UNITS
+    systemctl("enable", *units)
+    # An engine of an earlier installation, maybe of another path, is replaced.
+    systemctl("restart", *reversed(units))
 
 
 @verb("daemon uninstall", about="Remove the service, completion and manual pages; data stays")
 def uninstall(session: Session, options: Options, arguments: list[str]) -> None:
-    own = _user_unit()
-    if _is_service():
-        units = ["portside.service"] if own else ["portside.service", "portside.socket"]
-        _systemctl("disable", "--now", *units)
-    for path in [own] if own else files("", "/usr/local", "/etc/systemd/system"):
+    user_unit = engine_unit.user_unit()
+    if engine_unit.is_installed():
+        systemctl("disable", "--now", *((engine_unit.NAME,) if user_unit else _UNITS))
+    found = [user_unit] if user_unit else files("", "/usr/local", engine_unit.ADMIN_UNITS)
+    for path in found:
         if os.path.lexists(path):
             os.unlink(path)
-    if _has_systemd():
-        _systemctl("daemon-reload")
+            _remove_empty_parents(path)
+    if engine_unit.has_systemd():
+        systemctl("daemon-reload")
     kept = os.path.isdir(DEFAULT_DATA_ROOT) and bool(os.listdir(DEFAULT_DATA_ROOT))
     session.out(
         "Removed the service."
@@ -178,10 +158,22 @@ def uninstall(session: Session, options: Options, arguments: list[str]) -> None:
     )
 
 
+def _remove_empty_parents(path: str) -> None:
+    """Directories that an installation has made; those that systems come with stay."""
+    directory = os.path.dirname(path)
+    while directory not in _SYSTEM_DIRECTORIES and not directory.endswith("/.config"):
+        try:
+            os.rmdir(directory)
+        except OSError:  # somebody else's files are in it
+            return
+        directory = os.path.dirname(directory)
+
+
 @verb("daemon start", about="Start the engine in the background")
 def start(session: Session, options: Options, arguments: list[str]) -> None:
-    if _is_service():
-        _systemctl("start", "portside.service")
+    if engine_unit.serves(session.endpoint):
+        if not engine_unit.running_pid():
+            engine_unit.start()
         return
     from portside.cli import engine_start
 
@@ -192,18 +184,21 @@ def start(session: Session, options: Options, arguments: list[str]) -> None:
 def status(session: Session, options: Options, arguments: list[str]) -> int:
     from portside.model import build_info
 
+    if engine_unit.is_ended(session.endpoint):
+        session.out(f"No engine runs: {engine_unit.NAME} starts with the next command")
+        return 3  # as systemctl(1) has it
     client = session.unconnected_client()
     try:
         found = client.get("/version")
     except NotRunning:
         session.out(f"No engine runs at {session.endpoint.text}")
-        return 3  # as systemctl(1) has it
+        return 3
     commit = found.get("GitCommit") or "unknown"
     session.out(
         f"An engine runs at {session.endpoint.text}: version {found['Version']}, commit {commit}"
     )
-    if _is_service():
-        session.out("The engine runs as the service portside.service")
+    if engine_unit.serves(session.endpoint) and engine_unit.is_active():
+        session.out(f"The engine runs as the service {engine_unit.NAME}")
     own = build_info.commit()
     if own and commit not in (own, "unknown"):
         session.out(f"This command is of commit {own}: portside daemon restart")
@@ -212,8 +207,9 @@ def status(session: Session, options: Options, arguments: list[str]) -> int:
 
 @verb("daemon restart", about="End the engine and start it again; its containers continue")
 def restart(session: Session, options: Options, arguments: list[str]) -> None:
-    if _is_service():
-        _systemctl("restart", "portside.service")
+    if engine_unit.serves(session.endpoint):
+        engine_unit.end_engine_in_background()
+        systemctl("restart", engine_unit.NAME)
         return
     from portside.cli import engine_start, system
 

@@ -40,24 +40,23 @@ def start_engine(endpoint: Endpoint, why: str = "no engine is running: starting 
         try:
             endpoint.connect().close()
         except NotRunning:
-            if not _is_users_service(why):
+            if not _is_service(why):
                 _start(why)
     finally:
         os.close(lock)
 
 
-def _is_users_service(why: str) -> bool:
-    """Where a user has installed the engine as a service, start that: it has control groups."""
-    if not os.geteuid():
-        return False
-    from portside.cli import user_service
+def _is_service(why: str) -> bool:
+    """Where the engine is installed as a service, start that: a user's has control groups, and
+    root's does not end with a login session."""
+    from portside.cli import engine_unit
 
-    if not user_service.is_installed():
+    if not engine_unit.is_installed():
         return False
-    sys.stderr.write(f"portside: {why} as the service {user_service.NAME} "
+    sys.stderr.write(f"portside: {why} as the service {engine_unit.NAME} "
                      "(end it with 'portside daemon stop')\n")  # fmt: skip
     sys.stderr.flush()
-    user_service.start()
+    engine_unit.start()
     return True
 
 

@@ -251,6 +251,11 @@ def daemon_stop(session: Session, options: Options, arguments: list[str]) -> Non
 
 def end_engine(session: Session, *, containers: bool) -> None:
     """End the engine and wait for its end. Raises NotRunning."""
+    from portside.cli import engine_unit
+    from portside.client.errors import NotRunning
+
+    if engine_unit.is_ended(session.endpoint):
+        raise NotRunning(f"no engine runs at {session.endpoint.text}")
     query = {"containers": containers or None}
     _end(session.unconnected_client(), "/portside/daemon/stop", query)
 
@@ -263,7 +268,13 @@ def end_engine(session: Session, *, containers: bool) -> None:
 def system_reset(session: Session, options: Options, arguments: list[str]) -> None:
     from portside.cli.prune import confirm
     from portside.model.errors import SystemFailure
+    from portside.model.paths import DEFAULT_DATA_ROOT, DEFAULT_LOG
 
+    if _is_erased(session):
+        session.out(f"Nothing to remove: there is no {DEFAULT_DATA_ROOT}, and no engine runs")
+        return
+    # What runs, what is mounted and what the kernel has of networks is known to an engine: where
+    # none runs, one is started, which takes over all that and ends it.
     root = (session.client.get("/info") or {}).get("DockerRootDir", "")
     confirm(
         session, options,
@@ -274,15 +285,34 @@ def system_reset(session: Session, options: Options, arguments: list[str]) -> No
     local = _end(session.client, "/portside/reset", {})
     if local and os.path.isdir(root) and os.listdir(root):
         raise SystemFailure(f"{root} could not be deleted: the engine's log says why")
+    if local and session.endpoint.is_default and os.path.exists(DEFAULT_LOG):
+        os.unlink(DEFAULT_LOG)
+
+
+def _is_erased(session: Session) -> bool:
+    """This machine's engine does not run, and has no data."""
+    from portside.cli import engine_unit
+    from portside.model.paths import DEFAULT_DATA_ROOT, DEFAULT_SOCKET
+
+    return (
+        session.endpoint.is_default
+        and session.endpoint.path == DEFAULT_SOCKET
+        and not engine_unit.running_pid()
+        and not (os.path.isdir(DEFAULT_DATA_ROOT) and os.listdir(DEFAULT_DATA_ROOT))
+    )
 
 
 def _end(client: Client, path: str, query: dict[str, Any]) -> bool:
     """Ask the engine to end, and wait until it has. Whether it ran on this machine."""
+    from portside.cli import engine_unit
+
+    socket_path = client.endpoint.path
+    named = engine_unit.running_pid(os.path.dirname(socket_path)) if socket_path else 0
     response = client.request("POST", path, query)
     response.read()
     # The connection ends with the engine: wait for that, so that it has ended when we return.
     sock, _ = response._connection.steal()
-    process = _peer(sock)
+    process = _peer(sock, named)
     while sock.recv(4096):
         pass
     if process is not None:
@@ -290,11 +320,11 @@ def _end(client: Client, path: str, query: dict[str, Any]) -> bool:
     return process is not None
 
 
-def _peer(sock: Any) -> int | None:
+def _peer(sock: Any, named: int) -> int | None:
     """A pidfd of the process at the other end, if it is one of this machine.
 
-    SO_PEERCRED identifies the process that called listen(2), see unix(7): with
-    socket activation it is init.
+    SO_PEERCRED identifies the process that called listen(2), see unix(7): with socket activation
+    it is init, and the engine is the one that the pid file has ``named``.
     """
     import socket
     import struct
@@ -304,7 +334,7 @@ def _peer(sock: Any) -> int | None:
     size = struct.calcsize("3i")
     pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
     try:
-        return os.pidfd_open(pid) if pid > 1 else None
+        return os.pidfd_open(pid if pid > 1 else named) if max(pid, named) > 1 else None
     except OSError:
         return None
 

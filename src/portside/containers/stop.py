@@ -149,9 +149,13 @@ async def end_now(core: Core, container: Container) -> None:
 
 
 async def stop_all(core: Core, timeout: int) -> None:
-    """Stop every running container at once (``portside daemon stop --containers``)."""
+    """Stop every running container at once (``portside daemon stop --containers``, the end of the
+    machine). ``timeout``: seconds for each, unless it has asked for more."""
     running = [item for item in core.containers.values() if item.record.running]
-    work = (stop_container(core, item, "", timeout) for item in running)
+    work = (
+        stop_container(core, item, "", max(timeout, item.record.config.stop_timeout or 0))
+        for item in running
+    )
     await asyncio.gather(*work, return_exceptions=True)
     for item in running:
         item.record.stopped_by_user = False

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from portside.daemon import config
 from portside.daemon.logs import set_up_logging
-from portside.daemon.notify import notify
+from portside.daemon.notify import machine_ends, notify
 from portside.daemon.pidfile import PidFile
 from portside.engine.option_checks import warnings
 from portside.engine.options import DaemonOptions
@@ -126,7 +126,8 @@ class Daemon:
         if self._reset:
             from portside.engine.reset import erase
 
-            erase(self.instance)
+            theirs = [each.socket_path for each in self._listeners if each.path is None]
+            erase(self.instance, keep=theirs)
 
     def _make_directories(self) -> None:
         """The two roots. Nobody else enters the data root; the default exec root holds the socket.
@@ -202,6 +203,8 @@ class Daemon:
         log.info("Daemon has completed initialization")
         notify("READY=1")
         await stop.wait()
+        if self._signals and not self._stop_containers:
+            self._stop_containers = await asyncio.to_thread(machine_ends)
         log.info("Stopping: containers %s", "too" if self._stop_containers else "continue")
         notify("STOPPING=1")
         await asyncio.gather(*(server.close() for server in servers))

@@ -1,16 +1,22 @@
 """systemd's protocols: notification of readiness, and listening sockets that it passes.
 
-Protocols of sd_notify(3) and sd_listen_fds(3), spoken directly.
+Protocols of sd_notify(3) and sd_listen_fds(3), spoken directly. Whether the machine shuts down is
+asked of systemctl(1), once, at the engine's end.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
+from contextlib import suppress
 
 from portside.model.errors import InvalidParameter
+from portside.model.paths import rootless_user
 
 _FIRST_FD = 3
+_ANSWER_TIMEOUT = 5
+"""Seconds that systemctl may take."""
 
 
 def notify(message: str) -> None:
@@ -46,3 +52,19 @@ def listen_fds(name: str = "") -> list[socket.socket]:
     for fd in chosen:
         os.set_inheritable(fd, False)
     return [socket.socket(fileno=fd) for fd in chosen]
+
+
+def machine_ends() -> bool:
+    """Whether systemd shuts the machine down, or for a user's engine ends the user's instance
+    (the last logout). Whatever still runs is killed then, in no order."""
+    managers = [[], ["--user"]] if rootless_user() else [[]]
+    for option in managers:
+        with suppress(OSError, subprocess.TimeoutExpired):
+            asked = subprocess.run(
+                ["systemctl", *option, "is-system-running"],
+                stdin=subprocess.DEVNULL, capture_output=True, check=False,
+                timeout=_ANSWER_TIMEOUT,
+            )  # fmt: skip
+            if asked.stdout.strip() == b"stopping":
+                return True
+    return False
