@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket as socketlib
 import subprocess
 import tempfile
 import time
@@ -134,27 +135,54 @@ def test_what_it_denies_to_a_container_with_everything_else_open(docker: Docker)
     assert len(done.stdout.splitlines()) >= 3
 
 
+def _let_dockerd_load_it(place: str) -> None:
+    """dockerd waits 15 s for the containerd that it starts, which is too short where the processor
+    is emulated: it gets one that is ready."""
+    socket = f"{place}/c.sock"
+    containerd = ["containerd", "--root", f"{place}/c", "--state", f"{place}/cs", "-a", socket]
+    dockerd = ["dockerd", "--data-root", f"{place}/d", "--exec-root", f"{place}/x", "-p",
+               f"{place}/pid", "-H", f"unix://{place}/s", "--bridge", "none", "--iptables=false",
+               "--storage-driver", "vfs", "--containerd", socket]  # fmt: skip
+    started: list[subprocess.Popen[bytes]] = []
+    with open(f"{place}/log", "wb") as log:
+        try:
+            started.append(subprocess.Popen(containerd, stdout=log, stderr=log))
+            _await(lambda: _answers(socket), started[-1])
+            started.append(subprocess.Popen(dockerd, stdout=log, stderr=log))
+            _await(lambda: apparmor.is_loaded("docker-default"), started[-1])
+        finally:
+            for process in reversed(started):
+                process.terminate()
+                process.wait(120)
+    if not apparmor.is_loaded("docker-default"):
+        pytest.skip(f"dockerd loaded no profile: {Path(f'{place}/log').read_text()[-900:]}")
+
+
+def _answers(path: str) -> bool:
+    with socketlib.socket(socketlib.AF_UNIX) as sock:
+        return sock.connect_ex(path) == 0
+
+
+def _await(holds: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Until it holds, the process has ended, or five minutes are over."""
+    deadline = time.monotonic() + 300
+    while not holds() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
 def docker_default() -> Iterator[None]:
     """Docker's own profile, loaded by a dockerd that is ended again; it stays in the kernel."""
-    if not shutil.which("dockerd"):
-        pytest.skip("no dockerd")
+    if not shutil.which("dockerd") or not shutil.which("containerd"):
+        pytest.skip("no dockerd with its containerd")
     if not apparmor.is_loaded("docker-default"):
-        with tempfile.TemporaryDirectory(prefix="ps-", dir="/tmp") as place:
-            command = ["dockerd", "--data-root", f"{place}/d", "--exec-root", f"{place}/x", "-p",
-                       f"{place}/pid", "-H", f"unix://{place}/s", "--bridge", "none",
-                       "--iptables=false", "--storage-driver", "vfs"]  # fmt: skip
-            with open(f"{place}/log", "wb") as log:
-                daemon = subprocess.Popen(command, stdout=log, stderr=log)
-            deadline = time.monotonic() + 300
-            while not apparmor.is_loaded("docker-default") and time.monotonic() < deadline:
-                if daemon.poll() is not None:
-                    break
-                time.sleep(0.5)
-            daemon.terminate()
-            daemon.wait(120)
-            if not apparmor.is_loaded("docker-default"):
-                pytest.skip(f"dockerd loaded no profile: {Path(f'{place}/log').read_text()[-500:]}")
+        place = tempfile.mkdtemp(prefix="ps-", dir="/tmp")
+        try:
+            _let_dockerd_load_it(place)
+        finally:
+            for mount in (f"{place}/d", f"{place}/x"):  # dockerd mounts them over themselves
+                subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
+            shutil.rmtree(place, ignore_errors=True)
     yield
 
 

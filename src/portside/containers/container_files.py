@@ -23,7 +23,10 @@ def view(core: Core, container: Container) -> View:
     """The files as the container sees them, running or not."""
     record = container.record
     mappings = user_mapping.of(core, record)
-    hosts = mappings.inverse() if mappings is not None else IDMappings((), ())
+    rootfs = core.store.layers.rootfs(record.id)
+    # a copy is looked at from inside a user namespace, where owners need no mapping
+    shown = mappings is not None and not rootfs.stored_uids
+    hosts = mappings.inverse() if mappings is not None and shown else IDMappings((), ())
     mounts = [
         ViewMount(
             point.source,
@@ -43,7 +46,7 @@ def view(core: Core, container: Container) -> View:
     return View(
         record.name,
         pid=record.pid if record.running else 0,
-        rootfs=core.store.layers.rootfs(record.id),
+        rootfs=rootfs,
         mounts=tuple(mounts),
         read_only=record.host.readonly_rootfs,
         working_dir="" if record.started_ns else record.config.working_dir.strip("/"),

@@ -35,6 +35,7 @@ from portside.model.ociruntime import User
 from portside.model.platform import Platform
 from portside.model.rootfs import Rootfs
 from portside.store.failpoints import reach
+from portside.store.mapped_copies import MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ async def create_container(core: Core, options: CreateOptions) -> Created:
     record.id_mappings = user_mapping.allocate(core, host, config.user)
     selinux_labels.assign(core, record)
     warnings += core.networks.validate(network_request(core, record))
+    if record.id_mappings is not None and core.store.layers.copies.needed():
+        warnings.append(f"{MISSING}: the image's layers are copied for this container")
     warnings += _platform_warning(image, options.platform)
     # Everything a start would refuse for its form is refused now.
     oci_spec.build_spec(

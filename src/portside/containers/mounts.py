@@ -15,7 +15,7 @@ import logging
 import os
 import posixpath
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from portside.containers import user_mapping
 from portside.containers.container import MountPoint, Record
 from portside.containers.container_jobs import BindImagePath
 from portside.containers.spec.oci_mounts import tmpfs_options
+from portside.kernel import idmapped
 from portside.kernel.directories import make_public
 from portside.kernel.mount import (
     MNT_DETACH,
@@ -386,8 +387,13 @@ class MountPoints:
                 found.append(point)
             rootfs = self._core.store.layers.rootfs(container_id)
             for point in found:
-                if point.type == "volume" and not point.no_copy:
-                    await volumes.copy_up(point.name, rootfs, point.destination, point.subpath)
+                if point.type != "volume":
+                    continue
+                filled = not point.no_copy and await volumes.copy_up(
+                    point.name, rootfs, point.destination, point.subpath
+                )
+                if mappings is not None:
+                    await _own_volume(self._core, point.source, mappings, filled)
             undo.pop_all()
         return tuple(found)
 
@@ -398,6 +404,27 @@ class MountPoints:
         return msgspec.structs.replace(
             point, name=volume.name, source=volume.mountpoint, driver=volume.driver
         )
+
+
+async def _own_volume(core: Core, place: str, mappings: IDMappings, filled: bool) -> None:
+    """Without idmapped mounts a new volume belongs to the user namespace that it is made for."""
+    directory = Path(place)
+    if not directory.is_dir() or idmapped.is_supported(place):
+        return
+    if filled:
+        await core.store.layers.copies.copy_in_place(directory, mappings)
+    elif not any(directory.iterdir()):
+        os.chown(directory, *mappings.root)
+
+
+def own_files(directory: str, mappings: IDMappings) -> None:
+    """Without idmapped mounts the files that the engine keeps for a container belong to its
+    root."""
+    if not directory or idmapped.is_supported(directory):
+        return
+    for name in ("hosts", "hostname", "resolv.conf"):
+        with suppress(FileNotFoundError):
+            os.chown(f"{directory}/{name}", *mappings.root, follow_symlinks=False)
 
 
 async def _give_back(core: Core, point: MountPoint, container_id: str) -> None:
@@ -460,7 +487,7 @@ def _map_owners(
         uids, gids = idmap_of(point.idmap, mount.source, record.config.user)
         if mappings is not None:
             uids, gids = composed(uids, mappings.uids), composed(gids, mappings.gids)
-    elif mappings is not None and point.type != "bind":
+    elif mappings is not None and point.type != "bind" and idmapped.is_supported(mount.source):
         uids, gids = mappings.uids, mappings.gids
     mount.uid_mappings, mount.gid_mappings = uids, gids
 
@@ -626,16 +653,12 @@ async def mount_image(
     chain = Digest(point.chain) if point.chain else None
     if chain is None:  # made by an engine that did not note it
         chain = chain_id(core.images.get(point.source).config.diff_ids)
-    rootfs = core.store.layers.rootfs(chain)
-    if mappings is not None:
-        rootfs = msgspec.structs.replace(
-            rootfs, uid_mappings=mappings.uids, gid_mappings=mappings.gids
-        )
+    rootfs = await core.store.layers.rootfs_for(chain, mappings)
     uids, gids = rootfs.uid_mappings, rootfs.gid_mappings
-    if point.subpath:
+    if point.subpath or rootfs.stored_uids:  # the user namespace cannot reach the copies
         number = sum(1 for _ in core.directory(record.id).glob("image-*"))
         place = core.directory(record.id) / f"image-{number}"
-        job = BindImagePath(rootfs=rootfs, path=point.subpath, place=str(place))
+        job = BindImagePath(rootfs=rootfs, path=point.subpath or "/", place=str(place))
         await core.store.workers.run(job)
         return oci.Mount(point.destination, "bind", str(place), ("bind", "rprivate", "ro"))
     if rootfs.driver != "overlay":
@@ -647,7 +670,7 @@ async def mount_image(
 
 def unmount_images(core: Core, record: Record) -> None:
     """Let go of the paths of images that a container had mounted."""
-    if any(point.type == "image" and point.subpath for point in record.mounts):
+    if any(point.type == "image" for point in record.mounts):
         unbind_all(core.directory(record.id))
 
 

@@ -189,12 +189,16 @@ async def bring_up(core: Core, container: Container) -> None:
         selinux_labels.assign(core, record)
         selinux_labels.check(core, record)
         container_networks.check_links_running(core, record)
+        mappings = user_mapping.of(core, record)
+        await core.store.layers.store_as(record.id, mappings)
         runtime_mounts = await mounts.runtime_mounts(core, record)
         await selinux_labels.label_sources(core, record, runtime_mounts)
         clock.mark("mounts")
         attachment = await core.networks.attach(network_request(core, record))
         container.networked = True
         _label_network_files(core, record, attachment, "network" in shared)
+        if mappings is not None:
+            mounts.own_files(attachment.directory, mappings)
         clock.mark("network")
         reach("container.start:networked")
         record.link_variables = (
@@ -394,11 +398,10 @@ def labelled_root(core: Core, record: Record) -> Rootfs:
 
 
 def mapped_root(core: Core, identifier: str, mappings: IDMappings | None) -> Rootfs:
-    """A container's root, whose files have the container's identifiers on disk."""
+    """A container's root, whose files have the container's identifiers on disk, or the host's
+    (:meth:`.LayerStore.store_as`)."""
     root = core.store.layers.rootfs(identifier)
-    if mappings is None:
-        return root
-    return msgspec.structs.replace(root, uid_mappings=mappings.uids, gid_mappings=mappings.gids)
+    return root if mappings is None or root.stored_uids else root.mapped(mappings)
 
 
 def _has_init(host: HostConfig, default: bool) -> bool:

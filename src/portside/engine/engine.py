@@ -89,6 +89,7 @@ class Engine:
         await engine.volumes.start()
         await engine.networks.start()
         await restore.restore(engine.containers)
+        engine.store.layers.sweep_copies(engine.id_mappings)
         engine.space.start()
         return engine
 

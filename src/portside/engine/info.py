@@ -36,6 +36,7 @@ from portside.model.system import (
     Version,
     api_text,
 )
+from portside.store.mapped_copies import MISSING
 
 if TYPE_CHECKING:
     from portside.engine.engine import Engine
@@ -198,5 +199,7 @@ def _warnings(engine: Engine) -> tuple[str, ...]:
         found.append("WARNING: daemon is not using the default seccomp profile")
     if engine.options.insecure_tcp:
         found.append("WARNING: API is accessible without encryption (--insecure-tcp)")
+    if engine.id_mappings is not None and engine.store.layers.copies.needed():
+        found.append(f"WARNING: {MISSING}: layers are copied for the mapping")
     found += engine.space.warnings()
     return tuple(found)

@@ -29,7 +29,8 @@ async def measure_disk(
         found["Images"] = [
             {**image.wire(version), "Containers": image.containers} for image in images
         ]
-        found["LayersSize"] = sum(layer.size for layer in engine.store.layers.all())
+        layers = engine.store.layers
+        found["LayersSize"] = sum(layer.size for layer in layers.all()) + layers.copied_size()
         found["ImagesUsage"] = _images(images, found["Images"], found["LayersSize"])
     if not kinds or "container" in kinds:
         containers = await list_containers(engine.containers, {}, all=True, size=True)

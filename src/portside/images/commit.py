@@ -48,11 +48,9 @@ async def commit_container(catalogue: Catalogue, request: Commit, publish: Publi
     base, layers = _base(catalogue, request)
     config = apply_changes(request.config or base.run, request.changes)
     with store.lease(f"commit {request.container_id}") as lease:
-        job = PackChanges(
-            rootfs=store.layers.rootfs(request.container_id),
-            base=store.layers.base(request.container_id),
-        )
-        packed = await Packer(store, lease.ref).from_job(job)
+        async with store.layers.plain(request.container_id) as (rootfs, layer_base):
+            job = PackChanges(rootfs=rootfs, base=layer_base)
+            packed = await Packer(store, lease.ref).from_job(job)
         made = _config(base, request, config, packed)
         if len(made.rootfs.diff_ids) > len(base.rootfs.diff_ids):
             layers.append(

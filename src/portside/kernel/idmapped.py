@@ -46,6 +46,38 @@ def map_owners_as(tree: int, namespace: int) -> None:
         ) from err
 
 
+_supported: dict[int, bool] = {}
+
+
+def is_supported(path: str) -> bool:
+    """Whether mounts of the file system at ``path`` can be idmapped; asked once for each."""
+    try:
+        device = os.stat(path).st_dev
+    except OSError:
+        return True  # the mount reports what is wrong
+    if device not in _supported:
+        _supported[device] = _supports(path)
+    return _supported[device]
+
+
+def _supports(path: str) -> bool:
+    """Kernels before 5.19 count as without: an overlay's layers cannot be idmapped there."""
+    from portside.model.ociruntime import IDMapping
+
+    if process.kernel_version() < (5, 19):
+        return False
+    one = (IDMapping(0, 65534, 1),)
+    try:
+        namespace = user_namespace(one, one)
+        try:
+            os.close(mapped_copy(path, namespace))
+        finally:
+            os.close(namespace)
+    except (OSError, SystemFailure):
+        return False
+    return True
+
+
 def mapped_copy(path: str, namespace: int) -> int:
     """A detached copy of one mount at ``path`` with its owners mapped; SystemFailure."""
     tree = mount.open_tree(mount.AT_FDCWD, path, mount.OPEN_TREE_CLONE)

@@ -74,7 +74,7 @@ def _by_layer() -> bool:
     any: the version is asked first. The option is given a directory that is there, since the
     kernel writes a line to its log for one that is not.
     """
-    if _version() < (6, 8):
+    if process.kernel_version() < (6, 8):
         return False
     try:
         context = fsopen.fsopen("overlay")
@@ -97,13 +97,7 @@ prepare = _by_layer
 def by_descriptor() -> bool:
     """Whether :func:`overlay_of` can be used: Linux 6.15 takes layers by descriptor, also of
     mounts that are attached nowhere."""
-    return _version() >= (6, 15)
-
-
-def _version() -> tuple[int, ...]:
-    """The kernel's version, major and minor number."""
-    numbers = os.uname().release.split("-")[0].split(".")[:2]
-    return tuple(int(number) for number in numbers if number.isdigit())
+    return process.kernel_version() >= (6, 15)
 
 
 def overlay_of(

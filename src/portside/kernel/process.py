@@ -303,3 +303,9 @@ def sethostname(name: str) -> None:
 def setdomainname(name: str) -> None:
     data = os.fsencode(name)
     check(libc.setdomainname(data, len(data)), "setdomainname")
+
+
+def kernel_version() -> tuple[int, ...]:
+    """The running kernel's version, major and minor number."""
+    numbers = os.uname().release.split("-")[0].split(".")[:2]
+    return tuple(int(number) for number in numbers if number.isdigit())

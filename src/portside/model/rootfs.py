@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from portside.model.idmap import IDMappings
 from portside.model.ociruntime import IDMapping
 
 
@@ -24,3 +25,11 @@ class Rootfs(msgspec.Struct, frozen=True, omit_defaults=True):
     uid_mappings: tuple[IDMapping, ...] = ()
     """Show the files' owners moved so (idmapped layers, Linux 5.19), as disk's to host's."""
     gid_mappings: tuple[IDMapping, ...] = ()
+    stored_uids: tuple[IDMapping, ...] = ()
+    """The files are a copy with the host's identifiers on the disk, by these mappings from the
+    container's; without idmapped mounts."""
+    stored_gids: tuple[IDMapping, ...] = ()
+
+    def mapped(self, mappings: IDMappings) -> Rootfs:
+        """The same, with its owners shown moved by the mappings."""
+        return msgspec.structs.replace(self, uid_mappings=mappings.uids, gid_mappings=mappings.gids)

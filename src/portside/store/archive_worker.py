@@ -15,9 +15,11 @@ from portside.kernel.idmapped import map_owners
 from portside.kernel.process import CLONE_NEWNS, unshare
 from portside.model.errors import InvalidParameter, NotFound, NotRunning, SystemFailure
 from portside.model.golang.timestamps import format_rfc3339
+from portside.model.idmap import IDMappings
+from portside.model.rootfs import Rootfs
 from portside.store.archive_values import Limits, PathStat, View, go_mode
 from portside.store.decompress import plain
-from portside.store.roots import OPEN_DIR, missing, open_beneath, open_root
+from portside.store.roots import OPEN_DIR, enter_stored, missing, open_beneath, open_root
 from portside.store.tar_pack import TarWriter
 from portside.store.tar_reader import TarReader
 from portside.store.tar_unpack import Unpacker
@@ -41,13 +43,14 @@ def open_view(view: View) -> int:
     if view.mounts:
         _mount_into(root, view)
     if view.working_dir and not view.read_only:
-        _make_directories(root, view.working_dir)
+        _make_directories(root, view.working_dir, view.rootfs)
     if view.read_only and view.rootfs.driver == "overlay":
         mnt.mount_setattr(root, set=mnt.MOUNT_ATTR_RDONLY, about="the root")
+    enter_stored(view.rootfs)
     return root
 
 
-def _make_directories(root: int, path: str) -> None:
+def _make_directories(root: int, path: str, rootfs: Rootfs) -> None:
     """Make ``path`` with its parents; the container's start reports what is in the way."""
     above = ""
     for name in path.strip("/").split("/"):
@@ -57,6 +60,9 @@ def _make_directories(root: int, path: str) -> None:
             return
         with suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=parent)
+            if rootfs.stored_uids:
+                owner = IDMappings(rootfs.stored_uids, rootfs.stored_gids).root
+                os.chown(name, *owner, dir_fd=parent)
         os.close(parent)
         above = f"{above}/{name}".strip("/")
 

@@ -21,7 +21,8 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +31,7 @@ import msgspec
 from portside.kernel import overlay
 from portside.model.digest import Digest
 from portside.model.errors import Conflict, NotFound
+from portside.model.idmap import IDMappings
 from portside.model.ids import new_id
 from portside.model.image import COMPRESSIONS
 from portside.model.rootfs import Rootfs
@@ -39,6 +41,7 @@ from portside.store.blobs import BlobStore
 from portside.store.db import Database, Ref
 from portside.store.durability import Settler
 from portside.store.failpoints import reach
+from portside.store.mapped_copies import MappedCopies, key_of
 from portside.store.trash import Trash
 from portside.store.worker_pool import Workers
 
@@ -104,6 +107,7 @@ class LayerStore:
         trees.spread(self.layers_dir)
         (self.links_dir / "empty").chmod(0o755)
         self.containers_dir.mkdir(mode=0o700, exist_ok=True)
+        self.copies = MappedCopies(root, driver, workers, trash)
         self._unpacking: dict[Digest, asyncio.Task[None]] = {}
         self._waiting: dict[Digest, int] = {}
 
@@ -166,6 +170,14 @@ class LayerStore:
         """Bytes of all layers of a stack, as Docker's SizeRootFs counts them."""
         return sum(layer.size for layer in self.stack(chain)) if chain else 0
 
+    def sweep_copies(self, default: IDMappings | None) -> None:
+        """At a start: forget copies that nothing needs; ``default`` is the engine's mapping."""
+        self.copies.sweep(default, (layer.chain for layer in self.all()))
+
+    def copied_size(self) -> int:
+        """Bytes of copies of layers for user namespaces."""
+        return self.copies.size({layer.chain.hex: layer.size for layer in self.all()})
+
     def delete(self, chain: Digest) -> None:
         """Remove a layer even if something refers to it; garbage collection checks first."""
         with self._db.transaction() as sql:
@@ -175,6 +187,7 @@ class LayerStore:
         if row is not None:
             (self.links_dir / base36(row[0])).unlink(missing_ok=True)
         self._trash.discard(self.layers_dir / chain.hex)
+        self.copies.drop_layer(chain)
 
     async def difference(self, chain: Digest) -> str:
         """What differs first between a layer's files and its blob, unpacked beside them; empty
@@ -225,7 +238,7 @@ class LayerStore:
         """A container's changes as a new blob (an uncompressed tar): (diff id, blob digest,
         bytes). The blob is owned by ``owner``; ``ensure`` it to have the layer too."""
         async with self._blobs.ingest(owner=owner) as ingest:
-            async with await self.diff_tar(container_id) as stream:
+            async with self.diff_tar(container_id) as stream:
                 async for piece in stream:
                     await ingest.write(piece)
             digest = await ingest.commit()
@@ -253,7 +266,7 @@ class LayerStore:
             temporary = self.layers_dir / f"tmp-{new_id()}"
             temporary.mkdir(mode=0o711)
             try:
-                (self.containers_dir / container_id / "upper").rename(temporary / "diff")
+                Path(self._written(container_id)).rename(temporary / "diff")
                 self._record(chain, parent, diff_id, blob, media_type, size, temporary, owner)
             except BaseException:
                 self._trash.discard(temporary)
@@ -351,11 +364,13 @@ class LayerStore:
         The files are moved aside at once and deleted in the background; a mount that still
         uses them keeps working until it is gone.
         """
+        own = self.copies.own(container_id)
         self.forget_writable(container_id)
         reach("layers.remove_writable:forgotten")
         directory = self.containers_dir / container_id
-        for name in ("upper", "work", "root"):
-            self._trash.discard(directory / name)
+        for path in (own, *(directory / name for name in ("upper", "work", "root"))):
+            if path is not None:
+                self._trash.discard(path)
 
     def forget_writable(self, container_id: str) -> None:
         """Forget it only: the caller discards the container's whole directory."""
@@ -365,6 +380,7 @@ class LayerStore:
             ).fetchone()
             if row is not None and row[0]:
                 self._db.refs.remove(Ref.container(container_id), Ref.layer(row[0]))
+        self.copies.forget(container_id)
 
     def rootfs(self, source: str) -> Rootfs:
         """The root of a container (by its ID), or the read-only view of a chain (a Digest).
@@ -380,10 +396,66 @@ class LayerStore:
                 lower.append(str(self.links_dir / "empty"))
             return Rootfs("overlay", lower=tuple(lower), options=OVERLAY_OPTIONS)
         chain, driver = self._required(source)
-        directory = self.containers_dir / source
+        mappings = self.copies.mappings_of(source)
+        stored = () if mappings is None else (mappings.uids, mappings.gids)
         if driver == "vfs":
-            return Rootfs("bind", upper=str(directory / "root"))
-        return self._overlay(self._lower(chain), directory)
+            return Rootfs("bind", (), self._written(source), "", (), (), (), *stored)
+        lower = self._lower(chain) if mappings is None else self._copied(chain, mappings)
+        upper = Path(self._written(source))
+        return Rootfs(
+            "overlay", tuple(lower), str(upper), str(upper.with_name("work")), OVERLAY_OPTIONS,
+            (), (), *stored,
+        )  # fmt: skip
+
+    def _copied(self, chain: Digest | None, mappings: IDMappings) -> list[str]:
+        """:meth:`_lower` with the mapping's owners: copies that are there."""
+        if chain is None:
+            return [str(self.links_dir / "empty")]
+        chains = (layer.chain for layer in self.stack(chain))
+        return list(self.copies.paths(chains, key_of(mappings)))
+
+    async def store_as(self, container_id: str, mappings: IDMappings | None) -> None:
+        """Before a start: store the files of a container so that it sees its own identifiers;
+        with ``mappings`` a copy of them where idmapped mounts are missing."""
+        if self.copies.own(container_id) is None and (mappings is None or not self.copies.needed()):
+            return
+        if mappings is not None and not self.copies.needed():
+            mappings = None  # a kernel or file system that supports them has come since
+        chain, driver = self._required(container_id)
+        chains = self._copied_chains(chain, driver)
+        await self.copies.convert(container_id, chains, mappings)
+
+    async def rootfs_for(self, chain: Digest, mappings: IDMappings | None) -> Rootfs:
+        """The read-only view of a chain as a user namespace sees it."""
+        found = self.rootfs(chain)
+        if mappings is None:
+            return found
+        if not self.copies.needed():
+            return found.mapped(mappings)
+        paths = await self.copies.layers(self._copied_chains(chain, self.driver), mappings)
+        stored = {"stored_uids": mappings.uids, "stored_gids": mappings.gids}
+        if found.driver == "bind":
+            return msgspec.structs.replace(found, upper=paths[0], **stored)
+        lower = (*paths, *found.lower[len(paths) :])
+        return msgspec.structs.replace(found, lower=lower, **stored)
+
+    def _copied_chains(self, chain: Digest | None, driver: str) -> list[Digest]:
+        chains = [layer.chain for layer in self.stack(chain)] if chain is not None else []
+        return chains[:1] if driver == "vfs" else chains
+
+    @asynccontextmanager
+    async def plain(self, container_id: str) -> AsyncIterator[tuple[Rootfs, str]]:
+        """A container's root with its own identifiers on the disk, to pack what it has changed,
+        and :meth:`base` of it."""
+        found = self.rootfs(container_id)
+        chain, driver = self._required(container_id)
+        if not found.stored_uids:
+            yield found, self.base(container_id)
+            return
+        lower = () if driver == "vfs" else tuple(self._lower(chain))
+        usual = Rootfs(found.driver, lower=lower, options=found.options)
+        async with self.copies.plain(container_id, usual) as rootfs:
+            yield rootfs, self._base(chain, driver)
 
     def chain_of_writable(self, container_id: str) -> Digest | None:
         """The parent of a container's writable layer. NotFound."""
@@ -396,12 +468,15 @@ class LayerStore:
         )
         return found
 
-    async def diff_tar(self, container_id: str) -> JobStream:
+    @asynccontextmanager
+    async def diff_tar(self, container_id: str) -> AsyncIterator[JobStream]:
         """The container's changes as a layer tar: same changes, same bytes."""
         from portside.store.job_streams import JobStream
 
-        job = store_jobs.PackChanges(rootfs=self.rootfs(container_id), base=self.base(container_id))
-        return await JobStream.start(self._workers, job)
+        async with self.plain(container_id) as (rootfs, base):
+            job = store_jobs.PackChanges(rootfs=rootfs, base=base)
+            async with await JobStream.start(self._workers, job) as stream:
+                yield stream
 
     async def export_tar(self, source: str, pid: int = 0) -> JobStream:
         """The whole root of a container (of a running one with its ``pid``: its overlay must
@@ -579,11 +654,18 @@ class LayerStore:
 
     def _written(self, container_id: str) -> str:
         name = "root" if self._required(container_id)[1] == "vfs" else "upper"
-        return str(self.containers_dir / container_id / name)
+        directory = self.copies.own(container_id) or self.containers_dir / container_id
+        return str(directory / name)
 
     def base(self, container_id: str) -> str:
         """vfs: the tree the container's root was copied from; overlay needs none."""
         chain, driver = self._required(container_id)
+        mappings = self.copies.mappings_of(container_id)
+        if mappings is not None and driver == "vfs" and chain is not None:
+            return self.copies.paths([chain], key_of(mappings))[0]
+        return self._base(chain, driver)
+
+    def _base(self, chain: Digest | None, driver: str) -> str:
         if driver == "overlay":
             return ""
         return str(self.layers_dir / chain.hex / "diff" if chain else self.links_dir / "empty")

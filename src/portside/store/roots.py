@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from portside.kernel import idmapped
 from portside.kernel import mount as mnt
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.kernel.overlay import overlay
@@ -59,6 +60,17 @@ def open_root(source: Rootfs | int) -> int:
     return mount_overlay(source)
 
 
+def enter_stored(rootfs: Rootfs) -> None:
+    """As :func:`enter_user_namespace`, for a root that is stored with the host's identifiers and
+    was opened before."""
+    if rootfs.stored_uids:
+        namespace = idmapped.user_namespace(rootfs.stored_uids, rootfs.stored_gids)
+        try:
+            _enter(namespace)
+        finally:
+            os.close(namespace)
+
+
 def enter_user_namespace(pid: int) -> None:
     """Be root in the user namespace of a container's process, so that its files' owners are read
     and written as it sees them. For jobs: there is no way back. Nothing when it is ours."""
@@ -69,9 +81,13 @@ def enter_user_namespace(pid: int) -> None:
     try:
         if os.fstat(theirs).st_ino == os.stat("/proc/self/ns/user").st_ino:
             return
-        setns(theirs, CLONE_NEWUSER, "the container's user namespace")
+        _enter(theirs)
     finally:
         os.close(theirs)
+
+
+def _enter(namespace: int) -> None:
+    setns(namespace, CLONE_NEWUSER, "the container's user namespace")
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)

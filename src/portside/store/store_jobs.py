@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from portside.model.digest import Digest
+from portside.model.ociruntime import IDMapping
 from portside.model.rootfs import Rootfs
 from portside.store.archive_values import Change, Limits
 from portside.store.worker_pool import Job
@@ -67,6 +68,31 @@ class CopyTree(Job, kw_only=True):
 
         os.umask(0)
         return copy_tree(self.source, self.target)
+
+
+class CopyWithOwners(Job, kw_only=True):
+    """Copy a layer or a writable one into the new directory ``target``, its owners moved by the
+    mappings, and write it to the disk. Waits for jobs that have the source's overlay mounted."""
+
+    result: ClassVar[type] = int
+    source: str
+    target: str
+    uids: tuple[IDMapping, ...]
+    gids: tuple[IDMapping, ...]
+
+    def run(self, fds: list[int], progress: Progress) -> int:
+        import fcntl
+
+        from portside.kernel.syncfs import syncfs
+        from portside.store.moved_owners import MovedOwners
+        from portside.store.trees import copy_tree
+
+        os.umask(0)
+        source = os.open(self.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(source, fcntl.LOCK_EX)
+        size = copy_tree(self.source, self.target, MovedOwners(self.uids, self.gids))
+        syncfs(source)
+        return size
 
 
 class RemoveTrees(Job, kw_only=True):

@@ -17,7 +17,7 @@ from portside.kernel import overlay
 from portside.model.errors import NotFound, NotRunning, SystemFailure
 from portside.model.rootfs import Rootfs
 from portside.store import tar_format as tar
-from portside.store.roots import OPEN_DIR, open_bare_root, open_root
+from portside.store.roots import OPEN_DIR, enter_stored, open_bare_root, open_root
 from portside.store.tar_format import Entry
 from portside.store.trees import OPEN_FILE, data_ranges
 
@@ -244,8 +244,11 @@ def pack_root(rootfs: Rootfs, pid: int, out: int, left_out: frozenset[bytes]) ->
     runs (0: none), without what is mounted in it, and without the paths ``left_out``."""
     try:
         root_fd = open_bare_root(pid) if pid else open_root(rootfs)
+        if not pid:
+            enter_stored(rootfs)
     except NotRunning:  # it has just ended: then its overlay is mounted nowhere any more
         root_fd = open_root(rootfs)
+        enter_stored(rootfs)
     try:
         top = os.open(".", OPEN_DIR, dir_fd=root_fd)
     except FileNotFoundError as err:

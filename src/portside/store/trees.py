@@ -16,6 +16,7 @@ from portside.kernel.openat2 import (
     RESOLVE_NO_XDEV,
     openat2,
 )
+from portside.store.moved_owners import MovedOwners
 
 BELOW = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -165,12 +166,16 @@ def spread(path: str | os.PathLike[str]) -> None:
 # -- copying -----------------------------------------------------------------------------------
 
 
-def copy_tree(source: str, target: str) -> int:
-    """Copy a tree into the new directory ``target``; bytes of its files."""
+def copy_tree(source: str, target: str, owners: MovedOwners | None = None) -> int:
+    """Copy a tree into the new directory ``target``; bytes of its files.
+
+    With ``owners`` the copy belongs to others, and an overlay's marks are copied as well: it
+    takes the place of a layer or of a writable one.
+    """
     os.mkdir(target, 0o755)
     source_fd, target_fd = os.open(source, OPEN_DIR), os.open(target, OPEN_DIR)
     try:
-        return copy_into(source_fd, target_fd)
+        return _Copy(owners).directory(source_fd, target_fd)
     finally:
         os.close(source_fd)
         os.close(target_fd)
@@ -185,7 +190,8 @@ def copy_into(source_fd: int, target_fd: int) -> int:
 class _Copy:
     """One copy; remembers the files with several links by what they were."""
 
-    def __init__(self) -> None:
+    def __init__(self, owners: MovedOwners | None = None) -> None:
+        self._owners = owners
         self._links: dict[tuple[int, int], tuple[int, bytes]] = {}
         self._held: list[int] = []
 
@@ -205,7 +211,7 @@ class _Copy:
                 total += self._entry(name, found, source, target)
             except FileNotFoundError:
                 continue  # removed while we look
-        copy_attributes(source, target, os.fstat(source))
+        copy_attributes(source, target, os.fstat(source), self._owners)
         return total
 
     def _entry(self, name: bytes, found: os.stat_result, source: int, target: int) -> int:
@@ -221,9 +227,12 @@ class _Copy:
             return 0  # a socket is its process's; a copy would be dead
         else:
             os.mknod(name, found.st_mode, found.st_rdev, dir_fd=target)
-        os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
+        owner = _owner(found, self._owners)
+        os.chown(name, *owner, dir_fd=target, follow_symlinks=False)
         _copy_xattrs(
-            b"/proc/self/fd/%d/%s" % (source, name), b"/proc/self/fd/%d/%s" % (target, name)
+            b"/proc/self/fd/%d/%s" % (source, name),
+            b"/proc/self/fd/%d/%s" % (target, name),
+            self._owners,
         )
         times = (found.st_atime_ns, found.st_mtime_ns)
         os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
@@ -263,7 +272,7 @@ class _Copy:
             copy = os.open(name, flags, 0o600, dir_fd=target)
             try:
                 copy_data(fd, copy, found.st_size)
-                copy_attributes(fd, copy, found)
+                copy_attributes(fd, copy, found, self._owners)
             finally:
                 os.close(copy)
             return found.st_size
@@ -271,21 +280,31 @@ class _Copy:
             os.close(fd)
 
 
-def copy_attributes(source: int, target: int, found: os.stat_result) -> None:
+def copy_attributes(
+    source: int, target: int, found: os.stat_result, owners: MovedOwners | None = None
+) -> None:
     """Owner, mode, extended attributes and times, in the order in which they last."""
-    os.fchown(target, found.st_uid, found.st_gid)
-    os.fchmod(target, stat.S_IMODE(found.st_mode))
-    _copy_xattrs(source, target)
+    os.fchown(target, *_owner(found, owners))
+    os.fchmod(target, owners.mode(found) if owners else stat.S_IMODE(found.st_mode))
+    _copy_xattrs(source, target, owners)
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-def _copy_xattrs(source: int | bytes, target: int | bytes) -> None:
+def _owner(found: os.stat_result, owners: MovedOwners | None) -> tuple[int, int]:
+    if owners is None:
+        return found.st_uid, found.st_gid
+    return owners.uid(found.st_uid), owners.gid(found.st_gid)
+
+
+def _copy_xattrs(source: int | bytes, target: int | bytes, owners: MovedOwners | None) -> None:
     follow = isinstance(source, int)
     for key in os.listxattr(source, follow_symlinks=follow):
-        if key.startswith(overlay.XATTR):
+        if key.startswith(overlay.XATTR) and (owners is None or key != overlay.OPAQUE):
             continue
         try:
             value = os.getxattr(source, key, follow_symlinks=follow)
+            if owners is not None:
+                value = owners.attribute(key, value)
             os.setxattr(target, key, value, follow_symlinks=follow)
         except OSError as err:
             if err.errno not in (errno.ENODATA, errno.ENOTSUP):

@@ -30,6 +30,7 @@ class LayerCommitter:
     async def commit(self, identifier: str, below: Tree, stubs: Sequence[str] = ()) -> Made:
         """Commit what was written above ``below``. No process writes to the writable layer now."""
         layers = self._store.layers
+        await layers.store_as(identifier, None)
         target = self._target()
         job = SealLayer(
             rootfs=layers.rootfs(identifier), base=layers.base(identifier), target=target,

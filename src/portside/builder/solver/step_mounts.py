@@ -9,8 +9,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import msgspec
-
 from portside.builder import llb
 from portside.builder.solver.build_jobs import InitCache
 from portside.builder.solver.cache_records import CacheStore
@@ -18,11 +16,15 @@ from portside.builder.solver.tree import Tree, digest_of
 from portside.containers.container_jobs import BindImagePath
 from portside.containers.core import Core
 from portside.containers.mounts import unbind
+from portside.kernel import idmapped
 from portside.model import ociruntime as oci
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound
+from portside.model.idmap import IDMappings
 from portside.model.ids import new_id
 from portside.model.rootfs import Rootfs
+from portside.store.mapped_copies import key_of
+from portside.store.store_jobs import CopyWithOwners
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,8 +98,18 @@ class StepMounts:
                 found = await self._one(number, mount, tree)
                 if found is not None:
                     if mappings is not None and mount.type in ("cache", "secret", "ssh"):
-                        found.uid_mappings, found.gid_mappings = mappings.uids, mappings.gids
+                        self._own(found, mount.type, mappings)
                     self.mounts.append(found)
+
+    @staticmethod
+    def _own(mount: oci.Mount, kind: str, mappings: IDMappings) -> None:
+        """The engine's files belong to root in the step."""
+        if idmapped.is_supported(mount.source):
+            mount.uid_mappings, mount.gid_mappings = mappings.uids, mappings.gids
+        elif kind != "cache":  # whose files are stored with the host's identifiers
+            found = os.stat(mount.source)
+            owner = mappings.host_uid(found.st_uid), mappings.host_gid(found.st_gid)
+            os.chown(mount.source, *owner)
 
     async def _root(self, number: int, mount: llb.Mount, tree: Tree) -> None:
         if tree.directory:
@@ -130,18 +142,31 @@ class StepMounts:
     # -- trees ---------------------------------------------------------------------------
 
     async def _bind(self, number: int, mount: llb.Mount, tree: Tree) -> oci.Mount:
-        if mount.readonly:
-            rootfs = self._readable(tree)
-            access: tuple[str, ...] = ("ro",)
-        else:
+        mappings, layers = self._core.options.id_mappings, self._core.store.layers
+        if not mount.readonly:
             rootfs = await self._above(number, mount, tree)
-            access = ("rw",)
-        if (mappings := self._core.options.id_mappings) is not None:
-            rootfs = msgspec.structs.replace(
-                rootfs, uid_mappings=mappings.uids, gid_mappings=mappings.gids
-            )
+            access: tuple[str, ...] = ("rw",)
+        elif tree.chain and not tree.directory:
+            rootfs = await layers.rootfs_for(Digest(tree.chain), mappings)
+            access = ("ro",)
+        else:
+            rootfs = self._readable(tree)
+            access = ("ro",)
+            if mappings is not None and layers.copies.needed():
+                rootfs = await self._owned(rootfs.upper, mappings)
+        if mappings is not None and not layers.copies.needed():
+            rootfs = rootfs.mapped(mappings)
         place = await self._bound(rootfs, mount.selector or "/")
         return oci.Mount(mount.dest, "bind", place, ("bind", "rprivate", *access))
+
+    async def _owned(self, source: str, mappings: IDMappings) -> Rootfs:
+        """A copy of a client's directory for the step's user namespace; it goes with the step."""
+        target = self._core.directory(self._id) / f"context-{self._count}"
+        job = CopyWithOwners(
+            source=source, target=str(target), uids=mappings.uids, gids=mappings.gids
+        )
+        await self._core.store.workers.run(job)
+        return Rootfs("bind", upper=str(target))
 
     def _readable(self, tree: Tree) -> Rootfs:
         layers = self._core.store.layers
@@ -157,7 +182,9 @@ class StepMounts:
         if not tree.directory:
             rootfs = await self._writable(identifier, tree)
             self.writables.append(Writable(identifier, number, mount.output, tree))
-            return rootfs
+            layers = self._core.store.layers
+            await layers.store_as(identifier, self._core.options.id_mappings)
+            return layers.rootfs(identifier) if layers.copies.own(identifier) else rootfs
         if mount.output >= 0:
             raise InvalidParameter("a client's directory cannot be changed into an output")
         rootfs = await self._writable(identifier, Tree())
@@ -180,6 +207,10 @@ class StepMounts:
     async def _cache_mount(self, mount: llb.Mount, tree: Tree) -> oci.Mount:
         assert mount.cache is not None
         key = digest_of("cache mount", mount.cache.id)
+        mappings, copies = self._core.options.id_mappings, self._core.store.layers.copies
+        is_copied = mappings is not None and copies.needed()
+        if mappings is not None and is_copied:
+            key = digest_of(key, key_of(mappings))
         if mount.cache.sharing == "private":
             key = self._locked.enter_context(self._locks.free(key))
         elif mount.cache.sharing == "locked":
@@ -193,6 +224,8 @@ class StepMounts:
                 source=self._readable(tree), path=mount.selector or "/", target=str(directory)
             )
             await self._core.store.workers.run(job)
+            if mappings is not None and is_copied:
+                await copies.copy_in_place(directory, mappings)
         access = "ro" if mount.readonly else "rw"
         return oci.Mount(mount.dest, "bind", str(directory), ("bind", "rprivate", access))
 

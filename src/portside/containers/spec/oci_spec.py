@@ -21,7 +21,7 @@ from portside.containers.spec import (
     oci_resources,
     security_options,
 )
-from portside.kernel import apparmor
+from portside.kernel import apparmor, idmapped
 from portside.model import capabilities
 from portside.model import ociruntime as oci
 from portside.model.container import ContainerConfig, HostConfig, Ulimit
@@ -163,6 +163,8 @@ def _mounts(inputs: SpecInputs, options: security_options.SecurityOptions) -> li
         standard.append(oci_mounts.selinux_mount())
     if (mappings := inputs.id_mappings) is not None:
         for mount in files:
+            if not idmapped.is_supported(mount.source):
+                continue  # they belong to the container's root
             mount.uid_mappings, mount.gid_mappings = mappings.uids, mappings.gids
     standard += files
     # what was asked for by name is more than the read-only root
