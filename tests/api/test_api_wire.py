@@ -9,6 +9,8 @@ import threading
 import pytest
 from enginekit import RunningEngine
 
+import portside
+
 
 def talk(engine: RunningEngine, data: bytes, *, close: bool = False) -> bytes:
     """Send raw bytes and read until the engine closes or falls silent."""
@@ -310,6 +312,20 @@ def test_info_and_version_have_dockers_fields(engine: RunningEngine) -> None:
     assert info["DockerRootDir"] == str(engine.data_root)
     version = engine.json("GET", "/version")
     assert version["Components"][0]["Name"] == "Engine"
+    # tools compare the server's version with releases of Docker; the engine's own is a component's
+    assert version["Components"][0]["Version"] == portside.__version__
+    assert version["Version"] == info["ServerVersion"]
+    assert [int(part) for part in version["Version"].split(".")] > [28, 0, 0]
+
+
+def test_a_container_has_the_file_by_which_cadvisor_knows_it(engine: RunningEngine) -> None:
+    engine.request("POST", "/images/create?fromImage=portside/base&tag=latest")
+    made = engine.json("POST", "/containers/create", {"Image": "portside/base"})
+    driver = engine.json("GET", "/info")["Driver"]
+    place = engine.data_root / "image" / driver / "layerdb" / "mounts" / made["Id"]
+    assert (place / "mount-id").read_text() == made["Id"]
+    assert engine.request("DELETE", f"/containers/{made['Id']}")[0] == 204
+    assert not place.exists()
 
 
 def test_auth_with_an_unreachable_registry_is_an_error(engine: RunningEngine) -> None:

@@ -269,6 +269,7 @@ def test_rows_beyond_the_first_500_follow(page: Driver, tmp_path: Path) -> None:
             _, headers, body = watching.request("/api/portside/v1/groups?containers=1&limit=500")
             assert len(json.loads(body)) == 500 and headers["portside-total-count"] == "510"
             assert len(watching.own("groups", below=top, depth=1)) == 510
+            assert watching.own("group", name="/")["row"]["point"][2] > 0  # the machine's memory
             assert watching.request("/api/portside/v1/groups?below=/nowhere")[0] == 404
             assert watching.request("/api/portside/v1/groups?limit=0")[0] == 400
             plain = watching.request("/api/portside/v1/groups", {"Accept-Encoding": "identity"})

@@ -21,6 +21,7 @@ from portside.containers import container_networks, selinux_labels, user_mapping
 from portside.containers.container import Container, Record, keep_copy
 from portside.containers.container_networks import network_request
 from portside.containers.core import Core, make_directory
+from portside.containers.docker_root import name_layer
 from portside.containers.mounts import MountParser, MountPoints
 from portside.containers.spec import oci_spec
 from portside.containers.validation import check, check_limits, check_request
@@ -112,6 +113,7 @@ async def _make(core: Core, container: Container, image: Image, points: MountPoi
         core.images.acquire(image, record.id)
         make_directory(core.directory(record.id))
         keep_copy(core.directory(record.id), record)
+        name_layer(core.directory(record.id), record.id)
         if layers.driver == "overlay":
             rootfs = layers.create_writable(record.id, chain)
             selinux_labels.label_writable(core, rootfs)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from portside.containers import restore, stop
 from portside.containers.core import Core
+from portside.containers.docker_root import link_layers
 from portside.engine import wiring
 from portside.engine.events import EventBus
 from portside.engine.options import DaemonOptions
@@ -85,6 +86,7 @@ class Engine:
         """Open everything and take over what an earlier engine left."""
         engine = cls(options, instance, launcher)
         await engine.store.recover()
+        link_layers(instance.data_root, engine.storage_driver)
         await engine.images.start()
         await engine.volumes.start()
         await engine.networks.start()

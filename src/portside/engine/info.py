@@ -24,6 +24,7 @@ from portside.model import build_info
 from portside.model.paths import rootless_user
 from portside.model.system import (
     API_VERSION,
+    DOCKER_RELEASE,
     MIN_API_VERSION,
     Component,
     DeviceInfo,
@@ -64,7 +65,7 @@ def engine_version() -> Version:
     return Version(
         platform=PlatformName("Portside"),
         components=(Component("Engine", portside.__version__, details),),
-        version=portside.__version__,
+        version=DOCKER_RELEASE,
         git_commit=COMMIT,
         go_version=python,
         arch=machine_info.architecture(),
@@ -118,7 +119,7 @@ async def engine_info(engine: Engine) -> Info:
         name=socket.gethostname(),
         labels=options.labels,
         experimental_build=options.experimental,
-        server_version=portside.__version__,
+        server_version=DOCKER_RELEASE,
         runtimes=dict.fromkeys(OWN_RUNTIMES, _own_runtime())
         | {name: RuntimeInfo(item.path, item.args) for name, item in options.runtimes.items()},
         default_runtime=options.default_runtime,

@@ -9,6 +9,10 @@ import msgspec
 API_VERSION = (1, 55)
 """The newest Engine API version spoken."""
 MIN_API_VERSION = (1, 24)
+DOCKER_RELEASE = "29.4.0"
+"""The release of Docker that clients may take the engine for: tools compare the server's version
+(cAdvisor wants 1.0, Testcontainers 1.6), which is not about this program's age. The version of
+the engine itself is that of its component in ``GET /version``."""
 
 
 def api_text(version: tuple[int, int]) -> str:

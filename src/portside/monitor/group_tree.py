@@ -130,8 +130,12 @@ class GroupTree:
         return any(os.path.isdir(f"{mount}{group}") for mount in self._mounts)
 
     def walk(self) -> set[str]:
-        """All groups: ``/``, ``/system.slice``, …; new directories are watched."""
-        found = {"/"} if not self._root else set()
+        """All groups: ``/``, ``/system.slice``, …; new directories are watched.
+
+        The machine, and the groups that lead to the chosen one, are always there.
+        """
+        names = self._root.split("/")
+        found = {"/", *("/".join(names[:number]) for number in range(2, len(names)))}
         self.truncated = False
         seen: set[str] = set()
         for mount in self._mounts:
