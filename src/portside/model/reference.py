@@ -11,7 +11,6 @@ short ("familiar") form. The grammar is the one of the distribution project's
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
@@ -36,14 +35,29 @@ _HEX_ID = re.compile("[a-f0-9]{64}")
 _TAG_ALONE = re.compile(_TAG, re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, order=True)
 class Reference:
-    """A normalised reference: ``domain`` and ``path`` are never empty."""
+    """A normalised reference: ``domain`` and ``path`` are never empty. A value: equal when all
+    parts are, and never changed. (The module dataclasses takes longer than a short command.)"""
 
-    domain: str
-    path: str
-    tag: str = ""
-    digest: Digest | None = None
+    __slots__ = ("digest", "domain", "path", "tag")
+
+    def __init__(self, domain: str, path: str, tag: str = "", digest: Digest | None = None) -> None:
+        self.domain, self.path, self.tag, self.digest = domain, path, tag, digest
+
+    def _key(self) -> tuple[str, str, str, str]:
+        return self.domain, self.path, self.tag, self.digest or ""
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Reference) else NotImplemented
+
+    def __lt__(self, other: Reference) -> bool:
+        return self._key() < other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"Reference({str(self)!r})"
 
     @classmethod
     def parse(cls, text: str) -> Reference:
@@ -101,17 +115,17 @@ class Reference:
 
     def tagged(self) -> Reference:
         """The reference with the tag ``latest`` when neither tag nor digest was given."""
-        return replace(self, tag=DEFAULT_TAG) if self.is_name_only else self
+        return Reference(self.domain, self.path, DEFAULT_TAG) if self.is_name_only else self
 
     def with_tag(self, tag: str) -> Reference:
         """The same name with this tag and no digest; raises InvalidParameter."""
         if not _TAG_ALONE.fullmatch(tag):
             raise InvalidParameter("invalid tag format")
-        return replace(self, tag=tag, digest=None)
+        return Reference(self.domain, self.path, tag)
 
     def with_digest(self, digest: Digest) -> Reference:
         """The same name with this digest and no tag: how RepoDigests are written."""
-        return replace(self, tag="", digest=digest)
+        return Reference(self.domain, self.path, "", digest)
 
     def _suffix(self) -> str:
         tag = f":{self.tag}" if self.tag else ""

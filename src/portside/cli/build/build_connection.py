@@ -68,6 +68,10 @@ class Channel:
         self._connection.send(wire.RESIZE, self.number, payload)
 
 
+def _closed(err: OSError) -> Unavailable:
+    return Unavailable(f"the engine closed the connection: {err.strerror}")
+
+
 class BuildConnection:
     """Sends the request, answers questions, and yields the engine's messages."""
 
@@ -88,19 +92,18 @@ class BuildConnection:
         self._greet(directories)
 
     def _greet(self, directories: list[int]) -> None:
-        data = wire.frame(wire.HELLO, 0)
-        if not directories:
-            self._sock.sendall(data)
-            return
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", directories))
-        self._sock.sendmsg([data], [rights])
+        try:
+            self._sock.sendmsg([wire.frame(wire.HELLO, 0)], [rights] if directories else [])
+        except OSError as err:  # not a BrokenPipeError, which is a closed standard output's
+            raise _closed(err) from err
 
     def send(self, kind: bytes, channel: int, payload: bytes = b"") -> None:
         try:
             with self._sending:
                 self._sock.sendall(wire.frame(kind, channel, payload))
         except OSError as err:
-            raise Unavailable(f"the engine closed the connection: {err.strerror}") from err
+            raise _closed(err) from err
 
     def messages(self, timeout: float | None = None) -> Iterator[tuple[bytes, Any]]:
         """EVENT and RESULT with their values; with ``timeout``, an empty kind when nothing has

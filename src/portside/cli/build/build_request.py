@@ -104,6 +104,8 @@ def _split(texts: list[str]) -> list[str]:
 
 
 def _platforms(texts: list[str]) -> list[str]:
+    if not texts:
+        return []  # most builds: without the import
     from portside.model.platform import Platform
 
     found = []

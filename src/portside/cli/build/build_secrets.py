@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import subprocess
 import threading
 
 from portside.cli.build import csv_options
@@ -152,6 +151,7 @@ class _OwnAgent:
     """The program ssh-agent with some keys, for the length of the build."""
 
     def __init__(self, keys: list[str]) -> None:
+        import subprocess
         import tempfile
 
         self._directory = tempfile.mkdtemp(prefix="portside-agent-")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 
@@ -64,6 +63,8 @@ def _send(channel: Channel, path: str) -> None:
 
 def _receive(channel: Channel, place: str, digest: str) -> None:
     """Whole and checked, or not at all."""
+    import hashlib
+
     path = _blob(place, digest)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{os.getpid()}.tmp"
