@@ -67,6 +67,51 @@ def test_root_inside_is_the_user_outside(user: RootlessUser) -> None:
     assert done.stdout.split()[3:5] == ["1", str(user.subordinates[0][0])]
 
 
+def test_keep_id_is_the_user_inside_as_outside(user: RootlessUser) -> None:
+    place = user.home / "kept"
+    user.call("mkdir", str(place))
+    user.call("touch", str(place / "before"))
+    script = (
+        "id -u; id -g; stat -c %u /s/before; echo x > /s/made; stat -c %u:%g / /bin/busybox; "
+        "touch /not-mine || echo refused"
+    )
+    options = ("--rm", "-v", f"{place}:/s", "--userns")
+    done = user.portside("run", *options, "keep-id", "portside/base", "sh", "-c", script)
+    mine = [str(user.uid), str(user.gid), str(user.uid)]
+    assert done.stdout.split() == [*mine, "0:0", "0:0", "refused"]
+    made = (place / "made").stat()
+    assert (made.st_uid, made.st_gid) == (user.uid, user.gid)
+    done = user.portside(
+        "run", *options, "keep-id:uid=7,gid=8", "portside/base", "sh", "-c", "id -u; id -g; ls /s"
+    )
+    assert done.stdout.split() == ["7", "8", "before", "made"]
+    script = "id -u; touch /mine; stat -c %u /mine"
+    done = user.portside("run", *options, "keep-id", "-u", "0", "portside/base", "sh", "-c", script)
+    assert done.stdout.split() == ["0", "0"]
+
+
+def test_keep_id_may_ask_for_too_much(user: RootlessUser) -> None:
+    for mode, said in (("keep-id:uid=70000", "uid 70000 is not among the 65537 identifiers"),
+                       ("keep-id:moon=1", "options uid=NUMBER and gid=NUMBER")):  # fmt: skip
+        done = user.portside("run", "--rm", "--userns", mode, "portside/base", "id", check=False)
+        assert done.returncode == 125 and said in done.stderr, done.stderr
+
+
+def test_ranges_of_their_own_without_root(user: RootlessUser) -> None:
+    names = ("range-1", "range-2")
+    try:
+        for name in names:
+            user.portside("run", "-d", "--name", name, "--userns", "auto", "portside/base", "sleep",
+                          "1000")  # fmt: skip
+        rows = [user.docker("exec", name, "cat", "/proc/self/uid_map").stdout for name in names]
+        (one, other) = (range(int(r.split()[1]), int(r.split()[1]) + int(r.split()[2]))
+                        for r in rows)  # fmt: skip
+        assert len(one) == len(other) == 4096 and not set(one) & set(other)
+        assert user.docker("exec", "range-1", "stat", "-c", "%u", "/").stdout == "0\n"
+    finally:
+        user.docker("rm", "-f", *names)
+
+
 def test_files_in_a_bind_mount_belong_to_the_user(user: RootlessUser) -> None:
     place = user.home / "shared"
     user.call("mkdir", str(place))

@@ -185,3 +185,23 @@ def test_wild_text_is_refused_or_read(text: str) -> None:
         user_mapping.parse_auto(f"auto:{text}")
     except PortsideError as err:
         assert str(err)
+
+
+def test_keep_id_is_for_engines_without_root() -> None:
+    assert user_mapping.parse_keep_id("auto") is None
+    with pytest.raises(InvalidParameter, match="only supported in rootless mode"):
+        user_mapping.parse_keep_id("keep-id")
+
+
+@pytest.mark.parametrize(("uid", "gid"), [(0, 0), (1, 5), (1000, 1000), (4999, 0)])
+def test_keep_id_maps_everything_once(monkeypatch: pytest.MonkeyPatch, uid: int, gid: int) -> None:
+    monkeypatch.setattr(user_mapping, "rootless_user", lambda: 1000)
+    monkeypatch.setattr(subordinate_ids, "mapped_here", lambda kind: 5000)
+    monkeypatch.setattr(subordinate_ids, "outside", lambda kind: 1000)
+    assert user_mapping.parse_keep_id("keep-id:gid=7") == (1000, 7)
+    found = user_mapping._kept(uid, gid)
+    assert found.host_uid(uid) == 0 and found.host_gid(gid) == 0
+    for rows in (found.uids, found.gids):
+        for first in ("container_id", "host_id"):
+            numbers = [getattr(row, first) + n for row in rows for n in range(row.size)]
+            assert sorted(numbers) == list(range(5000))

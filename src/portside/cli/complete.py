@@ -61,7 +61,7 @@ _WORDS = {
     "type": "container image network volume",
     "ulimit": "as= core= cpu= data= fsize= locks= memlock= msgqueue= nice= nofile= nproc= "
     "rss= rtprio= rttime= sigpending= stack=",
-    "userns": "auto auto:size= host",
+    "userns": "auto auto:size= host keep-id",
     "uts": "host",
 }
 """Values of flags that are known without asking."""

@@ -106,8 +106,9 @@ CREATE = """
   -u, --user string                      User and group of the command (NAME|UID[:GROUP|GID])
       --use-api-socket                   Add the engine's socket and the credentials of
                                          registries
-      --userns string                    User namespace: host, or
-                                         auto[:size=,uidmapping=,gidmapping=]
+      --userns string                    User namespace: host,
+                                         auto[:size=,uidmapping=,gidmapping=],
+                                         or (without root) keep-id[:uid=,gid=]
       --uts string                       UTS namespace: host
   -v, --volume list                      Mount a directory or a volume (SOURCE:PATH[:OPTIONS])
       --volume-driver string             Driver of volumes that are created

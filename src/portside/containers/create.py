@@ -64,6 +64,8 @@ async def create_container(core: Core, options: CreateOptions) -> Created:
     config = merge_config(config, image.run)
     host, warnings = _settle(core, config, host)
     check(core, config, host)
+    if not config.user and (kept := user_mapping.parse_keep_id(host.userns_mode)):
+        config = msgspec.structs.replace(config, user=f"{kept[0]}:{kept[1]}")
     identifier = new_id()
     config = _settle_config(config, host, identifier)
     host, endpoints = container_networks.on_user_network(host, _endpoints(host, options.request))

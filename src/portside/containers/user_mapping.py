@@ -6,6 +6,8 @@
     host                          the host's
     auto[:size=N,uidmapping=C:H:N,gidmapping=C:H:N]
                                   a range that no other container has (Podman's meaning)
+    keep-id[:uid=N,gid=N]         without root: the engine's user has its own number inside too,
+                                  or the ones given (Podman's meaning)
 
 A range is kept in the container's record, which is inserted in one transaction with everything
 else, so that it is taken exactly as long as there is the container.
@@ -25,6 +27,7 @@ from portside.model.container import HostConfig
 from portside.model.errors import Conflict, InvalidParameter
 from portside.model.idmap import MAX_ID, IDMappings
 from portside.model.ociruntime import IDMapping
+from portside.model.paths import rootless_user
 
 if TYPE_CHECKING:
     from portside.containers.container import Record
@@ -36,6 +39,8 @@ AUTO_RANGE = subordinate_ids.Range(1 << 31, (1 << 31) - (1 << 16))
 """The range without a line of that name: the upper half of all IDs, which no login has."""
 SIZE = 65536
 """Identifiers that a container gets when it asks for no size, unless its user is above them."""
+ROOTLESS_SIZE = 4096
+"""The same without root, where all containers share what the user has."""
 _SHARING = ("network_mode", "pid_mode", "ipc_mode")
 
 
@@ -70,6 +75,41 @@ def parse_auto(mode: str) -> Auto | None:
     return Auto(size, tuple(uids), tuple(gids))
 
 
+def parse_keep_id(mode: str) -> tuple[int, int] | None:
+    """The user and group that ``keep-id`` gives to the engine's user; None for another mode. Raises
+    InvalidParameter, also for an engine with root: its user is root, inside and outside."""
+    name, colon, text = mode.partition(":")
+    if name != "keep-id":
+        return None
+    if not rootless_user():
+        raise InvalidParameter("keep-id is only supported in rootless mode")
+    uid, gid = subordinate_ids.outside("uid"), subordinate_ids.outside("gid")
+    for part in text.split(",") if colon else ():
+        key, _, value = part.partition("=")
+        if key not in ("uid", "gid") or not value.isdecimal():
+            raise InvalidParameter(
+                f"invalid USER mode: {mode}: keep-id has the options uid=NUMBER and gid=NUMBER"
+            )
+        uid, gid = (int(value), gid) if key == "uid" else (uid, int(value))
+    return uid, gid
+
+
+def _kept(uid: int, gid: int) -> IDMappings:
+    """The engine's root, who is the user, under these numbers; the others around them."""
+    found = []
+    for kind, number in (("uid", uid), ("gid", gid)):
+        size = subordinate_ids.mapped_here(kind)
+        if number >= size:
+            raise InvalidParameter(
+                f"--userns=keep-id: {kind} {number} is not among the {size} identifiers of this "
+                "engine: give its user more subordinate identifiers (usermod --add-subuids, "
+                "--add-subgids), or a smaller number (keep-id:uid=…,gid=…)"
+            )
+        rows = [(0, 1, number), (number, 0, 1), (number + 1, number + 1, size - number - 1)]
+        found.append(tuple(IDMapping(*row) for row in rows if row[2]))
+    return IDMappings(*found)
+
+
 def _mapping(text: str, mode: str) -> IDMapping:
     parts = text.split(":")
     if len(parts) == 2:
@@ -85,7 +125,8 @@ def _mapping(text: str, mode: str) -> IDMapping:
 def check(core: Core, host: HostConfig) -> None:
     """Whether a container may share what it asks for. InvalidParameter in Docker's words."""
     mode = host.userns_mode
-    if mode not in ("", "host") and parse_auto(mode) is None:
+    modes = (parse_auto, parse_keep_id)
+    if mode not in ("", "host") and all(parse(mode) is None for parse in modes):
         raise InvalidParameter(f"invalid USER mode: {mode}")
     if mode == "host" or not (mode or core.options.id_mappings):
         return
@@ -146,11 +187,14 @@ def donor_of(core: Core, record: Record) -> Record | None:
 
 
 def allocate(core: Core, host: HostConfig, user: str) -> IDMappings | None:
-    """A range of its own for a container with ``--userns=auto`` that runs as ``user``, None for
-    others. The caller stores it before anyone else may ask.
+    """A range of its own for a container with ``--userns=auto`` that runs as ``user``, the user's
+    mapping with ``keep-id``, None for others. The caller stores it before anyone else may ask.
 
     Raises InvalidParameter when /etc/subuid or /etc/subgid have no range left.
     """
+    kept = parse_keep_id(host.userns_mode)
+    if kept is not None:
+        return _kept(*kept)
     auto = parse_auto(host.userns_mode)
     if auto is None:
         return None
@@ -181,8 +225,13 @@ def expect_another(core: Core, host: HostConfig) -> None:
 
 
 def _allocate(core: Core, auto: Auto, user: str) -> IDMappings:
-    size = auto.size or max([SIZE, *(number + 1 for number in _numbers(user))])
-    taken = [c.record.id_mappings for c in core.containers.values() if c.record.id_mappings]
+    usual = ROOTLESS_SIZE if rootless_user() else SIZE
+    size = auto.size or max([usual, *(number + 1 for number in _numbers(user))])
+    taken = [
+        c.record.id_mappings
+        for c in core.containers.values()
+        if c.record.id_mappings and parse_auto(c.record.host.userns_mode) is not None
+    ]
     taken += core.spare_ranges
     return IDMappings(
         _kind(subordinate_ids.SUBUID, size, auto.uids, [m.uids for m in taken]),
@@ -201,6 +250,9 @@ def _kind(
     if not wanted:
         return tuple(sorted(fixed, key=lambda one: one.container_id))
     ranges = subordinate_ids.ranges_of(file, AUTO_OWNER)
+    if rootless_user():  # ours are the user's, from 1 on
+        here = subordinate_ids.mapped_here("uid" if file == subordinate_ids.SUBUID else "gid")
+        ranges = [subordinate_ids.Range(1, here - 1)]
     if not ranges:
         ranges = [AUTO_RANGE]
         if subordinate_ids.first_free(file) > AUTO_RANGE[0]:

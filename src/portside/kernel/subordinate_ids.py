@@ -105,3 +105,23 @@ def _name(user: int) -> str:
         return pwd.getpwuid(user).pw_name
     except KeyError:
         return str(user)
+
+
+def outside(kind: str) -> int:
+    """The number, one user namespace up, of root in ours; ``kind`` is ``uid`` or ``gid``."""
+    return next((first for inside, first, _ in _rows(kind) if inside == 0), 0)
+
+
+def mapped_here(kind: str) -> int:
+    """How many identifiers from 0 on are mapped in our user namespace."""
+    end = 0
+    for inside, _, count in sorted(_rows(kind)):
+        if inside == end:
+            end += count
+    return end
+
+
+def _rows(kind: str) -> list[tuple[int, int, int]]:
+    text = Path(f"/proc/self/{kind}_map").read_text()
+    rows = [line.split() for line in text.splitlines()]
+    return [(int(inside), int(first), int(count)) for inside, first, count in rows]
