@@ -103,7 +103,9 @@ def test_the_next_range_is_chosen_before_it_is_asked_for() -> None:
     """It is nobody else's meanwhile, and not for who asks for something special."""
     core = core_of()
     first = asked("auto", core)
-    core.containers["0"] = SimpleNamespace(record=SimpleNamespace(id_mappings=first))
+    core.containers["0"] = SimpleNamespace(
+        record=SimpleNamespace(id_mappings=first, host=HostConfig(userns_mode="auto"))
+    )
     user_mapping.expect_another(core, HostConfig(userns_mode="auto:size=10"))
     user_mapping.expect_another(core, HostConfig())
     assert not core.spare_ranges
