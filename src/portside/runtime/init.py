@@ -431,8 +431,8 @@ def finish(
 def _wait_for_start(own: Own) -> None:
     """Stand still, created, until ``start`` writes to the FIFO.
 
-    ``start`` then waits for the lock on :attr:`Own.result`, which execve(2) or our end gives
-    free, and reads there what went wrong. A first process ignores signals without a handler.
+    ``start`` then reads :attr:`Own.done`, which ends at execve(2) or with us, and in
+    :attr:`Own.result` what went wrong. A first process ignores signals without a handler.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda got, _: os._exit(128 + got))

@@ -103,7 +103,9 @@ class Own:
         self.hold = -1
         """A FIFO to read from before execve: the command line's ``create`` stops there."""
         self.result = -1
-        """A file, locked by us, for what goes wrong after that."""
+        """A file for what goes wrong after that."""
+        self.done = -1
+        """A FIFO that only we have open for writing, until execve(2) or our end closes it."""
         self.at_start: Callable[[], None] = lambda: None
         """Called after ``hold`` was read, before execve."""
         self.preserve = 0
@@ -122,7 +124,7 @@ class Own:
 
     def descriptors(self) -> list[int]:
         """Descriptors besides the streams that stay open until execve(2)."""
-        more = (self.channel.fileno(), self.hold, self.result, self.init_program)
+        more = (self.channel.fileno(), self.hold, self.result, self.done, self.init_program)
         return [fd for fd in (*more, *range(3, 3 + self.preserve)) if fd >= 0]
 
     def pass_on(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 
@@ -110,6 +109,7 @@ def create(wanted: Wanted) -> Child:
     try:
         notify.offer(box.directory, spec)
         os.mkfifo(box.fifo, 0o600)
+        os.mkfifo(box.done, 0o600)
         write_whole(f"{box.directory}/config.json", msgspec.json.encode(spec), sync=False)
         if filter:
             write_whole(f"{box.directory}/seccomp.bpf", filter, sync=False)
@@ -161,16 +161,16 @@ class _Creation:
         result = os.open(
             self.box.result, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
         )
-        fcntl.flock(result, fcntl.LOCK_EX)
+        done = os.open(self.box.done, os.O_RDWR | os.O_CLOEXEC)
         child = Child.fork(
-            lambda own: self._become(own, hold, result),
+            lambda own: self._become(own, hold, result, done),
             terminal=spec.process.terminal,
             stdin=False,
             inherit=True,
             passes=init.joins_others(spec),
         )
-        os.close(hold)
-        os.close(result)
+        for fd in (hold, result, done):
+            os.close(fd)
         child.notified = lambda fd: self._notified(fd, child.pid)
         group: Cgroup | None = None
         try:
@@ -198,8 +198,9 @@ class _Creation:
             raise
         return child
 
-    def _become(self, own: Own, hold: int, result: int) -> None:
-        own.hold, own.result, own.preserve = hold, result, self.wanted.preserve_fds
+    def _become(self, own: Own, hold: int, result: int, done: int) -> None:
+        own.hold, own.result, own.done = hold, result, done
+        own.preserve = self.wanted.preserve_fds
         own.keyring = self.wanted.keyring
         init.run_init(self.request, self.spec, own, Given(), self.filter)
 
@@ -255,4 +256,6 @@ class _Creation:
             console.hand_over_pidfd(self.wanted.pidfd_socket, child.pid)
         if self.wanted.pid_file:
             write_whole(self.wanted.pid_file, str(child.pid).encode(), sync=False)
-        self.box.save(self._saved(child.pid, created=True))
+        saved = self._saved(child.pid, created=True)
+        self.box.save(saved)
+        self.box.save_quick(saved)

@@ -1,9 +1,9 @@
 """``portside-runtime``: containers from OCI bundles, for other engines to call.
 
-Verbs that become a container's process execute themselves afresh first, from a copy of the
-interpreter that nobody can write to (:mod:`portside.kernel.sealed_executable` says why). That first
-process only makes the copy, so it imports next to nothing: starting is most of a short verb's
-time.
+Verbs that become a container's process run in an interpreter whose file nobody can write to
+(:mod:`portside.kernel.sealed_executable` says why). The script ``portside-runtime`` has it executed
+from a read-only mount. Where that cannot be, they execute themselves afresh first, from a copy:
+that first process only makes the copy, so it imports next to nothing.
 
 What short verbs import has system calls from ``posix``, which is part of the interpreter, instead
 of ``os``: that builds on ``collections.abc`` and is a third of their own time.
@@ -14,6 +14,8 @@ from __future__ import annotations
 import gc
 import posix
 import sys
+
+from portside.runtime.oci import combined_modules
 
 _BECOMING = frozenset(("create", "run", "exec"))
 _F_ADD_SEALS = 1033
@@ -28,7 +30,13 @@ _CODE = (
 def main() -> None:
     """The command; does not return."""
     arguments = sys.argv[1:]
-    if _BECOMING.intersection(arguments):
+    protected = False
+    if arguments[:1] == ["--"]:
+        del arguments[0]
+        # the flags of the mount that our file was opened from, not of one that is there now
+        protected = bool(posix.statvfs("/proc/self/exe").f_flag & posix.ST_RDONLY)
+        _leave_mounts()
+    if not protected and _BECOMING.intersection(arguments):
         _execute_sealed(arguments)
     run(arguments)
 
@@ -36,7 +44,10 @@ def main() -> None:
 def run(arguments: list[str]) -> None:
     """The command in this process; does not return."""
     gc.disable()  # a short life, of which a collection would be a tenth
-    if _BECOMING.intersection(arguments):
+    package = __file__.rpartition("/runtime/")[0]
+    combined = combined_modules.use(package)
+    becoming = bool(_BECOMING.intersection(arguments))
+    if becoming:
         from portside.runtime.oci import light_structs
 
         light_structs.install()
@@ -48,7 +59,22 @@ def run(arguments: list[str]) -> None:
         sys.stderr.flush()
     except OSError:
         code = code or 1
+    if becoming and not combined and not code:
+        combined_modules.make(package)
     posix._exit(code)  # taking the interpreter down would take longer than some verbs
+
+
+def _leave_mounts() -> None:
+    """Back to the caller's mount namespace, root and working directory (descriptors 9, 7, 8)."""
+    combined_modules.use(__file__.rpartition("/runtime/")[0])
+    from portside.kernel.process import CLONE_NEWNS, setns
+
+    setns(9, CLONE_NEWNS, "the caller's mount namespace")
+    posix.fchdir(7)
+    posix.chroot(".")
+    posix.fchdir(8)
+    for fd in (7, 8, 9):
+        posix.close(fd)
 
 
 def _execute_sealed(arguments: list[str]) -> None:

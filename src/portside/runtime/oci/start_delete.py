@@ -3,7 +3,6 @@ here is most of its time, so everything that is only sometimes needed is importe
 
 from __future__ import annotations
 
-import fcntl
 import posix
 
 from portside.model.errors import PortsideError, SystemFailure
@@ -33,6 +32,8 @@ def start(root: str, id: str) -> None:
     """Let a created container execute its command."""
     box = Container(root, id)
     saved = box.load()
+    if error := box.failure():  # the shell that started it leaves it to us to report
+        raise SystemFailure(error)
     status = box.status(saved)
     if status == "stopped":
         raise SystemFailure(f"cannot start a container that has stopped{_why(saved)}")
@@ -51,13 +52,21 @@ def start(root: str, id: str) -> None:
         from portside.runtime.oci import notify
 
         notify_socket = notify.listen(box.directory)
-    with open(box.result) as result:
-        posix.unlink(box.fifo)
-        posix.write(fifo, b"s")
-        posix.close(fifo)
-        fcntl.flock(result, fcntl.LOCK_SH)
-        if error := result.read():
-            raise SystemFailure(error)
+    # it has a writer, or ends at once: opened for reading alone it could wait for one for ever
+    done = posix.open(box.done, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
+    posix.set_blocking(done, True)
+    try:
+        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC
+        posix.close(posix.open(box.started, flags, 0o600))
+    except FileExistsError:
+        raise SystemFailure("cannot start an already running container") from None
+    posix.write(fifo, b"s")
+    posix.close(fifo)
+    while posix.read(done, 1):
+        pass
+    posix.close(done)
+    if error := box.failure():
+        raise SystemFailure(error)
     if notify_socket is not None:
         notify.pass_on(notify_socket, saved.pid)
     if saved.poststart:

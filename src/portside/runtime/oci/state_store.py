@@ -5,8 +5,11 @@
     ROOT/ID/state.json      what is known of it      (missing: it has no process yet)
            /config.json     the bundle's, as it was at create
            /seccomp.bpf     the compiled filter, for exec
-           /exec.fifo       while it waits for "start"
-           /exec.result     locked by it until execve(2); then what went wrong since "start"
+           /exec.fifo       it waits for "start" to write here
+           /exec.done       a FIFO that it has open for writing until execve(2)
+           /exec.result     what went wrong between "start" and execve(2)
+           /started         "start" was called
+           /quick           what the script portside-runtime needs, when that is enough
 """
 
 from __future__ import annotations
@@ -75,6 +78,15 @@ class Container:
             f"{self.directory}/state.json", jsontext.dumps(saved.__dict__).encode(), sync=False
         )
 
+    def save_quick(self, saved: Saved) -> None:
+        """Offer a container to the script portside-runtime, unless it asks for more."""
+        if saved.poststart or saved.poststop or saved.mounted or exists(f"{self.directory}/notify"):
+            return
+        values = (str(saved.pid), str(saved.pid_started), saved.freezer, *reversed(saved.groups))
+        if not any("\n" in value for value in values):
+            text = "".join(f"{value}\n" for value in values)
+            write_whole(f"{self.directory}/quick", text.encode(), sync=False)
+
     def load(self) -> Saved:
         """Raises NotFound."""
         path = f"{self.directory}/state.json"
@@ -99,6 +111,14 @@ class Container:
         return f"{self.directory}/exec.fifo"
 
     @property
+    def done(self) -> str:
+        return f"{self.directory}/exec.done"
+
+    @property
+    def started(self) -> str:
+        return f"{self.directory}/started"
+
+    @property
     def result(self) -> str:
         return f"{self.directory}/exec.result"
 
@@ -110,7 +130,15 @@ class Container:
             return "creating"
         if _frozen(saved):
             return "paused"
-        return "created" if exists(self.fifo) else "running"
+        return "created" if exists(self.fifo) and not exists(self.started) else "running"
+
+    def failure(self) -> str:
+        """What kept the command from being executed; empty when nothing did, or not yet."""
+        try:
+            with open(self.result, errors="replace") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""
 
     def remove(self) -> None:
         """Remove the container's state; a file that another call has removed is not an error."""
