@@ -4,10 +4,12 @@
 
 Both daemons get private roots and sockets (see ``compare.py``); ``--peer`` compares with a dockerd
 that runs already. The client is ``docker build``, which uses buildx; ``--classic`` uses
-``DOCKER_BUILDKIT=0`` with Portside, and BuildKit with dockerd all the same. Times are medians of
-the client's whole run; what counts is the ratio.
+``DOCKER_BUILDKIT=0`` with Portside, and BuildKit with dockerd all the same. The last columns are
+``portside build`` and its ratio to dockerd with buildx. The clients take turns. Times are medians
+of the client's whole run; what counts is the ratio.
 
 ============ ==================================================================
+floor        a Dockerfile without a step: what the client itself takes
 cached       30 RUN steps, all of them known
 cold         30 RUN steps that do next to nothing, none of them known
 context      20,000 files, of which one has changed since the last build
@@ -33,7 +35,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from compare import IMAGE, Daemon, daemons
+from compare import IMAGE, ROOT, Daemon, daemons
 
 STEPS = 30
 FILES = 20_000
@@ -42,8 +44,10 @@ FILES = 20_000
 class Builder:
     """One daemon's client."""
 
-    def __init__(self, daemon: Daemon, *, classic: bool) -> None:
+    def __init__(self, daemon: Daemon, *, classic: bool = False, own: bool = False) -> None:
+        """``own``: the client is ``portside build``."""
         self.name, self._daemon = daemon.name, daemon
+        self._program = str(ROOT / "portside") if own else "docker"
         self._environment = dict(daemon.environment)
         if classic:
             self._environment["DOCKER_BUILDKIT"] = "0"
@@ -51,7 +55,7 @@ class Builder:
     def build(self, folder: Path, text: str) -> float:
         """Seconds of one build."""
         (folder / "Dockerfile").write_text(text)
-        command = ["docker", "build", "-q", "-t", "bench", str(folder)]
+        command = [self._program, "build", "-q", "-t", "bench", str(folder)]
         begin = time.perf_counter()
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True)
         if done.returncode:
@@ -65,6 +69,10 @@ Part = Callable[[Builder, Path], float]
 def steps(mark: str) -> str:
     runs = "".join(f"RUN echo {number} {mark} > /f{number}\n" for number in range(STEPS))
     return f"FROM {IMAGE}\n{runs}"
+
+
+def floor(builder: Builder, folder: Path) -> float:
+    return builder.build(folder, "FROM scratch\nLABEL a=b\n")
 
 
 def cached(builder: Builder, folder: Path) -> float:
@@ -109,7 +117,8 @@ def copy(builder: Builder, folder: Path) -> float:
 
 
 PARTS: dict[str, Part] = {
-    "cached": cached, "cold": cold, "context": context, "stages": stages, "copy": copy,
+    "floor": floor, "cached": cached, "cold": cold, "context": context, "stages": stages,
+    "copy": copy,
 }  # fmt: skip
 
 
@@ -117,13 +126,13 @@ PARTS: dict[str, Part] = {
 def watched(daemon: Daemon, peaks: dict[str, float]) -> Iterator[None]:
     """Largest proportional set size above idle, in MiB."""
     pattern = "portside" if daemon.name == "portside" else "dockerd|containerd"
-    idle = daemon.pss(pattern)
+    idle = daemon.pss_of_tree(pattern)
     done = threading.Event()
     peak = [idle]
 
     def look() -> None:
         while not done.wait(0.3):
-            peak[0] = max(peak[0], daemon.pss(pattern))
+            peak[0] = max(peak[0], daemon.pss_of_tree(pattern))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -150,26 +159,28 @@ def main() -> None:
     parser.add_argument("--peer", default="")
     options = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="pb-", dir="/var/tmp"))
-    results: dict[str, dict[str, float]] = {}
     peaks: dict[str, float] = {}
     try:
         with daemons() as both:
             if options.peer:
                 _use(both[1], options.peer, both[0].docker("save", IMAGE))
             builders = [
-                Builder(daemon, classic=options.classic and daemon.name == "portside")
-                for daemon in both
-            ]
+                Builder(both[0], classic=options.classic), Builder(both[1]),
+                Builder(both[0], own=True),
+            ]  # fmt: skip
+            print("part       buildx    dockerd  ratio   portside build  ratio   load", flush=True)
             with watched(both[0], peaks), watched(both[1], peaks):
                 for name in options.only or PARTS:
-                    for builder in builders:
-                        folder = base / name
-                        folder.mkdir(exist_ok=True)
-                        spent = [PARTS[name](builder, folder) for _ in range(options.runs)]
-                        results.setdefault(name, {})[builder.name] = statistics.median(spent)
-                    ours, theirs = (results[name][builder.name] for builder in builders)
+                    (base / name).mkdir()
+                    spent: list[list[float]] = [[] for _ in builders]
+                    for _ in range(options.runs):
+                        for builder, found in zip(builders, spent, strict=True):
+                            found.append(PARTS[name](builder, base / name))
+                    ours, theirs, own = map(statistics.median, spent)
                     print(
-                        f"{name:8} {ours:8.2f} s {theirs:8.2f} s  {ours / theirs:5.2f}", flush=True
+                        f"{name:8} {ours:8.2f} s {theirs:8.2f} s  {ours / theirs:5.2f} "
+                        f"{own:14.2f} s  {own / theirs:5.2f}   {os.getloadavg()[0]:.0f}",
+                        flush=True,
                     )
                     shutil.rmtree(base / name)
     finally:

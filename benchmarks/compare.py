@@ -59,6 +59,15 @@ class Client:
         return json.loads(text) if text.strip().startswith((b"{", b"[")) else text
 
 
+def _pss(process: str) -> float:
+    """MiB; 0 when it has ended."""
+    with contextlib.suppress(OSError):
+        rollup = Path("/proc", process, "smaps_rollup").read_text()
+        found = re.search(r"^Pss:\s+(\d+)", rollup, re.M)
+        return int(found[1]) / 1024 if found else 0
+    return 0
+
+
 class Daemon:
     """A daemon under test: how to start it, and its socket."""
 
@@ -99,16 +108,32 @@ class Daemon:
 
     def pss(self, pattern: str) -> float:
         """MiB of the processes of this daemon's root, shared pages divided."""
-        total = 0
+        return sum(map(_pss, self._processes(pattern)))
+
+    def pss_of_tree(self, pattern: str) -> float:
+        """The same with all their descendants: helpers whose command does not name the root."""
+        parents: dict[str, list[str]] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                    parents.setdefault(fields[1], []).append(entry.name)
+        found = set(self._processes(pattern))
+        new = list(found)
+        while new:
+            children = [child for child in parents.get(new.pop(), ()) if child not in found]
+            found.update(children)
+            new += children
+        return sum(map(_pss, found))
+
+    def _processes(self, pattern: str) -> Iterator[str]:
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             with contextlib.suppress(OSError):
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 if f"{self.root}/" in command and re.search(pattern, command):
-                    rollup = (entry / "smaps_rollup").read_text()
-                    total += int(re.search(r"^Pss:\s+(\d+)", rollup, re.M)[1])  # type: ignore[index]
-        return total / 1024
+                    yield entry.name
 
     def stop(self) -> None:
         if self.name == "portside":  # with its containers, bridge and rules
