@@ -86,6 +86,12 @@ def test_every_command_prints_what_is_shown(session: Session) -> None:
     assert not found, "\n\n".join(found)
 
 
+def test_an_uninstall_names_the_configured_data_root(session: Session) -> None:
+    printed = dict(zip((each.text for each in session[0]), session[1], strict=False))
+    found = printed["sudo portside daemon uninstall"].text
+    assert re.search(r"volumes are kept in /tmp/ps-[a-z0-9_]+/data: portside system", found), found
+
+
 def test_what_is_not_pasted_is_in_the_documents() -> None:
     texts = [(ROOT / name).read_text() for name in DOCUMENTS]
     for start in (*NOT_RUN, *PASTED_AS):

@@ -31,6 +31,7 @@ from portside.monitor.group_spec import UNLIMITED, GroupSpec
 from portside.monitor.history import BUCKET, GroupHistory, Limits, chart
 from portside.monitor.history_file import HistoryFile
 from portside.monitor.live_events import Client
+from portside.monitor.program import bridge
 from portside.monitor.samples import (
     INDEX,
     PACKED,
@@ -483,3 +484,15 @@ def test_a_quiet_group_of_version_2(tmp_path: Path) -> None:
     change("io.pressure", "avg10=0.00", "avg10=20.00")
     assert scalar(read(), "pressure_io") == 2000, "what waits is watched"
     reader.close()
+
+
+def test_what_the_engine_says_after_the_end_is_dropped() -> None:
+    loop = asyncio.new_event_loop()
+    heard: list[object] = []
+    listener = bridge(SimpleNamespace(forget=heard.append, reach=heard.append), loop)  # type: ignore[arg-type]
+    listener.forgotten("one")
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    listener.forgotten("two")
+    listener.reached(None, frozenset())
+    assert heard == ["one"]

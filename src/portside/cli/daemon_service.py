@@ -11,7 +11,7 @@ from portside.cli.engine_unit import systemctl
 from portside.cli.verb import verb
 from portside.client.errors import NotRunning
 from portside.model.errors import InvalidParameter
-from portside.model.paths import DEFAULT_DATA_ROOT
+from portside.model.paths import DEFAULT_CONFIG_DIR, DEFAULT_DATA_ROOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,6 +134,18 @@ def _enable(session: Session) -> None:
     systemctl("restart", *reversed(units))
 
 
+def _data_root() -> str:
+    """The data root that the engine's configuration file names, else the default one."""
+    import json
+
+    try:
+        with open(f"{DEFAULT_CONFIG_DIR}/daemon.json", "rb") as file:
+            named = json.load(file).get("data-root")
+    except (OSError, ValueError, AttributeError):
+        named = None
+    return named if named and isinstance(named, str) else DEFAULT_DATA_ROOT
+
+
 @verb("daemon uninstall", about="Remove the service, completion and manual pages; data stays")
 def uninstall(session: Session, options: Options, arguments: list[str]) -> None:
     user_unit = engine_unit.user_unit()
@@ -146,11 +158,12 @@ def uninstall(session: Session, options: Options, arguments: list[str]) -> None:
             _remove_empty_parents(path)
     if engine_unit.has_systemd():
         systemctl("daemon-reload")
-    kept = os.path.isdir(DEFAULT_DATA_ROOT) and bool(os.listdir(DEFAULT_DATA_ROOT))
+    root = _data_root()
+    kept = os.path.isdir(root) and bool(os.listdir(root))
     session.out(
         "Removed the service."
         + (
-            f" Containers, images and volumes are kept in {DEFAULT_DATA_ROOT}: "
+            f" Containers, images and volumes are kept in {root}: "
             "portside system reset removes them"
             if kept
             else ""

@@ -178,7 +178,7 @@ class EngineWatch:
                 self._follow()
                 pause = _FIRST
             except (PortsideError, OSError, ValueError, KeyError, TypeError) as err:
-                if was_reached:
+                if was_reached and not self._stopped.is_set():
                     _LOG.warning("engine: %s; continuing without it", err)
                 was_reached = False
             else:

@@ -7,6 +7,8 @@ import logging
 import signal
 import socket
 import ssl
+from collections.abc import Callable
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -49,19 +51,23 @@ def check_exposure(settings: Settings, access: Access, context: ssl.SSLContext |
 
 
 def bridge(collector: Collector, loop: asyncio.AbstractEventLoop) -> Listener:
-    """From the engine's thread into the event loop."""
+    """From the engine's thread into the event loop; what comes after the loop's end is dropped."""
+
+    def call(function: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the thread does not keep the program
+            loop.call_soon_threadsafe(function, *arguments)
 
     def known(facts: ContainerFacts) -> None:
-        loop.call_soon_threadsafe(collector.know, facts)
+        call(collector.know, facts)
 
     def forgotten(identifier: str) -> None:
-        loop.call_soon_threadsafe(collector.forget, identifier)
+        call(collector.forget, identifier)
 
     def happened(event: EngineEvent) -> None:
-        loop.call_soon_threadsafe(collector.engine_event, event)
+        call(collector.engine_event, event)
 
     def reached(version: EngineVersion | None, containers: frozenset[str]) -> None:
-        loop.call_soon_threadsafe(collector.reach, version, containers)
+        call(collector.reach, version, containers)
 
     return Listener(known, forgotten, happened, reached)
 
