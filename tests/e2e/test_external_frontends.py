@@ -338,7 +338,8 @@ def test_the_debugger_of_buildx_enters_the_step_that_failed(build: Builder) -> N
     build.files(
         f"FROM {BASE}\nRUN echo base > /base\nENV WORD=said\nWORKDIR /here\n"
         "RUN --mount=type=bind,target=/context --mount=type=cache,target=/c,sharing=locked "
-        "--mount=type=secret,id=key --mount=type=tmpfs,target=/t --mount=type=bind,rw,target=/rw "
+        "--mount=type=secret,id=key --mount=type=tmpfs,target=/t "
+        "--mount=type=bind,rw,from=portside/base,target=/rw "
         "echo made > file; echo stored > /c/kept; echo added > /rw/more; exit 7\n"
     )
     (build.path / "key").write_text("hush")
