@@ -81,6 +81,23 @@ def test_an_image_says_where_it_comes_from(build: Builder, docker: Run) -> None:
     assert len(json.loads(docker("image", "inspect", "br-none").stdout)) == 1
 
 
+def test_an_image_without_a_name_is_called_dangling(build: Builder, tmp_path: Path) -> None:
+    metadata = tmp_path / "metadata"
+    for attrs, prefix, is_named in (
+        ("", "moby-dangling", True), (",dangling-name-prefix=some/prefix", "some/prefix", True),
+        (",store=false", "moby-dangling", False),
+    ):  # fmt: skip
+        done = build(TEXT, "-o", f"type=image{attrs}", f"--metadata-file={metadata}", files=FILES)
+        found = json.loads(metadata.read_text())
+        name = f"{prefix}@{found['containerimage.digest']}"
+        assert found["image.name"] == name
+        assert (f"naming to {name}" in done.stderr) == is_named
+        assert (f"unpacking to {name}" in done.stderr) == is_named
+    done = build(TEXT, "-t", "br-called", f"--metadata-file={metadata}", files=FILES)
+    assert json.loads(metadata.read_text())["image.name"] == "docker.io/library/br-called:latest"
+    assert "unpacking to docker.io/library/br-called:latest" in done.stderr
+
+
 @pytest.mark.parametrize("version", ["v0.2", "v1"])
 def test_the_whole_provenance(build: Builder, docker: Run, version: str) -> None:
     build(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -13,8 +14,11 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +124,39 @@ def test_a_label_takes_the_network_away_and_capabilities_are_asked_for(
         "WRITE x\n", "--call", "outline", "--build-arg", f"BUILDKIT_SYNTAX={frontend}", check=False
     )  # fmt: skip
     assert refused.returncode and "moby.buildkit.frontend.subrequests" in refused.stderr
+
+
+def test_it_is_told_what_sources_are(build: Builder, frontend: str, tmp_path: Path) -> None:
+    """``ResolveSourceMeta`` of a file and a repository, both served by HTTP."""
+    place = tmp_path / "www"
+    place.mkdir()
+    (place / "file.txt").write_text("web")
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    for words in (
+        ["init", "-q", "-b", "main"], ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first"],
+        ["update-server-info"],
+    ):  # fmt: skip
+        subprocess.run(["git", *words], cwd=place, env=environment, check=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=place, env=environment, capture_output=True, text=True
+    ).stdout.strip()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(place))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = f"http://127.0.0.1:{server.server_port}"
+        done = build(
+            f"# syntax={frontend}\n", "--build-arg", "ACT=sources", "--build-arg",
+            f"SOURCES={where}/file.txt git://127.0.0.1:{server.server_port}/.git#main",
+            "--build-arg", f"URL={where}/.git", check=False,
+        )  # fmt: skip
+        server.shutdown()
+    file, repository = told(done.stderr)["sources"]
+    digest = hashlib.sha256(b"web").hexdigest()
+    assert file[5:7] == [f"sha256:{digest}", "file.txt"] and file[7] > 0
+    assert file[8] == f"{where}/file.txt"
+    assert repository[:2] == ["refs/heads/main", commit]
+    assert repository[3].startswith("tree ") and "first" in repository[3]
 
 
 Portside = Callable[..., "subprocess.CompletedProcess[str]"]

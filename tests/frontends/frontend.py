@@ -185,6 +185,24 @@ async def walked(ref: str, path: str) -> list[str]:
     return found
 
 
+async def sources() -> None:
+    """What is known of the sources that ``SOURCES`` names."""
+    told = []
+    for name in OPTIONS["build-arg:SOURCES"].split():
+        found = await call(
+            "ResolveSourceMeta", LogName=name,
+            Source=source(name, **{"git.fullurl": OPTIONS["build-arg:URL"]}).source,
+            Git=pb.ResolveSourceGitRequest(ReturnObject=True),
+        )  # fmt: skip
+        git, http = found.Git, found.HTTP
+        told.append([
+            git.Ref, git.Checksum, git.CommitChecksum, git.CommitObject.decode(),
+            git.TagObject.decode(), http.Checksum, http.Filename, http.LastModified.seconds,
+            found.Source.identifier,
+        ])  # fmt: skip
+    raise RuntimeError("TOLD " + json.dumps({"sources": told}))
+
+
 class Processes:
     """One call of ExecProcess."""
 
@@ -310,7 +328,7 @@ async def hostile() -> None:
 
 
 ACTS = {"build": build, "delegate": delegate, "containers": containers, "left": left,
-        "directories": directories}  # fmt: skip
+        "directories": directories, "sources": sources}  # fmt: skip
 
 
 async def main() -> None:

@@ -2,6 +2,7 @@
 differences; several builds at once; eviction."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import os
@@ -21,8 +22,12 @@ from portside.builder import llb
 from portside.builder.git_urls import is_git_url, parse_git_url
 from portside.builder.llb import CopyAction, DiffOp, FileAction, FileOp, MakeDir, MakeFile, MergeOp
 from portside.builder.results import BuildResult, ExportRequest, PlatformResult
+from portside.builder.solver.git_source import GitSource, git_source
+from portside.builder.solver.http_source import HttpSource
 from portside.builder.solver.operations import action_runs
 from portside.builder.solver.solver import Made
+from portside.builder.solver.step_mounts import NoSecrets
+from portside.builder.solver.step_runner import StepSettings
 from portside.model.errors import InvalidParameter, NotFound, PortsideError, SystemFailure
 from portside.model.platform import Platform
 
@@ -179,6 +184,82 @@ async def test_git_sources(built: Builder, repository: Any) -> None:
     assert left == []
 
 
+async def test_what_a_repository_has_is_told(built: Builder, repository: Any) -> None:
+    """Names in full, tags of their own apart from their commits, and the objects as they are."""
+    url, folder = repository
+    first, second = git(folder, "rev-parse", "v1^{}"), git(folder, "rev-parse", "HEAD")
+    tag = git(folder, "rev-parse", "v1")
+    service = GitSource(built.service.store, NoSecrets())
+    for ref, whole, checksum, commit in (
+        ("", "refs/heads/main", second, ""), ("#v1", "refs/tags/v1", tag, first),
+        ("#main", "refs/heads/main", second, ""), (f"#{first}", first, first, ""),
+    ):  # fmt: skip
+        found = await service.described(parse_git_url(url + ref), objects=True)
+        assert (found.ref, found.checksum, found.commit) == (whole, checksum, commit)
+        raw = git(folder, "cat-file", "commit", commit or checksum)
+        assert found.objects[0] == raw + "\n"
+    assert (await service.described(parse_git_url(url + "#v1"), objects=True)).objects[1:] == (
+        git(folder, "cat-file", "tag", tag) + "\n",
+    )
+    assert not (await service.described(parse_git_url(url), objects=False)).objects
+    assert list((built.root / "contexts").iterdir()) == []
+
+
+class _Agent(NoSecrets):
+    """A client with an agent named ``work``, and a token for one host."""
+
+    async def ssh_socket(self, identifier: str) -> str | None:
+        return "/run/agent" if identifier == "work" else None
+
+    async def secret(self, identifier: str) -> bytes | None:
+        return {"TOK.there": b"for-there", "TOK": b"for-all"}.get(identifier)
+
+
+async def test_ssh_checks_the_keys_that_the_client_knows(
+    built: Builder, repository: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``git.knownsshhosts`` and ``git.mountsshsock``, with a program in place of ssh."""
+    _, folder = repository
+    told = tmp_path / "told"
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text(
+        f"""#!/bin/sh
+for word; do case $word in UserKnownHostsFile=*) cat "${{word#*=}}" >{told}.hosts;; esac; done
+echo "$SSH_AUTH_SOCK $*" >{told}
+while [ $# -gt 1 ]; do shift; done
+exec sh -c "$1"
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    address = f"ssh://git@there{folder}"
+    settings = StepSettings(secrets=_Agent())
+    known = "there ssh-ed25519 AAAA"
+    attrs = {"git.fullurl": address, "git.knownsshhosts": known, "git.mountsshsock": "work"}
+    content = await files(built, source("git@there:repo.git#v1", **attrs), settings=settings)
+    assert content["sub/f"] == b"first"
+    assert Path(f"{told}.hosts").read_text() == known + "\n"
+    assert told.read_text().startswith("/run/agent ")
+    assert "StrictHostKeyChecking=yes" in told.read_text()
+    await files(built, source("git@there:repo.git", **{"git.fullurl": address}), settings=settings)
+    assert told.read_text().startswith(" ")  # the agent "default", which there is none of
+    assert "StrictHostKeyChecking=accept-new" in told.read_text()
+
+
+async def test_tokens_by_the_name_that_the_client_gives_them(built: Builder) -> None:
+    service = GitSource(built.service.store, _Agent())
+    for host, token in (("there", b"for-there"), ("elsewhere", b"for-all")):
+        op = llb.SourceOp(
+            identifier=f"git://{host}/r.git",
+            attrs={"git.fullurl": f"https://{host}/r.git", "git.authtokensecret": "TOK"},
+        )
+        url, _ = git_source(op)
+        found = await service._environment(url, Path("/"))
+        value = found["GIT_CONFIG_VALUE_0"].removeprefix("Authorization: basic ")
+        assert base64.b64decode(value) == b"x-access-token:" + token
+
+
 async def test_add_of_a_repository_is_cached_by_its_commit(
     built: Builder, repository: Any, tmp_path: Path
 ) -> None:
@@ -288,6 +369,20 @@ async def test_add_of_a_url(built: Builder, web: str, tmp_path: Path) -> None:
             await built.build(f"FROM scratch\nADD {flag}{web}{path} /f\n", tmp_path,
                               ExportRequest(type="cacheonly"))  # fmt: skip
     assert list((built.root / "containers").iterdir()) == []
+
+
+async def test_what_a_file_of_the_web_is_is_told(built: Builder, web: str) -> None:
+    source = HttpSource(built.service.store)
+    op = llb.SourceOp(identifier=f"{web}/f?x=/y")
+    found = await source.described(op, "sha512", b"more")
+    assert found.checksum == f"sha256:{hashlib.sha256(b'content').hexdigest()}"
+    assert found.other == f"sha512:{hashlib.sha512(b'contentmore').hexdigest()}"
+    assert (found.filename, found.modified) == ("f", 1_000_000_000)
+    attrs = {"http.filename": "given", "http.checksum": f"sha256:{'0' * 64}"}
+    with pytest.raises(SystemFailure, match="digest mismatch"):
+        await source.described(llb.SourceOp(identifier=f"{web}/f", attrs=attrs))
+    with pytest.raises(NotFound, match="404"):
+        await source.described(llb.SourceOp(identifier=f"{web}/missing"))
 
 
 # -- sharing and eviction ---------------------------------------------------------------------

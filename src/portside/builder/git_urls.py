@@ -29,6 +29,13 @@ class GitUrl:
     """The commit that the ref must resolve to; may be abbreviated."""
     keep_git_dir: bool | None = None
     submodules: bool = True
+    known_hosts: str = ""
+    """The keys that ssh hosts must have, as in ssh's known_hosts file; any key when empty."""
+    agent: str = "default"
+    """The client's ssh agent."""
+    token_secret: str = "GIT_AUTH_TOKEN"
+    header_secret: str = "GIT_AUTH_HEADER"
+    """Names of the secrets that authenticate https."""
 
     @property
     def fragment(self) -> str:

@@ -26,6 +26,10 @@ INDEX, INDEX_DESCRIPTOR = "index", "index-descriptor"
 MANIFEST, MANIFEST_DESCRIPTOR = "manifest", "manifest-descriptor"
 
 
+DANGLING = "moby-dangling"
+"""Docker's prefix of the names of images that have none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Annotation:
     """``place`` is index, index-descriptor, manifest or manifest-descriptor."""
@@ -42,6 +46,8 @@ class ExportOptions:
 
     type: str
     names: tuple[Reference, ...] = ()
+    dangling: str = ""
+    """What answers call an image without names: this and its digest."""
     push: bool = False
     push_by_digest: bool = False
     store: bool = True
@@ -97,6 +103,7 @@ def parse_export(request: ExportRequest, epoch: int | None = None) -> ExportOpti
     options = ExportOptions(
         type=kind,
         names=tuple(require_name(name) for name in names),
+        dangling=attrs.get("dangling-name-prefix", DANGLING) if kind in IMAGE_TYPES else "",
         push=push or by_digest,
         push_by_digest=by_digest,
         store=_flag(attrs, "store", True),

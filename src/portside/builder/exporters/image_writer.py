@@ -230,4 +230,6 @@ def response(written: Written, options: ExportOptions) -> dict[str, str]:
     found["containerimage.descriptor"] = base64.b64encode(encode(written.target)).decode()
     if options.names:
         found["image.name"] = ",".join(str(name) for name in options.names)
+    elif options.dangling:
+        found["image.name"] = f"{options.dangling}@{written.target.digest}"
     return found

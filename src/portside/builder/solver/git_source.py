@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from portside.builder import llb
 from portside.builder.git_urls import COMMIT, GitUrl, parse_git_url
@@ -29,8 +32,6 @@ PATIENCE = 600.0
 """Seconds for one git command."""
 MAX_ERROR = 2000
 """Characters of git's errors that are shown."""
-TOKEN, HEADER = "GIT_AUTH_TOKEN", "GIT_AUTH_HEADER"
-"""Secrets that authenticate https, as BuildKit names them."""
 _SETTINGS = (
     "core.hooksPath=/dev/null", "core.fsmonitor=false", "protocol.allow=never",
     "protocol.https.allow=always", "protocol.http.allow=always", "protocol.git.allow=always",
@@ -39,12 +40,27 @@ _SETTINGS = (
 )  # fmt: skip
 
 
+class GitMetadata(NamedTuple):
+    """What a URL leads to."""
+
+    ref: str
+    """The whole name of the branch or tag, or the commit."""
+    checksum: str
+    """The object that the ref names."""
+    commit: str = ""
+    """The commit, where the object is a tag of its own."""
+    objects: tuple[str, ...] = ()
+    """The commit's text, and the tag's; bytes that are not UTF-8 by surrogateescape."""
+
+
 class GitSource:
     """One for a build: a ref is resolved once, and every use of it is the same commit."""
 
     def __init__(self, store: Store, secrets: Secrets) -> None:
         self._store, self._secrets = store, secrets
         self._commits: dict[tuple[str, str], asyncio.Task[str]] = {}
+        self._named: dict[tuple[str, str], tuple[str, str]] = {}
+        """The whole name of a ref, and the object that it names: a tag's, or a commit."""
 
     async def commit_of(self, url: GitUrl) -> str:
         """The commit that a URL leads to now. NotFound for a missing ref, SystemFailure when it
@@ -62,16 +78,20 @@ class GitSource:
             return url.ref
         wanted = url.ref or "HEAD"
         listing = await self._git(
-            None, url, "ls-remote", "--", url.remote, wanted, f"{wanted}^{{}}"
+            None, url, "ls-remote", "--symref", "--", url.remote, wanted, f"{wanted}^{{}}"
         )
-        found = {}
+        found, named = {}, ""
         for line in listing.splitlines():
             commit, _, name = line.partition("\t")
-            found[name] = commit
-        for name in (f"refs/heads/{wanted}", f"refs/tags/{wanted}^{{}}", f"refs/tags/{wanted}",
-                     f"{wanted}^{{}}", wanted):  # fmt: skip
+            if commit.startswith("ref: "):  # the branch that HEAD is
+                named = commit.removeprefix("ref: ")
+            else:
+                found[name] = commit
+        for name in (f"refs/heads/{wanted}", f"refs/tags/{wanted}", wanted):
             if name in found and COMMIT.fullmatch(found[name]):
-                return found[name]
+                self._named[(url.remote, url.ref)] = named or name, found[name]
+                peeled = found.get(f"{name}^{{}}", "")
+                return peeled if COMMIT.fullmatch(peeled) else found[name]
         raise NotFound(f"repository {url.remote} does not contain ref {wanted}")
 
     async def fetch(self, op: llb.SourceOp, committer: LayerCommitter) -> Made:
@@ -119,12 +139,41 @@ class GitSource:
                 if file.parent != work and file.is_file():
                     file.unlink()
 
+    async def described(self, url: GitUrl, *, objects: bool) -> GitMetadata:
+        """What a URL leads to now, with the objects themselves when asked for."""
+        commit = await self.commit_of(url)
+        ref, checksum = self._named.get((url.remote, url.ref), (url.ref, commit))
+        found = GitMetadata(ref, checksum, commit if commit != checksum else "")
+        if not objects:
+            return found
+        work = self._store.root / "contexts" / f"git-{new_id()}"
+        work.mkdir(mode=0o700, parents=True)
+        try:
+            await self._git(work, url, "init", "-q", "--bare")
+            wanted = url.ref if COMMIT.fullmatch(url.ref) else ref
+            fetch = ("fetch", "-q", "--no-tags")
+            try:
+                await self._git(work, url, *fetch, "--depth=1", url.remote, wanted)
+            except Unavailable:  # a server that gives whole histories only
+                await self._git(work, url, *fetch, url.remote, wanted)
+            bodies = [await self._git(work, url, "cat-file", "commit", commit)]
+            if found.commit:
+                bodies.append(await self._git(work, url, "cat-file", "tag", checksum))
+        finally:
+            self._store.trash.discard(work)
+        return found._replace(objects=tuple(bodies))
+
     async def _git(self, work: Path | None, url: GitUrl, *args: str) -> str:
+        with tempfile.TemporaryDirectory(prefix="portside-git-") as private:
+            return await self._run(work, url, Path(private), *args)
+
+    async def _run(self, work: Path | None, url: GitUrl, private: Path, *args: str) -> str:
+        """``private``: a directory of this command, for what it must read."""
         program = shutil.which("git")
         if program is None:
             raise Unavailable(f"cannot fetch {url.remote}: git is not installed on this host")
         settings = [word for setting in _SETTINGS for word in ("-c", setting)]
-        environment = await self._environment(url)
+        environment = await self._environment(url, private)
         process = await asyncio.create_subprocess_exec(
             program, *settings, *args, cwd=work or "/", env=environment,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
@@ -142,9 +191,9 @@ class GitSource:
         if process.returncode:
             failure = err.decode(errors="replace").strip()[-MAX_ERROR:]
             raise Unavailable(f"failed to fetch remote {url.remote}: git {args[0]}: {failure}")
-        return out.decode(errors="replace")
+        return out.decode("utf-8", "surrogateescape")
 
-    async def _environment(self, url: GitUrl) -> dict[str, str]:
+    async def _environment(self, url: GitUrl, private: Path) -> dict[str, str]:
         found = {
             "PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", "LC_ALL": "C",
             "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -153,19 +202,31 @@ class GitSource:
         for name in ("http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY"):
             if name in os.environ:
                 found[name] = os.environ[name]
-        found |= await self._credentials(url)
-        return found
+        if url.remote.startswith("http"):
+            return found | await self._credentials(url)
+        return found | await self._ssh(url, private)
+
+    async def _ssh(self, url: GitUrl, private: Path) -> dict[str, str]:
+        socket = await self._secrets.ssh_socket(url.agent)
+        hosts, check = "/dev/null", "accept-new"
+        if url.known_hosts:
+            (private / "known_hosts").write_text(url.known_hosts + "\n")
+            hosts, check = f"{private}/known_hosts", "yes"
+        command = f"ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking={check} " \
+                  f"-o GlobalKnownHostsFile=/dev/null -o UserKnownHostsFile={hosts}"  # fmt: skip
+        return {"GIT_SSH_COMMAND": command} | ({"SSH_AUTH_SOCK": socket} if socket else {})
+
+    async def _secret(self, name: str, url: GitUrl) -> bytes | None:
+        """A secret for the URL's host, or for all hosts."""
+        host = urlsplit(url.remote).hostname or ""
+        found = await self._secrets.secret(f"{name}.{host}") if host else None
+        return found if found is not None else await self._secrets.secret(name)
 
     async def _credentials(self, url: GitUrl) -> dict[str, str]:
         """Credentials go by environment: every user can read a process's arguments."""
-        if not url.remote.startswith("http"):
-            socket = await self._secrets.ssh_socket("default")
-            command = "ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=accept-new " \
-                      "-o UserKnownHostsFile=/dev/null"  # fmt: skip
-            return {"GIT_SSH_COMMAND": command} | ({"SSH_AUTH_SOCK": socket} if socket else {})
-        header = await self._secrets.secret(HEADER)
+        header = await self._secret(url.header_secret, url)
         if header is None:
-            token = await self._secrets.secret(TOKEN)
+            token = await self._secret(url.token_secret, url)
             if token is None:
                 return {}
             import base64
@@ -190,10 +251,14 @@ def git_source(op: llb.SourceOp) -> tuple[GitUrl, bool]:
     if full:
         name = full.partition("#")[0] + ("#" + name.partition("#")[2] if "#" in name else "")
     url = parse_git_url(name)
+    url = replace(
+        url, known_hosts=attrs.get("git.knownsshhosts", ""),
+        agent=attrs.get("git.mountsshsock") or url.agent,
+        token_secret=attrs.get("git.authtokensecret") or url.token_secret,
+        header_secret=attrs.get("git.authheadersecret") or url.header_secret,
+    )  # fmt: skip
     checksum = attrs.get("git.checksum", "")
     if checksum:
-        from dataclasses import replace
-
         if not all(c in "0123456789abcdef" for c in checksum) or len(checksum) < 7:
             raise InvalidParameter(f"invalid checksum {checksum!r} for git source: give a commit")
         url = replace(url, commit=checksum)

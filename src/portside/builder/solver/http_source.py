@@ -6,11 +6,12 @@ import hashlib
 import os
 import posixpath
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from portside.builder import llb
 from portside.builder.llb import Vertex
-from portside.builder.solver.build_events import Report, Status
+from portside.builder.solver.build_events import Report, Status, silent
 from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.solver import Made
 from portside.builder.solver.tree import Tree
@@ -25,6 +26,17 @@ LIMIT = 64 << 30
 PIECE = 1 << 20
 PATIENCE = 60.0
 """Seconds without a byte."""
+
+
+class HttpMetadata(NamedTuple):
+    """A file of the web as it is now."""
+
+    checksum: str
+    filename: str
+    modified: float
+    """Seconds since 1970; 0 when the server does not say."""
+    other: str = ""
+    """Another digest that was asked for."""
 
 
 class HttpSource:
@@ -60,8 +72,29 @@ class HttpSource:
             layers.remove_writable(identifier)
             self._store.trash.discard(layers.containers_dir / identifier)
 
+    async def described(
+        self, op: llb.SourceOp, algorithm: str = "", suffix: bytes = b""
+    ) -> HttpMetadata:
+        """What the URL's file is now; with ``algorithm`` also the digest of the file and
+        ``suffix`` by it. Raises as :meth:`fetch`."""
+        other = hashlib.new(algorithm or "sha256")
+        fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            digest, modified = await self._download(Vertex(op), op, fd, silent, other)
+        finally:
+            os.close(fd)
+        wanted = op.attrs.get("http.checksum", "")
+        if wanted and digest != wanted:
+            raise SystemFailure(f"digest mismatch {digest}: {wanted}")
+        other.update(suffix)
+        name = op.attrs.get("http.filename", "") or urlsplit(op.identifier).path
+        return HttpMetadata(
+            digest, posixpath.basename(name) or "download", modified,
+            f"{algorithm}:{other.hexdigest()}" if algorithm else "",
+        )  # fmt: skip
+
     async def _download(
-        self, vertex: Vertex, op: llb.SourceOp, fd: int, report: Report
+        self, vertex: Vertex, op: llb.SourceOp, fd: int, report: Report, other: Any = None
     ) -> tuple[str, float]:
         import asyncio
 
@@ -89,6 +122,8 @@ class HttpSource:
                     if size > LIMIT:
                         raise InvalidParameter(f"{op.identifier} is larger than {LIMIT} bytes")
                     hasher.update(piece)
+                    if other is not None:
+                        other.update(piece)
                     await asyncio.to_thread(_write, fd, piece)
                     report(Status(vertex, "downloading", size, total))
                 modified = answer.headers.get("Last-Modified", "")

@@ -13,6 +13,8 @@ from google.protobuf.message import Message
 
 from portside.builder import llb
 from portside.builder.cache.pruning import Policy
+from portside.builder.solver.git_source import GitSource, git_source
+from portside.builder.solver.http_source import HttpSource
 from portside.builder.wire.bridge_caller import Caller, FrontendSolver
 from portside.builder.wire.build_job import BuildJob, Reference, Result
 from portside.builder.wire.definition_encoder import encode
@@ -26,6 +28,8 @@ from portside.model.errors import InvalidParameter, PortsideError
 from portside.model.image import encode as encode_image
 from portside.model.platform import Platform
 
+ALGORITHMS = ("sha256", "sha384", "sha512")
+"""Digests of files of the web that clients can ask for, by number."""
 MAX_WARNINGS = 1000
 MAX_WARNING = 4 << 20
 """Bytes of one with the file that it is about, as large as one may be."""
@@ -38,16 +42,16 @@ LLB_CAPS = """source.image source.image.resolvemode source.image.checksum source
 source.local.unique source.local.sessionid source.local.includepatterns source.local.followpaths
 source.local.excludepatterns source.local.sharedkeyhint source.local.differ source.http
 source.http.checksum source.http.perm soruce.http.uidgid source.git source.git.keepgitdir
-source.git.fullurl source.git.httpauth source.git.checksum source.buildop.llbfilename exec.meta.base
-exec.meta.cgroup.parent exec.meta.network exec.meta.proxyenv exec.meta.security
-exec.meta.setsdefaultpath exec.meta.ulimit exec.meta.cdi exec.meta.removemountstubs.recursive
-exec.mount.bind exec.mount.bind.readwrite-nooutput exec.mount.cache exec.mount.cache.sharing
-exec.mount.selector exec.mount.tmpfs exec.mount.tmpfs.size exec.mount.secret exec.mount.ssh
-exec.cgroup exec.secretenv exec.validexitcode file.base file.rm.wildcard
-file.copy.includeexcludepatterns file.copy.alwaysreplaceexistingdestpaths file.copy.modestring
-file.symlink.create constraints platform meta.ignorecache meta.description meta.exportcache mergeop
-diffop exporter.image.annotations exporter.image.attestations exporter.sourcedateepoch
-exporter.multiple gc.freespacefilter history.filter""".split()
+source.git.fullurl source.git.httpauth source.git.checksum source.git.knownsshhosts
+source.git.mountsshsock source.buildop.llbfilename exec.meta.base exec.meta.cgroup.parent
+exec.meta.network exec.meta.proxyenv exec.meta.security exec.meta.setsdefaultpath exec.meta.ulimit
+exec.meta.cdi exec.meta.removemountstubs.recursive exec.mount.bind exec.mount.bind.readwrite-
+nooutput exec.mount.cache exec.mount.cache.sharing exec.mount.selector exec.mount.tmpfs
+exec.mount.tmpfs.size exec.mount.secret exec.mount.ssh exec.cgroup exec.secretenv exec.validexitcode
+file.base file.rm.wildcard file.copy.includeexcludepatterns file.copy.alwaysreplaceexistingdestpaths
+file.copy.modestring file.symlink.create constraints platform meta.ignorecache meta.description
+meta.exportcache mergeop diffop exporter.image.annotations exporter.image.attestations
+exporter.sourcedateepoch exporter.multiple gc.freespacefilter history.filter""".split()
 
 
 class BridgeService:
@@ -163,6 +167,10 @@ class BridgeService:
     async def source_meta(self, request: Any, metadata: Any) -> Any:
         job = await self._job(metadata)
         identifier = request.Source.identifier
+        if identifier.startswith(llb.GIT):
+            return await _git_metadata(job, request)
+        if identifier.startswith((llb.HTTP, llb.HTTPS)):
+            return await _http_metadata(job, request)
         if not identifier.startswith(llb.IMAGE):
             return pb.ResolveSourceMetaResponse(Source=request.Source)
         name = identifier.removeprefix(llb.IMAGE)
@@ -218,6 +226,42 @@ class BridgeService:
     async def execute(self, stream: Any) -> None:
         caller = await self._caller(stream.metadata)
         await caller.containers.execute(stream)
+
+
+async def _git_metadata(job: BuildJob, request: Any) -> Any:
+    """Which commit a repository's ref is now."""
+    op = llb.SourceOp(identifier=request.Source.identifier, attrs=dict(request.Source.attrs))
+    url, _ = git_source(op)
+    source = GitSource(job.service.store, job.inputs.settings.secrets)
+    try:
+        found = await source.described(url, objects=request.Git.ReturnObject)
+    except PortsideError as err:
+        raise job.failure(err) from err
+    commit, tag = (*found.objects, "", "")[:2]
+    answer = pb.ResolveSourceGitResponse(
+        Checksum=found.checksum, Ref=found.ref, CommitChecksum=found.commit,
+        CommitObject=commit.encode("utf-8", "surrogateescape"),
+        TagObject=tag.encode("utf-8", "surrogateescape"),
+    )  # fmt: skip
+    return pb.ResolveSourceMetaResponse(Source=request.Source, Git=answer)
+
+
+async def _http_metadata(job: BuildJob, request: Any) -> Any:
+    """What a file of the web is now."""
+    op = llb.SourceOp(identifier=request.Source.identifier, attrs=dict(request.Source.attrs))
+    wanted = request.HTTP.ChecksumRequest
+    algorithm = "" if not request.HTTP.HasField("ChecksumRequest") else ALGORITHMS[wanted.Algo]
+    try:
+        found = await HttpSource(job.service.store).described(op, algorithm, wanted.Suffix)
+    except PortsideError as err:
+        raise job.failure(err) from err
+    answer = pb.ResolveSourceHTTPResponse(Checksum=found.checksum, Filename=found.filename)
+    if found.modified:
+        answer.LastModified.FromSeconds(int(found.modified))
+    if algorithm:
+        answer.ChecksumResponse.Digest = found.other
+        answer.ChecksumResponse.Suffix = wanted.Suffix
+    return pb.ResolveSourceMetaResponse(Source=request.Source, HTTP=answer)
 
 
 def _encoded(result: Result) -> Any:

@@ -118,8 +118,10 @@ async def _one(
         job.exported.append(msgspec.json.decode(described, type=Descriptor))
         for line in exported(job.service.store, answer):
             step.did(line)
-        for name in filter(None, answer.get("image.name", "").split(",")):
-            step.did(f"naming to {name}")
+        if is_stored(output.attrs):
+            for name in filter(None, answer.get("image.name", "").split(",")):
+                step.did(f"naming to {name}")
+                step.did(f"unpacking to {name}")
     return answer
 
 
@@ -140,6 +142,11 @@ def exported(store: Store, answer: Mapping[str, str]) -> Iterator[str]:
         manifest = msgspec.json.decode(store.blobs.read(Digest(entry["digest"]), MAX_MANIFEST))
         yield f"exporting config {manifest['config']['digest']}"
     yield f"exporting manifest list {digest}"
+
+
+def is_stored(attrs: Mapping[str, str]) -> bool:
+    """Whether an image stays here under its names (``store``)."""
+    return attrs.get("store", "true").lower() not in ("0", "f", "false")
 
 
 def _pushes(output: Output) -> bool:

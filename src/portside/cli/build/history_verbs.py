@@ -62,6 +62,7 @@ def _status(record: Item) -> str:
 def _name(record: Item) -> str:
     """The name of a build: the image's names, or the target or file."""
     names = (record.get("response") or {}).get("image.name", "")
+    names = "" if "@" in names else names  # an image without a name
     attrs = record.get("attrs") or {}
     place = attrs.get("vcs:source") or attrs.get("context") or ""
     return names.partition(",")[0] or place or attrs.get("target") or attrs.get("filename", "")
