@@ -18,6 +18,7 @@ from portside.kernel import host_sockets, process
 from portside.model.errors import SystemFailure
 from portside.model.paths import ROOTLESS_VARIABLE
 
+_MAIN = f"{__file__.rpartition('/daemon/')[0]}/__main__.py"
 _KEEPER = "PORTSIDE_KEEPER"
 """The descriptor of the conversation with the keeper, over the execution."""
 
@@ -43,7 +44,9 @@ def enter(options: DaemonOptions, arguments: Sequence[str]) -> None:
     sock.set_inheritable(True)
     keeper.join(fds)
     environment = os.environ | {ROOTLESS_VARIABLE: str(user), _KEEPER: str(sock.fileno())}
-    command = [sys.executable, "-I", "-m", "portside", "daemon", *arguments]
+    # The file, which finds its packages in every kind of installation: a module's name is known
+    # in a virtual environment only.
+    command = [sys.executable, "-I", _MAIN, "daemon", *arguments]
     os.execve(sys.executable, command, environment)
 
 
