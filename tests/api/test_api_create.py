@@ -198,7 +198,7 @@ def test_files_can_be_put_into_the_working_directory_before_the_first_start(
     assert engine.request("HEAD", f"{path}/else")[0] == 404
 
 
-def test_a_working_directory_that_is_a_file_is_told_at_the_start(
+def test_a_working_directory_that_is_a_file_is_reported_at_the_start(
     engine: RunningEngine, made: list[str]
 ) -> None:
     status, name = create(engine, made, WorkingDir="/etc/passwd")
@@ -225,7 +225,9 @@ def test_only_a_signal_that_is_meant_to_end_it_resumes_a_paused_container(
         assert found is (state == "paused"), stop
 
 
-def test_an_exec_is_told_with_the_containers_user(engine: RunningEngine, made: list[str]) -> None:
+def test_an_exec_is_reported_with_the_containers_user(
+    engine: RunningEngine, made: list[str]
+) -> None:
     for user, asked, shown in (("", "", None), ("1:2", "", "1:2"), ("1:2", "3", "3")):
         status, name = create(engine, made, User=user)
         assert status == 201

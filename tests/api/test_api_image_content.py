@@ -162,7 +162,7 @@ def test_an_image_without_attestations_has_an_empty_list(engine: RunningEngine) 
     assert engine.json("GET", "/v1.55/images/portside/base/attestations") == []
 
 
-def test_identity_tells_the_build(
+def test_identity_reports_the_build(
     engine: RunningEngine, docker_env: dict[str, str], tmp_path: Path
 ) -> None:
     """By the reference of its record, whichever client has asked for it."""
@@ -184,7 +184,7 @@ def test_identity_tells_the_build(
     engine.request("DELETE", "/images/identified?force=1")
 
 
-def test_identity_tells_where_an_image_comes_from(
+def test_identity_reports_where_an_image_comes_from(
     engine: RunningEngine, image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """From what the engine has seen, whatever the image is called."""

@@ -163,7 +163,9 @@ def test_what_is_no_address_of_a_registry(engine: RunningEngine, address: str) -
         ("/a/../v1.41/./info", "/v1.41/info"),
     ],
 )
-def test_untidy_paths_are_told_the_tidy_one(engine: RunningEngine, path: str, place: str) -> None:
+def test_untidy_paths_are_redirected_to_the_tidy_one(
+    engine: RunningEngine, path: str, place: str
+) -> None:
     status, headers, _ = engine.request("GET", path)
     assert (status, headers["location"]) == (301, place)
 

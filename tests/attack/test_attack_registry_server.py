@@ -199,7 +199,7 @@ async def test_a_host_that_is_none(serve: Serve) -> None:
         ] == 400
 
 
-async def test_what_proxies_tell(serve: Serve) -> None:
+async def test_what_proxies_report(serve: Serve) -> None:
     registry = await serve()
     for headers, base in (
         ({"Forwarded": "for=1.2.3.4;proto=https;host=reg.example"}, "https://reg.example"),

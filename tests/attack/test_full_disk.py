@@ -189,7 +189,7 @@ def refused(disk: SmallDisk) -> None:
     assert sorted(path.name for path in (disk.data_root / "containers").iterdir()) == before
 
 
-def test_low_space_is_told(disk: SmallDisk) -> None:
+def test_low_space_is_reported(disk: SmallDisk) -> None:
     """Before the disk is full: an event, a warning in info and in system df."""
     disk.run("true", Binds=["fill:/v"])
     with (disk.data_root / "volumes" / "fill" / "_data" / "host").open("wb") as file:

@@ -312,7 +312,7 @@ def test_lists_are_bakes(bake: Run, tmp_path: Path) -> None:
         ('group "default" { targets = ["none"] }\n', "failed to find target none"),
     ],
 )  # fmt: skip
-def test_faults_are_told(bake: Run, tmp_path: Path, text: str, told: str) -> None:
+def test_faults_are_reported(bake: Run, tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "project/docker-bake.hcl").write_text(text)
     done = bake("portside", "--print", check=False)
     assert done.returncode == 1 and told in done.stderr, done.stderr

@@ -380,7 +380,7 @@ ARG OTHER=1
 """
 
 
-def test_a_dockerfile_tells_its_parameters(build: Builder) -> None:
+def test_a_dockerfile_reports_its_parameters(build: Builder) -> None:
     def call(kind: str, *args: str) -> str:
         return build(OUTLINE, f"--call={kind}", "--target=last", *args).stdout.strip("\n")
 

@@ -169,7 +169,7 @@ TOLD = {"4.1", "4.6", "5.4", "5.5", "5.6", "5.10", "5.11", "5.12", "5.13", "5.15
         "5.18", "5.19", "5.21", "5.22", "5.26", "5.29", "5.32"}  # fmt: skip
 
 
-def test_an_audit_tells_the_careful_from_the_careless(ours: Ours) -> None:
+def test_an_audit_distinguishes_the_careful_from_the_careless(ours: Ours) -> None:
     ours("network", "create", "beyond-net")
     ours("run", "-d", "--name", "careful", *CAREFUL, "-p", "127.0.0.1:8089:80", BASE, "sleep", "99")
     ours("run", "-d", "--name", "careless", *CARELESS, BASE, "sleep", "99")

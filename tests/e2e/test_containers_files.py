@@ -196,7 +196,7 @@ def test_a_tar_cannot_write_outside(docker: Docker, box: str, tmp_path: Path, me
 # -- diff, export, commit --------------------------------------------------------------------------
 
 
-def test_diff_tells_the_container_s_changes_only(docker: Docker, name: str) -> None:
+def test_diff_reports_the_container_s_changes_only(docker: Docker, name: str) -> None:
     script = "echo x >> /etc/passwd; rm /etc/group; mkdir -p /a/b; echo 1 > /a/b/c; touch /volume/x"
     docker("create", "--name", name, "-v", "/volume", BASE, "sh", "-c", script)
     assert docker("diff", name).stdout == ""
@@ -273,7 +273,7 @@ def test_commit_changes_configuration(docker: Docker, name: str) -> None:
     assert done.returncode == 1 and "is not a valid change command" in done.stderr
 
 
-def test_commit_pauses_unless_told_not_to(engine: RunningEngine, docker: Docker, name: str) -> None:
+def test_commit_pauses_unless_disabled(engine: RunningEngine, docker: Docker, name: str) -> None:
     docker("run", "-d", "--name", name, BASE, "sleep", "1000")
     identifier = engine.json("GET", f"/containers/{name}/json")["Id"]
     seen: list[str] = []

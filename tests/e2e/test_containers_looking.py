@@ -109,7 +109,7 @@ def test_ps_shows_what_an_image_s_name_means_no_more(docker: Docker, name: str) 
 # -- inspect ---------------------------------------------------------------------------------------
 
 
-def test_inspect_tells_the_same_as_the_kernel(docker: Docker, name: str) -> None:
+def test_inspect_reports_the_same_as_the_kernel(docker: Docker, name: str) -> None:
     docker("run", "-d", "--name", name, "-p", "127.0.0.1::80/tcp", BASE, "sleep", "1000")
     found = json.loads(docker("inspect", "-s", name).stdout)[0]
     assert (found["Path"], found["Args"]) == ("sleep", ["1000"])
@@ -217,7 +217,7 @@ def test_the_events_of_a_life(docker: Docker, docker_py: Any, name: str) -> None
     assert stamps == sorted(stamps)
 
 
-def test_what_hangs_on_a_container_tells_in_order(
+def test_what_depends_on_a_container_reports_in_order(
     docker: Docker, docker_py: Any, name: str
 ) -> None:
     begun = time.time() - 1
@@ -234,7 +234,7 @@ def test_what_hangs_on_a_container_tells_in_order(
         "network disconnect", "volume unmount", "container die"]  # fmt: skip
 
 
-def test_a_failed_start_tells_of_no_connection(docker: Docker, docker_py: Any, name: str) -> None:
+def test_a_failed_start_reports_no_connection(docker: Docker, docker_py: Any, name: str) -> None:
     begun = time.time() - 1
     docker("run", "--name", name, BASE, "no-such-command", check=False)
     identifier = docker("inspect", "-f", "{{.Id}}", name).stdout.strip()

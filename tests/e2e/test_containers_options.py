@@ -299,7 +299,7 @@ def test_a_missing_loader_and_another_machine_are_explained(docker: Docker, tmp_
     assert done.returncode == 125 and "it is made for" in done.stderr
 
 
-def test_out_of_memory_is_told_by_event_and_state(docker: Docker, name: str) -> None:
+def test_out_of_memory_is_reported_by_event_and_state(docker: Docker, name: str) -> None:
     eat = "x=a; while true; do x=$x$x; done"
     limits = ("-m", "16m", "--memory-swap", "16m")
     docker("run", "--name", name, *limits, BASE, "sh", "-c", eat, check=False)
@@ -310,7 +310,7 @@ def test_out_of_memory_is_told_by_event_and_state(docker: Docker, name: str) -> 
     assert (state["OOMKilled"], state["ExitCode"]) == (False, 137)
 
 
-def test_out_of_memory_of_a_child_is_told_too(docker: Docker, name: str) -> None:
+def test_out_of_memory_of_a_child_is_reported_too(docker: Docker, name: str) -> None:
     eat = "sh -c 'x=a; while true; do x=$x$x; done'; echo survived $?; sleep 1000"
     limits = ("-m", "16m", "--memory-swap", "16m")
     docker("run", "-d", "--name", name, *limits, BASE, "sh", "-c", eat)

@@ -96,7 +96,7 @@ def test_limits_are_true_in_the_kernel(docker: Docker, name: str) -> None:
     assert "can't fork" in done.stderr
 
 
-def test_out_of_memory_is_told_apart(docker: Docker, name: str) -> None:
+def test_out_of_memory_is_distinguished(docker: Docker, name: str) -> None:
     eat = "x=a; while true; do x=$x$x; done"
     done = docker("run", "--name", name, "-m", "16m", BASE, "sh", "-c", eat, check=False)
     assert done.returncode == 137

@@ -126,7 +126,7 @@ def test_a_label_takes_the_network_away_and_capabilities_are_asked_for(
     assert refused.returncode and "moby.buildkit.frontend.subrequests" in refused.stderr
 
 
-def test_it_is_told_what_sources_are(build: Builder, frontend: str, tmp_path: Path) -> None:
+def test_it_learns_what_sources_are(build: Builder, frontend: str, tmp_path: Path) -> None:
     """``ResolveSourceMeta`` of a file and a repository, both served by HTTP."""
     place = tmp_path / "www"
     place.mkdir()

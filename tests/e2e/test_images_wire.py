@@ -81,7 +81,7 @@ def test_layers_are_listed_in_their_order(engine: RunningEngine, app: str) -> No
     assert [m["id"] for m in second[1:2]] == [m["id"] for m in first[1:2]]
 
 
-def test_a_known_image_under_a_new_name_has_no_layers_to_tell(
+def test_a_known_image_under_a_new_name_has_no_layers_to_report(
     engine: RunningEngine, app: str, registry: str
 ) -> None:
     base: dict[str, bytes | None] = {"twice": b"1"}
@@ -124,7 +124,7 @@ def test_unreadable_credentials_count_as_none(engine: RunningEngine, app: str) -
     pull(engine, f"fromImage={app}&tag=1", **{"X-Registry-Auth": "not base64!"})
 
 
-def test_a_pull_by_digest_is_told_by_its_whole_name(engine: RunningEngine, app: str) -> None:
+def test_a_pull_by_digest_is_reported_by_its_whole_name(engine: RunningEngine, app: str) -> None:
     pull(engine, f"fromImage={app}&tag=1")
     name = engine.json("GET", f"/v1.51/images/{app}:1/json")["RepoDigests"][0]
     said = pull(engine, f"fromImage={name}")
@@ -173,7 +173,7 @@ def test_pushing_all_tags_is_one_event(engine: RunningEngine, docker: Docker, ap
     assert events(engine, begun) == [("push", app, app), ("push", f"{app}:2", app)]
 
 
-def test_an_import_is_told_as_docker_tells_it(engine: RunningEngine, docker: Docker) -> None:
+def test_an_import_is_reported_as_docker_reports_it(engine: RunningEngine, docker: Docker) -> None:
     from imagekit import layer_tar
 
     begun = time.time()
@@ -217,7 +217,7 @@ def test_prune_removes_by_name(engine: RunningEngine, app: str) -> None:
     assert gone == names["RepoTags"] == [f"{app}:labelled"]
 
 
-def test_every_image_is_told_once(engine: RunningEngine, docker: Docker, app: str) -> None:
+def test_every_image_is_reported_once(engine: RunningEngine, docker: Docker, app: str) -> None:
     docker("pull", "-q", f"{app}:1")
     for name, parent in (("told:1", f"{app}:1"), ("told:2", "told:1")):
         container = docker("create", parent).stdout.strip()

@@ -364,7 +364,7 @@ def test_containers_survive_the_engine(private_engine: Any, docker_command: list
     docker("network", "rm", "n1", "n2")
 
 
-def test_wishes_a_network_cannot_grant_are_refused_before_a_container_is_made(
+def test_requests_a_network_cannot_grant_are_refused_before_a_container_is_made(
     docker: Docker, made: Made
 ) -> None:
     name = made.network("own", "--subnet", "10.253.31.0/24")
@@ -447,7 +447,7 @@ def test_out_of_the_last_network_and_out_of_none(docker: Docker, made: Made) -> 
     assert connected(alone) == ["none"]
 
 
-def test_a_shared_namespace_is_told_as_anothers(docker: Docker, made: Made) -> None:
+def test_a_shared_namespace_is_reported_as_anothers(docker: Docker, made: Made) -> None:
     owner = made.run("owner")
     guest = made.run("guest", "--network", f"container:{owner}")
     docker("rename", owner, f"{owner}-new")
@@ -462,7 +462,7 @@ def test_a_shared_namespace_is_told_as_anothers(docker: Docker, made: Made) -> N
     )
 
 
-def test_a_container_that_was_only_made_tells_its_network(docker: Docker, made: Made) -> None:
+def test_a_container_that_was_only_made_reports_its_network(docker: Docker, made: Made) -> None:
     for mode in ("host", "none", "bridge"):
         name = f"{made.prefix}-{mode}"
         made.containers.append(name)

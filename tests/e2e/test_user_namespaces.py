@@ -259,7 +259,7 @@ def test_what_a_mapped_root_may_not_do(box: Docker) -> None:
     assert box("run", "--rm", "-u", "70000", BASE, "id", check=False).returncode != 0
 
 
-def test_host_for_one_container_and_what_info_tells(box: Docker, first: int) -> None:
+def test_host_for_one_container_and_what_info_reports(box: Docker, first: int) -> None:
     line = box("run", "--rm", "--userns", "host", BASE, "cat", "/proc/self/uid_map").stdout
     assert line.split() == ["0", "0", "4294967295"]
     info = json.loads(box("info", "-f", "{{json .}}").stdout)

@@ -430,7 +430,7 @@ def test_a_directory_on_a_file_is_explained(made: Made, host_dir: Path) -> None:
         assert "not a directory" in told and "onto a file (or vice-versa)?" in told
 
 
-def test_inherited_mounts_tell_no_mode(docker: Docker, made: Made, host_dir: Path) -> None:
+def test_inherited_mounts_report_no_mode(docker: Docker, made: Made, host_dir: Path) -> None:
     first = made.container("first", "-v", f"{host_dir}:/d:ro")
     second = made.container("second", "--volumes-from", f"{first}:")
     mount = json.loads(docker("inspect", second).stdout)[0]["Mounts"][0]

@@ -184,7 +184,7 @@ async def test_git_sources(built: Builder, repository: Any) -> None:
     assert left == []
 
 
-async def test_what_a_repository_has_is_told(built: Builder, repository: Any) -> None:
+async def test_what_a_repository_has_is_reported(built: Builder, repository: Any) -> None:
     """Names in full, tags of their own apart from their commits, and the objects as they are."""
     url, folder = repository
     first, second = git(folder, "rev-parse", "v1^{}"), git(folder, "rev-parse", "HEAD")
@@ -371,7 +371,7 @@ async def test_add_of_a_url(built: Builder, web: str, tmp_path: Path) -> None:
     assert list((built.root / "containers").iterdir()) == []
 
 
-async def test_what_a_file_of_the_web_is_is_told(built: Builder, web: str) -> None:
+async def test_what_a_file_of_the_web_is_is_reported(built: Builder, web: str) -> None:
     source = HttpSource(built.service.store)
     op = llb.SourceOp(identifier=f"{web}/f?x=/y")
     found = await source.described(op, "sha512", b"more")

@@ -159,7 +159,7 @@ def test_update_changes_limits_in_either_direction(layout: Layout, parent: str) 
     assert stats.cpu.quota == -1
 
 
-def test_memory_beyond_the_limit_is_an_oom_kill_and_told_as_one(
+def test_memory_beyond_the_limit_is_an_oom_kill_and_reported_as_one(
     layout: Layout, parent: str, spawn: Spawn
 ) -> None:
     _need(layout, "memory")

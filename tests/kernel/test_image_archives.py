@@ -267,12 +267,12 @@ async def test_saved_is_both_forms_and_loads_again(service: ImageService, tmp_pa
         await closed(other)
 
 
-async def test_unknown_names_are_told_before_the_first_byte(service: ImageService) -> None:
+async def test_unknown_names_are_reported_before_the_first_byte(service: ImageService) -> None:
     with pytest.raises(NotFound, match="No such image: nope:latest"):
         service.save(["nope"])
 
 
-async def test_a_name_that_moves_is_told(service: ImageService) -> None:
+async def test_a_name_that_moves_is_reported(service: ImageService) -> None:
     first, _ = docker_archive({"app:1": [{"a": b"1"}]})
     second, _ = docker_archive({"app:1": [{"a": b"2"}]})
     await service.load(pieces(first))

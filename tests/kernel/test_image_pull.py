@@ -257,7 +257,7 @@ async def test_cancelled_pull_stops_and_is_continued(
 
 @pytest.mark.parametrize("kind", ["cut", "truncate"])
 @pytest.mark.parametrize("ranges", [True, False])
-async def test_broken_connections_are_mended(
+async def test_broken_connections_are_repaired(
     service: ImageService, registry: FakeRegistry, kind: str, ranges: bool
 ) -> None:
     image = build_image([{"x": BIG}], compression="")

@@ -58,7 +58,7 @@ async def test_port_obeys_the_hosts_input_policy(host: Host) -> None:
 
 
 @private_host
-async def test_open_ports_are_told_when_the_host_would_close_them(host: Host) -> None:
+async def test_open_ports_are_reported_when_the_host_would_close_them(host: Host) -> None:
     sh(STRICT)
     service = await host.service()
     outside = host.outside()

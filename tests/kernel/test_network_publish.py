@@ -110,7 +110,7 @@ async def test_ipv6(host: Host) -> None:
 
 
 @private_host
-async def test_conflicts_are_told_before_anything_runs(host: Host) -> None:
+async def test_conflicts_are_reported_before_anything_runs(host: Host) -> None:
     service = await host.service()
     await host.container(service, "one", port_bindings={"80/tcp": ANY})
     request = host.request("two", port_bindings={"81/tcp": ANY, "82/tcp": (PortBinding(),)})

@@ -106,7 +106,7 @@ async def networks(service: NetworkService) -> None:
 
 
 @private_host
-async def test_networks_are_told_as_they_were_asked_for(host: Host) -> None:
+async def test_networks_are_reported_as_they_were_asked_for(host: Host) -> None:
     service = await host.service()
     for values, told in CREATED:
         await service.create(NetworkCreate(name="net", **values))

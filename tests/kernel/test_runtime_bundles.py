@@ -227,7 +227,7 @@ def test_a_poststart_hook_that_fails_ends_the_container(made: Bundles, tmp_path:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_errors_are_told_in_one_form(made: Bundles, tmp_path: Path, runtime: list[str]) -> None:
+def test_errors_are_reported_in_one_form(made: Bundles, tmp_path: Path, runtime: list[str]) -> None:
     def told(*options: str) -> str:
         return made.call(*options, "state", "nobody", runtime=runtime).stderr
 

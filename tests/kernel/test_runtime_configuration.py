@@ -235,7 +235,7 @@ def test_a_hook_that_fails_at_start_stops_the_container(made: Bundles) -> None:
     made.until(name, "stopped")
 
 
-def test_start_tells_why_execve_failed(made: Bundles) -> None:
+def test_start_reports_why_execve_failed(made: Bundles) -> None:
     (made.rootfs / "bin/bad").write_text("no program")
     (made.rootfs / "bin/bad").chmod(0o755)
     name = made.create("/bin/bad")

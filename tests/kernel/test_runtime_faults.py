@@ -47,7 +47,7 @@ async def test_the_launcher_killed_is_replaced_and_containers_go_on(made: Bench)
     assert (await box.ended()).code == 137
 
 
-async def test_the_monitor_killed_is_told(made: Bench) -> None:
+async def test_the_monitor_killed_is_reported(made: Bench) -> None:
     box = await made.start("sleep", "60")
     os.kill(state(box)["monitor_pid"], signal.SIGKILL)
     with pytest.raises(Unavailable):

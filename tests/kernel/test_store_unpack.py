@@ -286,7 +286,7 @@ def test_entry_helper_keeps_hostile_names() -> None:
     assert [first.name, second.linkname] == ["../x", "../y"]
 
 
-async def test_the_last_of_a_files_links_tells_what_it_is(store: Store) -> None:
+async def test_the_last_of_a_files_links_decides_what_it_is(store: Store) -> None:
     """As Docker has it; a capability survives when the owner stays."""
     able = {"SCHILY.xattr.security.capability": CAPABILITY.decode("latin-1")}
     tar = archive(

@@ -301,7 +301,7 @@ def _has_base(engine: RunningEngine) -> bool:
     return status == 200
 
 
-def test_groups_that_come_and_go_are_told_one_by_one() -> None:
+def test_groups_that_come_and_go_are_reported_one_by_one() -> None:
     """A group is there while it is in any hierarchy; what lies below a new one is found, too."""
     import secrets
 

@@ -310,7 +310,7 @@ def test_any_file_gives_a_sound_graph_or_an_error_with_its_place(text: list[str]
     assert PARSERS
 
 
-def test_history_tells_copies_with_their_values() -> None:
+def test_history_reports_copies_with_their_values() -> None:
     """As dockerd 28 writes it: flags that tell what files are like, values, no quotes."""
     text = """FROM base AS a
 FROM scratch

@@ -377,14 +377,14 @@ def test_prints_as_docker(text: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "wanted"), PARSE_ERRORS, ids=[text for text, _ in PARSE_ERRORS])
-def test_malformed_templates_are_told_with_their_line(text: str, wanted: str) -> None:
+def test_malformed_templates_are_reported_with_their_line(text: str, wanted: str) -> None:
     with pytest.raises(Failed) as caught:
         inspect._parsed(text)
     assert (str(caught.value), caught.value.status) == (f"template parsing error: {wanted}", 64)
 
 
 @pytest.mark.parametrize(("text", "wanted"), RUN_ERRORS, ids=[text for text, _ in RUN_ERRORS])
-def test_misfits_are_told_with_line_column_and_expression(text: str, wanted: str) -> None:
+def test_misfits_are_reported_with_line_column_and_expression(text: str, wanted: str) -> None:
     with pytest.raises(Failed) as caught:
         printed(text)
     assert str(caught.value) == f"template parsing error: {wanted}"

@@ -467,7 +467,7 @@ def test_nothing_is_planned_for_services_that_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "is_told"), [("portside/base", False), ("portside/base:other", True), ("x", True)]
 )
-def test_images_that_the_engine_makes_are_not_told_as_pulled(image: str, is_told: bool) -> None:
+def test_images_that_the_engine_makes_are_not_reported_as_pulled(image: str, is_told: bool) -> None:
     told: list[str] = []
     tools = service_images.ImageTools(auth=lambda image: {}, split=references.split)
     service_images.pull(cast(Any, None), {image: ("a", {})}, tools,

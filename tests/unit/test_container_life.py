@@ -65,7 +65,7 @@ async def test_start_twice_is_not_modified(life: Kit) -> None:
         await start_container(life.core, life.core.find("box"))
 
 
-async def test_stop_sends_the_signal_and_tells(life: Kit) -> None:
+async def test_stop_sends_the_signal_and_reports_it(life: Kit) -> None:
     await life.run(config={"stop_signal": "SIGINT"})
     assert await stop_container(life.core, life.core.find("box")) == ""
     assert life.monitor.signals == [2]
@@ -312,7 +312,7 @@ async def test_wait_conditions(life: Kit) -> None:
     assert life.core.find("box").waiters == []
 
 
-async def test_oom_is_told(life: Kit) -> None:
+async def test_oom_is_reported(life: Kit) -> None:
     await life.run()
     life.monitor.exit(137, oom_killed=True)
     await life.until(lambda: state(life) == "exited")
@@ -415,7 +415,7 @@ async def test_mounts_change_and_volumes_are_given_back(life: Kit) -> None:
 # -- after a crash -------------------------------------------------------------------------------
 
 
-async def test_a_restarted_engine_tells_the_truth(tmp_path: Path) -> None:
+async def test_a_restarted_engine_reports_the_truth(tmp_path: Path) -> None:
     """No monitor answers: what ran is over, a half-made one is undone, a removal is finished."""
     first = kit(tmp_path)
     await first.run("ran")

@@ -63,7 +63,7 @@ def test_tags_are_go_templates(template: str, tag: str) -> None:
         ("{{", "template: log-tag:1: unclosed action"),
     ],
 )
-def test_bad_tags_are_told_as_dockerd_does(template: str, words: str) -> None:
+def test_bad_tags_are_reported_as_dockerd_does(template: str, words: str) -> None:
     with pytest.raises(SystemFailure) as caught:
         render_tag(template, RECORD, "", {})
     assert str(caught.value) == (
@@ -119,7 +119,7 @@ def test_max_size_holds_for_each_file(tmp_path: Path, batch: int) -> None:
 
 
 @pytest.mark.parametrize("driver", [JsonFile, Local])
-def test_files_of_equal_lines_are_told_apart(tmp_path: Path, driver: type[JsonFile]) -> None:
+def test_files_of_equal_lines_are_distinguished(tmp_path: Path, driver: type[JsonFile]) -> None:
     """All come at once, so that all have one time; readers know a file by its first record."""
     options = {"max-size": "4k", "max-file": "100", "compress": "false"}
     writer = driver(LogConfig(driver="", path=str(tmp_path / "log"), options=options))

@@ -154,7 +154,7 @@ def test_exec_form_only_when_it_is_a_list_of_strings() -> None:
         ('FROM a\nVOLUME [""]', "empty string"),
     ],
 )
-def test_errors_tell_what_and_where(text: str, message: str) -> None:
+def test_errors_report_what_and_where(text: str, message: str) -> None:
     with pytest.raises(DockerfileError, match=message) as caught:
         parse(text, "my.Dockerfile")
     err = caught.value

@@ -19,7 +19,7 @@ from portside.model.errors import Unavailable
         ("echo no such bridge; exit 3", "it ended with status 3"),
     ],
 )
-def test_how_it_ended_is_told(
+def test_how_it_ended_is_reported(
     script: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, log = tmp_path / "python", tmp_path / "log"

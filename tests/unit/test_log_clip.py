@@ -18,7 +18,7 @@ class _Clock:
         return self.now
 
 
-def test_speed_is_told_of_once_for_each_gap() -> None:
+def test_speed_is_reported_once_for_each_gap() -> None:
     clock = _Clock()
     clip = LogClip(LogLimits(), clock)
     assert clip(b"a" * 150 * KIB) == b"a" * 150 * KIB
@@ -30,7 +30,7 @@ def test_speed_is_told_of_once_for_each_gap() -> None:
     assert clip(b"e" * 200 * KIB).endswith(message)
 
 
-def test_two_mebibytes_are_told_in_all() -> None:
+def test_two_mebibytes_are_reported_in_all() -> None:
     clock = _Clock()
     clip = LogClip(LogLimits(), clock)
     told = b""
@@ -55,7 +55,7 @@ def test_limits_of_the_environment() -> None:
 
 
 @given(sizes=st.lists(st.integers(0, 3 << 20), max_size=30), steps=st.floats(0, 3))
-def test_what_is_told_is_bounded(sizes: list[int], steps: float) -> None:
+def test_what_is_reported_is_bounded(sizes: list[int], steps: float) -> None:
     clock = _Clock()
     clip = LogClip(CLASSIC, clock)
     told = 0

@@ -310,7 +310,7 @@ async def test_queue_repeats_drops_the_oldest_and_counts() -> None:
     await queue.stop()
 
 
-async def test_slow_streams_lose_messages_and_are_told() -> None:
+async def test_slow_streams_lose_messages_and_report_it() -> None:
     client = Client(None)
     for number in range(700):
         client.put(b"event: x\ndata: %d\n\n" % number)

@@ -87,7 +87,7 @@ def test_refused_ranges(config: IPAMConfig, words: str) -> None:
         ipam.checked(config)
 
 
-def test_everything_wrong_is_told_at_once() -> None:
+def test_everything_wrong_is_reported_at_once() -> None:
     with pytest.raises(InvalidParameter) as told:
         ipam.check([IPAMConfig("10.1.0.1/24", "", "10.2.0.1")])
     assert str(told.value) == (
@@ -153,7 +153,7 @@ def test_how_full_a_subnet_is() -> None:
     assert ipam.Subnet.of(IPAMConfig("fd00::/48")).status().dynamic_ips_available == 2**64 - 1
 
 
-def test_status_is_told_from_its_version_on() -> None:
+def test_status_is_reported_from_its_version_on() -> None:
     resource = NetworkResource(name="n", id="1", status=NetworkStatus())
     assert "Status" not in resource.wire((1, 51))
     assert resource.wire((1, 52))["Status"] == {"IPAM": {"Subnets": {}}}

@@ -45,7 +45,7 @@ def test_every_verb_has_a_manual_page() -> None:
         assert b"--publish" in done.stdout and not done.stderr
 
 
-def test_the_commit_is_told_without_git(tmp_path: Path) -> None:
+def test_the_commit_is_reported_without_git(tmp_path: Path) -> None:
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("needs git and a checkout")

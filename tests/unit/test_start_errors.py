@@ -35,7 +35,7 @@ def test_an_exec_says_so_and_keeps_the_class() -> None:
     assert str(error).endswith(": it is missing")
 
 
-def test_finding_tells_missing_from_denied(tmp_path: object) -> None:
+def test_finding_distinguishes_missing_from_denied(tmp_path: object) -> None:
     with pytest.raises(CommandNotFound):
         executable.find(("/no/such/command",), {})
     with pytest.raises(CommandNotExecutable):

@@ -21,7 +21,7 @@ def volume(name: str = "data", labels: dict[str, str] | None = None) -> Volume:
     )
 
 
-def test_general_flags_are_told_from_the_file_systems_own() -> None:
+def test_general_flags_are_distinguished_from_the_file_systems_own() -> None:
     wanted = local_driver_options.parse(
         "v", {"type": "ext4", "device": "/dev/x", "o": "ro,noatime,data=journal"}
     )

@@ -326,6 +326,7 @@ def _forget_later(core: Core, instance: ExecInstance) -> None:
 
 
 def inspect_exec(instance: ExecInstance) -> ExecInspect:
+    """An exec as ``GET /exec/{id}/json`` shows it; its monitor killed, it ended with 137."""
     config = instance.config
     if instance.running and instance.container.monitor is not None:
         instance.container.monitor.take_all()

@@ -39,6 +39,10 @@ from portside.model.network import EndpointSettings, NetworkSettings
 async def inspect_container(
     core: Core, container: Container, size: bool = False
 ) -> ContainerInspect:
+    """Everything about a container; with ``size`` also the bytes of its layer and of its root.
+
+    Raises NotFound when it is removed meanwhile.
+    """
     record = container.record
     directory = core.directory(record.id)
     command = command_of(record)
@@ -115,6 +119,7 @@ def _log_path(core: Core, record: Record) -> str:
 
 
 def state_of(container: Container) -> State:
+    """The container's state as ``inspect`` shows it; its times are RFC 3339."""
     record = container.record
     status = record.status
     health = None
@@ -238,6 +243,7 @@ def _quoted(word: str) -> str:
 
 
 def ports(settings: NetworkSettings | None, record: Record) -> tuple[Port, ...]:
+    """Published ports, one for each binding, then exposed ones without a public port."""
     found: list[Port] = []
     published = settings.ports if settings is not None else {}
     for text, bindings in published.items():
@@ -272,6 +278,7 @@ def choose(core: Core, filters: Filters, *, all: bool, limit: int) -> list[Conta
 
 
 def check_filters(filters: Filters) -> None:
+    """Raises InvalidParameter for a filter or a value that ``ps`` does not have."""
     matching.check(filters, FILTERS)
     matching.boolean(filters, "is-task")
     for key, values in filters.items():

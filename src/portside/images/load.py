@@ -79,6 +79,8 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
+    """An image that was loaded."""
+
     id: str
     name: str
     """A familiar reference, or the ID of an image without one."""

@@ -43,6 +43,8 @@ class Archive(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OldImage:
+    """An image of a v1 archive (before Docker 1.10), with a configuration made for it."""
+
     config: bytes
     """The new configuration."""
     layers: list[str]

@@ -149,6 +149,9 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class InterfaceAddress:
+    """An address of the interface with this index, with its prefix's length in bits (ifaddrmsg,
+    rtnetlink(7))."""
+
     index: int
     address: IPAddress
     prefix: int

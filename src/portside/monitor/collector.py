@@ -33,8 +33,6 @@ _LOG = logging.getLogger("portside.monitor")
 _WALK = 60.0
 """Seconds between walks of the tree, where inotify reports changes in between."""
 _WALK_BLIND = 5.0
-_LAYER_INTERVAL = 60.0
-"""Seconds between two counts of a writable layer, and at least 30 times what one took."""
 MOST_EVENTS = 10_000
 _DETAILS_LONGEST = 60.0
 """Seconds after which details are read again, although nothing ran in the group."""

@@ -263,6 +263,7 @@ class NamespacePool:
         return self._made | ready - {""}
 
     async def close(self) -> None:
+        """End the filling and close every namespace in stock."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

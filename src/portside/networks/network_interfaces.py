@@ -484,6 +484,10 @@ class Plumbing:
         self.set_gateways(space, record.endpoints)
 
     async def plug(self, space: Namespace, endpoint: EndpointRecord) -> None:
+        """Make an endpoint's interface in a container's namespace, with its addresses and sysctls.
+
+        Raises OSError, NotFound.
+        """
         network = self._catalogue.get(endpoint.network_id)
         index = self._links.plug(network, endpoint, space)
         space.indexes[endpoint.interface] = index
@@ -496,6 +500,7 @@ class Plumbing:
         configure(endpoint, index, space, network.driver == "ipvlan")
 
     def set_gateways(self, space: Namespace, endpoints: Sequence[EndpointRecord]) -> None:
+        """Set the default routes to the gateways that the endpoints' priorities choose."""
         for version in (4, 6):
             chosen = gateway_endpoint(endpoints, version)
             routed = self._layer3(endpoints) if chosen is None else None

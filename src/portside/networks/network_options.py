@@ -47,6 +47,7 @@ BOOLEANS = (
 
 
 def check_name(name: str) -> None:
+    """Raises InvalidParameter or Forbidden for a name that a user's network cannot have."""
     if not name.strip():
         raise InvalidParameter("invalid name: name is empty")
     if name in (*PREDEFINED, "default"):
@@ -59,6 +60,8 @@ def check_name(name: str) -> None:
 
 
 def check_driver(request: NetworkCreate) -> None:
+    """Check driver and scope. Raises Forbidden, Unavailable, NotFound or InvalidParameter in
+    dockerd's words."""
     if request.ingress:
         raise Forbidden("Ingress network can only be global scope network")
     if request.scope == "swarm":

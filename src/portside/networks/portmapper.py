@@ -214,6 +214,7 @@ class HostPorts:
         return None
 
     def release(self, publications: Sequence[Publication]) -> None:
+        """Give host ports back and close the sockets that held them."""
         for publication in publications:
             key = (publication.protocol, publication.host_port)
             holders = self._held.get(key, {})

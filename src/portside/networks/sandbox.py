@@ -206,6 +206,8 @@ class Sandboxes:
     # -- attach ----------------------------------------------------------------------------
 
     async def attach(self, request: NetworkRequest) -> NetworkAttachment:
+        """Make a container's network, join another's or the host's. Raises Conflict, NotFound,
+        InvalidParameter, Forbidden, SystemFailure."""
         if request.container_id in self.book:
             raise Conflict(f"container {request.name} has a network already")
         mode = request.mode or "default"
@@ -388,6 +390,7 @@ class Sandboxes:
     # -- detach ----------------------------------------------------------------------------
 
     async def detach(self, container_id: str, *, announce: bool = True) -> None:
+        """Take a container's network down; nothing happens when it has none."""
         sandbox = self.book.get(container_id)
         if sandbox is None:
             return
@@ -528,6 +531,7 @@ class Connections:
         self._ports, self._files, self._announce = ports, files, announce
 
     def rename(self, container_id: str, name: str) -> None:
+        """Give a running container its new name on each of its networks."""
         sandbox = self._book.get(container_id)
         if sandbox is None:
             return
@@ -542,6 +546,7 @@ class Connections:
         self._book.change(sandbox, request=request, endpoints=tuple(endpoints))
 
     async def republish(self, request: NetworkRequest) -> None:
+        """Change the published ports of a running container. Raises Conflict for a port in use."""
         sandbox = self._book.get(request.container_id)
         if sandbox is None or sandbox.record.kind != "own":
             return
@@ -560,6 +565,10 @@ class Connections:
     async def connect(
         self, network: NetworkRecord, container_id: str, config: EndpointSettings
     ) -> EndpointSettings:
+        """Connect a container, at once when it runs; returns the endpoint's settings.
+
+        Raises InvalidParameter, Forbidden, Conflict, SystemFailure.
+        """
         check_settings(network.name, network, config)
         sandbox = self._book.get(container_id)
         if network.driver == "host":
@@ -629,6 +638,7 @@ class Connections:
             self._book.change(sandbox, ports=ports)
 
     async def disconnect(self, network: NetworkRecord, container_id: str) -> None:
+        """Disconnect a running container. Raises NotFound when it is not connected, Conflict."""
         sandbox = self._book.get(container_id)
         if sandbox is None:
             raise NotFound(f"container {container_id} is not connected to network {network.name}")

@@ -357,6 +357,7 @@ def _enter_namespaces(spec: Spec, netns: int) -> None:
 
 
 def set_oom_score(process: Process) -> None:
+    """Write ``oomScoreAdj`` (-1000 to 1000, proc(5)) for this process. Raises SystemFailure."""
     if process.oom_score_adj is None:
         return
     try:

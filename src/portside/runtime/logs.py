@@ -100,6 +100,8 @@ class LineWriter(LogWriter):
         self._stamp = Stamp()
 
     def write(self, stream: str, data: bytes) -> None:
+        """Record the whole lines of ``data`` in parts of at most ``PART`` bytes; what follows the
+        last one is kept until its line ends."""
         stamp = self._stamp.now()
         data = self._left.pop(stream, b"") + data
         lines = data.split(b"\n")

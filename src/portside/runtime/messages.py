@@ -172,12 +172,16 @@ class Exec(msgspec.Struct, frozen=True, tag=True):
 
 
 class Resize(msgspec.Struct, frozen=True, tag=True):
+    """Set a terminal's size in characters; ``exec_id`` empty means the container's own."""
+
     height: int
     width: int
     exec_id: str = ""
 
 
 class Signal(msgspec.Struct, frozen=True, tag=True):
+    """Send a signal to an exec's process, or with ``exec_id`` empty to PID 1."""
+
     number: int
     exec_id: str = ""
 

@@ -84,6 +84,7 @@ class Client:
         return self.flush()
 
     def flush(self) -> bool:
+        """Send what waits; False while the client's socket is full."""
         while self.unread:
             try:
                 messages.send(self.sock, self.unread[0])
@@ -171,6 +172,7 @@ class Monitor:
             self.hear(client)
 
     def hear(self, client: Client) -> None:
+        """Receive and answer one message of a client, or let a client go that has closed."""
         try:
             data, fds = messages.receive(client.sock)
         except BlockingIOError:
@@ -255,6 +257,7 @@ class Monitor:
     def execute(
         self, client: Client, number: int, request: Exec, fds: list[int]
     ) -> messages.Reply | None:
+        """Fork the init of an exec. Returns the refusal, or None: its outcome is the answer."""
         init = self.init
         if init is None or self.ended:
             return NOT_RUNNING
@@ -330,6 +333,7 @@ class Monitor:
         os.waitpid(starting.pid, 0)  # from here on its child is ours
 
     def place(self, starting: Starting, placed: Placed, fds: list[int]) -> None:
+        """Take PID 1 over from the starter, with its pidfd and the descriptor for OOM kills."""
         running, started = starting.running, placed.started
         running.pid, running.pidfd = started.pid, fds.pop(0)
         if placed.oom:

@@ -47,6 +47,8 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Who(msgspec.Struct):
+    """A user as passwd(5) and group(5) describe it."""
+
     uid: int
     gid: int
     groups: tuple[int, ...]

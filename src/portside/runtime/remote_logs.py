@@ -286,6 +286,7 @@ class Syslog(Remote):
         return self._address or "the host's syslog socket"
 
     def connect(self, timeout: float) -> socket.socket:
+        """Connect within ``timeout`` seconds, to port 514 by default. Raises OSError."""
         if not self._address:
             path = next((path for path in _LOCAL if os.path.exists(path)), _LOCAL[0])
             return _unix(path, (socket.SOCK_DGRAM, socket.SOCK_STREAM))

@@ -46,6 +46,8 @@ class Condition(_Part):
 
 
 class Arg(_Part):
+    """A condition on an argument of a system call."""
+
     index: int = 0
     value: int = 0
     op: str = ""
@@ -53,6 +55,8 @@ class Arg(_Part):
 
 
 class Rule(_Part):
+    """``syscalls``: an action for system calls, with its conditions."""
+
     name: str = ""
     names: tuple[str, ...] | None = None
     action: str = ""
@@ -71,6 +75,8 @@ class Architecture(_Part):
 
 
 class Profile(_Part):
+    """Docker's format of a seccomp profile."""
+
     default_action: str = ""
     default_errno_ret: int | None = None
     architectures: tuple[str, ...] | None = None

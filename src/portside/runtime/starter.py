@@ -104,6 +104,7 @@ class Start:
         self._clock = Steps()
 
     def run(self, monitor: socket.socket) -> None:
+        """Start the container and report to the monitor; raises what makes the start fail."""
         request = self.request
         spec = messages.read_spec(request.state_dir)
         assert spec.linux is not None and spec.process is not None

@@ -163,6 +163,7 @@ class Place:
         return SystemFailure(f"cannot open {self.path}: {err.strerror}")
 
     def stat(self) -> PathStat:
+        """What ``HEAD /containers/{id}/archive`` reports of the path, with a link's target."""
         target = ""
         if stat.S_ISLNK(self.found.st_mode):
             where, last, _ = absolute(self.path)

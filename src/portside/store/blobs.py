@@ -64,6 +64,8 @@ class SizeMismatch(SystemFailure):
 
 
 class BlobInfo(NamedTuple):
+    """A blob that is complete and verified."""
+
     digest: Digest
     size: int
     """Bytes."""

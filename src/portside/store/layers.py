@@ -52,6 +52,8 @@ OVERLAY_OPTIONS = overlay.OPTIONS
 
 
 class LayerInfo(NamedTuple):
+    """An unpacked layer as the metadata know it."""
+
     chain: Digest
     parent: Digest | None
     diff_id: Digest

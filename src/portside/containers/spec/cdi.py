@@ -43,6 +43,8 @@ class _Part(msgspec.Struct, rename="camel"):
 
 
 class DeviceNode(_Part):
+    """``deviceNodes``: a node that is made in the container; ``host_path`` empty means ``path``."""
+
     path: str
     host_path: str = ""
     type: str = ""
@@ -55,6 +57,8 @@ class DeviceNode(_Part):
 
 
 class CDIMount(_Part):
+    """``mounts``: a path of the host in the container."""
+
     host_path: str
     container_path: str
     options: tuple[str, ...] = ()
@@ -62,6 +66,8 @@ class CDIMount(_Part):
 
 
 class CDIHook(_Part):
+    """``hooks``: a program that the runtime calls; ``timeout`` is in seconds."""
+
     hook_name: str
     path: str
     args: tuple[str, ...] = ()
@@ -80,6 +86,8 @@ class Edits(_Part):
 
 
 class CDIDevice(_Part):
+    """A device of a specification, requested as ``KIND=NAME``."""
+
     name: str
     container_edits: Edits = msgspec.field(default_factory=Edits)
 

@@ -23,6 +23,8 @@ _STEP = 0.002
 
 
 def freeze(group: GroupView, timeout: float) -> None:
+    """Stop every process of the group within ``timeout`` seconds. Raises SystemFailure with the
+    process that does not stop; the group then runs on."""
     request(group, True)
     done = _wait_event(group, "frozen", 1, timeout) if _by_v2(group) else _wait_v1(group, timeout)
     if not done:
@@ -34,10 +36,12 @@ def freeze(group: GroupView, timeout: float) -> None:
 
 
 def thaw(group: GroupView) -> None:
+    """Let the group's processes run. Raises SystemFailure."""
     request(group, False)
 
 
 def frozen(group: GroupView) -> bool:
+    """Whether the group is frozen or being frozen."""
     return files.read_or(file_of(group)).strip() in ("1", "FROZEN", "FREEZING")
 
 
@@ -61,6 +65,7 @@ def request(group: GroupView, frozen: bool) -> None:
 
 
 def wait_empty(group: GroupView, timeout: float) -> None:
+    """Wait up to ``timeout`` seconds until the group has no process. Raises SystemFailure."""
     if group.layout.unified:
         empty = _wait_event(group, "populated", 0, timeout)
     else:

@@ -69,6 +69,8 @@ class BlkioEntry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class PidsUse(msgspec.Struct):
+    """``pids.current`` and ``pids.max``: processes and threads."""
+
     current: int = 0
     limit: int = UNLIMITED
 

@@ -34,6 +34,7 @@ class Directory:
                 self._addresses[endpoint.network_id, address] = full
 
     def remove(self, container_id: str, endpoint: EndpointRecord) -> None:
+        """Forget an endpoint's names and addresses; other containers with the same name keep it."""
         for name in endpoint.settings.dns_names or ():
             key = (endpoint.network_id, name.lower())
             holders = self._names.get(key, {})
