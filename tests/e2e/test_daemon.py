@@ -56,7 +56,8 @@ def test_one_engine_a_root(private_engine: RunningEngine) -> None:
         done = daemon(*same, "--exec-root", str(engine.exec_root))
         assert done.returncode == 1
         assert f"process with PID {engine.pid} is still running" in done.stderr
-        done = daemon(*same, "--exec-root", f"{other}/x", "--bridge", "none")
+        elsewhere = ("--exec-root", f"{other}/x", "-H", f"unix://{other}/s", "--bridge", "none")
+        done = daemon(*same, *elsewhere)
         assert done.returncode == 1
         assert "another engine is using" in done.stderr
         done = daemon(
