@@ -13,7 +13,7 @@ metadata do not count.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
@@ -328,8 +328,9 @@ def action_name(action: Action) -> str:
     return f"{kind} {action.path}"
 
 
-def walk(outputs: Iterable[Output]) -> Iterator[Vertex]:
-    """Every vertex that the outputs need, each once, inputs before what uses them.
+def walk(outputs: Iterable[Output], without: Container[int] = ()) -> Iterator[Vertex]:
+    """Every vertex that the outputs need, each once, inputs before what uses them. ``without``:
+    by their ``id()``, vertices that are left out with what only they need.
 
     InvalidParameter beyond :data:`MAX_VERTICES`. Without recursion: a client may send a long
     chain.
@@ -341,7 +342,7 @@ def walk(outputs: Iterable[Output]) -> Iterator[Vertex]:
         if expanded:
             yield vertex
             continue
-        if id(vertex) in seen:
+        if id(vertex) in seen or id(vertex) in without:
             continue
         seen.add(id(vertex))
         if len(seen) > MAX_VERTICES:

@@ -151,6 +151,8 @@ class Build:
         self._cache = solver.cache
         self._solving: dict[int, asyncio.Task[Solved]] = {}
         self._keys: dict[int, str] = {}
+        self._roots: list[Vertex] = []
+        """Keeps the vertices whose ``id()`` is known."""
         self._held: list[str] = []
         self._reported: set[int] = set()
         self._above_fresh: set[int] = set()
@@ -159,8 +161,10 @@ class Build:
 
     async def solve(self, output: Output) -> Tree:
         """The tree of an output. Raises what its steps raise, the first one's error."""
-        llb.check([output])
-        await self._definition_keys(output)
+        if id(output.vertex) not in self._keys:  # else it is part of what was solved before
+            llb.check([output])
+            await self._definition_keys(output)
+            self._roots.append(output.vertex)
         solved = await self._vertex(output.vertex)
         return solved.outputs[output.index]
 
@@ -331,8 +335,9 @@ class Build:
 
     def _report_cached(self, vertex: Vertex) -> None:
         """Report a cache hit. Its inputs need not be looked at: they are reported as hits, too."""
-        for item in llb.walk([vertex.output()]):
-            if (id(item) not in self._reported and id(item) not in self._solving) or item is vertex:
+        self._reported.discard(id(vertex))
+        for item in llb.walk([vertex.output()], without=self._reported):
+            if id(item) not in self._solving or item is vertex:
                 self._reported.add(id(item))
                 self._report(Started(item))
                 self._report(Completed(item, cached=True))
