@@ -406,6 +406,49 @@ def test_publish(
         assert manifest["config"]["mediaType"].endswith("config.empty.v1+json")
 
 
+def test_publish_with_images(
+    tmp_path: Path, docker: Callable[..., Any], docker_env: dict[str, str]
+) -> None:  # fmt: skip
+    """``--app``: the images are in the artifact's repository, named by an index that refers to
+    the artifact; a second file pins the services to their digests."""
+    (tmp_path / "p").mkdir()
+    ours = composekit.Program([PORTSIDE, "compose"], tmp_path / "p", docker_env)
+    with imagekit.docker_registry(tmp_path / "registry") as host:
+        image = f"{host}/base:1"
+        docker("tag", "portside/base", image)
+        docker("push", "-q", image)
+        (tmp_path / "p" / "compose.yaml").write_text(
+            f"name: app\nservices: {{a: {{image: '{image}'}}, b: {{image: '{image}'}}}}\n"
+        )
+        ours("publish", "-y", "--app", f"{host}/app:1")
+        layers = {layer["annotations"]["com.docker.compose.file"]: layer["bytes"].decode()
+                  for layer in _artifact(host, "app")["layers"]}  # fmt: skip
+        digest = layers["image-digests.yaml"].partition(f"image: {image}@")[2].split()[0]
+        assert layers["image-digests.yaml"] == (
+            f"services:\n  a:\n    image: {image}@{digest}\n  b:\n    image: {image}@{digest}\n"
+        )
+        copied = f"{host}/app@{digest}"
+        docker("pull", "-q", copied)
+        docker("rmi", copied, image)
+        revisions = tmp_path / "registry/data/docker/registry/v2/repositories/app/_manifests"
+        found = [path.name for path in (revisions / "revisions/sha256").iterdir()]
+        indexes = [index for index in (_manifest(host, "app", f"sha256:{name}") for name in found)
+                   if "manifests" in index]  # fmt: skip
+        assert [item["digest"] for item in indexes[0]["manifests"]] == [digest, digest]
+        subject = indexes[0]["subject"]
+        assert subject["artifactType"] == "application/vnd.docker.compose.project"
+        assert (revisions / "tags/1/current/link").read_text() == subject["digest"]
+
+
+def _manifest(host: str, name: str, reference: str) -> dict[str, Any]:
+    accept = {"Accept": "application/vnd.oci.image.manifest.v1+json, "
+                        "application/vnd.oci.image.index.v1+json"}  # fmt: skip
+    request = urllib.request.Request(f"http://{host}/v2/{name}/manifests/{reference}", None, accept)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: dict[str, Any] = json.loads(answer.read())
+        return found
+
+
 def _artifact(host: str, name: str) -> dict[str, Any]:
     """A manifest without its time, with the bytes of its layers."""
 

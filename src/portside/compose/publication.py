@@ -26,6 +26,7 @@ ARTIFACT = "application/vnd.docker.compose.project"
 FILE = "application/vnd.docker.compose.file+yaml"
 ENV_FILE = "application/vnd.docker.compose.envfile"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
 _EMPTY = "application/vnd.oci.empty.v1+json"
 _OLD_CONFIG = "application/vnd.docker.compose.config.empty.v1+json"
 """Identifies the kind of artifact in image-spec 1.0, which has no artifactType."""
@@ -42,7 +43,7 @@ class Layers:
     def add(self, kind: str, data: bytes, annotations: dict[str, str]) -> None:
         notes = {COMPOSE_VERSION: VERSION, **annotations}
         self.entries.append(
-            {"mediaType": kind, "digest": f"sha256:{hex_digest(data)}", "size": len(data),
+            {"mediaType": kind, "digest": digest(data), "size": len(data),
              "annotations": dict(sorted(notes.items()))}
         )  # fmt: skip
         self.blobs.append(data)
@@ -72,7 +73,7 @@ def layers_of(project: Project, with_env: bool) -> Layers:
 def manifest_of(layers: Layers, version: str) -> bytes:
     """The manifest in image-spec's version 1.0 or 1.1."""
     config = {"mediaType": _EMPTY if version == "1.1" else _OLD_CONFIG,
-              "digest": f"sha256:{hex_digest(_NOTHING)}", "size": len(_NOTHING)}  # fmt: skip
+              "digest": digest(_NOTHING), "size": len(_NOTHING)}  # fmt: skip
     if version == "1.1":
         config["data"] = "e30="
     found: dict[str, Any] = {"schemaVersion": 2, "mediaType": MANIFEST}
@@ -82,6 +83,20 @@ def manifest_of(layers: Layers, version: str) -> bytes:
     found |= {"config": config, "layers": layers.entries,
               "annotations": {"org.opencontainers.image.created": created}}  # fmt: skip
     return jsontext.dumps(found).encode()
+
+
+def index_of(images: list[dict[str, Any]], artifact: bytes) -> bytes:
+    """The index of the images of a project, which refers to its artifact."""
+    notes = {COMPOSE_VERSION: VERSION}
+    subject = {"mediaType": MANIFEST, "digest": digest(artifact), "size": len(artifact),
+               "annotations": notes, "artifactType": ARTIFACT}  # fmt: skip
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": images, "subject": subject,
+             "annotations": notes}  # fmt: skip
+    return jsontext.dumps(index).encode()
+
+
+def digest(data: bytes) -> str:
+    return f"sha256:{hex_digest(data)}"
 
 
 def blobs_of(layers: Layers) -> list[bytes]:

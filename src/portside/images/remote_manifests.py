@@ -207,7 +207,7 @@ async def push_parts(
 ) -> str:
     """Push a list; its manifests are copied from other repositories of the registry.
     ``document``: media type and bytes of what is pushed in place of a list made here; it may
-    name manifests of other registries."""
+    name manifests of other registries. A target with a digest gets no tag."""
     sources = [Reference.parse(part.ref) for part in parts]
     for source in sources if document is None else ():
         if source.domain != target.domain:
@@ -228,7 +228,7 @@ async def push_parts(
                 await registries.on_repository(source.domain, source.path, copy, auth=known)
             elif source.path != target.path:
                 await copy_image(Repository(connection, source.path), repository, entry.digest)
-        return await push_list(repository, target.tagged().tag, entries, data, media_type)
+        return await push_list(repository, target.target, entries, data, media_type)
 
     scopes = (push_scope(target.path), *map(pull_scope, sorted(others)))
     return await registries.on_registry(target.domain, push, auth=auth, push=True, scopes=scopes)

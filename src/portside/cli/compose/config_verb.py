@@ -188,15 +188,20 @@ def _locked(values: Any) -> dict[str, Any]:
 
 def pin(session: ComposeSession, services: dict[str, Any]) -> None:
     """Put the digests that registries know into the images' names."""
-    from portside.cli import auth, references
+    from portside.cli import references
 
     for service in services.values():
         image = service.get("image")
-        if not image or "@" in image:
-            continue
-        name = references.canonical(image)
-        with session.pool.client() as client:
-            response = client.request("GET", f"{path_of('distribution', name)}/json",
-                                      headers=auth.header(session.config, image))  # fmt: skip
-            found = client._value(response)
-        service["image"] = f"{name}@{found['Descriptor']['digest']}"
+        if image and "@" not in image:
+            digest = distribution(session, image)["Descriptor"]["digest"]
+            service["image"] = f"{references.canonical(image)}@{digest}"
+
+
+def distribution(session: ComposeSession, image: str) -> Any:
+    """What the registry has under an image's name: its descriptor and platforms."""
+    from portside.cli import auth, references
+
+    with session.pool.client() as client:
+        path = f"{path_of('distribution', references.canonical(image))}/json"
+        headers = auth.header(session.config, image)
+        return client._value(client.request("GET", path, headers=headers))

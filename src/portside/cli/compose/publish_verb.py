@@ -8,6 +8,7 @@ from portside.cli.session import Failed
 from portside.client.client import path_of
 from portside.client.errors import Refused
 from portside.compose import publication
+from portside.compose.config_output import to_yaml
 from portside.compose.progress_events import DONE, ERROR, WORKING, Event
 
 TYPE_CHECKING = False
@@ -23,7 +24,8 @@ _VERSIONS = ("", "1.0", "1.1")
 
 @compose_verb("publish", usage="[OPTIONS] REPOSITORY[:TAG]", arguments=(1, 1),
               about="Publish the project's files as an OCI artifact", flags="""
-      --app                     Also publish the images that the services use
+      --app                     Also copy the images that the services use, pinned to their
+                                digests
       --oci-version string      Version of the image specification: 1.0 or 1.1 (default: what the
                                 registry takes)
       --resolve-image-digests   Pin images to their digests
@@ -34,22 +36,24 @@ def publish(session: ComposeSession, options: Options, arguments: list[str]) -> 
     version = options.text("oci-version")
     if version not in _VERSIONS:
         raise Failed(1, f"unsupported OCI version: {version}")
-    if options.flag("app"):
-        raise Failed(1, "--app is not supported: push the images with 'portside compose push'")
     project = session.load(environment=False)
     publication.check_images(project)
     if not _is_agreed(session, project, options):
         return 0
     layers = publication.layers_of(project, options.flag("with-env"))
-    if options.flag("resolve-image-digests"):
-        data = _digests(session, project)
-        layers.add(publication.FILE, data, {"com.docker.compose.file": "image-digests.yaml"})
     _push_images(session)
+    copies, services = options.flag("app"), {}
+    if copies or options.flag("resolve-image-digests"):
+        services = _pinned(session, project)
+        data = to_yaml({"services": services}).encode()
+        layers.add(publication.FILE, data, {"com.docker.compose.file": "image-digests.yaml"})
     name, report = arguments[0], session.board("Publishing").report
     report(Event(name, WORKING, "publishing"))
     try:
         if not session.dry_run:
-            _push(session, name, layers, version)
+            manifest = _push(session, name, layers, version)
+            if copies:
+                _copy_images(session, services, name, manifest)
     except Refused:
         report(Event(name, ERROR, "publishing"))
         raise
@@ -95,37 +99,60 @@ def _push_images(session: ComposeSession) -> None:
     verb.handler(session, options, arguments)
 
 
-def _digests(session: ComposeSession, project: Project) -> bytes:
+def _pinned(session: ComposeSession, project: Project) -> dict[str, Any]:
+    """The images of the services, each with its digest."""
     from portside.cli.compose.config_verb import pin
-    from portside.compose.config_output import to_yaml
 
     services: dict[str, Any] = {
         name: {"image": item["image"]} for name, item in project.services.items()
         if item.get("image")
     }  # fmt: skip
     pin(session, services)
-    return to_yaml({"services": services}).encode()
+    return services
 
 
-def _push(session: ComposeSession, name: str, layers: publication.Layers, version: str) -> None:
-    """Push in image-spec's 1.1 form, else in that of 1.0 where a registry refuses that."""
+def _copy_images(
+    session: ComposeSession, services: dict[str, Any], name: str, artifact: bytes
+) -> None:
+    """Copy images into the repository of an artifact, with an index that refers to it."""
+    from portside.cli.compose.config_verb import distribution
+
+    known = {image: distribution(session, image)["Descriptor"]
+             for image in {service["image"] for service in services.values()}}  # fmt: skip
+    data = publication.index_of([known[item["image"]] for item in services.values()], artifact)
+    parts = [
+        {"Ref": image, "Descriptor": descriptor,
+         "Auth": auth.header(session.config, image).get("X-Registry-Auth", "")}
+        for image, descriptor in known.items()
+    ]  # fmt: skip
+    repository = references.split(references.canonical(name))[0]
+    path = path_of("portside", "manifests", f"{repository}@{publication.digest(data)}", "push")
+    body = {"Manifests": parts, "Raw": _base64(data), "MediaType": publication.INDEX}
+    session.pool.post(path, body=body, headers=auth.header(session.config, name))
+
+
+def _base64(data: bytes) -> str:
     import binascii
 
-    def encoded(data: bytes) -> str:
-        return binascii.b2a_base64(data, newline=False).decode()
+    return binascii.b2a_base64(data, newline=False).decode()
 
+
+def _push(session: ComposeSession, name: str, layers: publication.Layers, version: str) -> bytes:
+    """Push in image-spec's 1.1 form, else in that of 1.0 where a registry refuses that; the
+    manifest."""
     path = path_of("portside", "artifacts", references.canonical(name), "push")
     headers = auth.header(session.config, name)
-    blobs = [encoded(data) for data in publication.blobs_of(layers)]
+    blobs = [_base64(data) for data in publication.blobs_of(layers)]
     for form in (version,) if version else ("1.1", "1.0"):
-        body = {"Manifest": encoded(publication.manifest_of(layers, form)),
-                "MediaType": publication.MANIFEST, "Blobs": blobs}  # fmt: skip
+        manifest = publication.manifest_of(layers, form)
+        body = {"Manifest": _base64(manifest), "MediaType": publication.MANIFEST, "Blobs": blobs}
         try:
             session.pool.post(path, body=body, headers=headers)
-            return
+            return manifest
         except Refused as err:
             if version or form == "1.0" or err.status in (401, 403, 407) or err.status >= 500:
                 raise
+    raise AssertionError("the last form returns or raises")
 
 
 @compose_verb("bridge", usage="COMMAND", about="Convert the project for another platform "
