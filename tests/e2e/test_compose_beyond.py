@@ -333,6 +333,43 @@ def test_killed_on_the_way(ours: Ours, engine: RunningEngine, tmp_path: Path, de
     assert composekit.state(engine, "killed") == {}
 
 
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "restarted"])
+def test_the_engine_ends_on_the_way(
+    private_engine: RunningEngine, docker_env: dict[str, str], tmp_path: Path, is_killed: bool
+) -> None:
+    """Wherever the engine ended, ``up`` says so, the next one completes, and the next ``down``
+    removes everything."""
+    volumes = "networks: {one: {}, two: {}}\nvolumes: {data: {}}\n"
+    (tmp_path / "compose.yaml").write_text(
+        MANY.replace("command:", "networks: [one, two], volumes: ['data:/data', /own], command:")
+        + volumes
+    )
+    program = composekit.both(tmp_path, {**docker_env, "DOCKER_HOST": private_engine.host})[1]
+    for steps, words in ((1, ["up", "-d"]), (6, ["up", "-d", "--force-recreate"]), (8, ["up"])):
+        process = subprocess.Popen(
+            [*program.command, "--progress", "plain", *words], cwd=tmp_path, env=program.env,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        for _ in range(steps):
+            process.stdout.readline()
+        if is_killed:
+            private_engine.kill()
+        else:
+            private_engine.stop()
+        said = process.communicate(timeout=60)[0]
+        assert process.returncode == 1 or not said.strip(), said
+        assert "Traceback" not in said
+        private_engine.start()
+        program("up", "-d")
+        names = sorted(composekit.identifiers(private_engine, "killed"))
+        assert names == [f"/killed-s{index}-1" for index in range(8)]
+        assert len(program("ps", "--status", "running", "-q").stdout.split()) == 8
+    program("down", "-v", "-t", "0")
+    assert composekit.state(private_engine, "killed") == {}
+    assert private_engine.json("GET", "/volumes")["Volumes"] == []
+
+
 def test_signals_of_an_attached_up(ours: Ours, tmp_path: Path) -> None:
     """The first stops in order, the second kills."""
     program = ours(

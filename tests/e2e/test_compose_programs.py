@@ -87,6 +87,24 @@ def test_only_what_differs_is_recreated(
         ours("down", "-v", "-t", "0")
 
 
+def test_anonymous_volumes_that_were_inherited_are_removed(
+    programs: Callable[[str], Programs], engine: RunningEngine
+) -> None:
+    """To the engine they are named: ``down -v`` and ``rm -v`` remove them, but no other ones."""
+    _, ours = programs("services: {a: {image: portside/base, command: sleep 1000, init: true, "
+                       "volumes: [/own]}}\n")  # fmt: skip
+    for words in (["down", "-t", "0", "-v"], ["rm", "-s", "-f", "-v"]):
+        ours("-p", "inherits", "up", "-d")
+        ours("-p", "inherits", "exec", "a", "touch", "/own/kept")
+        ours("-p", "inherits", "up", "-d", "--force-recreate", "-t", "0")
+        assert ours("-p", "inherits", "exec", "a", "ls", "/own").stdout == "kept\n"
+        [container] = composekit.identifiers(engine, "inherits").values()
+        [mount] = engine.json("GET", f"/containers/{container}/json")["Mounts"]
+        ours("-p", "inherits", *words)
+        assert engine.request("GET", f"/volumes/{mount['Name']}")[0] == 404, (words, mount)
+    ours("-p", "inherits", "down")
+
+
 UNHEALTHY = """
 name: unwell
 services:

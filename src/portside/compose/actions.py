@@ -231,18 +231,35 @@ class Actions:
         container.state = "exited"
         return found is not False
 
-    def remove(self, container: Container, volumes: bool) -> None:
-        """Remove a container, also when it runs."""
+    def remove(self, container: Container, volumes: bool, *, force: bool = True) -> None:
+        """Remove a container; ``volumes``: with its anonymous volumes, ``force``: also when it
+        runs."""
 
         def work() -> None:
             try:
                 self.pool.delete(path_of("containers", container.id),
-                                 {"force": True, "v": volumes or None})  # fmt: skip
+                                 {"force": force or None, "v": volumes or None})  # fmt: skip
             except Refused as err:
-                if err.status not in (404, 409):  # removed, or its removal is under way
+                # removed, or its removal is under way
+                if not err.is_not_found and not (force and err.status == 409):
                     raise
+            for name in container.anonymous_volumes if volumes else ():
+                self._remove_inherited(name)
 
         self.call(container.event_id, "Removing", "Removed", work)
+
+    def _remove_inherited(self, name: str) -> None:
+        """Remove an anonymous volume that a container had from the one it replaced: to the engine
+        it is a named one."""
+        from portside.model.volume import ANONYMOUS
+
+        path = path_of("volumes", name)
+        try:
+            if ANONYMOUS in (self.pool.get(path).get("Labels") or {}):
+                self.pool.delete(path)
+        except Refused as err:
+            if err.status not in (404, 409):  # removed with the container, or in use by another
+                raise
 
     def stop_and_remove(self, service: Values | None, container: Container, volumes: bool) -> None:
         if not self.stop(service, container):

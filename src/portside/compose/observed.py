@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_HEX = frozenset("0123456789abcdef")
+
 
 class Container:
     """A container as the engine's list shows it."""
@@ -46,6 +48,13 @@ class Container:
     def number(self) -> int:
         text = self.labels.get(NUMBER, "")
         return int(text) if text.isdecimal() else 0
+
+    @property
+    def anonymous_volumes(self) -> list[str]:
+        """The volumes whose name is one that the engine gives."""
+        mounts = self.raw.get("Mounts") or ()
+        names = [mount.get("Name", "") for mount in mounts if mount.get("Type") == "volume"]
+        return [name for name in names if len(name) == 64 and not set(name) - _HEX]
 
     @property
     def is_one_off(self) -> bool:

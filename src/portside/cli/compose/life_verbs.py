@@ -139,12 +139,9 @@ def rm(session: ComposeSession, options: Options, arguments: list[str]) -> int:
     elif not session.confirm(text):
         return 0
     actions = session.actions(project)
-    query = {"v": options.flag("volumes") or None, "force": options.flag("force") or None}
 
     def work(item: Container) -> None:
-        path = path_of("containers", item.id)
-        actions.call(item.event_id, "Removing", "Removed",
-                     lambda: actions.pool.delete(path, query))  # fmt: skip
+        actions.remove(item, options.flag("volumes"), force=options.flag("force"))
 
     transitions.each(actions, ended, work, session.parallel, "remove")
     return 0
