@@ -20,9 +20,9 @@ from h2.events import (
     StreamReset,
 )
 
-from portside.api.http.http2 import MOST_STREAMS, TakeGrpc
-from portside.api.http.messages import Request, Response, Stream
-from portside.api.http.server import Server
+from portside.serving.http.http2 import MOST_STREAMS, TakeGrpc
+from portside.serving.http.messages import Request, Response, Stream
+from portside.serving.http.server import Server
 
 Answer = Response | Stream | None
 Handler = Callable[[Request], Awaitable[Answer]]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portside.api.http.parser import BodyParser, ProtocolError, end_of_head, parse_head
-from portside.api.http.websocket import FrameReader, unmask
+from portside.serving.http.parser import BodyParser, ProtocolError, end_of_head, parse_head
+from portside.serving.http.websocket import FrameReader, unmask
 
 
 def head(*lines: str) -> bytes:

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from portside.api.http.messages import Request, Response
-from portside.api.http.server import Server
+from portside.serving.http.messages import Request, Response
+from portside.serving.http.server import Server
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 ASK = b"GET / HTTP/1.1\r\nHost: d\r\n\r\n"

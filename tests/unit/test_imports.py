@@ -48,8 +48,8 @@ ALLOWED = {
         "model",
     },
     # The API names the filters and stream types of the service that it calls.
-    "api": {"engine", "builder", "containers", "model"},
-    "daemon": {"api", "engine", "runtime", "flags", "kernel", "model"},
+    "api": {"engine", "builder", "containers", "serving", "model"},
+    "daemon": {"api", "engine", "serving", "runtime", "flags", "kernel", "model"},
     "client": {"model"},
     "compose": {"client", "model"},
     "cli": {"client", "compose", "flags", "model"},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -496,3 +498,12 @@ def test_what_the_engine_says_after_the_end_is_dropped() -> None:
     listener.forgotten("two")
     listener.reached(None, frozenset())
     assert heard == ["one"]
+
+
+def test_the_monitor_needs_no_web_framework() -> None:
+    """Exporters and webhooks import what they need; without them that is half the memory."""
+    text = "import sys, portside.monitor.program; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    heavy = {"aiohttp", "redis", "sqlite3", "yaml"}
+    assert "portside.monitor.program" in done.stdout.split()
+    assert not heavy & set(done.stdout.split())

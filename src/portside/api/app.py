@@ -1,6 +1,6 @@
 """The Engine API as one callable: version negotiation, routing, errors.
 
-A request's way: :mod:`portside.api.http` parses it, this module strips ``/v1.xx``, finds
+A request's way: :mod:`portside.serving.http` parses it, this module strips ``/v1.xx``, finds
 the route and turns whatever the handler raises into Docker's answer.
 """
 
@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 import portside
 from portside.api import errors
-from portside.api.http.messages import Request, Response
 from portside.api.job_shares import JobShares
 from portside.api.router import Answer, Route, Router
 from portside.model import build_info
@@ -27,6 +26,8 @@ from portside.model.errors import (
     PortsideError,
 )
 from portside.model.system import API_VERSION, MIN_API_VERSION, api_text
+from portside.serving.http.messages import Request, Response
+from portside.serving.http.server import date_line
 
 if TYPE_CHECKING:
     from portside.engine.engine import Engine
@@ -38,6 +39,12 @@ _VERSION = re.compile(r"/v([0-9.]+)(?=/)")
 _COMMIT = build_info.commit()
 _SERVER = f"Portside/{portside.__version__}{_COMMIT and f'+{_COMMIT}'} (linux)"
 
+_HEADERS = (
+    f"Api-Version: {api_text(API_VERSION)}\r\n"
+    "Docker-Experimental: false\r\n"
+    "Ostype: linux\r\n"
+    f"Server: {_SERVER}\r\n"
+)
 
 Observer = Callable[[str, str, int, float], None]
 """Takes a request's method, its route's path, the answer's status and the seconds it took."""
@@ -76,23 +83,10 @@ class Api:
         self.observe: Observer | None = None
         """Called for each answered request, when requests are measured."""
         self._shares = JobShares()
-        self._headers_at = 0
-        self._headers = ""
 
     def common_headers(self) -> str:
         """Header lines of every answer; the date is renewed once a second."""
-        now = int(time.time())
-        if now != self._headers_at:
-            date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
-            self._headers_at = now
-            self._headers = (
-                f"Api-Version: {api_text(API_VERSION)}\r\n"
-                "Docker-Experimental: false\r\n"
-                "Ostype: linux\r\n"
-                f"Server: {_SERVER}\r\n"
-                f"Date: {date}\r\n"
-            )
-        return self._headers
+        return _HEADERS + date_line()
 
     async def __call__(self, request: Request) -> Answer:
         try:

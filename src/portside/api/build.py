@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from portside.api import params, reply
-from portside.api.http.messages import Request, Response, Stream
 from portside.api.router import Answer, Router
 from portside.model import filters as filtering
 from portside.model.errors import (
@@ -16,6 +15,7 @@ from portside.model.errors import (
     NotImplementedHere,
     PortsideError,
 )
+from portside.serving.http.messages import Request, Response, Stream
 
 if TYPE_CHECKING:
     from portside.api.app import Api

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from portside.api import params
-from portside.api.http.messages import Request
 from portside.builder import llb
 from portside.builder.cache.pruning import FIELDS, PruneRule
 from portside.builder.classic import ClassicOptions
@@ -30,6 +29,7 @@ from portside.model.filters import Filters
 from portside.model.platform import Platform
 from portside.model.reference import Reference
 from portside.model.registryauth import HUB_INDEX, AuthConfig
+from portside.serving.http.messages import Request
 
 _T = TypeVar("_T")
 MAX_DOCKERFILE = 4 << 20

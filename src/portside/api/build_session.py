@@ -10,11 +10,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from portside.api import params
-from portside.api.http.hijack import replay
-from portside.api.http.messages import Request
 from portside.api.router import Answer, Router
 from portside.model.build_frames import PROTOCOL
 from portside.model.errors import InvalidParameter, Unavailable
+from portside.serving.http.hijack import replay
+from portside.serving.http.messages import Request
 
 if TYPE_CHECKING:
     from portside.api.app import Api

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from portside.api import reply
-from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
+from portside.serving.http.messages import Request, Response
 
 if TYPE_CHECKING:
     from portside.api.app import Api

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from portside.api import params, reply, request_versions, versions
-from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
 from portside.containers.container_networks import remove_link
 from portside.containers.create import CreateOptions, create_container
@@ -24,6 +23,7 @@ from portside.model import jsontext
 from portside.model.container import decode_create
 from portside.model.errors import InvalidParameter, PortsideError, reworded
 from portside.model.platform import Platform
+from portside.serving.http.messages import Request, Response
 
 if TYPE_CHECKING:
     from portside.api.app import Api

@@ -6,8 +6,8 @@ import os
 
 import msgspec
 
-from portside.api.http.messages import Response
 from portside.model import errors
+from portside.serving.http.messages import Response
 
 STATUS: dict[type[errors.PortsideError], int] = {
     errors.InvalidParameter: 400,

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from portside.api import params, reply, request_versions
-from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
 from portside.containers import container_files
 from portside.containers.update import rename_container, update_container
 from portside.model.container import ContainerConfig, UpdateRequest, decode_as
 from portside.model.containerstate import Updated
 from portside.model.errors import InvalidParameter
+from portside.serving.http.messages import Request, Response
 
 if TYPE_CHECKING:
     from portside.api.app import Api

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from portside.api import params, reply
-from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
@@ -17,6 +16,7 @@ from portside.model.platform import Platform
 from portside.model.progress import Progress, Report
 from portside.model.reference import Reference
 from portside.model.registryauth import AuthConfig
+from portside.serving.http.messages import Request, Response
 
 if TYPE_CHECKING:
     from portside.api.app import Api

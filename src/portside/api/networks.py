@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from portside.api import params, reply
-from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
 from portside.containers.container_networks import disconnect_by_name, network_connect
 from portside.model.errors import InvalidParameter, InvalidText
@@ -18,6 +17,7 @@ from portside.model.network import (
     NetworkDisconnect,
     NetworksPruned,
 )
+from portside.serving.http.messages import Request, Response
 
 if TYPE_CHECKING:
     from portside.api.app import Api

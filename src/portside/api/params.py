@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
-from portside.api.http.messages import MAX_JSON, Request
 from portside.model import filters as filtering
 from portside.model.errors import InvalidParameter, InvalidText
 from portside.model.golang import json_reading
 from portside.model.golang.numbers import atoi
 from portside.model.golang.timestamps import parse_moment, parse_unix
 from portside.model.reference import Reference
+from portside.serving.http.messages import MAX_JSON, Request
 
 _T = TypeVar("_T")
 _FALSE = frozenset(("", "0", "no", "false", "none"))

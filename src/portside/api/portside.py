@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from portside.api import params, reply
-from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
 from portside.containers.processes import last_spec
 from portside.containers.update import reshape_container
@@ -17,6 +16,7 @@ from portside.model.errors import InvalidParameter
 from portside.model.imageapi import ListPart
 from portside.model.progress import Progress, Report
 from portside.model.registryauth import AuthConfig
+from portside.serving.http.messages import Request, Response
 
 if TYPE_CHECKING:
     from portside.api.app import Api

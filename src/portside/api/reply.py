@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from portside.api.http.messages import Request, Response, Stream
 from portside.model.errors import Cancelled, InvalidText, PortsideError
 from portside.model.golang.numbers import parse_float
 from portside.model.progress import Progress, Report
+from portside.serving.http.messages import Request, Response, Stream
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from portside.api.http.messages import Request, Response, Stream
+from portside.serving.http.messages import Request, Response, Stream
 
 OWN = "/portside/"
 """Endpoints of our own have one more segment before the name."""

@@ -6,8 +6,6 @@ import socket
 from typing import TYPE_CHECKING
 
 from portside.api import params, reply, request_versions
-from portside.api.http.hijack import replay
-from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
 from portside.containers.attach_exec import (
     AttachOptions,
@@ -24,6 +22,8 @@ from portside.model.container import ExecConfig, ExecStart, decode_as
 from portside.model.errors import InvalidParameter, InvalidText, PortsideError
 from portside.model.golang.numbers import parse_uint
 from portside.model.golang.quoting import quote
+from portside.serving.http.hijack import replay
+from portside.serving.http.messages import Request, Response
 
 if TYPE_CHECKING:
     from portside.api.app import Api
@@ -79,7 +79,7 @@ async def attach(api: Api, request: Request, name: str) -> Answer:
 @router.add("GET", "/containers/{name}/attach/ws")
 async def attach_websocket(api: Api, request: Request, name: str) -> Answer:
     """As attach, in messages of a websocket; output is raw (there are no frame headers)."""
-    from portside.api.http import websocket
+    from portside.serving.http import websocket
 
     head = websocket.accept(request.head.headers)
     every = request.version < (1, 42)  # the choice of streams was ignored

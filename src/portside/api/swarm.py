@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from portside.api import params, reply
-from portside.api.http.messages import Request
 from portside.api.router import Answer, Handler, Router
 from portside.model import filters as filtering
 from portside.model.errors import NotFound, NotImplementedHere, Unavailable
+from portside.serving.http.messages import Request
 
 if TYPE_CHECKING:
     from portside.api.app import Api

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from portside.api import params, reply, versions
-from portside.api.http.messages import Request, Response, Stream
 from portside.api.router import Answer, Router
 from portside.engine import events
 from portside.engine.info import engine_info, engine_version
 from portside.model.errors import InvalidParameter
 from portside.model.events import Event
 from portside.model.registryauth import AuthConfig
+from portside.serving.http.messages import Request, Response, Stream
 
 if TYPE_CHECKING:
     from portside.api.app import Api

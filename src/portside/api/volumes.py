@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from portside.api import params, reply
-from portside.api.http.messages import Request, Response
 from portside.api.router import Answer, Router
 from portside.model.errors import PortsideError, Unavailable
 from portside.model.volume import VolumeCreate
+from portside.serving.http.messages import Request, Response
 
 if TYPE_CHECKING:
     from portside.api.app import Api

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     import asyncio
 
     from portside.api.app import Api
-    from portside.api.http.server import Server
     from portside.daemon.buildkit_listener import BuildkitServer
     from portside.daemon.listeners import Listener
     from portside.engine.engine import Engine
     from portside.runtime.launcher_client import Launcher
+    from portside.serving.http.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ class Daemon:
     async def _listen(self, engine: Engine) -> list[Server | BuildkitServer]:
         from portside.api import errors
         from portside.api.app import Api
-        from portside.api.http.server import Server
+        from portside.serving.http.server import Server
 
         api = Api(engine)
         server = Server(
@@ -241,8 +241,8 @@ class Daemon:
 
     async def _serve_metrics(self, engine: Engine, api: Api) -> Server:
         from portside.api import errors
-        from portside.api.http.server import Server
         from portside.daemon.metrics import Metrics
+        from portside.serving.http.server import Server
 
         metrics = Metrics(engine)
         api.observe = metrics.observe

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import portside
-from portside.api.http.messages import Request, Response
 from portside.engine import machine_info
+from portside.serving.http.messages import Request, Response
 
 if TYPE_CHECKING:
     from portside.engine.engine import Engine

@@ -6,10 +6,10 @@ import base64
 import binascii
 import hmac
 
-from aiohttp import web
-
 from portside.model.errors import InvalidParameter
+from portside.monitor.web_requests import Request, text_response
 from portside.serving.htpasswd import Htpasswd
+from portside.serving.http.messages import Response
 
 
 class Access:
@@ -38,11 +38,11 @@ class Access:
     def is_open(self) -> bool:
         return self._users is None and not self._tokens
 
-    async def refusal(self, request: web.Request) -> web.Response | None:
+    async def refusal(self, request: Request) -> Response | None:
         """The refusal for a client without access; None with access. ``/healthz`` is open."""
         if self.is_open or request.path.endswith("/healthz"):
             return None
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, given = request.header("authorization").partition(" ")
         if scheme.lower() == "bearer" and self._is_token(given.strip()):
             return None
         if scheme.lower() == "basic" and await self._is_user(given.strip()):
@@ -52,9 +52,8 @@ class Access:
             challenge.append(f'Basic realm="{self._realm}", charset="UTF-8"')
         if self._tokens:
             challenge.append(f'Bearer realm="{self._realm}"')
-        response = web.Response(text="unauthorized\n", status=401)
-        for line in challenge:
-            response.headers.add("WWW-Authenticate", line)
+        response = text_response("unauthorized\n", 401)
+        response.headers["WWW-Authenticate"] = ", ".join(challenge)
         return response
 
     def _is_token(self, given: str) -> bool:

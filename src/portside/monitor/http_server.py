@@ -6,101 +6,124 @@ import asyncio
 import logging
 import time
 
-from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
-
 import portside
+from portside.model.errors import Cancelled, InvalidParameter, TooLarge
 from portside.monitor import own_api
 from portside.monitor.access import Access
 from portside.monitor.cadvisor import exposition, remote_api
-from portside.monitor.monitor_context import MONITOR, Monitor, monitor_of
+from portside.monitor.monitor_context import Monitor
 from portside.monitor.page_files import page_routes
 from portside.monitor.validate_report import report
+from portside.monitor.web_requests import (
+    Answer,
+    Request,
+    Route,
+    Router,
+    compressed,
+    text_response,
+)
 from portside.serving.host_names import REFUSED, HostNames, is_loopback
+from portside.serving.http.messages import Request as HttpRequest
+from portside.serving.http.messages import Response
 
 _LOG = logging.getLogger("portside.monitor")
 _STREAMS = 300
 """Connections that are answered at the same time; more are answered with 503."""
 
 
-def make_app(monitor: Monitor, access: Access) -> web.Application:
-    """The application, below the settings' prefix."""
-    settings = monitor.settings
-    is_private = access.is_open and not settings.tls_client_ca and not settings.tls_certificate
-    names = None
-    if is_private and is_loopback(settings.listen, "--listen"):
-        names = HostNames(settings.hosts)
-    app = web.Application(middlewares=[_guard(access, names)], client_max_size=1 << 20)
-    app[MONITOR] = monitor
-    app.router.add_get("/healthz", _healthy)
-    app.router.add_get("/validate", _validate)
-    app.router.add_get("/validate/", _validate)
-    app.router.add_get(settings.metrics_path, _metrics)
-    app.add_routes(own_api.routes())
-    app.add_routes(remote_api.routes())
-    app.add_routes(page_routes())
-    app.router.add_get("/", _first)
-    if not settings.prefix:
-        return app
-    outer = web.Application()
-    outer.add_subapp(settings.prefix.rstrip("/"), app)
-    return outer
+class App:
+    """Answers every request below the settings' prefix."""
 
+    def __init__(self, monitor: Monitor, access: Access) -> None:
+        self._monitor, self._access = monitor, access
+        settings = monitor.settings
+        is_private = access.is_open and not settings.tls_client_ca and not settings.tls_certificate
+        self._names: HostNames | None = None
+        if is_private and is_loopback(settings.listen, "--listen"):
+            self._names = HostNames(settings.hosts)
+        self._prefix = settings.prefix.rstrip("/")
+        self._busy = 0
+        self._router = Router([
+            Route("/", _first),
+            Route("/healthz", _healthy),
+            Route("/validate", _validate),
+            Route("/validate/", _validate),
+            Route(settings.metrics_path, _metrics),
+            *own_api.routes(),
+            *remote_api.routes(),
+            *page_routes(),
+        ])  # fmt: skip
 
-def _guard(access: Access, names: HostNames | None) -> Middleware:
-    busy = 0
-
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal busy
-        if names is not None and not names.has(request.host):
-            text = REFUSED.format(host=request.host[:100], setting="--host-name")
-            return web.Response(text=f"{text}\n", status=421)
-        refused = await access.refusal(request)
+    async def __call__(self, http: HttpRequest) -> Answer:
+        http.make_cancellable()
+        path = http.head.path
+        request = Request(http, self._monitor, path.removeprefix(self._prefix) or "/")
+        host = request.header("host")
+        if self._names is not None and not self._names.has(host):
+            text = REFUSED.format(host=host[:100], setting="--host-name")
+            return text_response(f"{text}\n", 421)
+        refused = await self._access.refusal(request)
         if refused is not None:
             return refused
-        if busy >= _STREAMS:
-            return web.Response(
-                text="too many requests\n", status=503, headers={"Retry-After": "5"}
-            )
-        busy += 1
+        if not path.startswith(f"{self._prefix}/") and path != self._prefix:
+            return text_response("404: Not Found", 404)
+        if self._busy >= _STREAMS:
+            answer = text_response("too many requests\n", 503)
+            answer.headers["Retry-After"] = "5"
+            return answer
+        self._busy += 1
         try:
-            return await handler(request)
-        except web.HTTPException:
-            raise
-        except (asyncio.CancelledError, ConnectionError):
-            raise
-        except Exception:
-            _LOG.exception("%s %s failed", request.method, request.path)
-            return web.Response(text="internal error; the log says more\n", status=500)
+            return await self._answered(request)
         finally:
-            busy -= 1
+            self._busy -= 1
 
-    return guard
+    async def _answered(self, request: Request) -> Answer:
+        found = self._router.find(request.path)
+        if found is None:
+            return text_response("404: Not Found", 404)
+        route, request.rest = found
+        if request.method not in route.methods:
+            refused = text_response("405: Method Not Allowed", 405)
+            refused.headers["Allow"] = ",".join(route.methods)
+            return refused
+        try:
+            answer = await route.handler(request)
+            if isinstance(answer, Response):
+                await compressed(request, answer)
+            return answer
+        except (asyncio.CancelledError, Cancelled):
+            raise
+        except (InvalidParameter, TooLarge) as err:
+            return text_response(f"{err}\n", 413 if isinstance(err, TooLarge) else 400)
+        except Exception:
+            if request.has_started:
+                raise
+            _LOG.exception("%s %s failed", request.method, request.path)
+            return text_response("internal error; the log says more\n", 500)
 
 
-async def _first(request: web.Request) -> web.StreamResponse:
-    raise web.HTTPTemporaryRedirect(f"{monitor_of(request).settings.prefix}/containers/")
+async def _first(request: Request) -> Answer:
+    return Response(307, headers={"Location": f"{request.monitor.settings.prefix}/containers/"})
 
 
-async def _healthy(_request: web.Request) -> web.Response:
-    return web.Response(text="ok")
+async def _healthy(_request: Request) -> Answer:
+    return text_response("ok")
 
 
-async def _validate(request: web.Request) -> web.Response:
-    return web.Response(text=report(monitor_of(request)))
+async def _validate(request: Request) -> Answer:
+    return text_response(report(request.monitor))
 
 
-async def _metrics(request: web.Request) -> web.Response:
+async def _metrics(request: Request) -> Answer:
     """Containers, the machine, and the monitor itself; parameters as in cAdvisor."""
-    monitor = monitor_of(request)
+    monitor = request.monitor
     try:
         options = remote_api.options_of(request)
         options.recursive = True
         groups = remote_api.requested(monitor, "/", options)
     except remote_api.ApiError as err:
-        return web.Response(text=f"No metrics gathered, last error:\n\n{err}\n", status=500)
-    newer = "application/openmetrics-text" in request.headers.get("Accept", "")
+        return text_response(f"No metrics gathered, last error:\n\n{err}\n", 500)
+    newer = "application/openmetrics-text" in request.header("accept")
     out = exposition.Exposition(newer)
     versions = remote_api.versions(monitor)
     out.family(
@@ -119,9 +142,7 @@ async def _metrics(request: web.Request) -> web.Response:
     exposition.write_machine(out, monitor.machine)
     _own(out, monitor)
     kind = exposition.OPEN_METRICS if newer else exposition.TEXT
-    response = web.Response(body=out.text(), headers={"Content-Type": kind})
-    response.enable_compression()
-    return response
+    return Response(200, out.text(), kind)
 
 
 def _own(out: exposition.Exposition, monitor: Monitor) -> None:

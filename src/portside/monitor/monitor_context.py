@@ -8,31 +8,25 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-from aiohttp import web
-
 from portside.client.client import Client
 from portside.monitor.cadvisor.exposition import Exposition, label_text
 from portside.monitor.collector import Collector, Group
 from portside.monitor.early_warning import Alert, EarlyWarning
-from portside.monitor.exporters.exporting import Exporter
 from portside.monitor.history import Bucket
 from portside.monitor.live_events import LiveEvents, message
 from portside.monitor.machine_spec import MachineInfo, machine_info
 from portside.monitor.samples import Point, Sample
 from portside.monitor.settings import Settings
-from portside.monitor.warning_webhooks import Webhooks, labels_of
+from portside.monitor.warning_webhooks import labels_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from portside.monitor.exporters.exporting import Exporter
     from portside.monitor.history_file import HistoryFile
+    from portside.monitor.warning_webhooks import Webhooks
 
 _MACHINE_AGE = 60.0
 """Seconds for which what the machine is stays true."""
-_WORTH_COMPRESSION = 1400
-"""Bytes from which an answer needs more than one packet."""
-_COMPRESSED_APART = 1 << 18
-"""Bytes from which a thread compresses, so that the event loop does not wait."""
 
 
 class Monitor:
@@ -201,21 +195,3 @@ class Monitor:
                 return group
         found = [g for identifier, g in by_container.items() if identifier.startswith(text)]
         return found[0] if len(found) == 1 and len(text) >= 4 else None
-
-
-MONITOR = web.AppKey("monitor", Monitor)
-
-
-def monitor_of(request: web.Request) -> Monitor:
-    return request.app[MONITOR]
-
-
-def json_response(value: object, status: int = 200) -> web.Response:
-    """``value`` as JSON, compressed for clients that accept that when it is long."""
-    response = web.Response(
-        body=msgspec.json.encode(value), status=status, content_type="application/json",
-        headers={"Vary": "Accept-Encoding"}, zlib_executor_size=_COMPRESSED_APART,
-    )  # fmt: skip
-    if response.content_length and response.content_length >= _WORTH_COMPRESSION:
-        response.enable_compression()
-    return response

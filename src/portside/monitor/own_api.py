@@ -34,12 +34,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from heapq import nlargest
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 import portside
 from portside.client.client import Client as EngineClient
@@ -58,10 +57,12 @@ from portside.monitor.group_spec import GroupSpec
 from portside.monitor.group_tree import MOST
 from portside.monitor.history import MOST_POINTS, chart
 from portside.monitor.live_events import MOST_CLIENTS, Client, message
-from portside.monitor.monitor_context import Monitor, json_response, monitor_of
+from portside.monitor.monitor_context import Monitor
 from portside.monitor.process_reader import ProcessInfo, processes
 from portside.monitor.samples import SERIES, View, view
 from portside.monitor.settings import seconds
+from portside.monitor.web_requests import Answer, Handler, Request, Route, json_response
+from portside.serving.http.messages import Stream
 
 PATH = "/api/portside/v1"
 _MOST_NAMES = 100
@@ -69,8 +70,6 @@ _MOST_EVENTS = 1000
 _HEARTBEAT = 15.0
 _LONGEST = 90 * 86400.0
 _CPU = SERIES.index("cpu")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class GroupRow(msgspec.Struct, frozen=True):
@@ -172,7 +171,7 @@ def window_of(text: str) -> float:
 def checked(handler: Handler) -> Handler:
     """Errors of this API as JSON."""
 
-    async def call(request: web.Request) -> web.StreamResponse:
+    async def call(request: Request) -> Answer:
         try:
             return await handler(request)
         except InvalidParameter as err:
@@ -187,8 +186,8 @@ def checked(handler: Handler) -> Handler:
     return call
 
 
-async def _groups(request: web.Request) -> web.StreamResponse:
-    monitor, query = monitor_of(request), request.query
+async def _groups(request: Request) -> Answer:
+    monitor, query = request.monitor, request.query
     only = query.get("containers") == "1"
     top = query.get("below", "/")
     below = "" if top == "/" else _group(monitor, top).name
@@ -222,8 +221,8 @@ def group_rows(
     return [row_of(groups[name], name in parents) for name in first[:limit]], len(chosen)
 
 
-async def _detail(request: web.Request) -> web.StreamResponse:
-    monitor = monitor_of(request)
+async def _detail(request: Request) -> Answer:
+    monitor = request.monitor
     return json_response(detail_of(monitor, _group(monitor, request.query.get("name", ""))))
 
 
@@ -247,9 +246,9 @@ def _facts_of(monitor: Monitor, group: Group) -> ContainerFacts | None:
     return msgspec.structs.replace(group.facts, environment=shown)
 
 
-async def _history(request: web.Request) -> web.StreamResponse:
-    monitor, query = monitor_of(request), request.query
-    names = query.getall("name", [])
+async def _history(request: Request) -> Answer:
+    monitor, query = request.monitor, request.query
+    names = query.getall("name")
     if len(names) > _MOST_NAMES:
         raise InvalidParameter(f"at most {_MOST_NAMES} names in one request")
     if len(names) > 1:  # removed groups are left out
@@ -271,8 +270,8 @@ async def _history(request: web.Request) -> web.StreamResponse:
     return json_response(found)
 
 
-async def _processes(request: web.Request) -> web.StreamResponse:
-    monitor = monitor_of(request)
+async def _processes(request: Request) -> Answer:
+    monitor = request.monitor
     group = _group(monitor, request.query.get("name", ""))
     return json_response(process_list(monitor, group))
 
@@ -298,52 +297,44 @@ def _of_container(monitor: Monitor, name: str) -> tuple[Callable[[], EngineClien
     return monitor.engine, identifier
 
 
-async def _container(request: web.Request) -> web.StreamResponse:
-    client, identifier = _of_container(monitor_of(request), request.query.get("name", ""))
+async def _container(request: Request) -> Answer:
+    client, identifier = _of_container(request.monitor, request.query.get("name", ""))
     return json_response(await asyncio.to_thread(lambda: container_page(client(), identifier)))
 
 
-async def _explain(request: web.Request) -> web.StreamResponse:
-    client, identifier = _of_container(monitor_of(request), request.query.get("name", ""))
+async def _explain(request: Request) -> Answer:
+    client, identifier = _of_container(request.monitor, request.query.get("name", ""))
     return json_response(await asyncio.to_thread(lambda: explanation(client(), identifier)))
 
 
-async def _logs(request: web.Request) -> web.StreamResponse:
-    monitor, query = monitor_of(request), request.query
+async def _logs(request: Request) -> Answer:
+    monitor, query = request.monitor, request.query
     if not monitor.shows_logs:
         text = "logs are shown to authenticated users only: start the monitor with --htpasswd, \
 --token-file or --tls-client-ca, or with --logs to show them to everybody who reaches it"
         return json_response({"message": text}, 403)
     client, identifier = _of_container(monitor, query.get("name", ""))
     tail = whole_number(query.get("tail", ""), "tail", MOST_TAIL, 200)
-    response = _event_stream()
-    await response.prepare(request)
+    stream = _event_stream(request)
     log = LogTail(client, identifier, tail)
     try:
         async for lines in log.lines():
-            await response.write(message("lines", lines))
-        await response.write(message("end", {"message": ""}))
+            await stream.write(message("lines", lines))
+        await stream.write(message("end", {"message": ""}))
     except (Refused, Unavailable) as err:
-        await response.write(message("end", {"message": str(err)}))
-    except ConnectionError:
-        return response
+        await stream.write(message("end", {"message": str(err)}))
     finally:
         log.close()
-    return response
+    return stream
 
 
-def _event_stream() -> web.StreamResponse:
-    return web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream",
-            "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",
-        }
-    )
+def _event_stream(request: Request) -> Stream:
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return request.stream("text/event-stream", headers)
 
 
-async def _events(request: web.Request) -> web.StreamResponse:
-    monitor, query = monitor_of(request), request.query
+async def _events(request: Request) -> Answer:
+    monitor, query = request.monitor, request.query
     most = whole_number(query.get("limit", ""), "limit", _MOST_EVENTS, 100)
     found: list[MonitorEvent] = list(monitor.collector.events)
     if name := query.get("name"):
@@ -355,12 +346,12 @@ async def _events(request: web.Request) -> web.StreamResponse:
     return json_response(found[-most:])
 
 
-async def _alerts(request: web.Request) -> web.StreamResponse:
-    return json_response(monitor_of(request).alerts())
+async def _alerts(request: Request) -> Answer:
+    return json_response(request.monitor.alerts())
 
 
-async def _about(request: web.Request) -> web.StreamResponse:
-    return json_response(about(monitor_of(request)))
+async def _about(request: Request) -> Answer:
+    return json_response(about(request.monitor))
 
 
 def about(monitor: Monitor) -> dict[str, Any]:
@@ -384,29 +375,26 @@ def about(monitor: Monitor) -> dict[str, Any]:
     }
 
 
-async def _live(request: web.Request) -> web.StreamResponse:
-    monitor, query = monitor_of(request), request.query
+async def _live(request: Request) -> Answer:
+    monitor, query = request.monitor, request.query
     if len(monitor.live.clients) >= MOST_CLIENTS:
         return json_response({"message": f"{MOST_CLIENTS} streams are open already"}, 503)
-    names = query.getall("name", [])
+    names = query.getall("name")
     wanted = frozenset(_group(monitor, name).name for name in names[:_MOST_NAMES])
     client = Client(wanted if names else None, query.get("containers") == "1")
-    response = _event_stream()
-    await response.prepare(request)
+    stream = _event_stream(request)
     monitor.live.clients.add(client)
     try:
-        await response.write(b"retry: 2000\n\n")
+        await stream.write(b"retry: 2000\n\n")
         while True:
-            await response.write(await client.next(_HEARTBEAT))
-    except (ConnectionResetError, ConnectionError):
-        return response
+            await stream.write(await client.next(_HEARTBEAT))
     finally:
         monitor.live.clients.discard(client)
 
 
-def routes() -> list[web.RouteDef]:
+def routes() -> list[Route]:
     return [
-        web.get(f"{PATH}/{name}", checked(handler))
+        Route(f"{PATH}/{name}", checked(handler))
         for name, handler in (
             ("groups", _groups), ("group", _detail), ("history", _history),
             ("processes", _processes), ("events", _events), ("alerts", _alerts),

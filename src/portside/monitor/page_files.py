@@ -16,12 +16,13 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 import msgspec
-from aiohttp import web
 
 from portside.monitor import own_api
 from portside.monitor.group_tree import MOST
-from portside.monitor.monitor_context import Monitor, monitor_of
+from portside.monitor.monitor_context import Monitor
 from portside.monitor.samples import SERIES
+from portside.monitor.web_requests import Request, Route, text_response
+from portside.serving.http.messages import Response
 
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'{style}; img-src 'self' data:; \
 connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -103,59 +104,59 @@ def _first_view(monitor: Monitor, name: str) -> dict[str, Any] | None:
     return found
 
 
-def _page(request: web.Request, name: str) -> web.Response:
-    monitor = monitor_of(request)
+def _page(request: Request, name: str) -> Response:
+    monitor = request.monitor
     document = _document(monitor.settings.prefix.rstrip("/"), bool(name))
     first = msgspec.json.encode(_first_view(monitor, name)).replace(b"<", b"\\u003c")
     kind = "text/html; charset=utf-8"
     headers = {**_HEADERS, "Cache-Control": "no-store", "Content-Type": kind}
     headers["Content-Security-Policy"] = document.policy
     data = document.before + first + document.after
-    if "gzip" in request.headers.get("Accept-Encoding", ""):
+    if request.accepts_gzip:
         headers["Content-Encoding"] = "gzip"
         data = gzip.compress(data, 1, mtime=0)
-    return web.Response(body=data, headers=headers)
+    return Response(body=data, headers=headers)
 
 
-async def _containers(request: web.Request) -> web.Response:
+async def _containers(request: Request) -> Response:
     """The machine, or one control group."""
-    return _page(request, f"/{request.match_info.get('name', '').strip('/')}")
+    return _page(request, f"/{request.rest.strip('/')}")
 
 
-async def _docker(request: web.Request) -> web.Response:
+async def _docker(request: Request) -> Response:
     """All containers, or one of them."""
-    return _page(request, request.match_info.get("name", "").strip("/"))
+    return _page(request, request.rest.strip("/"))
 
 
-def _answer(request: web.Request, name: str) -> web.Response:
+def _answer(request: Request, name: str) -> Response:
     data, compressed, tag = _file(name)
     headers = {**_HEADERS, "Cache-Control": "no-cache", "ETag": tag}
     headers["Content-Security-Policy"] = _POLICY.format(style="")
-    if tag in request.headers.get("If-None-Match", ""):
-        return web.Response(status=304, headers=headers)
+    if tag in request.header("if-none-match"):
+        return Response(304, headers=headers)
     headers["Content-Type"] = f"{_KINDS[name.rpartition('.')[2]]}; charset=utf-8"
-    if "gzip" in request.headers.get("Accept-Encoding", ""):
+    if request.accepts_gzip:
         headers["Content-Encoding"] = "gzip"
         data = compressed
-    return web.Response(body=data, headers=headers)
+    return Response(body=data, headers=headers)
 
 
-async def _static(request: web.Request) -> web.Response:
-    name = request.match_info["name"]
+async def _static(request: Request) -> Response:
+    name = request.rest
     known = name.rpartition(".")[2] in _KINDS
     if not known or not name.replace(".", "").replace("-", "").replace("_", "").isalnum():
-        raise web.HTTPNotFound
+        return text_response("404: Not Found", 404)
     try:
         return _answer(request, name)
     except OSError:
-        raise web.HTTPNotFound from None
+        return text_response("404: Not Found", 404)
 
 
-def page_routes() -> list[web.RouteDef]:
+def page_routes() -> list[Route]:
     return [
-        web.get("/containers", _containers),
-        web.get("/containers/{name:.*}", _containers),
-        web.get("/docker", _docker),
-        web.get("/docker/{name:.*}", _docker),
-        web.get("/static/{name}", _static),
+        Route("/containers", _containers),
+        Route("/containers/*", _containers),
+        Route("/docker", _docker),
+        Route("/docker/*", _docker),
+        Route("/static/*", _static),
     ]

@@ -10,8 +10,6 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
-from aiohttp import web
-
 from portside.model.errors import InvalidParameter
 from portside.monitor.access import Access
 from portside.monitor.collector import Collector, Group, MonitorEvent
@@ -24,15 +22,14 @@ from portside.monitor.engine_watch import (
     EngineWatch,
     Listener,
 )
-from portside.monitor.exporters.exporting import Exporter
 from portside.monitor.group_tree import layout_below
 from portside.monitor.history import Bucket
-from portside.monitor.http_server import make_app
+from portside.monitor.http_server import App
 from portside.monitor.monitor_context import Monitor
 from portside.monitor.samples import Point, Sample
 from portside.monitor.settings import Settings, seconds
-from portside.monitor.warning_webhooks import Webhooks
 from portside.serving.host_names import is_loopback
+from portside.serving.http.server import Server, date_line
 from portside.serving.listening import tcp
 from portside.serving.tls import server_context
 
@@ -90,6 +87,8 @@ class Program:
         restricted = not self.access.is_open or bool(authorities)
         self.monitor.shows_logs = restricted if settings.logs is None else settings.logs
         for endpoint in settings.exporters:
+            from portside.monitor.exporters.exporting import Exporter
+
             self.monitor.exporters.append(Exporter(endpoint, self.collector))
         if settings.history:
             from portside.monitor.history_file import HistoryFile  # sqlite uses memory
@@ -98,6 +97,8 @@ class Program:
                 settings.history, settings.history_days, settings.history_bytes
             )
         if settings.webhooks:
+            from portside.monitor.warning_webhooks import Webhooks
+
             url = f"{'https' if self.context else 'http'}://{settings.listen}{settings.prefix}/"
             self.monitor.webhooks = Webhooks(settings.webhooks, self.monitor.warning, url)
         self._connect()
@@ -137,13 +138,7 @@ class Program:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
-        runner = web.AppRunner(
-            make_app(self.monitor, self.access),
-            access_log=None,
-            shutdown_timeout=1.0,
-            handler_cancellation=True,
-        )
-        await runner.setup()
+        server = Server(App(self.monitor, self.access), common_headers=date_line)
         watch = EngineWatch(
             self.settings.engine, self.settings.host_root, bridge(self.collector, loop)
         )
@@ -157,7 +152,7 @@ class Program:
         sending = loop.create_task(self._send_points())
         try:
             for sock in sockets:
-                await web.SockSite(runner, sock, ssl_context=self.context).start()
+                await server.listen(sock, self.context)
             _LOG.info(
                 "listening on %s%s; %s, %d groups", self.settings.listen,
                 ", tls" if self.context else "", self.collector.layout.mode,
@@ -168,7 +163,7 @@ class Program:
             sending.cancel()
             watch.stop()
             alerts.stop()
-            await runner.cleanup()
+            await server.close(1.0)
             await self.collector.stop()
             await self._stop_parts()
 

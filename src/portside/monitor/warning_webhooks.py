@@ -7,7 +7,6 @@ import hashlib
 import time
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from portside.model.errors import InvalidParameter
@@ -15,6 +14,10 @@ from portside.model.golang.timestamps import ZERO, format_rfc3339
 from portside.monitor.delivery_queue import DeliveryQueue, Rejected
 from portside.monitor.early_warning import Alert, EarlyWarning
 from portside.monitor.settings import Webhook, seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import aiohttp
 
 _NEWS = 1.0
 """Seconds in which warnings are gathered into one message."""
@@ -100,6 +103,8 @@ class _Hook:
         self.queue.put(msgspec.json.encode(body))
 
     async def _post(self, body: bytes) -> None:
+        import aiohttp
+
         url = self.settings.url
         if self.settings.format == "alertmanager" and "/api/" not in url:
             url = f"{url.rstrip('/')}/api/v2/alerts"
@@ -127,6 +132,8 @@ class Webhooks:
         self.hooks: list[_Hook] = []
 
     async def start(self) -> None:
+        import aiohttp
+
         self._session = session = aiohttp.ClientSession()
         self.hooks = [_Hook(settings, session, self._url) for settings in self._settings]
         for hook in self.hooks:

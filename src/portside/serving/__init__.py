@@ -1,4 +1,4 @@
-"""What the HTTP servers beside the engine share: sockets, TLS, users of an htpasswd file.
+"""What the HTTP servers share: sockets, TLS, users of an htpasswd file; ``http`` is a server.
 
-The registry and the monitor are separate programs; both use this package.
+The engine, the registry and the monitor are separate programs that use this package.
 """

@@ -9,11 +9,10 @@ import asyncio
 import contextlib
 import posixpath
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 import portside
 from portside.model.errors import InvalidParameter, InvalidText, NotFound, PortsideError
@@ -24,9 +23,17 @@ from portside.monitor import filesystems
 from portside.monitor.cadvisor import container_json
 from portside.monitor.cadvisor.usage_summary import derived_stats
 from portside.monitor.collector import Group, MonitorEvent
-from portside.monitor.monitor_context import Monitor, json_response, monitor_of
+from portside.monitor.monitor_context import Monitor
 from portside.monitor.own_api import process_list
 from portside.monitor.samples import Sample
+from portside.monitor.web_requests import (
+    Answer,
+    Query,
+    Request,
+    Route,
+    json_response,
+    text_response,
+)
 
 VERSION = "v0.60.0"
 """The version of cAdvisor that has these interfaces, for its clients."""
@@ -72,9 +79,9 @@ class Options(msgspec.Struct):
 # -- parameters -----------------------------------------------------------------------------
 
 
-async def info_request(request: web.Request) -> InfoRequest:
+async def info_request(request: Request) -> InfoRequest:
     """The JSON body, which may be missing; raises ApiError."""
-    body = await request.content.read(_BODY) if request.can_read_body else b""
+    body = await request.body(_BODY)
     if not body.strip():
         return InfoRequest()
     try:
@@ -83,7 +90,7 @@ async def info_request(request: web.Request) -> InfoRequest:
         raise ApiError(f"unable to decode the json value: {err}") from err
 
 
-def options_of(request: web.Request) -> Options:
+def options_of(request: Request) -> Options:
     query, options = request.query, Options()
     if kind := query.get("type"):
         if kind not in ("name", "docker", "podman"):
@@ -175,14 +182,12 @@ def requested(monitor: Monitor, name: str, options: Options) -> list[Group]:
 
 # -- requests -------------------------------------------------------------------------------
 
-Answer = web.StreamResponse
 
-
-async def _machine(monitor: Monitor, _request: web.Request, _name: str) -> Answer:
+async def _machine(monitor: Monitor, _request: Request, _name: str) -> Answer:
     return json_response(monitor.machine)
 
 
-async def _containers(monitor: Monitor, request: web.Request, name: str) -> Answer:
+async def _containers(monitor: Monitor, request: Request, name: str) -> Answer:
     query = await info_request(request)
     try:
         group = _named(monitor, name)
@@ -197,14 +202,14 @@ def _info(monitor: Monitor, group: Group, query: InfoRequest) -> container_json.
     return container_json.info_json(group, _samples(group, query), children, monitor.settings)
 
 
-async def _subcontainers(monitor: Monitor, request: web.Request, name: str) -> Answer:
+async def _subcontainers(monitor: Monitor, request: Request, name: str) -> Answer:
     query = await info_request(request)
     groups = monitor.below(_named(monitor, name))
     groups.sort(key=lambda group: group.name)
     return json_response([_info(monitor, group, query) for group in groups])
 
 
-async def _docker_containers(monitor: Monitor, request: web.Request, name: str) -> Answer:
+async def _docker_containers(monitor: Monitor, request: Request, name: str) -> Answer:
     query = await info_request(request)
     wanted = name.strip("/")
     if "/" in wanted:
@@ -221,7 +226,7 @@ async def _docker_containers(monitor: Monitor, request: web.Request, name: str) 
     return json_response({group.name: _info(monitor, group, query) for group in groups})
 
 
-async def _version(_monitor: Monitor, _request: web.Request, _name: str) -> Answer:
+async def _version(_monitor: Monitor, _request: Request, _name: str) -> Answer:
     return json_response(VERSION)
 
 
@@ -238,7 +243,7 @@ def versions(monitor: Monitor) -> dict[str, str]:
     }
 
 
-async def _attributes(monitor: Monitor, _request: web.Request, _name: str) -> Answer:
+async def _attributes(monitor: Monitor, _request: Request, _name: str) -> Answer:
     found = versions(monitor)
     del found["cadvisor_revision"]
     machine = msgspec.to_builtins(monitor.machine)
@@ -251,15 +256,15 @@ async def _attributes(monitor: Monitor, _request: web.Request, _name: str) -> An
     return json_response(found)
 
 
-async def _summary(monitor: Monitor, request: web.Request, name: str) -> Answer:
+async def _summary(monitor: Monitor, request: Request, name: str) -> Answer:
     groups = requested(monitor, name, options_of(request))
     return json_response({group.name: derived_stats(group) for group in groups})
 
 
-async def _stats(monitor: Monitor, request: web.Request, name: str) -> Answer:
+async def _stats(monitor: Monitor, request: Request, name: str) -> Answer:
     options = options_of(request)
     groups = requested(monitor, name, options)
-    if request.match_info["version"] == "v2.0":
+    if request.rest.startswith("v2.0/"):
         return json_response(
             {
                 group.name: container_json.stats_deprecated(
@@ -282,24 +287,25 @@ async def _stats(monitor: Monitor, request: web.Request, name: str) -> Answer:
     )
 
 
-async def _machine_stats(monitor: Monitor, request: web.Request, _name: str) -> Answer:
+async def _machine_stats(monitor: Monitor, request: Request, _name: str) -> Answer:
     options = options_of(request)
     group = requested(monitor, "/", Options(count=options.count, max_age=options.max_age))[0]
     samples = _newest(list(group.history.samples), options.count)
     return json_response(container_json.machine_stats(samples))
 
 
-async def _spec(monitor: Monitor, request: web.Request, name: str) -> Answer:
+async def _spec(monitor: Monitor, request: Request, name: str) -> Answer:
     groups = requested(monitor, name, options_of(request))
     return json_response(
         {group.name: container_json.spec_v2(group, monitor.settings) for group in groups}
     )
 
 
-async def _storage(monitor: Monitor, request: web.Request, _name: str) -> Answer:
+async def _storage(monitor: Monitor, request: Request, _name: str) -> Answer:
     options_of(request)
     rootfs = monitor.settings.host_root
-    if (uuid := request.query.get("uuid")) is not None:
+    if "uuid" in request.query:
+        uuid = request.query.get("uuid")
         raise ApiError(f'cannot find filesystem with UUID "{uuid[:80]}"')
     wanted = request.query.get("label", "")
     data_root = monitor.collector.engine.root
@@ -325,13 +331,13 @@ async def _storage(monitor: Monitor, request: web.Request, _name: str) -> Answer
     return json_response(found)
 
 
-async def _ps(monitor: Monitor, request: web.Request, name: str) -> Answer:
+async def _ps(monitor: Monitor, request: Request, name: str) -> Answer:
     options = options_of(request)
     group = (_docker if options.type == "docker" else _named)(monitor, name)
     return json_response(process_list(monitor, group))
 
 
-async def _app_metrics(monitor: Monitor, request: web.Request, name: str) -> Answer:
+async def _app_metrics(monitor: Monitor, request: Request, name: str) -> Answer:
     groups = requested(monitor, name, options_of(request))
     return json_response({group.name: {} for group in groups})
 
@@ -359,7 +365,7 @@ def event_json(event: MonitorEvent) -> dict[str, Any]:
 class EventQuery:
     """The events that a client requests; invalid parameters are ignored, as in cAdvisor."""
 
-    def __init__(self, query: Any, name: str) -> None:
+    def __init__(self, query: Query, name: str) -> None:
         self.name = posixpath.normpath("/" + name)
         self.stream = _boolean(query.get("stream"))
         self.below = _boolean(query.get("subcontainers"))
@@ -388,14 +394,14 @@ class EventQuery:
         return self.below and event.group.startswith(self.name.rstrip("/") + "/")
 
 
-def _boolean(text: str | None) -> bool:
+def _boolean(text: str) -> bool:
     try:
         return parse_bool(text) if text else False
     except ValueError:
         return False
 
 
-async def _events(monitor: Monitor, request: web.Request, name: str) -> Answer:
+async def _events(monitor: Monitor, request: Request, name: str) -> Answer:
     query = EventQuery(request.query, name)
     if not query.stream:
         found = [event for event in monitor.collector.events if query.wants(event)]
@@ -404,7 +410,7 @@ async def _events(monitor: Monitor, request: web.Request, name: str) -> Answer:
     return await _stream(monitor, request, query)
 
 
-async def _stream(monitor: Monitor, request: web.Request, query: EventQuery) -> Answer:
+async def _stream(monitor: Monitor, request: Request, query: EventQuery) -> Answer:
     """One JSON document a line, as events happen."""
     waiting: deque[MonitorEvent] = deque(maxlen=_WAITING)
     some = asyncio.Event()
@@ -414,9 +420,7 @@ async def _stream(monitor: Monitor, request: web.Request, query: EventQuery) -> 
             waiting.append(event)
             some.set()
 
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    response.enable_chunked_encoding()
-    await response.prepare(request)
+    stream = request.stream("application/json")
     listeners = monitor.collector.listeners.happened
     listeners.append(happened)
     try:
@@ -425,14 +429,12 @@ async def _stream(monitor: Monitor, request: web.Request, query: EventQuery) -> 
             some.clear()
             while waiting:
                 line = msgspec.json.encode(event_json(waiting.popleft())) + b"\n"
-                await response.write(line)
-    except (ConnectionResetError, ConnectionError):
-        return response
+                await stream.write(line)
     finally:
         listeners.remove(happened)
 
 
-_HANDLERS: dict[str, Callable[[Monitor, web.Request, str], Any]] = {
+_HANDLERS: dict[str, Callable[[Monitor, Request, str], Awaitable[Answer]]] = {
     "containers": _containers, "subcontainers": _subcontainers, "docker": _docker_containers,
     "machine": _machine, "events": _events, "version": _version, "attributes": _attributes,
     "summary": _summary, "stats": _stats, "spec": _spec, "storage": _storage, "ps": _ps,
@@ -440,16 +442,19 @@ _HANDLERS: dict[str, Callable[[Monitor, web.Request, str], Any]] = {
 }  # fmt: skip
 
 
-def _text(text: str, status: int) -> web.Response:
-    return web.Response(text=f"{text}\n", status=status)
+def _text(text: str, status: int) -> Answer:
+    return text_response(f"{text}\n", status)
 
 
-async def _versions_list(_request: web.Request) -> web.Response:
+async def _versions_list(_request: Request) -> Answer:
     return _text(f"Supported API versions: {','.join(sorted(REQUESTS))}", 400)
 
 
-async def _request(request: web.Request) -> web.StreamResponse:
-    version, kind = request.match_info["version"], request.match_info.get("kind", "")
+async def _request(request: Request) -> Answer:
+    version, _, rest = request.rest.partition("/")
+    kind, _, name = rest.partition("/")
+    if not version:
+        return await _versions_list(request)
     if version not in REQUESTS:
         return _text(f'unsupported API version "{version[:40]}"', 500)
     if not kind:
@@ -457,23 +462,12 @@ async def _request(request: web.Request) -> web.StreamResponse:
     if kind not in REQUESTS[version]:
         return _text(f'unknown request type "{kind[:40]}"', 500)
     try:
-        answer: web.StreamResponse = await _HANDLERS[kind](
-            monitor_of(request), request, request.match_info.get("name", "")
-        )
+        return await _HANDLERS[kind](request.monitor, request, name)
     except (ApiError, InvalidParameter, NotFound) as err:
         return _text(str(err), 500)
-    return answer
 
 
-def routes() -> list[web.RouteDef]:
-    found = []
-    for method in ("GET", "POST"):  # clients send the body of version 1 with either
-        found += [
-            web.route(method, "/api", _versions_list),
-            web.route(method, "/api/", _versions_list),
-            web.route(method, "/api/{version}", _request),
-            web.route(method, "/api/{version}/", _request),
-            web.route(method, "/api/{version}/{kind}", _request),
-            web.route(method, "/api/{version}/{kind}/{name:.*}", _request),
-        ]
-    return found
+def routes() -> list[Route]:
+    """Clients send the body of version 1 with GET or POST."""
+    methods = ("GET", "HEAD", "POST")
+    return [Route("/api", _versions_list, methods), Route("/api/*", _request, methods)]

@@ -18,8 +18,9 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, cast
 
-from portside.api.http.messages import REASONS, Body, Hijacked, Request, Response, Stream
-from portside.api.http.parser import (
+from portside.model.errors import Cancelled, SystemFailure
+from portside.serving.http.messages import REASONS, Body, Hijacked, Request, Response, Stream
+from portside.serving.http.parser import (
     MAX_HEAD,
     BodyParser,
     Head,
@@ -27,11 +28,10 @@ from portside.api.http.parser import (
     end_of_head,
     parse_head,
 )
-from portside.api.http.tls import TlsTransport
-from portside.model.errors import Cancelled, SystemFailure
+from portside.serving.http.tls import TlsTransport
 
 if TYPE_CHECKING:
-    from portside.api.http.http2 import Http2Session, TakeGrpc
+    from portside.serving.http.http2 import Http2Session, TakeGrpc
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
         self._set_timer(True)
         if len(begin) < len(_PREFACE) or self._transport is None:
             return True
-        from portside.api.http.http2 import Http2Session  # seldom needed, and slow to import
+        from portside.serving.http.http2 import Http2Session  # seldom needed, and slow to import
 
         self._is_first = False
         data = bytes(self._buffer)
@@ -402,7 +402,7 @@ class Connection(asyncio.Protocol):
         early = bytes(self._buffer)
         self._buffer.clear()
         if isinstance(transport, TlsTransport):
-            from portside.api.http.pump import hijack_tls
+            from portside.serving.http.pump import hijack_tls
 
             transport.write(answer)
             self._server.gone(self)

@@ -14,17 +14,18 @@ import logging
 import resource
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from portside.api.http.connection import Connection, Handler
-from portside.api.http.tls import TlsTransport
+from portside.serving.http.connection import Connection, Handler
+from portside.serving.http.tls import TlsTransport
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from portside.api.http.http2 import TakeGrpc
+    from portside.serving.http.http2 import TakeGrpc
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,18 @@ def most_connections() -> int:
     """A quarter of the descriptors this process may have."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(max(soft // 4, 16), _MOST) if soft != resource.RLIM_INFINITY else _MOST
+
+
+_date = (0, "")
+
+
+def date_line() -> str:
+    """The header ``Date``, made anew once a second."""
+    global _date
+    now = int(time.time())
+    if now != _date[0]:
+        _date = now, time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime(now))
+    return _date[1]
 
 
 def _peer(sock: socket.socket) -> str:

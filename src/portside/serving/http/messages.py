@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl
 
-from portside.api.http.parser import find_bad_escape
 from portside.model.errors import InvalidParameter, TooLarge
+from portside.serving.http.parser import find_bad_escape
 
 if TYPE_CHECKING:
-    from portside.api.http.parser import Head
+    from portside.serving.http.parser import Head
 
 MAX_JSON = 8 << 20
 """Bytes of the largest body that is read as a whole."""
@@ -21,12 +21,13 @@ _HIGH_WATER = 512 << 10
 
 REASONS = {
     100: "Continue", 101: "UPGRADED", 200: "OK", 201: "Created", 204: "No Content",
-    206: "Partial Content", 301: "Moved Permanently", 304: "Not Modified", 400: "Bad Request",
+    206: "Partial Content", 301: "Moved Permanently", 304: "Not Modified",
+    307: "Temporary Redirect", 400: "Bad Request",
     401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
     406: "Not Acceptable", 409: "Conflict", 413: "Request Entity Too Large",
-    417: "Expectation Failed", 431: "Request Header Fields Too Large",
+    417: "Expectation Failed", 421: "Misdirected Request", 431: "Request Header Fields Too Large",
     499: "Client Closed Request", 500: "Internal Server Error", 501: "Not Implemented",
-    503: "Service Unavailable",
+    502: "Bad Gateway", 503: "Service Unavailable",
 }  # fmt: skip
 
 

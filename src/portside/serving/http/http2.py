@@ -34,9 +34,9 @@ from h2.events import (
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
-from portside.api.http.messages import Body, Hijacked, Request, Response, Stream
-from portside.api.http.parser import Head, ProtocolError, make_head
 from portside.model.errors import Cancelled, NotImplementedHere
+from portside.serving.http.messages import Body, Hijacked, Request, Response, Stream
+from portside.serving.http.parser import Head, ProtocolError, make_head
 
 log = logging.getLogger(__name__)
 

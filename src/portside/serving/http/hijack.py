@@ -10,7 +10,7 @@ import asyncio
 import socket
 from contextlib import suppress
 
-from portside.api.http.messages import Hijacked
+from portside.serving.http.messages import Hijacked
 
 _PIECE = 64 << 10
 _relays: set[asyncio.Task[None]] = set()

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server for the Engine API.
+"""A small HTTP/1.1 server, of the Engine API and of the monitor.
 
 Written for what the Engine API needs and general servers make hard: a connection can be
 *hijacked* (its socket handed to a container's monitor, or spoken to in HTTP/2), an idle
