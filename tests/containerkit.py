@@ -180,6 +180,9 @@ class FakeLayers:
         self.writable.add(container_id)
         return self.rootfs(container_id)
 
+    async def store_as(self, container_id: str, mappings: object) -> None:
+        """Nothing is stored, so no owner is to be changed."""
+
     def forget_writable(self, container_id: str) -> None:
         self.writable.discard(container_id)
 

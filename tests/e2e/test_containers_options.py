@@ -49,9 +49,13 @@ def test_pid_namespaces(docker: Docker, name: str) -> None:
     assert "sleep 4321" in inside(docker, "--pid", f"container:{name}", script="ps -o args")
     assert "No such container" in refused(docker, "--pid", "container:none-such")
     docker("stop", "-t", "0", name)
-    assert "cannot join PID of a non running container" in refused(
-        docker, "--pid", f"container:{name}"
-    )
+    stopped = refused(docker, "--pid", f"container:{name}")
+    assert "failed to join PID namespace: container " in stopped and "is not running" in stopped
+    stopped = refused(docker, "--network", f"container:{name}")
+    words = "cannot join network namespace of a non running container: container "
+    assert f"{words}{name} is exited" in stopped
+    missing = refused(docker, "--network", "container:none-such")
+    assert "joining network namespace of container: No such container: none-such" in missing
 
 
 def test_ipc_namespaces(docker: Docker, name: str) -> None:

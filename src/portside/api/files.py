@@ -10,7 +10,7 @@ import msgspec
 from portside.api import params, reply, request_versions
 from portside.api.router import Answer, Router
 from portside.containers import container_files
-from portside.containers.update import rename_container, update_container
+from portside.containers.update import check_update, rename_container, update_container
 from portside.model.container import ContainerConfig, UpdateRequest, decode_as
 from portside.model.containerstate import Updated
 from portside.model.errors import InvalidParameter
@@ -133,6 +133,7 @@ async def stats(api: Api, request: Request, name: str) -> Answer:
 async def update(api: Api, request: Request, name: str) -> Answer:
     limits = request_versions.update(await params.json(request, UpdateRequest), request.version)
     containers = api.engine.containers
+    check_update(limits)  # dockerd looks at the request before it looks for the container
     warnings = await update_container(containers, containers.find(name), limits)
     return reply.json(Updated(warnings=tuple(warnings) or None))
 

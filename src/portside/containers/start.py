@@ -38,6 +38,8 @@ from portside.model.errors import (
     CommandNotExecutable,
     CommandNotFound,
     Conflict,
+    InvalidParameter,
+    NotFound,
     NotModified,
     PortsideError,
     SystemFailure,
@@ -317,32 +319,70 @@ def check_profile(core: Core, record: Record) -> None:
             apparmor.check(apparmor_of(options, host.privileged, core.defaults()))
 
 
-_SPOKEN = {"network": "network", "pid": "PID", "ipc": "IPC"}
-
-
 def joined(core: Core, record: Record) -> dict[str, Container]:
-    """The containers whose namespaces are shared, by type. Raises Conflict, NotFound."""
-    found: dict[str, Container] = {}
+    """The containers whose namespaces are shared, by type. Raises Conflict, InvalidParameter and
+    SystemFailure as dockerd chooses them for each type."""
     host = record.host
-    for kind, mode in (
-        ("network", host.network_mode), ("pid", host.pid_mode), ("ipc", host.ipc_mode)
-    ):  # fmt: skip
-        if not mode.startswith("container:"):
-            continue
-        other = core.find(mode.partition(":")[2])
-        if other.record.restarting:
-            raise Conflict(
-                f"Container {other.id} is restarting, wait until the container is running"
-            )
-        if not other.record.running:
-            raise Conflict(f"cannot join {_SPOKEN[kind]} of a non running container: {other.id}")
-        if kind == "ipc" and other.record.host.ipc_mode not in ("shareable", "host"):
-            raise Conflict(
-                f"cannot join IPC namespace of container {other.id}: non-shareable IPC "
-                "(hint: use IpcMode:shareable for the donor container)"
-            )
-        found[kind] = other
-    return found
+    modes = {"network": host.network_mode, "pid": host.pid_mode, "ipc": host.ipc_mode}
+    return {
+        kind: _JOINS[kind](core, mode.partition(":")[2])
+        for kind, mode in modes.items()
+        if mode.startswith("container:")
+    }
+
+
+def _of_network(core: Core, name: str) -> Container:
+    try:
+        other = core.find(name)
+    except NotFound as err:
+        raise SystemFailure(f"joining network namespace of container: {err}") from None
+    if other.record.restarting:
+        raise Conflict(f"cannot join network namespace of container: {_waits(other)}")
+    if not other.record.running:
+        raise Conflict(
+            "cannot join network namespace of a non running container: "
+            f"container {other.record.name} is {other.record.status}"
+        )
+    return other
+
+
+def _of_pids(core: Core, name: str) -> Container:
+    try:
+        return _running_one(core, name)
+    except (NotFound, Conflict) as err:
+        raise SystemFailure(f"failed to join PID namespace: {err}") from None
+
+
+def _of_ipc(core: Core, name: str) -> Container:
+    words = "failed to join IPC namespace"
+    try:
+        other = _running_one(core, name)
+    except NotFound as err:
+        raise InvalidParameter(f"{words}: {err}") from None
+    except Conflict as err:
+        raise Conflict(f"{words}: {err}") from None
+    if other.record.host.ipc_mode not in ("shareable", "host"):
+        raise InvalidParameter(
+            f"{words}: container {other.id}: non-shareable IPC "
+            "(hint: use IpcMode:shareable for the donor container)"
+        )
+    return other
+
+
+_JOINS = {"network": _of_network, "pid": _of_pids, "ipc": _of_ipc}
+
+
+def _running_one(core: Core, name: str) -> Container:
+    other = core.find(name)
+    if other.record.restarting:
+        raise Conflict(_waits(other))
+    if not other.record.running:
+        raise Conflict(f"container {other.id} is not running")
+    return other
+
+
+def _waits(other: Container) -> str:
+    return f"Container {other.id} is restarting, wait until the container is running"
 
 
 def write_bundle(core: Core, identifier: str, spec: Spec) -> str:

@@ -73,6 +73,14 @@ async def rename_container(core: Core, container: Container, new: str) -> None:
 # -- limits ----------------------------------------------------------------------------------
 
 
+def check_update(request: UpdateRequest) -> None:
+    """Whether a request can be for any container. Raises InvalidParameter."""
+    changes = _changed(request) | {"restart_policy": request.restart_policy}
+    host = msgspec.structs.replace(HostConfig(), **changes)
+    check_policy(host)
+    check_limits(host, update=True)
+
+
 async def update_container(core: Core, container: Container, request: UpdateRequest) -> list[str]:
     """Change limits and restart policy, live where it runs; warnings."""
     async with held(core, container):
