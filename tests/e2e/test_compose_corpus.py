@@ -96,7 +96,7 @@ class Life:
         """The words of an ``up`` that changes one service and scales another."""
         if self.flags[:1] != ["-f"]:
             listed = self.folder / "files"
-            names = listed.read_text().split() if listed.exists() else _FILES
+            names = listed.read_text().split() if listed.is_file() else _FILES
             self.flags = [
                 word for name in names if (self.folder / name).exists() for word in ("-f", name)
             ] + self.flags
