@@ -343,6 +343,6 @@ def test_the_document_has_what_the_first_view_shows(
     page.open(address(monitor, "/docker/"))
     page.until(f"{NAMES}.includes('app')")
     asked = page.run("return performance.getEntriesByType('resource').map(r => r.name)")
-    assert not [name for name in asked if "about" in name or "alerts" in name]
+    assert not [name for name in asked if "about" in name]
     # charts and their library are for pages that have some
     assert not [name for name in asked if "uplot" in name or "charts" in name]
