@@ -447,13 +447,19 @@ def _failure(body: bytes, flags: int, message: Message) -> OSError | None:
     code = -int(struct.unpack_from("=i", body)[0])
     if code == 0 or code in message.ignore:
         return None
-    reason = os.strerror(code)
+    return OSError(code, f"cannot {message.what}: {reason(code, flags, body)}")
+
+
+def reason(code: int, flags: int, body: bytes) -> str:
+    """The error of a refusal, with what the kernel says beside its number (extended
+    acknowledgements, Documentation/userspace-api/netlink/intro.rst)."""
+    text = os.strerror(code)
     if flags & NLM_F_ACK_TLVS:
         echoed = 16 if flags & NLM_F_CAPPED else struct.unpack_from("=I", body, 4)[0]
         detail = attributes(body, 4 + ((echoed + 3) & ~3)).get(NLMSGERR_ATTR_MSG)
         if detail:
-            reason = f"{reason} ({detail.rstrip(bytes(1)).decode(errors='replace')})"
-    return OSError(code, f"cannot {message.what}: {reason}")
+            text = f"{text} ({detail.rstrip(bytes(1)).decode(errors='replace')})"
+    return text
 
 
 def _link(answer: bytes) -> Link:

@@ -18,19 +18,16 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from portside.kernel import nftrules
+from portside.kernel import netlink, nftrules
 from portside.kernel.netlink import (
     NETLINK_EXT_ACK,
     NLA_F_NESTED,
     NLM_F_ACK,
-    NLM_F_ACK_TLVS,
-    NLM_F_CAPPED,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
-    NLMSGERR_ATTR_MSG,
     SOL_NETLINK,
     attribute,
     attributes,
@@ -253,7 +250,7 @@ class Nft:
             code = -struct.unpack_from("=i", body)[0]
             if code:
                 index = min(max(sequence - first - 1, 0), len(messages) - 1)
-                reason = _reason(code, flags, body)
+                reason = netlink.reason(code, flags, body)
                 raise NftError(code, f"cannot {messages[index].what}: {reason}")
             acknowledged = True
         if not acknowledged:
@@ -311,16 +308,6 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
             return
         yield kind, flags, sequence, data[offset + 16 : offset + length]
         offset += (length + 3) & ~3
-
-
-def _reason(code: int, flags: int, body: bytes) -> str:
-    reason = os.strerror(code)
-    if flags & NLM_F_ACK_TLVS:
-        echoed = 16 if flags & NLM_F_CAPPED else struct.unpack_from("=I", body, 4)[0]
-        detail = attributes(body, 4 + ((echoed + 3) & ~3)).get(NLMSGERR_ATTR_MSG)
-        if detail:
-            reason = f"{reason} ({detail.rstrip(bytes(1)).decode(errors='replace')})"
-    return reason
 
 
 @dataclass(slots=True)

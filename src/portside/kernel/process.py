@@ -78,19 +78,24 @@ def fork_sibling() -> int:
 
     Call it with one thread only. CLONE_PARENT may not be asked of a PID namespace's init.
     """
+    arguments = [ctypes.c_long(CLONE_PARENT | 17), *[ctypes.c_long(0)] * 4]  # 17: SIGCHLD
+    return _forked("clone", *arguments)
+
+
+def _forked(name: str, *arguments: ctypes.c_long | ctypes.c_size_t | bytes) -> int:
+    """Fork by a system call of this name, with what os.fork does for the interpreter. OSError."""
     python = ctypes.pythonapi
     python.PyOS_BeforeFork()
-    arguments = [ctypes.c_long(CLONE_PARENT | 17), *[ctypes.c_long(0)] * 4]  # 17: SIGCHLD
     ctypes.set_errno(0)
     # PyDLL: the interpreter's lock stays held, so that the child has it, too
-    pid = int(_locked_libc.syscall(ctypes.c_long(number("clone")), *arguments))
+    pid = int(_locked_libc.syscall(ctypes.c_long(number(name)), *arguments))
     if pid == 0:
         python.PyOS_AfterFork_Child()
         return 0
+    code = ctypes.get_errno()
     python.PyOS_AfterFork_Parent()
     if pid < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), "clone")
+        raise OSError(code, os.strerror(code), name)
     return pid
 
 
@@ -103,22 +108,7 @@ def fork_into(directory: int) -> int:
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size,
     # tls, set_tid, set_tid_size, cgroup; 17 is SIGCHLD
     arguments = struct.pack("=11Q", _CLONE_INTO_CGROUP, 0, 0, 0, 17, 0, 0, 0, 0, 0, directory)
-    python = ctypes.pythonapi
-    python.PyOS_BeforeFork()
-    ctypes.set_errno(0)
-    pid = int(
-        _locked_libc.syscall(
-            ctypes.c_long(number("clone3")), arguments, ctypes.c_size_t(len(arguments))
-        )
-    )
-    if pid == 0:
-        python.PyOS_AfterFork_Child()
-        return 0
-    python.PyOS_AfterFork_Parent()
-    if pid < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), "clone3")
-    return pid
+    return _forked("clone3", arguments, ctypes.c_size_t(len(arguments)))
 
 
 def setns(fd: int, flags: int, about: str = "setns") -> None:

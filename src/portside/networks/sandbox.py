@@ -546,7 +546,7 @@ class Connections:
         self._book.change(sandbox, request=request, endpoints=tuple(endpoints))
 
     async def republish(self, request: NetworkRequest) -> None:
-        """Change the published ports of a running container. Raises Conflict for a port in use."""
+        """Change the published ports of a running container. SystemFailure for one in use."""
         sandbox = self._book.get(request.container_id)
         if sandbox is None or sandbox.record.kind != "own":
             return

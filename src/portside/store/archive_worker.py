@@ -289,10 +289,4 @@ def put_archive(
         keep_kind=keep_kind,
     )
     with open(source, "rb", buffering=0) as file:
-        reader = TarReader(plain(file), limits)
-        for entry in reader:
-            unpacker.apply(entry, reader)
-        reader.source.drain()
-    unpacker.finish()
-    unpacker.close()
-    return unpacker.written
+        return unpacker.unpack(TarReader(plain(file), limits))

@@ -417,6 +417,17 @@ class Unpacker:
             if self._dirs[path] != keep:
                 os.close(self._dirs.pop(path))
 
+    def unpack(self, reader: TarReader) -> int:
+        """Apply every entry, finish and close; the bytes that were written."""
+        try:
+            for entry in reader:
+                self.apply(entry, reader)
+            reader.source.drain()
+            self.finish()
+        finally:
+            self.close()
+        return self.written
+
     def finish(self) -> None:
         """Set the directories' times, which making their entries had changed."""
         for path, mtime in reversed(self._times.items()):

@@ -82,14 +82,8 @@ class UnpackVolume(Job, kw_only=True):
 
         os.umask(0)
         with open(fds[0], "rb", buffering=0) as file:
-            reader = TarReader(plain(file), self.limits)
             unpacker = Unpacker(os.open(self.path, OPEN_DIR), limits=self.limits)
-            for entry in reader:
-                unpacker.apply(entry, reader)
-            reader.source.drain()
-        unpacker.finish()
-        unpacker.close()
-        return unpacker.written
+            return unpacker.unpack(TarReader(plain(file), self.limits))
 
 
 class MountVolume(Job, kw_only=True):

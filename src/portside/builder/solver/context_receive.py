@@ -33,12 +33,7 @@ def receive(source: int, target: str, limits: Limits, dockerfile: str) -> Receiv
             return Received(_bare(pieces))
         digests = FileDigests(beside(target), private=True)
         unpacker = Unpacker(root, limits=limits, chown=(0, 0), digested=digests.add)
-        reader = TarReader(pieces, limits)
-        for entry in reader:
-            unpacker.apply(entry, reader)
-        reader.source.drain()
-        unpacker.finish()
-        unpacker.close()
+        unpacker.unpack(TarReader(pieces, limits))
         digests.save()
     return _found(root, dockerfile)
 

@@ -358,14 +358,7 @@ class FileWorker:
                 self._root, base=os.fsencode(_clean(action.dest)), limits=self._limits,
                 chown=owner if action.owner and not _is_default(action.owner) else None,
             )  # fmt: skip
-            reader = TarReader(plain(file), self._limits)
-            try:
-                for member in reader:
-                    unpacker.apply(member, reader)
-                reader.source.drain()
-                unpacker.finish()
-            finally:
-                unpacker.close()
+            unpacker.unpack(TarReader(plain(file), self._limits))
         self._copied.append(("file", digest))
         return True
 
