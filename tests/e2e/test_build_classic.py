@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +59,26 @@ def test_a_line_that_names_a_frontend_is_a_comment(build: Build) -> None:
     """The classic builder reads every file itself, as Docker's does."""
     done = build(f"# syntax=localhost:1/none:1\nFROM {BASE}\nRUN echo said\n")
     assert "Step 1/2 : FROM" in done.stdout and "said" in done.stdout
+
+
+def test_several_sources_need_a_slash_here_alone(
+    build: Build, docker: Run, docker_env: dict[str, str], tmp_path: Path
+) -> None:
+    """BuildKit takes a directory that exists without it."""
+    text = f"FROM {BASE}\nWORKDIR /app\nCOPY a b /app\n"
+    done = build(text, files={"a": "1", "b": "2"}, check=False)
+    assert done.returncode and "must be a directory and end with a /" in done.stderr + done.stdout
+    command = [sys.executable, "-m", "portside", "build", "-t", "no-slash", str(tmp_path)]
+    subprocess.run(command, env=docker_env, check=True, capture_output=True)
+    assert docker("run", "--rm", "no-slash", "cat", "/app/a", "/app/b").stdout == "12"
+
+
+def test_the_beginning_of_an_id_is_a_name(build: Build, docker: Run) -> None:
+    """Twelve digits or more are an ID, as commands print it."""
+    identifier = docker("image", "inspect", "-f", "{{.ID}}", BASE).stdout.strip()[7:]
+    assert build(f"FROM {identifier[:12]}\nENV A=1\n").returncode == 0
+    done = build(f"FROM {identifier[:1]}\n", check=False)
+    assert done.returncode and "Successfully built" not in done.stdout
 
 
 def test_an_image_with_everything_in_its_configuration(build: Build, docker: Run) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import shutil
 import time
 from collections.abc import (
@@ -82,6 +83,9 @@ if TYPE_CHECKING:
     from portside.store.db import Lease, Ref
 
 log = logging.getLogger(__name__)
+
+_SHORT = re.compile(r"[0-9a-f]{1,11}")
+"""Fewer digits of an ID than commands print."""
 
 CONTEXT = "context"
 """Name of the main context's ``local://`` source."""
@@ -488,6 +492,8 @@ class _Resolver:
         return ResolvedImage(f"{ref.partition('@')[0]}@{image.id}", image.config, identifier)
 
     def _local(self, ref: str, platform: Platform) -> Image | None:
+        if _SHORT.fullmatch(ref):  # a name, not the beginning of whatever image's ID
+            ref = str(Reference.parse(ref).tagged())
         try:
             return self._images.get(ref, platform)
         except NotFound:

@@ -262,6 +262,8 @@ def health_options(test: tuple[str, ...], options: dict[str, str]) -> Healthchec
         if name not in names:
             raise InvalidParameter(f"Unknown flag: {name}")
     retries = options.get("retries", "0")
+    if retries.startswith("-") and retries[1:].isdecimal():
+        raise InvalidParameter(f"--retries cannot be negative ({retries})")
     if not retries.isdecimal() or len(retries) > 18:
         raise InvalidParameter(f'HEALTHCHECK --retries: invalid number "{retries}"')
     return Healthcheck(
@@ -280,7 +282,7 @@ def _duration(options: dict[str, str], name: str) -> int:
     if text is None:
         return 0
     total = parse_duration(text)
-    if 0 < total < MILLISECOND:
+    if total and total < MILLISECOND:
         raise InvalidParameter(f'Interval "{name}" cannot be less than 1ms')
     return total
 

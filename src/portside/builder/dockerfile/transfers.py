@@ -19,6 +19,7 @@ from portside.builder.dockerfile.frontend_values import (
 )
 from portside.builder.dockerfile.lines import Heredoc
 from portside.builder.git_urls import is_git_url
+from portside.model.digest import Digest
 from portside.model.dockerignore import Ignore
 from portside.model.errors import InvalidParameter
 
@@ -125,7 +126,7 @@ class Transfers:
     def _http(self, url: str, add: ins.Add) -> tuple[llb.Action, llb.Output | None]:
         attrs = {}
         if add.checksum:
-            attrs["http.checksum"] = self._expand(add.checksum)
+            attrs["http.checksum"] = Digest(self._expand(add.checksum))
         name = posixpath.basename(url.partition("?")[0].partition("#")[0])
         if not name and self._dest.endswith("/"):
             raise InvalidParameter(
@@ -259,7 +260,9 @@ async def _transfer(
     if not dest:
         raise InvalidParameter(f"{instruction.name}: the destination is empty")
     dest = destination(state.workdir, dest)
-    if len(sources) + len(instruction.heredocs) > 1 and not dest.endswith("/"):
+    count = len(sources) + len(instruction.heredocs)
+    if conversion.options.phrases.is_classic and count > 1 and not dest.endswith("/"):
+        # BuildKit takes a directory that exists without the slash, too
         raise InvalidParameter(
             f"When using {instruction.name} with more than one source file, the destination "
             "must be a directory and end with a /"

@@ -150,7 +150,8 @@ class DockerfileFrontend:
             tree = await self._job.directory(
                 directory, follow=tuple(paths), progress=progress, hint=title
             )
-            found = {path: data for path in paths if (data := file_beneath(tree.directory, path))}
+            read = {path: file_beneath(tree.directory, path) for path in paths}
+            found = {path: data for path, data in read.items() if data is not None}
             step.at(action, sum(map(len, found.values())) or 2, done=True)
         return found
 
