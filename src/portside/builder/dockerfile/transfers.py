@@ -124,7 +124,7 @@ class Transfers:
             )
 
     def _http(self, url: str, add: ins.Add) -> tuple[llb.Action, llb.Output | None]:
-        attrs = {}
+        attrs: dict[str, str] = {}
         if add.checksum:
             attrs["http.checksum"] = Digest(self._expand(add.checksum))
         name = posixpath.basename(url.partition("?")[0].partition("#")[0])
