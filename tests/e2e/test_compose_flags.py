@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import composekit
 import pytest
@@ -47,3 +50,20 @@ def test_verbs_are_those_of_docker_compose() -> None:
     assert set(VERBS) | {"bridge"} == set(found) - {"help"}
     ours = _help([PORTSIDE, "compose"]).partition("Commands:")[2]
     assert set(found) - {"help"} <= set(re.findall(r"^  (\w+) ", ours, re.M))
+
+
+def test_progress_goes_to_standard_output_on_request(
+    tmp_path: Path, docker: Callable[..., Any], docker_env: dict[str, str]
+) -> None:
+    (tmp_path / "compose.yaml").write_text("name: status\nservices: {a: {image: portside/base}}\n")
+    programs = composekit.both(tmp_path, docker_env)
+    found = []
+    for program in programs:
+        program.env["COMPOSE_STATUS_STDOUT"] = "1"
+        try:
+            done = program("create")
+            found.append((sorted(done.stdout.splitlines()), done.stderr))
+        finally:
+            program("down")
+    assert found[1] == found[0]
+    assert " Container status-a-1  Created" in found[1][0]

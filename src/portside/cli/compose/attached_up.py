@@ -245,7 +245,7 @@ class Foreground:
 
     def _stop(self) -> None:
         try:
-            self._actions.report = Lines(False).report
+            self._actions.report = Lines(False, sys.stderr).report
             transitions.stop(self._actions, self._services, self._session.parallel)
         except BaseException as err:
             self._error = self._error or err

@@ -171,7 +171,8 @@ class ComposeSession(Session):
         if self._board is None:
             from portside.cli.compose.progress_board import board
 
-            self._board = board(self.progress, self.dry_run, title)
+            stream = sys.stdout if switch("COMPOSE_STATUS_STDOUT") else sys.stderr
+            self._board = board(self.progress, self.dry_run, title, stream)
         return self._board
 
     def finish(self) -> None:

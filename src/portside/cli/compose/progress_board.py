@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 
@@ -12,7 +11,7 @@ from portside.model.light_dataclass import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TextIO
 
 _DRY = "DRY-RUN MODE - "
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -36,20 +35,22 @@ class Board:
 class Lines(Board):
     """One line for each event."""
 
-    def __init__(self, dry_run: bool) -> None:
+    def __init__(self, dry_run: bool, stream: TextIO) -> None:
+        self._stream = stream
         self._prefix = _DRY if dry_run else ""
         self._lock = threading.Lock()
 
     def report(self, event: Event) -> None:
         with self._lock:
-            sys.stderr.write(f"{self._prefix} {event.id} {event.detail} {event.text}\n")
-            sys.stderr.flush()
+            self._stream.write(f"{self._prefix} {event.id} {event.detail} {event.text}\n")
+            self._stream.flush()
 
 
 class Json(Board):
     """One JSON object for each event."""
 
-    def __init__(self, dry_run: bool) -> None:
+    def __init__(self, dry_run: bool, stream: TextIO) -> None:
+        self._stream = stream
         self._dry_run = dry_run
         self._lock = threading.Lock()
 
@@ -64,8 +65,8 @@ class Json(Board):
         text = json.dumps({key: value for key, value in found.items() if value},
                           ensure_ascii=False, separators=(",", ":"))  # fmt: skip
         with self._lock:
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
 
 
 class _Item:
@@ -95,7 +96,8 @@ class _Item:
 class Screen(Board):
     """A terminal: one line for each resource, drawn over again while work is under way."""
 
-    def __init__(self, dry_run: bool, title: str) -> None:
+    def __init__(self, dry_run: bool, title: str, stream: TextIO) -> None:
+        self._stream = stream
         self._prefix = f"\x1b[36m{_DRY}\x1b[0m" if dry_run else ""
         self._title = title
         self._items: dict[str, _Item] = {}
@@ -129,13 +131,13 @@ class Screen(Board):
             lines = self._lines()
             up = f"\x1b[{self._drawn}A" if self._drawn else ""
             text = "".join(f"\x1b[2K{line}\n" for line in lines)
-            sys.stderr.write(f"\x1b[?25l{up}\r{text}\x1b[J\x1b[?25h")
-            sys.stderr.flush()
+            self._stream.write(f"\x1b[?25l{up}\r{text}\x1b[J\x1b[?25h")
+            self._stream.flush()
             self._drawn = len(lines)
 
     def _lines(self) -> list[str]:
         try:
-            size = os.get_terminal_size(2)
+            size = os.get_terminal_size(self._stream.fileno())
             columns, rows = size.columns or 80, size.lines or 24
         except OSError:
             columns, rows = 80, 24
@@ -183,12 +185,12 @@ def _size(count: int) -> str:
     return human_size(count, 4)
 
 
-def board(mode: str, dry_run: bool, title: str) -> Board:
+def board(mode: str, dry_run: bool, title: str, stream: TextIO) -> Board:
     """A board of a mode: auto, tty, plain, json or quiet."""
     if mode == "quiet":
         return Board()
     if mode == "json":
-        return Json(dry_run)
-    if mode == "tty" or (mode == "auto" and os.isatty(2)):
-        return Screen(dry_run, title)
-    return Lines(dry_run)
+        return Json(dry_run, stream)
+    if mode == "tty" or (mode == "auto" and stream.isatty()):
+        return Screen(dry_run, title, stream)
+    return Lines(dry_run, stream)
