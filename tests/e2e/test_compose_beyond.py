@@ -333,6 +333,7 @@ def test_killed_on_the_way(ours: Ours, engine: RunningEngine, tmp_path: Path, de
     assert composekit.state(engine, "killed") == {}
 
 
+@pytest.mark.timeout(400)  # three restarts on a loaded machine
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "restarted"])
 def test_the_engine_ends_on_the_way(
     private_engine: RunningEngine, docker_env: dict[str, str], tmp_path: Path, is_killed: bool

@@ -87,6 +87,7 @@ def test_only_what_differs_is_recreated(
         ours("down", "-v", "-t", "0")
 
 
+@pytest.mark.timeout(300)
 def test_anonymous_volumes_that_were_inherited_are_removed(
     programs: Callable[[str], Programs], engine: RunningEngine
 ) -> None:
