@@ -126,7 +126,7 @@ class Transfers:
     def _http(self, url: str, add: ins.Add) -> tuple[llb.Action, llb.Output | None]:
         attrs: dict[str, str] = {}
         if add.checksum:
-            attrs["http.checksum"] = Digest(self._expand(add.checksum))
+            attrs["http.checksum"] = str(Digest(self._expand(add.checksum)))
         name = posixpath.basename(url.partition("?")[0].partition("#")[0])
         if not name and self._dest.endswith("/"):
             raise InvalidParameter(
