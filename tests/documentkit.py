@@ -123,7 +123,7 @@ def paste(commands: Sequence[Command], typed: Mapping[str, str] | None = None) -
         answers = [answer for start, answer in (typed or {}).items()
                    if command.text.startswith(start)]  # fmt: skip
         given = f"printf '{answers[0]}\\n' | " if answers else ""
-        script += [f"echo; echo '{_MARK}'", given + command.text, f'echo; echo "{_STATUS}$?"']
+        script += [f"echo; echo '{_MARK}'", given + command.text, f"printf '\\n{_STATUS}%s\\n' $?"]
     script += [f"echo; echo '{_MARK}'", FINISH, f'echo; echo "{_STATUS}0"']
     environment = {name: value for name, value in os.environ.items() if "DOCKER" not in name}
     try:

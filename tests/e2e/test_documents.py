@@ -16,12 +16,14 @@ DOCUMENTS = ("docs/install.md", "docs/monitoring.md", "docs/run-walk.md", "docs/
              "CONTRIBUTING.md")  # fmt: skip
 NOT_RUN = {
     "./package": "writes into dist/ of the checkout",
-    "sudo apt-get install": "installs on this machine what ./package has built",
+    "sudo apt-get": "installs or removes what ./package has built",
     "apt-get install": "installs on this machine what ./package has built",
     "sudo ./test": "it is what runs this test",
     "./test": "it is what runs this test",
     "docker trust": "what is not supported",
     "docker logs": "the name of a verb",
+    "cadvisor -docker": "needs Debian's cadvisor, which serves until it is ended",
+    "docker run -v /:/rootfs": "needs an image with Debian's cadvisor",
 }
 """Beginnings of commands that are not pasted, and why."""
 PASTED_AS = {
