@@ -417,7 +417,8 @@ def test_engine_and_keeper_killed(user: RootlessUser, elsewhere: str) -> None:
     user.docker("run", "-d", "--name", "on", "portside/base", "sleep", "1000")
     try:
         before = os.readlink(f"/proc/{user.engine_pid()}/ns/net")
-        for pid in (user.engine_pid(), user.pid_of("portside-keeper")):
+        names = ("portside-guard", "portside-keeper")
+        for pid in (user.engine_pid(), *map(user.pid_of, names)):
             os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 60
         while network_programs(user):  # none is left when no keeper could end it
@@ -430,6 +431,53 @@ def test_engine_and_keeper_killed(user: RootlessUser, elsewhere: str) -> None:
         assert len(network_programs(user)) == 1
     finally:
         user.docker("rm", "-f", "on")
+
+
+def test_a_killed_keeper_has_a_successor(user: RootlessUser, elsewhere: str) -> None:
+    """Containers have their way out again without a new engine, and ports can be published."""
+    user.docker("run", "-d", "--name", "on", "portside/base", "sleep", "1000")
+    engine = user.engine_pid()
+    words = ("wget", "-qO-", f"http://{elsewhere}/")
+    try:
+        for _ in range(2):
+            killed = user.pid_of("portside-keeper")
+            os.kill(killed, signal.SIGKILL)
+            deadline = time.monotonic() + 60
+            while user.docker("exec", "on", *words, check=False).stdout != "far away":
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert user.pid_of("portside-keeper") != killed
+            assert len(network_programs(user)) == 1
+        user.docker("rm", "-f", "on")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        user.docker("run", "-d", "--name", "on", "-p", f"{port}:80", "portside/base", "sh", "-c",
+                    "echo hi > /index.html; httpd -f -p 80 -h /")  # fmt: skip
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+                    assert answer.read() == b"hi\n"
+                break
+            except OSError:
+                assert time.monotonic() < deadline + 60
+                time.sleep(0.1)
+        assert user.engine_pid() == engine
+    finally:
+        user.docker("rm", "-f", "on")
+
+
+def test_a_keeper_killed_without_containers(user: RootlessUser, elsewhere: str) -> None:
+    user.docker("ps")
+    killed = user.pid_of("portside-keeper")
+    os.kill(killed, signal.SIGKILL)
+    words = ("run", "--rm", "portside/base", "wget", "-qO-", f"http://{elsewhere}/")
+    deadline = time.monotonic() + 60
+    while user.docker(*words, check=False).stdout != "far away":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    user.portside("daemon", "stop")
+    assert user.until_quiet() == []
 
 
 def test_the_network_program_killed(user: RootlessUser, elsewhere: str) -> None:

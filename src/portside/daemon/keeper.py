@@ -8,8 +8,9 @@
                       engine (root in there) ── "bind …" ────────►│ sockets of the host
 
 The namespaces outlive the engine with the containers in them: the keeper ends when neither an
-engine nor a container is left. A killed keeper takes its services along, which are the sockets
-and the way out; the next engine starts another, which finds the namespaces by a monitor.
+engine nor a container is left. A killed keeper takes the way out along; its parent, the guard, does
+nothing but wait for that, and starts another one, which finds the namespaces by a monitor or the
+engine. When both are killed the next engine does so.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from portside.daemon import user_network
 from portside.kernel import process, subordinate_ids
-from portside.kernel.host_sockets import open_socket
+from portside.kernel.host_sockets import connect, open_socket
 from portside.kernel.netns import loopback_up
 from portside.kernel.polling import readable
 from portside.model.errors import SystemFailure
@@ -54,11 +55,63 @@ class Places:
 def run(places: Places, log: int, ready: int) -> None:
     """Be the keeper; never returns. ``ready`` is written to: nothing, or what went wrong."""
     os.setsid()
-    process.set_name("portside-keeper")
+    process.set_name("portside-guard")
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    pid = _fork_keeper(places, ready)
+    while True:
+        began = time.monotonic()
+        if not os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
+            return
+        time.sleep(max(0.0, _RESTART_PAUSE - (time.monotonic() - began)))
+        pid = _another(places)
+        if not pid:
+            return
+
+
+def _fork_keeper(places: Places, ready: int) -> int:
+    """Its PID; ``ready`` is the keeper's then."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            _keep(places, ready)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(ready)
+    return pid
+
+
+def _another(places: Places) -> int:
+    """After a killed keeper: the PID of another one; 0 when there is one, or no namespaces."""
+    import fcntl
+
+    lock = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):
+            connect(str(places.socket)).close()
+            return 0
+        found = dict(holders(places.exec_root))
+        for fd in found.values():
+            os.close(fd)
+        if not found:
+            return 0
+        print("portside: the keeper was killed: starting another", file=sys.stderr, flush=True)
+        heard, ready = os.pipe()
+        pid = _fork_keeper(places, ready)
+        readable(heard)
+        os.close(heard)
+        return pid
+    finally:
+        os.close(lock)
+
+
+def _keep(places: Places, ready: int) -> None:
+    process.set_name("portside-keeper")
     try:
         keeper = Keeper(places)
         os.write(ready, b"ok")
@@ -79,7 +132,7 @@ class Keeper:
         self._network: subprocess.Popen[bytes] | None = None
         self._network_fd = -1
         self._network_began = 0.0
-        found = dict(monitors(places.exec_root))
+        found = dict(holders(places.exec_root))
         holder, release = (next(iter(found)), -1) if found else self._make()
         try:
             self.fds = [_open_namespace(holder, name) for name in NAMESPACES]
@@ -165,9 +218,11 @@ class Keeper:
 
     def serve(self) -> None:
         """Answer until neither an engine nor a container is left."""
-        watched: dict[int, int] = {}
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
+        watched = {fd: pid for pid, fd in holders(self.places.exec_root)}
+        for fd in watched:  # after a killed keeper the engine is no client
+            poll.register(fd, select.POLLIN)
         while True:
             if self._network_fd >= 0:
                 poll.register(self._network_fd, select.POLLIN)
@@ -187,7 +242,7 @@ class Keeper:
                     poll.unregister(fd)
                     self._clients.pop(fd).close()
             if not self._clients and not watched:
-                watched = {fd: pid for pid, fd in monitors(self.places.exec_root)}
+                watched = {fd: pid for pid, fd in holders(self.places.exec_root)}
                 for fd in watched:
                     poll.register(fd, select.POLLIN)
                 if not watched and self._end():
@@ -341,6 +396,22 @@ def _no_namespaces(why: str) -> str:
                 hints.append(f"{name.replace('/', '.')} is {value}, and must be {needed}")
     hint = f" ({'; '.join(hints)}: see sysctl(8))" if hints else ""
     return f"this kernel lets users make no user namespaces: {why}{hint}"
+
+
+def holders(exec_root: Path) -> Iterator[tuple[int, int]]:
+    """Who lives in the engine's namespaces: the monitors, and the engine by its PID file. As
+    :func:`monitors`."""
+    yield from monitors(exec_root)
+    with suppress(OSError, ValueError):
+        pid = int((exec_root / "portside.pid").read_text())
+        fd = os.pidfd_open(pid)
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        user, ours = (Path(f"/proc/{one}/ns/user").stat() for one in (pid, "self"))
+        is_engine = b"daemon" in words and any(b"portside" in word for word in words)
+        if is_engine and user.st_ino != ours.st_ino and not readable(fd, timeout=0):
+            yield pid, fd
+        else:
+            os.close(fd)
 
 
 def monitors(exec_root: Path) -> Iterator[tuple[int, int]]:
