@@ -71,12 +71,15 @@ def run(places: Places, log: int, ready: int) -> None:
             return
 
 
-def _fork_keeper(places: Places, ready: int) -> int:
-    """Its PID; ``ready`` is the keeper's then."""
+def _fork_keeper(places: Places, ready: int, *ours: int) -> int:
+    """Its PID; ``ready`` is the keeper's then, and ``ours`` are not: a lock lasts until all copies
+    of its descriptor are closed."""
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
+            for fd in ours:
+                os.close(fd)
             _keep(places, ready)
             status = 0
         finally:
@@ -102,7 +105,7 @@ def _another(places: Places) -> int:
             return 0
         print("portside: the keeper was killed: starting another", file=sys.stderr, flush=True)
         heard, ready = os.pipe()
-        pid = _fork_keeper(places, ready)
+        pid = _fork_keeper(places, ready, lock, heard)
         readable(heard)
         os.close(heard)
         return pid
