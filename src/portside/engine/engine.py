@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -91,9 +92,18 @@ class Engine:
         await engine.volumes.start()
         await engine.networks.start()
         await restore.restore(engine.containers)
+        engine._drop_left_builds()
         engine.store.layers.sweep_copies(engine.id_mappings)
         engine.space.start()
         return engine
+
+    def _drop_left_builds(self) -> None:
+        """Remove contexts and secrets of a killed engine's builds; their steps have ended."""
+        contexts = self.store.root / "contexts"
+        if contexts.exists():
+            self.store.trash.discard(contexts)
+        for left in self.containers.instance.exec_root.glob("build-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def builder(self) -> BuildService:
         """The build service, which is imported and made at the first call."""
