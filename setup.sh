@@ -84,6 +84,8 @@ missing_for_tests() {
     has_command unshare && has_command nsenter || echo util-linux
     has_command newuidmap || echo uidmap
     has_command pasta || has_command slirp4netns || echo passt
+    [ -x /lib/systemd/systemd ] || echo systemd
+    [ -e /usr/lib/systemd/user/dbus.socket ] || echo dbus-user-session
     if ! has_command chromium || ! has_command chromedriver; then
         # Debian's; Ubuntu has another way to get it
         apt-cache show chromium-driver >/dev/null 2>&1 && echo chromium chromium-driver

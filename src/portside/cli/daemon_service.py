@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 
 from portside.cli import engine_unit
 from portside.cli.engine_unit import systemctl
 from portside.cli.verb import verb
 from portside.client.errors import NotRunning
 from portside.model.errors import InvalidParameter
-from portside.model.paths import DEFAULT_CONFIG_DIR, DEFAULT_DATA_ROOT
+from portside.model.paths import DEFAULT_CONFIG_DIR, DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ def uninstall(session: Session, options: Options, arguments: list[str]) -> None:
             _remove_empty_parents(path)
     if engine_unit.has_systemd():
         systemctl("daemon-reload")
+    with suppress(OSError):  # not empty where containers run on
+        os.rmdir(DEFAULT_EXEC_ROOT)
     root = _data_root()
     kept = os.path.isdir(root) and bool(os.listdir(root))
     session.out(

@@ -91,6 +91,8 @@ class Daemon:
         self._metrics: list[Listener] = []
         self._buildkit: list[Listener] = []
         self._docker_sock: Path | None = None
+        self._passed_sockets: list[str] = []
+        """Paths of the service manager's sockets, which it keeps."""
         self._stop_containers = self._reset = False
         self._signals = 0
 
@@ -126,8 +128,7 @@ class Daemon:
         if self._reset:
             from portside.engine.reset import erase
 
-            theirs = [each.socket_path for each in self._listeners if each.path is None]
-            erase(self.instance, keep=theirs)
+            erase(self.instance, keep=self._passed_sockets)
 
     def _make_directories(self) -> None:
         """The two roots. Nobody else enters the data root; the default exec root holds the socket.
@@ -169,6 +170,7 @@ class Daemon:
         from portside.daemon import listeners
 
         self._listeners = listeners.open_all(self.options)
+        self._passed_sockets = [each.socket_path for each in self._listeners if each.path is None]
         if self.options.buildkit_host:
             self._buildkit = listeners.open_buildkit(self.options)
         if self.options.metrics_addr:
