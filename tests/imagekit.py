@@ -181,7 +181,7 @@ def docker_registry(
         ["docker-registry", "serve", str(root / "config.yml")], stdout=log, stderr=log
     )
     try:
-        _await_port(port, process)
+        await_port(port, process)
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -189,7 +189,8 @@ def docker_registry(
         log.close()
 
 
-def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+def await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process listens at a port of the loopback."""
     until = time.monotonic() + 20
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

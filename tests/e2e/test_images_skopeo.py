@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from imagekit import (
-    _await_port,
+    await_port,
     build_image,
     build_index,
     certificate,
@@ -54,7 +54,7 @@ def our_registry(
     with (root / "log").open("w+") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            _await_port(port, process)
+            await_port(port, process)
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()

@@ -19,7 +19,6 @@ from buildkit import Builder, MemorySink, builder
 from imagekit import build_image
 
 from portside.builder import llb
-from portside.builder.git_urls import is_git_url, parse_git_url
 from portside.builder.llb import CopyAction, DiffOp, FileAction, FileOp, MakeDir, MakeFile, MergeOp
 from portside.builder.results import BuildResult, ExportRequest, PlatformResult
 from portside.builder.solver.git_source import GitSource, git_source
@@ -29,6 +28,7 @@ from portside.builder.solver.solver import Made
 from portside.builder.solver.step_mounts import NoSecrets
 from portside.builder.solver.step_runner import StepSettings
 from portside.model.errors import InvalidParameter, NotFound, PortsideError, SystemFailure
+from portside.model.git_urls import is_git_url, parse_git_url
 from portside.model.platform import Platform
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes overlay layers")

@@ -17,7 +17,6 @@ from portside.builder.cache.pruning import FIELDS, PruneRule
 from portside.builder.classic import ClassicOptions
 from portside.builder.dockerfile.frontend_values import FrontendOptions
 from portside.builder.dockerfile.history_text import ClassicPhrases
-from portside.builder.git_urls import is_git_url
 from portside.builder.remote_context import fetch
 from portside.builder.service import CONTEXT, BuildRequest, BuildService, Context
 from portside.builder.solver.log_clip import CLASSIC
@@ -26,6 +25,7 @@ from portside.builder.solver.step_runner import NETWORK_HOST, StepSettings
 from portside.model.container import HostConfig, Ulimit
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.filters import Filters
+from portside.model.git_urls import is_git_url
 from portside.model.platform import Platform
 from portside.model.reference import Reference
 from portside.model.registryauth import HUB_INDEX, AuthConfig

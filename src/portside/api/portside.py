@@ -182,6 +182,18 @@ async def push_artifact(api: Api, request: Request, name: str) -> Answer:
     return reply.json({"Digest": digest})
 
 
+@router.add("GET", "/portside/artifacts/{name}/json", cancellable=True)
+async def pull_artifact(api: Api, request: Request, name: str) -> Answer:
+    """A manifest and, with ``blobs=1``, the content of its layers, in base64."""
+    fetched, blobs = await api.engine.images.pull_artifact(
+        name, _auth(request), with_blobs=params.boolean(request, "blobs")
+    )
+    return reply.json(
+        {"Digest": str(fetched.digest), "MediaType": fetched.media_type,
+         "Manifest": fetched.data, "Blobs": blobs}
+    )  # fmt: skip
+
+
 # -- volumes ---------------------------------------------------------------------------------
 
 

@@ -45,7 +45,6 @@ from portside.builder.dockerfile.frontend_values import (
 from portside.builder.exporters.delivery import Delivery
 from portside.builder.exporters.export_options import ExportOptions
 from portside.builder.exporters.plan_results import plan_result
-from portside.builder.git_urls import parse_git_url
 from portside.builder.layers.layer_blobs import Compression, LayerBlobs, LayerForm, forget_lost
 from portside.builder.results import BuildResult, CacheRequest, ExportRequest, PlatformResult
 from portside.builder.solver.build_events import Report, silent
@@ -66,6 +65,7 @@ from portside.images.stream_feed import run_fed
 from portside.model.digest import Digest, chain_id
 from portside.model.dockerignore import Ignore, read_patterns
 from portside.model.errors import NotFound, SystemFailure
+from portside.model.git_urls import parse_git_url
 from portside.model.ids import new_id
 from portside.model.platform import Platform
 from portside.model.progress import Report as PullReport

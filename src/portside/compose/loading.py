@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from portside.compose import dotenv
 from portside.compose.canonical import absolute, canonical, resolve_paths, set_defaults
-from portside.compose.compose_errors import InvalidFile, Position
+from portside.compose.compose_errors import ComposeError, InvalidFile, Position
 from portside.compose.interpolation import Lookup, interpolate
 from portside.compose.merge import drop, enforce_unique, extend_service, merge
 from portside.compose.yaml_source import (
@@ -31,6 +31,8 @@ from portside.model.light_dataclass import dataclass, field
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from portside.compose.remote_files import RemoteFiles
 
 
 STDIN = "-"
@@ -50,6 +52,7 @@ class Loader:
     resolves_paths: bool = True
     stdin: bytes | None = None
     """The content of the file ``-``; read from standard input when None."""
+    remotes: RemoteFiles | None = None
     _seen: dict[str, list[Document]] = field(default_factory=dict)
     """Documents that are parsed but not yet loaded."""
     _left: int = field(default_factory=lambda: MAX_ALL_NODES)
@@ -89,8 +92,28 @@ class Loader:
 
     def look_at(self, file: str, at: Position | None = None, path: str = "") -> list[Document]:
         """The documents of a file before it is loaded, see :meth:`read`; not to be changed."""
+        self._check_place(file, at, path)
         self._seen[file] = self._documents(file, at, path)
         return self._seen[file]
+
+    def _place(self, path: str, base: str, at: Position | None, attribute: str) -> str:
+        """A file that another one names, on this machine. Raises InvalidFile."""
+        if self.remotes is None or not self.remotes.accepts(path):
+            return absolute(path, base)
+        self.remotes.included[path] = None
+        try:
+            return self.remotes.fetch(path)
+        except ComposeError as err:
+            raise InvalidFile(str(err), at, attribute) from None
+
+    def _check_place(self, file: str, at: Position | None, attribute: str) -> None:
+        """Raises InvalidFile for a file that a remote one may not name."""
+        if self.remotes is None or at is None:
+            return
+        try:
+            self.remotes.check(file, at.file)
+        except ComposeError as err:
+            raise InvalidFile(str(err), at, attribute) from None
 
     def _documents(self, file: str, at: Position | None = None, path: str = "") -> list[Document]:
         """The documents of a file; those of all files have one limit of size."""
@@ -160,7 +183,7 @@ class Loader:
         included: list[str], document: Document,
     ) -> None:  # fmt: skip
         at, directory = said.at, said.directory
-        files = [absolute(path, base) for path, _ in said.paths]
+        files = [self._place(path, base, place, said.attribute) for path, place in said.paths]
         if files[0] in included:
             chain = "\n include ".join([*included[1:], files[0]])
             raise InvalidFile(f"include cycle detected:\n{included[0]}\n include {chain}", at)
@@ -181,6 +204,8 @@ class Loader:
             default = os.path.join(project, ".env")
             env_files = [(default, said.at)] if os.path.isfile(default) else []
         files = [(absolute(path, base), at) for path, at in env_files if path != "/dev/null"]
+        for path, at in files:
+            self._check_place(path, at, f"{said.attribute}.env_file")
         return read_env_files(files, environment.get, f"{said.attribute}.env_file")
 
     @staticmethod
@@ -258,8 +283,9 @@ class Loader:
         self, name: str, reference: str, other: str, file: str, base: str,
         environment: dict[str, str], chain: list[tuple[str, str]], at: Position | None,
     ) -> Any:  # fmt: skip
-        path = absolute(other, base)
-        self.look_at(path, at, f"services.{name}.extends.file")
+        attribute = f"services.{name}.extends.file"
+        path = self._place(other, base, at, attribute)
+        self.look_at(path, at, attribute)
         tree = self._file(path, Map(), os.path.dirname(path), environment, [], full=False)
         services = tree.get("services")
         if not isinstance(services, Map):

@@ -23,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from portside.compose.remote_files import RemoteFiles
+
 FILES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 OVERRIDES = (
     "compose.override.yml", "compose.override.yaml",
@@ -50,6 +52,11 @@ class Request:
     resolves_paths: bool = True
     stdin: bytes | None = None
     warn: Callable[[str], None] = lambda text: None
+    remotes: RemoteFiles | None = None
+    """Fetches files that are not here; without it every name is a path."""
+
+    def is_remote(self, path: str) -> bool:
+        return self.remotes is not None and self.remotes.accepts(path)
 
 
 # -- what is meant --------------------------------------------------------------------------------
@@ -77,7 +84,8 @@ def _load_tree(
     """The merged files, and the project's name, directory, files, environment and its files."""
     environment, env_files = _environment(request)
     files = _files(request, environment)
-    directory = _directory(request, files)
+    named = _directory(request, files)
+    places, directory = _places(request, files, named)
     loader = Loader(
         working_dir=directory,
         environment=environment,
@@ -85,13 +93,14 @@ def _load_tree(
         interpolates=request.interpolates,
         resolves_paths=request.resolves_paths,
         stdin=request.stdin,
+        remotes=request.remotes,
     )
-    name = _name(request, environment, files, directory, loader)
+    name = _name(request, environment, places, named, loader)
     environment["COMPOSE_PROJECT_NAME"] = name
-    tree = loader.load(files)
+    tree = loader.load(places)
     if not tree:
-        raise InvalidFile("empty compose file", Position(files[0], 1, 1))
-    return tree, name, directory, files, environment, env_files
+        raise InvalidFile("empty compose file", Position(places[0], 1, 1))
+    return tree, name, directory, places, environment, env_files
 
 
 def _environment(request: Request) -> tuple[dict[str, str], list[str]]:
@@ -122,10 +131,14 @@ def _start_directory(request: Request) -> str:
     """Where ``.env`` is looked for: the project's directory as far as it is known."""
     if request.directory:
         return os.path.abspath(request.directory)
+    if request.files and request.is_remote(request.files[0]):
+        return os.getcwd()
     if request.files and request.files[0] != STDIN:
         return os.path.dirname(os.path.abspath(request.files[0]))
     if not request.files:
         listed = _listed(request.environment)
+        if listed and request.is_remote(listed[0]):
+            return os.getcwd()
         if listed:
             return os.path.dirname(os.path.abspath(listed[0]))
         found = _search(os.getcwd())
@@ -146,11 +159,15 @@ def _files(request: Request, environment: dict[str, str]) -> list[str]:
     else:
         chosen = _listed(environment)
         if chosen and request.directory:
-            chosen = [os.path.join(request.directory, path) for path in chosen]
+            chosen = [path if request.is_remote(path) else os.path.join(request.directory, path)
+                      for path in chosen]  # fmt: skip
     if chosen:
-        files = [path if path == STDIN else os.path.abspath(path) for path in chosen]
+        files = [path if path == STDIN or request.is_remote(path) else os.path.abspath(path)
+                 for path in chosen]  # fmt: skip
         for path in files:
-            if path != STDIN and not os.path.exists(path):
+            if path == STDIN or request.is_remote(path):
+                continue
+            if not os.path.exists(path):
                 raise ComposeError(f"open {path}: no such file or directory")
             if os.path.isdir(path):
                 raise ComposeError(f"read {path}: is a directory")
@@ -179,7 +196,22 @@ def _search(start: str) -> list[str]:
 def _directory(request: Request, files: list[str]) -> str:
     if request.directory:
         return os.path.abspath(request.directory)
-    return os.getcwd() if files[0] == STDIN else os.path.dirname(files[0])
+    is_elsewhere = files[0] == STDIN or request.is_remote(files[0])
+    return os.getcwd() if is_elsewhere else os.path.dirname(files[0])
+
+
+def _places(request: Request, files: list[str], directory: str) -> tuple[list[str], str]:
+    """The files on this machine, and the directory of relative paths: that of a remote file
+    where there is one, also beside files of this machine, as in docker compose."""
+    remotes, places = request.remotes, []
+    if remotes is not None:
+        remotes.requested = files
+    for file in files:
+        if remotes is not None and remotes.accepts(file):
+            file = remotes.fetch(file)
+            directory = os.path.dirname(file)
+        places.append(file)
+    return places, directory
 
 
 def normalize_name(text: str) -> str:

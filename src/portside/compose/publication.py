@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 
+from portside.compose.artifact_types import ARTIFACT, ENV_FILE, FILE, OLD_CONFIG
 from portside.compose.compose_errors import ComposeError, Position
 from portside.compose.requests import COMPOSE_VERSION, VERSION
 from portside.compose.yaml_source import Map, Seq, documents
@@ -22,14 +23,9 @@ if TYPE_CHECKING:
 
     from portside.compose.project import Project
 
-ARTIFACT = "application/vnd.docker.compose.project"
-FILE = "application/vnd.docker.compose.file+yaml"
-ENV_FILE = "application/vnd.docker.compose.envfile"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 _EMPTY = "application/vnd.oci.empty.v1+json"
-_OLD_CONFIG = "application/vnd.docker.compose.config.empty.v1+json"
-"""Identifies the kind of artifact in image-spec 1.0, which has no artifactType."""
 _NOTHING = b"{}"
 
 
@@ -72,7 +68,7 @@ def layers_of(project: Project, with_env: bool) -> Layers:
 
 def manifest_of(layers: Layers, version: str) -> bytes:
     """The manifest in image-spec's version 1.0 or 1.1."""
-    config = {"mediaType": _EMPTY if version == "1.1" else _OLD_CONFIG,
+    config = {"mediaType": _EMPTY if version == "1.1" else OLD_CONFIG,
               "digest": digest(_NOTHING), "size": len(_NOTHING)}  # fmt: skip
     if version == "1.1":
         config["data"] = "e30="

@@ -39,7 +39,7 @@ from portside.model.registryauth import AuthConfig, AuthResult
 from portside.registry.client.client import RegistryClient
 from portside.registry.client.errors import RegistryError
 from portside.registry.client.options import RegistryOptions
-from portside.registry.client.repository import Repository
+from portside.registry.client.repository import FetchedManifest, Repository
 from portside.store.db import Ref
 
 if TYPE_CHECKING:
@@ -592,6 +592,19 @@ class ImageService:
             push=True,
             scopes=(push_scope(target.path),),
         )  # fmt: skip
+
+    async def pull_artifact(
+        self, ref: str, auth: AuthConfig | None = None, *, with_blobs: bool
+    ) -> tuple[FetchedManifest, Sequence[bytes]]:
+        """A manifest that is no image's, and its layers, see ``artifacts.pull_artifact``."""
+        from portside.images.artifacts import pull_artifact
+
+        reference = Reference.parse(ref)
+        return await self._at(
+            reference,
+            lambda repository: pull_artifact(repository, reference.target, with_blobs=with_blobs),
+            auth,
+        )
 
 
 def _nobody(type: str, action: str, id: str, attributes: Mapping[str, str] | None = None) -> None:

@@ -18,10 +18,10 @@ from portside.builder.dockerfile.frontend_values import (
     StageState,
 )
 from portside.builder.dockerfile.lines import Heredoc
-from portside.builder.git_urls import is_git_url
 from portside.model.digest import Digest
 from portside.model.dockerignore import Ignore
 from portside.model.errors import InvalidParameter
+from portside.model.git_urls import is_git_url
 
 if TYPE_CHECKING:
     from portside.builder.dockerfile.frontend import Conversion

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from portside.builder import llb
-from portside.builder.git_urls import COMMIT, GitUrl, parse_git_url
 from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.solver import Made
 from portside.builder.solver.step_mounts import Secrets
 from portside.builder.solver.tree import Tree
 from portside.model.errors import InvalidParameter, NotFound, SystemFailure, Unavailable
+from portside.model.git_urls import COMMIT, GitUrl, parse_git_url
 from portside.model.ids import new_id
 
 if TYPE_CHECKING:

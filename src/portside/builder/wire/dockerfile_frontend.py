@@ -22,7 +22,6 @@ from portside.builder.dockerfile.diagnostics import DockerfileError
 from portside.builder.dockerfile.frontend_values import FrontendOptions, Plan
 from portside.builder.dockerfile.syntax_line import SyntaxLine, is_built_in, named, syntax_line
 from portside.builder.frontend_attrs import FrontendAttrs, context_for, parse_attrs
-from portside.builder.git_urls import is_git_url
 from portside.builder.llb import Output
 from portside.builder.service import Context
 from portside.builder.wire import definition_decoder, subrequests
@@ -33,6 +32,7 @@ from portside.builder.wire.progress_log import InternalStep, internal_vertex
 from portside.builder.wire.wire_errors import SourceFile
 from portside.model.dockerignore import Ignore, read_patterns
 from portside.model.errors import InvalidParameter, NotFound
+from portside.model.git_urls import is_git_url
 from portside.model.image import History, ImageConfig, encode
 from portside.model.platform import Platform
 from portside.store.roots import missing, open_beneath

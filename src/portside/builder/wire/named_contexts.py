@@ -11,11 +11,11 @@ import msgspec
 
 from portside.builder import llb
 from portside.builder.dockerfile.frontend_values import NamedContext
-from portside.builder.git_urls import is_git_url
 from portside.builder.solver.layout_source import LayoutSource
 from portside.builder.wire import definition_decoder
 from portside.builder.wire.build_job import BuildJob
 from portside.model.errors import InvalidParameter
+from portside.model.git_urls import is_git_url
 from portside.model.image import ImageConfig
 from portside.model.platform import Platform
 

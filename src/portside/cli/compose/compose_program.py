@@ -26,7 +26,8 @@ FLAGS = """
       --compatibility              Separate parts of containers' names with underscores
       --dry-run                    Show the steps without executing them
       --env-file list              Read variables from this file in place of .env
-  -f, --file list                  A Compose file; several are merged, - is standard input
+  -f, --file list                  A Compose file; several are merged, - is standard input;
+                                   also oci://REGISTRY/NAME[:TAG] and URL.git[#REF[:FOLDER]]
       --parallel int               Operations at the same time, -1 for no limit
                                    (default -1)
       --profile list               Enable services with this profile

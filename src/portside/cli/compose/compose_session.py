@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from portside.cli.compose.progress_board import Board
+    from portside.cli.compose.remote_sources import RemoteSources
     from portside.compose.actions import Actions
     from portside.compose.engine_pool import EnginePool
     from portside.compose.project import Project
     from portside.compose.project_loading import Request
+    from portside.compose.remote_files import RemoteFiles
     from portside.compose.yaml_source import Map
     from portside.flags.table import Options
 
@@ -35,6 +37,7 @@ class ComposeSession(Session):
     _globals: Options
     _pool: EnginePool | None = None
     _board: Board | None = None
+    _remotes: RemoteFiles | None = None
 
     def configure(self, options: Options) -> None:
         """Take the global flags and the variables that stand for them. Raises Failed."""
@@ -94,8 +97,23 @@ class ComposeSession(Session):
         return project_loading.Request(
             files=options.many("file"), name=options.text("project-name"),
             directory=options.text("project-directory"), env_files=options.many("env-file"),
-            profiles=options.many("profile"), warn=self.warning, **more,
+            profiles=options.many("profile"), warn=self.warning, remotes=self.remotes, **more,
         )  # fmt: skip
+
+    @property
+    def remotes(self) -> RemoteFiles:
+        """Fetches the project's files that are not on this machine."""
+        if self._remotes is None:
+            from portside.compose.project_loading import FILES
+            from portside.compose.remote_files import RemoteFiles
+
+            self._remotes = RemoteFiles(self._sources, os.environ, FILES)
+        return self._remotes
+
+    def _sources(self) -> RemoteSources:
+        from portside.cli.compose.remote_sources import RemoteSources
+
+        return RemoteSources(self.config, lambda: self.pool)
 
     @property
     def is_compatible(self) -> bool:

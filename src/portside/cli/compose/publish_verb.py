@@ -8,6 +8,7 @@ from portside.cli.session import Failed
 from portside.client.client import path_of
 from portside.client.errors import Refused
 from portside.compose import publication
+from portside.compose.artifact_types import FILE
 from portside.compose.config_output import to_yaml
 from portside.compose.progress_events import DONE, ERROR, WORKING, Event
 
@@ -46,7 +47,7 @@ def publish(session: ComposeSession, options: Options, arguments: list[str]) -> 
     if copies or options.flag("resolve-image-digests"):
         services = _pinned(session, project)
         data = to_yaml({"services": services}).encode()
-        layers.add(publication.FILE, data, {"com.docker.compose.file": "image-digests.yaml"})
+        layers.add(FILE, data, {"com.docker.compose.file": "image-digests.yaml"})
     name, report = arguments[0], session.board("Publishing").report
     report(Event(name, WORKING, "publishing"))
     try:

@@ -73,6 +73,10 @@ def run(session: ComposeSession, options: Options, arguments: list[str]) -> int:
         session.progress = "quiet"
     project = session.load([service], dependencies=not options.flag("no-deps"))
     wanted = _one_off(project, options, service, command, tty)
+    if session.remotes.is_main:
+        from portside.cli.compose import remote_consent
+
+        remote_consent.ask(session, project, False, wanted.environment)
     detached = options.flag("detach")
     if tty and wanted.interactive and not detached and not os.isatty(0):
         raise Failed(1, "the input device is not a TTY")

@@ -70,6 +70,10 @@ def up(session: ComposeSession, options: Options, arguments: list[str]) -> int:
         from portside.cli.compose.plan_verbs import show_plan
 
         return show_plan(session, actions, choices)
+    if session.remotes.is_main:
+        from portside.cli.compose import remote_consent
+
+        remote_consent.ask(session, project, options.flag("yes"), {})
     tools = _tools(session, project, options)
     choices.rolls = not options.flag("no-start")
     if options.flag("no-start"):
