@@ -224,7 +224,7 @@ class Keeper:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         watched = {fd: pid for pid, fd in holders(self.places.exec_root)}
-        for fd in watched:  # after a killed keeper the engine is no client
+        for fd in watched:  # a killed keeper took the connection of the engine with it
             poll.register(fd, select.POLLIN)
         while True:
             if self._network_fd >= 0:

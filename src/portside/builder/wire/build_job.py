@@ -55,7 +55,7 @@ class Reference:
     plan: Plan | None = None
     """Set for a Dockerfile: its instructions are the image's history."""
     made: Callable[[], Awaitable[Tree]] | None = None
-    """Makes a tree that is no output of the graph: of a step that has failed."""
+    """Makes a tree that the graph does not name as an output: that of a failed step."""
     frontend: str = ""
     attrs: Mapping[str, str] = field(default_factory=dict)
     """The frontend that made it, and what it was asked for."""
