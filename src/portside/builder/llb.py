@@ -125,6 +125,13 @@ class SecretEnv(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     optional: bool = False
 
 
+class CDIDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A device of the machine by its name in the Container Device Interface."""
+
+    name: str
+    optional: bool = False
+
+
 class ExecOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="exec"):
     meta: Meta
     mounts: tuple[Mount, ...]
@@ -133,7 +140,7 @@ class ExecOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     security: str = "sandbox"
     """sandbox or insecure."""
     secret_env: tuple[SecretEnv, ...] = ()
-    cdi_devices: tuple[str, ...] = ()
+    cdi_devices: tuple[CDIDevice, ...] = ()
     shm_size: int = 0
     """Bytes of /dev/shm; 0 is the engine's default. (A request's option, not in ops.proto.)"""
 

@@ -50,6 +50,7 @@ from portside.builder.results import BuildResult, CacheRequest, ExportRequest, P
 from portside.builder.solver.build_events import Report, silent
 from portside.builder.solver.build_jobs import OpenContext, ReceiveContext
 from portside.builder.solver.cache_records import CACHE_MOUNT, KIND, CacheRecord, CacheStore
+from portside.builder.solver.entitlements import grantable
 from portside.builder.solver.git_source import GitSource
 from portside.builder.solver.http_source import HttpSource
 from portside.builder.solver.job_values import Received
@@ -157,6 +158,8 @@ class BuildService:
         self._memo: dict[tuple[str, bytes], str] = {}
         share = shutil.disk_usage(core.store.root).total * SHARE // 100
         self._policy = parse_policy(settings or {}, share)
+        self.grantable = grantable(settings or {})
+        """Entitlements that requests may have."""
         self._running: dict[str, asyncio.Task[object]] = {}
         for left in self.exec_root.glob("build-*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -165,6 +168,11 @@ class BuildService:
         self._contexts.mkdir(mode=0o700)
         spread(self._contexts)
         self.directories = ClientDirectories(self._contexts, core.store.trash)
+
+    @property
+    def cdi_spec_dirs(self) -> tuple[str, ...]:
+        """Directories of the files that describe devices."""
+        return self._core.options.cdi_spec_dirs
 
     # -- contexts ------------------------------------------------------------------------
 

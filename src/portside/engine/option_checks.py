@@ -253,8 +253,10 @@ def _check_unsupported(options: DaemonOptions) -> None:
 def _check_maps(options: DaemonOptions) -> None:
     if options.builder:
         from portside.builder.cache.pruning import parse_policy
+        from portside.builder.solver.entitlements import grantable
 
         parse_policy(options.builder, 0)
+        grantable(options.builder)
     for name, value in options.features.items():
         if not isinstance(value, bool):
             raise InvalidParameter(f"features.{name} must be true or false")

@@ -265,7 +265,7 @@ class DaemonOptions:
     )
     experimental: bool = _option(False, "experimental", "Enable experimental features")
     builder: dict[str, Any] = _option({}, "", "", key="builder")
-    """``gc`` with BuildKit's policy keys: the bounds of the build cache."""
+    """``gc`` with BuildKit's policy keys: the bounds of the build cache; ``entitlements``."""
     ignored: tuple[str, ...] = _option((), "", "", flag_only=True)
     """Keys of dockerd's without effect here (:mod:`portside.engine.foreign_options`)."""
 

@@ -16,7 +16,7 @@ from portside.builder.dockerfile.frontend_values import (
     StageState,
     command_words,
 )
-from portside.builder.dockerfile.run_mounts import MountFlag, parse_mount
+from portside.builder.dockerfile.run_mounts import MountFlag, parse_device, parse_mount
 from portside.builder.dockerfile.transfers import destination
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ async def run(conversion: Conversion, state: StageState, instruction: ins.Run) -
         security=instruction.security or "sandbox",
         secret_env=tuple(secrets),
         cdi_devices=tuple(
-            conversion.expanded(state, text, instruction) for text in instruction.devices
+            parse_device(conversion.expanded(state, text, instruction))
+            for text in instruction.devices
         ),
         shm_size=conversion.options.shm_size,
     )

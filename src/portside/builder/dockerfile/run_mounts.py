@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from portside.builder import llb
 from portside.builder.dockerfile.diagnostics import did_you_mean
 from portside.model.errors import InvalidParameter
 from portside.model.golang.booleans import parse_bool
@@ -70,6 +71,30 @@ def parse_mount(text: str, expand: Callable[[str], str]) -> MountFlag:
             hint = did_you_mean(key, known)
             raise InvalidParameter(f'unexpected key "{key}" for mount type "{kind}"{hint}')
     return _checked(_value(kind, found))
+
+
+def parse_device(text: str) -> llb.CDIDevice:
+    """``NAME[,required[=BOOL]]``; ``name=`` before the name. InvalidParameter."""
+    try:
+        (fields,) = csv.reader([text], strict=True)
+    except (csv.Error, ValueError) as err:
+        raise InvalidParameter(f"failed to parse csv devices: {err}") from None
+    name, found = "", {}
+    for number, item in enumerate(fields):
+        key, equals, value = item.strip().partition("=")
+        if key.lower() == "name":
+            name = value
+        elif key.lower() == "required":
+            found["required"] = value if equals else "true"
+        elif number == 0:
+            name = item.strip()
+        else:
+            hint = did_you_mean(key, ("name", "required"))
+            raise InvalidParameter(f"unexpected key '{key}' in '{item}'{hint}")
+    if not name:
+        raise InvalidParameter("a device needs a name: --device=vendor.com/class=name")
+    required = "required" in found and _boolean(found, "required")
+    return llb.CDIDevice(name=name, optional=not required)
 
 
 def _value(kind: str, found: dict[str, str]) -> MountFlag:

@@ -46,6 +46,7 @@ from portside.builder.session.session_secrets import ClientSecrets
 from portside.builder.session.session_shell import FailureShell
 from portside.builder.session.session_sink import ClientSink
 from portside.builder.session.status_json import InternalStep, SessionLog, StatusWriter
+from portside.builder.solver.entitlements import check_granted
 from portside.builder.solver.layout_source import LayoutSource
 from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import StepFailed
@@ -299,6 +300,7 @@ class SessionBuild:
     # -- building ------------------------------------------------------------------------
 
     async def _build(self) -> dict[str, Any]:
+        check_granted(self._request.allow, self._service.grantable)
         for wanted in self._inputs.cache_from:
             check_import(wanted)
         for wanted in self._cache_to:

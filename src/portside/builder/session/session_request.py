@@ -11,14 +11,14 @@ from portside.builder import llb
 from portside.builder.dockerfile.frontend_values import FrontendOptions, NamedContext
 from portside.builder.exporters.export_options import parse_export
 from portside.builder.results import ExportRequest
-from portside.builder.solver.step_runner import NETWORK_HOST, SECURITY_INSECURE, StepSettings
+from portside.builder.solver.entitlements import NAMES, is_known
+from portside.builder.solver.step_runner import StepSettings
 from portside.model.container import HostConfig, Ulimit
 from portside.model.errors import InvalidParameter
 from portside.model.platform import Platform
 from portside.model.reference import Reference
 
 MAX_DOCKERFILE = 4 << 20
-ENTITLEMENTS = frozenset((NETWORK_HOST, SECURITY_INSECURE, "device"))
 CALLS = ("build", "check", "outline", "targets")
 
 
@@ -176,9 +176,8 @@ def check(request: SessionRequest) -> None:
     if request.call not in CALLS:
         raise InvalidParameter(f'method "{request.call}" is not one of {", ".join(CALLS)}')
     for name in request.allow:
-        if name not in ENTITLEMENTS:
-            raise InvalidParameter(f"invalid entitlement {name!r}: use "
-                                   f"{', '.join(sorted(ENTITLEMENTS))}")  # fmt: skip
+        if not is_known(name):
+            raise InvalidParameter(f"invalid entitlement {name!r}: use {', '.join(NAMES)}")
     check_attests(request.attests)
     for output in request.outputs:
         attrs = dict(output.attrs)

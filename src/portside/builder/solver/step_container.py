@@ -30,6 +30,7 @@ from portside.model.quiet_teardown import teardown
 from portside.runtime.messages import Exec, Exited, Identity, LogConfig, StartRequest, Streams
 
 if TYPE_CHECKING:
+    from portside.containers.spec.cdi import Edits
     from portside.runtime.monitor_client import MonitorClient
 
 log = logging.getLogger(__name__)
@@ -90,9 +91,11 @@ class StepContainer:
 
     def __init__(
         self, core: Core, identifier: str, mounts: Sequence[oci.Mount], limits: Limits,
-        stack: AsyncExitStack,
+        stack: AsyncExitStack, devices: Sequence[Edits] = (),
     ) -> None:  # fmt: skip
+        """``devices``: what requested devices change in it."""
         self._core, self._id, self._mounts = core, identifier, tuple(mounts)
+        self._devices = devices
         self._limits, self._stack = limits, stack
         self._client: MonitorClient | None = None
         self._directory = str(core.directory(identifier))
@@ -120,7 +123,7 @@ class StepContainer:
         ours, theirs = socket.socketpair()
         cgroup = ""
         try:
-            spec = self._spec(op, host, io, secret_env)
+            spec, groups = self._spec(op, host, io, secret_env)
             assert spec.linux is not None
             cgroup = spec.linux.cgroups_path
             request = StartRequest(
@@ -129,7 +132,7 @@ class StepContainer:
                 rootfs=start.mapped_root(core, self._id, mappings),
                 cgroup=cgroup,
                 log=LogConfig(driver="none"),
-                identity=Identity(op.meta.user or "0"),
+                identity=Identity(op.meta.user or "0", groups),
                 has_netns=attachment.netns_fd is not None,
                 has_userns=attachment.userns_fd is not None,
                 has_seccomp=spec.linux.seccomp is not None,
@@ -170,7 +173,8 @@ class StepContainer:
         CommandNotFound and the like."""
         if self._client is None:
             raise NotRunning("the container does not run any more")
-        process = self._spec(op, self._host(op), io, secret_env).process
+        spec, groups = self._spec(op, self._host(op), io, secret_env)
+        process = spec.process
         if process is None:
             raise SystemFailure("the container has no process")
         identifier = new_id()
@@ -178,7 +182,8 @@ class StepContainer:
         try:
             with theirs:
                 request = Exec(
-                    exec_id=identifier, process=process, identity=Identity(op.meta.user or "0"),
+                    exec_id=identifier, process=process,
+                    identity=Identity(op.meta.user or "0", groups),
                     open_stdin=io.stdin, attachments=(io.streams,),
                 )  # fmt: skip
                 await self._client.exec(request, [theirs])
@@ -199,10 +204,11 @@ class StepContainer:
 
     def _spec(
         self, op: llb.ExecOp, host: HostConfig, io: ProcessIO, secret_env: tuple[str, ...]
-    ) -> oci.Spec:
+    ) -> tuple[oci.Spec, tuple[str, ...]]:
+        """The specification, and groups of the process that its devices want."""
         core = self._core
         hostname = op.meta.hostname or DEFAULT_HOSTNAME
-        return build_spec(
+        spec = build_spec(
             SpecInputs(
                 id=self._id,
                 config=_config(op, hostname, secret_env, self._limits, io),
@@ -213,6 +219,11 @@ class StepContainer:
                 defaults=core.defaults(),
             )
         )
+        if not self._devices:
+            return spec, ()
+        from portside.containers.spec.cdi import inject
+
+        return spec, tuple(inject(spec, self._devices))
 
     async def _started(
         self, work: Coroutine[Any, Any, MonitorClient], cgroup: str

@@ -11,7 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -19,6 +19,7 @@ from portside.builder import llb
 from portside.builder.llb import Vertex
 from portside.builder.solver.build_events import Log, Report
 from portside.builder.solver.cache_records import CacheStore
+from portside.builder.solver.entitlements import check_modes, device_edits
 from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.log_clip import LogClip, LogLimits
 from portside.builder.solver.solver import Made
@@ -28,12 +29,13 @@ from portside.builder.solver.tree import Tree
 from portside.containers.core import Core
 from portside.model import ociruntime as oci
 from portside.model.container import HostConfig
-from portside.model.errors import Forbidden, SystemFailure
+from portside.model.errors import SystemFailure
 from portside.model.ids import new_id
 from portside.runtime.messages import Exited
 
-NETWORK_HOST, SECURITY_INSECURE = "network.host", "security.insecure"
-"""Entitlements, as BuildKit names them."""
+if TYPE_CHECKING:
+    from portside.containers.spec.cdi import Edits
+
 STANDARD_STUBS = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 """Paths where the runtime mounts something into every container."""
 MAX_LOG = 64 << 10
@@ -145,7 +147,7 @@ class StepRunner:
         report: Report,
     ) -> Made:  # fmt: skip
         """Run a step and commit what it wrote. StepFailed; Forbidden without an entitlement."""
-        self.check(op, settings)
+        devices = self.check(op, settings)
         identifier = new_id()
         async with AsyncExitStack() as stack:
             mounts = StepMounts(
@@ -157,8 +159,8 @@ class StepRunner:
 
             async def execute(op: llb.ExecOp, terminal: Terminal | None = None) -> Exited:
                 return await self._execute(
-                    vertex, op, identifier, mounts.mounts, secret_env, settings, report, ending,
-                    terminal,
+                    vertex, op, identifier, mounts.mounts, secret_env, devices, settings, report,
+                    ending, terminal,
                 )  # fmt: skip
 
             exited = await execute(op)
@@ -182,17 +184,14 @@ class StepRunner:
                 raise StepFailed(vertex, op.meta.args, exited)
             return await self._commit(op, mounts)
 
-    @staticmethod
-    def check(op: llb.ExecOp, settings: StepSettings) -> None:
-        """Forbidden for what the request does not allow."""
-        wanted = []
-        if op.network == "host":
-            wanted.append(NETWORK_HOST)
-        if op.security == "insecure":
-            wanted.append(SECURITY_INSECURE)
-        for name in wanted:
-            if name not in settings.entitlements:
-                raise Forbidden(f"{name} is not allowed: give --allow {name} with the build")
+    def check(self, op: llb.ExecOp, settings: StepSettings) -> list[Edits]:
+        """What the step's devices change in its container. NotFound; Forbidden for what the
+        request does not allow."""
+        check_modes(op, settings.entitlements)
+        if not op.cdi_devices:
+            return []
+        directories = self._core.options.cdi_spec_dirs
+        return device_edits(op.cdi_devices, settings.entitlements, directories)
 
     async def _secret_env(self, op: llb.ExecOp, mounts: StepMounts) -> tuple[str, ...]:
         found = []
@@ -221,10 +220,10 @@ class StepRunner:
 
     async def _execute(
         self, vertex: Vertex, op: llb.ExecOp, identifier: str, mounts: Sequence[oci.Mount],
-        secret_env: tuple[str, ...], settings: StepSettings, report: Report,
-        stack: AsyncExitStack, terminal: Terminal | None = None,
+        secret_env: tuple[str, ...], devices: Sequence[Edits], settings: StepSettings,
+        report: Report, stack: AsyncExitStack, terminal: Terminal | None = None,
     ) -> Exited:  # fmt: skip
-        container = StepContainer(self._core, identifier, mounts, settings.limits, stack)
+        container = StepContainer(self._core, identifier, mounts, settings.limits, stack, devices)
         io = ProcessIO()
         if terminal is not None:
             io = ProcessIO(stdin=True, tty=terminal.is_tty, raw=True)
@@ -246,7 +245,7 @@ class StepRunner:
     ) -> AsyncIterator[StepContainer]:
         """A container on the mounts of ``op`` in which nothing runs yet. What it writes goes with
         it. Forbidden without an entitlement."""
-        self.check(op, settings)
+        devices = self.check(op, settings)
         identifier = new_id()
         async with AsyncExitStack() as stack:
             mounts = StepMounts(
@@ -254,7 +253,9 @@ class StepRunner:
             )
             await mounts.add_all(op, trees)
             ending = await stack.enter_async_context(AsyncExitStack())
-            yield StepContainer(self._core, identifier, mounts.mounts, settings.limits, ending)
+            yield StepContainer(
+                self._core, identifier, mounts.mounts, settings.limits, ending, devices
+            )
 
 
 def _stubs_of(op: llb.ExecOp) -> tuple[str, ...]:

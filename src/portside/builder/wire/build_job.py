@@ -20,6 +20,7 @@ from portside.builder.llb import Output, Vertex
 from portside.builder.results import Attestation
 from portside.builder.service import BuildRequest, BuildService, Workspace
 from portside.builder.solver.build_events import Report, Status
+from portside.builder.solver.entitlements import check_granted
 from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import FailedStep, KeptStep, StepSettings
 from portside.builder.solver.tree import Tree
@@ -167,6 +168,8 @@ class BuildJob:
         self._failed[step.vertex.digest] = FailedExec(step.vertex, kept)
 
     async def __aenter__(self) -> Self:
+        """Forbidden for an entitlement that the engine gives to no request."""
+        check_granted(self.request.Entitlements, self.service.grantable)
         if self._secrets is not None:
             self.stack.push_async_callback(self._secrets.close)
         self.stack.push_async_callback(self._stop_fetching)

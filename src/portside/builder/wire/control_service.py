@@ -9,6 +9,7 @@ import msgspec
 
 from portside.builder.build_history import STATUS_PB, BuildRecord, Steps
 from portside.builder.service import BuildService, until_of
+from portside.builder.solver.entitlements import known_devices
 from portside.builder.wire import exports, history_messages
 from portside.builder.wire.attested_results import for_history
 from portside.builder.wire.bridge_caller import Caller, FrontendSolver
@@ -209,7 +210,9 @@ class ControlService:
     # -- about the engine ----------------------------------------------------------------
 
     async def workers(self, _: Any, __: Any) -> Any:
-        record = worker_record(self._labels, self._builds.policy)
+        record = worker_record(
+            self._labels, self._builds.policy, known_devices(self._builds.cdi_spec_dirs)
+        )
         return pb.ListWorkersResponse(record=[record])
 
     async def info(self, _: Any, __: Any) -> Any:

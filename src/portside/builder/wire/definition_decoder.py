@@ -157,7 +157,9 @@ def _exec(op: Any) -> llb.ExecOp:
         secret_env=tuple(
             llb.SecretEnv(id=s.ID, name=s.name, optional=s.optional) for s in op.secretenv
         ),
-        cdi_devices=tuple(device.name for device in op.cdiDevices),
+        cdi_devices=tuple(
+            llb.CDIDevice(name=device.name, optional=device.optional) for device in op.cdiDevices
+        ),
     )
 
 

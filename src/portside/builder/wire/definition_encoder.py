@@ -91,7 +91,9 @@ def _exec(op: llb.ExecOp) -> Any:
         network=_NETWORKS[op.network],
         security=1 if op.security == "insecure" else 0,
         secretenv=[pb.SecretEnv(ID=s.id, name=s.name, optional=s.optional) for s in op.secret_env],
-        cdiDevices=[pb.CDIDevice(name=name) for name in op.cdi_devices],
+        cdiDevices=[
+            pb.CDIDevice(name=each.name, optional=each.optional) for each in op.cdi_devices
+        ],
     )
 
 

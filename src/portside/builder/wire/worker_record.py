@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import portside
 from portside.builder.cache.pruning import Policy, PruneRule
+from portside.builder.solver.entitlements import BuildDevice
 from portside.builder.wire.proto import ops_pb2, worker_pb2
 from portside.kernel import binfmt
 from portside.model.platform import Platform
@@ -26,7 +27,9 @@ def version() -> dict[str, str]:
     }
 
 
-def worker_record(labels: Mapping[str, str], policy: Policy) -> Any:
+def worker_record(
+    labels: Mapping[str, str], policy: Policy, devices: Sequence[BuildDevice] = ()
+) -> Any:
     """``policy``: the bounds of the cache."""
     platforms = []
     for system, architecture in dict.fromkeys(
@@ -46,6 +49,12 @@ def worker_record(labels: Mapping[str, str], policy: Policy) -> Any:
         platforms=platforms,
         GCPolicy=[_rule(rule) for rule in policy.rules],
         BuildkitVersion=worker_pb2.BuildkitVersion(**version()),
+        CDIDevices=[
+            worker_pb2.CDIDevice(
+                Name=device.name, AutoAllow=device.is_auto_allowed, Annotations=device.annotations
+            )
+            for device in devices
+        ],
     )
 
 

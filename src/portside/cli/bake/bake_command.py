@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from portside.flags.table import Options
 
 FLAGS = """
-      --allow list              Permit targets to use: network.host, security.insecure, fs=PATH
+      --allow list              Permit targets: device, network.host, security.insecure, fs=PATH
       --builder string          Accepted and ignored: there is one builder
       --call string             What to do: build, check, outline or targets (default "build")
       --check                   Short for --call=check

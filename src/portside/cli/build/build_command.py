@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FLAGS = """
       --add-host list           Add a host's name and address to steps (NAME:IP)
-      --allow list              Permit steps to use: network.host, security.insecure
+      --allow list              Permit steps to use: device, network.host, security.insecure
       --annotation list         An annotation of the image: [index:|manifest:]KEY=VALUE
       --attest list             An attestation of the image: type=provenance|sbom[,KEY=VALUE]
       --build-arg list          Set a variable that the Dockerfile declares with ARG

@@ -90,6 +90,7 @@ class CDIDevice(_Part):
 
     name: str
     container_edits: Edits = msgspec.field(default_factory=Edits)
+    annotations: dict[str, str | bool | int] = {}
 
 
 class CDISpec(_Part):
@@ -99,6 +100,7 @@ class CDISpec(_Part):
     kind: str
     devices: tuple[CDIDevice, ...] = ()
     container_edits: Edits = msgspec.field(default_factory=Edits)
+    annotations: dict[str, str | bool | int] = {}
 
 
 @dataclass(slots=True)
@@ -108,6 +110,8 @@ class _Found:
     file: Path
     general: Edits
     own: Edits
+    annotations: dict[str, str]
+    """The file's and the device's own, which decide; true is ``"true"``."""
     conflict: Path | None = None
 
 
@@ -143,7 +147,11 @@ class Registry:
             if name in found:
                 found[name].conflict = path
             else:
-                found[name] = _Found(path, spec.container_edits, device.container_edits)
+                notes = {**spec.annotations, **device.annotations}
+                found[name] = _Found(
+                    path, spec.container_edits, device.container_edits,
+                    {key: _note(value) for key, value in notes.items()},
+                )  # fmt: skip
 
     def names(self, kind: str) -> list[str]:
         """The qualified names of a kind's devices, ``all`` left out, numbers in order."""
@@ -151,6 +159,23 @@ class Registry:
         found = [name for name in self.devices if name.startswith(prefix)]
         short = [name for name in found if name != f"{prefix}all"]
         return sorted(short, key=lambda name: (not name[len(prefix) :].isdigit(), len(name), name))
+
+    def edits(self, names: Iterable[str]) -> list[Edits]:
+        """The edits of known devices, each file's general ones once. InvalidParameter."""
+        found: list[Edits] = []
+        files: set[Path] = set()
+        for name in dict.fromkeys(names):
+            device = self.devices[name]
+            if device.conflict is not None:
+                raise InvalidParameter(
+                    f"CDI device {name} is described by both {device.file} and "
+                    f"{device.conflict}: remove one of them"
+                )
+            if device.file not in files:
+                files.add(device.file)
+                found.append(device.general)
+            found.append(device.own)
+        return found
 
     def where(self) -> str:
         """The directories and what was wrong in them, for an error."""
@@ -193,20 +218,12 @@ def resolve(requests: Iterable[DeviceRequest], directories: Sequence[str]) -> li
             f"CDI device injection failed: unresolvable CDI devices {', '.join(missing)}: "
             f"{_known(registry, missing[0])}; {registry.where()}"
         )
-    found: list[Edits] = []
-    files: set[Path] = set()
-    for name in dict.fromkeys(names):
-        device = registry.devices[name]
-        if device.conflict is not None:
-            raise InvalidParameter(
-                f"CDI device {name} is described by both {device.file} and {device.conflict}: "
-                "remove one of them"
-            )
-        if device.file not in files:
-            files.add(device.file)
-            found.append(device.general)
-        found.append(device.own)
-    return found
+    return registry.edits(names)
+
+
+def _note(value: str | bool | int) -> str:
+    """An annotation as text; YAML files write ``true`` without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _known(registry: Registry, missing: str) -> str:
