@@ -49,6 +49,10 @@ class TarWriter:
         self.left_out: frozenset[bytes] = frozenset()
         """Paths that :meth:`tree` leaves out, with all that is in them."""
 
+    def new_root(self) -> None:
+        """What follows is a tree of its own: no file of it is a link to one that was before."""
+        self._links.clear()
+
     def entry(self, entry: Entry, data: bytes = b"") -> None:
         """Write an entry; ``data`` is its content, if any."""
         self._put(tar.build(entry) + data + bytes(tar.padding(len(data))))

@@ -116,6 +116,7 @@ def pack_trees(trees: Sequence[Named], latest: int | None, out: int) -> int:
         root = open_root(item.rootfs)
         top = os.open(".", OPEN_DIR, dir_fd=root)
         try:
+            writer.new_root()  # two platforms may have a layer, and so its files, in common
             writer.tree(top, prefix)
         finally:
             os.close(top)
