@@ -20,6 +20,7 @@ NOT_RUN = {
     "apt-get install": "installs on this machine what ./package has built",
     "sudo ./test": "it is what runs this test",
     "./test": "it is what runs this test",
+    "sudo loginctl": "needs a machine that systemd has booted: test_systemd.py does it",
     "docker trust": "what is not supported",
     "docker logs": "the name of a verb",
     "cadvisor -docker": "needs Debian's cadvisor, which serves until it is ended",
