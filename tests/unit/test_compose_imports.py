@@ -9,7 +9,7 @@ from pathlib import Path
 SLOW = {
     "typing", "dataclasses", "inspect", "hashlib", "_hashlib", "json", "difflib", "ipaddress",
     "datetime", "yaml.constructor", "yaml.scanner", "yaml.resolver", "http.client", "asyncio",
-    "logging", "tempfile", "subprocess", "tarfile",
+    "logging", "tempfile", "subprocess", "tarfile", "shutil",
 }  # fmt: skip
 ROOT = Path(__file__).parents[2]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -15,6 +16,12 @@ from portside.compose import artifact_types as types
 from portside.compose.compose_errors import ComposeError
 from portside.compose.project_loading import FILES, Request, load
 from portside.compose.remote_files import Artifact, RemoteFiles
+from portside.images import artifacts
+from portside.images.artifacts import pull_artifact
+from portside.model.digest import Digest
+from portside.model.errors import InvalidParameter
+from portside.model.image import OCI_MANIFEST
+from portside.registry.client.repository import FetchedManifest
 
 if TYPE_CHECKING:
     from portside.compose.remote_files import Sources
@@ -225,3 +232,37 @@ def test_the_files_of_a_repository_are_counted(
     monkeypatch.setattr(git_context, "_MAX_FILES", 1000)
     with pytest.raises(ComposeError, match="more than 1000 files"):
         sources.check_out(str(repository), commit, str(tmp_path / "place"))
+
+
+class Held:
+    """A repository of a registry with one manifest."""
+
+    path = "a"
+
+    def __init__(self, sizes: list[int]) -> None:
+        layers = [{"digest": DIGEST, "size": size} for size in sizes]
+        document = {"schemaVersion": 2, "config": {"digest": DIGEST, "size": 2}, "layers": layers}
+        self.data = json.dumps(document).encode()
+        self.limits: list[int] = []
+
+    async def get_manifest(self, target: str) -> FetchedManifest:
+        return FetchedManifest(OCI_MANIFEST, Digest.of(self.data), self.data)
+
+    async def get_blob(self, digest: str, limit: int) -> bytes:
+        self.limits.append(limit)
+        return b"x"
+
+
+async def test_the_layers_of_an_artifact_are_bounded() -> None:
+    """By what the manifest says of each, and all together."""
+    held = Held([3, 4])
+    fetched, blobs = await pull_artifact(cast("Any", held), "1", with_blobs=True)
+    assert (blobs, held.limits) == ([b"x", b"x"], [3, 4])
+    assert fetched.digest == Digest.of(held.data)
+    half = artifacts.MAX_CONTENT // 2
+    for sizes in ([half, half + 1], [1] * (artifacts.MAX_LAYERS + 1), [-1, 5]):
+        held = Held(sizes)
+        assert (await pull_artifact(cast("Any", held), "1", with_blobs=False))[1] == []
+        with pytest.raises(InvalidParameter, match="too large"):
+            await pull_artifact(cast("Any", held), "1", with_blobs=True)
+        assert held.limits == []

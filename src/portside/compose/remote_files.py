@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import shutil
 import time
 
 from portside.compose.artifact_types import ARTIFACT, ENV_FILE, FILE, OLD_CONFIG
@@ -111,7 +110,7 @@ class RemoteFiles:
             _check_kind(name, found.manifest)
             data = self.connect().layers(name, found.digest)
             files = _files_of(name, found.manifest["layers"], data)
-            shutil.rmtree(root, ignore_errors=True)
+            _remove(root)
             with _Unfinished(root) as directory:
                 for file, content in files.items():
                     with open(os.path.join(directory, file), "xb") as handle:
@@ -134,7 +133,7 @@ class RemoteFiles:
             raise ComposeError(f"{path}: the commit is {commit}, not {url.commit}")
         root = os.path.join(self._cache(), commit)
         if not _has_files(root):
-            shutil.rmtree(root, ignore_errors=True)
+            _remove(root)
             with _Unfinished(root) as directory:
                 self.connect().check_out(url.remote, commit, directory)
         self._roots[os.path.realpath(root)] = None
@@ -163,7 +162,7 @@ class RemoteFiles:
         for name in os.listdir(found):
             place = os.path.join(found, name)
             if name.startswith(_UNFINISHED) and _age(place) > _OLD:
-                shutil.rmtree(place, ignore_errors=True)
+                _remove(place)
         return found
 
     def _check_switch(self, kind: str) -> None:
@@ -189,7 +188,7 @@ class _Unfinished:
         self._directory = os.path.join(cache, f"{_UNFINISHED}{name}-{os.getpid()}")
 
     def __enter__(self) -> str:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        _remove(self._directory)
         os.mkdir(self._directory, 0o700)
         return self._directory
 
@@ -201,7 +200,7 @@ class _Unfinished:
             if not os.path.isdir(self._place):  # another call was not faster
                 raise
         finally:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            _remove(self._directory)
 
 
 def _check_kind(name: str, manifest: dict[str, Any]) -> None:
@@ -273,6 +272,13 @@ def _names(directory: str) -> Iterator[str]:
     with os.scandir(directory) as entries:
         for entry in entries:
             yield entry.name
+
+
+def _remove(directory: str) -> None:
+    """Remove a directory if it exists."""
+    import shutil  # takes 10 ms, and most projects have no remote file
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _age(place: str) -> float:
