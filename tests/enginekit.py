@@ -24,6 +24,14 @@ READY = 60 * PATIENCE
 """Seconds an engine may take to start on a busy machine."""
 
 
+def until(condition: Callable[[], object], what: str = "it did not come true") -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + 60 * PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
 class UnixConnection(http.client.HTTPConnection):
     """HTTP to a unix socket."""
 
@@ -149,6 +157,11 @@ class RunningEngine:
             return answer.status, found, answer.read()
         finally:
             connection.close()
+
+    def printed(self, name: str, text: str) -> None:
+        """Wait until a container has written ``text``."""
+        until(lambda: text.encode() in self.request(
+            "GET", f"/containers/{name}/logs?stdout=1&stderr=1")[2], f"{name}: no {text!r}")  # fmt: skip
 
     def json(self, method: str, path: str, body: Any = None, status: int | None = None) -> Any:
         """The JSON answer; with ``status`` the one that must come."""

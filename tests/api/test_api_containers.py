@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from enginekit import RunningEngine
+from enginekit import RunningEngine, until
 
 BASE = "portside/base"
 PATIENCE = 30
@@ -100,8 +100,8 @@ def test_stop_names_a_container_that_ignores_sigterm(containers: Containers) -> 
     status, headers, _ = containers.engine.request("POST", f"/containers/{name}/stop?t=0")
     assert status == 204
     assert "its PID 1 ignores it" in headers["portside-warning"]
-    polite = containers.run("sh", "-c", "trap 'exit 4' TERM; while :; do sleep 0.1; done")
-    time.sleep(0.3)
+    polite = containers.run("sh", "-c", "trap 'exit 4' TERM; echo set; while :; do sleep 0.1; done")
+    containers.engine.printed(polite, "set")
     status, headers, _ = containers.engine.request("POST", f"/containers/{polite}/stop")
     assert "portside-warning" not in headers
     assert containers.inspect(polite)["State"]["ExitCode"] == 4
@@ -139,8 +139,9 @@ def test_update_is_live(containers: Containers) -> None:
 
 def test_top_and_stats(containers: Containers) -> None:
     name = containers.run("sh", "-c", "sleep 1000 & sleep 1000")
-    time.sleep(0.2)
-    found = containers.engine.json("GET", f"/containers/{name}/top")
+    path = f"/containers/{name}/top"
+    until(lambda: str(containers.engine.json("GET", path)).count("'sleep 1000'") == 2)
+    found = containers.engine.json("GET", path)
     assert found["Titles"] == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
     assert sorted(row[-1] for row in found["Processes"])[-2:] == ["sleep 1000", "sleep 1000"]
     found = containers.engine.json("GET", f"/containers/{name}/top?ps_args=-o%20pid,comm")
@@ -189,8 +190,11 @@ def test_archives(containers: Containers, running: bool) -> None:
 
 
 def test_commit_carries_files_and_configuration(containers: Containers) -> None:
-    name, engine = containers.run("sh", "-c", "echo made > /made; sleep 1000"), containers.engine
-    time.sleep(0.3)
+    name, engine = (
+        containers.run("sh", "-c", "echo made > /made; echo done; sleep 1000"),
+        containers.engine,
+    )
+    engine.printed(name, "done")
     query = f"container={name}&repo=api/made&tag=1&comment=c&author=a&changes={quote('ENV X=y')}"
     image = engine.json("POST", f"/commit?{query}", {"Labels": {"l": "v"}}, 201)["Id"]
     found = engine.json("GET", "/images/api/made:1/json")
@@ -301,8 +305,10 @@ def test_oci_explain_and_timings(containers: Containers) -> None:
 
 
 def test_disk_usage(containers: Containers) -> None:
-    containers.run("sh", "-c", "head -c 100000 /dev/zero > /f; sleep 1000", name="api-df")
-    time.sleep(0.3)
+    containers.run(
+        "sh", "-c", "head -c 100000 /dev/zero > /f; echo done; sleep 1000", name="api-df"
+    )
+    containers.engine.printed("api-df", "done")
     found = containers.engine.json("GET", "/v1.51/system/df")
     sizes = {item["Names"][0]: item["SizeRw"] for item in found["Containers"]}
     assert sizes["/api-df"] >= 100000

@@ -12,12 +12,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from enginekit import RunningEngine
+from enginekit import RunningEngine, until
 
 from portside.api.job_shares import EACH
 
@@ -170,13 +170,6 @@ def test_followers_of_logs_share_one_inotify_instance(narrow: RunningEngine, sto
         for _, sock in held:
             sock.close()
     until(lambda: instances(narrow) == before)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
 
 
 def test_waiting_clients_leave_others_their_connections(

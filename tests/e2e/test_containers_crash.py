@@ -140,9 +140,11 @@ def test_exit_that_was_half_handled(engine: Fragile, point: str, host: dict[str,
 
 def test_stop_was_signalled(engine: Fragile) -> None:
     policy = {"RestartPolicy": {"Name": "unless-stopped"}}
-    engine.create("polite", "sh", "-c", "trap 'exit 3' TERM; sleep 100 & wait", host=policy)
+    engine.create(
+        "polite", "sh", "-c", "trap 'exit 3' TERM; echo set; sleep 100 & wait", host=policy
+    )
     engine.json("POST", "/containers/polite/start", status=204)
-    time.sleep(0.2)
+    engine.printed("polite", "set")
     engine.arm("container.stop:signalled")
     assert engine.try_request("POST", "/containers/polite/stop") == 0
     engine.reborn()
@@ -224,7 +226,7 @@ def test_logs_followed_over_a_crash(engine: Fragile) -> None:
     script = "i=0; while [ $i -lt 60 ]; do i=$((i+1)); echo line $i; sleep 0.02; done"
     engine.create("talker", "sh", "-c", script)
     engine.json("POST", "/containers/talker/start", status=204)
-    time.sleep(0.3)
+    engine.printed("talker", "line 5\n")
     engine.kill()
     time.sleep(0.3)
     engine.start()

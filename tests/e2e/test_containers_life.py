@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from enginekit import until
 
 Docker = Callable[..., "subprocess.CompletedProcess[str]"]
 BASE = "portside/base"
@@ -33,13 +34,6 @@ def inspect(docker: Docker, name: str) -> Any:
 
 def state(docker: Docker, name: str) -> Any:
     return inspect(docker, name)["State"]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
 
 
 def refused(docker: Docker, *arguments: str) -> str:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from enginekit import RunningEngine
+from enginekit import RunningEngine, until
 
 Docker = Callable[..., "subprocess.CompletedProcess[Any]"]
 BASE = "portside/base"
@@ -35,13 +36,6 @@ def running(docker: Docker, name: str) -> str:
     """A running container."""
     docker("run", "-d", "--name", name, "-e", "OUTER=1", "-w", "/var", BASE, "sleep", "1000")
     return name
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
 
 
 # -- exec ------------------------------------------------------------------------------------------
@@ -197,6 +191,13 @@ def attached(engine: RunningEngine, name: str, *options: str) -> subprocess.Pope
                             stderr=subprocess.PIPE)  # fmt: skip
 
 
+def attachments(engine: RunningEngine, name: str) -> int:
+    """How many clients have been attached, by the engine's events."""
+    query = f"filters={quote(json.dumps({'container': [name], 'event': ['attach']}))}"
+    events = engine.request("GET", f"/events?since=0&until={time.time()}&{query}")[2]
+    return events.count(b"\n")
+
+
 def test_attach_several_and_one_goes(engine: RunningEngine, docker: Docker, name: str) -> None:
     docker(
         "run", "-d", "-i", "--name", name, BASE, "sh", "-c", "while read x; do echo got $x; done"
@@ -205,7 +206,7 @@ def test_attach_several_and_one_goes(engine: RunningEngine, docker: Docker, name
     first = clients[0]
     assert first.stdin and first.stdout
     try:
-        time.sleep(0.5)
+        until(lambda: attachments(engine, name) == 3)
         first.stdin.write(b"one\n")
         first.stdin.flush()
         for client in clients:

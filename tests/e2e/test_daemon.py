@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from enginekit import ROOT, RunningEngine, docker_runner
+from enginekit import ROOT, RunningEngine, docker_runner, until
 
 from portside.model.instance import DEFAULT_SOCKET, Instance
 
@@ -163,13 +163,11 @@ def test_sighup_reloads(private_engine: RunningEngine) -> None:
     assert json.loads(attributes["registry-mirrors"]) == ["https://mirror.test"]
     path.write_text("{broken")
     engine.process.send_signal(signal.SIGHUP)
-    time.sleep(0.5)
+    until(lambda: "Error reconfiguring the daemon" in engine.log.read_text())
     assert engine.json("GET", "/info")["Labels"] == ["fresh=yes"]
-    assert "Error reconfiguring the daemon" in engine.log.read_text()
     path.write_text(json.dumps({"fixed-cidr": "nonsense"}))
     engine.process.send_signal(signal.SIGHUP)
-    time.sleep(0.3)
-    assert "fixed-cidr: invalid value" in engine.log.read_text()
+    until(lambda: "fixed-cidr: invalid value" in engine.log.read_text())
     assert engine.json("GET", "/info")["Labels"] == ["fresh=yes"]
 
 

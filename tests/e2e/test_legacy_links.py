@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from enginekit import RunningEngine
+from enginekit import RunningEngine, until
 
 BASE = "portside/base"
 NAMES = ("ln-target", "ln-a", "ln-b", "ln-c")
@@ -126,13 +125,6 @@ def test_a_real_time_stop_signal(docker: Any, script: str, code: str) -> None:
     until(lambda: "up" in docker("logs", "ln-a").stdout)
     docker("stop", "-t", "20" if script else "1", "ln-a")
     assert docker("inspect", "-f", "{{.State.ExitCode}}", "ln-a").stdout.strip() == code
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 40
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_probe_that_takes_too_long_keeps_its_output(docker: Any) -> None:
