@@ -160,8 +160,8 @@ class RunningEngine:
 
     def printed(self, name: str, text: str) -> None:
         """Wait until a container has written ``text``."""
-        until(lambda: text.encode() in self.request(
-            "GET", f"/containers/{name}/logs?stdout=1&stderr=1")[2], f"{name}: no {text!r}")  # fmt: skip
+        path = f"/containers/{name}/logs?stdout=1&stderr=1"
+        until(lambda: text.encode() in self.request("GET", path)[2], f"{name}: no {text!r}")
 
     def json(self, method: str, path: str, body: Any = None, status: int | None = None) -> Any:
         """The JSON answer; with ``status`` the one that must come."""
