@@ -158,7 +158,7 @@ async def each_step(
         if not died:
             break
         number += 1
-    assert number > 3, "there were steps to die at"
+    assert number > 2, "there were steps to die at"
 
 
 async def world(host: Host) -> tuple[Container, Machine]:
