@@ -204,7 +204,7 @@ class _Unfinished:
 
 
 def _check_kind(name: str, manifest: dict[str, Any]) -> None:
-    """Raises ComposeError for a manifest that is no Compose project's."""
+    """Raises ComposeError for a manifest of something other than a Compose project."""
     kind = manifest.get("artifactType") or ""
     config = manifest.get("config")
     old = config.get("mediaType") if isinstance(config, dict) else ""

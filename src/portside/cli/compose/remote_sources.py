@@ -30,7 +30,7 @@ class RemoteSources:
         answer = self._get(name, references.canonical(name))
         manifest = jsontext.loads(_bytes(answer["Manifest"]))
         if not isinstance(manifest, dict):
-            raise ComposeError(f"{name}: the manifest is no JSON object")
+            raise ComposeError(f"{name}: the manifest must be a JSON object")
         return Artifact(answer["Digest"], manifest)
 
     def layers(self, name: str, digest: str) -> list[bytes]:
