@@ -596,7 +596,7 @@ class ImageService:
     async def pull_artifact(
         self, ref: str, auth: AuthConfig | None = None, *, with_blobs: bool
     ) -> tuple[FetchedManifest, Sequence[bytes]]:
-        """A manifest of something other than an image, and its layers, see ``artifacts.pull_artifact``."""
+        """A manifest of another kind, and its layers: ``artifacts.pull_artifact``."""
         from portside.images.artifacts import pull_artifact
 
         reference = Reference.parse(ref)
