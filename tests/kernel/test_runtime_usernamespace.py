@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -32,6 +34,8 @@ from portside.model.ociruntime import (
     TimeOffset,
     User,
 )
+from portside.runtime import init, userns
+from portside.runtime.init_channel import Child, Outcome, Own
 
 pytestmark = [
     pytest.mark.skipif(not is_root(), reason="containers need root here"),
@@ -254,3 +258,30 @@ async def test_a_hook_that_is_not_there(made: Bench) -> None:
     found = Hooks(create_runtime=(Hook("/no/such/hook"),))
     with pytest.raises(SystemFailure, match="error running createRuntime hook #0: /no/such/hook"):
         await made.run(spec=specification("true", hooks=found))
+
+
+async def test_the_new_pid_is_known_before_what_its_process_reports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy machine the sibling ran first: the start failed without a word."""
+
+    def late(channel: socket.socket, pid: int, used: list[int]) -> None:
+        time.sleep(0.3)
+        introduce(channel, pid, used)
+
+    def body(own: Own) -> None:
+        init._continue_as_sibling(own, [])
+        own.steps.enter("done")
+        own.report(Outcome(uid=7))
+        os.execv("/bin/sleep", ["sleep", "100"])
+
+    introduce = userns.introduce
+    monkeypatch.setattr(userns, "introduce", late)
+    child = Child.fork(body, terminal=False, stdin=False)
+    try:
+        first = child.pid
+        child.settle(remapped("true"))
+        assert child.pid != first
+        assert child.outcome().uid == 7
+    finally:
+        child.kill()

@@ -302,10 +302,7 @@ def _enter_user_namespace(
     choose_child_namespaces(spec)
     _enter_namespaces(spec, given.netns)
     prctl(PR_SET_DUMPABLE, 0)
-    pid = fork_sibling()
-    if pid:
-        userns.introduce(own.channel, pid, prepared.used)
-        os._exit(0)
+    _continue_as_sibling(own, prepared.used)
     return prepared
 
 
@@ -325,11 +322,21 @@ def _enter_without_rights(
     choose_child_namespaces(spec)
     _enter_namespaces(spec, given.netns)
     prctl(PR_SET_DUMPABLE, 0)
+    _continue_as_sibling(own, [])
+    return userns.Prepared(sources=mounts.open_shared(spec.mounts))
+
+
+def _continue_as_sibling(own: Own, used: list[int]) -> None:
+    """Continue as a child of our parent's, which learns the new PID before anything else that the
+    sibling reports: it waits until we have ended. ``used``: see :func:`userns.introduce`."""
+    ended, ours = os.pipe()
     pid = fork_sibling()
     if pid:
-        userns.introduce(own.channel, pid, [])
+        userns.introduce(own.channel, pid, used)
         os._exit(0)
-    return userns.Prepared(sources=mounts.open_shared(spec.mounts))
+    os.close(ours)
+    os.read(ended, 1)
+    os.close(ended)
 
 
 def _enter_namespaces(spec: Spec, netns: int) -> None:

@@ -291,7 +291,9 @@ class Child:
     def _premature(self, data: bytes) -> PortsideError:
         """The error for a message that was not the expected one."""
         if data[:1] == b"o":
-            return _reported(msgspec.json.decode(data[1:], type=Outcome))
+            outcome = msgspec.json.decode(data[1:], type=Outcome)
+            if outcome.error:
+                return _reported(outcome)
         return StartError("the container's process was killed while it was started")
 
     def go(self) -> None:
