@@ -98,6 +98,9 @@ class StepContainer:
         self._devices = devices
         self._limits, self._stack = limits, stack
         self._client: MonitorClient | None = None
+        self._ending: asyncio.Task[None] | None = None
+        """The end of PID 1. It continues when who waits for it is cancelled once more: the monitor
+        writes into the runtime directory until then."""
         self._directory = str(core.directory(identifier))
 
     @asynccontextmanager
@@ -158,7 +161,8 @@ class StepContainer:
                 yield StepProcess(client, ours)
             finally:
                 self._client = None
-                await self._end(client, cgroup)
+                self._ending = asyncio.create_task(self._end(client, cgroup))
+                await asyncio.shield(self._ending)
         finally:
             ours.close()
             theirs.close()
@@ -234,9 +238,13 @@ class StepContainer:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            with teardown(log, f"the start of step {self._id}"):
-                await self._end(await starting, cgroup)
+            self._ending = asyncio.create_task(self._end_start(starting, cgroup))
+            await asyncio.shield(self._ending)
             raise
+
+    async def _end_start(self, starting: asyncio.Task[MonitorClient], cgroup: str) -> None:
+        with teardown(log, f"the start of step {self._id}"):
+            await self._end(await starting, cgroup)
 
     async def _end(self, client: MonitorClient, cgroup: str) -> None:
         """Kill PID 1 unless it has ended."""
@@ -250,6 +258,8 @@ class StepContainer:
     async def _clean(self, cgroup: str) -> None:
         """Give network, control group and runtime directory back, whatever happened."""
         core = self._core
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
         await core.networks.detach(self._id, announce=False)
         await asyncio.to_thread(processes.drop_leftover, core, core.state_dir(self._id))
 
