@@ -282,7 +282,13 @@ async def frames_of(reader: asyncio.StreamReader, size: int) -> AsyncIterator[tu
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
-    await task
+    """Wait for a task that continues when we are cancelled, which counts once it has ended: what
+    comes next removes what it uses."""
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def _kill(cgroup: str) -> None:
