@@ -19,11 +19,11 @@ from portside.builder.dockerfile.frontend_values import FrontendOptions
 from portside.builder.dockerfile.history_text import ClassicPhrases
 from portside.builder.remote_context import fetch
 from portside.builder.service import CONTEXT, BuildRequest, BuildService, Context
-from portside.builder.solver.entitlements import NETWORK_HOST
 from portside.builder.solver.log_clip import CLASSIC
 from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import StepSettings
 from portside.model.container import HostConfig, Ulimit
+from portside.model.entitlement_names import NETWORK_HOST
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.filters import Filters
 from portside.model.git_urls import is_git_url

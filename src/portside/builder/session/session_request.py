@@ -11,9 +11,9 @@ from portside.builder import llb
 from portside.builder.dockerfile.frontend_values import FrontendOptions, NamedContext
 from portside.builder.exporters.export_options import parse_export
 from portside.builder.results import ExportRequest
-from portside.builder.solver.entitlements import NAMES, is_known
 from portside.builder.solver.step_runner import StepSettings
 from portside.model.container import HostConfig, Ulimit
+from portside.model.entitlement_names import NAMES, is_known
 from portside.model.errors import InvalidParameter
 from portside.model.platform import Platform
 from portside.model.reference import Reference

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from portside.builder import llb
+from portside.model.entitlement_names import DEVICE, NETWORK_HOST, SECURITY_INSECURE
 from portside.model.errors import Forbidden, InvalidParameter, NotFound
 
 if TYPE_CHECKING:
     from portside.containers.spec.cdi import Edits, Registry
 
-NETWORK_HOST, SECURITY_INSECURE, DEVICE = "network.host", "security.insecure", "device"
-NAMES = (NETWORK_HOST, SECURITY_INSECURE, DEVICE)
 AUTO_ALLOW = "org.mobyproject.buildkit.device.autoallow"
 """An annotation of a CDI device, or of its file: builds may use it without ``--allow``."""
 DEVICE_CLASS = "org.mobyproject.buildkit.device.class"
@@ -39,11 +38,6 @@ def grantable(settings: Mapping[str, Any]) -> frozenset[str]:
             raise InvalidParameter(f"builder.entitlements.{key} must be true or false")
     values = {**_DEFAULTS, **given}
     return frozenset(key.replace("-", ".") for key, value in values.items() if value)
-
-
-def is_known(name: str) -> bool:
-    """Whether a request can ask for an entitlement; ``device=NAME`` is for one device."""
-    return name in NAMES or name.startswith(f"{DEVICE}=")
 
 
 def check_granted(asked: Iterable[str], granted: frozenset[str]) -> None:

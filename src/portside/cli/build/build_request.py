@@ -7,6 +7,7 @@ import os
 from portside.cli import references
 from portside.cli.build import build_attests
 from portside.cli.session import Failed
+from portside.model.entitlement_names import NETWORK_HOST, is_known
 from portside.model.errors import PortsideError
 
 TYPE_CHECKING = False
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from portside.cli.session import Session
     from portside.flags.table import Options
 
-ENTITLEMENTS = ("network.host", "security.insecure", "device")
 PROXIES = ("httpProxy", "httpsProxy", "ftpProxy", "noProxy", "allProxy")
 
 
@@ -27,7 +27,7 @@ def of(session: Session, options: Options) -> dict[str, Any]:
     network = options.text("network", "default")
     _check(options.many("tag"), allow, network)
     if network == "host":
-        allow.append("network.host")
+        allow.append(NETWORK_HOST)
     return {
         "target": options.text("target"),
         "args": _args(session, options.many("build-arg")),
@@ -66,7 +66,7 @@ def _check(tags: list[str], allow: list[str], network: str) -> None:
                 why = "repository name must be lowercase"
             raise Failed(1, f'ERROR: failed to build: invalid tag "{tag}": {why}') from None
     for name in allow:
-        if name not in ENTITLEMENTS and not name.startswith("device="):
+        if not is_known(name):
             raise Failed(1, f"ERROR: failed to build: unknown entitlement {name}")
     if network not in ("", "default", "host", "none"):
         raise Failed(1, f'ERROR: failed to build: network mode "{network}" not supported by '
