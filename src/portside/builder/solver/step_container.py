@@ -98,9 +98,6 @@ class StepContainer:
         self._devices = devices
         self._limits, self._stack = limits, stack
         self._client: MonitorClient | None = None
-        self._ending: asyncio.Task[None] | None = None
-        """The end of PID 1. It continues when who waits for it is cancelled once more: the monitor
-        writes into the runtime directory until then."""
         self._directory = str(core.directory(identifier))
 
     @asynccontextmanager
@@ -161,8 +158,7 @@ class StepContainer:
                 yield StepProcess(client, ours)
             finally:
                 self._client = None
-                self._ending = asyncio.create_task(self._end(client, cgroup))
-                await asyncio.shield(self._ending)
+                await _ended(asyncio.create_task(self._end(client, cgroup)))
         finally:
             ours.close()
             theirs.close()
@@ -238,8 +234,7 @@ class StepContainer:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            self._ending = asyncio.create_task(self._end_start(starting, cgroup))
-            await asyncio.shield(self._ending)
+            await _ended(asyncio.create_task(self._end_start(starting, cgroup)))
             raise
 
     async def _end_start(self, starting: asyncio.Task[MonitorClient], cgroup: str) -> None:
@@ -258,8 +253,6 @@ class StepContainer:
     async def _clean(self, cgroup: str) -> None:
         """Give network, control group and runtime directory back, whatever happened."""
         core = self._core
-        if self._ending is not None:
-            await asyncio.wait([self._ending])
         await core.networks.detach(self._id, announce=False)
         await asyncio.to_thread(processes.drop_leftover, core, core.state_dir(self._id))
 
@@ -282,13 +275,17 @@ async def frames_of(reader: asyncio.StreamReader, size: int) -> AsyncIterator[tu
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
-    """Wait for a task that continues when we are cancelled, which counts once it has ended: what
-    comes next removes what it uses."""
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    """Wait for a task that continues when we are cancelled, however often; that counts once it has
+    ended, since what comes next removes what the task uses, as the monitor does until its end."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as err:
+            cancelled = err
+    if cancelled is not None:
+        raise cancelled
+    task.result()
 
 
 async def _kill(cgroup: str) -> None:
