@@ -47,10 +47,18 @@ class IDMappings(msgspec.Struct, frozen=True):
         return IDMappings(_inverse(self.uids), _inverse(self.gids))
 
 
-def _to_host(mappings: Iterable[IDMapping], number: int, kind: str) -> int:
+def mapped(mappings: Iterable[IDMapping], number: int) -> int | None:
+    """What an identifier (``container_id``) becomes (``host_id``); None when it is not mapped."""
     for one in mappings:
         if one.container_id <= number < one.container_id + one.size:
             return one.host_id + number - one.container_id
+    return None
+
+
+def _to_host(mappings: Iterable[IDMapping], number: int, kind: str) -> int:
+    found = mapped(mappings, number)
+    if found is not None:
+        return found
     raise InvalidParameter(f"{kind} {number} is not mapped in the container's user namespace")
 
 

@@ -12,6 +12,7 @@ import stat
 import struct
 from collections.abc import Iterable
 
+from portside.model.idmap import mapped
 from portside.model.ociruntime import IDMapping
 
 CAPABILITY = "security.capability"
@@ -37,9 +38,9 @@ class MovedOwners:
     def mode(self, found: os.stat_result) -> int:
         """The permission bits of a copy of a file."""
         mode = stat.S_IMODE(found.st_mode)
-        if not _knows(self._uids, found.st_uid):
+        if mapped(self._uids, found.st_uid) is None:
             mode &= ~stat.S_ISUID
-        if not _knows(self._gids, found.st_gid):
+        if mapped(self._gids, found.st_gid) is None:
             mode &= ~stat.S_ISGID
         return mode
 
@@ -75,14 +76,10 @@ class MovedOwners:
         return bytes(found)
 
 
-def _knows(mappings: tuple[IDMapping, ...], number: int) -> bool:
-    return any(0 <= number - one.container_id < one.size for one in mappings)
-
-
 def _moved(mappings: tuple[IDMapping, ...], number: int) -> int:
-    for one in mappings:
-        if 0 <= number - one.container_id < one.size:
-            return one.host_id + number - one.container_id
+    found = mapped(mappings, number)
+    if found is not None:
+        return found
     # nobody, unless the copy's range has that number: then one that no range ends with
     inside = any(0 <= _NOBODY - one.host_id < one.size for one in mappings)
     return max(one.host_id + one.size for one in mappings) if inside else _NOBODY
