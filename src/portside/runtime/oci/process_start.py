@@ -17,6 +17,7 @@ import sys
 
 from portside.runtime.oci import combined_modules
 
+_PACKAGE = __file__.rpartition("/runtime/")[0]
 _BECOMING = frozenset(("create", "run", "exec"))
 _F_ADD_SEALS = 1033
 _ALL_SEALS = 0x1 | 0x2 | 0x4 | 0x8
@@ -44,8 +45,7 @@ def main() -> None:
 def run(arguments: list[str]) -> None:
     """The command in this process; does not return."""
     gc.disable()  # a short life, of which a collection would be a tenth
-    package = __file__.rpartition("/runtime/")[0]
-    combined = combined_modules.use(package)
+    combined = combined_modules.use(_PACKAGE)
     becoming = bool(_BECOMING.intersection(arguments))
     if becoming:
         from portside.runtime.oci import light_structs
@@ -60,13 +60,13 @@ def run(arguments: list[str]) -> None:
     except OSError:
         code = code or 1
     if becoming and not combined and not code:
-        combined_modules.make(package)
+        combined_modules.make(_PACKAGE)
     posix._exit(code)  # taking the interpreter down would take longer than some verbs
 
 
 def _leave_mounts() -> None:
     """Back to the caller's mount namespace, root and working directory (descriptors 9, 7, 8)."""
-    combined_modules.use(__file__.rpartition("/runtime/")[0])
+    combined_modules.use(_PACKAGE)
     from portside.kernel.process import CLONE_NEWNS, setns
 
     setns(9, CLONE_NEWNS, "the caller's mount namespace")
