@@ -93,8 +93,8 @@ def parse_export(request: ExportRequest, epoch: int | None = None) -> ExportOpti
     names = [name for name in attrs.get("name", "").split(",") if name]
     if attrs.get("name") == "*":
         raise InvalidParameter("names from the result's metadata (name=*) are not supported")
-    push = _flag(attrs, "push", kind == "registry")
-    by_digest = _flag(attrs, "push-by-digest", False)
+    push = flag(attrs, "push", kind == "registry")
+    by_digest = flag(attrs, "push-by-digest", False)
     if push and not names:
         raise InvalidParameter("pushing needs a name: give --tag or name=REGISTRY/NAME:TAG")
     given = attrs.get("source-date-epoch", "")
@@ -106,15 +106,15 @@ def parse_export(request: ExportRequest, epoch: int | None = None) -> ExportOpti
         dangling=attrs.get("dangling-name-prefix", DANGLING) if kind in IMAGE_TYPES else "",
         push=push or by_digest,
         push_by_digest=by_digest,
-        store=_flag(attrs, "store", True),
-        unpack=_flag(attrs, "unpack", True),
-        tar=_flag(attrs, "tar", True),
-        oci_types=_flag(attrs, "oci-mediatypes", kind != "docker"),
+        store=flag(attrs, "store", True),
+        unpack=flag(attrs, "unpack", True),
+        tar=flag(attrs, "tar", True),
+        oci_types=flag(attrs, "oci-mediatypes", kind != "docker"),
         compression=_compression(attrs),
         epoch=int(given) if given else epoch,
-        rewrite_timestamp=_flag(attrs, "rewrite-timestamp", False),
+        rewrite_timestamp=flag(attrs, "rewrite-timestamp", False),
         annotations=tuple(_annotations(attrs)),
-        platform_split=_flag(attrs, "platform-split", True),
+        platform_split=flag(attrs, "platform-split", True),
         attestation_prefix=attrs.get("attestation-prefix", ""),
     )
     if options.annotations and not options.oci_types:
@@ -124,7 +124,8 @@ def parse_export(request: ExportRequest, epoch: int | None = None) -> ExportOpti
     return options
 
 
-def _flag(attrs: Mapping[str, str], key: str, default: bool) -> bool:
+def flag(attrs: Mapping[str, str], key: str, default: bool) -> bool:
+    """An attribute that is true or false; InvalidParameter for another value."""
     text = attrs.get(key)
     if text is None:
         return default
@@ -147,7 +148,7 @@ def _compression(attrs: Mapping[str, str]) -> Compression:
     most = 22 if kind == "zstd" else 9
     if level is not None and not 0 <= level <= most:
         raise InvalidParameter(f"compression-level {level}: {kind} has levels 0 to {most}")
-    return Compression(kind=kind, level=level, force=_flag(attrs, "force-compression", False))
+    return Compression(kind=kind, level=level, force=flag(attrs, "force-compression", False))
 
 
 def _annotations(attrs: Mapping[str, str]) -> list[Annotation]:

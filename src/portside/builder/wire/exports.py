@@ -11,6 +11,7 @@ import msgspec
 
 from portside.builder.cache.cache_export import parse_target
 from portside.builder.dockerfile.history_text import BUILDKIT_COMMENT
+from portside.builder.exporters.export_options import flag
 from portside.builder.results import (
     BuildResult,
     CacheRequest,
@@ -118,7 +119,7 @@ async def _one(
         job.exported.append(msgspec.json.decode(described, type=Descriptor))
         for line in exported(job.service.store, answer):
             step.did(line)
-        if is_stored(output.attrs):
+        if flag(output.attrs, "store", True):
             for name in filter(None, answer.get("image.name", "").split(",")):
                 step.did(f"naming to {name}")
                 step.did(f"unpacking to {name}")
@@ -144,13 +145,8 @@ def exported(store: Store, answer: Mapping[str, str]) -> Iterator[str]:
     yield f"exporting manifest list {digest}"
 
 
-def is_stored(attrs: Mapping[str, str]) -> bool:
-    """Whether an image stays here under its names (``store``)."""
-    return attrs.get("store", "true").lower() not in ("0", "f", "false")
-
-
 def _pushes(output: Output) -> bool:
-    return output.type == "registry" or output.attrs.get("push", "false") in ("", "1", "true")
+    return output.type == "registry" or flag(output.attrs, "push", False)
 
 
 async def platform_result(job: BuildJob, result: Result, key: str) -> PlatformResult:
