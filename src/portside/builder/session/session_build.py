@@ -500,7 +500,7 @@ class SessionBuild:
             output=session.plan.output, digests=session.digests, started=session.started,
             finished=time.time(), invocation=new_id()[:25], attrs=self._request.attrs(),
             file=self._request.file, dockerfile=session.request.dockerfile,
-            directories=frozenset((MAIN, "dockerfile") if is_local else ()),
+            directories=frozenset((MAIN, DOCKERFILE) if is_local else ()),
         )  # fmt: skip
 
     def _attrs(self, output: Output) -> dict[str, str]:

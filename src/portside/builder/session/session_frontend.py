@@ -28,6 +28,7 @@ from portside.builder.wire.dockerfile_frontend import DOCKERFILE, Forwarded
 from portside.builder.wire.exports import platform_result
 from portside.builder.wire.progress_log import ProgressLog
 from portside.builder.wire.proto import control_pb2 as pb
+from portside.builder.wire.subrequests import LINT, OUTLINE, TARGETS
 from portside.builder.wire.wire_errors import ClientError, SolveFailed, SourceFile, span_of
 from portside.model.errors import NotFound, PortsideError
 from portside.model.ids import new_id
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 Directories = Callable[[str], Awaitable[Tree | None]]
 """The client's directory of that name as it is, ignored files too; None when there is none."""
 Credentials = Callable[[str], "Awaitable[AuthConfig | None]"]
-REQUESTS = {"check": "frontend.lint", "outline": "frontend.outline", "targets": "frontend.targets"}
+REQUESTS = {"check": LINT, "outline": OUTLINE, "targets": TARGETS}
 """``--call`` as frontends know it."""
 SUBREQUESTS = "moby.buildkit.frontend.subrequests"
 
