@@ -186,15 +186,22 @@ def _locked(values: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def pin(session: ComposeSession, services: dict[str, Any]) -> None:
-    """Put the digests that registries know into the images' names."""
+def pin(session: ComposeSession, services: dict[str, Any]) -> dict[str, Any]:
+    """Put the digests that registries know into the images' names; the descriptors by these."""
     from portside.cli import references
 
+    names: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for service in services.values():
         image = service.get("image")
-        if image and "@" not in image:
-            digest = distribution(session, image)["Descriptor"]["digest"]
-            service["image"] = f"{references.canonical(image)}@{digest}"
+        if not image or "@" in image:
+            continue
+        if image not in names:
+            descriptor = distribution(session, image)["Descriptor"]
+            names[image] = f"{references.canonical(image)}@{descriptor['digest']}"
+            found[names[image]] = descriptor
+        service["image"] = names[image]
+    return found
 
 
 def distribution(session: ComposeSession, image: str) -> Any:

@@ -43,9 +43,11 @@ def publish(session: ComposeSession, options: Options, arguments: list[str]) -> 
         return 0
     layers = publication.layers_of(project, options.flag("with-env"))
     _push_images(session)
-    copies, services = options.flag("app"), {}
+    copies = options.flag("app")
+    services: dict[str, Any] = {}
+    descriptors: dict[str, Any] = {}
     if copies or options.flag("resolve-image-digests"):
-        services = _pinned(session, project)
+        services, descriptors = _pinned(session, project)
         data = to_yaml({"services": services}).encode()
         layers.add(FILE, data, {"com.docker.compose.file": "image-digests.yaml"})
     name, report = arguments[0], session.board("Publishing").report
@@ -54,7 +56,7 @@ def publish(session: ComposeSession, options: Options, arguments: list[str]) -> 
         if not session.dry_run:
             manifest = _push(session, name, layers, version)
             if copies:
-                _copy_images(session, services, name, manifest)
+                _copy_images(session, services, descriptors, name, manifest)
     except Refused:
         report(Event(name, ERROR, "publishing"))
         raise
@@ -100,25 +102,26 @@ def _push_images(session: ComposeSession) -> None:
     verb.handler(session, options, arguments)
 
 
-def _pinned(session: ComposeSession, project: Project) -> dict[str, Any]:
-    """The images of the services, each with its digest."""
+def _pinned(session: ComposeSession, project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The images of the services, each with its digest, and what registries say of them."""
     from portside.cli.compose.config_verb import pin
 
     services: dict[str, Any] = {
         name: {"image": item["image"]} for name, item in project.services.items()
         if item.get("image")
     }  # fmt: skip
-    pin(session, services)
-    return services
+    return services, pin(session, services)
 
 
 def _copy_images(
-    session: ComposeSession, services: dict[str, Any], name: str, artifact: bytes
-) -> None:
-    """Copy images into the repository of an artifact, with an index that refers to it."""
+    session: ComposeSession, services: dict[str, Any], descriptors: dict[str, Any], name: str,
+    artifact: bytes,
+) -> None:  # fmt: skip
+    """Copy images into the repository of an artifact, with an index that refers to it.
+    ``descriptors``: those that are known, by image."""
     from portside.cli.compose.config_verb import distribution
 
-    known = {image: distribution(session, image)["Descriptor"]
+    known = {image: descriptors.get(image) or distribution(session, image)["Descriptor"]
              for image in {service["image"] for service in services.values()}}  # fmt: skip
     data = publication.index_of([known[item["image"]] for item in services.values()], artifact)
     parts = [
