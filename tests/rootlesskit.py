@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,17 +39,45 @@ def refuse_reason() -> str:
     return ""
 
 
+_FIRST_ID, _FIRST_SUBORDINATE, _SLOTS = 20_000, 1_000_000_000, 9_000
+"""Where the IDs of test users and their subordinates begin, and how many users there may be."""
+
+
+def _running() -> Iterator[tuple[int, str, int]]:
+    """PID, name and user ID of every process of the machine; no zombies."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            text = (path / "status").read_text()
+            fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+            if not fields["State"].startswith("Z"):
+                yield int(path.name), fields["Name"], int(fields["Uid"].split()[0])
+
+
+def _is_user(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
 class RootlessUser:
     """A user made for a test; :meth:`close` removes it with everything it had."""
 
     def __init__(self, *, subordinate: bool = True) -> None:
-        self.name = f"psr{random.randrange(16**6):06x}"
+        slot = self._slot()
+        self.name = f"psr{slot:06x}"
         self.place = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
         self.place.chmod(0o755)
         self.home = self.place / "home"
+        first = _FIRST_SUBORDINATE + slot * 65536
+        ranges = [f"SUB_{kind}_{end}" for kind in ("UID", "GID") for end in ("MIN", "MAX")]
+        limits = dict(zip(ranges, (first, first + 65535) * 2, strict=True))
         subprocess.run(
-            ["useradd", "-m", "-d", str(self.home), "-s", "/bin/sh", self.name], check=True
-        )
+            ["useradd", "-m", "-d", str(self.home), "-s", "/bin/sh", "-u", str(_FIRST_ID + slot),
+             *(word for key, value in limits.items() for word in ("-K", f"{key}={value}")),
+             self.name], check=True,
+        )  # fmt: skip
         found = pwd.getpwnam(self.name)
         self.uid, self.gid = found.pw_uid, found.pw_gid
         self.subordinates = self._subordinates(subordinate)
@@ -60,6 +89,19 @@ class RootlessUser:
         self.data_root = self.home / ".local/share/portside"
         self.exec_root = self.runtime / "portside"
         self.python = self._python()
+
+    @staticmethod
+    def _slot() -> int:
+        """A number of its own. IDs go by it: what runs in a container or in another root of this
+        machine may have users that this machine's ``/etc/passwd`` does not know, and
+        :meth:`close` ends processes by their IDs."""
+        used = {uid for _pid, _name, uid in _running()}
+        for slot in random.sample(range(_SLOTS), _SLOTS):
+            first = _FIRST_SUBORDINATE + slot * 65536
+            taken = any(uid == _FIRST_ID + slot or 0 <= uid - first < 65536 for uid in used)
+            if not taken and not _is_user(_FIRST_ID + slot):
+                return slot
+        raise AssertionError("no ID is free")
 
     def _subordinates(self, wanted: bool) -> list[range]:
         """What useradd(8) gave it, of user IDs."""
@@ -141,16 +183,11 @@ class RootlessUser:
 
     def processes(self) -> list[tuple[int, str]]:
         """PID and name of everything that runs as the user or its subordinates; no zombies."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError, ValueError):
-                text = (path / "status").read_text()
-                fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-                uid = int(fields["Uid"].split()[0])
-                mine = uid == self.uid or any(uid in ids for ids in self.subordinates)
-                if mine and not fields["State"].startswith("Z"):
-                    found.append((int(path.name), fields["Name"]))
-        return found
+        return [
+            (pid, name)
+            for pid, name, uid in _running()
+            if uid == self.uid or any(uid in ids for ids in self.subordinates)
+        ]
 
     def pid_of(self, name: str) -> int:
         """The one process of a name."""
