@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import random
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -222,12 +223,44 @@ class RootlessUser:
 
 
 class OpenTun:
-    """/dev/net/tun as systems have it: open to everybody; as it was afterwards."""
+    """/dev/net/tun as systems have it: open to everybody; as it was when the last of all test
+    runs on this machine is done with it."""
+
+    _before = Path("/run/portside-test-tun")
+    """Keeps the mode to restore."""
 
     def __enter__(self) -> OpenTun:
-        self.mode = stat.S_IMODE(TUN.stat().st_mode)
-        TUN.chmod(0o666)
+        with _locked(TUN.parent):
+            self._users = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
+            if _only_user(self._users):
+                if not self._before.exists():  # a run that was killed leaves it
+                    self._before.write_text(f"{stat.S_IMODE(TUN.stat().st_mode):o}")
+                TUN.chmod(0o666)
+            fcntl.flock(self._users, fcntl.LOCK_SH)
         return self
 
     def __exit__(self, *_: object) -> None:
-        TUN.chmod(self.mode)
+        with _locked(TUN.parent):
+            if _only_user(self._users):
+                TUN.chmod(int(self._before.read_text(), 8))
+                self._before.unlink()
+            os.close(self._users)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _only_user(descriptor: int) -> bool:
+    """Whether nobody else holds a lock on the file."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
