@@ -25,6 +25,7 @@ NEEDED = (
     (Path("/usr/bin/dbus-daemon"), "dbus"),
     (Path("/usr/lib/systemd/user/dbus.socket"), "dbus-user-session"),
 )
+CGROUP_V2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 TIMEOUT = 120 * PATIENCE
 """Seconds that a step may take on a busy machine."""
 _TARGET = """[Unit]
@@ -50,7 +51,7 @@ class Machine:
         self.place = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
         # not on the root's file system: overlay refuses an upper layer below its lower one
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", self.place], check=True)
-        for name in ("upper", "work", "root", "data", "bundle"):
+        for name in ("upper", "work", "root", "data", "home", "bundle"):
             (self.place / name).mkdir()
         self.root = self.place / "root"
         layers = f"lowerdir=/,upperdir={self.place}/upper,workdir={self.place}/work"
@@ -90,6 +91,9 @@ class Machine:
             {"destination": "/run", **memory},
             {"destination": "/tmp", **memory, "options": ["mode=1777"]},
             {"destination": "/var/lib/portside", "type": "bind", "source": f"{self.place}/data",
+             "options": ["bind"]},
+            # a user's layers: overlays are not stacked higher than two
+            {"destination": "/home", "type": "bind", "source": f"{self.place}/home",
              "options": ["bind"]},
         ]  # fmt: skip
         kinds = ("pid", "mount", "network", "ipc", "uts", "cgroup")

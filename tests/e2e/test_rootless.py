@@ -20,6 +20,7 @@ import pytest
 
 from tests.rootlesskit import ROOT, OpenTun, RootlessUser, refuse_reason
 
+BASE = "portside/base"
 NETWORK_PROGRAMS = ("pasta", "passt", "slirp4netns")
 pytestmark = pytest.mark.skipif(bool(refuse_reason()), reason=refuse_reason())
 
@@ -228,7 +229,7 @@ def test_ports_that_cannot_be_had(user: RootlessUser, web: int) -> None:
         assert "address already in use" in done.stderr
     done = user.docker("run", "--rm", "-p", "81:80", "portside/base", "true", check=False)
     if done.returncode:  # not where root's limit was lowered
-        assert "net.ipv4.ip_unprivileged_port_start" in done.stderr
+        assert "net.ipv4.ip_unprivileged_port_start=81," in done.stderr
 
 
 def test_names_between_containers(user: RootlessUser) -> None:
@@ -301,6 +302,8 @@ def test_a_life_without_control_groups(user: RootlessUser) -> None:
     refused = user.docker("run", "--cpus", "1", "portside/base", check=False)
     assert "NanoCPUs can not be set" in refused.stderr
     assert "portside daemon install" in refused.stderr
+    refused = user.docker("run", "-m", "1m", "portside/base", check=False)
+    assert "Minimum memory limit allowed is 6MB\n" in refused.stderr, "nothing to delegate for"
     try:
         assert "sleep 1000" in user.docker("top", "life").stdout
         stats = json.loads(user.docker("stats", "--no-stream", "--format", "json", "life").stdout)
@@ -320,6 +323,41 @@ def test_a_life_without_control_groups(user: RootlessUser) -> None:
         assert done.stdout == "3:4\n"
     finally:
         user.docker("rm", "-f", "life")
+
+
+def test_what_a_user_may_not_lower_or_be(user: RootlessUser) -> None:
+    """Below its own score nobody goes without a capability of the machine; only IDs that the user
+    has can be groups."""
+    path = "/proc/self/oom_score_adj"
+    own = Path(path).read_text()
+    assert user.docker("run", "--rm", "--oom-score-adj", "-500", BASE, "cat", path).stdout == own
+    assert (
+        user.docker("run", "--rm", "--oom-score-adj", "1000", BASE, "cat", path).stdout == "1000\n"
+    )
+    user.docker("run", "-d", "--name", "scored", "--oom-score-adj", "-500", BASE, "sleep", "1000")
+    assert user.docker("exec", "scored", "cat", path).stdout == own
+    assert user.docker("inspect", "-f", "{{.HostConfig.OomScoreAdj}}", "scored").stdout == "-500\n"
+    user.docker("rm", "-f", "scored")
+    done = user.docker("run", "--rm", "--group-add", "70000", BASE, "true", check=False)
+    assert "with groups" in done.stderr and "70000 is not mapped" in done.stderr
+    assert "/etc/subgid" in done.stderr
+
+
+def test_a_service_with_a_raised_score(user: RootlessUser) -> None:
+    """As below user@.service, which has ``OOMScoreAdjust=100``: less is not allowed."""
+    pid = user.engine_pid()
+    score = Path(f"/proc/{pid}/oom_score_adj")
+    before = score.read_text()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    launcher = next(Path("/proc", one, "oom_score_adj") for one in children)
+    try:
+        for one in (score, launcher):
+            one.write_text("100")  # as root: it is the least as well from now on
+        done = user.docker("run", "--rm", BASE, "cat", "/proc/self/oom_score_adj")
+        assert done.stdout == "100\n"
+    finally:
+        for one in (score, launcher):
+            one.write_text(before)
 
 
 def test_namespaces_of_the_host(user: RootlessUser) -> None:

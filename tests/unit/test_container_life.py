@@ -126,7 +126,7 @@ async def test_restart_keeps_a_container_with_rm(life: Kit) -> None:
 
 async def test_removal_of_a_running_one_needs_force(life: Kit) -> None:
     await life.run()
-    with pytest.raises(Conflict, match='cannot remove container "/box": container is running'):
+    with pytest.raises(Conflict, match='cannot remove container "box": container is running'):
         await remove_container(life.core, life.core.find("box"))
     await remove_container(life.core, life.core.find("box"), force=True)
     assert life.actions()[-3:] == ["kill", "die", "destroy"]

@@ -162,7 +162,8 @@ async def remove(api: Api, request: Request, name: str) -> Answer:
         return Response(204)
     containers = api.engine.containers
     force, volumes = params.boolean(request, "force"), params.boolean(request, "v")
-    await remove_container(containers, containers.find(name), force=force, volumes=volumes)
+    container = containers.find(name)
+    await remove_container(containers, container, force=force, volumes=volumes, name=name)
     return Response(204)
 
 

@@ -303,7 +303,7 @@ def process_of(
         rlimits=oci_process.rlimits(host.ulimits, defaults.ulimits),
         no_new_privileges=options.no_new_privileges,
         apparmor_profile=apparmor_of(options, privileged, defaults),
-        oom_score_adj=host.oom_score_adj,
+        oom_score_adj=oci_process.oom_score_adj(host.oom_score_adj),
         selinux_label=selinux_labels.of(core, record).process,
     )
 

@@ -282,7 +282,12 @@ class MountParser:
                 words.append(f"size={request.tmpfs_options.size_bytes}")
             if request.tmpfs_options.mode:
                 words.append(f"mode={request.tmpfs_options.mode:o}")
-            words += ["=".join(pair) for pair in request.tmpfs_options.options or ()]
+            for option in request.tmpfs_options.options or ():
+                if len(option) not in (1, 2):
+                    raise InvalidParameter(f"{prefix}invalid option array length")
+                if option[0] not in ("exec", "noexec"):
+                    raise InvalidParameter(f"{prefix}invalid option: {option[0]}")
+                words.append("=".join(option))
         if not point.rw:
             words.append("ro")
         return msgspec.structs.replace(point, tmpfs=tmpfs_options(",".join(words)))

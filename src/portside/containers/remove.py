@@ -20,16 +20,16 @@ log = logging.getLogger(__name__)
 
 
 async def remove_container(
-    core: Core, container: Container, *, force: bool = False, volumes: bool = False
+    core: Core, container: Container, *, force: bool = False, volumes: bool = False, name: str = ""
 ) -> None:
-    """Remove a container. Raises Conflict in Docker's words."""
+    """Remove a container, which the request calls ``name``. Raises Conflict in Docker's words."""
     record = container.record
     if container.removed:
         return
     if record.removing:
         raise Conflict(f"removal of container {record.id} is already in progress")
     while not container.removed:
-        _check_removable(record, force)
+        _check_removable(record, force, name or record.name)
         container.cancel_restart()
         if record.running:
             record.stopped_by_user = record.removing = True  # no request or policy starts it again
@@ -44,7 +44,7 @@ async def remove_container(
         # when it runs, a start was under way: look again
 
 
-def _check_removable(record: Record, force: bool) -> None:
+def _check_removable(record: Record, force: bool, name: str) -> None:
     if not record.alive or force:
         return
     state = record.status
@@ -53,7 +53,7 @@ def _check_removable(record: Record, force: bool) -> None:
         if state == "paused"
         else f"container is {state}: stop the container before removing or force remove"
     )
-    raise Conflict(f'cannot remove container "/{record.name}": {advice}')
+    raise Conflict(f'cannot remove container "{name}": {advice}')
 
 
 async def remove_locked(core: Core, container: Container, *, volumes: bool) -> None:

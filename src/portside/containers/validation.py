@@ -10,7 +10,7 @@ from portside.containers.core import Core
 from portside.kernel.cgroup import detect, limits
 from portside.kernel.cgroup.machine import machine
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig, Resources
-from portside.model.errors import InvalidParameter, NotFound
+from portside.model.errors import InvalidParameter, LimitUnsupported, NotFound
 from portside.model.image import Healthcheck
 from portside.model.paths import rootless_user
 
@@ -143,7 +143,7 @@ def _check_unbuilt(host: HostConfig) -> None:
     """Refuse options that this platform or this engine does not support."""
     if host.isolation not in ("", "default"):
         raise InvalidParameter(
-            f"invalid isolation: \"{host.isolation}\" - linux only supports 'default'"
+            f"invalid isolation ({host.isolation}): linux only supports 'default'"
         )
     for name in host.storage_opt or {}:
         if name != "size":
@@ -187,9 +187,9 @@ def check_limits(host: _R, *, update: bool = False) -> tuple[_R, list[str]]:
     here = machine()
     try:
         found, warnings = limits.check(host, here, update)
-    except InvalidParameter as err:
+    except LimitUnsupported as err:
         hint = _undelegated()
-        raise (InvalidParameter(f"{err}: {hint}") if hint else err) from None
+        raise (LimitUnsupported(f"{err}: {hint}") if hint else err) from None
     if warnings and (hint := _undelegated()):
         warnings = [*map(_not_the_kernels, warnings), hint]
     if isinstance(host, HostConfig):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from portside.daemon import keeper
+from portside.daemon import keeper, user_scope
 from portside.engine.options import DaemonOptions
 from portside.kernel import host_sockets, process
 from portside.model.errors import SystemFailure
@@ -29,6 +29,7 @@ def enter(options: DaemonOptions, arguments: Sequence[str]) -> None:
     own_directory(exec_root)
     places = keeper.Places(exec_root)
     user = os.geteuid()
+    user_scope.enter()
     lock = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:

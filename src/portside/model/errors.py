@@ -4,7 +4,8 @@
 
     PortsideError                 anything this package raises on purpose
     ├── InvalidParameter          the request is malformed or out of range        (400)
-    │   └── InvalidText           a number, size, time … that cannot be read      (400)
+    │   ├── InvalidText           a number, size, time … that cannot be read      (400)
+    │   └── LimitUnsupported      a limit that this machine cannot enforce        (400)
     ├── Unauthorized              credentials are missing or wrong                (401)
     ├── Forbidden                 understood, and refused                         (403)
     ├── NotFound                  no such object                                  (404)
@@ -46,6 +47,10 @@ class InvalidParameter(PortsideError):
 
 class InvalidText(InvalidParameter, ValueError):
     """A text is not the number, size, duration or time it should be; Go's words say why."""
+
+
+class LimitUnsupported(InvalidParameter):
+    """A limit is asked for that the kernel or the control groups here do not have."""
 
 
 class Unauthorized(PortsideError):

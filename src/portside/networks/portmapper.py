@@ -288,7 +288,8 @@ class HostPorts:
             reason = {
                 errno.EADDRINUSE: "address already in use",
                 errno.EADDRNOTAVAIL: "cannot assign requested address",
-                errno.EACCES: _PRIVILEGED if self._outside else "permission denied",
+                errno.EACCES: "permission denied"
+                + (_PRIVILEGED.format(publication.host_port) if self._outside else ""),
             }.get(err.errno or 0, err.strerror)
             raise SystemFailure(
                 f"failed to bind host port for {publication.host}:{inner}/"
@@ -310,9 +311,8 @@ class HostPorts:
 
 
 _PRIVILEGED = (
-    "permission denied: ports below the host's net.ipv4.ip_unprivileged_port_start (1024 unless "
-    "changed) are closed to users: sudo sysctl net.ipv4.ip_unprivileged_port_start=80, or publish "
-    "a higher port"
+    ": ports below the host's net.ipv4.ip_unprivileged_port_start (1024 unless changed) are closed "
+    "to users: sudo sysctl net.ipv4.ip_unprivileged_port_start={}, or publish a higher port"
 )
 
 

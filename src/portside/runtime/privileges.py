@@ -231,16 +231,17 @@ def drop(
     ambient = bits["ambient"] & bits["permitted"] & bits["inheritable"]
     drop_bounding(bits["bounding"], last_capability)
     prctl(PR_SET_KEEPCAPS, 1)
-    setgroups(who.groups)
     try:
+        setgroups(who.groups)
         os.setresgid(who.gid, who.gid, who.gid)
         os.setresuid(who.uid, who.uid, who.uid)
     except OSError as err:
         if err.errno != errno.EINVAL:
             raise
+        groups = f" with groups {', '.join(map(str, who.groups))}" if who.groups else ""
         raise SystemFailure(
-            f"user {who.uid}:{who.gid} is not mapped in the container's user namespace: the "
-            "caller has no or too few subordinate IDs (/etc/subuid, /etc/subgid)"
+            f"user {who.uid}:{who.gid}{groups} is not mapped in the container's user namespace: "
+            "the caller has no or too few subordinate IDs (/etc/subuid, /etc/subgid)"
         ) from err
     prctl(PR_SET_KEEPCAPS, 0)
     os.umask(0o022 if process.user.umask is None else process.user.umask)

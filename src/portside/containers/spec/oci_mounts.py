@@ -129,7 +129,7 @@ def tmpfs_options(text: str) -> tuple[str, ...]:
     for option in (word for word in text.split(",") if word):
         key, equals, _ = option.partition("=")
         if (equals and key not in valued) or (not equals and option not in plain):
-            raise InvalidParameter(f'invalid tmpfs option ["{option}"]')
+            raise InvalidParameter(f'invalid tmpfs option "{key}"')
         subject = key if equals else min(option, opposite.get(option, option))
         chosen.pop({"noexec": "exec", "nosuid": "suid", "nodev": "dev"}.get(subject, ""), None)
         chosen[subject] = option

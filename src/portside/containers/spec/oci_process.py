@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from portside.model import ociruntime as oci
 from portside.model.container import ContainerConfig, Ulimit
 from portside.model.errors import InvalidParameter
+from portside.model.paths import rootless_user
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -77,3 +78,12 @@ def rlimits(
             )
         found.append(oci.Rlimit(f"RLIMIT_{limit.name.upper()}", hard, soft))
     return tuple(found)
+
+
+def oom_score_adj(wanted: int) -> int:
+    """What may be set: an engine without root cannot go below its own (proc(5)), which is above
+    0 in a user's service (user@.service has ``OOMScoreAdjust=100``)."""
+    if not rootless_user():
+        return wanted
+    with open("/proc/self/oom_score_adj") as file:
+        return max(wanted, int(file.read()))

@@ -124,7 +124,7 @@ def _process(
         rlimits=oci_process.rlimits(host.ulimits, inputs.defaults.ulimits),
         no_new_privileges=options.no_new_privileges,
         apparmor_profile=apparmor_of(options, host.privileged, inputs.defaults),
-        oom_score_adj=host.oom_score_adj,
+        oom_score_adj=oci_process.oom_score_adj(host.oom_score_adj),
         selinux_label=inputs.labels.process,
     )
 

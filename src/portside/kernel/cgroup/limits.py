@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, TypeVar
 
 from portside.kernel.cgroup.machine import Machine
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, LimitUnsupported
 
 if TYPE_CHECKING:
     from portside.model.container import Resources
@@ -158,7 +158,7 @@ def _cpu(limits: Resources, machine: Machine, warnings: list[str]) -> None:
     if limits.nano_cpus > 0 and limits.cpu_quota > 0:
         raise InvalidParameter("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
     if limits.nano_cpus > 0 and not machine.cpu_cfs:
-        raise InvalidParameter(
+        raise LimitUnsupported(
             "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the "
             "cgroup is not mounted"
         )
@@ -212,7 +212,7 @@ def _shares(limits: Resources, machine: Machine, warnings: list[str]) -> None:
 def _realtime(limits: Resources, machine: Machine) -> None:
     runtime, period = limits.cpu_realtime_runtime, limits.cpu_realtime_period
     if (runtime != 0 or period != 0) and not machine.cpu_realtime:
-        raise InvalidParameter("Your kernel does not support CPU real-time scheduler")
+        raise LimitUnsupported("Your kernel does not support CPU real-time scheduler")
     if runtime != 0 and period != 0 and runtime > period:
         raise InvalidParameter("cpu real-time runtime cannot be higher than cpu real-time period")
 
