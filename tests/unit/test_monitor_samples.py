@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.errors import InvalidParameter, PortsideError, SystemFailure
 from portside.monitor import (
     filesystems,
     group_reader,
@@ -23,8 +24,8 @@ from portside.monitor import (
     kernel_log,
     network_reader,
 )
-from portside.monitor.__main__ import translate
 from portside.monitor.cadvisor import exposition
+from portside.monitor.cadvisor.runtime_flags import carry
 from portside.monitor.cadvisor.usage_summary import percentiles
 from portside.monitor.collector import Listeners
 from portside.monitor.delivery_queue import DeliveryQueue, Rejected
@@ -45,7 +46,7 @@ from portside.monitor.samples import (
     pressure,
     view,
 )
-from portside.monitor.settings import Rule, made_of
+from portside.monitor.settings import ALL_METRICS, Rule, made_of
 
 
 def sample(time_s: float, **values: int) -> Sample:
@@ -354,12 +355,70 @@ def test_percentiles() -> None:
     assert (found["mean"], found["fifty"], found["ninety"], found["max"]) == (50, 50, 90, 100)
 
 
-def test_flags_of_cadvisor() -> None:
-    given_words = ["-port=9000", "--housekeeping_interval=5s", "-logtostderr", "--docker_only"]
-    assert translate(given_words) == [
-        "--interval=5s", "--containers-only", "--listen", ":9000",
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ("-port=9000 -logtostderr --docker_only", {"listen": ":9000", "docker_only": True}),
+        ("-listen_ip ::1 -port 80", {"listen": "[::1]:80"}),
+        ("-v 4 -vmodule a=1 -housekeeping_interval 5s", {"interval": "5s"}),
+        ("-max_housekeeping_interval=9s -allow_dynamic_housekeeping=false",
+         {"max_interval": "9s", "dynamic": False}),
+        ("-url_base_prefix=/c/ -prometheus_endpoint=/m", {"prefix": "/c", "metrics_path": "/m"}),
+        ("-url_base_prefix=/", {"prefix": ""}),
+        ("-storage_duration=10m", {"full": "10m"}),
+        ("-store_container_labels=false -whitelisted_container_labels=a,b",
+         {"store_labels": False, "labels": ["a", "b"]}),
+        ("-whitelisted_container_labels=a", {}),
+        ("-disable_metrics=", {"disabled": []}),
+        ("-http_auth_file=f -http_auth_realm=r", {"htpasswd": "f", "realm": "r"}),
+        ("-docker_only -raw_cgroup_prefix_whitelist=/system.slice,/user.slice",
+         {"docker_only": True, "group_prefixes": ["/system.slice", "/user.slice"]}),
+        ("-storage_driver=influxdb -storage_driver_host=db:8086 -storage_driver_user=u "
+         "-storage_driver_password=p -storage_driver_secure -storage_driver_buffer_duration=30s",
+         {"exporters": [{"kind": "influxdb", "url": "https://db:8086", "database": "cadvisor",
+                         "user": "u", "password": "p", "interval": "30s"}]}),
+        ("-storage_driver statsd -storage_driver_host h:1 -storage_driver_db x",
+         {"exporters": [{"kind": "statsd", "url": "udp://h:1", "prefix": "x"}]}),
+        ("-storage_driver=redis -storage_driver_host=h:2",
+         {"exporters": [{"kind": "redis", "url": "redis://h:2", "database": "cadvisor"}]}),
+        ("-storage_driver= -storage_driver_db=x", {}),
+    ],
+)  # fmt: skip
+def test_flags_of_cadvisor_are_settings(words: str, values: dict[str, Any]) -> None:
+    carried = carry(words.split())
+    assert (carried.words, carried.values) == ([], values)
+    made_of(carried.values)
+
+
+def test_flags_of_cadvisor_without_an_effect_are_named() -> None:
+    carried = carry(["-global_housekeeping_interval", "30s", "-event_storage_age_limit=default=1h"])
+    assert not carried.values
+    assert [note.split()[0] for note in carried.notes] == [
+        "--global_housekeeping_interval", "--event_storage_age_limit",
     ]  # fmt: skip
-    assert translate(["--listen", "127.0.0.1:1"]) == ["--listen", "127.0.0.1:1"]
+    assert carry(["--listen", "127.0.0.1:1"]).words == ["--listen", "127.0.0.1:1"]
+    assert carry(["-version"]).shows_version
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("-storage_driver=kafka", "-storage_driver=kafka is not supported: use --exporter otlp"),
+        ("-storage_driver=nothing", 'unknown backend storage driver "nothing"'),
+        ("-http_digest_file=f", "-http_digest_file is not supported: use --http_auth_file"),
+        ("-docker_only=perhaps", 'invalid boolean value "perhaps" for -docker_only'),
+        ("-housekeeping_interval", "flag needs an argument: -housekeeping_interval"),
+        ("-enable_metrics=cpu,nothing", "unknown kind of metrics 'nothing'"),
+    ],
+)
+def test_flags_of_cadvisor_that_would_be_missed_are_refused(words: str, text: str) -> None:
+    with pytest.raises(PortsideError, match=re.escape(text)):
+        carry(words.split())
+
+
+def test_enabled_metrics_are_the_only_ones() -> None:
+    disabled = carry(["-enable_metrics=cpu,memory", "-disable_metrics=cpu"]).values["disabled"]
+    assert set(disabled) == ALL_METRICS - {"cpu", "memory"}
 
 
 @pytest.mark.parametrize(
@@ -427,7 +486,7 @@ def test_large_tables_are_read_to_their_end(tmp_path: Path) -> None:
     line = b"  eth%d: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n"
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "dev").write_bytes(b"a\nb\n" + b"".join(line % n for n in range(5000)))
-    names, _ = network_reader.link_counters(str(tmp_path))
+    names, _ = network_reader.parse_links(network_reader.link_table(str(tmp_path)), False)
     assert len(names) == 5000
 
 

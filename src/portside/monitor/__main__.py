@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from portside import __version__
 from portside.flags.help_text import of_flags
 from portside.flags.table import HelpWanted, Options, UsageError, parse, read_table
 from portside.model.errors import InvalidParameter, PortsideError
+from portside.monitor.cadvisor.runtime_flags import carry
 
 _TABLE = """
       --config string              YAML file with any of these settings, exporters, webhooks
@@ -31,6 +33,7 @@ _TABLE = """
       --history-days string        Days of history on disk (default "7")
       --history-bytes bytes        Size of the history on disk at most (default "512m")
       --containers-only            Sample containers and the machine only
+      --enable-metrics strings     Kinds of metrics that are shown, and no others
       --disable-metrics strings    Kinds of metrics that are not shown, such as tcp,udp,process
       --label strings              Show only these labels of containers as labels of metrics
       --env strings                Show environment variables with these prefixes as labels
@@ -60,23 +63,6 @@ _PLAIN = {
     "token-file": "token_file",
 }  # fmt: skip
 """Flags that are settings as they are."""
-_CADVISOR = {
-    "housekeeping_interval": "interval", "max_housekeeping_interval": "max-interval",
-    "allow_dynamic_housekeeping": "dynamic", "storage_duration": "kept",
-    "docker_only": "containers-only", "docker": "engine", "disable_metrics": "disable-metrics",
-    "prometheus_endpoint": "metrics-path", "url_base_prefix": "prefix",
-    "http_auth_file": "htpasswd", "whitelisted_container_labels": "label",
-    "env_metadata_whitelist": "env", "docker_env_metadata_whitelist": "env",
-}  # fmt: skip
-"""cAdvisor's flags, so that its command lines work; others of its flags are ignored."""
-_IGNORED = frozenset((
-    "logtostderr", "alsologtostderr", "v", "vmodule", "stderrthreshold",
-    "global_housekeeping_interval", "housekeeping_jitter", "store_container_labels",
-    "update_machine_info_interval",
-    "event_storage_event_limit", "event_storage_age_limit", "machine_id_file", "boot_id_file",
-    "profiling", "log_dir", "log_cadvisor_usage", "raw_cgroup_prefix_whitelist",
-    "containerd", "enable_load_reader", "max_procs", "percpu_usage",
-))  # fmt: skip
 
 
 def _help() -> str:
@@ -85,39 +71,14 @@ def _help() -> str:
         "Watch the machine, its control groups and its containers: pages at /containers/ and\n"
         "/docker/, cAdvisor's HTTP API and metrics, export, early warning\n\n"
         f"Options:\n{of_flags(read_table(_TABLE))}\n"
-        "cAdvisor's flags (--housekeeping_interval, --port …) are understood, too.\n"
+        "cAdvisor's flags (--housekeeping_interval, --port …) are accepted, too.\n"
     )
-
-
-def translate(words: Sequence[str]) -> list[str]:
-    """Translate cAdvisor's command line: ``-port=80`` becomes ``--listen :80``."""
-    found: list[str] = []
-    port, host = "", ""
-    pending = list(words)
-    while pending:
-        word = pending.pop(0)
-        name, equals, value = word.lstrip("-").partition("=")
-        if not word.startswith("-") or ("_" not in name and name not in ("port", "docker", "v")
-                                        and name not in _IGNORED):  # fmt: skip
-            found.append(word)
-            continue
-        if name in ("port", "listen_ip"):
-            if not equals and pending:
-                value = pending.pop(0)
-            port, host = (value, host) if name == "port" else (port, value)
-        elif name in _CADVISOR:
-            found.append(f"--{_CADVISOR[name]}{equals}{value}")
-        elif name not in _IGNORED:
-            raise UsageError(f"unknown flag: {word}", unknown_flag=name)
-    if port or host:
-        found += ["--listen", f"{host}:{port or 8080}"]
-    return found
 
 
 def _convert(kind: str, text: str) -> Any:
     """Values of the kinds that the table uses."""
     if kind == "strings":
-        return text.split(",")
+        return [item for item in text.split(",") if item]
     if kind == "bytes":
         from portside.model.golang.sizes import ram_bytes
 
@@ -125,11 +86,17 @@ def _convert(kind: str, text: str) -> Any:
     return text
 
 
-def values_of(options: Options) -> dict[str, Any]:
-    """The file's settings, overridden by the flags; raises InvalidParameter."""
-    from portside.monitor.settings import load_file
+def values_of(options: Options, carried: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The file's settings, overridden by the flags; raises InvalidParameter.
+
+    ``carried``: settings of cAdvisor's flags, which override the file's.
+    """
+    from portside.monitor.settings import all_but, load_file
 
     values = load_file(options.text("config")) if options.given("config") else {}
+    carried = carried or {}
+    more = carried.get("exporters", [])
+    values |= carried | ({"exporters": [*values.get("exporters", ()), *more]} if more else {})
     for flag, name in _PLAIN.items():
         if options.given(flag):
             values[name] = options.text(flag)
@@ -152,6 +119,8 @@ def values_of(options: Options) -> dict[str, Any]:
         values["history_bytes"] = options.value("history-bytes")
     if options.given("disable-metrics"):
         values["disabled"] = options.many("disable-metrics")
+    if options.given("enable-metrics"):
+        values["disabled"] = all_but(options.many("enable-metrics"))
     if options.given("label"):
         values |= {"labels": options.many("label"), "store_labels": False}
     if options.given("env"):
@@ -174,13 +143,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is returned."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options, operands = parse(read_table(_TABLE), translate(given), convert=_convert)
+        carried = carry(given)
+        if carried.shows_version:
+            print(f"portside monitor {__version__}")
+            return 0
+        options, operands = parse(read_table(_TABLE), carried.words, convert=_convert)
         if operands:
             raise UsageError("'portside monitor' accepts no arguments")
     except HelpWanted:
         print(_help(), end="")
         return 0
-    except UsageError as err:
+    except (UsageError, InvalidParameter) as err:
         print(f"portside monitor: {err}\n\nRun 'portside monitor --help' for more information",
               file=sys.stderr)  # fmt: skip
         return 2
@@ -192,7 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from portside.monitor.program import run
         from portside.monitor.settings import made_of
 
-        run(made_of(values_of(options)))
+        for note in carried.notes:
+            logging.getLogger("portside.monitor").warning("%s", note)
+        run(made_of(values_of(options, carried.values)))
     except (PortsideError, OSError) as err:
         print(f"portside monitor: {getattr(err, 'strerror', None) or err}", file=sys.stderr)
         return 1

@@ -80,6 +80,7 @@ class Group:
         "is_busy",
         "is_partial",
         "layer_due",
+        "links",
         "load",
         "name",
         "proc",
@@ -97,6 +98,8 @@ class Group:
         self.load = -1.0
         self.has = reader.has
         self.created_ns = spec.created_ns
+        self.links = b""
+        """The kernel's table of its interfaces, as it was parsed last."""
         self.is_busy = False
         """Details of it are being read."""
         self.is_partial = False
@@ -156,7 +159,7 @@ class Collector:
         self._tree = GroupTree(layout, settings.root)
         self._limits = Limits(
             seconds(settings.full),
-            seconds(settings.kept),
+            max(seconds(settings.kept), seconds(settings.full)),
             min(20_000, int(seconds(settings.full) / seconds(settings.interval)) + 2),
         )
         self._base, self._longest = seconds(settings.interval), seconds(settings.max_interval)
@@ -237,7 +240,9 @@ class Collector:
     def _add(self, name: str, now: float) -> None:
         container = container_id(name)
         if self.settings.docker_only and not container and name != "/":
-            return
+            prefixes = self.settings.group_prefixes
+            if not prefixes or not name.startswith(prefixes):
+                return
         keep = self._kept < self._most_kept
         try:
             reader = GroupReader(self.layout, name, keep)
@@ -441,11 +446,15 @@ class Collector:
 
     def _read_links(self, group: Group) -> bool:
         try:
-            names, counters = network_reader.link_counters(group.proc, group.name == "/")
+            table = network_reader.link_table(group.proc)
+            if table == group.links:
+                return False
+            names, counters = network_reader.parse_links(table, group.name == "/")
         except (OSError, ValueError):
             if group.name != "/":
                 group.proc = ""
             return False
+        group.links = table
         return group.reader.set_links(names, counters)
 
     def _look_for_oom(self, group: Group, before: Sample, sample: Sample) -> None:

@@ -40,16 +40,19 @@ def _read(path: str, most: int = _MOST) -> bytes:
         os.close(fd)
 
 
-def link_counters(proc: str, is_machine: bool = False) -> tuple[tuple[str, ...], bytes]:
-    """Names and packed counters of the interfaces, without the loopback.
+def link_table(proc: str) -> bytes:
+    """``/proc/PID/net/dev`` as the kernel writes it.
 
     ``proc``: the process's directory, such as ``/proc/1``. Raises OSError when it is gone.
     """
-    return parse_links(_read(f"{proc}/net/dev"), is_machine)
+    return _read(f"{proc}/net/dev")
 
 
 def parse_links(text: bytes, is_machine: bool) -> tuple[tuple[str, ...], bytes]:
-    """The table of ``/proc/PID/net/dev``: eight columns received, eight sent (proc(5))."""
+    """Names and packed counters of the interfaces, without the loopback.
+
+    ``text``: :func:`link_table`, eight columns received, eight sent (proc(5)).
+    """
     names: list[str] = []
     packed: list[bytes] = []
     for line in text.split(b"\n")[2:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -85,6 +86,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history_days: float = 7.0
     history_bytes: int = 512 << 20
     docker_only: bool = False
+    group_prefixes: tuple[str, ...] = ()
+    """Groups that are sampled beside containers when ``docker_only`` is on, by their paths."""
     store_labels: bool = True
     labels: tuple[str, ...] = ()
     """Labels that become labels of metrics, when not all do."""
@@ -134,6 +137,19 @@ def seconds(text: str) -> float:
     return parse_duration(text) / 1e9
 
 
+def _check_kinds(kinds: Iterable[str]) -> None:
+    if unknown := set(kinds) - ALL_METRICS:
+        known = ", ".join(sorted(ALL_METRICS))
+        raise InvalidParameter(f"unknown kind of metrics {min(unknown)!r}: use {known}")
+
+
+def all_but(shown: Iterable[str]) -> list[str]:
+    """The kinds of metrics that are off when only these are on; raises InvalidParameter."""
+    shown = set(shown)
+    _check_kinds(shown)
+    return sorted(ALL_METRICS - shown)
+
+
 def load_file(path: str) -> dict[str, Any]:
     """The document of a YAML file; raises InvalidParameter."""
     import yaml
@@ -166,9 +182,7 @@ def made_of(values: dict[str, Any]) -> Settings:
             raise InvalidParameter(f"{option}: {text!r} is not a duration such as 1s") from None
         if not 0.05 <= value <= 30 * 86400:
             raise InvalidParameter(f"{option}: must be between 50ms and 720h")
-    if unknown := set(settings.disabled) - ALL_METRICS:
-        known = ", ".join(sorted(ALL_METRICS))
-        raise InvalidParameter(f"unknown kind of metrics {min(unknown)!r}: use {known}")
+    _check_kinds(settings.disabled)
     if not settings.metrics_path.startswith("/") or settings.metrics_path == "/":
         raise InvalidParameter("metrics_path: must be a path such as /metrics")
     if settings.prefix and not settings.prefix.startswith("/"):
