@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from portside.monitor import (
     kernel_log,
     network_reader,
 )
-from portside.monitor.cadvisor import exposition
+from portside.monitor.cadvisor import container_json, exposition
 from portside.monitor.cadvisor.runtime_flags import carry
 from portside.monitor.cadvisor.usage_summary import percentiles
 from portside.monitor.collector import Listeners
@@ -34,12 +35,14 @@ from portside.monitor.group_spec import UNLIMITED, GroupSpec
 from portside.monitor.history import BUCKET, GroupHistory, Limits, chart
 from portside.monitor.history_file import HistoryFile
 from portside.monitor.live_events import Client
+from portside.monitor.machine_spec import Cache, Core, Node, machine_info
 from portside.monitor.program import bridge
 from portside.monitor.samples import (
     INDEX,
     PACKED,
     SERIES,
     Details,
+    FileSystemUse,
     Sample,
     disks,
     point,
@@ -566,3 +569,45 @@ def test_the_monitor_needs_no_web_framework() -> None:
     heavy = {"aiohttp", "redis", "sqlite3", "yaml"}
     assert "portside.monitor.program" in done.stdout.split()
     assert not heavy & set(done.stdout.split())
+
+
+def test_counters_of_block_devices_are_the_kernels(tmp_path: Path) -> None:
+    (tmp_path / "diskstats").write_text(
+        " 254       0 vda 3773105 493545 90750586 14522640 9039941 10584632 835887656 26682479 "
+        "2 3765204 44733706 7106010 276\n   7       0 loop0 1 2\n"
+    )
+    counters = filesystems.disk_counters(str(tmp_path))
+    assert list(counters) == [(254, 0)]
+    use = FileSystemUse("/dev/vda", "ext4", "/", 1, 1, 1, major=254, counters=counters[254, 0])
+    shown = container_json.filesystem_json(use)
+    assert (shown["reads_merged"], shown["read_time"], shown["io_in_progress"]) == (
+        493545, 14522640, 2,
+    )  # fmt: skip
+    assert container_json.inline_json(use)["io_duration"] == 3765204 * 1_000_000
+    found = SimpleNamespace(details=Details(filesystems=(use,)))
+    values = {
+        metric.name: [*metric.values(group("/"), found)]  # type: ignore[arg-type]
+        for metric in exposition.METRICS
+        if metric.name.startswith("container_fs_") and "io_cost" not in metric.name
+        and metric.name.endswith(("_seconds_total", "_current", "merged_total"))
+    }  # fmt: skip
+    assert values["container_fs_io_time_seconds_total"] == [(("/dev/vda",), 3765.204)]
+    assert values["container_fs_writes_merged_total"] == [(("/dev/vda",), 10584632)]
+    assert values["container_fs_io_current"] == [(("/dev/vda",), 2)]
+
+
+def test_topology_of_the_machine_has_cadvisors_series() -> None:
+    level1 = Cache(0, 32768, "Data", 1)
+    shared = Cache(0, 1 << 25, "Unified", 3)
+    cores = [Core(number, [number, number + 2], [level1, shared], 0) for number in (0, 1)]
+    info = msgspec.structs.replace(
+        machine_info(), topology=[Node(0, 1 << 30, [], cores, None, [10])]
+    )
+    out = exposition.Exposition(open_metrics=False)
+    exposition.write_machine(out, info)
+    text = out.text().decode()
+    found = {line.rpartition(" ")[0].split("{")[0] for line in text.splitlines() if line[0] != "#"}
+    assert found >= {"machine_thread_siblings_count", "machine_node_distance"}
+    sizes = [line for line in text.splitlines() if line.startswith("machine_cpu_cache_capacity")]
+    assert len(sizes) == 3
+    assert 'core_id="",type="Unified",level="3"' in sizes[1]

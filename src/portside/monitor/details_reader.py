@@ -201,7 +201,8 @@ class DetailsReader:
         if not self._settings.enabled("disk"):
             return ()
         if name == "/":
-            uses = (filesystems.use(mount, self._rootfs) for mount in mounts)
+            disks = filesystems.disk_counters(self._proc)
+            uses = (filesystems.use(mount, self._rootfs, disks) for mount in mounts)
             return tuple(use for use in uses if use is not None)
         upper = self._upper(facts) if facts is not None else ""
         if facts is None or not upper:

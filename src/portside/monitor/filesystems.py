@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from portside.monitor.samples import FileSystemUse
+from portside.monitor.samples import DISK_FIELDS, FileSystemUse
 
 _REAL = frozenset(
     ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "nfs", "nfs4", "vfat", "f2fs", "bcachefs",
@@ -72,7 +72,27 @@ def parse_mounts(text: str, rootfs: str = "") -> list[Mount]:
     return sorted(named.values(), key=lambda mount: mount.mountpoint)
 
 
-def use(mount: Mount, rootfs: str = "") -> FileSystemUse | None:
+DiskCounters = dict[tuple[int, int], tuple[int, ...]]
+"""Counters of block devices by their numbers, in the order of :data:`DISK_FIELDS`."""
+
+
+def disk_counters(proc: str = "/proc") -> DiskCounters:
+    """``/proc/diskstats`` (Documentation/admin-guide/iostats.rst)."""
+    found: DiskCounters = {}
+    try:
+        with open(f"{proc}/diskstats") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return found
+    most = len(DISK_FIELDS)
+    for line in lines:
+        major, minor, _name, *fields = line.split()
+        if len(fields) >= most:
+            found[int(major), int(minor)] = tuple(map(int, fields[:most]))
+    return found
+
+
+def use(mount: Mount, rootfs: str = "", disks: DiskCounters | None = None) -> FileSystemUse | None:
     """statvfs(3) of a mount; None when it cannot be read."""
     try:
         found = os.statvfs(f"{rootfs.rstrip('/')}{mount.mountpoint}")
@@ -90,6 +110,7 @@ def use(mount: Mount, rootfs: str = "") -> FileSystemUse | None:
         inodes_free=found.f_ffree,
         major=mount.major,
         minor=mount.minor,
+        counters=disks.get((mount.major, mount.minor), ()) if disks else (),
     )
 
 

@@ -139,7 +139,7 @@ async def _metrics(request: Request) -> Answer:
     labels = exposition.label_text((label, versions[key]) for label, key in names)
     out.line("cadvisor_version_info", labels, 1)
     exposition.write_containers(out, groups, monitor.settings)
-    exposition.write_machine(out, monitor.machine)
+    exposition.write_machine(out, monitor.machine, monitor.settings.enabled("cpu_topology"))
     _own(out, monitor)
     kind = exposition.OPEN_METRICS if newer else exposition.TEXT
     return Response(200, out.text(), kind)

@@ -111,6 +111,7 @@ def machine_info(rootfs: str = "", sys: str = "/sys", proc: str = "/proc") -> Ma
     """Read the machine's properties; takes some milliseconds."""
     rootfs = rootfs.rstrip("/")
     cpuinfo = _text(f"{proc}/cpuinfo")
+    machine_id = _text(f"{rootfs}/etc/machine-id") or _text(f"{rootfs}/var/lib/dbus/machine-id")
     memory = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _text(f"{proc}/meminfo"), re.MULTILINE))
     topology = _topology(sys)
     cores = [core for node in topology for core in node.cores]
@@ -127,8 +128,10 @@ def machine_info(rootfs: str = "", sys: str = "/sys", proc: str = "/proc") -> Ma
         memory_by_type={},
         nvm=Nvm(),
         hugepages=_huge_pages(f"{sys}/kernel/mm/hugepages"),
-        machine_id=_text(f"{rootfs}/etc/machine-id") or _text(f"{rootfs}/var/lib/dbus/machine-id"),
-        system_uuid=_text(f"{sys}/class/dmi/id/product_uuid"),
+        machine_id=machine_id,
+        system_uuid=_text(f"{sys}/class/dmi/id/product_uuid")
+        or _text(f"{proc}/device-tree/vm,uuid").rstrip("\0")
+        or machine_id,
         boot_id=_text(f"{proc}/sys/kernel/random/boot_id"),
         filesystems=[
             FilesystemInfo(use.device, use.capacity, use.type, use.inodes)

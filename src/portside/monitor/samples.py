@@ -111,6 +111,17 @@ class FileSystemUse(msgspec.Struct, frozen=True):
     """The part of ``usage`` that the container's writable layer uses."""
     major: int = 0
     minor: int = 0
+    counters: tuple[int, ...] = ()
+    """The first eleven fields of the block device in ``/proc/diskstats``: the machine's only."""
+
+
+DISK_FIELDS: Final = (
+    "reads_completed", "reads_merged", "sectors_read", "read_time",
+    "writes_completed", "writes_merged", "sectors_written", "write_time",
+    "io_in_progress", "io_time", "weighted_io_time",
+)  # fmt: skip
+"""Names of :attr:`FileSystemUse.counters`; times in milliseconds
+(Documentation/admin-guide/iostats.rst)."""
 
 
 class HugetlbUse(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from portside.model.golang.timestamps import ZERO, format_rfc3339, rfc3339_or_ne
 from portside.monitor.collector import Group
 from portside.monitor.group_spec import UNLIMITED
 from portside.monitor.samples import (
+    DISK_FIELDS,
     DiskCounters,
     FileSystemUse,
     Link,
@@ -317,11 +318,23 @@ def filesystem_json(use: FileSystemUse) -> Json:
     return {
         "device": use.device, "type": use.type, "capacity": use.capacity, "usage": use.usage,
         "base_usage": use.base_usage, "available": use.available, "has_inodes": True,
-        "inodes": use.inodes, "inodes_free": use.inodes_free,
-        "reads_completed": 0, "reads_merged": 0, "sectors_read": 0, "read_time": 0,
-        "writes_completed": 0, "writes_merged": 0, "sectors_written": 0, "write_time": 0,
-        "io_in_progress": 0, "io_time": 0, "weighted_io_time": 0,
+        "inodes": use.inodes, "inodes_free": use.inodes_free, **disk_json(use),
     }  # fmt: skip
+
+
+def disk_json(use: FileSystemUse) -> dict[str, int]:
+    """The counters of a file system's block device; times in milliseconds."""
+    return dict(zip(DISK_FIELDS, use.counters or (0,) * len(DISK_FIELDS), strict=True))
+
+
+def inline_json(use: FileSystemUse) -> dict[str, int]:
+    """The same in version 2: ``…_duration`` in nanoseconds, as Go's durations are."""
+    if not use.counters:
+        return {}
+    return {
+        name.replace("_time", "_duration"): value * 1_000_000 if "_time" in name else value
+        for name, value in disk_json(use).items()
+    }
 
 
 def task_json(found: View) -> Json:
@@ -476,7 +489,7 @@ def machine_stats(samples: Iterable[Sample]) -> list[Json]:
             {
                 "device": use.device, "type": use.type, "capacity": use.capacity,
                 "usage": use.usage, "available": use.available, "inodes_free": use.inodes_free,
-                "inline": {},
+                "inline": inline_json(use),
             }
             for use in found.details.filesystems
         ]  # fmt: skip

@@ -19,8 +19,8 @@ from portside.monitor.cadvisor.container_json import (
 )
 from portside.monitor.collector import Group
 from portside.monitor.group_spec import UNLIMITED
-from portside.monitor.machine_spec import MachineInfo
-from portside.monitor.samples import View, view
+from portside.monitor.machine_spec import MachineInfo, Node
+from portside.monitor.samples import DISK_FIELDS, View, view
 from portside.monitor.settings import Settings
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -131,7 +131,8 @@ def _filesystem(field: str) -> Values:
 
 
 def _disk(counters: str, operation: str) -> Values:
-    """Of block devices; of file systems the counters are 0, as cAdvisor has them."""
+    """Of block devices, and of file systems whose device the group has no counters of."""
+    at = DISK_FIELDS.index("reads_completed" if operation == "Read" else "writes_completed")
 
     def values(_group: Group, found: View) -> Iterable[Value]:
         seen = set()
@@ -144,7 +145,20 @@ def _disk(counters: str, operation: str) -> Values:
             for use in found.details.filesystems:
                 if use.device not in seen:
                     seen.add(use.device)
-                    yield (use.device,), 0
+                    yield (use.device,), use.counters[at] if use.counters else 0
+
+    return values
+
+
+def _device(field: str) -> Values:
+    """Counters of the machine's block devices; times in seconds."""
+    at = DISK_FIELDS.index(field)
+
+    def values(_group: Group, found: View) -> Iterable[Value]:
+        for use in found.details.filesystems:
+            if use.counters:
+                value = use.counters[at]
+                yield (use.device,), value / 1000 if "_time" in field else value
 
     return values
 
@@ -332,10 +346,28 @@ def _metrics() -> Iterator[Metric]:
          _disk("bytes", "Read"), "device"),
         ("diskIO", "container_fs_reads_total", _COUNTER, "Cumulative count of reads completed",
          _disk("operations", "Read"), "device"),
+        ("diskIO", "container_fs_sector_reads_total", _COUNTER,
+         "Cumulative count of sector reads completed", _device("sectors_read"), "device"),
+        ("diskIO", "container_fs_reads_merged_total", _COUNTER,
+         "Cumulative count of reads merged", _device("reads_merged"), "device"),
+        ("diskIO", "container_fs_read_seconds_total", _COUNTER,
+         "Cumulative count of seconds spent reading", _device("read_time"), "device"),
         ("diskIO", "container_fs_writes_bytes_total", _COUNTER,
          "Cumulative count of bytes written", _disk("bytes", "Write"), "device"),
         ("diskIO", "container_fs_writes_total", _COUNTER, "Cumulative count of writes completed",
          _disk("operations", "Write"), "device"),
+        ("diskIO", "container_fs_sector_writes_total", _COUNTER,
+         "Cumulative count of sector writes completed", _device("sectors_written"), "device"),
+        ("diskIO", "container_fs_writes_merged_total", _COUNTER,
+         "Cumulative count of writes merged", _device("writes_merged"), "device"),
+        ("diskIO", "container_fs_write_seconds_total", _COUNTER,
+         "Cumulative count of seconds spent writing", _device("write_time"), "device"),
+        ("diskIO", "container_fs_io_current", _GAUGE,
+         "Number of I/Os currently in progress", _device("io_in_progress"), "device"),
+        ("diskIO", "container_fs_io_time_seconds_total", _COUNTER,
+         "Cumulative count of seconds spent doing I/Os", _device("io_time"), "device"),
+        ("diskIO", "container_fs_io_time_weighted_seconds_total", _COUNTER,
+         "Cumulative weighted I/O time in seconds", _device("weighted_io_time"), "device"),
         ("diskIO", "container_fs_io_cost_usage_seconds_total", _COUNTER,
          "Cumulative IOCost usage in seconds", _cost("usage"), "device"),
         ("diskIO", "container_fs_io_cost_wait_seconds_total", _COUNTER,
@@ -538,8 +570,8 @@ def write_containers(out: Exposition, groups: list[Group], settings: Settings) -
                 out.line(metric.name, labels + more, value, stamp)
 
 
-def write_machine(out: Exposition, machine: MachineInfo) -> None:
-    """``machine_…``."""
+def write_machine(out: Exposition, machine: MachineInfo, shows_topology: bool = True) -> None:
+    """``machine_…``; ``shows_topology``: of each NUMA node and core, too."""
     base = label_text((
         ("boot_id", machine.boot_id), ("machine_id", machine.machine_id),
         ("system_uuid", machine.system_uuid),
@@ -561,18 +593,80 @@ def write_machine(out: Exposition, machine: MachineInfo) -> None:
     out.family("machine_nvm_capacity", _GAUGE, help)
     for mode in ("app_direct_mode", "memory_mode"):
         out.line("machine_nvm_capacity", f'{base},mode="{mode}"', 0)
-    out.family("machine_node_memory_capacity_bytes", _GAUGE,
-               "Amount of memory assigned to NUMA node.")  # fmt: skip
-    for node in machine.topology:
-        labels = f'{base},node_id="{node.node_id}"'
-        out.line("machine_node_memory_capacity_bytes", labels, node.memory)
-    if any(node.hugepages for node in machine.topology):
-        out.family("machine_node_hugepages_count", _GAUGE,
-                   "Numer of hugepages assigned to NUMA node.")  # fmt: skip
-    for node in machine.topology:
-        for pages in node.hugepages:
-            labels = f'{base},node_id="{node.node_id}",page_size="{pages.page_size}"'
-            out.line("machine_node_hugepages_count", labels, pages.num_pages)
+    if shows_topology:
+        _write_topology(out, machine.topology, base)
     out.family("machine_scrape_error", _GAUGE,
                "1 if there was an error while getting machine metrics, 0 otherwise.")  # fmt: skip
     out.line("machine_scrape_error", "", 0)
+
+
+def _write_topology(out: Exposition, topology: list[Node], base: str) -> None:
+    """NUMA nodes, cores and caches; caches that cores share have an empty ``core_id``."""
+
+    def family(name: str, help: str, values: Iterable[tuple[dict[str, object], int]]) -> None:
+        lines = [
+            (f"{base},{label_text((key, str(text)) for key, text in own.items())}", value)
+            for own, value in values
+        ]
+        if lines:
+            out.family(name, _GAUGE, help)
+        for labels, value in lines:
+            out.line(name, labels, value)
+
+    family(
+        "machine_cpu_cache_capacity_bytes",
+        "Cache size in bytes assigned to NUMA node and CPU core.",
+        _cache_sizes(topology),
+    )
+    family(
+        "machine_thread_siblings_count",
+        "Number of CPU thread siblings.",
+        (
+            (
+                {"node_id": node.node_id, "core_id": core.core_id, "thread_id": thread},
+                len(core.thread_ids),
+            )
+            for node in topology
+            for core in node.cores
+            for thread in core.thread_ids
+        ),
+    )
+    family(
+        "machine_node_memory_capacity_bytes",
+        "Amount of memory assigned to NUMA node.",
+        (({"node_id": node.node_id}, node.memory) for node in topology),
+    )
+    family(
+        "machine_node_hugepages_count",
+        "Numer of hugepages assigned to NUMA node.",
+        (
+            ({"node_id": node.node_id, "page_size": pages.page_size}, pages.num_pages)
+            for node in topology
+            for pages in node.hugepages
+        ),
+    )
+    family(
+        "machine_node_distance", "Distance between NUMA node and target NUMA node.",
+        (({"node_id": node.node_id, "target_node_id": other.node_id}, distance)
+         for node in topology
+         for other, distance in zip(topology, node.distances, strict=False)),
+    )  # fmt: skip
+
+
+def _cache_sizes(topology: list[Node]) -> Iterator[tuple[dict[str, object], int]]:
+    seen = set()
+    for node in topology:
+        for core in node.cores:
+            for cache in core.caches:
+                owner = core.core_id if cache.level < _SHARED_LEVEL else ""
+                key = (node.node_id, owner, cache.type, cache.level)
+                if key not in seen:
+                    seen.add(key)
+                    yield {
+                        "node_id": node.node_id, "core_id": owner, "type": cache.type,
+                        "level": cache.level,
+                    }, cache.size  # fmt: skip
+
+
+_SHARED_LEVEL = 3
+"""The level of caches from which on they belong to a node, not to a core."""

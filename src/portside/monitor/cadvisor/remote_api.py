@@ -18,6 +18,7 @@ import portside
 from portside.model.errors import InvalidParameter, InvalidText, NotFound, PortsideError
 from portside.model.golang.booleans import parse_bool
 from portside.model.golang.durations import parse_duration
+from portside.model.golang.quoting import quote
 from portside.model.golang.timestamps import format_rfc3339, parse_rfc3339
 from portside.monitor import filesystems
 from portside.monitor.cadvisor import container_json
@@ -94,7 +95,7 @@ def options_of(request: Request) -> Options:
     query, options = request.query, Options()
     if kind := query.get("type"):
         if kind not in ("name", "docker", "podman"):
-            raise ApiError(f"unknown 'type' {kind[:40]!r}")
+            raise ApiError(f"unknown 'type' {quote(kind[:40])}")
         options.type = kind
     if count := query.get("count"):
         try:
@@ -145,7 +146,7 @@ def _named(monitor: Monitor, name: str) -> Group:
     path = posixpath.normpath("/" + name)
     group = monitor.find(path)
     if group is None:
-        raise ApiError(f"unknown container {path[:200]!r}")
+        raise ApiError(f"unknown container {quote(path[:200])}")
     return group
 
 
@@ -153,7 +154,7 @@ def _docker(monitor: Monitor, name: str) -> Group:
     """A container by its name or ID."""
     group = monitor.find(name.strip("/"))
     if group is None or not group.container:
-        raise ApiError(f"unable to find Docker container {name.strip('/')[:200]!r}")
+        raise ApiError(f"unable to find Docker container {quote(name.strip('/')[:200])}")
     return group
 
 
@@ -193,7 +194,7 @@ async def _containers(monitor: Monitor, request: Request, name: str) -> Answer:
         group = _named(monitor, name)
     except ApiError as err:
         shown = posixpath.normpath("/" + name)
-        raise ApiError(f'failed to get container "{shown[:200]}" with error: {err}') from err
+        raise ApiError(f"failed to get container {quote(shown[:200])} with error: {err}") from err
     return json_response(_info(monitor, group, query))
 
 
@@ -213,13 +214,14 @@ async def _docker_containers(monitor: Monitor, request: Request, name: str) -> A
     query = await info_request(request)
     wanted = name.strip("/")
     if "/" in wanted:
-        raise ApiError(f"unknown request for Docker container {wanted.split('/')}")
+        shown = " ".join(wanted[:200].split("/"))
+        raise ApiError(f"unknown request for Docker container [{shown}]")
     if wanted:
         try:
             groups = [_docker(monitor, wanted)]
         except ApiError as err:
             raise ApiError(
-                f'failed to get Docker container "{wanted[:200]}" with error: {err}'
+                f"failed to get Docker container {quote(wanted[:200])} with error: {err}"
             ) from err
     else:
         groups = list(monitor.collector.by_container.values())
@@ -306,7 +308,7 @@ async def _storage(monitor: Monitor, request: Request, _name: str) -> Answer:
     rootfs = monitor.settings.host_root
     if "uuid" in request.query:
         uuid = request.query.get("uuid")
-        raise ApiError(f'cannot find filesystem with UUID "{uuid[:80]}"')
+        raise ApiError(f"no file system has the UUID {quote(uuid[:80])}: cadvisor: no such device")
     wanted = request.query.get("label", "")
     data_root = monitor.collector.engine.root
     found = []
@@ -327,19 +329,22 @@ async def _storage(monitor: Monitor, request: Request, _name: str) -> Answer:
             }
         )  # fmt: skip
     if wanted and not found:
-        raise ApiError(f"non-existent label {wanted[:80]!r}")
+        raise ApiError(f"non-existent label {quote(wanted[:80])}")
     return json_response(found)
 
 
 async def _ps(monitor: Monitor, request: Request, name: str) -> Answer:
     options = options_of(request)
-    group = (_docker if options.type == "docker" else _named)(monitor, name)
+    try:
+        group = (_docker if options.type == "docker" else _named)(monitor, name)
+    except ApiError as err:
+        raise ApiError(f"process listing failed: {err}") from err
     return json_response(process_list(monitor, group))
 
 
 async def _app_metrics(monitor: Monitor, request: Request, name: str) -> Answer:
-    groups = requested(monitor, name, options_of(request))
-    return json_response({group.name: {} for group in groups})
+    requested(monitor, name, options_of(request))
+    return json_response({posixpath.normpath("/" + name): {}})
 
 
 # -- events ---------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ _NO_EFFECT: Final = {
     "event_storage_event_limit": "10,000 events are kept",
     "machine_id_file": "/etc/machine-id is read",
     "boot_id_file": "/proc/sys/kernel/random/boot_id is read",
-    "docker_root": "the engine tells its data root",
+    "docker_root": "the engine reports its data root",
     "containerd": "containers of containerd have no names",
     "containerd-namespace": "containers of containerd have no names",
     "containerd_env_metadata_whitelist": "containers of containerd have no names",
