@@ -157,6 +157,16 @@ def test_a_failing_copy_shows_its_line(build: Build) -> None:
     assert done.stderr.endswith('failed to solve: "/nothere": not found\n')
 
 
+def test_steps_and_copies_are_not_synced(build: Build) -> None:
+    """Removing and copying again mounts the layer twice; a step's root says how it is mounted."""
+    done = build(
+        f"FROM {BASE}\nRUN grep ' / overlay .*volatile' /proc/mounts && sync && echo a > /a\n"
+        "RUN rm /a\nCOPY file /a\nADD file /b/\nRUN test -s /a && test -s /b/file\n",
+        "--no-cache", files={"file": "text"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_history_has_the_bases_id_on_the_bases_line(build: Build, docker: Any) -> None:
     build(f"FROM {BASE}\nENV A=1\nRUN echo hi >/x\n", "-t", "lines")
     base = docker("history", "-q", "--no-trunc", BASE).stdout.split()

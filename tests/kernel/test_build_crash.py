@@ -64,23 +64,28 @@ def killed(root: Path, context: Path, point: str, count: int, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("point", "count", "known"),
+    ("point", "count", "known", "size"),
     [
-        ("blobs.adopt:before-rename", 2, 1),
-        ("blobs.adopt:renamed", 3, 2),
-        ("layers.record:before-rename", 2, 1),
-        ("layers.record:renamed", 3, 2),
-        ("layers.record:recorded", 3, 2),
-        ("push", 1, STEPS),
+        ("blobs.adopt:before-rename", 2, 1, 100),
+        ("blobs.adopt:renamed", 3, 2, 100),
+        ("layers.record:before-rename", 2, 1, 100),
+        ("layers.record:renamed", 3, 2, 100),
+        ("layers.record:recorded", 3, 2, 100),
+        ("push", 1, STEPS, 100),
+        # layers whose blobs have no file
+        ("layers.record:before-rename", 2, 1, 5 << 20),
+        ("layers.record:renamed", 3, 2, 5 << 20),
+        ("layers.record:recorded", 3, 2, 5 << 20),
+        ("push", 1, STEPS, 5 << 20),
     ],
 )
 def test_the_next_build_continues(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, count: int, known: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, count: int, known: int, size: int
 ) -> None:
     root, context = tmp_path / "root", tmp_path / "context"
     context.mkdir()
     for number in range(STEPS):
-        (context / f"f{number}").write_bytes(os.urandom(100))
+        (context / f"f{number}").write_bytes(os.urandom(size))
     ran: list[str] = []
     original = OperationSet.run
 

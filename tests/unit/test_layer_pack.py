@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portside.builder.solver.layer_pack import compressor, pack
 from portside.store.decompress import plain
+from portside.store.layer_pack import compressor, pack
 from portside.store.whole_pieces import PIECE
 
 

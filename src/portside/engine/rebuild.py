@@ -26,6 +26,7 @@ from portside.model.image import MAX_MANIFEST
 from portside.store import backups, crash_repair, guard, metadata_file
 from portside.store.archive_values import Limits
 from portside.store.db import Database, Ref
+from portside.store.layer_backed import DigestTar
 from portside.store.layers import Kept, chain_of
 from portside.store.store import Store, hold
 
@@ -149,13 +150,15 @@ class _Rebuild:
                 continue
             with self.db.transaction() as sql:
                 values = (name, path.stat().st_size, path.stat().st_mtime_ns, "")
-                sql.execute("INSERT INTO blobs VALUES(?,?,?,?)", values)
+                sql.execute(
+                    "INSERT INTO blobs(digest, size, created_at, boot) VALUES(?,?,?,?)", values
+                )
             count += 1
         self.report(f"{counted(count, 'blobs')} taken up")
 
     def layers(self) -> None:
         """Directories with a ``layer.json`` that is theirs become layers again."""
-        count = 0
+        found: list[Kept] = []
         for path in _entries(self.store.layers.layers_dir):
             if path.name.startswith("tmp-") or self.store.layers.has(f"sha256:{path.name}"):
                 continue
@@ -172,8 +175,25 @@ class _Rebuild:
                 )  # fmt: skip
                 if kept.parent:
                     self.db.refs.add(Ref.layer(kept.chain), Ref.layer(kept.parent))
-            count += 1
-        self.report(f"{counted(count, 'layers')} taken up")
+            found.append(kept)
+        self.report(f"{counted(len(found), 'layers')} taken up")
+        for kept in found:
+            if kept.blob_size and not self.store.blobs.has(kept.blob):
+                self._made_from(kept)
+
+    def _made_from(self, kept: Kept) -> None:
+        """A blob without a file, if the layer's files still give it."""
+        chain, blob = Digest(kept.chain), Digest(kept.blob)
+        try:
+            rootfs = self.store.layers.written_rootfs(chain)
+            whole = DigestTar(rootfs=rootfs).run([], lambda _: None) == blob
+        except (PortsideError, OSError) as err:
+            self.report(f"blob {blob} cannot be made from its layer: {err}")
+            return
+        if not whole:
+            self.report(f"blob {blob} cannot be made from its layer: its files were changed")
+            return
+        self.store.blobs.declare(blob, kept.blob_size, chain, Ref.layer(chain))
 
     def _kept(self, path: Path) -> Kept | None:
         try:
@@ -194,7 +214,7 @@ class _Rebuild:
         found: dict[str, Content] = {}
         inner = set[str]()
         for info in list(self.store.blobs.all()):
-            if info.size > MAX_MANIFEST:
+            if info.size > MAX_MANIFEST or info.layer:
                 continue
             data = self.store.blobs.read(info.digest)
             if not data.lstrip().startswith(b"{") or not re.search(b'"(config|manifests)"', data):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -31,11 +29,6 @@ from portside.registry.client.client import RegistryClient
 from portside.registry.client.repository import Repository
 from portside.registry.client.upload import Outcome, upload
 from portside.store.db import Ref
-
-if TYPE_CHECKING:
-    from portside.store.store import Store
-
-PIECE = 1 << 20
 
 
 @dataclass(slots=True)
@@ -240,7 +233,7 @@ class Pusher:
             repository,
             blob.digest,
             self._store.blobs.size(digest),
-            lambda offset: read_blob(self._store, digest, offset),
+            lambda offset: self._store.layers.read_blob(digest, offset),
             neighbours=neighbours,
             sent=lambda done: meter.count("Pushing", done) if meter else None,
         )
@@ -257,11 +250,3 @@ class Pusher:
                 if source.startswith(prefix) and source != name.name:
                     return (source.removeprefix(prefix),)
         return ()
-
-
-async def read_blob(store: Store, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
-    """A stored blob's bytes from ``offset``, read in a thread."""
-    with store.blobs.open(digest) as file:
-        file.seek(offset)
-        while piece := await store.blobs.run(lambda: file.read(PIECE)):
-            yield piece

@@ -20,7 +20,6 @@ import msgspec
 from portside.images.image_attestations import attested
 from portside.images.image_content import survey
 from portside.images.image_store import Catalogue, ImageRecord, Variant, lacks_platform
-from portside.images.push import read_blob
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.image import (
@@ -193,7 +192,7 @@ async def layout_stream(
             digest = Digest(text)
             size = store.blobs.size(digest)
             yield _file(f"blobs/{digest.algorithm}/{digest.hex}", size)
-            async for piece in read_blob(store, digest):
+            async for piece in store.layers.read_blob(digest):
                 yield piece
             if tar.padding(size):
                 yield bytes(tar.padding(size))

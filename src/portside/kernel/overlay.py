@@ -31,6 +31,10 @@ OPTIONS = (
 )
 """What is in ``upper`` must be the whole truth about the changes: no redirected renames, no
 files without their data. ``userxattr`` has neither, and refuses the options that say so."""
+VOLATILE = "volatile"
+"""Linux 5.10: nothing that is written is synced, neither by fsync(2) in it nor when it is
+unmounted, which otherwise syncs the whole file system of ``upper``. For what a crash drops
+anyway."""
 _PAGE = 4096
 """Bytes of mount(2)'s ``data``, the terminating NUL among them."""
 
@@ -39,7 +43,7 @@ def overlay(
     lower: Sequence[str],
     upper: str = "",
     work: str = "",
-    options: Iterable[str] = (),
+    options: Sequence[str] = (),
     *,
     attributes: int = 0,
     private: bool = False,
@@ -50,6 +54,8 @@ def overlay(
     its own and passes nothing on; else kernels before 6.8 make the caller visit a fresh one,
     so it must have one thread. Raises OSError with the kernel's own message.
     """
+    if VOLATILE in options:
+        _forget_mount(work)
     if _by_layer():
         return _configured(lower, upper, work, options, attributes)
     if private:
@@ -101,11 +107,13 @@ def by_descriptor() -> bool:
 
 
 def overlay_of(
-    lower: Sequence[int], upper: int, work: int, options: Iterable[str] = (), attributes: int = 0
+    lower: Sequence[int], upper: int, work: int, options: Sequence[str] = (), attributes: int = 0
 ) -> int:
     """As :func:`overlay`, of descriptors of directories (idmapped copies, say), which may be of
     mounts that are attached nowhere; ``upper`` and ``work`` are -1 for a read-only one.
     Linux 6.15 (:func:`by_descriptor`)."""
+    if VOLATILE in options:
+        _forget_mount(f"/proc/self/fd/{work}")
     layers = [("lowerdir+", fd) for fd in lower]
     layers += [("upperdir", upper), ("workdir", work)] if upper >= 0 else []
     context = fsopen.fsopen("overlay")
@@ -116,6 +124,24 @@ def overlay_of(
         return _created(context, options, attributes)
     finally:
         os.close(context)
+
+
+def _forget_mount(work: str) -> None:
+    """A volatile mount leaves a mark that refuses the next one, since after a crash in between the
+    files may be damaged (overlayfs.rst, "Volatile mount"). We know that there was none."""
+    above = f"{work}/work/incompat"
+    for remove, path in (
+        (os.unlink, f"{above}/volatile/dirty"), (os.rmdir, f"{above}/volatile"), (os.rmdir, above)
+    ):  # fmt: skip
+        try:
+            remove(path)
+        except FileNotFoundError:
+            pass
+
+
+@cache
+def can_be_volatile() -> bool:
+    return process.kernel_version() >= (5, 10)
 
 
 def _configured(

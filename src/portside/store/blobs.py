@@ -7,7 +7,9 @@ On disk, beneath the data root::
     ingest/tmp-<id>                  bytes whose digest is not known yet; dropped at a start
 
 An ingest is renamed into ``blobs/`` only after its digest and size were verified, and is
-recorded in the database together with its owner. Data is written behind: rows carry the
+recorded in the database together with its owner. A layer-backed blob has a record and no file:
+it is the tar of a layer that was made here, produced from the layer's files when it is read (see
+``store/layer_backed.py``). Data is written behind: rows carry the
 boot they were written in until :meth:`Store.settle` has synced the file system, and after
 a power cut the rows of another boot are verified again (see ``store/store_check.py``).
 """
@@ -18,7 +20,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
@@ -71,6 +73,8 @@ class BlobInfo(NamedTuple):
     """Bytes."""
     created_at: int
     """Nanoseconds since the epoch."""
+    layer: str = ""
+    """Chain ID of the layer whose files give the bytes; empty for a blob with a file."""
 
 
 class Ingest:
@@ -278,9 +282,10 @@ class BlobStore:
         target = self.path(digest)
         with self._db.transaction(grows=True) as sql:
             sql.execute(
-                "INSERT OR IGNORE INTO blobs VALUES(?,?,?,?)",
+                "INSERT OR IGNORE INTO blobs(digest, size, created_at, boot) VALUES(?,?,?,?)",
                 (digest, size, time.time_ns(), self._boot),
             )
+            self._has_file_now(digest)
             self._db.refs.add(owner, Ref.blob(digest))
             reach("blobs.adopt:before-rename")
             path.rename(target)
@@ -288,6 +293,30 @@ class BlobStore:
             reach("blobs.adopt:renamed")
         reach("blobs.adopt:recorded")
         self._settler.soon()
+
+    def declare(self, digest: Digest, size: int, chain: Digest, owner: Ref) -> None:
+        """Record a blob that is made from the files of the layer ``chain`` when it is read; the
+        layer stays as long as the blob does, and the other way round."""
+        with self._db.transaction(grows=True) as sql:
+            done = sql.execute(
+                "INSERT OR IGNORE INTO blobs(digest, size, created_at, boot, layer) "
+                "VALUES(?,?,?,?,?)",
+                (digest, size, time.time_ns(), self._boot, chain),
+            )
+            self._db.refs.add(owner, Ref.blob(digest))
+            self._db.refs.add(Ref.layer(chain), Ref.blob(digest))
+            if done.rowcount:
+                self._db.refs.add(Ref.blob(digest), Ref.layer(chain))
+
+    def _has_file_now(self, digest: Digest) -> None:
+        """A layer-backed blob gets a file: it does not need its layer any more."""
+        row = self._db.row("SELECT layer FROM blobs WHERE digest=?", digest)
+        if row is not None and row[0]:
+            with self._db.transaction() as sql:
+                sql.execute(
+                    "UPDATE blobs SET layer='', boot=? WHERE digest=?", (self._boot, digest)
+                )
+                self._db.refs.remove(Ref.blob(digest), Ref.layer(row[0]))
 
     def claim(self, digest: Digest, owner: Ref) -> bool:
         """If the blob is here, make ``owner`` refer to it; whether it is."""
@@ -309,17 +338,26 @@ class BlobStore:
         return self.info(digest).size
 
     def info(self, digest: Digest) -> BlobInfo:
-        row = self._db.row("SELECT digest, size, created_at FROM blobs WHERE digest=?", digest)
+        row = self._db.row(
+            "SELECT digest, size, created_at, layer FROM blobs WHERE digest=?", digest
+        )
         if row is None:
             raise NotFound(f"blob {digest} is not in the store")
-        return BlobInfo(Digest(row[0]), row[1], row[2])
+        return BlobInfo(Digest(row[0]), *row[1:])
 
     def open(self, digest: Digest) -> BinaryIO:
-        """The blob's bytes; NotFound."""
+        """The blob's file; NotFound, also for a layer-backed blob."""
         try:
             return self.path(digest).open("rb")
         except FileNotFoundError:
             raise NotFound(f"blob {digest} is not in the store") from None
+
+    async def pieces(self, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
+        """The bytes of a blob's file from ``offset``, read in a thread. NotFound."""
+        with self.open(digest) as file:
+            file.seek(offset)
+            while piece := await self.run(lambda: file.read(PIECE)):
+                yield piece
 
     def read(self, digest: Digest, limit: int = 16 << 20) -> bytes:
         """A small blob whole; TooLarge over ``limit`` bytes."""
@@ -330,14 +368,15 @@ class BlobStore:
         return data
 
     def all(self) -> Iterator[BlobInfo]:
-        for row in self._db.query("SELECT digest, size, created_at FROM blobs"):
-            yield BlobInfo(Digest(row[0]), row[1], row[2])
+        for row in self._db.query("SELECT digest, size, created_at, layer FROM blobs"):
+            yield BlobInfo(Digest(row[0]), *row[1:])
 
     def delete(self, digest: Digest) -> bool:
         """Remove the blob even if something refers to it (garbage collection checks first);
         returns False when it was not there."""
         with self._db.transaction() as sql:
             gone = sql.execute("DELETE FROM blobs WHERE digest=?", (digest,)).rowcount > 0
+            self._db.refs.drop(Ref.blob(digest))
         reach("blobs.delete:forgotten")
         self.path(digest).unlink(missing_ok=True)
         return gone

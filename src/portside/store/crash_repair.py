@@ -9,7 +9,8 @@ At a start, before anything else looks at the store:
 - records whose file is gone go;
 - writable layers without a record go to the trash (a killed create or remove);
 - after a power cut, which another boot id betrays, blobs and layers that were not settled are
-  verified again: bad blobs are dropped, layers are dropped or marked for unpacking again.
+  verified again: bad blobs are dropped, layers are dropped or marked for unpacking again; those
+  whose files are their blob's only copy are compared with its digest.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 DRIVERS = ("overlay", "vfs")
 LOST = "layers-to-unpack-again"
+UNSURE = "layers-to-compare"
 LEFT = "leases-were-dropped"
 
 
@@ -160,7 +162,7 @@ def _leases(store: StoreParts) -> None:
 
 
 def _blobs(store: StoreParts) -> None:
-    known = {info.digest for info in store.blobs.all()}
+    known = {info.digest for info in store.blobs.all() if not info.layer}
     swept: list[str] = []
     for algorithm in ("sha256", "sha512"):
         found = set(os.listdir(store.blobs.root / algorithm))
@@ -232,9 +234,21 @@ async def recover(store: StoreParts) -> None:
             except PortsideError as err:
                 log.error("layer %s is lost: %s: pull its image again", layer.chain, err)
     store.db.set_meta(LOST, "[]")
+    await _compare(store)
     if store.db.get_meta(LEFT):
         store.db.set_meta(LEFT, "")
         await store.collect()
+
+
+async def _compare(store: StoreParts) -> None:
+    """Drop layers that do not give their blob after a power cut, now that those below are whole."""
+    unsure = msgspec.json.decode(store.db.get_meta(UNSURE) or "[]", type=list[tuple[str, str]])
+    for chain, digest in unsure:
+        if store.layers.has(chain) and not await store.layers.gives(Digest(chain), digest):
+            log.error("layer %s was damaged by a power cut: build or pull its image again", chain)
+            store.layers.delete(Digest(chain))
+    if unsure:
+        store.db.set_meta(UNSURE, "[]")
 
 
 def _writables(store: StoreParts) -> None:
@@ -252,14 +266,22 @@ def _writables(store: StoreParts) -> None:
 def _unsettled(store: StoreParts) -> None:
     """After another boot: verify what may not have reached the disk."""
     for (digest,) in store.db.query(
-        "SELECT digest FROM blobs WHERE boot NOT IN ('', ?)", store.boot
+        "SELECT digest FROM blobs WHERE layer='' AND boot NOT IN ('', ?)", store.boot
     ):
         if not verify_blob(store, Digest(digest)):
             log.warning("blob %s was damaged by a power cut and is dropped", digest)
             store.blobs.delete(Digest(digest))
+    unsure = store.db.query(
+        "SELECT layer, digest FROM blobs JOIN layers ON layer=chain "
+        "WHERE layers.boot NOT IN ('', ?)", store.boot
+    )  # fmt: skip
+    if unsure:
+        known = msgspec.json.decode(store.db.get_meta(UNSURE) or "[]", type=list[tuple[str, str]])
+        store.db.set_meta(UNSURE, msgspec.json.encode([*known, *unsure]).decode())
     for (chain,) in store.db.query(
-        "SELECT chain FROM layers WHERE boot NOT IN ('', ?)", store.boot
-    ):
+        "SELECT chain FROM layers WHERE boot NOT IN ('', ?) "
+        "AND chain NOT IN (SELECT layer FROM blobs)", store.boot
+    ):  # fmt: skip
         # checking its files costs as much as unpacking its blob again, which is done
         log.warning("layer %s may be incomplete after a power cut and is dropped", chain)
         _drop_layer(store, chain)

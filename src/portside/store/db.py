@@ -63,6 +63,8 @@ SCHEMA = [
     """,
     # Images are renamed by images/image_repair.py, which knows their documents.
     "INSERT OR IGNORE INTO meta VALUES('image-identity', 'configuration')",
+    # The layer whose files a blob without a file is made from; empty for one with a file.
+    "ALTER TABLE blobs ADD COLUMN layer TEXT NOT NULL DEFAULT ''",
 ]
 """One script for each schema version; ``PRAGMA user_version`` counts the scripts applied."""
 

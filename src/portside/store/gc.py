@@ -36,7 +36,8 @@ REACHED = """
 def unreachable(store: StoreParts) -> tuple[list[tuple[Digest, int]], list[tuple[Digest, int]]]:
     """Blobs and layers that nothing needs, each with its size in bytes."""
     blobs = store.db.query(
-        REACHED + "SELECT digest, size FROM blobs WHERE digest NOT IN "
+        REACHED
+        + "SELECT digest, CASE layer WHEN '' THEN size ELSE 0 END FROM blobs WHERE digest NOT IN "
         "(SELECT id FROM reached WHERE kind='blob')"
     )
     layers = store.db.query(

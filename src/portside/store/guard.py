@@ -178,7 +178,7 @@ def require_content(root: Path, db: Database) -> None:
     not mounted, most likely, whose records must not go."""
     held = content(root)
     for kind, statement in (
-        ("blobs", "SELECT count(*) FROM blobs"),
+        ("blobs", "SELECT count(*) FROM blobs WHERE layer=''"),
         ("layers", "SELECT count(*) FROM layers"),
         ("containers", "SELECT count(*) FROM writables"),
         ("volumes", "SELECT count(*) FROM documents WHERE kind='volume'"),

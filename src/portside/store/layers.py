@@ -11,8 +11,9 @@ On disk, beneath the data root::
     containers/<id>/root              the whole tree of a container on the vfs driver
     trash/<id>                        renamed here at once, deleted in the background
 
-A layer is a cache of its blob: it can always be made again from it. It is recorded in the
-database in the transaction that renames it into place, together with its owner.
+A layer is a cache of its blob: it can always be made again from it. Of a layer-backed blob the
+layer's files are the only copy (``store/layer_backed.py``). A layer is recorded in the database in
+the transaction that renames it into place, together with its owner.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -75,6 +76,8 @@ class Kept(msgspec.Struct, frozen=True):
     media_type: str
     size: int
     driver: str
+    blob_size: int = 0
+    """Bytes of a layer-backed blob; 0 for a blob with a file, or none."""
 
 
 def chain_of(parent: Digest | None, diff_id: Digest) -> Digest:
@@ -110,6 +113,8 @@ class LayerStore:
         (self.links_dir / "empty").chmod(0o755)
         self.containers_dir.mkdir(mode=0o700, exist_ok=True)
         self.copies = MappedCopies(root, driver, workers, trash)
+        self._for_builds: set[str] = set()
+        """Writable layers of builds."""
         self._unpacking: dict[Digest, asyncio.Task[None]] = {}
         self._waiting: dict[Digest, int] = {}
 
@@ -185,6 +190,10 @@ class LayerStore:
         with self._db.transaction() as sql:
             row = sql.execute("SELECT seq FROM layers WHERE chain=?", (chain,)).fetchone()
             sql.execute("DELETE FROM layers WHERE chain=?", (chain,))
+            for (blob,) in sql.execute(
+                "SELECT digest FROM blobs WHERE layer=?", (chain,)
+            ).fetchall():
+                self._blobs.delete(Digest(blob))
         reach("layers.delete:forgotten")
         if row is not None:
             (self.links_dir / base36(row[0])).unlink(missing_ok=True)
@@ -197,7 +206,7 @@ class LayerStore:
         row = self._db.row(
             "SELECT parent, diff_id, blob, media_type FROM layers WHERE chain=?", chain
         )
-        if row is None or not self._blobs.has(row[2]):
+        if row is None or not self._blobs.has(row[2]) or self._blobs.info(row[2]).layer:
             return ""
         parent, diff_id, blob, media_type = row
         temporary = self.layers_dir / f"tmp-{new_id()}"
@@ -222,7 +231,8 @@ class LayerStore:
         if row is None:
             raise NotFound(f"layer {chain} is not in the store")
         parent, diff_id, blob, media_type = row
-        self._blobs.info(Digest(blob))
+        if self._blobs.info(Digest(blob)).layer == chain:
+            raise NotFound(f"blob {blob} was made from these files alone")
         self.delete(chain)
         lease = self._db.lease(f"unpack {chain} again", 600)
         with lease:
@@ -255,11 +265,13 @@ class LayerStore:
         size: int,
         *,
         owner: Ref,
+        tar_size: int = 0,
     ) -> Digest:
         """Make a writable layer, which nobody uses any more, a layer above what it stood on.
 
         ``blob``, its content packed, is in the store already; None (overlay only) when it is to
-        be made later (:meth:`set_blob`). ``size`` is the bytes of its files. With overlay the
+        be made later (:meth:`set_blob`), or with ``tar_size``, the bytes of its tar, when that
+        tar is to be its layer-backed blob. ``size`` is the bytes of its files. With overlay the
         files themselves become the layer.
         """
         parent, driver = self._required(container_id)
@@ -269,7 +281,13 @@ class LayerStore:
             temporary.mkdir(mode=0o711)
             try:
                 Path(self._written(container_id)).rename(temporary / "diff")
-                self._record(chain, parent, diff_id, blob, media_type, size, temporary, owner)
+                with self._db.transaction(grows=True):
+                    found = diff_id if tar_size else blob
+                    self._record(
+                        chain, parent, diff_id, found, media_type, size, temporary, owner, tar_size
+                    )
+                    if tar_size:
+                        self._blobs.declare(diff_id, tar_size, chain, owner)
             except BaseException:
                 self._trash.discard(temporary)
                 raise
@@ -293,6 +311,38 @@ class LayerStore:
         temporary.write_bytes(msgspec.json.encode(Kept(*values, info.size, self.driver)))
         temporary.rename(kept)
 
+    async def read_blob(self, digest: Digest, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        """A blob's bytes from ``offset``, from its file, or made from its layer. NotFound;
+        DigestMismatch at the end when the layer's files are damaged."""
+        chain = self._blobs.info(digest).layer
+        if not chain:
+            async for piece in self._blobs.pieces(digest, offset):
+                yield piece
+            return
+        from portside.store import layer_backed
+
+        rootfs = self.written_rootfs(Digest(chain))
+        async for piece in layer_backed.stream(self._workers, self._blobs, rootfs, digest, offset):
+            yield piece
+
+    async def gives(self, chain: Digest, digest: str) -> bool:
+        """Whether the files of a layer are still those of its layer-backed blob."""
+        from portside.store import layer_backed
+
+        try:
+            rootfs = self.written_rootfs(chain)
+        except NotFound:
+            return False
+        return await layer_backed.is_whole(self._workers, rootfs, digest)
+
+    async def _write_file(self, digest: Digest) -> None:
+        """Give a layer-backed blob a file."""
+        from portside.store import layer_backed
+
+        rootfs = self.written_rootfs(Digest(self._blobs.info(digest).layer))
+        with self._db.lease(f"write {digest}", 600) as lease:
+            await layer_backed.write_file(self._workers, self._blobs, rootfs, digest, lease)
+
     def written_rootfs(self, chain: Digest) -> Rootfs:
         """Overlay: a layer's own changes above its parent, as its container had them; to
         pack them again. Nothing may be written there."""
@@ -303,12 +353,13 @@ class LayerStore:
     # -- writable layers -----------------------------------------------------------------
 
     def create_writable(
-        self, container_id: str, chain: Digest | None, *, spread: bool = False
+        self, container_id: str, chain: Digest | None, *, for_build: bool = False
     ) -> Rootfs:
         """The writable layer of a container above ``chain`` (None: an empty root).
 
-        ``spread``: many files may be made in it (:func:`.trees.spread`). Conflict when it
-        exists. On the vfs driver use :meth:`create_writable_copy`.
+        ``for_build``: many files may be made in it (:func:`.trees.spread`), and it goes with a
+        crash: what is written is not synced before it is a layer. Conflict when it exists. On the
+        vfs driver use :meth:`create_writable_copy`.
         """
         directory = self.containers_dir / container_id
         lower = self._lower(chain)
@@ -321,7 +372,7 @@ class LayerStore:
             if chain is not None:
                 self._db.refs.add(Ref.container(container_id), Ref.layer(chain))
             directory.mkdir(mode=0o700, exist_ok=True)
-            if spread:
+            if for_build:
                 trees.spread(directory)
             upper, work = directory / "upper", directory / "work"
             for leftover in (upper, work):
@@ -333,14 +384,16 @@ class LayerStore:
                 os.chown(upper, top.st_uid, top.st_gid)
                 upper.chmod(top.st_mode & 0o7777)
                 _make_mount_points(upper, lower)
-        return self._overlay(lower, directory)
+        if for_build and overlay.can_be_volatile():
+            self._for_builds.add(container_id)
+        return self.rootfs(container_id)
 
     async def create_writable_copy(
-        self, container_id: str, chain: Digest | None, *, spread: bool = False
+        self, container_id: str, chain: Digest | None, *, for_build: bool = False
     ) -> Rootfs:
         """:meth:`create_writable` for any driver; vfs copies the tree (by reflink if it can)."""
         if self.driver == "overlay":
-            return self.create_writable(container_id, chain, spread=spread)
+            return self.create_writable(container_id, chain, for_build=for_build)
         with self._db.transaction(grows=True) as sql:
             if self._writable(container_id) is not None:
                 raise Conflict(f"container {container_id} has a writable layer already")
@@ -376,6 +429,7 @@ class LayerStore:
 
     def forget_writable(self, container_id: str) -> None:
         """Forget it only: the caller discards the container's whole directory."""
+        self._for_builds.discard(container_id)
         with self._db.transaction() as sql:
             row = sql.execute(
                 "DELETE FROM writables WHERE container=? RETURNING chain", (container_id,)
@@ -404,9 +458,10 @@ class LayerStore:
             return Rootfs("bind", (), self._written(source), "", (), (), (), *stored)
         lower = self._lower(chain) if mappings is None else self._copied(chain, mappings)
         upper = Path(self._written(source))
+        volatile = (overlay.VOLATILE,) if source in self._for_builds else ()
         return Rootfs(
-            "overlay", tuple(lower), str(upper), str(upper.with_name("work")), OVERLAY_OPTIONS,
-            (), (), *stored,
+            "overlay", tuple(lower), str(upper), str(upper.with_name("work")),
+            (*OVERLAY_OPTIONS, *volatile), (), (), *stored,
         )  # fmt: skip
 
     def _copied(self, chain: Digest | None, mappings: IDMappings) -> list[str]:
@@ -536,7 +591,8 @@ class LayerStore:
     ) -> None:
         if self.driver == "vfs" and parent is not None:
             await self._wait_for(parent)
-        self._blobs.info(blob)
+        if self._blobs.info(blob).layer:
+            await self._write_file(blob)
         temporary = self.layers_dir / f"tmp-{new_id()}"
         temporary.mkdir(mode=0o700)
         job = self._unpacking_job(parent, diff_id, blob, media_type, temporary)
@@ -573,6 +629,7 @@ class LayerStore:
         size: int,
         temporary: Path,
         owner: Ref,
+        blob_size: int = 0,
     ) -> None:
         values = (chain, parent or "", diff_id, blob or "", media_type, size, self.driver)
         target = self.layers_dir / chain.hex
@@ -586,6 +643,7 @@ class LayerStore:
                     media_type,
                     size,
                     self.driver,
+                    blob_size,
                 )
             )
         )
@@ -634,15 +692,6 @@ class LayerStore:
                 "run `portside system check --repair`"
             )
         return [f"{self.links_dir}/{base36(row[0])}" for row in rows]
-
-    def _overlay(self, lower: list[str], directory: Path) -> Rootfs:
-        return Rootfs(
-            "overlay",
-            lower=tuple(lower),
-            upper=str(directory / "upper"),
-            work=str(directory / "work"),
-            options=OVERLAY_OPTIONS,
-        )
 
     def _writable(self, container_id: str) -> tuple[Digest | None, str] | None:
         row = self._db.row("SELECT chain, driver FROM writables WHERE container=?", container_id)

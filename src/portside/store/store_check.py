@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -29,6 +29,7 @@ from portside.store.worker_pool import Job
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from portside.store.blobs import BlobInfo
     from portside.store.store import Store
 
 
@@ -171,8 +172,10 @@ class _Check:
 
     async def blobs(self) -> None:
         known = list(self.store.blobs.all())
+        await self._made_from_layers([info for info in known if info.layer])
+        known = [info for info in known if not info.layer]
         files = [(str(info.digest), str(self.store.blobs.path(info.digest))) for info in known]
-        self.report.blobs = len(known)
+        self.report.blobs += len(known)
         self.report.bytes = sum(info.size for info in known)
         # a share for each processor: hashing is all there is to do
         halves = [files[start::2] for start in (0, 1) if files[start::2]]
@@ -194,6 +197,21 @@ class _Check:
                 )
                 if self.repair:
                     self.store.blobs.delete(Digest(digest))
+
+    async def _made_from_layers(self, known: Sequence[BlobInfo]) -> None:
+        """Blobs without a file: their layers' files must give them."""
+        self.report.blobs += len(known)
+        for number, info in enumerate(known, 1):
+            status = f"Verifying {number} of {len(known)} made from layers"
+            self._progress(Progress(status=status, id="blobs", is_item=True))
+            good = await self.store.layers.gives(Digest(info.layer), info.digest)
+            if good or not self.store.blobs.has(info.digest):
+                continue  # or removed meanwhile
+            text = "the files of its layer do not give its bytes any more"
+            text += ": dropped; build or pull its image again" if self.repair else ""
+            self._add("blob", info.digest, text, self.repair)
+            if self.repair:
+                self.store.blobs.delete(info.digest)
 
     async def layers(self) -> None:
         layers = self.store.layers
@@ -273,7 +291,8 @@ class _Check:
         store = self.store
         roots = [store.blobs.root / name for name in ("sha256", "sha512")]
         roots.append(store.layers.layers_dir)
-        known = {str(store.blobs.path(info.digest)) for info in store.blobs.all()}
+        files = (info for info in store.blobs.all() if not info.layer)
+        known = {str(store.blobs.path(info.digest)) for info in files}
         known |= {str(store.layers.layers_dir / info.chain.hex) for info in store.layers.all()}
         for path in (path for root in roots for path in root.iterdir()):
             found = _look(path)

@@ -22,7 +22,6 @@ from portside.builder.exporters.export_options import ExportOptions, parse_expor
 from portside.builder.layers.layer_blobs import LayerBlob, LayerBlobs
 from portside.builder.results import CacheRequest, ExportRequest
 from portside.builder.solver.cache_records import CacheRecord, CacheStore
-from portside.images.push import read_blob
 from portside.images.service import ImageService
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter, PortsideError
@@ -213,7 +212,9 @@ class CacheExporter:
         content = target.request.content
         if content is not None:
             for part in (*parts, manifest):
-                await content.write(part.digest, part.size, read_blob(store, Digest(part.digest)))
+                await content.write(
+                    part.digest, part.size, store.layers.read_blob(Digest(part.digest))
+                )
         if target.ref is not None:
             await self._push(target.ref, parts, manifest, raw)
         return {"cache.manifest": encode(manifest).decode()}
@@ -225,7 +226,10 @@ class CacheExporter:
             for part in parts:
                 digest = Digest(part.digest)
                 await upload(
-                    repository, part.digest, part.size, partial(read_blob, self._store, digest)
+                    repository,
+                    part.digest,
+                    part.size,
+                    partial(self._store.layers.read_blob, digest),
                 )
             await repository.put_manifest(ref.tag, manifest.media_type, raw)
 

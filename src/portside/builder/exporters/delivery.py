@@ -21,7 +21,6 @@ from portside.builder.layers.layer_jobs import PackTrees
 from portside.builder.layers.layer_values import Named
 from portside.builder.results import BuildResult, ExportRequest, OutputSink, PlatformResult
 from portside.builder.solver.tree import Tree
-from portside.images.push import read_blob
 from portside.images.save import layout_stream
 from portside.images.service import ImageService
 from portside.model.digest import Digest
@@ -144,7 +143,7 @@ class Delivery:
             content = sink.content()
             for digest in blobs:
                 size = self._store.blobs.size(Digest(digest))
-                await content.write(digest, size, read_blob(self._store, Digest(digest)))
+                await content.write(digest, size, self._store.layers.read_blob(Digest(digest)))
             return found
         writer = await sink.file(found)
         try:

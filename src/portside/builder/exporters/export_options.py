@@ -148,7 +148,8 @@ def _compression(attrs: Mapping[str, str]) -> Compression:
     most = 22 if kind == "zstd" else 9
     if level is not None and not 0 <= level <= most:
         raise InvalidParameter(f"compression-level {level}: {kind} has levels 0 to {most}")
-    return Compression(kind=kind, level=level, force=flag(attrs, "force-compression", False))
+    force = flag(attrs, "force-compression", False)
+    return Compression(kind=kind, level=level, force=force, is_asked="compression" in attrs)
 
 
 def _annotations(attrs: Mapping[str, str]) -> list[Annotation]:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from portside.builder.layers.layer_values import Converted
-from portside.builder.solver.layer_pack import compressor
+from portside.store.layer_pack import compressor
 
 TOC_NAME = "stargz.index.json"
 NO_PREFETCH = ".no.prefetch.landmark"

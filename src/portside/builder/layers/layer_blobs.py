@@ -50,6 +50,8 @@ class Compression:
     level: int | None = None
     force: bool = False
     """Recompress layers that exist in another compression."""
+    is_asked: bool = False
+    """Whether the request names it: else a layer whose blob is a plain tar keeps it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,8 @@ class LayerBlobs:
         keeps = is_base and not wanted.force
         if latest is None and (keeps or (wanted.kind == "gzip" and wanted.level is None)):
             kind = COMPRESSIONS.get(self._media_type(layer), "gzip") if layer.blob else "gzip"
-            if keeps or kind == "gzip":
+            plain = not kind and not wanted.is_asked and not wanted.force
+            if keeps or kind == "gzip" or plain:
                 found = await self.native(layer)
                 return LayerBlob(str(layer.diff_id), _typed(found, form))
         made = await self._converted(layer, wanted, latest)
@@ -138,7 +141,8 @@ class LayerBlobs:
         target = str(store.blobs.ingest_dir / f"tmp-{new_id()}")
         job: ConvertBlob | PackBlob
         is_overlay = store.layers.driver == "overlay"
-        again = is_overlay and latest is not None  # our own writer gives the same bytes for less
+        # our own writer gives the same bytes for less
+        again = is_overlay and (latest is not None or self._is_backed(layer))
         if not again and layer.blob and store.blobs.claim(Digest(layer.blob), self._owner):
             job = ConvertBlob(
                 source=str(store.blobs.path(Digest(layer.blob))), target=target, kind=wanted.kind,
@@ -157,6 +161,15 @@ class LayerBlobs:
         finally:
             Path(target).unlink(missing_ok=True)
         return made
+
+    def _is_backed(self, layer: LayerInfo) -> bool:
+        """Whether the layer's blob is its plain tar, made when it is read."""
+        blobs = self._store.blobs
+        return (
+            bool(layer.blob)
+            and blobs.has(layer.blob)
+            and bool(blobs.info(Digest(layer.blob)).layer)
+        )
 
     def _media_type(self, layer: LayerInfo) -> str:
         row = self._store.db.row("SELECT media_type FROM layers WHERE chain=?", layer.chain)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from portside.builder.layers.layer_values import Converted, Named
-from portside.builder.solver.layer_pack import Packed, pack
 from portside.model.rootfs import Rootfs
 from portside.store import tar_format as tar
 from portside.store.decompress import plain
+from portside.store.layer_pack import Packed, pack
 from portside.store.overlay_changes import pack_changes, pack_tree_changes
 from portside.store.roots import OPEN_DIR, open_root
 from portside.store.tar_format import Entry

@@ -99,7 +99,7 @@ class GitSource:
         url, keep = git_source(op)
         identifier = new_id()
         layers = self._store.layers
-        rootfs = await layers.create_writable_copy(identifier, None, spread=True)
+        rootfs = await layers.create_writable_copy(identifier, None, for_build=True)
         try:
             await self.check_out(url, Path(rootfs.upper), keep=keep)
             made = await committer.commit(identifier, Tree())

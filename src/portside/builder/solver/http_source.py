@@ -52,7 +52,7 @@ class HttpSource:
             raise InvalidParameter(f"{op.identifier}: {name!r} is not a file name")
         identifier = new_id()
         layers = self._store.layers
-        rootfs = await layers.create_writable_copy(identifier, None)
+        rootfs = await layers.create_writable_copy(identifier, None, for_build=True)
         try:
             fd = os.open(f"{rootfs.upper}/{name}",
                          os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)  # fmt: skip

@@ -20,6 +20,8 @@ class Sealed(msgspec.Struct, frozen=True):
     tree_size: int
     """Bytes of its files."""
     is_empty: bool = False
+    tar_size: int = 0
+    """Bytes of the layer's tar, when that is to be its blob, made when it is read."""
     sources: str = ""
     """For a file operation: ``file:<hex>``, ``dir:<hex>`` or ``multi:<hex>`` for the sources, as
     the classic builder's history names them."""

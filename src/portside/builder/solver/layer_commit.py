@@ -12,7 +12,7 @@ from portside.builder.solver.solver import Made
 from portside.builder.solver.tree import Tree
 from portside.model.digest import Digest
 from portside.model.ids import new_id
-from portside.model.image import OCI_LAYER_GZIP
+from portside.model.image import OCI_LAYER, OCI_LAYER_GZIP
 from portside.model.rootfs import Rootfs
 
 if TYPE_CHECKING:
@@ -69,8 +69,9 @@ class LayerCommitter:
         finally:
             path.unlink(missing_ok=True)
         chain = await self._store.layers.adopt_writable(
-            identifier, Digest(sealed.diff_id), blob, OCI_LAYER_GZIP, sealed.tree_size,
-            owner=self.owner,
+            identifier, Digest(sealed.diff_id), blob,
+            OCI_LAYER if sealed.tar_size else OCI_LAYER_GZIP, sealed.tree_size,
+            owner=self.owner, tar_size=sealed.tar_size,
         )  # fmt: skip
         tree = below.above(str(chain), sealed.content)
         blobs = (str(blob),) if blob is not None else ()

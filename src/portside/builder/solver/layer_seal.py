@@ -8,9 +8,9 @@ import stat
 from portside.builder.solver.content_hash import ContentHash
 from portside.builder.solver.file_digests import FileDigests
 from portside.builder.solver.job_values import Sealed
-from portside.builder.solver.layer_pack import pack
 from portside.kernel.openat2 import openat2
 from portside.model.rootfs import Rootfs
+from portside.store.layer_pack import pack
 from portside.store.overlay_changes import pack_changes
 from portside.store.roots import OPEN_DIR
 from portside.store.trees import BELOW, measure
@@ -24,6 +24,9 @@ large output."""
 SMALL = 4 << 20
 """Bytes of files up to which a layer is compressed at once. A larger one is compressed when an
 image first needs its blob: most large layers are of stages that no image has."""
+GAIN = 1 / 16
+"""What compression must save of a large layer, as a fraction, to be worth a compressed copy: the
+blob of one that stays as large is its plain tar, which is not stored but made when it is read."""
 
 
 def seal(
@@ -39,6 +42,8 @@ def seal(
     is_overlay = rootfs.driver == "overlay"
     target = "" if is_overlay and size > SMALL else target
     packed = pack(lambda out: pack_changes(rootfs, base, out), target, "gzip")
+    has_holes = packed.plain_size < size  # what counts as a hole may be another thing later
+    is_noise = is_overlay and not target and packed.gain < GAIN and not has_holes
     content = packed.diff_id
     if is_overlay and size - digests.size <= CONTENT_LIMIT:
         content = _content(upper, digests)
@@ -49,6 +54,7 @@ def seal(
         content=content,
         tree_size=size,
         is_empty=packed.plain_size <= EMPTY_SIZE,
+        tar_size=packed.plain_size if is_noise else 0,
     )
 
 

@@ -275,7 +275,7 @@ class OperationSet:
         identifier = new_id()
         layers = self._store.layers
         chain = Digest(below.chain) if below.chain else None
-        await layers.create_writable_copy(identifier, chain, spread=True)
+        await layers.create_writable_copy(identifier, chain, for_build=True)
         try:
             ignores = [known[number].ignore for number in needed]
             digests = [self._digests(known[number]) for number in needed]

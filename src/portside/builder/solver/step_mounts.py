@@ -121,7 +121,7 @@ class StepMounts:
         layers = self._core.store.layers
         chain = Digest(tree.chain) if tree.chain else None
         self._stack.callback(self._drop_writable, identifier)
-        return await layers.create_writable_copy(identifier, chain, spread=True)
+        return await layers.create_writable_copy(identifier, chain, for_build=True)
 
     def _drop_writable(self, identifier: str) -> None:
         self._core.store.layers.remove_writable(identifier)

@@ -146,14 +146,14 @@ class TreeCopier:
         """Copy something other than a directory as ``name`` into ``above``, which is closed."""
         level = _Level(b"", above, above, {name}, True)
         try:
-            if self._may_link:
-                level.layer = self._root.layer_directory(above)
+            level.layer = self._root.layer_directory(above)
+            if _is_free(above, name) and _is_free(level.layer, name):  # where a whiteout may be
+                level.names = set()
             for entry in selected.walk():
                 self._place(entry, level, name)
         finally:
             level.close()
-            if self._may_link:
-                self._root.changed()
+            self._root.changed()
 
     # -- directories ---------------------------------------------------------------------
 
@@ -362,6 +362,14 @@ class TreeCopier:
         stamp = self._action.timestamp
         value = (stamp, stamp) if stamp >= 0 else (found.st_atime_ns, found.st_mtime_ns)
         os.utime(fd, ns=value)
+
+
+def _is_free(dir_fd: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _times_of(found: os.stat_result) -> tuple[int, int, int]:

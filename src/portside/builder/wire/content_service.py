@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import aclosing
 from typing import Any
 
 from grpclib.const import Status
@@ -11,10 +11,8 @@ from grpclib.exceptions import GRPCError
 from portside.builder.wire.grpc_transport import Service
 from portside.builder.wire.proto import content_pb2 as pb
 from portside.model.digest import Digest
-from portside.model.errors import InvalidParameter, NotFound, PortsideError
+from portside.model.errors import InvalidParameter, PortsideError
 from portside.store.store import Store
-
-_PIECE = 1 << 20
 
 
 class ContentService:
@@ -50,18 +48,13 @@ class ContentService:
             raise InvalidParameter(f"offset {request.offset} is outside of the content")
         end = min(size, request.offset + request.size) if request.size else size
         await stream.send_initial_metadata()
-        with self._opened(digest) as file:
-            at = request.offset
-            file.seek(at)
-            while at < end:
-                data = await asyncio.to_thread(file.read, min(_PIECE, end - at))
-                if not data:
-                    break
+        at = request.offset
+        if at == end:
+            return
+        async with aclosing(self._store.layers.read_blob(digest, at)) as pieces:
+            async for piece in pieces:
+                data = piece[: end - at]
                 await stream.send_message(pb.ReadContentResponse(offset=at, data=data))
                 at += len(data)
-
-    def _opened(self, digest: Digest) -> Any:
-        try:
-            return self._store.blobs.path(digest).open("rb")
-        except OSError:
-            raise NotFound(f"content {digest}: not found") from None
+                if at == end < size:
+                    break  # a whole blob is read to its end, where a made one is verified

@@ -31,6 +31,7 @@ from portside.builder.wire.packet_stream import (
 )
 from portside.builder.wire.proto.fstypes_pb2 import Packet, Stat
 from portside.kernel.openat2 import openat2
+from portside.kernel.syncfs import EARLY, begin_writing
 from portside.model.errors import InvalidParameter, Unavailable
 from portside.store.tar_format import Malformed
 from portside.store.trees import BELOW, OPEN_DIR, remove
@@ -69,6 +70,9 @@ class _Incoming:
     waiting: int = 0
     """Bytes in ``pieces``."""
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    written: int = 0
+    begun: int = 0
+    """Bytes that the disk was asked to begin with."""
 
 
 def sync(target: str, source: int, progress: Callable[[int], None]) -> Synced:
@@ -316,6 +320,10 @@ class _Sync:
         view = memoryview(data)
         while view:
             view = view[os.write(incoming.fd, view) :]
+        incoming.written += len(data)
+        if incoming.written - incoming.begun >= EARLY:
+            begin_writing(incoming.fd, incoming.begun, incoming.written - incoming.begun)
+            incoming.begun = incoming.written
 
     def _complete(self, incoming: _Incoming) -> None:
         """The time comes last: a file that was broken off is asked for again."""
