@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,14 +240,19 @@ def test_a_git_context(build: Build, docker: Any, tmp_path: Path) -> None:
     for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "m"]):
         subprocess.run([*git, *words], check=True)
     from portside.cli.build import git_context
+    from portside.cli.session import Failed
+    from portside.model.git_urls import GitUrl
 
-    root, place = git_context.clone(f"file://{repository}#main:sub")
+    url = GitUrl(remote=f"file://{repository}", ref="main", subdir="sub")
+    root, place = git_context.clone(url)
     try:
         assert sorted(os.listdir(root)) == ["sub"]
         build(None, "-t", "git", place=place)
     finally:
         git_context.remove(root)
     assert docker("run", "--rm", "git", "cat", "/f").stdout == "from git\n"
+    with pytest.raises(Failed, match="expected checksum to match abcdef0, got "):
+        git_context.clone(replace(url, commit="abcdef0"))
 
 
 def test_secrets_stay_secret(

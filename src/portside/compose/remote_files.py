@@ -15,10 +15,11 @@ import time
 from portside.compose.artifact_types import ARTIFACT, ENV_FILE, FILE, OLD_CONFIG
 from portside.compose.compose_errors import ComposeError
 from portside.model.light_dataclass import dataclass, field
+from portside.model.paths import is_within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any, Protocol
 
     class Sources(Protocol):
@@ -95,9 +96,11 @@ class RemoteFiles:
 
     def check(self, path: str, named_in: str) -> None:
         """Raises ComposeError when a file from elsewhere names one outside of what was fetched."""
-        real = os.path.realpath(path) if self._roots else ""
-        if _is_below(named_in, self._roots) and not _is_below(real, self._roots):
+        if self._is_fetched(named_in) and not self._is_fetched(path):
             raise ComposeError(f"{path} is outside of the remote project")
+
+    def _is_fetched(self, path: str) -> bool:
+        return any(is_within(path, root) for root in self._roots)
 
     # -- artifacts --------------------------------------------------------------------------
 
@@ -148,7 +151,7 @@ class RemoteFiles:
             place = next((file for file in files if os.path.isfile(file)), "")
             if not place:
                 raise ComposeError(f"{path}: no configuration file provided: not found")
-        if not _is_below(os.path.realpath(place), (os.path.realpath(root),)):
+        if not is_within(place, root):
             raise ComposeError(f"{path}: a link leads out of the repository")
         return place
 
@@ -256,11 +259,6 @@ def _folder_of(path: str) -> str:
     if clean == ".." or clean.startswith("../"):
         raise ComposeError(f"git subdirectory path traversal detected: {folder}")
     return clean
-
-
-def _is_below(path: str, roots: Collection[str]) -> bool:
-    real = os.path.realpath(path) if roots else ""
-    return any(real.startswith(f"{root}/") for root in roots)
 
 
 def _has_files(root: str) -> bool:

@@ -59,3 +59,9 @@ else:
     DEFAULT_SOCKET = SYSTEM_SOCKET
     DEFAULT_CONFIG_DIR = "/etc/portside"
     DEFAULT_LOG = "/var/log/portside.log"
+
+
+def is_within(path: str, directory: str) -> bool:
+    """Whether a path is a directory or in it, links of both followed."""
+    path, directory = os.path.realpath(path), os.path.realpath(directory)
+    return os.path.commonpath((path, directory)) == directory

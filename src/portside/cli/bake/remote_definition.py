@@ -59,8 +59,9 @@ class RemoteDefinition:
         self.is_git = is_git(url)
         if self.is_git:
             from portside.cli.build import git_context
+            from portside.cli.build.build_contexts import git_url
 
-            self._directory, self.root = git_context.clone(url, _git_environment(url))
+            self._directory, self.root = git_context.clone(git_url(url), _git_environment(url))
         else:
             self._download()
 
@@ -153,7 +154,7 @@ class RemoteDefinition:
 
     def _beneath(self, place: str, what: str) -> str:
         """A path of the root, links followed. Raises Failed when it leads out."""
-        from portside.cli.build.git_context import is_within
+        from portside.model.paths import is_within
 
         path = os.path.realpath(os.path.join(self.root, os.path.normpath(f"/{place}").lstrip("/")))
         if not is_within(path, self.root):
@@ -183,7 +184,7 @@ class RemoteDefinition:
 
     def check_access(self, name: str, target: Target, allowed: Iterable[str]) -> None:
         """Raises Failed for a path here that a remote definition may not use."""
-        from portside.cli.build.git_context import is_within
+        from portside.model.paths import is_within
 
         places = [os.getcwd(), *(text.partition("=")[2] for text in allowed
                                  if text.startswith("fs") and "=" in text)]  # fmt: skip

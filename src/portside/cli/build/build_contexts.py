@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from portside.cli.build.build_connection import Channel
     from portside.cli.build.build_stores import Stores
+    from portside.model.git_urls import GitUrl
 
-_GIT = re.compile(r"(?:git@|git://|ssh://|github\.com/)|https?://[^#?]+\.git(?:#|$)")
 _HTTP = re.compile(r"https?://")
 _PIECE = 1 << 18
 _MAX_DOCKERFILE = 4 << 20
@@ -52,6 +52,8 @@ class Contexts:
                             "Dockerfile")  # fmt: skip
         if place == "-":
             self._stream_of(open(0, "rb", buffering=0, closefd=False), file)  # noqa: SIM115
+        elif os.path.isdir(place):
+            self._folder(place, file)
         elif is_git(place):
             self._cloned(place, file)
         elif is_http(place):
@@ -59,8 +61,6 @@ class Contexts:
             self.request[MAIN] = {"url": place}
         elif os.path.isfile(place):
             self._stream_of(open(place, "rb", buffering=0), file)  # noqa: SIM115
-        elif os.path.isdir(place):
-            self._folder(place, file)
         else:
             raise Failed(1, "ERROR: failed to build: unable to prepare context: path "
                             f'"{place}" not found')  # fmt: skip
@@ -141,7 +141,7 @@ class Contexts:
     def _clone(self, url: str) -> str:
         from portside.cli.build import git_context
 
-        root, place = git_context.clone(url)
+        root, place = git_context.clone(git_url(url))
         self._cleanups.append(lambda: git_context.remove(root))
         return place
 
@@ -159,12 +159,12 @@ class Contexts:
             self.request[name] = {"image": place.removeprefix("docker-image://")}
         elif place.startswith("oci-layout://"):
             self.request[name] = self._layout(place.removeprefix("oci-layout://"))
+        elif os.path.isdir(place):
+            self._open(name, place, _text(os.path.join(place, ".dockerignore")) or "")
         elif is_git(place):
             self._open(name, self._clone(place), "")
         elif is_http(place):
             self.request[name] = {"url": place}
-        elif os.path.isdir(place):
-            self._open(name, place, _text(os.path.join(place, ".dockerignore")) or "")
         else:
             raise Failed(1, f"ERROR: failed to build: failed to get build context {name}: stat "
                             f"{place}: no such file or directory")  # fmt: skip
@@ -198,7 +198,20 @@ class Contexts:
 
 def is_git(place: str) -> bool:
     """Whether a context is a git repository."""
-    return _GIT.match(place) is not None
+    from portside.model.git_urls import is_git_url
+
+    return is_git_url(place)
+
+
+def git_url(text: str) -> GitUrl:
+    """Raises Failed."""
+    from portside.model.errors import InvalidParameter
+    from portside.model.git_urls import parse_git_url
+
+    try:
+        return parse_git_url(text)
+    except InvalidParameter as err:
+        raise Failed(1, f"ERROR: failed to build: {err}") from None
 
 
 def is_http(place: str) -> bool:

@@ -1,5 +1,5 @@
 """Git repositories, checked out by the program git here, with the caller's own credentials: as
-contexts, ``URL[#REF[:FOLDER]]``, in a directory that goes when the build is over, and for
+contexts, in a directory that goes when the build is over, and for
 Compose."""
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import tempfile
 
 from portside.cli.session import Failed
 from portside.model.errors import PortsideError
+from portside.model.paths import is_within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from portside.model.git_urls import GitUrl
 
 _SAFE = ("-c", "protocol.ext.allow=never", "-c", "core.hooksPath=/dev/null",
          "-c", "advice.detachedHead=false", "-c", "init.defaultBranch=main")  # fmt: skip
@@ -29,19 +32,17 @@ class GitFailed(PortsideError):
     """The program git is missing or says that a command failed."""
 
 
-def clone(url: str, environment: Mapping[str, str] | None = None) -> tuple[str, str]:
+def clone(url: GitUrl, environment: Mapping[str, str] | None = None) -> tuple[str, str]:
     """The directory that was made, and the context in it. ``environment``: more variables for
     git, such as credentials. Raises Failed."""
-    address, _, fragment = url.partition("#")
-    reference, _, folder = fragment.partition(":")
-    if address.startswith("github.com/"):
-        address = f"https://{address}"
-    if address.startswith("-") or reference.startswith("-"):
-        raise Failed(1, f"ERROR: failed to build: invalid git context: {url}")
     root = tempfile.mkdtemp(prefix="portside-git-")
     try:
-        check_out(address, reference or "HEAD", root, environment)
-        return root, _inside(root, folder)
+        found = check_out(url.remote, url.ref or "HEAD", root, environment,
+                          keep_git_dir=bool(url.keep_git_dir),
+                          submodules=url.submodules)  # fmt: skip
+        if not found.startswith(url.commit):
+            raise GitFailed(f"expected checksum to match {url.commit}, got {found}")
+        return root, _inside(root, url.subdir)
     except GitFailed as err:
         remove(root)
         raise Failed(1, f"ERROR: failed to build: {err}") from None
@@ -62,10 +63,10 @@ def commit_of(address: str, reference: str) -> str:
 
 def check_out(
     address: str, reference: str, root: str, environment: Mapping[str, str] | None = None, *,
-    is_bounded: bool = False, submodules: bool = True,
-) -> None:  # fmt: skip
-    """The files of a reference into an empty directory; ``is_bounded``: not more than 200,000
-    files and 2 GiB. Raises GitFailed."""
+    is_bounded: bool = False, submodules: bool = True, keep_git_dir: bool = False,
+) -> str:  # fmt: skip
+    """The files of a reference into an empty directory, and the reference's commit;
+    ``is_bounded``: not more than 200,000 files and 2 GiB. Raises GitFailed."""
     more = environment or {}
     _git(root, more, "init", "-q")
     _git(root, more, "remote", "add", "origin", "--", address)
@@ -73,9 +74,12 @@ def check_out(
     if is_bounded:
         _check_size(root)
     _git(root, more, "checkout", "-q", "FETCH_HEAD", "--")
+    commit = _git(root, more, "rev-parse", "HEAD").strip()
     if submodules and os.path.exists(os.path.join(root, ".gitmodules")):
         _git(root, more, "submodule", "update", "-q", "--init", "--recursive", "--depth", "1")
-    shutil.rmtree(os.path.join(root, ".git"))
+    if not keep_git_dir:
+        shutil.rmtree(os.path.join(root, ".git"))
+    return commit
 
 
 def _check_size(root: str) -> None:
@@ -100,12 +104,6 @@ def _fetch(root: str, more: Mapping[str, str], reference: str) -> None:
         _git(root, more, *words)
     except GitFailed:  # a plain web server has no shallow copies; other reasons appear again
         _git(root, more, *(word for word in words if word not in ("--depth", "1")))
-
-
-def is_within(path: str, directory: str) -> bool:
-    """Whether a path is a directory or in it, links of both followed."""
-    path, directory = os.path.realpath(path), os.path.realpath(directory)
-    return os.path.commonpath((path, directory)) == directory
 
 
 def _inside(root: str, folder: str) -> str:
