@@ -145,6 +145,24 @@ async def test_files_beside_a_tree(built: Builder) -> None:
     assert "provenance.json" not in bare.members()
 
 
+async def test_attestations_as_artifacts_name_their_image(built: Builder) -> None:
+    (answer,) = await attested(
+        built, ExportRequest(type="image", attrs={"oci-artifact": "true"}), provenance=""
+    )
+    image, attestation = built.document(answer["containerimage.digest"])["manifests"]
+    manifest = built.document(attestation["digest"])
+    assert manifest["artifactType"] == "application/vnd.docker.attestation.manifest.v1+json"
+    assert manifest["subject"] == {key: image[key] for key in ("mediaType", "digest", "size")}
+    config = manifest["config"]
+    assert config["mediaType"] == "application/vnd.oci.empty.v1+json"
+    assert base64.b64decode(config["data"]) == built.blob(config["digest"]) == b"{}"
+
+
+async def test_unknown_attestations_are_refused(built: Builder) -> None:
+    with pytest.raises(InvalidParameter, match='unknown attestation type "other"'):
+        await attested(built, ExportRequest(type="image"), other="")
+
+
 def test_materials_and_secrets_of_a_graph() -> None:
     git = llb.Vertex(llb.SourceOp(identifier="git://https://h/r.git#main")).output()
     digest = f"sha256:{'a' * 64}"
@@ -187,6 +205,8 @@ def test_bad_options() -> None:
     for text in ("mode=all", "version=2"):
         with pytest.raises(InvalidParameter, match="invalid provenance"):
             ProvenanceOptions.parse(text)
+    with pytest.raises(InvalidParameter, match="non-bool value specified for reproducible"):
+        ProvenanceOptions.parse("reproducible=maybe")
     check_generator("generator=docker/buildkit-syft-scanner:stable-1")
     with pytest.raises(InvalidParameter, match="other/scanner"):
         check_generator("generator=other/scanner")

@@ -155,7 +155,8 @@ def test_a_malformed_manifest_is_an_error(data: bytes) -> None:
     ("kind", "attrs", "told"),
     [
         ("s3", {}, "unknown cache exporter"), ("registry", {}, "needs ref"),
-        ("local", {}, "dest=PATH"), ("inline", {"mode": "most"}, "unsupported cache mode"),
+        ("local", {}, "dest=PATH"), ("inline", {"image-manifest": "x"}, "non-bool"),
+        ("inline", {"oci-mediatypes": "x"}, "non-bool"),
     ],
 )  # fmt: skip
 async def test_bad_requests(

@@ -239,6 +239,10 @@ async def test_trees_of_several_platforms_have_folders(built: Builder) -> None:
         ("image", {"name": "UPPER"}, "lowercase"),
         ("image", {"annotation.a": "b", "oci-mediatypes": "false"}, "OCI media types"),
         ("image", {"annotation-index[linux/amd64].a": "b"}, "no platform"),
+        ("image", {"annotation-layer.a": "b"}, "unrecognized annotation type layer"),
+        ("image", {"oci-artifact": "x"}, "non-bool value specified for oci-artifact"),
+        ("image", {"name-canonical": "x"}, "non-bool value specified for name-canonical"),
+        ("image", {"attestation-inline": "x"}, "non-bool value specified for attestation-inline"),
         ("tar", {}, "dest="),
     ],
 )

@@ -13,6 +13,7 @@ from portside.model.platform import Platform
 
 BUILD_ARG, LABEL, CONTEXT = "build-arg:", "label:", "context:"
 MAX_PLATFORMS = 64
+TRUE, FALSE = ("1", "t", "true"), ("0", "f", "false")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,9 @@ def parse_attrs(attrs: Mapping[str, str]) -> FrontendAttrs:
     if len(platforms) > MAX_PLATFORMS:
         raise InvalidParameter(f"a build is for at most {MAX_PLATFORMS} platforms")
     multi = attrs.get("multi-platform") or build_args.get("BUILDKIT_MULTI_PLATFORM") or ""
-    is_multi = len(platforms) > 1 or (multi.lower() in ("1", "t", "true"))
+    if multi.lower() not in ("", *TRUE, *FALSE):
+        raise InvalidParameter(f"invalid boolean value for multi-platform: {multi}")
+    is_multi = len(platforms) > 1 or multi.lower() in TRUE
     no_cache = attrs.get("no-cache")
     stages = frozenset(name.lower() for name in (no_cache or "").split(",") if name)
     options = FrontendOptions(

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from portside.builder.solver.cache_records import CacheRecord
 from portside.builder.solver.tree import Tree
+from portside.model.errors import InvalidParameter
 from portside.model.image import ImageConfig
 from portside.model.platform import Platform
+from portside.model.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,3 +112,11 @@ class CacheRequest:
     attrs: Mapping[str, str] = field(default_factory=dict)
     content: ContentStore | None = None
     """For ``type=local``: the client's folder."""
+
+    @property
+    def domain(self) -> str:
+        """Registry of its ``ref``; empty when it has none or an invalid one."""
+        try:
+            return Reference.parse(self.attrs.get("ref", "")).domain
+        except InvalidParameter:
+            return ""

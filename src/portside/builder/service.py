@@ -65,7 +65,7 @@ from portside.images.service import ImageService
 from portside.images.stream_feed import run_fed
 from portside.model.digest import Digest, chain_id
 from portside.model.dockerignore import Ignore, read_patterns
-from portside.model.errors import NotFound, SystemFailure
+from portside.model.errors import InvalidParameter, NotFound, SystemFailure
 from portside.model.git_urls import parse_git_url
 from portside.model.ids import new_id
 from portside.model.platform import Platform
@@ -296,6 +296,9 @@ class BuildService:
         from portside.builder.attestations.sbom import check_generator, sbom
 
         found = list(result.attestations)
+        for kind in attests:
+            if kind not in ("provenance", "sbom"):
+                raise InvalidParameter(f'unknown attestation type "{kind}": use provenance or sbom')
         if "sbom" in attests and attests["sbom"] not in ("false", "disabled=true"):
             check_generator(attests["sbom"])
             found.append(await sbom(self.store, result.tree, time.time()))

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from portside.builder import llb
+from portside.builder.exporters.export_options import flag
 from portside.builder.results import Attestation
 from portside.builder.solver.git_source import git_source
 from portside.model.errors import InvalidParameter
@@ -54,6 +55,8 @@ class ProvenanceOptions:
             fields[key.strip()] = value.strip()
         if fields.get("disabled") == "true" or text in ("false", "disabled=true"):
             return None
+        for key in ("reproducible", "inline-only"):
+            flag(fields, key, False)
         mode = fields.get("mode", "min")
         if mode not in ("min", "max"):
             raise InvalidParameter(f"invalid provenance mode {mode!r}: use min or max")
@@ -64,8 +67,8 @@ class ProvenanceOptions:
             is_max=mode == "max",
             version=V1 if version == "v1" else V02,
             builder_id=fields.get("builder-id", ""),
-            reproducible=fields.get("reproducible") == "true",
-            inline_only=fields.get("inline-only") == "true",
+            reproducible=flag(fields, "reproducible", False),
+            inline_only=flag(fields, "inline-only", False),
         )
 
 

@@ -18,7 +18,7 @@ from portside.builder.cache.cache_manifest import (
     CacheRow,
     inline,
 )
-from portside.builder.exporters.export_options import ExportOptions, parse_export
+from portside.builder.exporters.export_options import ExportOptions, flag, parse_export
 from portside.builder.layers.layer_blobs import LayerBlob, LayerBlobs
 from portside.builder.results import CacheRequest, ExportRequest
 from portside.builder.solver.cache_records import CacheRecord, CacheStore
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from portside.store.db import Lease
 
 TYPES = ("inline", "registry", "local")
-MODES = ("min", "max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +51,26 @@ class CacheTarget:
 
 
 def parse_target(request: CacheRequest) -> CacheTarget:
-    """InvalidParameter for an unknown type, mode or attribute value."""
+    """InvalidParameter for an unknown type or attribute value. An unknown mode is ``min``, as in
+    BuildKit."""
     attrs = dict(request.attrs)
     if request.type not in TYPES:
         raise InvalidParameter(
             f'unknown cache exporter: "{request.type}": use one of {", ".join(TYPES)}'
         )
-    mode = attrs.get("mode", "min")
-    if mode not in MODES:
-        raise InvalidParameter(f"unsupported cache mode {mode!r}: use min or max")
     if request.type == "registry" and not attrs.get("ref"):
         raise InvalidParameter("the registry cache exporter needs ref=REGISTRY/NAME:TAG")
     if request.type == "local" and request.content is None:
         raise InvalidParameter("the local cache exporter needs dest=PATH")
+    flag(attrs, "oci-mediatypes", True)
     kept = {key: value for key, value in attrs.items() if "compression" in key}
     options = parse_export(ExportRequest(type="cacheonly", attrs=kept))
     return CacheTarget(
         request=request,
         options=options,
-        is_max=mode == "max",
-        as_image=attrs.get("image-manifest", "true") != "false",
-        ignores_errors=attrs.get("ignore-error", "false") == "true",
+        is_max=attrs.get("mode", "").lower() == "max",
+        as_image=flag(attrs, "image-manifest", True),
+        ignores_errors=flag(attrs, "ignore-error", False),
         ref=Reference.parse(attrs["ref"]).tagged() if attrs.get("ref") else None,
     )
 

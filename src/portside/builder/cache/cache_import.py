@@ -82,18 +82,16 @@ def check_import(request: CacheRequest) -> None:
 
 
 class RemoteCaches:
-    """The caches of one build's ``--cache-from``; read when first asked. One that cannot be read
-    counts as empty, as BuildKit does, and is listed in :attr:`failures`."""
+    """The caches of one build's ``--cache-from``; read when first asked. One that cannot be read,
+    or is of an unknown type, counts as empty, as BuildKit does, and is listed in
+    :attr:`failures`."""
 
     def __init__(
         self, images: ImageService, cache: CacheStore, lease: Lease,
         requests: Sequence[CacheRequest], auths: Mapping[str, AuthConfig],
         importing: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:  # fmt: skip
-        """``importing`` is entered with a cache's name while its manifest is read. InvalidParameter
-        for a request of an unknown type."""
-        for request in requests:
-            check_import(request)
+        """``importing`` is entered with a cache's name while its manifest is read."""
         self._importing = importing
         self._images, self._store, self._cache = images, images.store, cache
         self._lease, self._requests, self._auths = lease, requests, auths
@@ -104,11 +102,11 @@ class RemoteCaches:
         """Read the manifests."""
         self._loaded = []
         for request in self._requests:
-            origin = self._origin(request)
-            name = request.attrs.get("ref") or f"local:{request.attrs.get('src', '')}"
+            name = request.attrs.get("ref") or f"{request.type}:{request.attrs.get('src', '')}"
             try:
                 with self._importing(name):
-                    self._loaded.append(await _read(origin))
+                    check_import(request)
+                    self._loaded.append(await _read(self._origin(request)))
             except PortsideError as err:
                 self.failures[name] = str(err)
                 log.info("cannot import the build cache %s: %s", name, err)

@@ -18,12 +18,10 @@ ARCHIVE_TYPES = frozenset({"oci", "docker"})
 TREE_TYPES = frozenset({"tar", "local"})
 TYPES = IMAGE_TYPES | ARCHIVE_TYPES | TREE_TYPES | {"cacheonly"}
 KINDS = ("gzip", "zstd", "estargz", "uncompressed")
-_ANNOTATION = re.compile(
-    r"annotation(?:-(index|index-descriptor|manifest|manifest-descriptor))?"
-    r"(?:\[([^]]+)\])?\.(.+)"
-)
+_ANNOTATION = re.compile(r"annotation(?:-([a-z-]+))?(?:\[([^]]+)\])?\.(.+)")
 INDEX, INDEX_DESCRIPTOR = "index", "index-descriptor"
 MANIFEST, MANIFEST_DESCRIPTOR = "manifest", "manifest-descriptor"
+_PLACES = (INDEX, INDEX_DESCRIPTOR, MANIFEST, MANIFEST_DESCRIPTOR)
 
 
 DANGLING = "moby-dangling"
@@ -54,6 +52,8 @@ class ExportOptions:
     unpack: bool = True
     tar: bool = True
     oci_types: bool = True
+    oci_artifact: bool = False
+    """Attestations are artifacts that refer to their image (``subject``)."""
     compression: Compression = field(default_factory=Compression)
     epoch: int | None = None
     """SOURCE_DATE_EPOCH, seconds."""
@@ -100,6 +100,8 @@ def parse_export(request: ExportRequest, epoch: int | None = None) -> ExportOpti
     given = attrs.get("source-date-epoch", "")
     if given and not given.isdecimal():
         raise InvalidParameter(f"invalid source-date-epoch {given!r}: expected seconds")
+    for key in ("attestation-inline", "name-canonical"):
+        flag(attrs, key, False)
     options = ExportOptions(
         type=kind,
         names=tuple(require_name(name) for name in names),
@@ -110,6 +112,7 @@ def parse_export(request: ExportRequest, epoch: int | None = None) -> ExportOpti
         unpack=flag(attrs, "unpack", True),
         tar=flag(attrs, "tar", True),
         oci_types=flag(attrs, "oci-mediatypes", kind != "docker"),
+        oci_artifact=flag(attrs, "oci-artifact", False),
         compression=_compression(attrs),
         epoch=int(given) if given else epoch,
         rewrite_timestamp=flag(attrs, "rewrite-timestamp", False),
@@ -159,6 +162,10 @@ def _annotations(attrs: Mapping[str, str]) -> list[Annotation]:
         if match is None:
             continue
         place = match[1] or MANIFEST
+        if place not in _PLACES:
+            raise InvalidParameter(
+                f"unrecognized annotation type {place}: use {', '.join(_PLACES)}"
+            )
         platform = Platform.parse(match[2]) if match[2] else None
         if platform is not None and place in (INDEX, INDEX_DESCRIPTOR):
             raise InvalidParameter(f"{name}: an index has no platform")

@@ -30,6 +30,7 @@ from portside.model.image import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
     OCI_CONFIG,
+    OCI_EMPTY,
     OCI_INDEX,
     OCI_MANIFEST,
     Descriptor,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from portside.store.store import Store
 
 IN_TOTO = "application/vnd.in-toto+json"
+ATTESTATION_ARTIFACT = "application/vnd.docker.attestation.manifest.v1+json"
 PREDICATE = "in-toto.io/predicate-type"
 STATEMENT = "https://in-toto.io/Statement/v0.1"
 
@@ -140,18 +142,28 @@ class ImageWriter:
             found = self._put(msgspec.json.encode(statement), IN_TOTO)
             layers.append(msgspec.structs.replace(found, annotations={PREDICATE: kind}))
             digests.append(found.digest)
-        config = {
-            "architecture": "unknown",
-            "os": "unknown",
-            "config": {},
-            "rootfs": {"type": "layers", "diff_ids": digests},
-        }
-        document = Manifest(
-            schema_version=2,
-            media_type=OCI_MANIFEST,
-            config=self._put(msgspec.json.encode(config), OCI_CONFIG),
-            layers=tuple(layers),
-        )
+        if options.oci_artifact:
+            document = Manifest(
+                schema_version=2,
+                media_type=OCI_MANIFEST,
+                artifact_type=ATTESTATION_ARTIFACT,
+                config=msgspec.structs.replace(self._put(b"{}", OCI_EMPTY), data="e30="),
+                layers=tuple(layers),
+                subject=msgspec.structs.replace(manifest, annotations={}, platform=None),
+            )
+        else:
+            config = {
+                "architecture": "unknown",
+                "os": "unknown",
+                "config": {},
+                "rootfs": {"type": "layers", "diff_ids": digests},
+            }
+            document = Manifest(
+                schema_version=2,
+                media_type=OCI_MANIFEST,
+                config=self._put(msgspec.json.encode(config), OCI_CONFIG),
+                layers=tuple(layers),
+            )
         found = self._put(encode(document), OCI_MANIFEST)
         return msgspec.structs.replace(
             found,

@@ -19,7 +19,6 @@ import msgspec
 from portside.builder import llb
 from portside.builder.build_history import STATUS_JSON, BuildRecord
 from portside.builder.cache.cache_export import parse_target
-from portside.builder.cache.cache_import import check_import
 from portside.builder.dockerfile.diagnostics import Span, place_of, snippet
 from portside.builder.dockerfile.frontend_values import NamedContext, Plan
 from portside.builder.dockerfile.syntax_line import SyntaxLine, is_built_in, named, syntax_line
@@ -211,8 +210,7 @@ class SessionBuild:
         """The client's credentials for the registries of caches."""
         found: dict[str, AuthConfig] = {}
         for request in requests:
-            if ref := request.attrs.get("ref", ""):
-                domain = Reference.parse(ref).domain
+            if domain := request.domain:
                 auth = found.get(domain) or await self._secrets.credentials(domain)
                 if auth is not None:
                     found[domain] = auth
@@ -301,8 +299,6 @@ class SessionBuild:
 
     async def _build(self) -> dict[str, Any]:
         check_granted(self._request.allow, self._service.grantable)
-        for wanted in self._inputs.cache_from:
-            check_import(wanted)
         for wanted in self._cache_to:
             parse_target(wanted)
         self._inputs.auths = await self._cache_auths(self._inputs.cache_from)

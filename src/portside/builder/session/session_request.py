@@ -165,7 +165,7 @@ def check_attests(attests: dict[str, str]) -> None:
         elif kind == "sbom":
             check_generator(text)
         else:
-            raise InvalidParameter(f"unknown attestation type {kind!r}: use provenance or sbom")
+            raise InvalidParameter(f'unknown attestation type "{kind}": use provenance or sbom')
 
 
 def check(request: SessionRequest) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from portside.builder.results import CacheRequest
 from portside.builder.wire.client_content import LOCAL, ClientContent
 from portside.builder.wire.client_session import ClientSession
-from portside.model.reference import Reference
 from portside.model.registryauth import AuthConfig
 
 
@@ -42,10 +41,9 @@ async def auths(
     """The client's credentials for the registries of caches."""
     found: dict[str, AuthConfig] = {}
     for request in requests:
-        ref = request.attrs.get("ref", "")
-        if not ref or session is None:
+        domain = request.domain
+        if not domain or session is None:
             continue
-        domain = Reference.parse(ref).domain
         if domain not in found and (auth := await session.credentials(domain)) is not None:
             found[domain] = auth
     return found

@@ -165,6 +165,9 @@ class Contexts:
             self._open(name, self._clone(place), "")
         elif is_http(place):
             self.request[name] = {"url": place}
+        elif place.startswith("target:"):
+            raise Failed(1, "ERROR: failed to build: failed to find target "
+                            f"{place.removeprefix('target:')} for context {name}")  # fmt: skip
         else:
             raise Failed(1, f"ERROR: failed to build: failed to get build context {name}: stat "
                             f"{place}: no such file or directory")  # fmt: skip

@@ -43,6 +43,8 @@ class Outputs:
         if options.flag("load"):
             self._shorthand("image")
         self._annotate(options.many("annotation"))
+        if options.text("iidfile") and any(o["type"] in LOCAL for o in self.request):
+            raise Failed(1, "ERROR: local and tar exporters are incompatible with image ID file")
         pushes = any(o["type"] == "registry" or o["attrs"].get("push") == "true"
                      for o in self.request)  # fmt: skip
         named = tags or any(o["attrs"].get("name") for o in self.request)
@@ -71,7 +73,7 @@ class Outputs:
 
     def _add(self, text: str) -> None:
         parts = csv_options.fields(text)
-        if len(parts) == 1 and "=" not in parts[0]:
+        if parts == [text] and not text.startswith("type="):
             kind = "tar" if parts[0] == "-" else "local"
             parts = [f"type={kind}", f"dest={parts[0]}"]
         attrs = csv_options.pairs(parts)
@@ -112,6 +114,8 @@ class Outputs:
     def _check(self, kind: str, place: str) -> None:
         if kind == "local" and not place:
             raise Failed(1, "ERROR: failed to build: dest is required for local exporter")
+        if kind == "local" and place == "-":
+            raise Failed(1, "ERROR: failed to build: dest cannot be stdout for local exporter")
         if kind == "local" and os.path.exists(place) and not os.path.isdir(place):
             raise Failed(1, "ERROR: failed to build: destination directory should not be a file: "
                             f"{place}")  # fmt: skip

@@ -138,6 +138,8 @@ class Caches:
 
     def _source(self, stores: Stores, text: str) -> dict[str, Any] | None:
         kind, attrs = _parsed(text)
+        if kind == "registry" and not attrs.get("ref"):
+            raise Failed(1, "ERROR: failed to build: registry cache importer requires ref")
         if kind != "local":
             return {"type": kind, "attrs": attrs}
         place = attrs.get("src", "")
@@ -175,5 +177,5 @@ def _parsed(text: str) -> tuple[str, dict[str, str]]:
     attrs = csv_options.pairs(parts)
     kind = attrs.pop("type", "")
     if not kind:
-        raise Failed(1, f"ERROR: type required form> {text!r}")
+        raise Failed(1, f'ERROR: type required form> "{text}"')
     return kind, attrs
