@@ -204,3 +204,44 @@ def test_modules_are_read_from_one_file_as_long_as_it_is_true(tmp_path: Path) ->
     [file] = (package / "runtime/oci/__pycache__").glob("combined.*")
     file.write_bytes(file.read_bytes()[:500])
     assert call(use) == f"False 2 {module}\n"
+
+
+def test_a_verbs_modules_are_executed_from_its_file_in_the_order_of_a_start(tmp_path: Path) -> None:
+    """A package that imports its own module, and modules that import each other's names."""
+    package = tmp_path / "portside"
+    oci = package / "runtime/oci"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(SOURCE / "portside/runtime/oci", oci, ignore=ignore)
+    for above in ("", "runtime"):
+        shutil.copy(SOURCE / "portside/__init__.py", package / above / "__init__.py")
+    (oci / "__pycache__").mkdir(exist_ok=True)
+    (oci / "group").mkdir()
+    (oci / "group/__init__.py").write_text("from portside.runtime.oci.group.part import VALUE\n")
+    (oci / "group/part.py").write_text("VALUE = 1\n")
+    (oci / "verb.py").write_text(
+        "from portside.runtime.oci import group\n"
+        "from portside.runtime.oci.group import part\n"
+        "found = (group.VALUE, part.VALUE, __name__, __package__)\n"
+    )
+    (oci / "later.py").write_text("VALUE = 3\n")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); package = sys.argv[1] + '/portside'\n"
+        "from portside.runtime.oci import combined_modules as c\n"
+        "c._LAST = {'create': 'portside.runtime.oci.verb'}; c._OTHERS = ()\n"
+        "used = c.use(package, 'create')\n"
+        "ready = 'portside.runtime.oci.verb' in sys.modules\n"
+        "from portside.runtime.oci import verb, later\n"
+        "if not used: c.make(package, 'create')\n"
+        "print(used, ready, *verb.found, later.VALUE)\n"
+    )
+
+    def call() -> str:
+        words = [sys.executable, "-I", "-S", "-c", code, str(tmp_path)]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    names = "portside.runtime.oci.verb portside.runtime.oci 3\n"
+    assert call() == f"False False 1 1 {names}"
+    assert call() == f"True True 1 1 {names}"
+    (oci / "group/part.py").write_text("VALUE = 2  # another\n")
+    assert call() == f"False False 2 2 {names}"
+    assert call() == f"True True 2 2 {names}"

@@ -1,10 +1,15 @@
-"""All modules of ``portside-runtime`` in one file: half of a start is finding and reading them.
+"""The modules of ``portside-runtime`` in a few files: half of a start is finding and reading them.
 
-The file lies among the package's bytecode and is one like it: it holds the same code, is valid as
-long as the sources are as they were, and is made anew by the first call that finds it missing or
-old. It is marshalled (the form of bytecode, which changes with the interpreter)::
+The files lie among the package's bytecode and are like it: they hold the same code, are valid as
+long as the sources are as they were, and each is made anew by the first call that finds it missing
+or old. Verbs that become a container's process (``create``, ``exec``) have a file each, with what
+they always import: those modules are made and executed in the order in which a start imported
+them, without the import system. Others are found in the file when they are imported.
+A file is marshalled (the form of bytecode, which changes with the interpreter)::
 
-    [[(path, mtime in ns, size), ...], {module: (path, is a package, marshalled code)}]
+    [[(path, mtime in ns, size), ...],
+     [(module, path, is a package, code), ...],
+     {module: (path, is a package, marshalled code)}]
 
 Paths are relative to the package's directory, or absolute.
 """
@@ -15,6 +20,7 @@ import marshal
 import posix
 import sys
 from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import PathFinder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     Modules = dict[str, tuple[str, bool, bytes]]
+    Executed = list[tuple[str, str, bool, CodeType]]
 
 _OTHERS = ("ctypes", "ctypes._endian", "struct")
 """What modules of the standard library are worth it; the rest is frozen or compiled."""
@@ -29,6 +36,13 @@ _OTHERS = ("ctypes", "ctypes._endian", "struct")
 
 _LATER = ("portside.runtime.oci.exec_process", "portside.runtime.oci.process_verbs")
 """Modules that the call which makes the file may not have needed."""
+_LAST = {
+    "create": "portside.runtime.oci.lifecycle_verbs",
+    "exec": "portside.runtime.oci.exec_process",
+}
+"""Files of verbs, and the module that is the last of those that the verb always imports."""
+_STRUCTS = "portside.runtime.oci.light_structs"
+"""Stands in for msgspec in those verbs, for all modules after it."""
 
 
 class _Loader:
@@ -59,8 +73,32 @@ class _Loader:
         return found
 
 
-def _place(package: str) -> str:
-    return f"{package}/runtime/oci/__pycache__/combined.{sys.implementation.cache_tag}"
+class _Recorder:
+    """Finder that notes our modules in the order in which they are executed to their end."""
+
+    def __init__(self, last: str) -> None:
+        self._last = last
+        self.names: list[str] = []
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name.partition(".")[0] != "portside" or self._last in self.names:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        loader: Any = spec.loader if spec is not None else None
+        if loader is not None:
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self.names.append(name)
+
+            loader.exec_module = exec_module
+        return spec
+
+
+def _place(package: str, verb: str) -> str:
+    name = f"combined-{verb}" if verb else "combined"
+    return f"{package}/runtime/oci/__pycache__/{name}.{sys.implementation.cache_tag}"
 
 
 def _absolute(package: str, path: str) -> str:
@@ -72,42 +110,88 @@ def _stamp(package: str, path: str) -> tuple[str, int, int]:
     return path, found.st_mtime_ns, found.st_size
 
 
-def use(package: str) -> bool:
-    """Import from the file in ``package``'s directory from now on; whether there is a valid one."""
-    if isinstance(sys.meta_path[0], _Loader):
-        return True
+def use(package: str, verb: str = "") -> bool:
+    """Import from a file of ``package``'s directory from now on: the one of ``verb``, ``create`` or
+    ``exec``, or the one of all. Whether there is a valid one; else what is imported is noted."""
+    if any(isinstance(finder, (_Loader, _Recorder)) for finder in sys.meta_path[:1]):
+        return isinstance(sys.meta_path[0], _Loader)
     try:
-        fd = posix.open(_place(package), posix.O_RDONLY | posix.O_CLOEXEC)
+        fd = posix.open(_place(package, verb), posix.O_RDONLY | posix.O_CLOEXEC)
         try:
             data = posix.read(fd, posix.fstat(fd).st_size)
         finally:
             posix.close(fd)
-        stamps, modules = marshal.loads(data)
-        for stamp in stamps:
-            if _stamp(package, stamp[0]) != stamp:
-                return False
+        stamps, executed, found = marshal.loads(data)
+        valid = all(_stamp(package, stamp[0]) == stamp for stamp in stamps)
     except (OSError, ValueError, EOFError, TypeError):
+        valid = False
+    if not valid:
+        if verb:
+            sys.meta_path.insert(0, _Recorder(_LAST[verb]))
         return False
-    sys.meta_path.insert(0, _Loader(package, modules))
+    sys.meta_path.insert(0, _Loader(package, found))
+    _execute(package, executed)
     return True
 
 
-def make(package: str) -> None:
-    """Write the file with what this process has imported; not where nothing may be written."""
-    for name in _LATER:
-        __import__(name)
+def _execute(package: str, executed: Executed) -> None:
+    """Make modules and execute them, but for those that are there."""
+    modules = sys.modules
+    kind = type(sys)
+    made = []
+    for name, path, is_package, code in executed:
+        if name in modules:
+            continue
+        module = modules[name] = kind(name)
+        module.__file__ = _absolute(package, path)
+        parent, _, last = name.rpartition(".")
+        module.__package__ = name if is_package else parent
+        if is_package:
+            module.__path__ = [module.__file__.rpartition("/")[0]]
+        made.append((module, parent, last, code))
+    for module, parent, last, _ in made:
+        setattr(modules[parent], last, module)
+    for module, _, _, code in made:
+        exec(code, module.__dict__)
+        if module.__name__ == _STRUCTS:
+            module.install()
+
+
+def make(package: str, verb: str = "") -> None:
+    """Write a file with what this process has imported; not where nothing may be written."""
+    recorder = sys.meta_path[0]
+    if not verb:
+        for name in _LATER:
+            __import__(name)
+    executed: Executed = []
     modules: Modules = {}
     for name, module in sorted(sys.modules.items()):
         spec = getattr(module, "__spec__", None)
         path = getattr(spec, "origin", None) or ""
-        ours = name.partition(".")[0] == "portside" or name in _OTHERS
-        if not ours or not path.endswith(".py") or spec is None:
+        ours = name.partition(".")[0] == "portside" and not verb
+        if not (ours or name in _OTHERS) or not path.endswith(".py") or spec is None:
             continue
         code = spec.loader.get_code(name)
-        path = path.removeprefix(f"{package}/")
-        modules[name] = (path, bool(spec.submodule_search_locations), marshal.dumps(code))
-    data = marshal.dumps([[_stamp(package, path) for path, _, _ in modules.values()], modules])
-    place = _place(package)
+        modules[name] = (path.removeprefix(f"{package}/"), _is_package(spec), marshal.dumps(code))
+    if verb:
+        if not isinstance(recorder, _Recorder) or _LAST[verb] not in recorder.names:
+            return
+        for name in recorder.names:
+            spec = sys.modules[name].__spec__
+            assert spec is not None and spec.origin is not None
+            loader: Any = spec.loader
+            path = spec.origin.removeprefix(f"{package}/")
+            executed.append((name, path, _is_package(spec), loader.get_code(name)))
+    paths = [path for path, _, _ in modules.values()] + [one[1] for one in executed]
+    data = marshal.dumps([[_stamp(package, path) for path in paths], executed, modules])
+    _write(_place(package, verb), data)
+
+
+def _is_package(spec: ModuleSpec) -> bool:
+    return bool(spec.submodule_search_locations)
+
+
+def _write(place: str, data: bytes) -> None:
     temporary = f"{place}.{posix.getpid()}"
     try:
         flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC | posix.O_NOFOLLOW

@@ -18,7 +18,8 @@ import sys
 from portside.runtime.oci import combined_modules
 
 _PACKAGE = __file__.rpartition("/runtime/")[0]
-_BECOMING = frozenset(("create", "run", "exec"))
+_BECOMING = {"create": "create", "run": "create", "exec": "exec"}
+"""Verbs that become a container's process, and whose file of modules they use."""
 _F_ADD_SEALS = 1033
 _ALL_SEALS = 0x1 | 0x2 | 0x4 | 0x8
 """F_SEAL_SEAL, _SHRINK, _GROW and _WRITE (fcntl(2))."""
@@ -30,23 +31,25 @@ _CODE = (
 
 def main() -> None:
     """The command; does not return."""
+    gc.disable()  # a short life, of which a collection would be a tenth
     arguments = sys.argv[1:]
     protected = False
     if arguments[:1] == ["--"]:
         del arguments[0]
         # the flags of the mount that our file was opened from, not of one that is there now
         protected = bool(posix.statvfs("/proc/self/exe").f_flag & posix.ST_RDONLY)
+        combined_modules.use(_PACKAGE, _file(arguments))
         _leave_mounts()
-    if not protected and _BECOMING.intersection(arguments):
+    if not protected and _file(arguments):
         _execute_sealed(arguments)
     run(arguments)
 
 
 def run(arguments: list[str]) -> None:
     """The command in this process; does not return."""
-    gc.disable()  # a short life, of which a collection would be a tenth
-    combined = combined_modules.use(_PACKAGE)
-    becoming = bool(_BECOMING.intersection(arguments))
+    gc.disable()
+    becoming = _file(arguments)
+    combined = combined_modules.use(_PACKAGE, becoming)
     if becoming:
         from portside.runtime.oci import light_structs
 
@@ -60,13 +63,18 @@ def run(arguments: list[str]) -> None:
     except OSError:
         code = code or 1
     if becoming and not combined and not code:
+        combined_modules.make(_PACKAGE, becoming)
         combined_modules.make(_PACKAGE)
     posix._exit(code)  # taking the interpreter down would take longer than some verbs
 
 
+def _file(arguments: list[str]) -> str:
+    """The file of modules of a verb that becomes a container's process, empty for the others."""
+    return next((_BECOMING[word] for word in arguments if word in _BECOMING), "")
+
+
 def _leave_mounts() -> None:
     """Back to the caller's mount namespace, root and working directory (descriptors 9, 7, 8)."""
-    combined_modules.use(_PACKAGE)
     from portside.kernel.process import CLONE_NEWNS, setns
 
     setns(9, CLONE_NEWNS, "the caller's mount namespace")
