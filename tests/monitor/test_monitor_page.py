@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from browserkit import Driver
+from enginekit import RunningEngine
 from monitorkit import RunningMonitor, until
 
 Docker = Callable[..., Any]
@@ -135,6 +136,49 @@ def test_page_of_a_container(app: str, page: Driver, monitor: RunningMonitor) ->
     )
     label = page.run("return document.querySelector('.chart').getAttribute('aria-label')")
     assert label.startswith("CPU, ") and "in use" in label
+
+
+def test_memory_without_cache_leaves_the_cache_out(
+    app: str, docker: Docker, page: Driver, monitor: RunningMonitor
+) -> None:
+    docker("exec", app, "dd", "if=/dev/zero", "of=/cached", "bs=1M", "count=16")
+    page.open(address(monitor, "/docker/app?window=2m"))
+    shown = """(() => {
+      const found = (name) => {
+        const row = [...document.querySelectorAll('.u-series')].find(
+          (one) => one.querySelector('.u-label')?.textContent.startsWith(name));
+        const [size, unit] = (row?.querySelector('.u-value')?.textContent ?? '').split(' ');
+        return parseFloat(size) * ({ KiB: 1, MiB: 1024 }[unit] ?? NaN);
+      };
+      return found('with cache') - found('without cache') > 15000;
+    })()"""
+    page.until(shown)
+
+
+def test_many_warnings_do_not_push_the_containers_away(
+    docker: Docker, page: Driver, engine: RunningEngine, tmp_path: Path
+) -> None:
+    config = tmp_path / "monitor.yaml"
+    config.write_text("rules: {pids_near_limit: {above: 1, below: 0.5, hold: 0s}}\n")
+    names = [f"warned{number}" for number in range(5)]
+    for name in names:
+        docker("run", "-d", "--name", name, "--pids-limit", "20", "portside/base", "sleep", "1000")
+    monitor = RunningMonitor(tmp_path, "--config", str(config), engine=engine.host)
+    monitor.start()
+    try:
+        page.open(address(monitor, "/docker/"))
+        count = "document.querySelectorAll('#alerts article').length"
+        page.until(f"{count} >= 5")
+        assert page.run("return document.querySelectorAll('#alerts > article').length") == 3
+        page.run("document.querySelector('#alerts .more summary').click()")
+        docker("run", "-d", "--name", "warned5", "--pids-limit", "20", "portside/base",
+               "sleep", "1000")  # fmt: skip
+        page.until(f"{count} >= 6")
+        assert page.run("return document.querySelector('#alerts .more').open")
+    finally:
+        page.open("about:blank")
+        monitor.stop()
+        docker("rm", "-f", *names, "warned5", check=False)
 
 
 def test_logs_and_explain(app: str, page: Driver, monitor: RunningMonitor) -> None:

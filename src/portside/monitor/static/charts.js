@@ -4,13 +4,14 @@
 import { ask, bytes, color, cores, element, fail, percent, prefix, rate, seconds, state, whole } from "./shared.js";
 
 const GAP = 65; // seconds: an idle group is looked at this often at least
+const WHOLE = Array.from({ length: 36 }, (_, at) => [1, 2, 5][at % 3] * 10 ** Math.floor(at / 3));
 const BINARY = Array.from({ length: 60 }, (_, n) => 2 ** n);
 const KINDS = {
   cores: { show: cores, title: "cores" },
   bytes: { show: bytes, incrs: BINARY },
   rate: { show: rate, incrs: BINARY },
   percent: { show: percent },
-  whole: { show: whole },
+  whole: { show: whole, incrs: WHOLE },
 };
 const all = new Set();
 
@@ -175,7 +176,7 @@ export class ChartFeed {
 
   async load() {
     clearTimeout(this.timer);
-    const series = [...new Set(this.charts.flatMap((chart) => chart.lines.map((line) => line.key)))];
+    const series = [...new Set(this.charts.flatMap((chart) => chart.lines.flatMap((line) => (line.less ? [line.key, line.less] : [line.key]))))];
     const found = await ask("history", { name: this.names, window: state.window, points: this.isFull ? 600 : 360, series: series.join(",") });
     if (!found.length) return; // all of them are gone
     this.columns.clear();

@@ -224,8 +224,9 @@ export class GroupPage {
     const threads = this.isMachine ? details.processes : at("threads");
     const most = row.pids_limit || details.threads_max;
     this.gauge.pids.show(whole(threads), most ? `${percent(100 * threads / most)} of ${whole(most)}` : "no limit", most ? threads / most : null);
-    const files = details.descriptors_limit;
-    this.gauge.files.show(whole(details.descriptors), files ? `${plural(details.sockets, "socket")}; ${this.isMachine ? "" : "fullest process: "}${percent(100 * details.descriptors_highest / files)} of ${files > 1e9 ? "no" : whole(files)} limit`.replace("of no limit", "no limit") : plural(details.sockets, "socket"), files && files < 1e9 ? details.descriptors_highest / files : null);
+    const files = details.descriptors_limit < 1e9 ? details.descriptors_limit : 0;
+    const fullest = files ? `${this.isMachine ? "" : "fullest process: "}${percent(100 * details.descriptors_highest / files)} of ${whole(files)} limit` : "no limit";
+    this.gauge.files.show(whole(details.descriptors), `${plural(details.sockets, "socket")}; ${fullest}`, files ? details.descriptors_highest / files : null);
     for (const disk of details.filesystems.filter((one) => one.capacity && one.type !== "tmpfs").slice(0, 4)) {
       const title = this.isMachine ? `Disk ${disk.mountpoint}` : "Layer and volumes";
       if (!this.disks.has(title)) this.disks.set(title, new Gauge(this.gauges, title));

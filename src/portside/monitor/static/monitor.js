@@ -19,18 +19,25 @@ async function showAlerts(only = null) {
   paintAlerts(await ask("alerts"), only);
 }
 
+const SHOWN_ALERTS = 3; // further warnings are folded, so that the page still begins with its subject
+
 function paintAlerts(found, only) {
   const mine = (alert) => only === null || alert.group === only;
-  const made = found.firing.filter(mine).map((alert) => {
-    const node = element("article", null, { class: `alert ${alert.severity}` },
-      element("b", alert.severity === "critical" ? "Critical: " : "Warning: "), element("span", alert.summary),
-      element("p", alert.advice), element("small", `since ${clock(alert.started)}, rule ${alert.rule}`));
-    return node;
-  });
+  const critical = (alert) => alert.severity === "critical";
+  const firing = found.firing.filter(mine).sort((a, b) => critical(b) - critical(a));
+  const made = firing.map((alert) => element("article", null, { class: `alert ${alert.severity}` },
+    element("b", critical(alert) ? "Critical: " : "Warning: "), element("span", alert.summary),
+    element("p", alert.advice), element("small", `since ${clock(alert.started)}, rule ${alert.rule}`)));
+  const fold = (name, title, children) => {
+    const open = $("alerts").querySelector(`.${name}`)?.open ?? false;
+    return element("details", null, { class: name, open }, element("summary", title), ...children);
+  };
+  const rest = made.splice(SHOWN_ALERTS);
+  if (rest.length) made.push(fold("more", plural(rest.length, "more warning", "more warnings"), rest));
   const ended = found.ended.filter(mine).slice(-20).reverse();
   if (ended.length) {
-    made.push(element("details", null, { class: "ended" }, element("summary", plural(ended.length, "warning that ended", "warnings that ended")),
-      ...ended.map((alert) => element("p", `${clock(alert.started)} to ${clock(alert.ended)}: ${alert.summary}`, { class: "quiet" }))));
+    made.push(fold("ended", plural(ended.length, "warning that ended", "warnings that ended"),
+      ended.map((alert) => element("p", `${clock(alert.started)} to ${clock(alert.ended)}: ${alert.summary}`, { class: "quiet" }))));
   }
   $("alerts").replaceChildren(...made);
 }
