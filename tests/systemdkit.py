@@ -67,6 +67,10 @@ class Machine:
         (etc / "systemd/system").mkdir(parents=True)
         (etc / "systemd/system/test.target").write_text(_TARGET)
         (etc / "fstab").write_text("")
+        for manager in ("system", "user"):
+            drop_in = etc / f"systemd/{manager}.conf.d/test.conf"
+            drop_in.parent.mkdir(parents=True, exist_ok=True)
+            drop_in.write_text(f"[Manager]\nDefaultTimeoutStartSec={90 * PATIENCE}\n")
         shutil.rmtree(etc / "portside", ignore_errors=True)
         for path in ("var/lib/portside", "run", "tmp", "proc", "sys", "dev"):
             (self.root / path).mkdir(parents=True, exist_ok=True)

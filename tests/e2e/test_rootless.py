@@ -339,8 +339,9 @@ def test_what_a_user_may_not_lower_or_be(user: RootlessUser) -> None:
     assert user.docker("inspect", "-f", "{{.HostConfig.OomScoreAdj}}", "scored").stdout == "-500\n"
     user.docker("rm", "-f", "scored")
     done = user.docker("run", "--rm", "--group-add", "70000", BASE, "true", check=False)
-    assert "with groups" in done.stderr and "70000 is not mapped" in done.stderr
-    assert "/etc/subgid" in done.stderr
+    assert "group 70000 is not mapped" in done.stderr and "/etc/subgid" in done.stderr
+    done = user.docker("run", "--rm", "-u", "70001", BASE, "true", check=False)
+    assert "user 70001 is not mapped" in done.stderr
 
 
 def test_a_service_with_a_raised_score(user: RootlessUser) -> None:

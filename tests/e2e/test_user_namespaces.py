@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -209,6 +211,8 @@ def test_build_steps_are_remapped(box: Docker, first: int, tmp_path: Path) -> No
         "RUN cat /proc/self/uid_map > /map; stat -c %u:%g /file > /owner; chown 11:12 /map\n"
         "RUN --mount=type=cache,target=/c --mount=type=bind,target=/ctx,source=. "
         "stat -c %u:%g / /c /ctx/file >> /owner\n"
+        "RUN --mount=type=cache,target=/owned,uid=7,gid=8,mode=0710 "
+        "stat -c %u:%g:%a /owned >> /owner\n"
         "USER 33\nRUN id -u; echo y > /tmp/mine\n"
     )
     box("build", "-q", "-t", "mapped-build", str(tmp_path))
@@ -216,9 +220,9 @@ def test_build_steps_are_remapped(box: Docker, first: int, tmp_path: Path) -> No
         show = "cat /owner /map; stat -c %u:%g /map /tmp/mine"
         done = box("run", "--rm", "-u", "0", "mapped-build", "sh", "-c", show)
         lines = done.stdout.split("\n")
-        assert lines[:4] == ["3:4", "0:0", "0:0", "0:0"]
-        assert lines[4].split() == ["0", str(first), "65536"]
-        assert lines[5:7] == ["11:12", "33:33"]
+        assert lines[:5] == ["3:4", "0:0", "0:0", "0:0", "7:8:710"]
+        assert lines[5].split() == ["0", str(first), "65536"]
+        assert lines[6:8] == ["11:12", "33:33"]
     finally:
         box("rmi", "-f", "mapped-build")
 
@@ -272,6 +276,36 @@ def test_image_mounts_and_devices(box: Docker) -> None:
     script = "stat -c %u /img /img/bin /dev/null; echo x > /dev/null; mount | grep -c ' /img '"
     done = box("run", "--rm", *mount, BASE, "sh", "-c", script)
     assert done.stdout.split() == ["0", "0", "65534", "1"]
+
+
+def test_a_copy_of_somebody_without_a_mapping_leaves_nothing(
+    remapped: RunningEngine, box: Docker
+) -> None:
+    box("run", "-d", "--name", "strict", BASE, "sleep", "1000")
+    try:
+        for owner, kind in (((70000, 0), tarfile.REGTYPE), ((0, 70000), tarfile.DIRTYPE)):
+            data = io.BytesIO()
+            with tarfile.open(fileobj=data, mode="w") as archive:
+                info = tarfile.TarInfo("stranger")
+                info.uid, info.gid, info.type = *owner, kind
+                archive.addfile(info)
+            status, _, said = remapped.request(
+                "PUT", "/containers/strict/archive?path=/tmp&copyUIDGID=1", data.getvalue()
+            )
+            assert status == 500
+            assert b"container ID 70000 cannot be mapped to a host ID" in said
+            assert box("exec", "strict", "ls", "/tmp").stdout == ""
+    finally:
+        box("rm", "-f", "strict")
+
+
+def test_sources_of_binds_that_are_made_are_the_containers_roots(
+    box: Docker, first: int, tmp_path: Path
+) -> None:
+    box("run", "--rm", "-v", f"{tmp_path}/made/below:/x", BASE, "touch", "/x/y")
+    for name in ("made", "made/below", "made/below/y"):
+        assert (tmp_path / name).stat().st_uid == first
+    assert tmp_path.stat().st_uid == 0
 
 
 def test_an_engine_killed_meanwhile_keeps_its_containers(

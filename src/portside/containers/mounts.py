@@ -443,11 +443,11 @@ async def _give_back(core: Core, point: MountPoint, container_id: str) -> None:
 def _make_source(path: str, mappings: IDMappings | None) -> None:
     """``-v`` makes a missing source directory, which is the container's root's, as in Docker."""
     try:
-        if mappings is not None and not os.path.lexists(path):
-            make_public(Path(path))
-            os.chown(path, *mappings.root, follow_symlinks=False)
-            return
+        missing = [one for one in (Path(path), *Path(path).parents) if not os.path.lexists(one)]
         make_public(Path(path))
+        if mappings is not None:
+            for one in missing:
+                os.chown(one, *mappings.root, follow_symlinks=False)
     except FileExistsError:
         pass  # a file, a socket or a device
     except OSError as err:

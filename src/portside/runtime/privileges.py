@@ -11,6 +11,7 @@ import errno
 import os
 import resource
 import stat
+from contextlib import suppress
 
 import msgspec
 
@@ -203,6 +204,20 @@ def set_limits(limits: tuple[Rlimit, ...]) -> None:
             ) from err
 
 
+def _unmapped(who: Who) -> str:
+    """The first ID that the user namespace does not have, of those that a process shall get."""
+    for kind, name, wanted in (
+        ("uid", "user", (who.uid,)),
+        ("gid", "group", (who.gid, *who.groups)),
+    ):
+        with suppress(OSError), open(f"/proc/self/{kind}_map") as file:  # there may be no /proc
+            ranges = [(int(first), int(count)) for first, _, count in map(str.split, file)]
+            for number in wanted:
+                if not any(first <= number < first + count for first, count in ranges):
+                    return f"{name} {number}"
+    return f"user {who.uid}"
+
+
 def drop(
     process: Process,
     who: Who,
@@ -238,10 +253,9 @@ def drop(
     except OSError as err:
         if err.errno != errno.EINVAL:
             raise
-        groups = f" with groups {', '.join(map(str, who.groups))}" if who.groups else ""
         raise SystemFailure(
-            f"user {who.uid}:{who.gid}{groups} is not mapped in the container's user namespace: "
-            "the caller has no or too few subordinate IDs (/etc/subuid, /etc/subgid)"
+            f"{_unmapped(who)} is not mapped in the container's user namespace: the caller has no "
+            "or too few subordinate IDs (/etc/subuid, /etc/subgid)"
         ) from err
     prctl(PR_SET_KEEPCAPS, 0)
     os.umask(0o022 if process.user.umask is None else process.user.umask)

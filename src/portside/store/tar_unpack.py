@@ -17,6 +17,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from portside.kernel import overlay
@@ -125,7 +126,31 @@ class Unpacker:
             if self._whiteouts == APPLY:
                 self._made.add(name)
         except OSError as err:
+            self._check_owner(err, entry, name)
             raise self._explained(err, name) from err
+
+    def _check_owner(self, err: OSError, entry: Entry, name: bytes) -> None:
+        """After a failure: SystemFailure when the owner is not of the user namespace (chown(2),
+        EINVAL), or not of the mapping of the mount (EOVERFLOW). The entry is removed then: it
+        would be another's."""
+        if err.errno not in (errno.EINVAL, errno.EOVERFLOW):
+            return
+        parent, _, last = name.rpartition(b"/")
+        dir_fd = self._directory(parent, create=False)
+        uid, gid = self._chown or (entry.uid, entry.gid)
+        for number, owner in ((uid, (uid, -1)), (gid, (-1, gid))):
+            try:
+                os.chown(last, *owner, dir_fd=dir_fd, follow_symlinks=False)
+            except OSError as again:
+                if again.errno != err.errno:
+                    return
+                with suppress(OSError):
+                    remove = os.rmdir if entry.type == tar.DIRTYPE else os.unlink
+                    remove(last, dir_fd=dir_fd)
+                raise SystemFailure(
+                    f"cannot unpack {os.fsdecode(name)!r}: container ID {number} cannot be mapped "
+                    "to a host ID"
+                ) from err
 
     def _make(
         self, entry: Entry, reader: TarReader, parent: bytes, last: bytes, name: bytes

@@ -213,6 +213,10 @@ class FileWorker:
             pass
         parent, _, last = path.rstrip("/").rpartition("/")
         above = self._directory(parent or "/", owner, parents, timestamp, parents)
+        return self._new_directory(above, last, owner, mode, timestamp)
+
+    def _new_directory(self, above: int, last: str, owner: Owner, mode: int, timestamp: int) -> int:
+        """A descriptor of the directory ``last``, which is not there yet; closes ``above``."""
         try:
             os.mkdir(last, mode, dir_fd=above)  # EEXIST: a link that leads nowhere
             fd = os.open(last, OPEN_DIR | os.O_NOFOLLOW, dir_fd=above)
@@ -230,12 +234,14 @@ class FileWorker:
     def _make_dir(self, action: MakeDir) -> None:
         owner = self._owner(action.owner)
         path = _clean(action.path)
-        if not action.make_parents:
-            parent, _, last = path.rpartition("/")
-            with closing(open_beneath(self._root, parent or "/", OPEN_DIR)) as above:
-                os.mkdir(last, action.mode, dir_fd=above)
         try:
-            os.close(self._directory(path, owner, action.mode, action.timestamp))
+            if action.make_parents:
+                fd = self._directory(path, owner, action.mode, action.timestamp)
+            else:
+                parent, _, last = path.rpartition("/")
+                above = open_beneath(self._root, parent or "/", OPEN_DIR)
+                fd = self._new_directory(above, last, owner, action.mode, action.timestamp)
+            os.close(fd)
         except NotADirectoryError:
             raise InvalidParameter(f"mkdir {path}: file exists and is not a directory") from None
 
