@@ -10,6 +10,14 @@ from enginekit import RunningEngine
 
 BASE = "portside/base"
 EOF = "invalid JSON: got EOF while reading request body"
+EXPERIMENTAL = (
+    "This experimental feature is disabled by default. Start the Docker daemon in experimental "
+    "mode in order to enable it."
+)
+NO_MANAGER = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
+    "connect this node to swarm and try again."
+)
 NO_COMMAND = "No exec command specified"
 
 
@@ -95,6 +103,53 @@ CASES = [
     ('GET /containers/json?filters={"is-task":["True"]}', None, 400,
      "invalid filter 'is-task=[True]'"),
     ('GET /volumes?filters={"dangling":["T"]}', None, 400, "invalid filter 'dangling=[T]'"),
+    ("POST /containers/nope/restart?t=x", None, 400, 'strconv.Atoi: parsing "x": invalid syntax'),
+    ("POST /containers/nope/rename?name=", None, 400, "Neither old nor new names may be empty"),
+    ("POST /containers/nope/attach?stream=1&detachKeys=zz", None, 400,
+     "Invalid detach keys (zz) provided"),
+    ("POST /containers/create", '{"Image":"portside/base","HostConfig":{"Annotations":{"":"x"}}}',
+     400, "invalid Annotations: the empty string is not permitted as an annotation key"),
+    ('GET /containers/json?filters={"exited":["x"]}', None, 400,
+     "invalid filter 'exited=x': strconv.Atoi: parsing \"x\": invalid syntax"),
+    ('GET /containers/json?filters={"health":["x"]}', None, 400,
+     "invalid filter 'health=x': invalid value for health (x): must be one of none, starting, "
+     "healthy, unhealthy"),
+    ("GET /images/search?term=x&limit=x", None, 400,
+     'invalid limit specified: strconv.Atoi: parsing "x": invalid syntax'),
+    ("GET /images/portside/base/json?platform={}", None, 400,
+     "both OS and Architecture must be provided"),
+    ("POST /commit?container=bad&changes=x", None, 400, "x is not a valid change command"),
+    ("POST /build/prune?reserved-space=x", None, 400,
+     'reserved-space is in bytes and expects an integer, got x: strconv.Atoi: parsing "x": '
+     "invalid syntax"),
+    ('POST /build/prune?filters={"until":["x"]}', None, 400,
+     'failed to prune build cache: "until" filter expects a duration (e.g., \'24h\') or a '
+     'timestamp: failed to parse value as time or duration: "x"'),
+    ("GET /containers/bad/checkpoints", None, 501, EXPERIMENTAL),
+    ("POST /containers/bad/checkpoints", "x", 501, EXPERIMENTAL),
+    ("DELETE /containers/bad/checkpoints/y", None, 501, EXPERIMENTAL),
+    ("POST /session", None, 400, "no upgrade proto in request"),
+    ("PUT /volumes/x", "{}", 503,
+     "volume update only valid for cluster volumes, but swarm is unavailable"),
+    ("GET /services?filters=x", None, 400, "invalid filter"),
+    ("GET /services/x/logs", None, 500, "Bad parameters: you must choose at least one stream"),
+    ("GET /tasks/x/logs?stdout=1", None, 503, NO_MANAGER),
+    ("POST /swarm/init", "{}", 400, 'invalid ListenAddr "": invalid empty address'),
+    ("POST /swarm/join", "x", 400,
+     "invalid JSON: invalid character 'x' looking for beginning of value"),
+    ("POST /swarm/update?version=x", "{}", 400,
+     "invalid swarm version 'x': strconv.ParseUint: parsing \"x\": invalid syntax"),
+    ("POST /swarm/update?version=1", "{}", 503, NO_MANAGER),
+    ("POST /nodes/x/update", "{}", 400,
+     "invalid node version '': strconv.ParseUint: parsing \"\": invalid syntax"),
+    ("POST /services/create", "x", 400,
+     "invalid JSON: invalid character 'x' looking for beginning of value"),
+    ("POST /secrets/x/update", "{}", 400, "invalid secret version"),
+    ("POST /configs/create", "{}", 503, NO_MANAGER),
+    ('GET /plugins?filters={"enabled":["x"]}', None, 400, "invalid filter 'enabled=[x]'"),
+    ("POST /plugins/x/enable", None, 500, 'strconv.Atoi: parsing "": invalid syntax'),
+    ("POST /plugins/x/enable?timeout=0", None, 404, 'plugin "x" not found'),
+    ("POST /plugins/x/set", None, 404, 'plugin "x" not found'),
     ("POST /networks/create",
      '{"Name":"n","Options":{"com.docker.network.bridge.enable_icc":"tRue"}}', 400,
      "failed to parse com.docker.network.bridge.enable_icc value: tRue "

@@ -198,14 +198,21 @@ def test_files_can_be_put_into_the_working_directory_before_the_first_start(
     assert engine.request("HEAD", f"{path}/else")[0] == 404
 
 
-def test_a_working_directory_that_is_a_file_is_reported_at_the_start(
-    engine: RunningEngine, made: list[str]
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/bin/busybox", "Cannot mkdir: /bin/busybox is not a directory"),
+        ("/bin/sh", "Cannot mkdir: /bin/sh is not a directory"),
+        ("/etc/passwd/", "Cannot mkdir: /etc/passwd is not a directory"),
+        ("/etc/../etc/passwd", "Cannot mkdir: /etc/passwd is not a directory"),
+        ("/etc/passwd/x", "lstat /etc/passwd/x: not a directory"),
+    ],
+)
+def test_a_working_directory_that_is_a_file_is_refused(
+    engine: RunningEngine, made: list[str], path: str, words: str
 ) -> None:
-    status, name = create(engine, made, WorkingDir="/etc/passwd")
-    assert status == 201
-    status, _, data = engine.request("POST", f"/containers/{name}/start")
-    assert status == 500
-    assert json.loads(data)["message"] == "Cannot mkdir: /etc/passwd is not a directory"
+    assert create(engine, made, WorkingDir=path) == (500, words)
+    assert create(engine, made, WorkingDir="/etc/new")[0] == 201
 
 
 def test_only_a_signal_that_is_meant_to_end_it_resumes_a_paused_container(

@@ -86,7 +86,7 @@ _UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r
 
 def _check_upgrade(request: Request) -> None:
     if request.head.upgrade != "h2c":
-        raise InvalidParameter(f"{request.head.path} needs the header Upgrade: h2c")
+        raise InvalidParameter("no upgrade proto in request")
 
 
 @router.add("POST", "/grpc")
@@ -110,18 +110,21 @@ async def session(api: Api, request: Request, _: str) -> Answer:
     return None
 
 
+_SIZES = frozenset(("reserved-space", "keep-storage", "max-used-space", "min-free-space"))
+
+
 @router.add("POST", "/build/prune", since=(1, 31))
 async def prune(api: Api, request: Request, _: str) -> Answer:
     """``docker builder prune``."""
     filters = params.filters(request)
     filtering.check(filters, _FILTERS)
-    if not api.engine.has_build_cache():
-        deleted: list[str] = []
-        freed = 0
-    else:
-        from portside.api.build_query import prune_rule
+    deleted, freed, cached = list[str](), 0, api.engine.has_build_cache()
+    if cached or filters or not _SIZES.isdisjoint(request.query):
+        from portside.api.build_query import prune_rule  # and with it the builder
 
-        deleted, freed = await api.engine.builder().prune_by(prune_rule(request, filters))
+        rule = prune_rule(request, filters)
+        if cached:
+            deleted, freed = await api.engine.builder().prune_by(rule)
     api.engine.events("builder", "prune", "", {"reclaimed": str(freed)})
     return reply.json({"CachesDeleted": deleted or None, "SpaceReclaimed": freed})
 

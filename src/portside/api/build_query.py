@@ -24,9 +24,10 @@ from portside.builder.solver.operations import BuildInputs
 from portside.builder.solver.step_runner import StepSettings
 from portside.model.container import HostConfig, Ulimit
 from portside.model.entitlement_names import NETWORK_HOST
-from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.errors import InvalidParameter, InvalidText, SystemFailure
 from portside.model.filters import Filters
 from portside.model.git_urls import is_git_url
+from portside.model.golang.quoting import quote
 from portside.model.platform import Platform
 from portside.model.reference import Reference
 from portside.model.registryauth import HUB_INDEX, AuthConfig
@@ -115,14 +116,27 @@ def prune_rule(request: Request, filters: Filters) -> PruneRule:
         raise InvalidParameter('more than one of the filters "until" and "unused-for"')
     until = 0.0
     for text in moments:
-        moment = params.timestamp(text)
+        try:
+            moment = params.timestamp(text)
+        except InvalidText:
+            raise InvalidParameter(
+                'failed to prune build cache: "until" filter expects a duration '
+                f"(e.g., '24h') or a timestamp: "
+                f"failed to parse value as time or duration: {quote(text)}"
+            ) from None
         until = moment / 10**9 if moment else time.time()
     for name, values in filters.items():
         if name in FIELDS and len(values) > 1:
             raise InvalidParameter("filters expect only one value")
 
     def size(name: str) -> int:
-        return params.number(request, name, 0) or 0
+        try:
+            return params.number(request, name, 0) or 0
+        except InvalidText as err:
+            text = params.text(request, name)
+            raise InvalidParameter(
+                f"{name} is in bytes and expects an integer, got {text}: {err}"
+            ) from None
 
     return PruneRule(
         all=params.boolean(request, "all"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from portside.api import params, reply, request_versions, versions
 from portside.api.router import Answer, Router
+from portside.api.swarm import NO_CHECKPOINTS
 from portside.containers.container_networks import remove_link
 from portside.containers.create import CreateOptions, create_container
 from portside.containers.exit import check_condition, wait_container, waited
@@ -21,7 +23,7 @@ from portside.containers.stop import (
 )
 from portside.model import jsontext
 from portside.model.container import decode_create
-from portside.model.errors import InvalidParameter, PortsideError, reworded
+from portside.model.errors import InvalidParameter, NotImplementedHere, PortsideError, reworded
 from portside.model.platform import Platform
 from portside.serving.http.messages import Request, Response
 
@@ -105,12 +107,10 @@ async def stop(api: Api, request: Request, name: str) -> Answer:
 
 @router.add("POST", "/containers/{name}/restart")
 async def restart(api: Api, request: Request, name: str) -> Answer:
-    containers = api.engine.containers
+    containers, timeout = api.engine.containers, params.number(request, "t")
     found = containers.find(name)
     try:
-        await restart_container(
-            containers, found, _stop_signal(request), params.number(request, "t")
-        )
+        await restart_container(containers, found, _stop_signal(request), timeout)
     except PortsideError as err:
         raise reworded(err, f"Cannot restart container {name}: {err}") from err
     return Response(204)
@@ -155,12 +155,17 @@ async def wait(api: Api, request: Request, name: str) -> Answer:
     return stream
 
 
+_CHECKPOINT = re.compile(r"[^/]+/checkpoints/[^/]+")
+
+
 @router.add("DELETE", "/containers/{name}")
 async def remove(api: Api, request: Request, name: str) -> Answer:
     if params.boolean(request, "link"):
         await remove_link(api.engine.containers, name)
         return Response(204)
     containers = api.engine.containers
+    if _CHECKPOINT.fullmatch(name):
+        raise NotImplementedHere(NO_CHECKPOINTS)
     force, volumes = params.boolean(request, "force"), params.boolean(request, "v")
     container = containers.find(name)
     await remove_container(containers, container, force=force, volumes=volumes, name=name)

@@ -141,5 +141,8 @@ async def update(api: Api, request: Request, name: str) -> Answer:
 @router.add("POST", "/containers/{name}/rename")
 async def rename(api: Api, request: Request, name: str) -> Answer:
     containers = api.engine.containers
-    await rename_container(containers, containers.find(name), params.text(request, "name"))
+    new = params.text(request, "name")
+    if not new:
+        raise InvalidParameter("Neither old nor new names may be empty")
+    await rename_container(containers, containers.find(name), new)
     return Response(204)

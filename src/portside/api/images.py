@@ -11,7 +11,7 @@ import msgspec
 from portside.api import params, reply
 from portside.api.router import Answer, Router
 from portside.model.digest import Digest
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, InvalidText
 from portside.model.platform import Platform
 from portside.model.progress import Progress, Report
 from portside.model.reference import Reference
@@ -35,9 +35,12 @@ def _platform(request: Request) -> Platform | None:
 def _one_platform(value: str) -> Platform:
     if value.startswith("{"):
         try:
-            return msgspec.json.decode(value, type=Platform)
+            found = msgspec.json.decode(value, type=Platform)
         except msgspec.MsgspecError as err:
             raise InvalidParameter(f"invalid platform: {err}") from None
+        if not (found.os and found.architecture):
+            raise InvalidParameter("both OS and Architecture must be provided")
+        return found
     return Platform.parse(value)
 
 
@@ -146,7 +149,10 @@ async def load(api: Api, request: Request, _: str) -> Answer:
 @router.add("GET", "/images/search", cancellable=True)
 async def search(api: Api, request: Request, _: str) -> Answer:
     filters = params.filters(request)
-    limit = params.number(request, "limit", 25) or 25
+    try:
+        limit = params.number(request, "limit", 25) or 25
+    except InvalidText as err:
+        raise InvalidParameter(f"invalid limit specified: {err}") from None
     found = await api.engine.images.search(
         params.text(request, "term"), limit=limit, filters=filters, auth=_auth(request)
     )

@@ -13,6 +13,7 @@ from portside.containers.attach_exec import (
     attach_container,
     create_exec,
     inspect_exec,
+    parse_keys,
     resize,
     resize_exec,
     start_exec,
@@ -60,6 +61,17 @@ def taker(request: Request) -> Take:
     return take
 
 
+def _detach_keys(request: Request) -> str:
+    """Checked before the container is looked for."""
+    text = params.text(request, "detachKeys")
+    if text:
+        try:
+            parse_keys(text)
+        except InvalidParameter:
+            raise InvalidParameter(f"Invalid detach keys ({text}) provided") from None
+    return text
+
+
 @router.add("POST", "/containers/{name}/attach")
 async def attach(api: Api, request: Request, name: str) -> Answer:
     await request.body.read()
@@ -69,7 +81,7 @@ async def attach(api: Api, request: Request, name: str) -> Answer:
         stdin=params.boolean(request, "stdin"),
         stdout=params.boolean(request, "stdout"),
         stderr=params.boolean(request, "stderr"),
-        detach_keys=params.text(request, "detachKeys"),
+        detach_keys=_detach_keys(request),
     )
     containers = api.engine.containers
     await attach_container(containers, containers.find(name), options, taker(request))

@@ -37,8 +37,7 @@ async def inspect(api: Api, request: Request, name: str) -> Answer:
 @router.add("PUT", "/volumes/{name}", since=(1, 42))
 async def update(api: Api, request: Request, name: str) -> Answer:
     """Docker changes cluster volumes here; outside a swarm it has none."""
-    api.engine.volumes.get(name)
-    raise _not_in_a_swarm()
+    raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
 
 def _not_in_a_swarm() -> PortsideError:

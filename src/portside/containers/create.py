@@ -10,6 +10,7 @@ import os
 import posixpath
 import random
 import re
+import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from portside.containers.validation import check, check_limits, check_request
 from portside.kernel.cgroup.limits import swap_default
 from portside.model.container import ContainerConfig, CreateRequest, HostConfig, LogConfig
 from portside.model.containerstate import Created
-from portside.model.errors import InvalidParameter, NotFound
+from portside.model.errors import InvalidParameter, NotFound, SystemFailure
 from portside.model.ids import new_id
 from portside.model.image import Healthcheck, Image, RunConfig
 from portside.model.network import EndpointSettings
@@ -36,6 +37,7 @@ from portside.model.ociruntime import User
 from portside.model.platform import Platform
 from portside.model.rootfs import Rootfs
 from portside.store.failpoints import reach
+from portside.store.layer_lookup import kind_at
 from portside.store.mapped_copies import MISSING
 
 
@@ -81,6 +83,7 @@ async def create_container(core: Core, options: CreateOptions) -> Created:
         endpoints=endpoints,
         link_targets=container_networks.link_targets(core, host),
     )
+    _check_working_dir(core, image, config.working_dir)
     record.id_mappings = user_mapping.allocate(core, host, config.user)
     selinux_labels.assign(core, record)
     warnings += core.networks.validate(network_request(core, record))
@@ -132,6 +135,17 @@ async def _make(core: Core, container: Container, image: Image, points: MountPoi
         keep_copy(core.directory(record.id), record)
         core.save(container)
         reach("container.create:mounted")
+
+
+def _check_working_dir(core: Core, image: Image, path: str) -> None:
+    """Refuse a working directory that is a file of the image, or lies beneath one."""
+    if path.strip("/"):
+        try:
+            kind = kind_at(core.store.layers.directories(image.chain), path)
+        except NotADirectoryError:
+            raise SystemFailure(f"lstat {path}: not a directory") from None
+        if kind not in (None, stat.S_IFDIR):
+            raise SystemFailure(f"Cannot mkdir: {path} is not a directory")
 
 
 def _mark(rootfs: Rootfs) -> None:

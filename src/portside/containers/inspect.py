@@ -26,9 +26,10 @@ from portside.model.containerstate import (
     SummaryHostConfig,
     SummaryNetworks,
 )
-from portside.model.errors import Conflict, InvalidParameter, NotFound
+from portside.model.errors import Conflict, InvalidParameter, InvalidText, NotFound
 from portside.model.filters import Filters
 from portside.model.golang.durations import human_duration
+from portside.model.golang.numbers import atoi
 from portside.model.golang.timestamps import rfc3339_or_never
 from portside.model.idmap import short
 from portside.model.network import EndpointSettings, NetworkSettings
@@ -288,10 +289,20 @@ def check_filters(filters: Filters) -> None:
                     f"invalid filter 'status={value}': invalid value for state ({value}): must "
                     "be one of created, running, paused, restarting, removing, exited, dead"
                 )
-            if key == "exited" and not value.lstrip("-").isdecimal():
-                raise InvalidParameter(f"invalid filter 'exited=[{value}]'")
+            if key == "exited":
+                _check_number(key, value)
             if key == "health" and value not in ("none", "starting", "healthy", "unhealthy"):
-                raise InvalidParameter(f"invalid filter 'health={value}'")
+                raise InvalidParameter(
+                    f"invalid filter 'health={value}': invalid value for health ({value}): must "
+                    "be one of none, starting, healthy, unhealthy"
+                )
+
+
+def _check_number(key: str, value: str) -> None:
+    try:
+        atoi(value)
+    except InvalidText as err:
+        raise InvalidParameter(f"invalid filter '{key}={value}': {err}") from None
 
 
 class _Chooser:

@@ -59,6 +59,10 @@ def check(core: Core, config: ContainerConfig, host: HostConfig) -> None:
             f"the working directory '{config.working_dir}' is invalid, it needs to be an "
             "absolute path"
         )
+    if "" in (host.annotations or {}):
+        raise InvalidParameter(
+            "invalid Annotations: the empty string is not permitted as an annotation key"
+        )
     check_policy(host)
     check_health(config.healthcheck)
     if config.stop_signal:

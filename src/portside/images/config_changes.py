@@ -41,7 +41,7 @@ def apply_changes(config: RunConfig, changes: Sequence[str]) -> RunConfig:
             continue
         handler = _HANDLERS.get(name)
         if handler is None:
-            raise InvalidParameter(f"{word.upper()} is not a valid change command")
+            raise InvalidParameter(f"{word} is not a valid change command")
         if not rest:
             raise InvalidParameter(f"{word.upper()} requires at least one argument")
         if name in _EXPANDED:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
 import msgspec
 
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, InvalidText
 from portside.model.filters import Filters, boolean, check
+from portside.model.golang.numbers import atoi
 from portside.model.imageapi import SearchResult
 from portside.model.reference import DEFAULT_DOMAIN
 from portside.model.registryauth import AuthConfig
@@ -48,8 +48,10 @@ class _Wanted:
         check(filters, _KNOWN)
         stars = filters.get("stars", ())
         for value in stars:
-            if not re.fullmatch(r"[+-]?[0-9]+", value):
-                raise InvalidParameter(f"invalid filter 'stars={value}'")
+            try:
+                atoi(value)
+            except InvalidText as err:
+                raise InvalidParameter(f"invalid filter 'stars={value}': {err}") from None
         return cls(
             bool(boolean(filters, "is-automated")),
             boolean(filters, "is-official"),

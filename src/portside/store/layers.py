@@ -673,6 +673,10 @@ class LayerStore:
             await asyncio.shield(self._unpacking[chain])
         self.info(chain)
 
+    def directories(self, chain: Digest | None) -> list[str]:
+        """Where an image's files are, topmost layer first; with vfs the one tree."""
+        return self._lower(chain) if self.driver == "overlay" else [self._base(chain, self.driver)]
+
     def _lower(self, chain: Digest | None) -> list[str]:
         """Lower directories, topmost first, by their short names."""
         if chain is None:

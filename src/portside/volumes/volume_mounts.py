@@ -165,8 +165,9 @@ class Mounts:
             finally:
                 os.close(root_fd)
         except OSError as err:
+            where = f"lstat {_first_missing(root, subpath)}: " if err.errno == errno.ENOENT else ""
             raise InvalidParameter(
-                f"cannot access path {root}/{subpath}: {(err.strerror or '').lower()}"
+                f"cannot access path {root}/{subpath}: {where}{(err.strerror or '').lower()}"
             ) from err
         try:
             return _bind(fd, self._records.directory(name), f"sub-{container_id}")
@@ -231,3 +232,13 @@ def _listed(path: Path) -> bool:
     wanted = str(path)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         return any(line.split(" ", 5)[4] == wanted for line in lines)
+
+
+def _first_missing(root: str, subpath: str) -> str:
+    """Where a path beneath ``root`` ends to exist; for a message only, nothing is opened."""
+    path = root
+    for name in filter(None, subpath.split("/")):
+        path = f"{path}/{name}"
+        if os.path.islink(path) or not os.path.lexists(path):
+            break
+    return path
