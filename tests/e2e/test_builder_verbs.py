@@ -54,7 +54,11 @@ def test_the_one_builder(build: Builder, ours: Ours) -> None:
 
 
 def test_what_the_cache_takes(build: Builder, ours: Ours) -> None:
-    build(f"FROM {BASE}\nRUN --mount=type=cache,target=/c echo usage > /c/f; echo u > /usage\n")
+    build(
+        f"FROM {BASE}\nRUN --mount=type=cache,target=/c echo usage > /c/f; echo u > /usage\n"
+        "COPY sent /\n",
+        files={"sent": "of the client"},
+    )
     shown, theirs = ours("buildx", "du").stdout, build.docker("buildx", "du").stdout
 
     def rows(text: str) -> dict[str, list[str]]:
@@ -69,6 +73,15 @@ def test_what_the_cache_takes(build: Builder, ours: Ours) -> None:
     assert {json.loads(line)["Type"] for line in only.splitlines() if line.startswith("{")} == {
         "exec.cachemount"
     }
+    sent = build.docker("buildx", "du", "--verbose", "--filter", "type=source.local").stdout
+    assert "Description:  local source for context" in sent and "Size:         13B" in sent
+    assert sent.count("Mutable:      true") == sent.count("ID:") >= 2
+    found = json.loads(build.docker("system", "df", "--format", "json", "-v").stdout)["BuildCache"]
+    total = sum(int(record["Size"].rstrip("B") or 0) for record in found
+                if record["CacheType"] == "source.local")  # fmt: skip
+    assert total >= 13
+    assert ours("buildx", "prune", "-f", "--filter", "type=source.local").stdout.count("B") >= 2
+    assert "source.local" not in ours("builder", "du", "--verbose").stdout
     gone = ours("buildx", "prune", "-af").stdout
     assert "RECLAIMABLE" in gone and gone.splitlines()[-1].startswith("Total:")
     assert rows(ours("buildx", "du").stdout) == {}

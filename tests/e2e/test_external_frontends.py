@@ -377,7 +377,10 @@ def test_the_debugger_of_buildx_enters_the_step_that_failed(build: Builder) -> N
         "RUN --mount=type=bind,target=/context --mount=type=cache,target=/c,sharing=locked "
         "--mount=type=secret,id=key --mount=type=tmpfs,target=/t "
         "--mount=type=bind,rw,from=portside/base,target=/rw "
-        "echo made > file; echo stored > /c/kept; echo added > /rw/more; exit 7\n"
+        "--mount=type=bind,rw,source=deep,target=/own "
+        "echo made > file; echo stored > /c/kept; echo added > /rw/more; "
+        "echo written > /own/new; exit 7\n",
+        {"deep/old": "older"},
     )
     (build.path / "key").write_text("hush")
     pid, terminal = pty.fork()
@@ -393,6 +396,7 @@ def test_the_debugger_of_buildx_enters_the_step_that_failed(build: Builder) -> N
             ("echo word=$WORD | grep word=said && cat /c/kept", "stored"),
             ("cat /run/secrets/key; ls /context; df /t | tail -n 1", "hush"),
             ("ls /context; cat /rw/more", "added"),
+            ("cat /own/old /own/new | tr -d '\\n'", "olderwritten"),
         ):
             os.write(terminal, f"{command}; echo over $((6*7))\n".encode())
             assert told_.encode() in _until(terminal, b"over 42"), command

@@ -425,9 +425,9 @@ async def test_the_least_recently_used_goes_first_and_leaves_before_their_base(
     cache = built.service.cache
     assert len(cache.all()) == 4
     size = max(record.size for record in cache.all())
-    gone = cache.evict(3 * size)
+    gone = cache.evict(cache.all(), 3 * size)
     assert [record.description for record in gone] == ["mkfile /1"]
-    gone = cache.evict(0)
+    gone = cache.evict(cache.all(), 0)
     assert [record.description for record in gone] == ["mkfile /2", "mkfile /0", "mkfile /base"]
     await built.service.store.collect()
     assert built.service.store.layers.all() == []

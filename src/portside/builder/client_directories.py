@@ -8,8 +8,10 @@ are kept: the ones used last.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,41 +24,74 @@ if TYPE_CHECKING:
 KEPT = 16
 
 
+@dataclass
+class ClientDirectory:
+    """A directory that is kept, as ``buildx du`` lists it."""
+
+    path: Path
+    name: str
+    """The client's name of it: ``context``, ``dockerfile``."""
+    id: str = field(default_factory=lambda: new_id()[:25])
+    created: float = field(default_factory=time.time)
+    used: float = 0
+    """Seconds since the epoch."""
+    count: int = 0
+    size: int | None = None
+    """Bytes; None when it was used since it was measured."""
+
+
 class ClientDirectories:
     """Beneath one directory of the data root, which is emptied at the engine's start."""
 
     def __init__(self, root: Path, trash: Trash) -> None:
         self._root, self._trash = root, trash
-        self._idle: dict[str, Path] = {}
+        self._idle: dict[str, ClientDirectory] = {}
         """Unused directories by key; the most recently used at the end."""
         self._open: dict[Path, None] = {}
         """Digests of clients' own directories; the most recently used at the end."""
 
     @contextmanager
-    def use(self, key: str) -> Iterator[Path]:
+    def use(self, key: str, name: str = "") -> Iterator[Path]:
         """A directory that may hold what ``key`` was when it was sent last; empty ``key``: a new
         one that is not kept. It may not exist yet."""
-        path = self._idle.pop(key, None) if key else None
-        path = path or self._root / new_id()
+        found = self._idle.pop(key, None) if key else None
+        found = found or ClientDirectory(self._root / new_id(), name)
         try:
-            yield path
+            yield found.path
         finally:
-            older = self._idle.pop(key, None) if key else path
+            older = self._idle.pop(key, None) if key else found
             if key:
-                self._idle[key] = path
+                found.used, found.size = time.time(), None
+                found.count += 1
+                self._idle[key] = found
             for gone in (older, *self._surplus()):
                 if gone is not None:
-                    self.discard(gone)
+                    self.discard(gone.path)
 
-    def _surplus(self) -> list[Path]:
+    def _surplus(self) -> list[ClientDirectory]:
         keys = list(self._idle)[: max(0, len(self._idle) - KEPT)]
         return [self._idle.pop(key) for key in keys]
 
+    def idle(self) -> list[ClientDirectory]:
+        """Those that no build uses; least recently used first."""
+        return list(self._idle.values())
+
+    def remove(self, identifier: str) -> None:
+        """Remove one that no build uses; nothing happens when it is in use or gone."""
+        for key, found in list(self._idle.items()):
+            if found.id == identifier:
+                del self._idle[key]
+                self.discard(found.path)
+
     def clear(self) -> None:
         """Remove directories that no build uses."""
-        for path in self._idle.values():
-            self.discard(path)
+        for found in self._idle.values():
+            self.discard(found.path)
         self._idle.clear()
+        self.forget_open()
+
+    def forget_open(self) -> None:
+        """Forget the digests of clients' own directories."""
         for path in self._open:
             path.unlink(missing_ok=True)
         self._open.clear()

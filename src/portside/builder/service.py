@@ -49,7 +49,7 @@ from portside.builder.layers.layer_blobs import Compression, LayerBlobs, LayerFo
 from portside.builder.results import BuildResult, CacheRequest, ExportRequest, PlatformResult
 from portside.builder.solver.build_events import Report, silent
 from portside.builder.solver.build_jobs import OpenContext, ReceiveContext
-from portside.builder.solver.cache_records import CACHE_MOUNT, KIND, CacheRecord, CacheStore
+from portside.builder.solver.cache_records import CACHE_MOUNT, KIND, LOCAL, CacheRecord, CacheStore
 from portside.builder.solver.entitlements import grantable
 from portside.builder.solver.git_source import GitSource
 from portside.builder.solver.http_source import HttpSource
@@ -397,13 +397,28 @@ class BuildService:
         return self._policy
 
     async def usage(self) -> list[CacheRecord]:
-        """All records, cache mounts measured now."""
+        """All records, cache mounts measured now, and the kept directories of clients."""
         for record in self.cache.all():
             if record.type == CACHE_MOUNT:
                 directory = cache_directory(self.store.root, record.id)
                 size: int = await self.store.workers.run(Measure(path=str(directory)))
                 self.cache.resize(record.id, size)
-        return self.cache.all()
+        for kept in self.directories.idle():
+            if kept.size is None:
+                measure = Measure(path=str(kept.path))
+                kept.size = await self.store.workers.run(measure)
+        return self._records()
+
+    def _records(self) -> list[CacheRecord]:
+        """All records, with sizes as they were measured last."""
+        locals_ = [
+            CacheRecord(
+                id=found.id, description=f"local source for {found.name}", type=LOCAL,
+                size=found.size or 0, created=found.created, used=found.used, count=found.count,
+            )
+            for found in self.directories.idle()
+        ]  # fmt: skip
+        return [*self.cache.all(), *locals_]
 
     async def tidy(self) -> None:
         """Keep the cache within its bounds; what running builds use stays."""
@@ -426,7 +441,7 @@ class BuildService:
         """Delete what a rule names and no build uses: IDs, and bytes freed."""
         await self.usage()
         if rule.all:
-            self.directories.clear()
+            self.directories.forget_open()
         gone = self._chosen(rule)
         await self._drop(gone)
         return [record.id for record in gone], sum(record.size for record in gone)
@@ -434,7 +449,8 @@ class BuildService:
     def _chosen(self, rule: PruneRule) -> list[CacheRecord]:
         """Forget the records that go for a rule; their layers are still there."""
         now = time.time()
-        total = sum(record.size for record in self.cache.all())
+        records = self._records()
+        total = sum(record.size for record in records)
         free = shutil.disk_usage(self.store.root).free
 
         def wanted(record: CacheRecord) -> bool:
@@ -442,12 +458,14 @@ class BuildService:
                 record, now, is_shared=self.cache.is_shared, is_busy=self.cache.is_busy
             )
 
-        return self.cache.evict(rule.keep(total, free) or -1, wanted=wanted)
+        return self.cache.evict(records, rule.keep(total, free) or -1, wanted=wanted)
 
     async def _drop(self, gone: list[CacheRecord]) -> None:
         for record in gone:
             if record.type == CACHE_MOUNT:
                 self.store.trash.discard(cache_directory(self.store.root, record.id))
+            elif record.type == LOCAL:
+                self.directories.remove(record.id)
         if gone:
             await self.store.collect()
             forget_lost(self.store)

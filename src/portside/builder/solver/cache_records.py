@@ -177,11 +177,12 @@ class CacheStore:
         self._records.delete(identifier)
 
     def evict(
-        self, limit: int, *, wanted: Callable[[CacheRecord], bool] = lambda _: True
-    ) -> list[CacheRecord]:
+        self, records: Iterable[CacheRecord], limit: int, *,
+        wanted: Callable[[CacheRecord], bool] = lambda _: True,
+    ) -> list[CacheRecord]:  # fmt: skip
         """Delete records, least recently used first and leaves before what they stand on, until
-        the cache has at most ``limit`` bytes; returns the deleted ones."""
-        known = {record.id: record for record in self.all()}
+        the rest has at most ``limit`` bytes; returns the deleted ones."""
+        known = {record.id: record for record in records}
         total = sum(record.size for record in known.values())
         children = _children(known)
         order = sorted(known.values(), key=lambda record: record.used)

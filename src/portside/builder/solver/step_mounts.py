@@ -79,6 +79,8 @@ class StepMounts:
         stack.push_async_callback(self._locked.aclose)
         self.mounts: list[oci.Mount] = []
         self.writables: list[Writable] = []
+        self.changed: dict[int, Tree] = {}
+        """Client's directories with what the step wrote above them, by the mount's number."""
 
     @property
     def outputs(self) -> list[Writable]:
@@ -156,6 +158,11 @@ class StepMounts:
                 rootfs = await self._owned(rootfs.upper, mappings)
         if mappings is not None and not layers.copies.needed():
             rootfs = rootfs.mapped(mappings)
+        if tree.directory and not mount.readonly and mappings is None:
+            # the whole, which a client may ask for when the step has failed
+            whole = await self._bound(rootfs, "/")
+            self.changed[number] = Tree(directory=whole)
+            rootfs = Rootfs("bind", upper=whole)
         place = await self._bound(rootfs, mount.selector or "/")
         return oci.Mount(mount.dest, "bind", place, ("bind", "rprivate", *access))
 

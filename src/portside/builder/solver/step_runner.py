@@ -122,7 +122,7 @@ class KeptStep:
         """What is in the mount after the step; layers are made of it when this is asked first."""
         async with self._lock:
             if self._left is None:
-                found = {}
+                found = dict(self._mounts.changed)
                 for writable in self._mounts.writables:
                     made = await self._committer.commit(
                         writable.id, writable.below, _stubs_of(self._op)

@@ -225,7 +225,7 @@ class BuildJob:
         session = self.client()
         shared = session.shared_key
         kept = f"{shared}/{name}/{hint}" if shared else ""
-        path = self.stack.enter_context(self.service.directories.use(kept))
+        path = self.stack.enter_context(self.service.directories.use(kept, name))
         await receive_directory(
             session, self.service.store.workers, name, str(path),
             include=include, exclude=exclude, follow=follow, progress=progress,

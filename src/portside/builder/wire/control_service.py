@@ -9,6 +9,7 @@ import msgspec
 
 from portside.builder.build_history import STATUS_PB, BuildRecord, Steps
 from portside.builder.service import BuildService, until_of
+from portside.builder.solver.cache_records import CACHE_MOUNT, LOCAL
 from portside.builder.solver.entitlements import known_devices
 from portside.builder.wire import exports, history_messages
 from portside.builder.wire.attested_results import for_history
@@ -232,7 +233,7 @@ class ControlService:
         request = await stream.recv_message()
         await stream.send_initial_metadata()
         known = {record.id: self._record(record) for record in await self._builds.usage()}
-        ids = tuple(r.id for r in self._builds.cache.all() if _matches(r, request.filter))
+        ids = tuple(r.id for r in await self._builds.usage() if _matches(r, request.filter))
         if request.filter and not ids:
             return
         gone, _ = await self._builds.prune(
@@ -248,7 +249,7 @@ class ControlService:
     def _record(self, record: CacheRecord) -> Any:
         found = pb.UsageRecord(
             ID=record.id,
-            Mutable=record.type == "exec.cachemount",
+            Mutable=record.type in (CACHE_MOUNT, LOCAL),
             InUse=self._builds.cache.is_busy(record.id),
             Size=record.size,
             UsageCount=record.count,
@@ -296,7 +297,7 @@ def _matches(record: CacheRecord, filters: Any) -> bool:
         return True
     fields = {
         "id": record.id, "type": record.type, "description": record.description,
-        "mutable": str(record.type == "exec.cachemount").lower(),
+        "mutable": str(record.type in (CACHE_MOUNT, LOCAL)).lower(),
     }  # fmt: skip
 
     def one(part: str) -> bool:

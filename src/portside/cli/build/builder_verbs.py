@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Item = dict[str, Any]
 
+MUTABLE = ("exec.cachemount", "source.local")
+"""Types of records whose content changes from build to build."""
 _BUILDER = """
       --builder string   Accepted and ignored: there is one builder
 """
@@ -129,7 +131,7 @@ def _matches(record: Item, name: str, value: str) -> bool:
         age = time.time() - times.seconds_of(record["LastUsedAt"])
         return age >= parse_duration(value) / 10**9
     facts = {"inuse": record["InUse"], "shared": record["Shared"], "private": not record["Shared"],
-             "mutable": record["Type"] == "exec.cachemount"}  # fmt: skip
+             "mutable": record["Type"] in MUTABLE}  # fmt: skip
     facts["immutable"] = not facts["mutable"]
     if name not in facts:
         raise Failed(1, f"ERROR: invalid filter '{name}'")
@@ -160,7 +162,7 @@ def du(session: Session, options: Options, arguments: list[str]) -> None:
 
 
 def _row(record: Item) -> str:
-    mutable = "*" if record["Type"] == "exec.cachemount" else ""
+    mutable = "*" if record["Type"] in MUTABLE else ""
     shared = "*" if record["Shared"] else ""
     return "\t".join((
         record["ID"] + mutable, str(not record["InUse"]).lower(),
@@ -180,7 +182,7 @@ def _pretty(record: Item) -> str:
     if record.get("Parents"):
         lines += ["Parents:", *(f" - {name}" for name in record["Parents"])]
     rows = [
-        ("Created at:", stamp), ("Mutable:", str(record["Type"] == "exec.cachemount").lower()),
+        ("Created at:", stamp), ("Mutable:", str(record["Type"] in MUTABLE).lower()),
         ("Reclaimable:", str(not record["InUse"]).lower()),
         ("Shared:", str(record["Shared"]).lower()), ("Size:", sizes.human_size(record["Size"], 4)),
     ]  # fmt: skip
