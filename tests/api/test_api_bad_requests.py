@@ -150,6 +150,18 @@ CASES = [
     ("POST /plugins/x/enable", None, 500, 'strconv.Atoi: parsing "": invalid syntax'),
     ("POST /plugins/x/enable?timeout=0", None, 404, 'plugin "x" not found'),
     ("POST /plugins/x/set", None, 404, 'plugin "x" not found'),
+    ('GET /containers/json?filters={"label!":["a"]}', None, 400, "invalid filter 'label!'"),
+    ('GET /containers/json?filters={"exited":["1.5"]}', None, 400,
+     "invalid filter 'exited=1.5': strconv.Atoi: parsing \"1.5\": invalid syntax"),
+    ('GET /containers/json?filters={"publish":["x"]}', None, 400,
+     'error while looking up for publish x: strconv.ParseUint: parsing "x": invalid syntax'),
+    ('GET /containers/json?filters={"publish":["70000"]}', None, 400,
+     "error while looking up for publish 70000: strconv.ParseUint: parsing \"70000\": value out "
+     "of range"),
+    ('GET /containers/json?filters={"expose":["5-3"]}', None, 400,
+     "error while looking up for expose 5-3: Invalid range specified for the Port: 5-3"),
+    ('GET /containers/json?filters={"expose":["/tcp"]}', None, 400,
+     "error while looking up for expose /tcp: Empty string specified for ports."),
     ("POST /networks/create",
      '{"Name":"n","Options":{"com.docker.network.bridge.enable_icc":"tRue"}}', 400,
      "failed to parse com.docker.network.bridge.enable_icc value: tRue "

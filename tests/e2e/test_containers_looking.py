@@ -152,6 +152,19 @@ def test_top(docker: Docker, name: str) -> None:
     lines = docker("top", name, "-o", "pid,comm").stdout.splitlines()
     assert sorted(line.split()[1] for line in lines[1:]) == ["sh", "sleep", "sleep"]
     assert docker("top", name, "aux").stdout.split()[:2] == ["USER", "PID"]
+    # the styles of ps(1): columns of a style, and whether whole commands are shown
+    for style, titles, sleeping in (
+        ("x", "PID TTY STAT TIME COMMAND", "sleep 88"),
+        ("-x", "PID TTY STAT TIME COMMAND", "sleep 88"),
+        ("-u", "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND", "sleep 88"),
+        ("-e", "PID TTY TIME CMD", "sleep"),
+        ("-j", "PID PGID SID TTY TIME CMD", "sleep"),
+        ("j", "PPID PID PGID SID TTY TPGID STAT UID TIME COMMAND", "sleep 88"),
+    ):
+        head, *lines = docker("top", name, style).stdout.splitlines()
+        columns = len(head.split())
+        assert head.split() == titles.split()
+        assert sleeping in [line.split(None, columns - 1)[-1] for line in lines]
     for bad in ("-o", "none-such"), ("nonsense",), ("-o", "comm"):
         assert docker("top", name, *bad, check=False).returncode == 1
 

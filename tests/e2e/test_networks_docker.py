@@ -395,6 +395,10 @@ def test_settings_of_an_interface(docker: Docker, made: Made) -> None:
     option = f"driver-opt=com.docker.network.endpoint.sysctls={sysctl}"
     box = made.run("box", "--network", f"name={name},{option}")
     assert made.sh(box, "cat /proc/sys/net/ipv4/conf/eth0/log_martians") == "1"
+    unknown = option.replace("log_martians", "nosuch")
+    assert "/proc/sys/net/ipv4/conf/eth0/nosuch is not a sysctl file" in refused(
+        docker, "run", "--rm", "--network", f"name={name},{unknown}", BASE, "true"
+    )
 
 
 def test_two_networks_never_share_a_bridge_or_an_address(docker: Docker, made: Made) -> None:

@@ -169,7 +169,7 @@ async def test_syslog_formats_and_no_copy(made: Bench, tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"syslog_address": "unix:///no/such/socket"}, "failed to initialize logging driver"),
-        ({"syslog_address": "moon://x"}, "unix, unixgram, udp and tcp are built"),
+        ({"syslog_address": "moon://x"}, "must be unix, unixgram, udp or tcp"),
         ({"syslog_facility": "moon"}, "invalid syslog facility"),
         ({"syslog_format": "moon"}, "invalid syslog format"),
     ],

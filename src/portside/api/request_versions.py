@@ -100,7 +100,15 @@ def _endpoints(request: CreateRequest, version: Version) -> list[str]:
             name: item and msgspec.structs.replace(item, gw_priority=0)
             for name, item in wanted.items()
         }
-    return _migrated_sysctls(request) if version < (1, 48) else []
+    if version < (1, 48):
+        return _migrated_sysctls(request)
+    for name in request.host_config.sysctls or {}:
+        if _interface(name).startswith("eth"):
+            raise InvalidParameter(
+                f'interface specific sysctl setting "{name}" must be supplied using driver option '
+                f"'{_ENDPOINT_SYSCTLS}'"
+            )
+    return []
 
 
 def _migrated_sysctls(request: CreateRequest) -> list[str]:

@@ -29,7 +29,7 @@ from portside.model.containerstate import (
 from portside.model.errors import Conflict, InvalidParameter, InvalidText, NotFound
 from portside.model.filters import Filters
 from portside.model.golang.durations import human_duration
-from portside.model.golang.numbers import atoi
+from portside.model.golang.numbers import atoi, parse_uint
 from portside.model.golang.timestamps import rfc3339_or_never
 from portside.model.idmap import short
 from portside.model.network import EndpointSettings, NetworkSettings
@@ -171,10 +171,11 @@ def endpoints_of(core: Core, record: Record) -> dict[str, EndpointSettings]:
 
 FILTERS = frozenset(
     ("ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label",
-     "label!", "name", "network", "publish", "since", "status", "volume")
+     "name", "network", "publish", "since", "status", "volume")
 )  # fmt: skip
 PRUNE_FILTERS = frozenset(("label", "label!", "until"))
 _STATES = frozenset(("created", "running", "paused", "restarting", "removing", "exited", "dead"))
+_HEALTH = ("none", "starting", "healthy", "unhealthy")
 
 
 def status_text(record: Record, now: float) -> str:
@@ -290,19 +291,33 @@ def check_filters(filters: Filters) -> None:
                     "be one of created, running, paused, restarting, removing, exited, dead"
                 )
             if key == "exited":
-                _check_number(key, value)
-            if key == "health" and value not in ("none", "starting", "healthy", "unhealthy"):
+                try:
+                    atoi(value)
+                except InvalidText as err:
+                    raise InvalidParameter(f"invalid filter 'exited={value}': {err}") from None
+            if key == "health" and value not in _HEALTH:
                 raise InvalidParameter(
                     f"invalid filter 'health={value}': invalid value for health ({value}): must "
-                    "be one of none, starting, healthy, unhealthy"
+                    f"be one of {', '.join(_HEALTH)}"
                 )
+            if key in ("publish", "expose"):
+                _port_range(key, value)
 
 
-def _check_number(key: str, value: str) -> None:
+def _port_range(key: str, value: str) -> tuple[range, str]:
+    """Ports and protocol of ``publish=8000-8010/tcp``. Raises InvalidParameter."""
+    span, _, protocol = value.partition("/")
+    low, dash, high = span.partition("-")
     try:
-        atoi(value)
+        if not span:
+            raise InvalidText("Empty string specified for ports.")
+        first = parse_uint(low, bits=16)
+        last = parse_uint(high, bits=16) if dash else first
+        if last < first:
+            raise InvalidText(f"Invalid range specified for the Port: {span}")
     except InvalidText as err:
-        raise InvalidParameter(f"invalid filter '{key}={value}': {err}") from None
+        raise InvalidParameter(f"error while looking up for {key} {value}: {err}") from None
+    return range(first, last + 1), protocol or "tcp"
 
 
 class _Chooser:
@@ -348,7 +363,7 @@ class _Chooser:
             case "status":
                 return record.status in values
             case "exited":
-                return record.status == "exited" and str(record.exit_code) in values
+                return record.status == "exited" and record.exit_code in map(atoi, values)
             case "health":
                 return (record.health_status or "none") in values
             case "ancestor":
@@ -378,17 +393,13 @@ class _Chooser:
         settings = self._core.networks.settings(record.id) if record.running else None
         shown = ports(settings, record)
         for value in values:
-            span, _, protocol = value.partition("/")
-            low, _, high = span.partition("-")
-            if not low.isdecimal() or (high and not high.isdecimal()):
-                raise InvalidParameter(f"invalid filter '{key}={value}'")
-            numbers = range(int(low), int(high or low) + 1)
+            numbers, protocol = _port_range(key, value)
             for port in shown:
                 number = port.public_port if key == "publish" else port.private_port
-                if number in numbers and port.type == (protocol or "tcp"):
+                if number in numbers and port.type == protocol:
                     return True
             if key == "expose":
-                wanted = {f"{number}/{protocol or 'tcp'}" for number in numbers}
+                wanted = {f"{number}/{protocol}" for number in numbers}
                 if wanted & set(record.config.exposed_ports or ()):
                     return True
         return False

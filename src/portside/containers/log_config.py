@@ -14,10 +14,11 @@ from portside.containers.container import Record
 from portside.model.container import LogConfig
 from portside.model.errors import InvalidParameter, NotImplementedHere, SystemFailure
 from portside.model.golang.booleans import parse_bool
+from portside.model.golang.numbers import atoi
 from portside.model.golang.sizes import ram_bytes
 from portside.model.golang.timestamps import rfc3339_or_never
 from portside.runtime import messages
-from portside.runtime.logs import log_size
+from portside.runtime.logs import DEFAULT_MAX_FILE, log_size
 
 if TYPE_CHECKING:
     from portside.model.golang.template import Row
@@ -25,25 +26,16 @@ if TYPE_CHECKING:
 DAEMON_NAME = "portside"
 _SUPPORTED = frozenset(("json-file", "local", "none", "syslog", "journald"))
 _KNOWN = frozenset(("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "logentries", "splunk"))
-_COMMON = frozenset(
-    (
-        "mode",
-        "max-buffer-size",
-        "labels",
-        "labels-regex",
-        "env",
-        "env-regex",
-        "tag",
-        "cache-disabled",
-        "cache-max-size",
-        "cache-max-file",
-        "cache-compress",
-    )
-)
+_DELIVERY = frozenset(
+    ("mode", "max-buffer-size", "cache-disabled", "cache-max-size", "cache-max-file",
+     "cache-compress")
+)  # fmt: skip
+"""How the engine hands records to any driver, and what it keeps of them for ``logs``."""
+_COMMON = _DELIVERY | {"labels", "labels-regex", "env", "env-regex", "tag"}
 _FILE = frozenset(("max-size", "max-file", "compress"))
 _OPTIONS = {
     "json-file": _COMMON | _FILE,
-    "local": _COMMON | _FILE,
+    "local": _FILE | _DELIVERY,
     "syslog": _COMMON | {"syslog-address", "syslog-facility", "syslog-format", "syslog-tls-ca-cert",
                          "syslog-tls-cert", "syslog-tls-key", "syslog-tls-skip-verify"},
     "journald": _COMMON,
@@ -66,7 +58,8 @@ def check_log_config(config: LogConfig) -> None:
     options = config.config or {}
     for name in options:
         if name not in _OPTIONS[config.type]:
-            raise InvalidParameter(f"unknown log opt '{name}' for {config.type} log driver")
+            driver = "log driver local" if config.type == "local" else f"{config.type} log driver"
+            raise InvalidParameter(f"unknown log opt '{name}' for {driver}")
     if options.get("mode", "") not in ("", "blocking", "non-blocking"):
         raise InvalidParameter(f"logger: logging mode not supported: {options['mode']}")
     if "max-buffer-size" in options and options.get("mode") != "non-blocking":
@@ -76,18 +69,36 @@ def check_log_config(config: LogConfig) -> None:
     address = options.get("syslog-address", "")
     if address and "://" not in address:
         raise InvalidParameter(f"syslog-address should be in form proto://address, got {address}")
-    _check_numbers(options)
+    if config.type == "syslog":
+        from portside.runtime.remote_logs import check_syslog
+
+        check_syslog(options)
+    _check_values(options)
 
 
-def _check_numbers(options: dict[str, str]) -> None:
+def _check_values(options: dict[str, str]) -> None:
     if "max-size" in options:
         log_size(options["max-size"])
     if "max-buffer-size" in options:
-        ram_bytes(options["max-buffer-size"])
-    files = options.get("max-file", "1")
-    if not files.isdecimal() or len(files) > 18 or int(files) < 1:
+        try:
+            ram_bytes(options["max-buffer-size"])
+        except InvalidParameter as err:
+            raise InvalidParameter(f"error parsing option max-buffer-size: {err}") from None
+    files = atoi(options["max-file"]) if "max-file" in options else DEFAULT_MAX_FILE
+    if files < 1:
         raise InvalidParameter("max-file cannot be less than 1")
-    parse_bool(options.get("compress", "false"))
+    if parse_bool(options.get("compress", "false")) and files < 2:
+        raise InvalidParameter("compress cannot be true when max-file is less than 2")
+    try:
+        parse_bool(options.get("cache-disabled", "false"))
+    except InvalidParameter:
+        value = options["cache-disabled"]
+        raise InvalidParameter(f"invalid value for option cache-disabled: {value}") from None
+    for name in ("labels-regex", "env-regex"):
+        if options.get(name):
+            from portside.model.golang.regexps import compiled
+
+            compiled(options[name])
 
 
 def monitor_log(record: Record, path: str) -> messages.LogConfig:

@@ -68,7 +68,7 @@ async def start_container(core: Core, container: Container) -> None:
         container.record.restart_count, container.restart_delay = 0, 0.0
         try:
             await launch(core, container)
-        except PortsideError:
+        except Exception:  # whatever it was: who waits for the removal must not wait for ever
             if container.record.host.auto_remove:
                 await remove_locked(core, container, volumes=True)
             raise

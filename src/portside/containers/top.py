@@ -128,6 +128,7 @@ _COLUMNS: dict[str, Column] = {
     "ppid": ("PPID", lambda p: str(p.ppid)),
     "pgid": ("PGID", lambda p: str(p.pgid)),
     "sid": ("SID", lambda p: str(p.sid)),
+    "tpgid": ("TPGID", lambda p: str(p.foreground)),
     "c": ("C", lambda p: str(int(_share(p)))),
     "stime": ("STIME", _start),
     "start": ("START", _start),
@@ -137,6 +138,7 @@ _COLUMNS: dict[str, Column] = {
     "etimes": ("ELAPSED", lambda p: str(int(time.time() - p.started))),
     "cmd": ("CMD", lambda p: p.command),
     "command": ("COMMAND", lambda p: p.command),
+    "ucmd": ("CMD", lambda p: p.name),
     "comm": ("COMMAND", lambda p: p.name),
     "stat": ("STAT", _stat),
     "s": ("S", lambda p: p.state),
@@ -151,14 +153,17 @@ _COLUMNS: dict[str, Column] = {
     "euser": ("UID", lambda p: _user(p.uid)),
 }
 _OTHER_NAMES = {
-    "args": "command", "pcpu": "%cpu", "pmem": "%mem", "ucmd": "comm", "tname": "tty",
+    "args": "command", "pcpu": "%cpu", "pmem": "%mem", "tname": "tty",
     "tt": "tty", "cputime": "time", "state": "s", "nice": "ni", "vsize": "vsz", "rssize": "rss",
     "thcount": "nlwp", "ruser": "user", "uname": "user", "euid": "uid", "ruid": "uid",
     "start_time": "stime", "session": "sid", "fname": "comm",
 }  # fmt: skip
 _FULL = ("euser", "pid", "ppid", "c", "stime", "tty", "time", "cmd")
 _USER = ("user", "pid", "%cpu", "%mem", "vsz", "rss", "tty", "stat", "start", "bsdtime", "command")
-_PLAIN = ("pid", "tty", "time", "comm")
+_PLAIN = ("pid", "tty", "time", "ucmd")
+_BSD = ("pid", "tty", "stat", "bsdtime", "command")
+_JOBS = ("pid", "pgid", "sid", "tty", "time", "ucmd")
+_BSD_JOBS = ("ppid", "pid", "pgid", "sid", "tty", "tpgid", "stat", "uid", "bsdtime", "command")
 
 
 async def processes_of(core: Core, container: Container, arguments: str) -> Top:
@@ -195,22 +200,33 @@ def columns(arguments: str) -> list[Column]:
             position += 1
         elif word.startswith("--"):
             raise InvalidParameter(f"ps option {word} is not supported: use -ef, aux or -o")
-        elif not word.startswith("-") and letters.strip("aAcefhjlSTuwxX"):
-            raise InvalidParameter("ps: error: unsupported option (BSD syntax)")
-        elif "u" in letters and not word.startswith("-"):
-            style = _USER
-        elif "f" in letters or "F" in letters:
-            style = _FULL
-        elif letters.strip("eAaxwlTjc"):
-            raise InvalidParameter(f"ps option {word} is not supported: use -ef, aux or -o")
+        else:
+            style = _style(word) or style
     return chosen or [_COLUMNS[name] for name in style]
+
+
+def _style(word: str) -> tuple[str, ...] | None:
+    """The columns of a word of options such as ``aux`` (BSD syntax) or ``-ef``; None: it chooses
+    none. Raises InvalidParameter."""
+    letters = word.lstrip("-")
+    if word.startswith("-") and letters not in ("x", "u"):  # ps takes these two as BSD's
+        if "f" in letters or "F" in letters:
+            return _FULL
+        if letters.strip("eAaxwlTjc"):
+            raise InvalidParameter(f"ps option {word} is not supported: use -ef, aux or -o")
+        return _JOBS if "j" in letters else None
+    if letters.strip("aAcefhjlSTuwxX"):
+        raise InvalidParameter("ps: error: unsupported option (BSD syntax)")
+    if "u" in letters:
+        return _USER
+    return _BSD_JOBS if "j" in letters else _BSD
 
 
 def _column(name: str) -> Column:
     name, equals, title = name.partition("=")
     found = _COLUMNS.get(_OTHER_NAMES.get(name, name))
     if found is None:
-        raise InvalidParameter(f"ps: unknown user-defined format specifier {name!r}")
+        raise InvalidParameter(f'ps: error: unknown user-defined format specifier "{name}"')
     return (title, found[1]) if equals else found
 
 

@@ -7,12 +7,11 @@ must be there, and ``label!`` excludes an object that has all of the labels it g
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, InvalidText
 from portside.model.golang.timestamps import parse_moment
 
 Filters = Mapping[str, Sequence[str]]
@@ -131,5 +130,5 @@ def _found(pattern: str, text: str) -> bool:
 
     try:
         return search(pattern, text)
-    except (re.error, RecursionError, OverflowError):
+    except InvalidText:
         return False

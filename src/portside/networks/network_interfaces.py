@@ -491,12 +491,12 @@ class Plumbing:
         network = self._catalogue.get(endpoint.network_id)
         index = self._links.plug(network, endpoint, space)
         space.indexes[endpoint.interface] = index
-        settings = _sysctls(endpoint)
+        settings = _user_sysctls(endpoint)
         if endpoint.ipv6:
             # before IPv6 is let in, so that the link-local address follows the final address
             prepare_ipv6(endpoint, index, space)
-        if settings:
-            await self._worker.visit(space.fd, lambda: _write_all(settings))
+        if settings or endpoint.ipv6:
+            await self._worker.visit(space.fd, lambda: _write_all(endpoint, settings))
         configure(endpoint, index, space, network.driver == "ipvlan")
 
     def set_gateways(self, space: Namespace, endpoints: Sequence[EndpointRecord]) -> None:
@@ -578,11 +578,9 @@ class Plumbing:
         await asyncio.gather(*self._removals, return_exceptions=True)
 
 
-def _sysctls(endpoint: EndpointRecord) -> list[tuple[str, str]]:
-    """Settings of one interface inside: IPv6 where it has an address, and the user's own."""
+def _user_sysctls(endpoint: EndpointRecord) -> list[tuple[str, str]]:
+    """The user's settings of one interface inside."""
     found: list[tuple[str, str]] = []
-    if endpoint.ipv6:
-        found.append((f"ipv6/conf/{endpoint.interface}/disable_ipv6", "0"))
     text = (endpoint.settings.driver_opts or {}).get(network_options.ENDPOINT_SYSCTLS, "")
     for item in filter(None, text.split(",")):
         name, _, value = item.partition("=")  # its form was checked by check_settings
@@ -592,8 +590,16 @@ def _sysctls(endpoint: EndpointRecord) -> list[tuple[str, str]]:
     return found
 
 
-def _write_all(settings: Sequence[tuple[str, str]]) -> None:
+def _write_all(endpoint: EndpointRecord, settings: Sequence[tuple[str, str]]) -> None:
+    """Allow IPv6 where the interface has an address of it, then set what the user wants.
+
+    Raises InvalidParameter for a setting that this kernel does not have.
+    """
+    if endpoint.ipv6:
+        write_sysctl(f"ipv6/conf/{endpoint.interface}/disable_ipv6", "0")
     for name, value in settings:
+        if not (SYS_NET / name).is_file():
+            raise InvalidParameter(f"{SYS_NET / name} is not a sysctl file")
         write_sysctl(name, value)
 
 

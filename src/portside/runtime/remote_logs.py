@@ -20,6 +20,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from portside.model.errors import InvalidParameter, SystemFailure
+from portside.model.golang.booleans import parse_bool
 from portside.model.golang.sizes import ram_bytes
 from portside.runtime.logs import JsonFile, LineWriter, Local, LogWriter
 from portside.runtime.messages import LogConfig
@@ -185,7 +186,7 @@ class Both(LogWriter):
 def with_cache(config: LogConfig, remote: Remote) -> LogWriter:
     """The driver with its copy in a file, unless the options say no."""
     options = config.options
-    if options.get("cache-disabled") == "true" or not config.path:
+    if parse_bool(options.get("cache-disabled", "false")) or not config.path:
         return remote
     kept = {
         name: options[f"cache-{name}"]
@@ -260,25 +261,31 @@ _FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
 _LOCAL = ("/dev/log", "/var/run/syslog", "/var/run/log")
 
 
+def check_syslog(options: dict[str, str]) -> int:
+    """The number of the facility. Raises InvalidParameter for it, the format or the address."""
+    facility = options.get("syslog-facility", "daemon")
+    number = int(facility) if facility.isdecimal() else _FACILITIES.get(facility, -1)
+    if not 0 <= number <= 23:
+        raise InvalidParameter(f"invalid syslog facility {facility!r}")
+    if options.get("syslog-format", "") not in _FORMATS:
+        raise InvalidParameter(f"invalid syslog format {options['syslog-format']!r}")
+    address = options.get("syslog-address", "")
+    if address and urlsplit(address).scheme not in ("unix", "unixgram", "udp", "tcp"):
+        raise InvalidParameter(
+            f"syslog-address {address!r}: the scheme must be unix, unixgram, udp or tcp"
+        )
+    return number
+
+
 class Syslog(Remote):
     """Sends to ``syslog-address`` (unix, unixgram, udp, tcp), or to the host's own socket."""
 
     def __init__(self, config: LogConfig) -> None:
         options = config.options
-        facility = options.get("syslog-facility", "daemon")
-        self._facility = int(facility) if facility.isdecimal() else _FACILITIES.get(facility, -1)
-        if not 0 <= self._facility <= 23:
-            raise InvalidParameter(f"invalid syslog facility {facility!r}")
+        self._facility = check_syslog(options)
         self._tag = config.attributes.get("tag") or config.names.get("id", "")[:12]
         self._format = options.get("syslog-format", "")
-        if self._format not in _FORMATS:
-            raise InvalidParameter(f"invalid syslog format {self._format!r}")
         self._address = options.get("syslog-address", "")
-        scheme = urlsplit(self._address).scheme if self._address else "unixgram"
-        if scheme not in ("unix", "unixgram", "udp", "tcp"):
-            raise InvalidParameter(
-                f"syslog-address {self._address!r}: unix, unixgram, udp and tcp are built"
-            )
         self._pid, self._host = os.getpid(), os.uname().nodename
         super().__init__(config)
 
