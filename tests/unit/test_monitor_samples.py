@@ -28,7 +28,7 @@ from portside.monitor import (
 from portside.monitor.cadvisor import container_json, exposition
 from portside.monitor.cadvisor.runtime_flags import carry
 from portside.monitor.cadvisor.usage_summary import percentiles
-from portside.monitor.collector import Listeners
+from portside.monitor.collector import Group, Listeners
 from portside.monitor.delivery_queue import DeliveryQueue, Rejected
 from portside.monitor.early_warning import Alert, EarlyWarning, Reading, rules_of
 from portside.monitor.group_spec import UNLIMITED, GroupSpec
@@ -225,7 +225,22 @@ def warning(**overrides: Rule) -> tuple[EarlyWarning, list[Alert]]:
 
 
 def group(name: str) -> Any:
-    return SimpleNamespace(name=name, shown=name, facts=None, container="")
+    return SimpleNamespace(name=name, shown=name, command_name=name, facts=None, container="")
+
+
+def test_warnings_wait_for_the_name_and_else_use_the_id() -> None:
+    made, told = warning(pids_near_limit=Rule(hold="0s"))
+    found = Group.__new__(Group)
+    found.name, found.container, found.facts = f"/docker/{'a' * 64}", "a" * 64, None
+    found.spec, found.details = GroupSpec(pids_limit=10), Details()
+    found.history = GroupHistory(Limits())
+    busy = tuple(10.0 if name == "threads" else 0.0 for name in SERIES)
+    for second in (1, 3, 7):
+        found.history.add(sample(second))
+        made.sampled(found, found.history.samples[-1], busy, None)
+        assert len(told) == (second == 7)
+    assert told[0].shown == "a" * 12
+    assert told[0].advice == f"docker update --pids-limit 20 {'a' * 12}"
 
 
 def test_a_value_around_the_threshold_gives_one_warning() -> None:
@@ -258,7 +273,7 @@ def test_what_is_called_calm_is_above_no_threshold(data: st.DataObject) -> None:
     limit = data.draw(st.sampled_from((0, 100)))
     details = Details(descriptors_limit=limit, descriptors_highest=data.draw(number))
     found: Any = SimpleNamespace(
-        name="/g", shown="g", facts=None, spec=spec, details=details,
+        name="/g", shown="g", command_name="g", facts=None, spec=spec, details=details,
         container=data.draw(st.sampled_from(("", "c"))),
     )  # fmt: skip
     point_of = tuple(values)

@@ -122,6 +122,11 @@ class Group:
         """The name that users see."""
         return self.facts.name if self.facts else self.name
 
+    @property
+    def command_name(self) -> str:
+        """The name that an engine's commands accept; of a group without a container its path."""
+        return self.facts.name if self.facts else self.container[:12] or self.name
+
 
 SampleListener = Callable[[Group, Sample, Point, Bucket | None], None]
 

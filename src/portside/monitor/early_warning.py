@@ -30,6 +30,8 @@ _STALLED = {kind: SERIES.index(f"pressure_{kind}") for kind in ("cpu", "memory",
 _PC, _PM, _PI = _STALLED.values()
 _QUICK = ("pressure_cpu", "pressure_memory", "pressure_io", "pids_near_limit",
           "descriptors_near_limit", "cpu_throttled", "memory_near_limit")  # fmt: skip
+_NAMES_COME_NS = 5_000_000_000
+"""Nanoseconds within which the engine reports the name of a container that was found."""
 _RESTARTS = 5.0
 """Restarts within ten minutes that are a loop."""
 _RESTART_WINDOW = 600.0
@@ -182,6 +184,8 @@ class EarlyWarning:
     # -- inputs -----------------------------------------------------------------------------
 
     def sampled(self, group: Group, sample: Sample, point: Point, _bucket: Bucket | None) -> None:
+        if group.container and group.facts is None and _is_new(group, sample):
+            return  # the engine's answer, with the name, is on its way
         now = sample.time_ns / 1e9
         if group.name != "/" and group.name not in self._concerned and self._is_calm(group, point):
             return
@@ -213,7 +217,7 @@ class EarlyWarning:
         group = self._collector.groups.get(event.group)
         now = event.time_ns / 1e9
         if event.type == "oomKill":
-            shown = group.shown if group is not None else event.group
+            shown = group.command_name if group is not None else event.group
             who = f"process {event.process} ({event.pid})" if event.pid else "a process"
             limit = group.spec.memory_limit if group and group.spec.has_memory_limit else 0
             advice = (
@@ -298,7 +302,7 @@ class EarlyWarning:
                 return
             state.above_since = state.above_since or now
             if now - state.above_since >= rule.hold:
-                self._begin(rule, group.name, group.shown, reading, now, state)
+                self._begin(rule, group.name, group.command_name, reading, now, state)
             return
         state.alert.value = round(reading.value, 3)
         if reading.value >= rule.below:
@@ -360,6 +364,11 @@ class EarlyWarning:
                 self._end(*key, now)
 
 
+def _is_new(group: Group, sample: Sample) -> bool:
+    """Whether a container was seen so lately that its name may still come."""
+    return sample.time_ns - group.history.samples[0].time_ns < _NAMES_COME_NS
+
+
 _ENDING_BY_TIME = frozenset(("oom_kill", "restart_loop", "clock_stepped", "kernel_error"))
 
 
@@ -370,7 +379,7 @@ def _larger(limit: int) -> str:
 
 def _readings(group: Group, point: Point) -> Iterator[tuple[str, Reading]]:
     """The values that the rules with thresholds compare."""
-    spec, shown = group.spec, group.shown
+    spec, shown = group.spec, group.command_name
     if group.container:
         yield from _container_readings(group, point)
     for kind, index in _STALLED.items():
@@ -404,7 +413,7 @@ _WAITING = {
 
 
 def _container_readings(group: Group, point: Point) -> Iterable[tuple[str, Reading]]:
-    spec, shown = group.spec, group.shown
+    spec, shown = group.spec, group.command_name
     if spec.has_memory_limit:
         share = 100 * point[_MEMORY] / spec.memory_limit
         used, limit = binary_size(point[_MEMORY]), binary_size(spec.memory_limit)
