@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -94,6 +95,21 @@ def test_exec(made: Bundles) -> None:
     assert done.returncode == 0
     pid = int((made.directory / "xpid").read_text())
     assert pid in json.loads(made.call("ps", "--format", "json", name).stdout)
+    for words, said in (
+        (("ps", "--format", "xml", name), "invalid format option"),
+        (("ps", name, "--no-such-option"), "exit status 1: "),
+        (("exec", "--console-socket", "/x", name, "true"), "cannot use console socket"),
+        (("exec", "--detach", "--tty", name, "true"), "cannot allocate tty"),
+        (("update", "--memory", "-5", name), "invalid value for memory: invalid size: '-5'"),
+        (("update", "--cpu-share", "1", name), "the minimum allowed cpu-shares is 2"),
+    ):
+        refused = made.call(*words)
+        assert refused.returncode in (1, 255) and said in refused.stderr, refused.stderr
+        assert "Traceback" not in refused.stderr
+    [listed] = [one for one in json.loads(made.call("list", "--format", "json").stdout)
+                if one["id"] == name]  # fmt: skip
+    assert listed["owner"] == "root"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", listed["created"])
 
 
 def test_no_descriptor_reaches_the_container_but_what_is_preserved(made: Bundles) -> None:

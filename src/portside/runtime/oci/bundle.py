@@ -98,7 +98,7 @@ def create(wanted: Wanted) -> Child:
     bundle = os.path.realpath(wanted.bundle)
     spec = load(bundle)
     assert spec.process is not None and spec.linux is not None
-    _check_terminal(wanted, spec.process.terminal)
+    console.check(wanted.console_socket, detach=wanted.detach, terminal=spec.process.terminal)
     if wanted.listen_fds:
         variables = (f"LISTEN_FDS={wanted.listen_fds}", "LISTEN_PID=1")
         spec.process.env = (*spec.process.env, *variables)
@@ -119,13 +119,10 @@ def create(wanted: Wanted) -> Child:
         raise
 
 
-def _check_terminal(wanted: Wanted, terminal: bool) -> None:
-    if wanted.detach and terminal and not wanted.console_socket:
-        raise InvalidParameter(console.NEEDS_SOCKET)
-    if wanted.console_socket and not (wanted.detach and terminal):
-        raise InvalidParameter(
-            "cannot use console socket if runtime will not detach or allocate tty"
-        )
+def _now() -> str:
+    """RFC 3339 with nanoseconds."""
+    seconds, rest = divmod(time.time_ns(), 10**9)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09}Z"
 
 
 class _Creation:
@@ -136,6 +133,7 @@ class _Creation:
     ) -> None:
         assert spec.linux is not None and spec.root is not None
         self.wanted, self.box, self.spec, self.filter = wanted, box, spec, filter
+        self._created = _now()
         self._freezer = ""
         self._groups: tuple[str, ...] = ()
         flags = seccomp.flags_of(spec.linux.seccomp) if spec.linux.seccomp is not None else 0
@@ -239,7 +237,7 @@ class _Creation:
             bundle=self.request.bundle,
             rootfs=self.spec.root.path,
             cgroup=self.request.cgroup,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            created=self._created,
             creating=not created,
             freezer=self._freezer,
             groups=self._groups,

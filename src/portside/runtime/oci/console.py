@@ -9,7 +9,7 @@ import termios
 
 from portside.kernel import c_socket as socket
 from portside.kernel.light_stdlib import contextmanager, suppress
-from portside.model.errors import SystemFailure
+from portside.model.errors import InvalidParameter, SystemFailure
 from portside.runtime import terminal
 
 TYPE_CHECKING = False
@@ -21,6 +21,17 @@ else:
 
 NEEDS_SOCKET = "cannot allocate tty if runtime will detach without setting console socket"
 """runc's error for a detached terminal that nobody receives."""
+
+
+def check(socket_path: str, *, detach: bool, terminal: bool) -> None:
+    """A detached terminal needs a console socket, and nothing else takes one. Raises
+    InvalidParameter."""
+    if detach and terminal and not socket_path:
+        raise InvalidParameter(NEEDS_SOCKET)
+    if socket_path and not (detach and terminal):
+        raise InvalidParameter(
+            "cannot use console socket if runtime will not detach or allocate tty"
+        )
 
 
 def hand_over(path: str, leader: int) -> None:

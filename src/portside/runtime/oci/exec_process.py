@@ -34,8 +34,7 @@ def run(root: str, options: Options) -> int:
     process = _process(options, spec)
     detach = options.flag("detach")
     socket_path = options.text("console-socket")
-    if process.terminal and detach and not socket_path:
-        raise InvalidParameter(console.NEEDS_SOCKET)
+    console.check(socket_path, detach=detach, terminal=process.terminal)
     child = _start(box, saved.pid, saved.cgroup, spec, process, options)
     if child.leader >= 0 and socket_path:
         console.hand_over(socket_path, child.leader)

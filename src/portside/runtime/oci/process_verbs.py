@@ -65,21 +65,18 @@ def state(context: Context, options: Options) -> int:
 
 
 def list_(context: Context, options: Options) -> int:
-    if options.text("format", "table") not in ("table", "json"):
-        raise InvalidParameter("invalid format option")
+    format = _format(options)
     boxes = everyone(context.root)
     if options.flag("quiet"):
         print("".join(f"{box.id}\n" for box in boxes), end="")
         return 0
-    found = [describe(box, box.load()) for box in boxes]
-    if options.text("format", "table") == "json":
+    found = [describe(box, box.load()) | {"owner": _owner(box)} for box in boxes]
+    if format == "json":
         print(jsontext.dumps(found))
         return 0
-    import pwd
-
-    owner = pwd.getpwuid(posix.geteuid()).pw_name
     rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
-    rows += [(d["id"], str(d["pid"]), d["status"], d["bundle"], d["created"], owner) for d in found]
+    columns = ("id", "pid", "status", "bundle", "created", "owner")
+    rows += [tuple(str(one[column]) for column in columns) for one in found]
     widths = [max(12, *(len(row[n]) + 4 for row in rows)) for n in range(5)]
     for row in rows:
         cells = zip(row, [*widths, 0], strict=True)
@@ -87,26 +84,50 @@ def list_(context: Context, options: Options) -> int:
     return 0
 
 
+def _format(options: Options) -> str:
+    """``--format``. Raises InvalidParameter."""
+    format = options.text("format", "table")
+    if format not in ("table", "json"):
+        raise InvalidParameter("invalid format option")
+    return format
+
+
+def _owner(box: Container) -> str:
+    """Name of the user whose directory the container's is; its number when it has no name."""
+    import pwd
+
+    try:
+        uid = posix.stat(box.directory).st_uid
+    except FileNotFoundError:  # deleted meanwhile
+        return ""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def ps(context: Context, options: Options) -> int:
     """The processes, as numbers or as ps(1) shows them."""
+    format = _format(options)
     saved = Container(context.root, options.operand()).load()
     pids = sorted(_group(saved).pids())
-    if options.text("format", "table") == "json":
+    if format == "json":
         print(jsontext.dumps(pids))
         return 0
     import subprocess
 
     words = options.operands[1:] or ["-ef"]
-    lines = subprocess.run(
-        ["ps", *words], check=True, capture_output=True, text=True
-    ).stdout.splitlines()
-    head = lines[0].split()
+    done = subprocess.run(["ps", *words], capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        raise SystemFailure(f"exit status {done.returncode}: {done.stdout}{done.stderr}")
+    lines = done.stdout.splitlines()
+    head = lines[0].split() if lines else []
     if "PID" not in head:
         raise InvalidParameter("couldn't find PID field in ps output")
     column, wanted = head.index("PID"), {str(pid) for pid in pids}
     print(lines[0])
     for line in lines[1:]:
-        if line.split()[column] in wanted:
+        if line.split()[column : column + 1] and line.split()[column] in wanted:
             print(line)
     return 0
 

@@ -20,6 +20,9 @@ from portside.runtime import messages
 from portside.runtime.oci.arguments import Context, Options
 from portside.runtime.oci.state_store import Container
 
+_MIN_SHARES, _MAX_SHARES = 2, 1 << 18
+"""The kernel's limits of cpu.shares (MIN_SHARES and MAX_SHARES in kernel/sched/sched.h)."""
+
 
 def update(context: Context, options: Options) -> int:
     """Change limits: from a file or ``-`` (JSON), or by options."""
@@ -52,13 +55,17 @@ def _bytes(options: Options, name: str) -> int | None:
     if not text:
         return None
     try:
-        return parse_int(text) if text.startswith("-") else ram_bytes(text)
+        return parse_int(text) if text == "-1" else ram_bytes(text)
     except InvalidText as err:
         raise InvalidParameter(f"invalid value for {name}: {err}") from None
 
 
 def _given(options: Options) -> Resources:
     number = options.number
+    shares = number("cpu-share")
+    if shares and not _MIN_SHARES <= shares <= _MAX_SHARES:
+        word, limit = ("minimum", _MIN_SHARES) if shares < _MIN_SHARES else ("maximum", _MAX_SHARES)
+        raise InvalidParameter(f"the {word} allowed cpu-shares is {limit}")
     resources = Resources(
         memory=Memory(
             limit=_bytes(options, "memory"),
@@ -66,7 +73,7 @@ def _given(options: Options) -> Resources:
             swap=_bytes(options, "memory-swap"),
         ),
         cpu=CPU(
-            shares=number("cpu-share"),
+            shares=shares,
             quota=number("cpu-quota"),
             burst=number("cpu-burst"),
             period=number("cpu-period"),
