@@ -212,6 +212,9 @@ def test_unknown_verbs(made: Bundles, arguments: tuple[str, ...]) -> None:
          '"linux": {}}', "absolute"),
         ('{"ociVersion": "1.0.0", "process": {"args": ["a"], "cwd": "/"}, '
          '"root": {"path": "/no/such"}, "linux": {}}', "invalid rootfs"),
+        ('{"ociVersion": "1.0.0", "process": {"args": ["a"], "cwd": "/"}, "root": {"path": "/"}, '
+         '"linux": {}, "mounts": [{"destination": "", "type": "tmpfs"}]}',
+         "mounts[0]: the destination is empty"),
     ],
 )  # fmt: skip
 def test_bad_bundles(made: Bundles, config: str, said: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -146,6 +147,24 @@ async def test_an_idmapped_bind_mount_without_a_user_namespace(made: Bench) -> N
     mount = Mount("/s", "bind", str(source), ("rbind", "idmap"), mapping, mapping)
     code, text = await made.run("stat", "-c", "%u %g", "/s/mine", mounts=(mount,))
     assert (code, text) == (0, "1000 1000\n")
+
+
+@pytest.mark.parametrize(("option", "below"), [("idmap", "0"), ("ridmap", "1000")])
+async def test_owners_are_mapped_below_an_idmapped_mount_on_request_only(
+    made: Bench, option: str, below: str
+) -> None:
+    needs_idmapping(made.directory)
+    source = made.directory / f"tree-{option}"
+    (source / "below").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", source / "below"], check=True)
+    try:
+        mapping = (IDMapping(0, 1000, 1000),)
+        options = ("rbind", option, "norelatime")
+        mount = Mount("/s", "bind", str(source), options, mapping, mapping)
+        code, text = await made.run("stat", "-c", "%u", "/s", "/s/below", mounts=(mount,))
+    finally:
+        subprocess.run(["umount", source / "below"], check=True)
+    assert (code, text) == (0, f"1000\n{below}\n")
 
 
 async def test_exec_and_terminal_in_a_user_namespace(made: Bench) -> None:

@@ -27,19 +27,22 @@ def lines(mappings: Mappings) -> str:
     return "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
 
 
-def map_owners(tree: int, uids: Mappings, gids: Mappings) -> None:
-    """Map the owners of a detached mount; SystemFailure where the file system cannot."""
+def map_owners(tree: int, uids: Mappings, gids: Mappings, *, recursive: bool = True) -> None:
+    """Map the owners of a detached mount and, if ``recursive``, of those below it; SystemFailure
+    where a file system cannot."""
     namespace = user_namespace(uids, gids)
     try:
-        map_owners_as(tree, namespace)
+        map_owners_as(tree, namespace, recursive=recursive)
     finally:
         os.close(namespace)
 
 
-def map_owners_as(tree: int, namespace: int) -> None:
+def map_owners_as(tree: int, namespace: int, *, recursive: bool = True) -> None:
     """As :func:`map_owners`, with the mapping of a user namespace's descriptor."""
     try:
-        mount.mount_setattr(tree, set=mount.MOUNT_ATTR_IDMAP, userns_fd=namespace, recursive=True)
+        mount.mount_setattr(
+            tree, set=mount.MOUNT_ATTR_IDMAP, userns_fd=namespace, recursive=recursive
+        )
     except OSError as err:
         raise SystemFailure(
             f"idmapped mount: {err.strerror}: the file system or the kernel does not support it"

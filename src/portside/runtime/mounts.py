@@ -67,6 +67,8 @@ _ATTRIBUTES = {
     "exec": (0, MOUNT_ATTR_NOEXEC),
     "noatime": (MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME),
     "relatime": (0, MOUNT_ATTR__ATIME),
+    "norelatime": (0, 0),  # the kernel's default is relatime, with or without it
+    "nostrictatime": (0, MOUNT_ATTR__ATIME),
     "strictatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
     "nodiratime": (MOUNT_ATTR_NODIRATIME, 0),
     "diratime": (0, MOUNT_ATTR_NODIRATIME),
@@ -123,6 +125,8 @@ class Parsed:
         self.bind = self.recursive or "bind" in mount.options or mount.type == "bind"
         self.data: list[str] = []
         self.copy_up = "tmpcopyup" in mount.options
+        self.maps_below = "idmap" not in mount.options or "ridmap" in mount.options
+        """Whether owners are mapped below the source as well (runtime-spec, config.md)."""
         self.label = ""
         """Of the file system's root, set once it is mounted."""
         for option in mount.options:
@@ -198,7 +202,7 @@ def open_shared(mounts: Iterable[Mount], mappers: Mappers | None = None) -> dict
             found[id(mount)] = tree = _opened(mount, options)
             if mappers is not None and mapped:
                 namespace = mappers.of(mount.uid_mappings, mount.gid_mappings)
-                idmapped.map_owners_as(tree, namespace)
+                idmapped.map_owners_as(tree, namespace, recursive=options.maps_below)
     return found
 
 
@@ -384,7 +388,9 @@ def _bind(root: int, mount: Mount, options: Parsed, opened: int) -> None:
     tree = opened if opened >= 0 else _source(mount, options)
     directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     if opened < 0 and (mount.uid_mappings or mount.gid_mappings):
-        idmapped.map_owners(tree, mount.uid_mappings, mount.gid_mappings)
+        idmapped.map_owners(
+            tree, mount.uid_mappings, mount.gid_mappings, recursive=options.maps_below
+        )
     kind = "proc" if mount.type == "proc" else ""
     _attach(root, tree, mount.destination, directory=directory, options=options, kind=kind)
 

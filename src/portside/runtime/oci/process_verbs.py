@@ -74,7 +74,7 @@ def list_(context: Context, options: Options) -> int:
     if format == "json":
         print(jsontext.dumps(found))
         return 0
-    rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
+    rows: list[tuple[str, ...]] = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
     columns = ("id", "pid", "status", "bundle", "created", "owner")
     rows += [tuple(str(one[column]) for column in columns) for one in found]
     widths = [max(12, *(len(row[n]) + 4 for row in rows)) for n in range(5)]

@@ -63,9 +63,10 @@ def _bytes(options: Options, name: str) -> int | None:
 def _given(options: Options) -> Resources:
     number = options.number
     shares = number("cpu-share")
-    if shares and not _MIN_SHARES <= shares <= _MAX_SHARES:
-        word, limit = ("minimum", _MIN_SHARES) if shares < _MIN_SHARES else ("maximum", _MAX_SHARES)
-        raise InvalidParameter(f"the {word} allowed cpu-shares is {limit}")
+    if shares and shares < _MIN_SHARES:
+        raise InvalidParameter(f"the minimum allowed cpu-shares is {_MIN_SHARES}")
+    if shares and shares > _MAX_SHARES:
+        raise InvalidParameter(f"the maximum allowed cpu-shares is {_MAX_SHARES}")
     resources = Resources(
         memory=Memory(
             limit=_bytes(options, "memory"),

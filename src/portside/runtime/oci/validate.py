@@ -144,6 +144,9 @@ def _refused(spec: Spec) -> None:
             raise InvalidParameter(f"device {device.path}: unknown type {device.type!r}")
         if not device.path.startswith("/") or not device.path.strip("/"):
             raise InvalidParameter(f"device {device.path!r}: the path must be absolute")
+    for number, mount in enumerate(spec.mounts):
+        if not mount.destination:
+            raise InvalidParameter(f"config.json: mounts[{number}]: the destination is empty")
     if spec.linux.mount_label and not selinux.enabled():
         raise InvalidParameter("selinux label is specified in config, but selinux is disabled")
 
