@@ -70,6 +70,12 @@ def test_what_the_cache_takes(build: Builder, ours: Ours) -> None:
     verbose = ours("builder", "du", "--verbose").stdout
     assert "Type:         exec.cachemount" in verbose and "Usage count:" in verbose
     only = ours("buildx", "du", "--filter", "type=exec.cachemount", "--format", "json").stdout
+    template = "{{.ID}} {{.Size}} {{.Mutable}} {{.Parents}} {{.Type}} {{.UsageCount}} {{.Shared}}"
+    for format in (template, "table {{.ID}}\t{{.Description}}", "{{.Nothing}}"):
+        same = ("buildx", "du", "--format", format)
+        asked, answered = ours(*same, check=False), build.docker(*same)
+        assert (asked.returncode, asked.stdout, asked.stderr) == (
+            answered.returncode, answered.stdout, answered.stderr), format  # fmt: skip
     assert {json.loads(line)["Type"] for line in only.splitlines() if line.startswith("{")} == {
         "exec.cachemount"
     }
@@ -96,6 +102,10 @@ def test_the_history_of_all_clients(build: Builder, ours: Ours) -> None:
          check=False)  # fmt: skip
     rows = [json.loads(line) for line in
             ours("buildx", "history", "ls", "--format", "json").stdout.splitlines()]  # fmt: skip
+    shown = ours("buildx", "history", "ls", "--format", "{{.Ref}} {{.Status}}").stdout
+    assert [line.split() for line in shown.splitlines()] == [
+        [row["ref"].rpartition("/")[2], row["status"]] for row in rows
+    ]
     known = {row["name"]: row for row in rows}
     assert known["docker.io/library/bv-ours:latest"]["status"] == "Completed"
     for name in ("bv-ours", "bv-theirs"):

@@ -4,17 +4,20 @@ shown as docker's buildx shows its default builder."""
 from __future__ import annotations
 
 from portside.cli import prune, times
+from portside.cli.format import print_rows
 from portside.cli.session import Failed
 from portside.cli.table import aligned
 from portside.cli.verb import verb
 from portside.client.client import filters_text
 from portside.model import jsontext
+from portside.model.errors import InvalidParameter
 from portside.model.golang import sizes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from portside.cli.format import Columns
     from portside.cli.session import Session
     from portside.flags.table import Options
 
@@ -141,16 +144,15 @@ def _matches(record: Item, name: str, value: str) -> bool:
 @verb("buildx du", "builder du", usage="[OPTIONS]", about="Show the disk usage of the build cache",
       flags="""
       --filter filter   Only records that match, such as type=regular or until=24h
-      --format string   Print as a table, as json, or pretty
+      --format string   Print as a table, as json, pretty, or by a Go template
       --verbose         Short for --format=pretty
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
 def du(session: Session, options: Options, arguments: list[str]) -> None:
     _check(options, arguments)
     records = _records(session, options)
     format = "pretty" if options.flag("verbose") else options.text("format", "table")
-    if format == "json":
-        for record in records:
-            session.out(jsontext.dumps(record))
+    if format not in ("pretty", "table"):
+        _templated(session, format, records)
         return
     if format == "pretty":
         for record in records:
@@ -158,16 +160,32 @@ def du(session: Session, options: Options, arguments: list[str]) -> None:
     else:
         rows = ["ID\tRECLAIMABLE\tSIZE\tLAST ACCESSED", *(_row(record) for record in records)]
         session.out("\n".join(aligned(rows)))
-    _totals(session, records)
+    if not options.many("filter"):
+        _totals(session, records)
+
+
+def _templated(session: Session, format: str, records: list[Item]) -> None:
+    """Raises Failed."""
+    kind, marks = "*commands.diskusageContext", format.startswith("table")
+    try:
+        print_rows(session, format, records, _COLUMNS, (), marks, kind=kind)
+    except InvalidParameter as err:
+        raise Failed(1, f"ERROR: {err}") from None
 
 
 def _row(record: Item) -> str:
-    mutable = "*" if record["Type"] in MUTABLE else ""
-    shared = "*" if record["Shared"] else ""
     return "\t".join((
-        record["ID"] + mutable, str(not record["InUse"]).lower(),
-        sizes.human_size(record["Size"], 4) + shared, _ago(record),
+        _id(record, True), str(not record["InUse"]).lower(), _size(record, True), _ago(record),
     ))  # fmt: skip
+
+
+def _id(record: Item, marks: bool) -> str:
+    """Tables mark what is mutable, and sizes that an image shares."""
+    return str(record["ID"]) + ("*" if marks and record["Type"] in MUTABLE else "")
+
+
+def _size(record: Item, marks: bool) -> str:
+    return sizes.human_size(record["Size"], 4) + ("*" if marks and record["Shared"] else "")
 
 
 def _ago(record: Item) -> str:
@@ -175,14 +193,33 @@ def _ago(record: Item) -> str:
     return times.ago(times.seconds_of(used)) if used else ""
 
 
+_COLUMNS: Columns = {
+    "CreatedAt": ("CREATED AT", lambda record, _: _created(record)),
+    "Description": ("DESCRIPTION", lambda record, _: record["Description"]),
+    "ID": ("ID", _id),
+    "LastUsedAt": ("LAST ACCESSED", lambda record, _: _ago(record)),
+    "Mutable": ("MUTABLE", lambda record, _: record["Type"] in MUTABLE),
+    "Parents": ("PARENTS", lambda record, _: record.get("Parents") or []),
+    "Reclaimable": ("RECLAIMABLE", lambda record, _: not record["InUse"]),
+    "Shared": ("SHARED", lambda record, _: record["Shared"]),
+    "Size": ("SIZE", _size),
+    "Type": ("TYPE", lambda record, _: record["Type"]),
+    "UsageCount": ("USAGE COUNT", lambda record, _: record["UsageCount"]),
+}
+
+
+def _created(record: Item) -> str:
+    stamp: str = record["CreatedAt"]
+    return stamp.replace("T", " ").replace("Z", " +0000 UTC")
+
+
 def _pretty(record: Item) -> str:
-    stamp = record["CreatedAt"].replace("T", " ").replace("Z", " +0000 UTC")
     rows = [("ID:", record["ID"])]
     lines = [f"{title:<13} {text}" for title, text in rows]
     if record.get("Parents"):
         lines += ["Parents:", *(f" - {name}" for name in record["Parents"])]
     rows = [
-        ("Created at:", stamp), ("Mutable:", str(record["Type"] in MUTABLE).lower()),
+        ("Created at:", _created(record)), ("Mutable:", str(record["Type"] in MUTABLE).lower()),
         ("Reclaimable:", str(not record["InUse"]).lower()),
         ("Shared:", str(record["Shared"]).lower()), ("Size:", sizes.human_size(record["Size"], 4)),
     ]  # fmt: skip

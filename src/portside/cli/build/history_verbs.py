@@ -8,6 +8,7 @@ import sys
 
 from portside.cli import times
 from portside.cli.build import build_progress
+from portside.cli.format import print_rows
 from portside.cli.session import Failed, write_text
 from portside.cli.table import aligned
 from portside.cli.verb import verb
@@ -19,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
+    from portside.cli.format import Columns
     from portside.cli.session import Session
     from portside.flags.table import Options
 
@@ -73,18 +75,31 @@ def _seconds(record: Item) -> float:
     return max(0, end - record["created"]) / 10**9 if end else 0
 
 
+_COLUMNS: Columns = {
+    "CreatedAt": ("CREATED AT", lambda record, _: times.ago(record["created"] / 10**9)),
+    "Duration": ("DURATION", lambda record, _: f"{_seconds(record):.1f}s"),
+    "Name": ("NAME", lambda record, _: _name(record)),
+    "Ref": ("BUILD ID", lambda record, _: record["ref"]),
+    "Status": ("STATUS", lambda record, _: _status(record)),
+}
+
+
 @verb("buildx history ls", "builder history ls", usage="[OPTIONS]", about="List builds", flags="""
       --filter filter    Only builds that match: status=error|completed|running|canceled, ref=ID
-      --format string    Print as a table, or as json
+      --format string    Print as a table, as json, or by a Go template
       --local            Accepted and ignored
       --no-trunc         Do not shorten anything
 """ + _BUILDER.lstrip("\n"))  # fmt: skip
 def ls(session: Session, options: Options, arguments: list[str]) -> None:
     records = [record for record in _all(session)
                if all(_matches(record, *pair) for pair in options.many("filter"))]  # fmt: skip
-    if options.text("format") == "json":
+    format = options.text("format", "table")
+    if format == "json":
         for record in records:
             session.out(jsontext.dumps(_row_json(record)))
+        return
+    if format != "table":
+        print_rows(session, format, records, _COLUMNS, (), kind="*history.lsContext")
         return
     lines = ["BUILD ID\tNAME\tSTATUS\tCREATED AT\tDURATION\t"]
     for record in records:
