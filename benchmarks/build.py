@@ -13,7 +13,8 @@ floor        a Dockerfile without a step: what the client itself takes
 cached       30 RUN steps, all of them known
 cold         30 RUN steps that do next to nothing, none of them known
 context      20,000 files, of which one has changed since the last build
-stages       two independent stages of a second each
+stage        one stage of a second
+stages       two independent stages of a second each: the time of one
 copy         COPY of one file of 1 GiB
 memory       the engine's and its helpers' memory above idle, during all of it
 ============ ==================================================================
@@ -96,6 +97,14 @@ def context(builder: Builder, folder: Path) -> float:
     return builder.build(folder, text)
 
 
+def stage(builder: Builder, folder: Path) -> float:
+    mark = uuid.uuid4().hex
+    return builder.build(
+        folder,
+        f"FROM {IMAGE} AS a\nRUN sleep 1; echo {mark} > /a\nFROM {IMAGE}\nCOPY --from=a /a /\n",
+    )
+
+
 def stages(builder: Builder, folder: Path) -> float:
     mark = uuid.uuid4().hex
     return builder.build(
@@ -117,8 +126,8 @@ def copy(builder: Builder, folder: Path) -> float:
 
 
 PARTS: dict[str, Part] = {
-    "floor": floor, "cached": cached, "cold": cold, "context": context, "stages": stages,
-    "copy": copy,
+    "floor": floor, "cached": cached, "cold": cold, "context": context, "stage": stage,
+    "stages": stages, "copy": copy,
 }  # fmt: skip
 
 
