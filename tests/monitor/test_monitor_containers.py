@@ -167,7 +167,9 @@ def test_an_oom_kill_warns_and_says_what_to_do(monitor: RunningMonitor, docker: 
             return [a for a in found if a["rule"] == "oom_kill" and "hungry" in a["summary"]]
 
         (alert,) = until(warned, "no warning of the OOM kill")
-        assert alert["severity"] == "critical" and "docker update -m 24m hungry" in alert["advice"]
+        command = "docker update -m 24m --memory-swap 24m hungry"
+        assert alert["severity"] == "critical" and command in alert["advice"]
+        docker(*command.split()[1:])  # the advice works as it is
         assert (monitor.value("portside_alerts_total", rule="oom_kill") or 0) >= 1
 
         def told() -> bool:
@@ -175,7 +177,7 @@ def test_an_oom_kill_warns_and_says_what_to_do(monitor: RunningMonitor, docker: 
                 "events", "--since", "5m", "--until", "0s", "--format", "{{json .}}",
                 "--filter", "event=alert: oom_kill",
             ).stdout  # fmt: skip
-            return "docker update -m 24m hungry" in events
+            return command in events
 
         until(told, "the engine tells no event")
     finally:

@@ -30,7 +30,7 @@ from portside.monitor.cadvisor.runtime_flags import carry
 from portside.monitor.cadvisor.usage_summary import percentiles
 from portside.monitor.collector import Group, Listeners
 from portside.monitor.delivery_queue import DeliveryQueue, Rejected
-from portside.monitor.early_warning import Alert, EarlyWarning, Reading, rules_of
+from portside.monitor.early_warning import Alert, EarlyWarning, Reading, more_memory, rules_of
 from portside.monitor.group_spec import UNLIMITED, GroupSpec
 from portside.monitor.history import BUCKET, GroupHistory, Limits, chart
 from portside.monitor.history_file import HistoryFile
@@ -226,6 +226,25 @@ def warning(**overrides: Rule) -> tuple[EarlyWarning, list[Alert]]:
 
 def group(name: str) -> Any:
     return SimpleNamespace(name=name, shown=name, command_name=name, facts=None, container="")
+
+
+@pytest.mark.parametrize(
+    ("total", "is_total", "flags"),
+    [
+        (128 << 20, True, "-m 96m"),
+        (64 << 20, True, "-m 96m --memory-swap 96m"),
+        (80 << 20, True, "-m 96m --memory-swap 112m"),
+        (UNLIMITED, True, "-m 96m"),
+        (0, False, "-m 96m --memory-swap 96m"),
+        (64 << 20, False, "-m 96m"),
+        (UNLIMITED, False, "-m 96m"),
+    ],
+)
+def test_the_advice_raises_the_limit_of_swap_where_it_has_to(
+    total: int, is_total: bool, flags: str
+) -> None:
+    spec = GroupSpec(memory_limit=64 << 20, swap_limit=total, swap_is_total=is_total)
+    assert more_memory(spec) == flags
 
 
 def test_warnings_wait_for_the_name_and_else_use_the_id() -> None:

@@ -17,6 +17,7 @@ import msgspec
 from portside.model.golang.sizes import binary_size
 from portside.monitor.collector import Collector, Group, MonitorEvent
 from portside.monitor.engine_watch import EngineEvent
+from portside.monitor.group_spec import GroupSpec
 from portside.monitor.history import Bucket
 from portside.monitor.samples import SERIES, Point, Sample
 from portside.monitor.settings import Rule as Override
@@ -219,10 +220,9 @@ class EarlyWarning:
         if event.type == "oomKill":
             shown = group.command_name if group is not None else event.group
             who = f"process {event.process} ({event.pid})" if event.pid else "a process"
-            limit = group.spec.memory_limit if group and group.spec.has_memory_limit else 0
             advice = (
-                f"raise the limit: docker update -m {_larger(limit)} {shown}"
-                if limit and group and group.container
+                f"raise the limit: docker update {more_memory(group.spec)} {shown}"
+                if group and group.container and group.spec.has_memory_limit
                 else "find out what took the memory; set limits on what may take too much"
             )
             summary = f"{shown}: {who} was killed for lack of memory"
@@ -372,9 +372,17 @@ def _is_new(group: Group, sample: Sample) -> bool:
 _ENDING_BY_TIME = frozenset(("oom_kill", "restart_loop", "clock_stepped", "kernel_error"))
 
 
-def _larger(limit: int) -> str:
-    """One and a half times the size, in MiB, in the form of ``docker update -m``."""
-    return f"{limit * 3 // 2 >> 20}m"
+def more_memory(spec: GroupSpec) -> str:
+    """The flags of ``docker update`` for one and a half times the memory, in MiB.
+
+    The engine refuses a memory limit above that of memory and swap together, so that this one
+    is raised with it where it has to be.
+    """
+    larger = spec.memory_limit * 3 // 2 >> 20
+    if larger <= spec.total_limit >> 20:
+        return f"-m {larger}m"
+    swap = max(0, spec.total_limit - spec.memory_limit) >> 20
+    return f"-m {larger}m --memory-swap {larger + swap}m"
 
 
 def _readings(group: Group, point: Point) -> Iterator[tuple[str, Reading]]:
@@ -418,7 +426,7 @@ def _container_readings(group: Group, point: Point) -> Iterable[tuple[str, Readi
         share = 100 * point[_MEMORY] / spec.memory_limit
         used, limit = binary_size(point[_MEMORY]), binary_size(spec.memory_limit)
         summary = f"{shown}: {used} of {limit} memory in use ({share:.0f} %)"
-        advice = f"docker update -m {_larger(spec.memory_limit)} {shown}"
+        advice = f"docker update {more_memory(spec)} {shown}"
         yield "memory_near_limit", Reading(share, summary, advice)
     if spec.quota:
         share = 100 * point[_THROTTLED]

@@ -31,6 +31,15 @@ class GroupSpec(msgspec.Struct, frozen=True):
     """0: no limit."""
     created_ns: int = 0
     """When the group's directory was made."""
+    swap_is_total: bool = True
+    """``swap_limit`` counts memory, too (version 1)."""
+
+    @property
+    def total_limit(self) -> int:
+        """Memory and swap together, as ``docker update --memory-swap`` sets it."""
+        if self.swap_limit >= _V1_UNLIMITED or self.swap_is_total:
+            return self.swap_limit
+        return self.memory_limit + self.swap_limit
 
     @property
     def has_memory_limit(self) -> bool:
@@ -61,7 +70,7 @@ def read_spec(layout: Layout, name: str) -> GroupSpec:
     pids = f"{layout.v1('pids')}{inside}" if layout.v1("pids") else unified
     return GroupSpec(
         *cpu, cpus.strip(), *memory, max(0, number(read_or(f"{pids}/pids.max"), 0)),
-        _created(layout, inside),
+        _created(layout, inside), bool(v1_memory),
     )  # fmt: skip
 
 
