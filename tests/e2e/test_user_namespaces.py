@@ -299,6 +299,13 @@ def test_a_copy_of_somebody_without_a_mapping_leaves_nothing(
         box("rm", "-f", "strict")
 
 
+def test_a_device_may_have_another_name(box: Docker) -> None:
+    """Nodes cannot be made: the host's is shown, which has a name of its own."""
+    script = "echo x > /dev/other && stat -c %t:%T /dev/other"
+    done = box("run", "--rm", "--device", "/dev/null:/dev/other", BASE, "sh", "-c", script)
+    assert done.stdout == "1:3\n"
+
+
 def test_sources_of_binds_that_are_made_are_the_containers_roots(
     box: Docker, first: int, tmp_path: Path
 ) -> None:

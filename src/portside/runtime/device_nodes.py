@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import os
 import stat
+from itertools import chain
 
 from portside.kernel import mount
 from portside.kernel.light_stdlib import suppress
 from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.ociruntime import Device, Spec
 from portside.runtime.mounts import Parsed, resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEFAULT_DEVICES = (
     Device("/dev/null", "c", 1, 3),
@@ -83,15 +88,15 @@ def _mknod(root: int, device: Device, parent: int, name: str) -> None:
 
 
 def _bind_node(root: int, device: Device) -> None:
-    """Show the host's node of the same name, if it is the same device."""
-    tree = mount.open_tree(mount.AT_FDCWD, device.path, mount.OPEN_TREE_CLONE)
+    """Show the host's node of the device: usually the one of the same name."""
+    paths = chain([device.path], _nodes_of_host(device))
+    tree = next((one for path in paths if (one := _same_node(device, path)) >= 0), -1)
+    if tree < 0:
+        raise SystemFailure(
+            f"device {device.path}: the host has no node of {device.major}:{device.minor} below "
+            "/dev, and a user namespace cannot make nodes"
+        )
     try:
-        found = os.fstat(tree)
-        if device.type != "p" and found.st_rdev != os.makedev(device.major, device.minor):
-            raise SystemFailure(
-                f"device {device.path}: the host has another device there, and a user "
-                "namespace cannot make nodes"
-            )
         target = resolve(root, device.path, False)
         try:
             mount.move_mount(tree, target, device.path)
@@ -99,3 +104,35 @@ def _bind_node(root: int, device: Device) -> None:
             os.close(target)
     finally:
         os.close(tree)
+
+
+def _same_node(device: Device, path: str) -> int:
+    """A detached copy of the host's node at ``path``; -1 when it is not this device."""
+    try:
+        tree = mount.open_tree(mount.AT_FDCWD, path, mount.OPEN_TREE_CLONE)
+    except FileNotFoundError:
+        return -1
+    if _is_node(device, os.fstat(tree)):
+        return tree
+    os.close(tree)
+    return -1
+
+
+def _is_node(device: Device, found: os.stat_result) -> bool:
+    if stat.S_IFMT(found.st_mode) != _KINDS[device.type]:
+        return False
+    return device.type == "p" or found.st_rdev == os.makedev(device.major, device.minor)
+
+
+def _nodes_of_host(device: Device) -> Iterator[str]:
+    """Where else below /dev it is."""
+    if device.type == "p":
+        return
+    for directory, below, names in os.walk("/dev"):
+        if "pts" in below:
+            below.remove("pts")
+        for name in names:
+            path = f"{directory}/{name}"
+            with suppress(OSError):  # gone meanwhile
+                if _is_node(device, os.lstat(path)):
+                    yield path

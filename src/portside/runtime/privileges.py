@@ -11,10 +11,10 @@ import errno
 import os
 import resource
 import stat
-from contextlib import suppress
 
 import msgspec
 
+from portside.kernel.light_stdlib import suppress
 from portside.kernel.openat2 import IN_ROOT, openat2
 from portside.kernel.process import (
     PR_SET_KEEPCAPS,
