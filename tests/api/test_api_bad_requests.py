@@ -28,9 +28,11 @@ def container(engine: RunningEngine) -> Iterator[str]:
         "POST", "/containers/create?name=bad", {"Image": BASE, "Cmd": ["sleep", "1000"]}, 201
     )
     engine.json("POST", "/containers/bad/start", status=204)
+    engine.json("POST", "/networks/create", {"Name": "taken"}, 201)
     try:
         yield "bad"
     finally:
+        engine.request("DELETE", "/networks/taken")
         engine.request("DELETE", "/containers/bad?force=1")
 
 
@@ -162,6 +164,8 @@ CASES = [
      "error while looking up for expose 5-3: Invalid range specified for the Port: 5-3"),
     ('GET /containers/json?filters={"expose":["/tcp"]}', None, 400,
      "error while looking up for expose /tcp: Empty string specified for ports."),
+    ("POST /networks/create", '{"Name":"taken","IPAM":{"Config":[{"Subnet":"x"}]}}', 400,
+     "invalid network config:\ninvalid subnet x: invalid CIDR block notation"),
     ("POST /networks/create",
      '{"Name":"n","Options":{"com.docker.network.bridge.enable_icc":"tRue"}}', 400,
      "failed to parse com.docker.network.bridge.enable_icc value: tRue "

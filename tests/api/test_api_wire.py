@@ -335,3 +335,13 @@ def test_auth_with_an_unreachable_registry_is_an_error(engine: RunningEngine) ->
     status, _, data = engine.request("POST", "/auth", body)
     assert status >= 400
     assert "127.0.0.1:1" in json.loads(data)["message"]
+
+
+def test_an_upgrade_to_another_protocol_is_refused(engine: RunningEngine) -> None:
+    found = talk(
+        engine,
+        b"POST /session HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: foo\r\n"
+        b"Content-Length: 0\r\n\r\n",
+    )
+    assert found.startswith(b"HTTP/1.1 400 ")
+    assert b"protocol foo not supported" in found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import urllib.request
@@ -105,6 +107,30 @@ def run(
     config = tmp_path_factory.mktemp("other-config")
     env = {**os.environ, "DOCKER_HOST": other.host, "DOCKER_CONFIG": str(config)}
     return docker_runner(docker_command, env)
+
+
+def test_a_link_in_a_volume_leads_into_no_read_only_root_on_vfs(
+    run: Docker, other: RunningEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v/link").symlink_to("/etc")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("written"))
+    run("pull", "-q", "portside/base")
+    name = run(
+        "create", "--read-only", "-v", f"{tmp_path}/v:/v", "portside/base", "true"
+    ).stdout.strip()
+    try:
+        put = f"/containers/{name}/archive?path="
+        status, _, data = other.request("PUT", f"{put}/v/link", packed.getvalue())
+        assert status >= 400 and b"read-only" in data
+        assert other.request("HEAD", f"{put}/etc/written")[0] == 404
+        assert other.request("PUT", f"{put}/v", packed.getvalue())[0] == 200
+        assert (tmp_path / "v/written").exists()
+        assert other.request("HEAD", f"{put}/v/written")[0] == 200
+    finally:
+        run("rm", "-f", name)
 
 
 def test_containers_on_vfs(run: Docker, tmp_path: Path) -> None:

@@ -85,8 +85,10 @@ _UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r
 
 
 def _check_upgrade(request: Request) -> None:
-    if request.head.upgrade != "h2c":
+    if not request.head.upgrade:
         raise InvalidParameter("no upgrade proto in request")
+    if request.head.upgrade != "h2c":
+        raise InvalidParameter(f"protocol {request.head.upgrade} not supported")
 
 
 @router.add("POST", "/grpc")

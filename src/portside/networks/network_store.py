@@ -266,6 +266,7 @@ class Catalogue:
         """A new network as it shall be, checked; nothing is written. Its addresses are chosen
         against the host's live routes."""
         network_options.check_name(request.name)
+        ipam.check(request.ipam.config or () if request.ipam else ())
         if any(record.name == request.name for record in self.all()):
             raise Conflict(f"network with name {request.name} already exists")
         request = self._with_template(request)

@@ -44,7 +44,7 @@ def open_view(view: View) -> int:
         _mount_into(root, view)
     if view.working_dir and not view.read_only:
         _make_directories(root, view.working_dir, view.rootfs)
-    if view.read_only and view.rootfs.driver == "overlay":
+    if view.read_only and (view.mounts or view.rootfs.driver == "overlay"):
         mnt.mount_setattr(root, set=mnt.MOUNT_ATTR_RDONLY, about="the root")
     enter_stored(view.rootfs)
     return root
@@ -76,7 +76,8 @@ def _mount_into(root: int, view: View) -> None:
         place = os.open(Path(view.rootfs.lower[0]).parent / "empty", OPEN_DIR)
         mnt.move_mount(root, place)
         os.close(place)
-    else:  # a plain directory: seen through our own mounts, onto which others can be moved
+    else:  # a plain directory: a mount in our own namespace, onto which others can be moved
+        mnt.mount(view.rootfs.upper, view.rootfs.upper, "", mnt.MS_BIND)
         again = os.open(view.rootfs.upper, OPEN_DIR)
         os.dup2(again, root, inheritable=False)
         os.close(again)
