@@ -94,6 +94,23 @@ def test_the_working_directory_is_made_before_the_root_is_read_only(made: Bundle
     shutil.rmtree(made.rootfs / "made")
 
 
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (("norelatime",), "rw,relatime"),
+        (("nostrictatime",), "rw,relatime"),
+        (("noatime", "atime"), "rw,relatime"),
+        (("noatime", "ratime"), "rw,relatime"),
+        (("strictatime",), "rw"),
+    ],
+)
+def test_access_times(made: Bundles, options: tuple[str, ...], shown: str) -> None:
+    new = {"destination": "/m", "type": "tmpfs", "source": "tmpfs", "options": list(options)}
+    script = "grep ' /m ' /proc/self/mountinfo | cut -d' ' -f6"
+    code, out, err = run(made, script, config=mounts(made, new))
+    assert (code, out) == (0, f"{shown}\n"), err
+
+
 def test_file_systems_are_named_as_they_are_asked_for(made: Bundles) -> None:
     new = {"destination": "/m", "type": "tmpfs", "source": "mine", "options": ["sync", "ro"]}
     _, out, _ = run(made, "cat /proc/self/mounts", config=mounts(made, new))

@@ -67,6 +67,7 @@ _ATTRIBUTES = {
     "exec": (0, MOUNT_ATTR_NOEXEC),
     "noatime": (MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME),
     "relatime": (0, MOUNT_ATTR__ATIME),
+    "atime": (0, MOUNT_ATTR__ATIME),
     "norelatime": (0, 0),  # the kernel's default is relatime, with or without it
     "nostrictatime": (0, MOUNT_ATTR__ATIME),
     "strictatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
