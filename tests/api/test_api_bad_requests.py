@@ -98,6 +98,8 @@ CASES = [
      "invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" (or \"0\")"),
     ('POST /networks/prune?filters={"until":["2020-13-01"]}', None, 400,
      'parsing time "2020-13-01": month out of range'),
+    ('POST /volumes/prune?filters={"all":["x"]}', None, 400,
+     "invalid filter 'all': strconv.ParseBool: parsing \"x\": invalid syntax"),
     ('POST /networks/prune?filters={"until":["1_0s"]}', None, 400,
      'failed to parse value as time or duration: "1_0s"'),
     ('POST /containers/prune?filters={"until":["1h","2h"]}', None, 400,

@@ -307,6 +307,45 @@ def test_containers_on_the_hosts_own_network(
     assert "eth0" not in made.sh(one, "ip link show")
 
 
+def identifier(docker: Docker, network: str) -> str:
+    return docker("network", "inspect", "-f", "{{.Id}}", network).stdout.strip()
+
+
+def test_a_parent_that_is_taken(docker: Docker, made: Made, parent: str) -> None:
+    option = ("-o", f"parent={parent}")
+    passthru = (*option, "-o", "macvlan_mode=passthru")
+    create = ("network", "create", "-d")
+    used = f"is already using parent interface {parent}"
+    one = made.network("one", "-d", "macvlan", *option)
+    made.network("shared", "-d", "macvlan", *option)
+    said = refused(docker, *create, "macvlan", *passthru, f"{one}x")
+    assert "cannot use mode passthru, macvlan network " in said and used in said
+    docker("network", "rm", one, f"{made.prefix}-shared")
+    one = made.network("alone", "-d", "macvlan", *passthru)
+    assert f"{used} in mode passthru" in refused(docker, *create, "macvlan", *option, f"{one}x")
+    docker("network", "rm", one)
+    one = made.network("vlan", "-d", "ipvlan", *option)
+    assert f"network di-{identifier(docker, one)[:12]} {used}" in refused(
+        docker, *create, "ipvlan", *option, f"{one}x"
+    )
+
+
+def test_address_families_by_option(docker: Docker, made: Made) -> None:
+    ipv6 = "com.docker.network.enable_ipv6"
+    wanted = {
+        ("-o", f"{ipv6}=1"): "true true",
+        ("-o", f"{ipv6}=1", "--ipv6=false"): "true false",
+        ("-o", f"{ipv6}=1", "-o", "com.docker.network.enable_ipv4=false"): "false true",
+    }
+    for number, (options, shown) in enumerate(wanted.items()):
+        name = made.network(f"family{number}", *options)
+        form = "{{.EnableIPv4}} {{.EnableIPv6}}"
+        assert docker("network", "inspect", "-f", form, name).stdout.strip() == shown
+    assert f'driver-opt "{ipv6}" is not a valid bool' in refused(
+        docker, "network", "create", "-o", f"{ipv6}=x", f"{made.prefix}-x"
+    )
+
+
 def test_publish_in_every_form(docker: Docker, made: Made) -> None:
     one, two = free_port(), free_port()
     command = f"({WEB.format(port=80)}) & {WEB.format(port=81)}"

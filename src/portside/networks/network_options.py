@@ -28,6 +28,8 @@ BRIDGE_INHIBIT4 = OPTION + "bridge.inhibit_ipv4"
 BRIDGE_MODE4 = OPTION + "bridge.gateway_mode_ipv4"
 BRIDGE_MODE6 = OPTION + "bridge.gateway_mode_ipv6"
 BRIDGE_TRUSTED = OPTION + "bridge.trusted_host_interfaces"
+ENABLE_IPV4 = OPTION + "enable_ipv4"
+ENABLE_IPV6 = OPTION + "enable_ipv6"
 MTU = OPTION + "driver.mtu"
 HOST_IPV4 = OPTION + "host_ipv4"
 HOST_IPV6 = OPTION + "host_ipv6"
@@ -125,6 +127,27 @@ def check_options(driver: str, options: Mapping[str, str]) -> None:
             raise InvalidParameter(
                 f"unknown {name} {options[name]!r}: it is one of {', '.join(allowed)}"
             )
+
+
+def address_families(
+    request: NetworkCreate, options: Mapping[str, str], usual_ipv6: bool
+) -> tuple[bool, bool]:
+    """Whether a network has IPv4 and IPv6: as its fields say, else its options, else as usual.
+
+    Raises InvalidParameter for an option that is not a boolean.
+    """
+    found = []
+    for name, given, usual in (
+        (ENABLE_IPV4, request.enable_ipv4, True),
+        (ENABLE_IPV6, request.enable_ipv6, usual_ipv6),
+    ):
+        if given is None and name in options:
+            try:
+                given = parse_bool(options[name])
+            except InvalidText:
+                raise InvalidParameter(f'driver-opt "{name}" is not a valid bool') from None
+        found.append(usual if given is None else given)
+    return found[0], found[1]
 
 
 def check_isolated(request: NetworkCreate) -> None:

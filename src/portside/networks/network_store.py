@@ -20,6 +20,7 @@ from portside.model.errors import (
     InvalidParameter,
     InvalidText,
     NotFound,
+    SystemFailure,
 )
 from portside.model.filters import Filters
 from portside.model.golang.booleans import parse_bool
@@ -277,11 +278,11 @@ class Catalogue:
         network_options.check_options(request.driver, options)
         network_options.check_isolated(request)
         self._check_bridge(options.get(network_options.BRIDGE_NAME, ""))
+        self._check_parent(request.driver, options)
         identifier = new_id()
-        ipv6 = request.enable_ipv6
-        if ipv6 is None:
-            ipv6 = self._options.default_network_ipv6 and request.driver == "bridge"
-        ipv4 = request.enable_ipv4 is not False
+        ipv4, ipv6 = network_options.address_families(
+            request, options, self._options.default_network_ipv6 and request.driver == "bridge"
+        )
         ranges = request.ipam or IPAM()
         if ranges.driver not in ("", "default", "null"):
             raise NotFound(f"could not find plugin {ranges.driver} in v1 plugin registry: "
@@ -329,6 +330,23 @@ class Catalogue:
                     f"cannot create network ({link}): conflicts with network {record.id} ({link}): "
                     "networks have same bridge name"
                 )
+
+    def _check_parent(self, driver: str, options: Mapping[str, str]) -> None:
+        """An ipvlan network has its parent alone, and so has a macvlan network in passthru mode:
+        the kernel keeps one mode for each parent."""
+        parent = options.get("parent", "") if driver in ("macvlan", "ipvlan") else ""
+        for record in self.all():
+            if not parent or record.driver != driver or record.link != parent:
+                continue
+            if driver == "ipvlan":
+                raise SystemFailure(
+                    f"network di-{record.id[:12]} is already using parent interface {parent}"
+                )
+            used = f"macvlan network {record.id} is already using parent interface {parent}"
+            if record.option("macvlan_mode") == "passthru":
+                raise SystemFailure(f"{used} in mode passthru")
+            if options.get("macvlan_mode") == "passthru":
+                raise SystemFailure(f"cannot use mode passthru, {used}")
 
     def _link(self, resource: NetworkResource) -> str:
         if resource.driver == "bridge":

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from portside.model.errors import Conflict, NotFound, PortsideError
+from portside.model.errors import Conflict, InvalidParameter, InvalidText, NotFound, PortsideError
 from portside.model.events import Publisher
 from portside.model.filters import Filters, boolean
+from portside.model.golang.booleans import parse_bool
 from portside.model.ids import new_id
 from portside.model.rootfs import Rootfs
 from portside.model.volume import (
@@ -126,6 +127,11 @@ class VolumeService:
         """
         wanted = filters or {}
         matching.check(wanted, matching.PRUNE)
+        for value in wanted.get("all", ()):
+            try:
+                parse_bool(value)
+            except InvalidText as err:
+                raise InvalidParameter(f"invalid filter 'all': {err}") from None
         everything = boolean(wanted, "all") is True
         deleted: list[str] = []
         reclaimed = 0
