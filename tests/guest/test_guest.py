@@ -54,6 +54,11 @@ def test_rootless_with_delegated_control_groups() -> None:
     assert said.count("PASSED") == 5, said
 
 
+def test_a_users_service_with_delegated_control_groups() -> None:
+    said = guest(str(HERE / "run-tests"), "tests/e2e/test_systemd_delegated.py")
+    assert said.count("PASSED") == 8, said
+
+
 @pytest.mark.skipif(shutil.which("apparmor_parser") is None, reason="apparmor_parser is missing")
 def test_apparmor() -> None:
     said = guest(str(HERE / "run-tests"), "tests/e2e/test_apparmor.py")
