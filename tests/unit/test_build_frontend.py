@@ -336,3 +336,11 @@ two
         "COPY --chown=1 <<EOT <<two /hd/ # buildkit",
     ]
     assert found.config.working_dir == "/"
+
+
+def test_a_here_document_with_an_interpreter_is_run_by_the_shell() -> None:
+    """As BuildKit does, which shows in the image's history."""
+    found = plan("FROM base\nRUN <<A\n#!/bin/cat\nx\nA")
+    (run,) = ops(found, llb.ExecOp)
+    assert run.meta.args == ("/bin/sh", "-c", "/dev/pipes/A")
+    assert found.history[-1].created_by == "RUN /bin/sh -c /dev/pipes/A # buildkit"

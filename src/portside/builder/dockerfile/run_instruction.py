@@ -96,7 +96,8 @@ def _script(
             action = llb.MakeFile(path=f"/{first.name}", data=first.content.encode(
                 "utf-8", "surrogateescape"), mode=0o755)  # fmt: skip
             meta = llb.VertexMeta(name=f"preparing here-document {first.name}")
-            return (f"/dev/pipes/{first.name}",), llb.file_op(None, [(action, None)], meta)
+            words = (*state.shell, f"/dev/pipes/{first.name}")
+            return words, llb.file_op(None, [(action, None)], meta)
         return (*state.shell, first.content), None
     body = "".join(f"\n{item.content}{item.name}" for item in command.heredocs)
     return (*state.shell, text + body), None
