@@ -346,6 +346,11 @@ def test_checks(text: str, rule: str) -> None:
     assert rules(text, "skip=all") == rules(text, f"skip={rule}") == []
 
 
+def test_who_names_the_shell_wants_it() -> None:
+    assert rules('FROM a\nSHELL ["/bin/bash", "-c"]\nCMD b\nENTRYPOINT c') == []
+    assert rules('FROM a\nCMD b\nSHELL ["/bin/bash", "-c"]') == ["JSONArgsRecommended"]
+
+
 def test_check_directive() -> None:
     text = "# check=error=true;skip=StageNameCasing\nFROM a AS B\nMAINTAINER c"
     assert rules(text) == ["MaintainerDeprecated"]

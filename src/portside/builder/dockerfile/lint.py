@@ -257,7 +257,11 @@ def _stage(stage: ins.Stage, seen: set[str], linter: Linter) -> None:
     _described(base, name, linter)
     _platform(base, linter)
     _once(stage, linter)
+    has_shell = False
     for instruction in stage.instructions:
+        has_shell = has_shell or isinstance(instruction, ins.Shell)
+        if has_shell and isinstance(instruction, (ins.Cmd, ins.Entrypoint)):
+            continue  # who names the shell wants it
         inner = instruction.inner if isinstance(instruction, ins.OnBuild) else instruction
         if inner is not None:
             _instruction(inner, linter)
