@@ -82,6 +82,120 @@ def mount(**fields: Any) -> dict[str, Any]:
             {"LogConfig": {"Type": "syslog", "Config": {"syslog-address": "x"}}},
             "syslog-address should be in form proto://address, got x",
         ),
+        (
+            {"LogConfig": {"Type": "gelf", "Config": {}}},
+            "gelf-address is a required parameter",
+        ),
+        (
+            {"LogConfig": {"Type": "gelf", "Config": {"gelf-address": "x"}}},
+            "gelf: endpoint needs to be TCP or UDP",
+        ),
+        (
+            {"LogConfig": {"Type": "gelf", "Config": {"gelf-address": "udp://x"}}},
+            "gelf: please provide gelf-address as proto://host:port",
+        ),
+        (
+            {
+                "LogConfig": {
+                    "Type": "gelf",
+                    "Config": {"gelf-address": "udp://127.0.0.1:9", "gelf-compression-type": "foo"},
+                }
+            },
+            'unknown value "foo" for log opt "gelf-compression-type" for gelf log driver',
+        ),
+        (
+            {
+                "LogConfig": {
+                    "Type": "gelf",
+                    "Config": {"gelf-address": "udp://127.0.0.1:9", "gelf-compression-level": "99"},
+                }
+            },
+            'unknown value "99" for log opt "gelf-compression-level" for gelf log driver',
+        ),
+        (
+            {
+                "LogConfig": {
+                    "Type": "gelf",
+                    "Config": {
+                        "gelf-address": "tcp://127.0.0.1:9",
+                        "gelf-compression-type": "none",
+                    },
+                }
+            },
+            "compression is only supported on UDP",
+        ),
+        (
+            {
+                "LogConfig": {
+                    "Type": "gelf",
+                    "Config": {"gelf-address": "udp://127.0.0.1:9", "gelf-tcp-max-reconnect": "3"},
+                }
+            },
+            '"gelf-tcp-max-reconnect" is only valid for TCP',
+        ),
+        (
+            {
+                "LogConfig": {
+                    "Type": "gelf",
+                    "Config": {
+                        "gelf-address": "tcp://127.0.0.1:9",
+                        "gelf-tcp-reconnect-delay": "-1",
+                    },
+                }
+            },
+            '"gelf-tcp-reconnect-delay" must be a positive integer',
+        ),
+        (
+            {"LogConfig": {"Type": "fluentd", "Config": {"fluentd-address": "foo://x"}}},
+            "invalid fluentd-address (foo://x): unsupported scheme: 'foo'",
+        ),
+        (
+            {"LogConfig": {"Type": "fluentd", "Config": {"fluentd-address": "x:y"}}},
+            'invalid fluentd-address (x:y): parse "tcp://x:y": invalid port ":y" after host',
+        ),
+        (
+            {"LogConfig": {"Type": "fluentd", "Config": {"fluentd-address": "unix://"}}},
+            "invalid fluentd-address (unix://): path is empty",
+        ),
+        (
+            {"LogConfig": {"Type": "fluentd", "Config": {"fluentd-address": "tcp://h:1/p"}}},
+            "invalid fluentd-address (tcp://h:1/p): should not contain a path element",
+        ),
+        (
+            {"LogConfig": {"Type": "fluentd", "Config": {"fluentd-async": "x"}}},
+            'strconv.ParseBool: parsing "x": invalid syntax',
+        ),
+        (
+            {"LogConfig": {"Type": "fluentd", "Config": {"fluentd-buffer-limit": "x"}}},
+            "invalid size: 'x'",
+        ),
+        (
+            {"LogConfig": {"Type": "fluentd", "Config": {"fluentd-retry-wait": "x"}}},
+            'time: invalid duration "x"',
+        ),
+        (
+            {"LogConfig": {"Type": "fluentd", "Config": {"fluentd-max-retries": "x"}}},
+            'strconv.ParseUint: parsing "x": invalid syntax',
+        ),
+        (
+            {
+                "LogConfig": {
+                    "Type": "fluentd",
+                    "Config": {"fluentd-async-reconnect-interval": "1ms"},
+                }
+            },
+            'invalid value for fluentd-async-reconnect-interval: value ("1ms") must be between '
+            "100ms and 10s",
+        ),
+        (
+            {"LogConfig": {"Type": "fluentd", "Config": {"fluentd-write-timeout": "-1s"}}},
+            "invalid value for fluentd-write-timeout: value must be a duration that is "
+            "non-negative",
+        ),
+        (
+            {"LogConfig": {"Type": "fluentd", "Config": {"foo": "1"}}},
+            "unknown log opt 'foo' for fluentd log driver",
+        ),
     ],
 )
 def test_a_host_configuration_is_refused_in_dockers_words(

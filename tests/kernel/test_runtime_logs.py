@@ -6,11 +6,13 @@ import asyncio
 import gzip
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from logkit import fluentd_records, read_all
 from runtimekit import Bench, Box, bench, is_root
 
 from portside.model.errors import PortsideError
@@ -177,6 +179,46 @@ async def test_syslog_formats_and_no_copy(made: Bench, tmp_path: Path) -> None:
 async def test_bad_syslog(made: Bench, tmp_path: Path, options: dict[str, str], said: str) -> None:
     with pytest.raises(PortsideError, match=said):
         await logged(made, "true", "syslog", tmp_path / "log", **options)
+
+
+async def test_gelf(made: Bench, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        address = f"udp://127.0.0.1:{server.getsockname()[1]}"
+        await logged(made, "echo out; echo; echo err >&2", "gelf", tmp_path / "log",
+                     gelf_address=address)  # fmt: skip
+        found = [json.loads(gzip.decompress(server.recv(4096))) for _ in range(2)]
+    found.sort(key=lambda message: message["level"])
+    assert [(one["level"], one["short_message"]) for one in found] == [(3, "err"), (6, "out")]
+    assert found[0]["version"] == "1.1" and found[0]["_container_name"] == "boxy"
+    assert found[0]["_tag"] == "0123456789ab" and 0 <= time.time() - found[0]["timestamp"] < 60
+    assert sorted(lines_of(tmp_path / "log")) == ["\n", "err\n", "out\n"]
+
+
+async def test_gelf_over_tcp(made: Bench, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        await logged(made, "echo one; printf two", "gelf", tmp_path / "log", gelf_address=address)
+        connection, _ = server.accept()
+        text = read_all(connection)
+    *messages, end = text.split(b"\0")
+    assert [json.loads(one)["short_message"] for one in messages] == ["one", "two"]
+    assert end == b""
+
+
+async def test_fluentd(made: Bench, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        script = "echo out; printf 'x\\377y\\n'; printf end"
+        await logged(made, script, "fluentd", tmp_path / "log", fluentd_address=address)
+        connection, _ = server.accept()
+        found = fluentd_records(read_all(connection), NAMES["id"][:12])
+    assert [one[2]["log"] for one in found] == ["out", b"x\xffy", "end"]
+    tag, moment, record, options = found[0]
+    assert tag == "0123456789ab" and options == {} and 0 <= time.time() - moment < 60
+    assert record == {"container_id": NAMES["id"], "container_name": "/boxy", "source": "stdout",
+                      "log": "out"}  # fmt: skip
 
 
 async def test_journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ _WORDS = {
     "cgroupns": "host private",
     "format": "json table",
     "ipc": "none host private shareable container:",
-    "log-driver": "json-file local none syslog journald",
+    "log-driver": "json-file local none syslog journald gelf fluentd",
     "log-level": "debug info warn error fatal",
     "pid": "host container:",
     "platform": "linux/amd64 linux/arm64 linux/386 linux/arm/v7",

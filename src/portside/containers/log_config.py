@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from portside.model.golang.template import Row
 
 DAEMON_NAME = "portside"
-_SUPPORTED = frozenset(("json-file", "local", "none", "syslog", "journald"))
-_KNOWN = frozenset(("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "logentries", "splunk"))
+_SUPPORTED = frozenset(("json-file", "local", "none", "syslog", "journald", "gelf", "fluentd"))
+_KNOWN = frozenset(("awslogs", "etwlogs", "gcplogs", "logentries", "splunk"))
 _DELIVERY = frozenset(
     ("mode", "max-buffer-size", "cache-disabled", "cache-max-size", "cache-max-file",
      "cache-compress")
@@ -39,6 +39,12 @@ _OPTIONS = {
     "syslog": _COMMON | {"syslog-address", "syslog-facility", "syslog-format", "syslog-tls-ca-cert",
                          "syslog-tls-cert", "syslog-tls-key", "syslog-tls-skip-verify"},
     "journald": _COMMON,
+    "gelf": _COMMON | {"gelf-address", "gelf-compression-type", "gelf-compression-level",
+                       "gelf-tcp-max-reconnect", "gelf-tcp-reconnect-delay"},
+    "fluentd": _COMMON | {"fluentd-address", "fluentd-async", "fluentd-async-reconnect-interval",
+                          "fluentd-buffer-limit", "fluentd-retry-wait", "fluentd-max-retries",
+                          "fluentd-sub-second-precision", "fluentd-request-ack",
+                          "fluentd-write-timeout", "fluentd-read-timeout"},
 }  # fmt: skip
 
 
@@ -73,6 +79,14 @@ def check_log_config(config: LogConfig) -> None:
         from portside.runtime.remote_logs import check_syslog
 
         check_syslog(options)
+    elif config.type == "gelf":
+        from portside.runtime.gelf_log import check_gelf
+
+        check_gelf(options)
+    elif config.type == "fluentd":
+        from portside.runtime.fluentd_log import check_fluentd
+
+        check_fluentd(options)
     _check_values(options)
 
 
@@ -116,8 +130,19 @@ def monitor_log(record: Record, path: str) -> messages.LogConfig:
             "image_id": record.image_id,
             "image_name": record.config.image,
             "daemon_name": DAEMON_NAME,
+            **_gelf_names(record),
         },
     )
+
+
+def _gelf_names(record: Record) -> dict[str, str]:
+    if record.host.log_config.type != "gelf":
+        return {}
+    return {"command": _command(record), "created": rfc3339_or_never(record.created_ns)}
+
+
+def _command(record: Record) -> str:
+    return " ".join([*(record.config.entrypoint or ()), *(record.config.cmd or ())])
 
 
 def _attributes(record: Record, options: dict[str, str], path: str) -> dict[str, str]:
@@ -176,7 +201,7 @@ def _info(record: Record, log_path: str, attributes: Mapping[str, str]) -> Row:
         "LogPath": log_path,
         "DaemonName": DAEMON_NAME,
         "Hostname": os.uname().nodename,
-        "Command": " ".join(command),
+        "Command": _command(record),
         "ID": record.id[:12],
         "FullID": record.id,
         "Name": record.name,

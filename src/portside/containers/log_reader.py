@@ -25,6 +25,7 @@ from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.kernel.inotify import DirectoryWatch
 from portside.model.errors import NotImplementedHere
+from portside.model.golang.booleans import parse_bool
 from portside.model.golang.timestamps import rfc3339_or_zero
 
 # -- the files of one log ------------------------------------------------------------------------
@@ -212,10 +213,11 @@ def check(container: Container, options: LogsOptions) -> None:
     if driver == "none":
         raise NotImplementedHere("configured logging driver does not support reading")
     config = container.record.host.log_config.config or {}
-    if driver in ("syslog", "journald") and config.get("cache-disabled") == "true":
+    if driver not in ("json-file", "local") and parse_bool(config.get("cache-disabled", "false")):
+        where = {"journald": "journalctl", "syslog": "the host's syslog tools"}.get(driver)
         raise NotImplementedHere(
-            f"configured logging driver does not support reading: read it with the host's "
-            f"{'journalctl' if driver == 'journald' else 'syslog'} tools"
+            "configured logging driver does not support reading"
+            + (f": read it with {where}" if where else "")
         )
 
 

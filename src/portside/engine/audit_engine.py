@@ -144,7 +144,7 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
     yield found(
         "2.13",
         "Logs are sent to a central place",
-        options.log_driver in ("syslog", "journald"),
+        options.log_driver in ("syslog", "journald", "gelf", "fluentd"),
         f"the driver {options.log_driver} keeps them on this machine",
         _set("log-driver", '"syslog"'),
         INFO,

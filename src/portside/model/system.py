@@ -55,7 +55,7 @@ class PluginsInfo(msgspec.Struct, frozen=True):
     )
     authorization: tuple[str, ...] | None = msgspec.field(name="Authorization", default=None)
     log: tuple[str, ...] = msgspec.field(
-        name="Log", default=("journald", "json-file", "local", "syslog")
+        name="Log", default=("fluentd", "gelf", "journald", "json-file", "local", "syslog")
     )
 
 

@@ -314,7 +314,7 @@ _DRIVERS: dict[str, Callable[[LogConfig], LogWriter]] = {
     "local": Local,
     "none": lambda config: LogWriter(),
 }
-"""``syslog`` and ``journald`` are registered by who imports them (monitor)."""
+"""Drivers that send elsewhere are registered by who imports them (monitor)."""
 
 
 def open_log(config: LogConfig) -> LogWriter:
@@ -323,8 +323,8 @@ def open_log(config: LogConfig) -> LogWriter:
         return _DRIVERS[config.driver](config)
     except KeyError:
         raise NotImplementedHere(
-            f"logging driver {config.driver!r} is not supported: use json-file, local, syslog, "
-            "journald or none"
+            f"logging driver {config.driver!r} is not supported: use one of "
+            f"{', '.join(sorted(_DRIVERS))}"
         ) from None
 
 

@@ -35,7 +35,8 @@ MAX_FDS = 64
 
 
 class LogConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The log of a container's output. ``driver``: json-file, local, none, syslog, journald."""
+    """The log of a container's output. ``driver``: json-file, local, none, syslog,
+    journald, gelf, fluentd."""
 
     driver: str = "json-file"
     path: str = ""
@@ -45,7 +46,8 @@ class LogConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     attributes: dict[str, str] = {}
     """Labels and variables chosen by the options, written with each line."""
     names: dict[str, str] = {}
-    """``id``, ``name``, ``image_id``, ``image_name``, ``daemon_name`` for the tag."""
+    """``id``, ``name``, ``image_id``, ``image_name``, ``daemon_name`` for the tag; ``command`` and
+    ``created`` for gelf."""
 
 
 class Identity(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -26,6 +26,8 @@ from portside.kernel import process
 from portside.kernel.cgroup import Cgroup
 from portside.model.errors import PortsideError
 from portside.runtime import messages, starter, terminal
+from portside.runtime.fluentd_log import Fluentd
+from portside.runtime.gelf_log import Gelf
 from portside.runtime.init_channel import Child
 from portside.runtime.logs import LogWriter, open_log, register
 from portside.runtime.messages import (
@@ -58,6 +60,8 @@ _CALL = msgspec.json.Decoder(Call)
 _REQUEST = msgspec.json.Decoder(StartRequest)
 register("syslog", lambda config: with_cache(config, Syslog(config)))
 register("journald", lambda config: with_cache(config, Journald(config)))
+register("gelf", lambda config: with_cache(config, Gelf(config)))
+register("fluentd", lambda config: with_cache(config, Fluentd(config)))
 MAX_UNREAD = 4096
 """Answers kept for an engine that does not read; then it receives nothing more."""
 

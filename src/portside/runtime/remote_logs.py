@@ -31,8 +31,6 @@ BUFFER = 1 << 20
 """Bytes that wait by default, in either mode."""
 _CONNECT = 10.0
 """Seconds that a start waits for the other side."""
-_AGAIN = 1.0
-"""Seconds between attempts to connect anew; what comes meanwhile waits or is lost."""
 _LAST = 5.0
 """Seconds the end waits for what is still to be sent."""
 
@@ -40,12 +38,21 @@ _LAST = 5.0
 class Remote(LineWriter):
     """Sends records over a socket that :meth:`connect` makes."""
 
+    keeps = False
+    """Whether records wait for the next connection when one ends."""
+    waits_for_start = True
+    """Whether the other side must be there when the container starts."""
+    again = 1.0
+    """Seconds between attempts to connect anew; what comes meanwhile waits or is lost."""
+
     def __init__(self, config: LogConfig) -> None:
         super().__init__()
         self._drops = config.options.get("mode") == "non-blocking"
         given = config.options.get("max-buffer-size")
         self._limit = ram_bytes(given) if given and self._drops else BUFFER
-        self._waiting: deque[bytes] = deque()
+        self.waiting: deque[bytes] = deque()
+        self._sent = 0
+        """Bytes of the first record that the other side took."""
         self._bytes = 0
         self._failed = 0.0
         self._poller: Poller | None = None
@@ -53,6 +60,9 @@ class Remote(LineWriter):
         try:
             self._open(_CONNECT)
         except OSError as err:
+            if not self.waits_for_start:
+                self._failed = time.monotonic()
+                return
             raise SystemFailure(
                 f"failed to initialize logging driver: {self.where()}: {err.strerror or err}"
             ) from err
@@ -67,6 +77,8 @@ class Remote(LineWriter):
 
     def bind(self, poller: Poller) -> None:
         self._poller = poller
+        if self.keeps and self._socket is None:
+            poller.after(self.again, self, self._retry)
 
     @property
     def full(self) -> bool:
@@ -74,9 +86,9 @@ class Remote(LineWriter):
 
     def put(self, records: list[bytes]) -> None:
         for record in records:
-            if self._drops and self._waiting and self._bytes + len(record) > self._limit:
+            if self._drops and self.waiting and self._bytes + len(record) > self._limit:
                 continue
-            self._waiting.append(record)
+            self.waiting.append(record)
             self._bytes += len(record)
         self._flush()
 
@@ -90,14 +102,14 @@ class Remote(LineWriter):
             return
         assert self._socket is not None
         try:
-            while self._waiting:
-                record = self._waiting[0]
-                sent = self._socket.send(record)
+            while self.waiting:
+                record = self.waiting[0]
+                sent = _send(self._socket, memoryview(record)[self._sent :])
                 self._bytes -= sent
-                if sent < len(record):
-                    self._waiting[0] = record[sent:]
-                else:
-                    self._waiting.popleft()
+                self._sent += sent
+                if self._sent >= len(record):
+                    self.waiting.popleft()
+                    self._sent = 0
         except BlockingIOError:
             pass
         except OSError:
@@ -106,8 +118,9 @@ class Remote(LineWriter):
         self._watch()
 
     def _reopened(self) -> bool:
-        """Connect anew, not too often; what waits meanwhile is lost as it would be by syslog(3)."""
-        if time.monotonic() - self._failed < _AGAIN:
+        """Connect anew, not too often; what waits meanwhile is lost as it would be by syslog(3),
+        unless the driver keeps it."""
+        if time.monotonic() - self._failed < self.again:
             self._forget()
             return False
         try:
@@ -117,23 +130,41 @@ class Remote(LineWriter):
             return False
         return True
 
-    def _lost(self) -> None:
-        self._failed = time.monotonic()
+    def renew(self) -> None:
+        """Leave a connection on which nothing waits, for a new one."""
+        if not self.waiting and self._socket is not None:
+            self._close()
+            self._failed = 0.0
+
+    def _close(self) -> None:
         if self._socket is not None:
             if self._poller is not None:
                 self._poller.drop(self._socket.fileno())
             self._socket.close()
             self._socket = None
+
+    def _lost(self) -> None:
+        self._failed = time.monotonic()
+        self._close()
+        self._bytes += self._sent  # the next connection gets the whole record
+        self._sent = 0
         self._forget()
+        if self.keeps and self._poller is not None:
+            self._poller.after(self.again, self, self._retry)
+
+    def _retry(self) -> None:
+        self._failed = 0.0
+        self._writable()
 
     def _forget(self) -> None:
-        self._waiting.clear()
-        self._bytes = 0
+        if not self.keeps:
+            self.waiting.clear()
+            self._bytes = self._sent = 0
 
     def _watch(self) -> None:
         if self._poller is None or self._socket is None:
             return
-        if self._waiting:
+        if self.waiting:
             self._poller.set(self._socket.fileno(), WRITE, lambda _: self._writable())
         else:
             self._poller.drop(self._socket.fileno())
@@ -147,16 +178,33 @@ class Remote(LineWriter):
         super().finish()
         deadline = time.monotonic() + _LAST
         with suppress(OSError):
-            while self._waiting and self._socket is not None and time.monotonic() < deadline:
+            if self.waiting and self._socket is None and self.keeps:
+                self._open(_LAST)
+            while self.waiting and self._socket is not None and time.monotonic() < deadline:
                 self._socket.settimeout(max(deadline - time.monotonic(), 0.01))
                 self._flush_blocking()
+        self.keeps = False
         self._lost()
+        if self._poller is not None:
+            self._poller.forget(self)
 
     def _flush_blocking(self) -> None:
         assert self._socket is not None
-        while self._waiting:
-            self._socket.sendall(self._waiting[0])
-            self._bytes -= len(self._waiting.popleft())
+        while self.waiting:
+            self._socket.sendall(memoryview(self.waiting[0])[self._sent :])
+            self._bytes -= len(self.waiting.popleft()) - self._sent
+            self._sent = 0
+
+
+def _send(sock: socket.socket, data: memoryview) -> int:
+    """The number of bytes that were sent. Over UDP the refusal of an earlier datagram is reported
+    by the next one, which was not sent."""
+    try:
+        return sock.send(data)
+    except ConnectionRefusedError:
+        if sock.type != socket.SOCK_DGRAM or sock.family == socket.AF_UNIX:
+            raise
+        return sock.send(data)
 
 
 class Both(LogWriter):
@@ -296,19 +344,16 @@ class Syslog(Remote):
         """Connect within ``timeout`` seconds, to port 514 by default. Raises OSError."""
         if not self._address:
             path = next((path for path in _LOCAL if os.path.exists(path)), _LOCAL[0])
-            return _unix(path, (socket.SOCK_DGRAM, socket.SOCK_STREAM))
+            return unix_socket(path, (socket.SOCK_DGRAM, socket.SOCK_STREAM))
         parts = urlsplit(self._address)
         if parts.scheme == "unix":
-            return _unix(parts.path, (socket.SOCK_STREAM, socket.SOCK_DGRAM))
+            return unix_socket(parts.path, (socket.SOCK_STREAM, socket.SOCK_DGRAM))
         if parts.scheme == "unixgram":
-            return _unix(parts.path, (socket.SOCK_DGRAM,))
+            return unix_socket(parts.path, (socket.SOCK_DGRAM,))
         where = (parts.hostname or "", parts.port or 514)
         if parts.scheme == "tcp":
             return socket.create_connection(where, timeout)
-        family, kind, _, _, address = socket.getaddrinfo(*where, type=socket.SOCK_DGRAM)[0]
-        sock = socket.socket(family, kind)
-        sock.connect(address)
-        return sock
+        return udp(*where)
 
     def record(self, stream: str, line: bytes, stamp: str, whole: bool) -> bytes:
         priority = self._facility * 8 + _SEVERITY[stream]
@@ -326,7 +371,15 @@ class Syslog(Remote):
         return head.encode() + line + b"\n"
 
 
-def _unix(path: str, kinds: tuple[socket.SocketKind, ...]) -> socket.socket:
+def udp(host: str, port: int) -> socket.socket:
+    """A socket that sends to a host. Raises OSError."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    sock = socket.socket(family, kind)
+    sock.connect(address)
+    return sock
+
+
+def unix_socket(path: str, kinds: tuple[socket.SocketKind, ...]) -> socket.socket:
     """A connection to a socket in the file system, of the first kind that it takes."""
     for last, kind in zip((*[False] * (len(kinds) - 1), True), kinds, strict=True):
         sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
