@@ -10,6 +10,7 @@ from portside.containers.container import Record
 from portside.containers.core import Core
 from portside.containers.spec import security_options
 from portside.kernel import apparmor
+from portside.model import capabilities
 from portside.model.audit_findings import INFO, PASS, WARN, Finding
 from portside.model.errors import PortsideError
 
@@ -113,8 +114,9 @@ def _image_health(core: Core, record: Record) -> str:
 
 
 def _capabilities(core: Core, record: Record) -> str:
-    added = record.host.cap_add or ()
-    return f"it has more capabilities than usual: {' '.join(added)}" if added else ""
+    added = capabilities.normalize(record.host.cap_add or (), "CapAdd")
+    more = [name for name in added if name not in capabilities.DEFAULT]
+    return f"it has more capabilities than usual: {' '.join(more)}" if more else ""
 
 
 def _privileged(core: Core, record: Record) -> str:
@@ -135,6 +137,8 @@ def _low_ports(core: Core, record: Record) -> str:
 
 
 def _any_address(core: Core, record: Record) -> str:
+    if record.host.publish_all_ports:
+        return "published on all addresses: every port that the image names"
     found = [port for port, bindings in (record.host.port_bindings or {}).items()
              if any(b.host_ip in ("", "0.0.0.0", "::") for b in bindings or ())]  # fmt: skip
     return f"published on all addresses: {', '.join(found)}" if found else ""
@@ -235,7 +239,8 @@ _CHECKS = (
            "--health-cmd COMMAND (HEALTHCHECK in the Dockerfile)", INFO),
     _Check("5.2", "It has an AppArmor profile", _apparmor, "--security-opt apparmor=PROFILE"),
     _Check("5.3", "It has an SELinux label", _selinux, "--security-opt label=type:TYPE"),
-    _Check("5.4", "Capabilities are restricted", _capabilities, "--cap-drop ALL --cap-add NEEDED"),
+    _Check("5.4", "Capabilities are restricted", _capabilities,
+           "--cap-drop ALL --cap-add NAME (of the default capabilities)"),
     _Check("5.5", "It is not privileged", _privileged, "(without --privileged)"),
     _Check("5.6", "No sensitive directory of the host is writable", _binds, "-v SOURCE:TARGET:ro"),
     _Check("5.7", "No sshd runs in it", _sshd, "(without sshd: portside exec)"),

@@ -8,6 +8,7 @@ import asyncio
 import grp
 import os
 import pwd
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ import portside
 from portside.engine.options import DEFAULT_CONFIG_FILE
 from portside.kernel import selinux
 from portside.model.audit_findings import INFO, PASS, WARN, Finding
+from portside.model.paths import rootless_user
 
 if TYPE_CHECKING:
     from portside.engine.engine import Engine
@@ -43,8 +45,8 @@ def audit_engine(engine: Engine) -> list[Finding]:
     ]
 
 
-def _set(key: str, value: str) -> str:
-    return f'set "{key}": {value} in {DEFAULT_CONFIG_FILE}, then restart the engine'
+def _config_file(options: DaemonOptions) -> str:
+    return options.config_file or DEFAULT_CONFIG_FILE
 
 
 def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
@@ -55,12 +57,18 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
             return Finding(id=number, title=title, verdict=PASS)
         return Finding(id=number, title=title, verdict=otherwise, reason=reason, fix=fix)
 
+    file = _config_file(options)
+
+    def setting(key: str, value: str) -> str:
+        return f'set "{key}": {value} in {file} (and no flag for it), then restart the engine'
+
+    rootless = rootless_user() != 0
     tcp = [host for host in options.effective_hosts if host.startswith("tcp://")]
     builtin = options.seccomp_profile in ("", "builtin")
     yield found(
         "2.1",
         "The engine runs without root where possible",
-        os.getuid() != 0,
+        rootless,
         "it runs as root",
         "run portside as an ordinary user where that is enough",
         INFO,
@@ -70,28 +78,28 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
         "Containers on the default bridge cannot reach each other",
         not options.icc,
         "icc is on: each container on the default bridge can reach all others",
-        _set("icc", "false"),
+        setting("icc", "false"),
     )
     yield found(
         "2.3",
         "The log level is info",
         options.log_level == "info",
         f"it is {options.log_level}",
-        _set("log-level", '"info"'),
+        setting("log-level", '"info"'),
     )
     yield found(
         "2.4",
         "The engine may change the firewall",
         options.iptables,
         "without its rules nothing keeps networks apart",
-        _set("iptables", "true"),
+        setting("iptables", "true"),
     )
     yield found(
         "2.5",
         "No insecure registries",
         not options.insecure_registries,
         f"unverified: {', '.join(options.insecure_registries)}",
-        _set("insecure-registries", "[]"),
+        setting("insecure-registries", "[]"),
     )
     yield found("2.6", "The storage driver aufs is not used", True, "", "")
     yield found(
@@ -106,22 +114,22 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
         "Default limits are set",
         bool(options.default_ulimits),
         "containers inherit the engine's limits of open files and processes",
-        _set("default-ulimits", '{"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 65536}}'),
+        setting("default-ulimits", '{"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 65536}}'),
         INFO,
     )
     yield found(
         "2.9",
         "Containers have user namespaces",
-        remapped or os.getuid() != 0,
+        remapped or rootless,
         "root in a container is root of the host, held by capabilities and filters only",
-        _set("userns-remap", '"default"'),
+        setting("userns-remap", '"default"'),
     )
     yield found(
         "2.10",
         "The default control group is used",
         not options.cgroup_parent,
         f"containers are in {options.cgroup_parent}: what else is there shares its limits",
-        _set("cgroup-parent", '""'),
+        setting("cgroup-parent", '""'),
         INFO,
     )
     sizes = [option for option in options.storage_opts if "basesize" in option]
@@ -130,13 +138,13 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
         "The base device size is not changed",
         not sizes,
         f"storage-opts: {', '.join(sizes)}",
-        _set("storage-opts", "[]"),
+        setting("storage-opts", "[]"),
         INFO,
     )
     yield found(
         "2.12",
         "Commands of clients are authorized",
-        os.getuid() != 0,
+        rootless,
         "whoever may open the socket may do everything: authorization plugins are not supported",
         "run an engine without root for each user (portside run as that user starts it)",
         INFO,
@@ -146,7 +154,7 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
         "Logs are sent to a central place",
         options.log_driver in ("syslog", "journald", "gelf", "fluentd"),
         f"the driver {options.log_driver} keeps them on this machine",
-        _set("log-driver", '"syslog"'),
+        setting("log-driver", '"syslog"'),
         INFO,
     )
     yield found(
@@ -154,7 +162,7 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
         "Containers cannot gain privileges",
         options.no_new_privileges,
         "a set-user-ID program in a container can give more rights than its user has",
-        _set("no-new-privileges", "true"),
+        setting("no-new-privileges", "true"),
     )
     yield found("2.15", "Containers outlive the engine", True, "", "")
     yield found(
@@ -162,7 +170,7 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
         "No proxy for published ports",
         not options.userland_proxy,
         "IPv6 clients of containers without IPv6 are passed on by the engine",
-        _set("userland-proxy", "false"),
+        setting("userland-proxy", "false"),
         INFO,
     )
     yield found(
@@ -170,7 +178,7 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
         "The default seccomp profile is not replaced",
         options.seccomp_profile != "unconfined",
         "containers have no seccomp filter",
-        _set("seccomp-profile", '"builtin"'),
+        setting("seccomp-profile", '"builtin"'),
     )
     if not builtin and options.seccomp_profile != "unconfined":
         yield found(
@@ -178,7 +186,7 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
             "The default seccomp profile is not replaced",
             False,
             f"it is {options.seccomp_profile}",
-            _set("seccomp-profile", '"builtin"'),
+            setting("seccomp-profile", '"builtin"'),
             INFO,
         )
     yield found(
@@ -186,7 +194,7 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
         "Experimental features are off",
         not options.experimental,
         "experimental is on",
-        _set("experimental", "false"),
+        setting("experimental", "false"),
     )
     yield found("5.1", "Swarm mode is off", True, "", "")
     if selinux.enabled():
@@ -195,7 +203,7 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
             "SELinux labels containers",
             options.selinux_enabled,
             "selinux-enabled is off",
-            _set("selinux-enabled", "true"),
+            setting("selinux-enabled", "true"),
         )
 
 
@@ -212,7 +220,7 @@ def _machine(options: DaemonOptions) -> Iterator[Finding]:
             reason="" if separate else "a full disk of containers is a full disk of the machine",
             fix="" if separate else f"mount a file system at {root}",
         )
-    users = _members(options.group)
+    users = [] if rootless_user() else _members(options.group)
     yield Finding(
         id="1.1.2",
         title="Only trusted users control the engine",
@@ -222,18 +230,21 @@ def _machine(options: DaemonOptions) -> Iterator[Finding]:
         fix=f"gpasswd --delete USER {options.group}" if users else "",
     )
     rules = _audit_rules()
-    program, settings = portside.__file__.rpartition("/")[0], str(Path(DEFAULT_CONFIG_FILE).parent)
+    program, settings = (
+        portside.__file__.rpartition("/")[0],
+        str(Path(_config_file(options)).parent),
+    )
     places = {"1.1.3": program, "1.1.4": options.exec_root, "1.1.5": root, "1.1.6": settings}
     for number, path in places.items():
         if Path(path).exists():
-            watched = any(path.startswith(rule) for rule in rules)
+            watched = any(Path(path).is_relative_to(rule) for rule in rules)
             yield Finding(
                 id=number,
                 title="Changes of the engine's files are audited",
                 verdict=PASS if watched else INFO,
                 subject=path,
                 reason="" if watched else "no rule of auditd watches it",
-                fix="" if watched else f"auditctl -w {path} -k portside",
+                fix="" if watched else _watch(path),
             )
 
 
@@ -246,17 +257,37 @@ def _members(group: str) -> list[str]:
     return []
 
 
+_RULES = Path("/etc/audit/rules.d")
+
+
+def _watch(path: str) -> str:
+    """A rule that outlives a restart of the machine."""
+    rule = shlex.quote(f"-w {shlex.quote(path)} -k portside")
+    return f"echo {rule} >> {_RULES}/portside.rules && augenrules --load"
+
+
 def _audit_rules() -> list[str]:
-    """The paths that auditd watches (audit.rules(7))."""
-    found = []
-    files = [Path("/etc/audit/audit.rules"), *Path("/etc/audit/rules.d").glob("*.rules")]
-    for file in files:
+    """The paths that auditd watches (audit.rules(7)): as files or directories with all below."""
+    found: list[str] = []
+    for file in (_RULES.parent / "audit.rules", *_RULES.glob("*.rules")):
         with suppress(OSError):
-            words = file.read_text(errors="replace").split()
-            found += [path for flag, path in pairwise(words) if flag == "-w"]
-            found += [path.partition("=")[2] for flag, path in pairwise(words)
-                      if flag == "-F" and path.startswith(("path=", "dir="))]  # fmt: skip
+            for line in file.read_text(errors="replace").splitlines():
+                found += _watched(line)
     return found
+
+
+def _watched(rule: str) -> Iterator[str]:
+    """The paths of one line."""
+    try:
+        words = shlex.split(rule, comments=True)
+    except ValueError:
+        return
+    for flag, word in pairwise(words):
+        key, equals, value = word.partition("=")
+        if flag == "-w":
+            yield word
+        elif flag == "-F" and equals and key in ("path", "dir"):
+            yield value
 
 
 def audit_sprawl(engine: Engine) -> Iterator[Finding]:
@@ -289,7 +320,7 @@ _UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system")
 
 def _files(options: DaemonOptions) -> Iterator[Finding]:
     """Owners and modes: what is less open than recommended is as good."""
-    config = options.config_file or DEFAULT_CONFIG_FILE
+    config = _config_file(options)
     group = options.group
     places = [
         ("3.5", "3.6", str(Path(config).parent), "root", 0o755),
@@ -307,6 +338,10 @@ def _files(options: DaemonOptions) -> Iterator[Finding]:
         if path:
             with suppress(OSError):
                 yield from _file(owner_id, mode_id, path, wanted, mode)
+    with suppress(OSError):
+        yield from _mode("data-root", options.data_root, 0o710)
+    if rootless_user():
+        return  # the system's files are not this engine's
     for owner_id, mode_id, unit in (("3.1", "3.2", "service"), ("3.3", "3.4", "socket")):
         for directory in _UNITS:
             with suppress(OSError):
@@ -315,8 +350,6 @@ def _files(options: DaemonOptions) -> Iterator[Finding]:
                                     ("3.22", "3.21", "/etc/sysconfig/portside")):  # fmt: skip
         with suppress(OSError):
             yield from _file(owner_id, mode_id, path, "root", 0o644)
-    with suppress(OSError):
-        yield from _mode("data-root", options.data_root, 0o710)
 
 
 def _file(owner_id: str, mode_id: str, path: str, group: str, mode: int) -> Iterator[Finding]:
@@ -334,7 +367,7 @@ def _file(owner_id: str, mode_id: str, path: str, group: str, mode: int) -> Iter
             verdict=WARN,
             subject=path,
             reason=f"it belongs to {user}:{owning}",
-            fix=f"chown {own}:{group} {path}",
+            fix=f"chown {own}:{group} {shlex.quote(path)}",
         )
     yield from _mode(mode_id, path, mode)
 
@@ -349,7 +382,7 @@ def _mode(number: str, path: str, most: int) -> Iterator[Finding]:
             verdict=WARN,
             subject=path,
             reason=f"its mode is {mode:04o}",
-            fix=f"chmod {most:o} {path}",
+            fix=f"chmod {most:o} {shlex.quote(path)}",
         )
     else:
         yield Finding(id=number, title=title, verdict=PASS, subject=path)
