@@ -423,3 +423,38 @@ def test_updates_that_contradict_what_is_set(engine: RunningEngine, made: list[s
         ({"NanoCpus": 10**9}, {"CpuPeriod": 50000}, "Nano CPUs cannot be updated as CPU Period"),
     ):
         assert words in refused(body, **host)
+
+
+@pytest.mark.parametrize("port", ["0/tcp", "80/foo", "0-2/udp"])
+def test_any_port_can_be_exposed(engine: RunningEngine, made: list[str], port: str) -> None:
+    config = inspected(engine, made, ExposedPorts={port: {}})["Config"]
+    assert config["ExposedPorts"] == {port: {}}
+    engine.request("POST", f"/containers/{made[-1]}/start")
+    assert engine.json("GET", f"/containers/{made[-1]}/json")["State"]["Running"]
+    linked = {"HostConfig": {"Links": [f"{made[-1]}:other"]}}
+    inspected(engine, made, **linked)
+    assert engine.request("POST", f"/containers/{made[-1]}/start")[0] == 204
+
+
+def test_port_0_is_not_published(engine: RunningEngine, made: list[str]) -> None:
+    host = {"PublishAllPorts": True}
+    inspected(engine, made, ExposedPorts={"0/tcp": {}}, HostConfig=host)
+    assert engine.request("POST", f"/containers/{made[-1]}/start")[0] == 204
+
+
+@pytest.mark.parametrize("number", ["99", "65", "-1"])
+def test_a_stop_signal_that_no_kernel_has_ends_the_container(
+    engine: RunningEngine, made: list[str], number: str
+) -> None:
+    assert inspected(engine, made, StopSignal=number)["Config"]["StopSignal"] == number
+    for query in ("", f"?signal={number}"):
+        engine.request("POST", f"/containers/{made[-1]}/start")
+        assert engine.request("POST", f"/containers/{made[-1]}/stop{query}")[0] == 204
+        assert engine.json("GET", f"/containers/{made[-1]}/json")["State"]["ExitCode"] == 137
+    status, _, data = engine.request(
+        "POST", f"/commit?container={made[-1]}&changes=STOPSIGNAL%20{number}", None
+    )
+    assert status == 201
+    identifier = json.loads(data)["Id"]
+    assert engine.json("GET", f"/images/{identifier}/json")["Config"]["StopSignal"] == number
+    engine.request("DELETE", f"/images/{identifier}?force=1")

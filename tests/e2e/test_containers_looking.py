@@ -160,12 +160,17 @@ def test_top(docker: Docker, name: str) -> None:
         ("-e", "PID TTY TIME CMD", "sleep"),
         ("-j", "PID PGID SID TTY TIME CMD", "sleep"),
         ("j", "PPID PID PGID SID TTY TPGID STAT UID TIME COMMAND", "sleep 88"),
+        ("-l", "F S UID PID PPID C PRI NI ADDR SZ WCHAN TTY TIME CMD", "sleep"),
+        ("-lf", "F S UID PID PPID C PRI NI ADDR SZ WCHAN STIME TTY TIME CMD", "sleep 88"),
+        ("-ely", "S UID PID PPID C PRI NI RSS SZ WCHAN TTY TIME CMD", "sleep"),
+        ("axl", "F UID PID PPID PRI NI VSZ RSS WCHAN STAT TTY TIME COMMAND", "sleep 88"),
+        ("-eF", "UID PID PPID C SZ RSS PSR STIME TTY TIME CMD", "sleep 88"),
     ):
         head, *lines = docker("top", name, style).stdout.splitlines()
         columns = len(head.split())
         assert head.split() == titles.split()
         assert sleeping in [line.split(None, columns - 1)[-1] for line in lines]
-    for bad in ("-o", "none-such"), ("nonsense",), ("-o", "comm"):
+    for bad in ("-o", "none-such"), ("nonsense",), ("-o", "comm"), ("-y",):
         assert docker("top", name, *bad, check=False).returncode == 1
 
 

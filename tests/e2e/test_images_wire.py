@@ -186,6 +186,18 @@ def test_an_import_is_reported_as_docker_reports_it(engine: RunningEngine, docke
         "POST", "/v1.51/images/create?fromSrc=-&platform=windows/amd64", b""
     )
     assert (status, json.loads(body)["message"]) == (400, "operating system is not supported")
+    for platform, variant in (
+        ("arm64", ""),
+        ("arm64/v8", "v8"),
+        ("arm/v7", "v7"),
+        ("amd64/v2", "v2"),
+    ):
+        docker(
+            "import", "--platform", f"linux/{platform}", "-", "imported:1",
+            input=layer_tar({"imported": b"1"}), text=False,
+        )  # fmt: skip
+        found = engine.json("GET", "/v1.51/images/imported:1/json")
+        assert found.get("Variant", "") == variant
     docker("rmi", "imported:1")
 
 

@@ -32,6 +32,15 @@ def _platform(request: Request) -> Platform | None:
     return _one_platform(value) if value else None
 
 
+def _platform_as_named(request: Request) -> Platform | None:
+    """The same, with arm64's variant where it was given, which normal names lack."""
+    found = _platform(request)
+    named = params.text(request, "platform").count("/") == 2
+    if found and named and found.architecture == "arm64" and not found.variant:
+        return msgspec.structs.replace(found, variant="v8")
+    return found
+
+
 def _one_platform(value: str) -> Platform:
     if value.startswith("{"):
         try:
@@ -121,7 +130,7 @@ async def _import(api: Api, request: Request) -> Answer:
             target,
             message=message,
             changes=params.texts(request, "changes"),
-            platform=_platform(request),
+            platform=_platform_as_named(request),
             progress=report,
         )
 

@@ -120,7 +120,7 @@ async def exec_create(api: Api, request: Request, name: str) -> Answer:
     if not config.cmd:
         raise InvalidParameter("No exec command specified")
     containers = api.engine.containers
-    created = await create_exec(containers, containers.find(name), config)
+    created = await create_exec(containers, containers.find(name), config, name=name)
     return reply.json({"Id": created.id}, 201)
 
 

@@ -145,15 +145,18 @@ async def _send_logs(
 # -- exec ------------------------------------------------------------------------------------
 
 
-async def create_exec(core: Core, container: Container, config: ExecConfig) -> ExecInstance:
-    """Prepare an exec. Raises Conflict, InvalidParameter."""
+async def create_exec(
+    core: Core, container: Container, config: ExecConfig, *, name: str = ""
+) -> ExecInstance:
+    """Prepare an exec. Raises Conflict, InvalidParameter; ``name`` is what the client calls the
+    container, as the errors say it."""
     if not config.cmd:
         raise InvalidParameter("No exec command specified")
-    _check_runs(container)
+    _check_runs(container, name)
     if config.user:
         with unless_ended(container):
             await _check_user(core, container.record.pid, config.user)
-        _check_runs(container)
+        _check_runs(container, name)
     parse_keys(config.detach_keys or DEFAULT_KEYS)
     waiting = [each for each in container.execs.values() if not each.running]
     if len(waiting) >= _MOST_EXECS:
@@ -191,10 +194,12 @@ def shown(command: Sequence[str]) -> str:
     return f"{command[0]} {' '.join(command[1:])}" if command else ""
 
 
-def _check_runs(container: Container) -> None:
+def _check_runs(container: Container, name: str = "") -> None:
     record = container.record
     if record.paused:
-        raise Conflict(f"Container {record.id} is paused, unpause the container before exec")
+        raise Conflict(
+            f"Container {name or record.id} is paused, unpause the container before exec"
+        )
     if record.restarting:
         raise Conflict(f"Container {record.id} is restarting, wait until the container is running")
     if not record.running or container.monitor is None:

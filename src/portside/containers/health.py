@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from portside.containers.attach_exec import process_of, shown
 from portside.containers.stop import STOP_TIMEOUT, send_signal
-from portside.containers.validation import parse_signal
+from portside.containers.validation import stop_signal
 from portside.model.container import ExecConfig, ExecStart
 from portside.model.containerstate import HealthResult
 from portside.model.errors import PortsideError
@@ -198,7 +198,7 @@ class HealthMonitor:
 async def _end(core: Core, container: Container) -> None:
     """``on-unhealthy``: end it, so that its policy starts it again."""
     log.info("container %s is unhealthy: restarting it", container.id)
-    number = parse_signal(container.record.config.stop_signal or "TERM")
+    number = stop_signal(container.record.config.stop_signal)
     timeout = container.record.config.stop_timeout
     await send_signal(core, container, number)
     try:

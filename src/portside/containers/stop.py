@@ -13,7 +13,7 @@ from msgspec import MsgspecError
 from portside.containers.container import Container
 from portside.containers.core import Core, held, not_running, unless_ended
 from portside.containers.processes import cgroup_of
-from portside.containers.validation import parse_signal, signal_name
+from portside.containers.validation import parse_signal, signal_name, stop_signal
 from portside.model.errors import (
     Conflict,
     InvalidParameter,
@@ -61,7 +61,7 @@ async def stop_container(
     if timeout is None:
         timeout = STOP_TIMEOUT
     try:
-        number = parse_signal(signal or record.config.stop_signal or "TERM")
+        number = stop_signal(signal or record.config.stop_signal)
     except InvalidParameter as err:
         raise InvalidParameter(f"cannot stop container: {record.name}: {err}") from None
     container.stopping = record.stopped_by_user = True
@@ -187,15 +187,15 @@ async def kill_container(core: Core, container: Container, number: int = signals
         raise Conflict(
             f"cannot kill container: {record.name}: container {record.id} is not running"
         )
-    stop_signal = record.config.stop_signal
-    if number == signals.SIGKILL or number == parse_signal(stop_signal or "TERM"):
+    stops_by = record.config.stop_signal
+    if number == signals.SIGKILL or number == stop_signal(stops_by):
         container.stopping = True
         record.stopped_by_user = True
         core.save(container)
     if number == signals.SIGKILL:
         await end_now(core, container)
     else:
-        meant_to_end = not stop_signal or number == parse_signal(stop_signal)
+        meant_to_end = not stops_by or number == stop_signal(stops_by)
         await send_signal(core, container, number, resume=meant_to_end)
 
 

@@ -49,6 +49,11 @@ class Process:
     nice: int
     priority: int
     threads: int
+    flags: int
+    processor: int
+    """Where it ran last."""
+    sleeps_in: str
+    """The kernel's function it waits in; empty where the kernel does not say."""
 
 
 def read(pid: int, boot: float) -> Process | None:
@@ -58,6 +63,7 @@ def read(pid: int, boot: float) -> Process | None:
         text = (base / "stat").read_text(errors="replace")
         uid = base.stat().st_uid
         command = (base / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        channel = (base / "wchan").read_text(errors="replace")
     except OSError:
         return None
     head, _, rest = text.rpartition(")")
@@ -69,6 +75,7 @@ def read(pid: int, boot: float) -> Process | None:
         command=command.strip() or f"[{name}]",
         ticks=int(f[11]) + int(f[12]), started=boot + int(f[19]) / _TICKS, vsize=int(f[20]),
         rss=int(f[21]) * _PAGE, nice=int(f[16]), priority=int(f[15]), threads=int(f[17]),
+        flags=int(f[6]), processor=int(f[36]), sleeps_in="" if channel == "0" else channel,
     )  # fmt: skip
 
 
@@ -150,6 +157,12 @@ _COLUMNS: dict[str, Column] = {
     "pri": ("PRI", lambda p: str(p.priority)),
     "nlwp": ("NLWP", lambda p: str(p.threads)),
     "bsdtime": ("TIME", lambda p: _bsd_clock(p.ticks / _TICKS)),
+    "f": ("F", lambda p: str(p.flags >> 6 & 7)),
+    "sz": ("SZ", lambda p: str(p.vsize // _PAGE)),
+    "psr": ("PSR", lambda p: str(p.processor)),
+    "addr": ("ADDR", lambda p: "-"),
+    "wchan": ("WCHAN", lambda p: p.sleeps_in[:6] or "-"),
+    "opri": ("PRI", lambda p: str(p.priority + 60)),
     "euser": ("UID", lambda p: _user(p.uid)),
 }
 _OTHER_NAMES = {
@@ -159,6 +172,15 @@ _OTHER_NAMES = {
     "start_time": "stime", "session": "sid", "fname": "comm",
 }  # fmt: skip
 _FULL = ("euser", "pid", "ppid", "c", "stime", "tty", "time", "cmd")
+_EXTRA_FULL = ("euser", "pid", "ppid", "c", "sz", "rss", "psr", "stime", "tty", "time", "cmd")
+_LONG = ("f", "s", "uid", "pid", "ppid", "c", "opri", "ni", "addr", "sz", "wchan", "tty", "time",
+         "ucmd")  # fmt: skip
+_LONG_FULL = ("f", "s", "euser", "pid", "ppid", "c", "opri", "ni", "addr", "sz", "wchan", "stime",
+              "tty", "time", "cmd")  # fmt: skip
+_LONG_Y = ("s", "uid", "pid", "ppid", "c", "opri", "ni", "rss", "sz", "wchan", "tty", "time",
+           "ucmd")  # fmt: skip
+_BSD_LONG = ("f", "uid", "pid", "ppid", "pri", "ni", "vsz", "rss", "wchan", "stat", "tty",
+             "bsdtime", "command")  # fmt: skip
 _USER = ("user", "pid", "%cpu", "%mem", "vsz", "rss", "tty", "stat", "start", "bsdtime", "command")
 _PLAIN = ("pid", "tty", "time", "ucmd")
 _BSD = ("pid", "tty", "stat", "bsdtime", "command")
@@ -210,15 +232,25 @@ def _style(word: str) -> tuple[str, ...] | None:
     none. Raises InvalidParameter."""
     letters = word.lstrip("-")
     if word.startswith("-") and letters not in ("x", "u"):  # ps takes these two as BSD's
-        if "f" in letters or "F" in letters:
-            return _FULL
-        if letters.strip("eAaxwlTjc"):
+        if letters.strip("eAaxwlTjcfFy"):
             raise InvalidParameter(f"ps option {word} is not supported: use -ef, aux or -o")
+        if "l" in letters and "f" in letters:
+            return _LONG_FULL
+        if "l" in letters:
+            return _LONG_Y if "y" in letters else _LONG
+        if "y" in letters:
+            raise InvalidParameter("ps: error: modifier -y without format -l makes no sense")
+        if "F" in letters:
+            return _EXTRA_FULL
+        if "f" in letters:
+            return _FULL
         return _JOBS if "j" in letters else None
     if letters.strip("aAcefhjlSTuwxX"):
         raise InvalidParameter("ps: error: unsupported option (BSD syntax)")
     if "u" in letters:
         return _USER
+    if "l" in letters:
+        return _BSD_LONG
     return _BSD_JOBS if "j" in letters else _BSD
 
 

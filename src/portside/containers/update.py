@@ -94,8 +94,8 @@ async def update_container(core: Core, container: Container, request: UpdateRequ
         if request.restart_policy.name:
             if host.auto_remove and request.restart_policy.name != "no":
                 raise Conflict(
-                    "Restart policy cannot be updated because AutoRemove is enabled for the "
-                    "container"
+                    f"Cannot update container {record.id}: Restart policy cannot be updated "
+                    "because AutoRemove is enabled for the container"
                 )
             host.restart_policy = request.restart_policy
         check_policy(host)

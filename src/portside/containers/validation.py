@@ -66,7 +66,7 @@ def check(core: Core, config: ContainerConfig, host: HostConfig) -> None:
     check_policy(host)
     check_health(config.healthcheck)
     if config.stop_signal:
-        parse_signal(config.stop_signal)
+        parse_signal(config.stop_signal, stops=True)
     for variable in config.env or ():
         if not variable or variable.startswith("="):
             raise InvalidParameter(f"invalid environment variable: {variable}")
@@ -211,11 +211,13 @@ def check_limits(host: _R, *, update: bool = False) -> tuple[_R, list[str]]:
 # -- signals -------------------------------------------------------------------------------
 
 
-def parse_signal(text: str) -> int:
-    """The number of ``TERM``, ``SIGTERM``, ``sigterm``, ``15``, ``RTMIN+3``."""
+def parse_signal(text: str, *, stops: bool = False) -> int:
+    """The number of ``TERM``, ``SIGTERM``, ``sigterm``, ``15``, ``RTMIN+3``. Raises
+    InvalidParameter. With ``stops``, a signal to stop by, also numbers that the kernel does not
+    know: Docker takes them, and its stop then ends with SIGKILL."""
     if text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 20:
         number = int(text)
-        if 0 < number <= signal.SIGRTMAX:
+        if 0 < number <= signal.SIGRTMAX or (stops and number):
             return number
         if number == 0:
             raise InvalidParameter(f"invalid signal: {text}")
@@ -234,6 +236,12 @@ def parse_signal(text: str) -> int:
         return int(signal.Signals[name])
     except KeyError:
         raise InvalidParameter(f"invalid signal: {text}") from None
+
+
+def stop_signal(text: str) -> int:
+    """What is sent to stop a container; SIGKILL for a number that no signal has."""
+    number = parse_signal(text or "TERM", stops=True)
+    return number if 0 < number <= signal.SIGRTMAX else int(signal.SIGKILL)
 
 
 def signal_name(number: int) -> str:

@@ -229,7 +229,8 @@ def stop_signal(text: str) -> str:
     name = text.strip()
     known = {member.name for member in signal.Signals}
     plain = f"SIG{name.upper().removeprefix('SIG')}"
-    if not (name.isdecimal() and 0 < int(name) <= 64) and plain not in known:
+    number = name.isascii() and name.removeprefix("-").isdecimal() and name.strip("-0") != ""
+    if not number and plain not in known:
         raise InvalidParameter(f"invalid signal: {name}")
     return name
 

@@ -43,6 +43,9 @@ async def import_image(
     """Make the image; its ID. ``archive`` is a stream or an http(s) URL."""
     config = apply_changes(RunConfig(), changes)
     target = (platform or Platform.host()).normalized()
+    variant = target.variant
+    if target.architecture == "arm64" and platform and platform.variant:
+        variant = variant or "v8"  # recorded where the request named it, as in Docker
     if target.os != "linux":
         raise InvalidParameter("operating system is not supported")
     if isinstance(archive, str):
@@ -59,7 +62,7 @@ async def import_image(
             os=target.os,
             os_version=target.os_version,
             rootfs=RootFS("layers", (packed.diff_id,)),
-            variant=target.variant,
+            variant=variant,
         )
         layer = Descriptor(media_type=OCI_LAYER_GZIP, digest=packed.digest, size=packed.size)
         names = [name] if name else []

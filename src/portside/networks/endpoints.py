@@ -21,7 +21,7 @@ from portside.model.network import (
 )
 from portside.networks import ipam, network_interfaces, network_options, network_store
 from portside.networks.network_store import Catalogue, EndpointRecord, NetworkRecord, SandboxRecord
-from portside.networks.portmapper import Publication, parse_port
+from portside.networks.portmapper import Publication, parse_exposed
 
 
 def dns_names(request: NetworkRequest, wanted: EndpointSettings) -> tuple[str, ...]:
@@ -224,7 +224,7 @@ def port_map(
         found.setdefault(key, []).append(binding)
     table: dict[str, tuple[PortBinding, ...] | None] = {}
     for text in (*exposed, *request.port_bindings):
-        first, last, protocol = parse_port(text)
+        first, last, protocol = parse_exposed(text)
         for port in range(first, last + 1):
             table.setdefault(f"{port}/{protocol}", None)
     table.update({key: tuple(bindings) for key, bindings in found.items()})

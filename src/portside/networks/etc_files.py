@@ -24,7 +24,7 @@ from portside.networks.dns.resolver import (
     is_loopback,
 )
 from portside.networks.network_store import Catalogue, EndpointRecord, SandboxRecord
-from portside.networks.portmapper import parse_port
+from portside.networks.portmapper import usable_ports
 
 HOST_GATEWAY = "host-gateway"
 """The word in an extra host that stands for the host's address as containers see it."""
@@ -324,11 +324,7 @@ def link_variables(
     """The variables Docker's legacy links set, such as ``DB_PORT_5432_TCP_ADDR``."""
     prefix = alias.upper().replace("-", "_")
     lines = [f"{prefix}_NAME=/{record.request.name}/{alias}"]
-    ports = sorted(
-        (port, protocol)
-        for first, last, protocol in map(parse_port, other.request.exposed_ports)
-        for port in range(first, last + 1)
-    )
+    ports = sorted(usable_ports(other.request.exposed_ports))
     if ports:
         port, protocol = ports[0]
         lines.insert(0, f"{prefix}_PORT={protocol}://{endpoint.ipv4}:{port}")

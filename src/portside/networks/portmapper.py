@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,13 +80,26 @@ def endpoint_text(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def parse_port(text: str) -> tuple[int, int, str]:
-    """First, last and protocol of ``80``, ``80/udp`` or ``8000-8010/tcp``."""
+def parse_exposed(text: str) -> tuple[int, int, str]:
+    """First, last and protocol of ``80``, ``80/udp`` or ``8000-8010/tcp``. As in Docker, a port
+    that is only exposed may be 0 and have any protocol."""
     numbers, _, protocol = text.partition("/")
-    protocol = (protocol or "tcp").lower()
+    return *parse_range(numbers), (protocol or "tcp").lower()
+
+
+def usable_ports(exposed: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Port and protocol of each exposed port that packets can be sent to."""
+    for text in exposed:
+        first, last, protocol = parse_exposed(text)
+        if protocol in PROTOCOLS:
+            yield from ((port, protocol) for port in range(max(first, 1), last + 1))
+
+
+def parse_port(text: str) -> tuple[int, int, str]:
+    """:func:`parse_exposed` of a port that is published."""
+    first, last, protocol = parse_exposed(text)
     if protocol not in PROTOCOLS:
         raise InvalidParameter(f"invalid port {text!r}: unknown protocol {protocol!r}")
-    first, last = parse_range(numbers)
     if first == 0:
         raise InvalidParameter(f"invalid port {text!r}: 0 is not a container's port")
     return first, last, protocol
@@ -126,10 +139,12 @@ def parse_wanted(
     if publish_all:
         named = {(item.protocol, item.container_port) for item in wanted}
         for key in exposed:
-            first, last, protocol = parse_port(key)
+            first, last, protocol = parse_exposed(key)
+            if protocol not in PROTOCOLS:
+                raise InvalidParameter(f"invalid port {key!r}: unknown protocol {protocol!r}")
             wanted += [
                 Wanted(protocol, port, _host_ip(default_ip), 0, 0)
-                for port in range(first, last + 1)
+                for port in range(max(first, 1), last + 1)
                 if (protocol, port) not in named
             ]
     return wanted

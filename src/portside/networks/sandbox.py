@@ -61,7 +61,7 @@ from portside.networks.network_store import (
     SandboxRecord,
     lease_names,
 )
-from portside.networks.portmapper import parse_port
+from portside.networks.portmapper import usable_ports
 from portside.networks.publish import PortPublisher, forget_flows
 from portside.store.db import Database, NameTaken
 
@@ -338,8 +338,7 @@ class Sandboxes:
         return [
             LinkRule(bridge.ipv4, endpoint.ipv4, protocol, port)
             for other, endpoint, _ in self.files.linked(record)
-            for first, last, protocol in map(parse_port, other.request.exposed_ports)
-            for port in range(first, last + 1)
+            for port, protocol in usable_ports(other.request.exposed_ports)
         ]
 
     def _make_endpoints(

@@ -41,7 +41,7 @@ from portside.networks.firewall.ruleset import network_rules
 from portside.networks.netns_pool import NamespacePool, NamespaceWorker
 from portside.networks.network_interfaces import Links, enable_forwarding, parse_mac
 from portside.networks.network_store import LIST_FILTERS, PRUNE_FILTERS, Catalogue, NetworkRecord
-from portside.networks.portmapper import parse_port, parse_wanted
+from portside.networks.portmapper import parse_exposed, parse_wanted
 from portside.networks.sandbox import Sandboxes
 from portside.store.db import Database
 
@@ -184,7 +184,7 @@ class NetworkService:
             self._options.default_binding_ip,
         )  # fmt: skip
         for port in request.exposed_ports:
-            parse_port(port)
+            parse_exposed(port)
         if request.mac_address:
             parse_mac(request.mac_address)
         etc_files.parse_extra_hosts(request.extra_hosts, ["192.0.2.1"])
