@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from portside.builder.llb import ChownOpt, CopyAction, Remove, UserOpt
+from portside.builder.llb import ChownOpt, CopyAction, MakeDir, Remove, UserOpt
 from portside.builder.solver.build_jobs import RunFileOp
 from portside.builder.solver.content_hash import hash_copies
 from portside.builder.solver.file_digests import FileDigests, beside
@@ -313,3 +313,36 @@ def test_a_linked_file_replaces_what_the_root_has(place: Place) -> None:
     actions = Remove(path="/gone"), copy("/", "/large"), copy("/", "/gone")
     place.run(*actions, digests=digests, private=True)
     assert place.seen() == {"large": LARGE, "gone": LARGE}
+
+
+def test_a_symbolic_mode_is_not_for_the_directories_on_the_way(place: Place) -> None:
+    fill(place.source, {"f": "1", "d/g": "2"})
+    actions = tuple(
+        Placed(copy(dest, mode=mode), 0) for dest, mode in (("/s/t/", "go-rwx"), ("/o/t/", "700"))
+    )
+    RunFileOp(
+        rootfs=place.rootfs, base="", target=str(place.target), limits=Limits(), actions=actions,
+        sources=(Rootfs("bind", upper=str(place.source)),),
+    ).run([], lambda _: None)  # fmt: skip
+    names = ("s", "s/t", "s/t/f", "s/t/d", "o", "o/t", "o/t/f")
+    found = [stat.S_IMODE(os.stat(place.upper / name).st_mode) for name in names]
+    assert found == [0o755, 0o755, 0o600, 0o700, 0o700, 0o700, 0o700]
+
+
+def test_a_directory_of_an_unknown_user_is_roots(place: Place) -> None:
+    fill(place.bottom, {"etc/passwd": "bob:x:15:16::/:/bin/sh\n", "etc/group": "staff:x:50:\n"})
+    users = {"bob": (15, 16), "bob:staff": (15, 50), "bob:none": (15, 16), "none": (0, 0)}
+
+    def made(number: int, name: str) -> Placed:
+        user, colon, group = name.partition(":")
+        owner = ChownOpt(user=UserOpt(name=user), group=UserOpt(name=group) if colon else None)
+        return Placed(MakeDir(path=f"/{number}/a", make_parents=True, owner=owner), -1)
+
+    RunFileOp(
+        rootfs=place.rootfs, base="", target=str(place.target), limits=Limits(), sources=(),
+        actions=tuple(made(number, name) for number, name in enumerate(users)),
+    ).run([], lambda _: None)  # fmt: skip
+    for number, expected in enumerate(users.values()):
+        for path in (f"{number}", f"{number}/a"):
+            seen = os.stat(place.upper / path)
+            assert (seen.st_uid, seen.st_gid) == expected

@@ -1,6 +1,7 @@
 """From a Dockerfile to LLB: scopes, stages, mounts, history; and the graph's own rules."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from portside.builder.dockerfile.frontend_values import (
     ResolvedImage,
 )
 from portside.builder.dockerfile.history_text import ClassicPhrases
+from portside.builder.dockerfile.lint import Warned
 from portside.builder.dockerfile.syntax import PARSERS, parse
 from portside.model.errors import InvalidParameter, NotFound
 from portside.model.image import ImageConfig, RootFS, RunConfig
@@ -165,6 +167,30 @@ def test_an_entrypoint_takes_the_inherited_command_away() -> None:
     assert plan('FROM base\nCMD ["y"]\nENTRYPOINT ["x"]').config.cmd == ("y",)
 
 
+def test_commands_without_words() -> None:
+    for name, field in (("CMD", "cmd"), ("ENTRYPOINT", "entrypoint")):
+        found = getattr(plan(f"FROM base\n{name}").config, field)
+        assert found == ("/bin/sh", "-c", "")
+        assert not getattr(plan(f"FROM base\n{name} []").config, field)
+    classic = {"phrases": ClassicPhrases()}
+    assert plan("FROM base\nCMD", **classic).config.cmd == ("/bin/sh", "-c")
+    assert not plan("FROM base\nENTRYPOINT", **classic).config.entrypoint
+
+
+def test_the_directory_of_workdir_is_the_users() -> None:
+    def owner(text: str, **options: Any) -> Any:
+        [made] = ops(plan(f"FROM base\n{text}WORKDIR /a", **options), llb.FileOp)
+        return made.actions[0].action.owner
+
+    one, bob, root = llb.UserOpt(id=1234), llb.UserOpt(name="bob", input=0), llb.UserOpt(id=0)
+    assert owner("") is None
+    assert owner("USER 1234\n") == llb.ChownOpt(user=one)
+    assert owner("USER 1234:bob\n") == llb.ChownOpt(user=one, group=bob)
+    assert owner("USER :1234\n") == llb.ChownOpt(user=root, group=one)
+    assert owner("USER bob:\n") == llb.ChownOpt(user=bob, group=root)
+    assert owner("USER 1234\n", phrases=ClassicPhrases()) is None
+
+
 def test_copies() -> None:
     found = plan("FROM base\nWORKDIR /w\nCOPY a b/ x/\nCOPY --link --chown=1:2 --chmod=755 c /d")
     copies = [
@@ -241,16 +267,24 @@ def test_arguments_in_history() -> None:
         ("FROM base\nWORKDIR rel", "WorkdirRelativePath"),
         ("ARG T\nFROM base:$T", "InvalidDefaultArgInFrom"),
         ("FROM $BAES:x", "UndefinedArgInFrom"),
+        ("FROM $BAES", "UndefinedArgInFrom"),
+        ("FROM ${BAES:-base}", "UndefinedArgInFrom"),
+        ("FROM --platform=$BAES base", "UndefinedArgInFrom"),
+        ("ARG BAES\nFROM ${BAES:-base}", ""),
+        ("FROM base\nENV A=${TYPO:-default}", "UndefinedVar"),
+        ("FROM base\nENV A=${TYPO+more}", "UndefinedVar"),
+        ("FROM base\nENV A=${BASE:-$TYPO}", "UndefinedVar"),
+        ("FROM base\nENV A=$_typo", "UndefinedVar"),
+        ("FROM base\nARG B\nENV A=${B:-$BASE}", ""),
     ],
 )
 def test_checks_that_need_scopes(text: str, rule: str) -> None:
     options = {"build_args": {"T": "1"}} if "ARG T" in text else {}
     try:
-        found = plan(text, **options)
-    except DockerfileError:
-        assert rule == "UndefinedArgInFrom"
-        return
-    assert rule in [warned.rule.name for warned in found.warnings]
+        found: Sequence[Warned] = plan(text, **options).warnings
+    except DockerfileError as err:
+        found = err.findings
+    assert (rule in [warned.rule.name for warned in found]) if rule else not found
 
 
 # -- the graph -----------------------------------------------------------------------------------

@@ -61,6 +61,13 @@ def test_bad_directives(text: str, message: str) -> None:
         parse(text)
 
 
+def test_a_trigger_is_read_where_the_image_is_a_base() -> None:
+    for text in ("FOO bar", "COPY --foo a b", "COPY a"):
+        trigger = only(f"ONBUILD {text}")
+        assert isinstance(trigger, ins.OnBuild)
+        assert trigger.trigger == text and trigger.inner is None
+
+
 def test_heredocs() -> None:
     run = only("RUN <<EOF cat >x\na\n\\\nEOF")
     assert isinstance(run, ins.Run)

@@ -76,15 +76,24 @@ def maintainer(conversion: Conversion, state: StageState, instruction: ins.Maint
 
 
 def cmd(conversion: Conversion, state: StageState, instruction: ins.Cmd) -> None:
-    words = command_words(state, instruction.command)
+    words = _command(conversion, state, instruction.command)
+    if not words and instruction.command.is_shell:
+        words = state.shell  # the classic builder's, without words
     state.cmd_set = True
     escaped = not instruction.command.is_shell or not conversion.options.phrases.is_classic
     state.put(cmd=words or None, args_escaped=escaped and not conversion.options.phrases.is_classic)
     conversion.note(state, instruction, history_text.quoted(words))
 
 
+def _command(conversion: Conversion, state: StageState, command: ins.Command) -> tuple[str, ...]:
+    """BuildKit gives the shell an empty command where there are no words."""
+    if command.is_shell and not command.words and not conversion.options.phrases.is_classic:
+        return (*state.shell, "")
+    return command_words(state, command)
+
+
 def entrypoint(conversion: Conversion, state: StageState, instruction: ins.Entrypoint) -> None:
-    words = command_words(state, instruction.command)
+    words = _command(conversion, state, instruction.command)
     # a command that was inherited was meant for the entrypoint that goes
     state.put(entrypoint=words or None, cmd=state.config.cmd if state.cmd_set else None)
     conversion.note(state, instruction, history_text.quoted(words))

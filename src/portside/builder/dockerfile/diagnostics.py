@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from portside.model.errors import InvalidParameter, PortsideError
 
@@ -28,6 +28,8 @@ class DockerfileError(InvalidParameter):
         self.reason, self.span = message, span
         self.file = ""
         self.source = ""
+        self.findings: tuple[Any, ...] = ()
+        """What the checks (``lint.Warned``) had found before."""
 
     def within(self, file: str, source: str) -> DockerfileError:
         """Name the file the error is in; the innermost caller wins. Returns the same error."""

@@ -74,7 +74,11 @@ class Conversion:
         lint.check_file(self.file, self.linter)
         self.globals = self._global_args()
         target = self._stages.target(self.options.target)
-        state = await self._build(target)
+        try:
+            state = await self._build(target)
+        except DockerfileError as err:
+            err.findings = tuple(self.linter.warnings)
+            raise
         self.linter.fail_if_asked()
         self._labels(state)
         return Plan(
@@ -179,7 +183,7 @@ class Conversion:
         """Expand with the stage's variables; warn about variables that are not defined."""
         found = self.process(text, state.variables, instruction.span)
         for name in sorted(found.unset):
-            if name in state.declared or name in PROXIES or not name[:1].isalpha():
+            if name in state.declared or name in PROXIES:
                 continue
             hint = did_you_mean(name, [*state.variables, *state.declared], cased=True, prefix="$")
             self.linter.report(
@@ -254,7 +258,13 @@ class Conversion:
         name = self._from_word(base.base, base, "FROM")
         platform = self.options.platform
         if base.platform:
-            platform = Platform.parse(self._from_word(base.platform, base, "--platform"))
+            text = self._from_word(base.platform, base, "--platform")
+            try:
+                platform = Platform.parse(text)
+            except InvalidParameter as err:
+                raise DockerfileError(
+                    f'failed to parse platform "{base.platform}": {err}', base.span, parsing=False
+                ) from None
         if not name:
             raise DockerfileError(f"base name ({base.base}) should not be blank", base.span,
                                   parsing=False)  # fmt: skip
@@ -307,8 +317,9 @@ class Conversion:
         found = self.process(text, self.globals, base.span)
         for name in sorted(found.used):
             self.use_global(name)
-        for name in sorted(found.unset):
-            hint = did_you_mean(name, self.globals, cased=True)
+        for name in sorted(found.unset - set(self.global_arguments)):
+            known = [*self.globals, *self.global_arguments]
+            hint = did_you_mean(name, known, cased=True)
             self.linter.report(
                 lint.UNDEFINED_ARG_IN_FROM, f"FROM argument '{name}' is not declared{hint}",
                 base.span,

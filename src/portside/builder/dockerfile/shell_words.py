@@ -29,7 +29,7 @@ class Expansion:
     text: str
     used: set[str] = field(default_factory=set)
     unset: set[str] = field(default_factory=set)
-    """Variables without a value that were used without a default."""
+    """Variables without a value, also where a modifier gives a default."""
 
 
 def expand(
@@ -226,14 +226,15 @@ class _Scanner:
 
     def _value(self, name: str) -> str | None:
         self.used.add(name)
-        return self.variables.get(name)
-
-    def _put(self, name: str, value: str | None, begin: int, split: bool) -> None:
+        value = self.variables.get(name)
         if value is None:
             self.unset.add(name)
-            if self.keep_unset:
-                self._emit(self.text[begin : self.at], split=False)
-                return
+        return value
+
+    def _put(self, name: str, value: str | None, begin: int, split: bool) -> None:
+        if value is None and self.keep_unset:
+            self._emit(self.text[begin : self.at], split=False)
+            return
         self._emit(value or "", split=split)
 
     def _braced(self, begin: int, depth: int, split: bool) -> None:

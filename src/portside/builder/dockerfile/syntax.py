@@ -5,6 +5,7 @@ Messages are BuildKit's where users search for them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -456,7 +457,9 @@ def _onbuild(line: _Line, flags: _Flags) -> ins.OnBuild:
         raise line.error(f"{word} isn't allowed as an ONBUILD trigger")
     inner = LogicalLine(text, line.line.span, ((0, *line.line.span[::2]),), (),
                         line.line.heredocs)  # fmt: skip
-    instruction = line.parser.instruction(inner)
+    instruction = None
+    with contextlib.suppress(DockerfileError):  # it is read where the image is a base
+        instruction = line.parser.instruction(inner)
     body = "".join(f"\n{heredoc.content}{heredoc.name}" for heredoc in line.line.heredocs)
     return ins.OnBuild(**line.base, trigger=text + body, inner=instruction)
 

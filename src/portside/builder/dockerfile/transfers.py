@@ -42,7 +42,7 @@ class Transfers:
         self._dest, self._ignore, self._count = dest, ignore, count
         expand = self._expand
         chown = expand(instruction.chown)
-        self._owner = _owner(chown, state) if chown else None
+        self._owner = _owner(chown) if chown else None
         self._mode = expand(instruction.chmod)
         if self._mode and not re.fullmatch(r"0?[0-7]{1,4}|[ugoa]*[-+=][-+=rwxXstugoa,]*",
                                            self._mode):  # fmt: skip
@@ -189,9 +189,15 @@ def destination(workdir: str, path: str) -> str:
     return found + "/" if ends and found != "/" else found
 
 
-def _owner(text: str, state: StageState) -> llb.ChownOpt:
+def _owner(text: str) -> llb.ChownOpt:
+    """``USER:GROUP``, each a number or a name; what is empty beside the colon is root, and
+    without a colon the group is the user's."""
     user, colon, group = text.partition(":")
-    return llb.ChownOpt(user=_identity(user), group=_identity(group) if colon and group else None)
+    root = llb.UserOpt(id=0)
+    return llb.ChownOpt(
+        user=_identity(user) if user else root,
+        group=(_identity(group) if group else root) if colon else None,
+    )
 
 
 def _identity(text: str) -> llb.UserOpt:
@@ -221,7 +227,10 @@ def workdir(conversion: Conversion, state: StageState, instruction: ins.Workdir)
     path = "/" + path.lstrip("/")
     state.put(working_dir=path)
     if path != "/":
-        action = llb.MakeDir(path=path, make_parents=True)
+        owner = None  # the classic builder's is root, whoever the image's user is
+        if state.config.user and not conversion.options.phrases.is_classic:
+            owner = _owner(state.config.user)
+        action = llb.MakeDir(path=path, make_parents=True, owner=owner)
         meta = conversion.meta(state, instruction)
         state.output = llb.file_op(state.output, [(action, None)], meta, state.platform)
     created_by = conversion.phrase(state, "WORKDIR", path)

@@ -26,7 +26,6 @@ from portside.builder.solver.content_hash import ContentHash
 from portside.builder.solver.copy_selection import NOTHING, Selected, Selection, followed
 from portside.builder.solver.file_digests import FileDigests
 from portside.builder.solver.job_values import Placed
-from portside.builder.solver.mode_text import mode_change
 from portside.builder.solver.tree_copier import (
     CREATE,
     Owner,
@@ -153,15 +152,19 @@ class FileWorker:
 
     # -- owners --------------------------------------------------------------------------
 
-    def _owner(self, chown: ChownOpt | None) -> Owner:
-        """(uid, gid); a user's number alone is the group's, too."""
+    def _owner(self, chown: ChownOpt | None, *, must_exist: bool = True) -> Owner:
+        """(uid, gid); a user's number alone is the group's, too. Unless names ``must_exist``, an
+        unknown user is root and an unknown group the user's."""
         if chown is None:
             return None
         uid = gid = 0
+        allowed = () if must_exist else (InvalidParameter,)
         if chown.user is not None:
-            uid, gid = self._user(chown.user)
+            with contextlib.suppress(*allowed):
+                uid, gid = self._user(chown.user)
         if chown.group is not None:
-            gid = self._group(chown.group)
+            with contextlib.suppress(*allowed):
+                gid = self._group(chown.group)
         return uid, gid
 
     def _user(self, user: UserOpt) -> tuple[int, int]:
@@ -232,7 +235,7 @@ class FileWorker:
         return fd
 
     def _make_dir(self, action: MakeDir) -> None:
-        owner = self._owner(action.owner)
+        owner = self._owner(action.owner, must_exist=False)
         path = _clean(action.path)
         try:
             if action.make_parents:
@@ -309,8 +312,8 @@ class FileWorker:
         ):
             return
         dest = self._target(action, selected)
-        change = mode_change(action.mode)
-        mode = change(stat.S_IFDIR | 0o755) if change is not None else 0o755
+        # a symbolic mode changes what is copied, not the directories made for it
+        mode = int(action.mode, 8) & 0o7777 if action.mode.isdecimal() else 0o755
         digest = ContentHash(owners=False)
         copier = TreeCopier(
             self._writable, action, owner, digest, self._source.digests, self._copies, self._keep

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile.diagnostics import DockerfileError
 from portside.builder.dockerfile.frontend_values import Plan
+from portside.builder.dockerfile.lint import Warned
 from portside.builder.dockerfile.outline import outline, targets
 from portside.builder.wire.build_job import Result
 from portside.builder.wire.wire_errors import SourceFile
@@ -60,11 +61,11 @@ async def _lint(source: SourceFile, make_plan: MakePlan) -> dict[str, Any]:
             "data": base64.b64encode(source.data).decode()}  # fmt: skip
     found: dict[str, Any] = {"warnings": [], "sources": [file]}
     try:
-        plan = await make_plan()
+        warnings: Sequence[Warned] = (await make_plan()).warnings
     except DockerfileError as err:
         found["buildError"] = {"message": str(err), "location": _place(*err.span[:2])}
-        return found
-    for warned in plan.warnings:
+        warnings = err.findings
+    for warned in warnings:
         found["warnings"].append(
             {
                 "ruleName": warned.rule.name,
