@@ -228,6 +228,70 @@ def test_what_makes_no_sense_is_refused(made: Bundles, changes: dict[str, Any], 
     assert (code, out) == (1, "") and said in err
 
 
+@pytest.fixture
+def link() -> Iterator[str]:
+    """An interface with addresses and an MTU of its own, in this network namespace."""
+    name, peer = f"nd{os.getpid()}", f"np{os.getpid()}"
+    for command in (
+        f"link add {name} type veth peer name {peer}",
+        f"link set {peer} up",
+        f"link set {name} mtu 1400 address 02:00:5e:00:53:01 up",
+        f"addr add 192.0.2.9/28 dev {name}",
+        f"addr add 169.254.7.7/16 scope link dev {name}",
+    ):
+        subprocess.run(["ip", *command.split()], check=True)
+    yield name
+    # gone with the container's namespace, at a time of the kernel's own choice
+    subprocess.run(["ip", "link", "del", peer], capture_output=True, check=False)
+
+
+def _with_devices(devices: dict[str, Any], **more: Any) -> dict[str, Any]:
+    kinds = ("mount", "uts", "ipc", "pid", "network")
+    namespaces = [{"type": kind} for kind in kinds]
+    return {"linux": {"namespaces": namespaces, "netDevices": devices}, **more}
+
+
+def test_a_network_device_is_moved_and_keeps_its_addresses(made: Bundles, link: str) -> None:
+    seen = made.directory / "links"
+    hook = {
+        "path": "/bin/sh",
+        "args": [
+            "sh",
+            "-c",
+            f"nsenter -t $(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/') -n ip -o link > {seen}",
+        ],
+    }
+    config = _with_devices({link: {"name": "sriov0"}}, hooks={"createRuntime": [hook]})
+    code, out, err = run(made, "ip addr show sriov0; ls /sys/class/net", config=config)
+    assert code == 0, err
+    assert "mtu 1400" in out and "02:00:5e:00:53:01" in out and ",UP" in out
+    assert "192.0.2.9/28" in out and "169.254" not in out
+    assert "sriov0" in seen.read_text()
+    assert not os.path.exists(f"/sys/class/net/{link}")
+
+
+def test_a_network_device_keeps_its_name(made: Bundles, link: str) -> None:
+    code, out, err = run(made, f"ip addr show {link}", config=_with_devices({link: {}}))
+    assert code == 0 and "192.0.2.9/28" in out, err
+
+
+def test_a_refused_network_device_stays(made: Bundles, link: str) -> None:
+    for devices, said in (
+        ({link: {"name": "lo"}}, "a device named lo exists there"),
+        ({link: {"name": "a/b"}}, "invalid network device name"),
+        ({link: {"name": "n" * 16}}, "invalid network device name"),
+        ({link: {"name": "e0"}, "lo": {"name": "e0"}}, "e0 twice"),
+        ({"none-such": {}}, "none-such (linux.netDevices) does not exist"),
+    ):
+        code, out, err = run(made, "echo got here", config=_with_devices(devices))
+        assert (code, out) == (1, "") and said in err
+        assert os.path.exists(f"/sys/class/net/{link}")
+    config = _with_devices({link: {}})
+    del config["linux"]["namespaces"][-1]
+    code, out, err = run(made, "echo got here", config=config)
+    assert (code, out) == (1, "") and "without a private NET namespace" in err
+
+
 def test_a_sysctl_may_be_a_path(made: Bundles) -> None:
     linux = {"sysctl": {"net/ipv4/ip_forward": "1"}}
     assert run(made, "cat /proc/sys/net/ipv4/ip_forward", config={"linux": linux})[1] == "1\n"

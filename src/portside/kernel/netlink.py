@@ -49,7 +49,7 @@ IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
 IFLA_VLAN_ID = 1
 NLA_F_NESTED = 0x8000
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
-IFA_F_NODAD = 0x02
+IFA_F_NODAD, IFA_F_PERMANENT = 0x02, 0x80
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
 RTM_NEWRULE, RTM_DELRULE = 32, 33
 FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_IP_PROTO, FRA_SPORT_RANGE = 2, 6, 15, 22, 23
@@ -155,6 +155,10 @@ class InterfaceAddress:
     index: int
     address: IPAddress
     prefix: int
+    scope: int = 0
+    """0 is global (rtnetlink(7), RT_SCOPE_UNIVERSE)."""
+    permanent: bool = True
+    """Set by an operator, not by automatic configuration."""
 
 
 # -- requests -----------------------------------------------------------------------------
@@ -424,11 +428,13 @@ class Rtnl:
         body = _IFADDR.pack(0, 0, 0, 0, 0)
         found = []
         for answer in self._dump(RTM_GETADDR, body, "list addresses"):
-            _, prefix, _, _, link = _IFADDR.unpack_from(answer)
+            _, prefix, flags, scope, link = _IFADDR.unpack_from(answer)
             values = attributes(answer, _IFADDR.size)
             raw = values.get(IFA_LOCAL) or values.get(IFA_ADDRESS)
             if raw and index in (0, link):
-                found.append(InterfaceAddress(link, ipaddress.ip_address(raw), prefix))
+                permanent = bool(flags & IFA_F_PERMANENT)
+                address = ipaddress.ip_address(raw)
+                found.append(InterfaceAddress(link, address, prefix, scope, permanent))
         return found
 
     def routes(self) -> list[Route]:

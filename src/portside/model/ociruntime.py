@@ -283,6 +283,13 @@ class TimeOffset(_Part):
     nanosecs: int = 0
 
 
+class NetDevice(_Part):
+    """An interface of the host's that the container gets."""
+
+    name: str = ""
+    """Its name in the container; empty: as on the host."""
+
+
 class Linux(_Part):
     uid_mappings: tuple[IDMapping, ...] = ()
     gid_mappings: tuple[IDMapping, ...] = ()
@@ -299,7 +306,7 @@ class Linux(_Part):
     personality: Personality | None = None
     time_offsets: dict[str, TimeOffset] = msgspec.field(default_factory=dict)
     intel_rdt: dict[str, object] | None = None
-    net_devices: dict[str, object] = msgspec.field(default_factory=dict)
+    net_devices: dict[str, NetDevice] = msgspec.field(default_factory=dict)
 
 
 class Spec(_Part):

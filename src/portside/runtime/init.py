@@ -178,7 +178,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
     if not request.bundle:
         mounts.link_mtab(root)
     steps.enter("control group")
-    own.wait_for_hooks(spec.hooks)
+    own.wait_for_hooks(spec)
     own.wait_for_go()
     found = spec.namespace("cgroup")
     if found and not found.path:

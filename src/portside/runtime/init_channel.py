@@ -27,7 +27,7 @@ from portside.model.errors import (
     PortsideError,
     SystemFailure,
 )
-from portside.model.ociruntime import Hooks, Spec, State
+from portside.model.ociruntime import Spec, State
 from portside.model.spec_version import SPEC_VERSION
 from portside.runtime import messages, userns
 from portside.runtime.messages import StartRequest
@@ -89,6 +89,13 @@ class Steps:
         return self.timings
 
 
+def needs_namespaces(spec: Spec) -> bool:
+    """Whether the other side has work to do between the namespaces and the process."""
+    found = spec.hooks
+    hooks = found is not None and (found.prestart or found.create_runtime)
+    return bool(hooks or (spec.linux is not None and spec.linux.net_devices))
+
+
 class Own:
     """The child's side: its streams and its channel."""
 
@@ -142,9 +149,10 @@ class Own:
             self.page[:4] = pid.to_bytes(4, "little")
             os._exit(0)
 
-    def wait_for_hooks(self, found: Hooks | None) -> None:
-        """Have the other side run the hooks that come once the namespaces are there."""
-        if found is not None and (found.prestart or found.create_runtime):
+    def wait_for_hooks(self, spec: Spec) -> None:
+        """Have the other side do what comes once the namespaces are there: move network devices,
+        run hooks."""
+        if needs_namespaces(spec):
             self.channel.send(b"h")
 
     def state_of(self, request: StartRequest, spec: Spec, status: str = "creating") -> State:
@@ -274,9 +282,9 @@ class Child:
             else:
                 raise self._premature(data)
 
-    def await_hooks(self, found: Hooks | None) -> bool:
-        """Until the child has its namespaces, if hooks wait for that."""
-        if found is None or not (found.prestart or found.create_runtime):
+    def await_hooks(self, spec: Spec) -> bool:
+        """Until the child has its namespaces, if hooks or network devices wait for that."""
+        if not needs_namespaces(spec):
             return False
         data, _ = self._hear()
         if data != b"h":

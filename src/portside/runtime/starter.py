@@ -140,7 +140,7 @@ class Start:
             state = _state_of(request, child.pid)
             self._clock.enter("wait")
             init.keep_children_here(spec)
-            if child.await_hooks(spec.hooks):
+            if child.await_hooks(spec):
                 self._hooks(spec, child.pid)
             child.go()
             outcome = child.outcome()
@@ -204,7 +204,8 @@ class Start:
             )
 
     def _hooks(self, spec: Spec, pid: int) -> None:
-        assert spec.hooks is not None
+        if spec.hooks is None:
+            return
         state = self._state(spec, pid, "creating")
         hooks.run("prestart", spec.hooks.prestart, state)
         hooks.run("createRuntime", spec.hooks.create_runtime, state)

@@ -178,7 +178,8 @@ class _Creation:
             group.add(child.pid)
             self.box.save(self._saved(child.pid))  # so that "delete" finds it if we are killed
             init.keep_children_here(spec)
-            if child.await_hooks(spec.hooks):
+            if child.await_hooks(spec):
+                self._move_devices(child.pid)
                 self._hooks(child.pid)
             child.go()
             child.outcome()
@@ -210,8 +211,16 @@ class _Creation:
     def _state(self, pid: int, status: str) -> State:
         return spec_file.state(self._saved(pid), self.spec, status)
 
+    def _move_devices(self, pid: int) -> None:
+        assert self.spec.linux is not None
+        if self.spec.linux.net_devices:
+            from portside.runtime import net_devices  # few containers have any
+
+            net_devices.move(self.spec.linux.net_devices, pid)
+
     def _hooks(self, pid: int) -> None:
-        assert self.spec.hooks is not None
+        if self.spec.hooks is None:
+            return
         state = self._state(pid, "creating")
         hooks.run("prestart", self.spec.hooks.prestart, state)
         hooks.run("createRuntime", self.spec.hooks.create_runtime, state)

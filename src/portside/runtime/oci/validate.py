@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 from portside.kernel import apparmor, process, selinux
@@ -29,6 +30,7 @@ def check(spec: Spec) -> list[str]:
     _namespaces(spec)
     _sysctls(spec)
     _refused(spec)
+    _net_devices(spec)
     if spec.hooks is not None:
         _hooks(spec.hooks)
     if spec.process is not None:
@@ -137,8 +139,6 @@ def _refused(spec: Spec) -> None:
         raise NotImplementedHere(
             "intelRdt is specified in config, but Intel RDT is not supported here"
         )
-    if spec.linux.net_devices:
-        raise NotImplementedHere("netDevices is specified in config, but is not supported here")
     for device in spec.linux.devices:
         if device.type not in ("b", "c", "u", "p"):
             raise InvalidParameter(f"device {device.path}: unknown type {device.type!r}")
@@ -149,6 +149,30 @@ def _refused(spec: Spec) -> None:
             raise InvalidParameter(f"config.json: mounts[{number}]: the destination is empty")
     if spec.linux.mount_label and not selinux.enabled():
         raise InvalidParameter("selinux label is specified in config, but selinux is disabled")
+
+
+def _net_devices(spec: Spec) -> None:
+    assert spec.linux is not None
+    devices = spec.linux.net_devices
+    if not devices:
+        return
+    if os.geteuid():
+        raise InvalidParameter("network devices are not supported for rootless containers")
+    if spec.namespace("network") is None:
+        raise InvalidParameter("unable to move network devices without a private NET namespace")
+    names = [device.name or name for name, device in devices.items()]
+    for name in (*devices, *names):
+        if not _is_device_name(name):
+            raise InvalidParameter(f"invalid network device name {name!r}")
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidParameter(f"netDevices has the name {name} twice in the container")
+
+
+def _is_device_name(name: str) -> bool:
+    """As the kernel sees it (net/core/dev.c, dev_valid_name); ``%`` would be a pattern there."""
+    wrong = any(letter in "/:%" or letter.isspace() for letter in name)
+    return 0 < len(name.encode()) < 16 and name not in (".", "..") and not wrong
 
 
 def _hooks(hooks: Hooks) -> None:
