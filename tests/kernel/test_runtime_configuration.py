@@ -292,6 +292,22 @@ def test_a_refused_network_device_stays(made: Bundles, link: str) -> None:
     assert (code, out) == (1, "") and "without a private NET namespace" in err
 
 
+def test_a_mount_may_lie_beneath_the_control_groups(made: Bundles) -> None:
+    (made.directory / "over").mkdir()
+    (made.directory / "over/seen").touch()
+    group = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}
+    place = next((n for n in ("memory", "pids") if os.path.isdir(f"/sys/fs/cgroup/{n}")), "")
+    if not place:
+        pytest.skip("no hierarchies of version 1 here")
+    over = {"destination": f"/sys/fs/cgroup/{place}", "source": f"{made.directory}/over",
+            "type": "bind", "options": ["bind"]}  # fmt: skip
+    config = mounts(made, over)
+    if not any(mount["type"] == "cgroup" for mount in config["mounts"]):
+        config = mounts(made, group, over)
+    code, out, err = run(made, f"ls /sys/fs/cgroup/{place}", config=config)
+    assert (code, out) == (0, "seen\n"), err
+
+
 def test_a_sysctl_may_be_a_path(made: Bundles) -> None:
     linux = {"sysctl": {"net/ipv4/ip_forward": "1"}}
     assert run(made, "cat /proc/sys/net/ipv4/ip_forward", config={"linux": linux})[1] == "1\n"

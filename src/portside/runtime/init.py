@@ -172,7 +172,8 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
     root = rootfs.attach(request.rootfs, state_dir, propagation, prepared.root, shared)
     steps.enter("mounts")
     late = _of_proc(root, spec, prepared.sources) if joins_others(spec) else []
-    early = [m for m in spec.mounts if m.type != "cgroup" and m not in late]
+    over = _over_cgroups(spec)
+    early = [m for m in spec.mounts if m.type != "cgroup" and m not in late and m not in over]
     mounts.mount_all(root, early, prepared.sources)
     device_nodes.make_devices(root, spec)
     if not request.bundle:
@@ -184,6 +185,8 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
     if found and not found.path:
         unshare(CLONE_NEWCGROUP)
     mounts.mount_cgroups(root, spec.mounts, request.cgroup, private=found is not None)
+    if over:
+        mounts.mount_all(root, over, prepared.sources)
     steps.enter("pivot")
     mounts.write_sysctls(spec)
     _make_cwd(root, spec.process.cwd)
@@ -220,6 +223,18 @@ def _start_hooks(own: Own, request: StartRequest, spec: Spec) -> None:
     if spec.hooks is not None and spec.hooks.start_container:
         state = own.state_of(request, spec, "created")
         hooks.run("startContainer", spec.hooks.start_container, state)
+
+
+def _over_cgroups(spec: Spec) -> list[Mount]:
+    """The mounts beneath a cgroup file system that is listed before them: it comes late."""
+    found: list[Mount] = []
+    places: list[str] = []
+    for mount in spec.mounts:
+        if mount.type == "cgroup":
+            places.append(mount.destination.rstrip("/") + "/")
+        elif places and mount.destination.startswith(tuple(places)):
+            found.append(mount)
+    return found
 
 
 def _of_proc(root: int, spec: Spec, sources: dict[int, int]) -> list[Mount]:
