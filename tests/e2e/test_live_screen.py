@@ -142,6 +142,7 @@ def test_screen_of_containers(engine: RunningEngine, docker: Docker, two: None) 
         terminal.press("screen-a")
         terminal.until(lambda text: "screen-b" not in text, "only screen-a")
         terminal.press("\r")
+        terminal.sees("l Logs")  # the keys are the table's again, no longer the filter's
         terminal.until(lambda text: re.search(r"screen-a .*\d\.\d\d%", text), "a sample")
         terminal.press("l")
         terminal.sees("Log of screen-a")
@@ -188,8 +189,10 @@ def test_mouse_images_and_volumes(engine: RunningEngine, docker: Docker, two: No
         terminal.until(
             lambda text: 0 < text.find("screen-b") < text.find("screen-a"), "the other way"
         )
+        terminal.sees("Start/stop")
         terminal.click("2 Images")
         terminal.sees("portside/base")
+        terminal.until(lambda text: "Start/stop" not in text, "only the keys for images")
         terminal.press("3")
         terminal.sees("screen-data")
         docker("rm", "-f", "screen-b")
@@ -205,6 +208,40 @@ def test_mouse_images_and_volumes(engine: RunningEngine, docker: Docker, two: No
     finally:
         terminal.process.kill()
         terminal.close()
+
+
+def test_an_engine_that_goes_and_comes_back(private_engine: RunningEngine) -> None:
+    """The cause is shown once, the title says it until the engine answers again."""
+    terminal = Terminal(private_engine, "ui")
+    try:
+        terminal.sees("Start/stop")
+        private_engine.kill()
+        terminal.sees("(does not answer)")
+        # it stays for longer than the pause between attempts: one for each would never end
+        terminal.until(lambda text: "Cannot connect" not in text, "the message's end")
+        assert "(does not answer)" in terminal.text
+        private_engine.start()
+        terminal.until(lambda text: "(does not answer)" not in text, "the engine")
+        terminal.press("q")
+        terminal.until(lambda _: terminal.process.poll() == 0, "the end")
+    finally:
+        terminal.process.kill()
+        terminal.close()
+
+
+def test_stats_of_named_containers(engine: RunningEngine, two: None) -> None:
+    """As Docker: each container once, every unknown name reported, no fields but Docker's."""
+    once = run(engine, "stats", "--no-stream", "--format", "{{.Name}}", "screen-b", "screen-b")
+    assert (once.returncode, once.stdout) == (0, "screen-b\n")
+    for options in ((), ("--no-stream",)):
+        missing = run(engine, "stats", *options, "no-one", "screen-b", "no-other")
+        assert (missing.returncode, missing.stdout) == (1, "")
+        assert missing.stderr.splitlines() == [
+            f"Error response from daemon: No such container: {name}"
+            for name in ("no-one", "no-other")
+        ]
+    fields = run(engine, "stats", "--no-stream", "--format", "json", "screen-b").stdout
+    assert "MemPerc" in fields and "History" not in fields
 
 
 def run(engine: RunningEngine, *words: str) -> subprocess.CompletedProcess[str]:

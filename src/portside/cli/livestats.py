@@ -71,6 +71,8 @@ class _Watch:
         self.entries: dict[str, Entry] = {}
         self.sources: dict[int, StatsSource] = {}
         self.poll = select.poll()
+        self.problems: list[Refused] = []
+        """Why named containers cannot be shown."""
 
     def add(self, name: str) -> None:
         if name in self.entries:
@@ -80,9 +82,9 @@ class _Watch:
             response = self.client.request(
                 "GET", path_of("containers", name, "stats"), {"stream": True}
             )
-        except Refused:
+        except Refused as err:
             if self.names:
-                raise
+                self.problems.append(err)
             return
         self.entries[name] = entry
         self._register(StatsSource(response, entry))
@@ -144,11 +146,17 @@ class _Watch:
 
 def watch(session: Session, options: Options, arguments: list[str], format: str) -> int:
     """Until interrupted, or until no named container is left."""
+    from portside.cli.session import describe
+
     watching = _Watch(session, options, arguments)
     if not arguments:
         watching.follow_events()
     for name in chosen(session, session.client, options, arguments):
         watching.add(name)
+    if watching.problems:
+        for problem in watching.problems:
+            session.warn(describe(problem))
+        return 1
     due = 0.0
     history = None
     if options.flag("history"):

@@ -127,14 +127,16 @@ COLUMNS: Columns = {
     "CPUHistory": ("CPU 2 MIN", lambda entry, _: entry.history[0]),
     "MemHistory": ("MEM 2 MIN", lambda entry, _: entry.history[1]),
 }
+_PLAIN: Columns = {name: COLUMNS[name] for name in COLUMNS if not name.endswith("History")}
+"""Docker's own fields: what ``--format json`` prints without ``--history``."""
 SHOWN = ("ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs")
 WITH_HISTORY = ("Name", "CPUPerc", "CPUHistory", "MemUsage", "MemHistory", "PIDs")
 
 
 def chosen(session: Session, client: Client, options: Options, names: list[str]) -> list[str]:
-    """The containers to show: those named, else all that run (or all)."""
+    """The containers to show: those named, once each, else all that run (or all)."""
     if names:
-        return names
+        return list(dict.fromkeys(names))
     query = {"all": options.flag("all") or None, "filters": filters_text({})}
     return [item["Id"][:12] for item in client.get("/containers/json", query)]
 
@@ -151,4 +153,5 @@ def lines(entries: list[Entry], format: str, history: bool = False) -> list[str]
         return table.table([COLUMNS[name][0] for name in shown], rows).split("\n")
     from portside.cli import format as formatting
 
-    return list(formatting.lines(format, entries, COLUMNS, shown, kind="stats"))
+    columns = COLUMNS if history else _PLAIN
+    return list(formatting.lines(format, entries, columns, shown, kind="stats"))

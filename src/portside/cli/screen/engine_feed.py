@@ -75,6 +75,8 @@ class EngineFeed:
         self._sources: dict[int, StatsSource] = {}
         self._by_id: dict[str, StatsSource] = {}
         self._poll = select.poll()
+        self.away = ""
+        """Why the engine does not answer; empty while it does."""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -89,10 +91,16 @@ class EngineFeed:
             try:
                 self._follow()
             except (PortsideError, OSError, ValueError, KeyError) as err:
-                text = describe(err) if isinstance(err, PortsideError) else str(err)
-                self._failed(text)
+                self._lost(describe(err) if isinstance(err, PortsideError) else str(err))
             self._close_all()
             self._stopped.wait(2)
+
+    def _lost(self, text: str) -> None:
+        """Report a cause once, not at each attempt; the rows stay, without numbers."""
+        if text != self.away and not self._stopped.is_set():
+            self.away = text
+            self._failed(text)
+        self._changed()
 
     def _follow(self) -> None:
         client = self._session.another_client()
@@ -154,6 +162,7 @@ class EngineFeed:
                 self._open(client, row)
             elif not runs:
                 row.rest()
+        self.away = ""
         known = {item["Id"] for item in found}
         self.rows = {identifier: row for identifier, row in rows.items() if identifier in known}
         for identifier in self._by_id.keys() - known:

@@ -21,6 +21,8 @@ from portside.client.client import Client, path_of
 from portside.model.errors import PortsideError
 
 _COLUMNS = {"containers": CONTAINERS, "images": IMAGES, "volumes": VOLUMES}
+_OF_CONTAINERS = frozenset(("logs", "exec", "start_stop", "restart", "pause", "all"))
+"""Actions without a meaning for images and volumes."""
 _SHELL = "if command -v bash >/dev/null; then exec bash; else exec sh; fi"
 _REDRAW = 0.5
 """Seconds between two pictures at least."""
@@ -82,7 +84,7 @@ class ScreenApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        self.sub_title = self._session.endpoint.text
+        self._show_engine()
         self.set_interval(_REDRAW, self._draw_if_dirty)
         self._table("containers").focus()
         self.feed.start()
@@ -97,6 +99,10 @@ class ScreenApp(App[None]):
     def _feed_failed(self, text: str) -> None:
         if self.is_running:
             self.call_from_thread(self.notify, text, severity="error", markup=False)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys for containers work, and are shown below, only in the table of containers."""
+        return action not in _OF_CONTAINERS or self.tab == "containers"
 
     # -- the tables ----------------------------------------------------------------------------
 
@@ -131,7 +137,13 @@ class ScreenApp(App[None]):
     def _draw_if_dirty(self) -> None:
         if self._dirty:
             self._dirty = False
+            self._show_engine()
             self._draw()
+
+    def _show_engine(self) -> None:
+        """In the title: the engine's address, and whether it answers."""
+        mark = " (does not answer)" if self.feed.away else ""
+        self.sub_title = f"{self._session.endpoint.text}{mark}"
 
     def _draw(self) -> None:
         """Fill the table in front; rows keep their place unless their order changes."""
@@ -189,6 +201,7 @@ class ScreenApp(App[None]):
     def on_tabbed_content_tab_activated(self, event: TabbedContent.TabActivated) -> None:
         self._draw()
         self._table(self.tab).focus()
+        self.refresh_bindings()
 
     def _sort(self, at: int) -> None:
         before, down = self._order[self.tab]
