@@ -235,6 +235,20 @@ def test_attach_without_stdin(engine: RunningEngine, docker: Docker, name: str) 
     assert (client.returncode, out, err) == (0, b"out\n", b"err\n")
 
 
+def test_attach_to_a_paused_container_names_it_as_the_client_does(
+    engine: RunningEngine, docker: Docker, running: str
+) -> None:
+    identifier = docker("inspect", "-f", "{{.Id}}", running).stdout.strip()
+    docker("pause", running)
+    try:
+        for said in (running, identifier[:12], identifier):
+            answer = engine.json("POST", f"/containers/{said}/attach?stream=1&stdout=1", status=409)
+            wanted = f"container {said} is paused, unpause the container before attach"
+            assert answer["message"] == wanted
+    finally:
+        docker("unpause", running)
+
+
 def test_a_client_that_does_not_read_blocks_nobody_else(
     engine: RunningEngine, docker: Docker, name: str
 ) -> None:

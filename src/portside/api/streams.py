@@ -84,7 +84,7 @@ async def attach(api: Api, request: Request, name: str) -> Answer:
         detach_keys=_detach_keys(request),
     )
     containers = api.engine.containers
-    await attach_container(containers, containers.find(name), options, taker(request))
+    await attach_container(containers, containers.find(name), options, taker(request), name=name)
     return None
 
 
@@ -110,7 +110,7 @@ async def attach_websocket(api: Api, request: Request, name: str) -> Answer:
         return websocket.relay(hijacked.sock, hijacked.early)
 
     containers = api.engine.containers
-    await attach_container(containers, containers.find(name), options, take)
+    await attach_container(containers, containers.find(name), options, take, name=name)
     return None
 
 

@@ -84,18 +84,19 @@ def parse_keys(text: str) -> bytes:
 
 
 async def attach_container(
-    core: Core, container: Container, options: AttachOptions, take: Take
+    core: Core, container: Container, options: AttachOptions, take: Take, *, name: str
 ) -> None:
     """Connect a client to a container's streams, now or at its next start.
 
-    Raises Conflict for one that is paused or restarting, before ``take``.
+    Raises Conflict for one that is paused or restarting, before ``take``; the message has ``name``,
+    which is what the client calls the container.
     """
     record = container.record
     keys = parse_keys(options.detach_keys or DEFAULT_KEYS)
     if record.paused:
-        raise Conflict(f"container {record.id} is paused, unpause the container before attach")
+        raise Conflict(f"container {name} is paused, unpause the container before attach")
     if record.restarting:
-        raise Conflict(f"container {record.id} is restarting, wait until the container is running")
+        raise Conflict(f"container {name} is restarting, wait until the container is running")
     terminal = record.config.tty
     monitor = container.monitor
     sock = take(terminal)
