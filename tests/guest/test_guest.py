@@ -20,10 +20,13 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 GUEST = os.environ.get("PORTSIDE_TEST_GUEST", "")
-TIMEOUT = 1500
+TIMEOUT = 3000
 """Seconds: the guest's processor may be emulated."""
 
-pytestmark = pytest.mark.skipif(not GUEST, reason="PORTSIDE_TEST_GUEST names no guest")
+pytestmark = [
+    pytest.mark.skipif(not GUEST, reason="PORTSIDE_TEST_GUEST names no guest"),
+    pytest.mark.timeout(TIMEOUT + 60),
+]
 
 
 def guest(*command: str, kernel: str = "") -> str:
