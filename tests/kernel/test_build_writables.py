@@ -32,6 +32,8 @@ async def test_a_volatile_overlay_is_mounted_again(tmp_path: Path) -> None:
         store.layers.remove_writable("step")
         store.layers.create_writable("step", None)
         assert overlay.VOLATILE not in store.layers.rootfs("step").options
+        store.layers.create_writable("removed", None, is_volatile=True)
+        assert overlay.VOLATILE in store.layers.rootfs("removed").options
     finally:
         await store.close()
 

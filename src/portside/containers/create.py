@@ -120,7 +120,7 @@ async def _make(core: Core, container: Container, image: Image, points: MountPoi
         keep_copy(core.directory(record.id), record)
         name_layer(core.directory(record.id), record.id)
         if layers.driver == "overlay":
-            rootfs = layers.create_writable(record.id, chain)
+            rootfs = layers.create_writable(record.id, chain, is_volatile=record.host.auto_remove)
             selinux_labels.label_writable(core, rootfs)
             _mark(rootfs)
     core.add(container)

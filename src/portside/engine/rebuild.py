@@ -271,8 +271,8 @@ class _Rebuild:
         driver = "vfs" if (path / "root").is_dir() else "overlay"
         with self.db.transaction() as sql:
             self.db.collection("container", Record).insert(record.id, record, record.name)
-            values = (record.id, chain or "", driver)
-            sql.execute("INSERT OR REPLACE INTO writables VALUES(?,?,?)", values)
+            values = (record.id, chain or "", driver, record.host.auto_remove)
+            sql.execute("INSERT OR REPLACE INTO writables VALUES(?,?,?,?)", values)
             self.db.refs.add(owner, Ref.image(record.image_id))
             if chain is not None:
                 self.db.refs.add(owner, Ref.layer(chain))

@@ -65,6 +65,8 @@ SCHEMA = [
     "INSERT OR IGNORE INTO meta VALUES('image-identity', 'configuration')",
     # The layer whose files a blob without a file is made from; empty for one with a file.
     "ALTER TABLE blobs ADD COLUMN layer TEXT NOT NULL DEFAULT ''",
+    # Whether a power cut may damage a writable layer: it goes with its container's end.
+    "ALTER TABLE writables ADD COLUMN is_volatile INTEGER NOT NULL DEFAULT 0",
 ]
 """One script for each schema version; ``PRAGMA user_version`` counts the scripts applied."""
 

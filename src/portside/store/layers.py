@@ -113,8 +113,6 @@ class LayerStore:
         (self.links_dir / "empty").chmod(0o755)
         self.containers_dir.mkdir(mode=0o700, exist_ok=True)
         self.copies = MappedCopies(root, driver, workers, trash)
-        self._for_builds: set[str] = set()
-        """Writable layers of builds."""
         self._unpacking: dict[Digest, asyncio.Task[None]] = {}
         self._waiting: dict[Digest, int] = {}
 
@@ -353,12 +351,14 @@ class LayerStore:
     # -- writable layers -----------------------------------------------------------------
 
     def create_writable(
-        self, container_id: str, chain: Digest | None, *, for_build: bool = False
-    ) -> Rootfs:
+        self, container_id: str, chain: Digest | None, *, for_build: bool = False,
+        is_volatile: bool = False,
+    ) -> Rootfs:  # fmt: skip
         """The writable layer of a container above ``chain`` (None: an empty root).
 
-        ``for_build``: many files may be made in it (:func:`.trees.spread`), and it goes with a
-        crash: what is written is not synced before it is a layer. Conflict when it exists. On the
+        ``for_build``: many files may be made in it (:func:`.trees.spread`). ``is_volatile``, also
+        for builds: nobody needs it after a power cut, so nothing in it is synced, which every end
+        of a mount namespace would do for the whole file system. Conflict when it exists. On the
         vfs driver use :meth:`create_writable_copy`.
         """
         directory = self.containers_dir / container_id
@@ -367,7 +367,8 @@ class LayerStore:
             if self._writable(container_id) is not None:
                 raise Conflict(f"container {container_id} has a writable layer already")
             sql.execute(
-                "INSERT INTO writables VALUES(?,?,?)", (container_id, chain or "", "overlay")
+                "INSERT INTO writables(container, chain, driver, is_volatile) VALUES(?,?,?,?)",
+                (container_id, chain or "", "overlay", is_volatile or for_build),
             )
             if chain is not None:
                 self._db.refs.add(Ref.container(container_id), Ref.layer(chain))
@@ -384,8 +385,6 @@ class LayerStore:
                 os.chown(upper, top.st_uid, top.st_gid)
                 upper.chmod(top.st_mode & 0o7777)
                 _make_mount_points(upper, lower)
-        if for_build and overlay.can_be_volatile():
-            self._for_builds.add(container_id)
         return self.rootfs(container_id)
 
     async def create_writable_copy(
@@ -397,7 +396,10 @@ class LayerStore:
         with self._db.transaction(grows=True) as sql:
             if self._writable(container_id) is not None:
                 raise Conflict(f"container {container_id} has a writable layer already")
-            sql.execute("INSERT INTO writables VALUES(?,?,?)", (container_id, chain or "", "vfs"))
+            sql.execute(
+                "INSERT INTO writables(container, chain, driver) VALUES(?,?,?)",
+                (container_id, chain or "", "vfs"),
+            )
             if chain is not None:
                 self._db.refs.add(Ref.container(container_id), Ref.layer(chain))
         directory = self.containers_dir / container_id
@@ -429,7 +431,6 @@ class LayerStore:
 
     def forget_writable(self, container_id: str) -> None:
         """Forget it only: the caller discards the container's whole directory."""
-        self._for_builds.discard(container_id)
         with self._db.transaction() as sql:
             row = sql.execute(
                 "DELETE FROM writables WHERE container=? RETURNING chain", (container_id,)
@@ -458,7 +459,7 @@ class LayerStore:
             return Rootfs("bind", (), self._written(source), "", (), (), (), *stored)
         lower = self._lower(chain) if mappings is None else self._copied(chain, mappings)
         upper = Path(self._written(source))
-        volatile = (overlay.VOLATILE,) if source in self._for_builds else ()
+        volatile = (overlay.VOLATILE,) if self._is_volatile(source) else ()
         return Rootfs(
             "overlay", tuple(lower), str(upper), str(upper.with_name("work")),
             (*OVERLAY_OPTIONS, *volatile), (), (), *stored,
@@ -700,6 +701,10 @@ class LayerStore:
     def _writable(self, container_id: str) -> tuple[Digest | None, str] | None:
         row = self._db.row("SELECT chain, driver FROM writables WHERE container=?", container_id)
         return None if row is None else (Digest(row[0]) if row[0] else None, row[1])
+
+    def _is_volatile(self, container_id: str) -> bool:
+        row = self._db.row("SELECT is_volatile FROM writables WHERE container=?", container_id)
+        return row is not None and bool(row[0]) and overlay.can_be_volatile()
 
     def _required(self, container_id: str) -> tuple[Digest | None, str]:
         found = self._writable(container_id)
