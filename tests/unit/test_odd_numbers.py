@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from portside.containers.log_config import _check_numbers
+from portside.containers.log_config import check_log_config
 from portside.images.config_changes import health_options
+from portside.model.container import LogConfig
 from portside.model.errors import InvalidParameter
 from portside.networks.portmapper import parse_range
 from portside.runtime.scheduling import cpus
@@ -18,7 +19,7 @@ READERS: list[Callable[[str], object]] = [
     lambda text: parse_range(f"1-{text}"),
     cpus,
     lambda text: cpus(f"0-{text}"),
-    lambda text: _check_numbers({"max-file": text}),
+    lambda text: check_log_config(LogConfig(type="json-file", config={"max-file": text})),
     lambda text: health_options((), {"retries": text}),
 ]
 
