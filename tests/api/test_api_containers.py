@@ -81,7 +81,7 @@ def test_states_and_their_refusals(containers: Containers) -> None:
     status, _, data = containers.engine.request("DELETE", f"/containers/{name}")
     assert (status, json.loads(data)["message"]) == (
         409,
-        'cannot remove container "api-states": container is paused and must be unpaused first',
+        f'cannot remove container "{name}": container is paused and must be unpaused first',
     )
     assert containers.post(name, "unpause")[0] == 204
     status, _, data = containers.engine.request("DELETE", f"/containers/{name}")
