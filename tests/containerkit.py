@@ -176,7 +176,9 @@ class FakeLayers:
         self.containers_dir.mkdir(exist_ok=True)
         self.writable: set[str] = set()
 
-    def create_writable(self, container_id: str, chain: Digest | None) -> Rootfs:
+    def create_writable(
+        self, container_id: str, chain: Digest | None, *, is_volatile: bool = False
+    ) -> Rootfs:
         self.writable.add(container_id)
         return self.rootfs(container_id)
 

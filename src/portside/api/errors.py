@@ -12,6 +12,7 @@ from portside.serving.http.messages import Response
 STATUS: dict[type[errors.PortsideError], int] = {
     errors.InvalidParameter: 400,
     errors.InvalidText: 400,
+    errors.LimitUnsupported: 400,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
