@@ -197,7 +197,7 @@ def test_bad_caches(build: Builder, tmp_path: Path) -> None:
         assert done.returncode == 1
         assert f'unknown cache exporter: "{kind}"' in done.stderr
     build(TEXT, "--cache-to", f"type=local,dest={tmp_path}/c,mode=much")  # as mode=min
-    # a cache that is not there, or of an unknown type, is no reason to fail
+    # a cache that is not there, or of an unknown type, does not fail the build
     for source, name in (
         ("type=registry,ref=127.0.0.1:1/none", "127.0.0.1:1/none"),
         ("type=registry,ref=BAD", "BAD"), ("type=nope", "nope:"),

@@ -65,7 +65,7 @@ from portside.images.service import ImageService
 from portside.images.stream_feed import run_fed
 from portside.model.digest import Digest, chain_id
 from portside.model.dockerignore import Ignore, read_patterns
-from portside.model.errors import InvalidParameter, NotFound, SystemFailure
+from portside.model.errors import NotFound, SystemFailure
 from portside.model.git_urls import parse_git_url
 from portside.model.ids import new_id
 from portside.model.platform import Platform
@@ -292,15 +292,13 @@ class BuildService:
     ) -> PlatformResult:  # fmt: skip
         """A result with the attestations asked for. ``attests`` are the frontend's attributes
         ``attest:provenance`` and ``attest:sbom`` without their prefix. InvalidParameter."""
+        from portside.builder.attestations.attest_options import check_attests, has_sbom
         from portside.builder.attestations.provenance import ProvenanceOptions, provenance
-        from portside.builder.attestations.sbom import check_generator, sbom
+        from portside.builder.attestations.sbom import sbom
 
+        check_attests(attests)
         found = list(result.attestations)
-        for kind in attests:
-            if kind not in ("provenance", "sbom"):
-                raise InvalidParameter(f'unknown attestation type "{kind}": use provenance or sbom')
-        if "sbom" in attests and attests["sbom"] not in ("false", "disabled=true"):
-            check_generator(attests["sbom"])
+        if has_sbom(attests):
             found.append(await sbom(self.store, result.tree, time.time()))
         if "provenance" in attests:
             options = ProvenanceOptions.parse(attests["provenance"])

@@ -16,6 +16,8 @@ from portside.cli.verb import verb
 from portside.client.client import filters_text
 from portside.flags.table import parse, read_table
 from portside.model.errors import PortsideError
+from portside.model.log_drivers import FILES as LOG_FILES
+from portside.model.log_drivers import NONE, REMOTE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ _WORDS = {
     "cgroupns": "host private",
     "format": "json table",
     "ipc": "none host private shareable container:",
-    "log-driver": "json-file local none syslog journald gelf fluentd",
+    "log-driver": " ".join((*LOG_FILES, NONE, *REMOTE)),
     "log-level": "debug info warn error fatal",
     "pid": "host container:",
     "platform": "linux/amd64 linux/arm64 linux/386 linux/arm/v7",

@@ -17,6 +17,7 @@ from portside.model.golang.booleans import parse_bool
 from portside.model.golang.numbers import atoi
 from portside.model.golang.sizes import ram_bytes
 from portside.model.golang.timestamps import rfc3339_or_never
+from portside.model.log_drivers import FILES, NONE, REMOTE
 from portside.runtime import messages
 from portside.runtime.logs import DEFAULT_MAX_FILE, log_size
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from portside.model.golang.template import Row
 
 DAEMON_NAME = "portside"
-_SUPPORTED = frozenset(("json-file", "local", "none", "syslog", "journald", "gelf", "fluentd"))
+_SUPPORTED = (*FILES, *REMOTE, NONE)
 _KNOWN = frozenset(("awslogs", "etwlogs", "gcplogs", "logentries", "splunk"))
 _DELIVERY = frozenset(
     ("mode", "max-buffer-size", "cache-disabled", "cache-max-size", "cache-max-file",
@@ -59,7 +60,7 @@ def check_log_config(config: LogConfig) -> None:
         raise InvalidParameter(
             f'error looking up logging plugin {config.type}: plugin "{config.type}" not found'
         )
-    if config.type == "none":
+    if config.type == NONE:
         return  # nothing is kept, so nothing can be wrong
     options = config.config or {}
     for name in options:
@@ -138,11 +139,11 @@ def monitor_log(record: Record, path: str) -> messages.LogConfig:
 def _gelf_names(record: Record) -> dict[str, str]:
     if record.host.log_config.type != "gelf":
         return {}
-    return {"command": _command(record), "created": rfc3339_or_never(record.created_ns)}
+    return {"command": " ".join(_command(record)), "created": rfc3339_or_never(record.created_ns)}
 
 
-def _command(record: Record) -> str:
-    return " ".join([*(record.config.entrypoint or ()), *(record.config.cmd or ())])
+def _command(record: Record) -> list[str]:
+    return [*(record.config.entrypoint or ()), *(record.config.cmd or ())]
 
 
 def _attributes(record: Record, options: dict[str, str], path: str) -> dict[str, str]:
@@ -186,7 +187,7 @@ def _info(record: Record, log_path: str, attributes: Mapping[str, str]) -> Row:
     from portside.model.golang.template import GoMap, Row
     from portside.model.golang.template.values import GoTime
 
-    command = [*(record.config.entrypoint or ()), *(record.config.cmd or ())]
+    command = _command(record)
     fields: dict[str, Any] = {
         "Config": GoMap(record.host.log_config.config or {}),
         "ContainerID": record.id,
@@ -201,7 +202,7 @@ def _info(record: Record, log_path: str, attributes: Mapping[str, str]) -> Row:
         "LogPath": log_path,
         "DaemonName": DAEMON_NAME,
         "Hostname": os.uname().nodename,
-        "Command": _command(record),
+        "Command": " ".join(command),
         "ID": record.id[:12],
         "FullID": record.id,
         "Name": record.name,

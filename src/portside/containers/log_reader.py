@@ -27,6 +27,7 @@ from portside.kernel.inotify import DirectoryWatch
 from portside.model.errors import NotImplementedHere
 from portside.model.golang.booleans import parse_bool
 from portside.model.golang.timestamps import rfc3339_or_zero
+from portside.model.log_drivers import NONE, REMOTE
 
 # -- the files of one log ------------------------------------------------------------------------
 
@@ -210,10 +211,10 @@ _decode = msgspec.json.Decoder(Entry).decode
 def check(container: Container, options: LogsOptions) -> None:
     """Raise when this container's log cannot be read."""
     driver = container.record.host.log_config.type
-    if driver == "none":
+    if driver == NONE:
         raise NotImplementedHere("configured logging driver does not support reading")
     config = container.record.host.log_config.config or {}
-    if driver not in ("json-file", "local") and parse_bool(config.get("cache-disabled", "false")):
+    if driver in REMOTE and parse_bool(config.get("cache-disabled", "false")):
         where = {"journald": "journalctl", "syslog": "the host's syslog tools"}.get(driver)
         raise NotImplementedHere(
             "configured logging driver does not support reading"

@@ -20,6 +20,7 @@ import portside
 from portside.engine.options import DEFAULT_CONFIG_FILE
 from portside.kernel import selinux
 from portside.model.audit_findings import INFO, PASS, WARN, Finding
+from portside.model.log_drivers import REMOTE
 from portside.model.paths import rootless_user
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _settings(options: DaemonOptions, remapped: bool) -> Iterator[Finding]:
     yield found(
         "2.13",
         "Logs are sent to a central place",
-        options.log_driver in ("syslog", "journald", "gelf", "fluentd"),
+        options.log_driver in REMOTE,
         f"the driver {options.log_driver} keeps them on this machine",
         setting("log-driver", '"syslog"'),
         INFO,

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from portside.model.log_drivers import FILES, REMOTE
+
 API_VERSION = (1, 55)
 """The newest Engine API version spoken."""
 MIN_API_VERSION = (1, 24)
@@ -54,9 +56,7 @@ class PluginsInfo(msgspec.Struct, frozen=True):
         name="Network", default=("bridge", "host", "ipvlan", "macvlan", "null")
     )
     authorization: tuple[str, ...] | None = msgspec.field(name="Authorization", default=None)
-    log: tuple[str, ...] = msgspec.field(
-        name="Log", default=("fluentd", "gelf", "journald", "json-file", "local", "syslog")
-    )
+    log: tuple[str, ...] = msgspec.field(name="Log", default=tuple(sorted(FILES + REMOTE)))
 
 
 class IndexInfo(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from portside import __version__
 from portside.flags.help_text import of_flags
 from portside.flags.table import HelpWanted, Options, UsageError, parse, read_table
 from portside.model.errors import InvalidParameter, PortsideError
-from portside.monitor.cadvisor.runtime_flags import carry
+from portside.monitor.cadvisor.runtime_flags import carry, items
 
 _TABLE = """
       --config string              YAML file with any of these settings, exporters, webhooks
@@ -78,7 +78,7 @@ def _help() -> str:
 def _convert(kind: str, text: str) -> Any:
     """Values of the kinds that the table uses."""
     if kind == "strings":
-        return [item for item in text.split(",") if item]
+        return items(text)
     if kind == "bytes":
         from portside.model.golang.sizes import ram_bytes
 

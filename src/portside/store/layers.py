@@ -66,6 +66,15 @@ class LayerInfo(NamedTuple):
     """Nanoseconds since the epoch."""
 
 
+class _Writable(NamedTuple):
+    """What is recorded of a writable layer."""
+
+    chain: Digest | None
+    """What it stands on."""
+    driver: str
+    is_volatile: bool
+
+
 class Kept(msgspec.Struct, frozen=True):
     """``layer.json``: a copy of a layer's record, for when the metadata are lost."""
 
@@ -272,7 +281,7 @@ class LayerStore:
         tar is to be its layer-backed blob. ``size`` is the bytes of its files. With overlay the
         files themselves become the layer.
         """
-        parent, driver = self._required(container_id)
+        parent, driver, _ = self._required(container_id)
         chain = chain_of(parent, diff_id)
         if driver == "overlay" and not self.has(chain):
             temporary = self.layers_dir / f"tmp-{new_id()}"
@@ -361,14 +370,14 @@ class LayerStore:
         of a mount namespace would do for the whole file system. Conflict when it exists. On the
         vfs driver use :meth:`create_writable_copy`.
         """
-        directory = self.containers_dir / container_id
+        directory, is_volatile = self.containers_dir / container_id, is_volatile or for_build
         lower = self._lower(chain)
         with self._db.transaction(grows=True) as sql:
             if self._writable(container_id) is not None:
                 raise Conflict(f"container {container_id} has a writable layer already")
             sql.execute(
                 "INSERT INTO writables(container, chain, driver, is_volatile) VALUES(?,?,?,?)",
-                (container_id, chain or "", "overlay", is_volatile or for_build),
+                (container_id, chain or "", "overlay", is_volatile),
             )
             if chain is not None:
                 self._db.refs.add(Ref.container(container_id), Ref.layer(chain))
@@ -385,7 +394,7 @@ class LayerStore:
                 os.chown(upper, top.st_uid, top.st_gid)
                 upper.chmod(top.st_mode & 0o7777)
                 _make_mount_points(upper, lower)
-        return self.rootfs(container_id)
+        return _overlay(lower, upper, is_volatile)
 
     async def create_writable_copy(
         self, container_id: str, chain: Digest | None, *, for_build: bool = False
@@ -452,18 +461,16 @@ class LayerStore:
             if len(lower) < 2:  # overlay refuses a single lower directory without an upper
                 lower.append(str(self.links_dir / "empty"))
             return Rootfs("overlay", lower=tuple(lower), options=OVERLAY_OPTIONS)
-        chain, driver = self._required(source)
+        found = self._required(source)
         mappings = self.copies.mappings_of(source)
-        stored = () if mappings is None else (mappings.uids, mappings.gids)
-        if driver == "vfs":
-            return Rootfs("bind", (), self._written(source), "", (), (), (), *stored)
-        lower = self._lower(chain) if mappings is None else self._copied(chain, mappings)
-        upper = Path(self._written(source))
-        volatile = (overlay.VOLATILE,) if self._is_volatile(source) else ()
-        return Rootfs(
-            "overlay", tuple(lower), str(upper), str(upper.with_name("work")),
-            (*OVERLAY_OPTIONS, *volatile), (), (), *stored,
-        )  # fmt: skip
+        written = self._directory_of(source, found.driver)
+        if found.driver == "vfs":
+            stored = () if mappings is None else (mappings.uids, mappings.gids)
+            return Rootfs("bind", (), str(written), "", (), (), (), *stored)
+        if mappings is None:
+            return _overlay(self._lower(found.chain), written, found.is_volatile)
+        lower = self._copied(found.chain, mappings)
+        return _overlay(lower, written, found.is_volatile, mappings)
 
     def _copied(self, chain: Digest | None, mappings: IDMappings) -> list[str]:
         """:meth:`_lower` with the mapping's owners: copies that are there."""
@@ -479,7 +486,7 @@ class LayerStore:
             return
         if mappings is not None and not self.copies.needed():
             mappings = None  # a kernel or file system that supports them has come since
-        chain, driver = self._required(container_id)
+        chain, driver, _ = self._required(container_id)
         chains = self._copied_chains(chain, driver)
         await self.copies.convert(container_id, chains, mappings)
 
@@ -506,7 +513,7 @@ class LayerStore:
         """A container's root with its own identifiers on the disk, to pack what it has changed,
         and :meth:`base` of it."""
         found = self.rootfs(container_id)
-        chain, driver = self._required(container_id)
+        chain, driver, _ = self._required(container_id)
         if not found.stored_uids:
             yield found, self.base(container_id)
             return
@@ -517,7 +524,7 @@ class LayerStore:
 
     def chain_of_writable(self, container_id: str) -> Digest | None:
         """The parent of a container's writable layer. NotFound."""
-        return self._required(container_id)[0]
+        return self._required(container_id).chain
 
     async def changes(self, container_id: str) -> list[Change]:
         """What the container added, changed and deleted, by path, as ``docker diff`` reports."""
@@ -551,8 +558,9 @@ class LayerStore:
             path=written, without=f"{written}/etc/mtab"
         )  # the runtime's own link
         size: int = await self._workers.run(job)
-        if self._required(container_id)[1] == "vfs":
-            size -= self.size_rootfs(self._required(container_id)[0])
+        chain, driver, _ = self._required(container_id)
+        if driver == "vfs":
+            size -= self.size_rootfs(chain)
         return max(0, size)
 
     # -- inside --------------------------------------------------------------------------
@@ -698,28 +706,30 @@ class LayerStore:
             )
         return [f"{self.links_dir}/{base36(row[0])}" for row in rows]
 
-    def _writable(self, container_id: str) -> tuple[Digest | None, str] | None:
-        row = self._db.row("SELECT chain, driver FROM writables WHERE container=?", container_id)
-        return None if row is None else (Digest(row[0]) if row[0] else None, row[1])
+    def _writable(self, container_id: str) -> _Writable | None:
+        row = self._db.row(
+            "SELECT chain, driver, is_volatile FROM writables WHERE container=?", container_id
+        )
+        if row is None:
+            return None
+        return _Writable(Digest(row[0]) if row[0] else None, row[1], bool(row[2]))
 
-    def _is_volatile(self, container_id: str) -> bool:
-        row = self._db.row("SELECT is_volatile FROM writables WHERE container=?", container_id)
-        return row is not None and bool(row[0]) and overlay.can_be_volatile()
-
-    def _required(self, container_id: str) -> tuple[Digest | None, str]:
+    def _required(self, container_id: str) -> _Writable:
         found = self._writable(container_id)
         if found is None:
             raise NotFound(f"container {container_id} has no writable layer")
         return found
 
     def _written(self, container_id: str) -> str:
-        name = "root" if self._required(container_id)[1] == "vfs" else "upper"
+        return str(self._directory_of(container_id, self._required(container_id).driver))
+
+    def _directory_of(self, container_id: str, driver: str) -> Path:
         directory = self.copies.own(container_id) or self.containers_dir / container_id
-        return str(directory / name)
+        return directory / ("root" if driver == "vfs" else "upper")
 
     def base(self, container_id: str) -> str:
         """vfs: the tree the container's root was copied from; overlay needs none."""
-        chain, driver = self._required(container_id)
+        chain, driver, _ = self._required(container_id)
         mappings = self.copies.mappings_of(container_id)
         if mappings is not None and driver == "vfs" and chain is not None:
             return self.copies.paths([chain], key_of(mappings))[0]
@@ -738,6 +748,18 @@ class LayerStore:
             LayerInfo(Digest(r[0]), Digest(r[1]) if r[1] else None, Digest(r[2]), *r[3:])
             for r in rows
         ]
+
+
+def _overlay(
+    lower: list[str], upper: Path, is_volatile: bool, stored: IDMappings | None = None
+) -> Rootfs:
+    """A writable root, whose files are stored with the owners of ``stored``."""
+    volatile = (overlay.VOLATILE,) if is_volatile and overlay.can_be_volatile() else ()
+    return Rootfs(
+        "overlay", tuple(lower), str(upper), str(upper.with_name("work")),
+        (*OVERLAY_OPTIONS, *volatile), (), (),
+        *(() if stored is None else (stored.uids, stored.gids)),
+    )  # fmt: skip
 
 
 def base36(number: int) -> str:

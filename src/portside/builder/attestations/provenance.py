@@ -55,8 +55,8 @@ class ProvenanceOptions:
             fields[key.strip()] = value.strip()
         if fields.get("disabled") == "true" or text in ("false", "disabled=true"):
             return None
-        for key in ("reproducible", "inline-only"):
-            flag(fields, key, False)
+        reproducible = flag(fields, "reproducible", False)
+        inline_only = flag(fields, "inline-only", False)
         mode = fields.get("mode", "min")
         if mode not in ("min", "max"):
             raise InvalidParameter(f"invalid provenance mode {mode!r}: use min or max")
@@ -67,8 +67,8 @@ class ProvenanceOptions:
             is_max=mode == "max",
             version=V1 if version == "v1" else V02,
             builder_id=fields.get("builder-id", ""),
-            reproducible=flag(fields, "reproducible", False),
-            inline_only=flag(fields, "inline-only", False),
+            reproducible=reproducible,
+            inline_only=inline_only,
         )
 
 

@@ -152,22 +152,6 @@ class SessionRequest(msgspec.Struct, omit_defaults=True):
         return [Platform.parse(text) for text in self.platforms] or [Platform.host()]
 
 
-def check_attests(attests: dict[str, str]) -> None:
-    """InvalidParameter."""
-    if not attests:
-        return
-    from portside.builder.attestations.provenance import ProvenanceOptions
-    from portside.builder.attestations.sbom import check_generator
-
-    for kind, text in attests.items():
-        if kind == "provenance":
-            ProvenanceOptions.parse(text)
-        elif kind == "sbom":
-            check_generator(text)
-        else:
-            raise InvalidParameter(f'unknown attestation type "{kind}": use provenance or sbom')
-
-
 def check(request: SessionRequest) -> None:
     """Check a request before the connection is upgraded. InvalidParameter."""
     request.source_text()
@@ -178,7 +162,10 @@ def check(request: SessionRequest) -> None:
     for name in request.allow:
         if not is_known(name):
             raise InvalidParameter(f"invalid entitlement {name!r}: use {', '.join(NAMES)}")
-    check_attests(request.attests)
+    if request.attests:
+        from portside.builder.attestations.attest_options import check_attests
+
+        check_attests(request.attests)
     for output in request.outputs:
         attrs = dict(output.attrs)
         if request.tags:

@@ -43,6 +43,11 @@ class CacheRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     sources: str = ""
     """Digest of a copy's sources, as the classic builder's history names it."""
 
+    @property
+    def is_mutable(self) -> bool:
+        """Whether its content changes from build to build."""
+        return self.type in (CACHE_MOUNT, LOCAL)
+
 
 class CacheStore:
     """See the module's docstring."""

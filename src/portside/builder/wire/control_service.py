@@ -9,7 +9,6 @@ import msgspec
 
 from portside.builder.build_history import STATUS_PB, BuildRecord, Steps
 from portside.builder.service import BuildService, until_of
-from portside.builder.solver.cache_records import CACHE_MOUNT, LOCAL
 from portside.builder.solver.entitlements import known_devices
 from portside.builder.wire import exports, history_messages
 from portside.builder.wire.attested_results import for_history
@@ -232,8 +231,9 @@ class ControlService:
     async def prune(self, stream: Any) -> None:
         request = await stream.recv_message()
         await stream.send_initial_metadata()
-        known = {record.id: self._record(record) for record in await self._builds.usage()}
-        ids = tuple(r.id for r in await self._builds.usage() if _matches(r, request.filter))
+        records = await self._builds.usage()
+        known = {record.id: self._record(record) for record in records}
+        ids = tuple(record.id for record in records if _matches(record, request.filter))
         if request.filter and not ids:
             return
         gone, _ = await self._builds.prune(
@@ -249,7 +249,7 @@ class ControlService:
     def _record(self, record: CacheRecord) -> Any:
         found = pb.UsageRecord(
             ID=record.id,
-            Mutable=record.type in (CACHE_MOUNT, LOCAL),
+            Mutable=record.is_mutable,
             InUse=self._builds.cache.is_busy(record.id),
             Size=record.size,
             UsageCount=record.count,
@@ -297,7 +297,7 @@ def _matches(record: CacheRecord, filters: Any) -> bool:
         return True
     fields = {
         "id": record.id, "type": record.type, "description": record.description,
-        "mutable": str(record.type in (CACHE_MOUNT, LOCAL)).lower(),
+        "mutable": str(record.is_mutable).lower(),
     }  # fmt: skip
 
     def one(part: str) -> bool:

@@ -119,7 +119,7 @@ def carry(given: Sequence[str]) -> Carried:
         elif name in _TEXT:
             carried.values[_TEXT[name]] = value
         elif name in _LISTS:
-            carried.values[_LISTS[name]] = _items(value)
+            carried.values[_LISTS[name]] = items(value)
         elif name == "enable_metrics":
             enabled = value
         elif name == "url_base_prefix":
@@ -131,7 +131,7 @@ def carry(given: Sequence[str]) -> Carried:
         elif name in _REFUSED:
             raise _refusal(name, _REFUSED[name])
         elif name not in _SILENT:
-            reason = _NO_EFFECT.get(name, "there is no such storage driver")
+            reason = _NO_EFFECT.get(name, "its storage driver is not supported")
             carried.notes.append(f"--{name} has no effect: {reason}")
     _finish(carried, address, enabled)
     if driver.get(""):
@@ -155,7 +155,8 @@ def _is_cadvisors(name: str) -> bool:
     )
 
 
-def _items(text: str) -> list[str]:
+def items(text: str) -> list[str]:
+    """A list with commas between; empty items count for nothing."""
     return [item for item in text.split(",") if item]
 
 
@@ -186,7 +187,7 @@ def _finish(carried: Carried, address: dict[str, str], enabled: str | None) -> N
         host = f"[{host}]" if ":" in host else host
         values["listen"] = f"{host}:{address.get('port', 8080)}"
     if enabled is not None:
-        values["disabled"] = all_but(_items(enabled))
+        values["disabled"] = all_but(items(enabled))
     if "labels" in values and values.get("store_labels", True):
         del values["labels"]
         carried.notes.append(

@@ -127,7 +127,8 @@ def ps(context: Context, options: Options) -> int:
     column, wanted = head.index("PID"), {str(pid) for pid in pids}
     print(lines[0])
     for line in lines[1:]:
-        if line.split()[column : column + 1] and line.split()[column] in wanted:
+        cells = line.split()
+        if column < len(cells) and cells[column] in wanted:
             print(line)
     return 0
 
