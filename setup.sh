@@ -181,10 +181,12 @@ setup_portside() {
     }
 }
 
+portside_is_ready() { # as it is, or made so
+    [ "$here/.venv/ready" -nt "$here/pyproject.toml" ] || setup_portside
+}
+
 setup_tests() {
-    if ! [ "$here/.venv/ready" -nt "$here/pyproject.toml" ]; then
-        setup_portside || return 1
-    fi
+    portside_is_ready || return 1
     # shellcheck disable=SC2046
     install_packages $(missing_for_tests) ||
         say "Tests that need a missing program say so and are skipped."
