@@ -188,7 +188,7 @@ class FakeLayers:
     def forget_writable(self, container_id: str) -> None:
         self.writable.discard(container_id)
 
-    def rootfs(self, source: str) -> Rootfs:
+    def rootfs(self, source: str, *, is_kept: bool = False) -> Rootfs:
         if source not in self.writable:
             raise NotFound(f"no layer {source}")
         return Rootfs("overlay", ("/lower",), "/upper", "/work")

@@ -175,6 +175,18 @@ def test_a_container_that_removes_itself_may_be_restarted(
     docker("rmi", f"{name}:kept")
 
 
+def test_files_copied_before_the_first_start_are_synced(
+    docker: Docker, engine: Any, name: str, tmp_path: Path
+) -> None:
+    """A container that removes itself stays after a power cut when it was never started."""
+    identifier = docker("create", "--rm", "--name", name, BASE, "cat", "/f").stdout.strip()
+    (tmp_path / "f").write_text("copied\n")
+    docker("cp", str(tmp_path / "f"), f"{name}:/f")
+    work = engine.data_root / "containers" / identifier / "work" / "work"
+    assert work.is_dir() and not (work / "incompat").exists()  # a volatile mount's mark
+    assert docker("start", "-a", name).stdout == "copied\n"
+
+
 def test_removal_takes_anonymous_volumes_only(docker: Docker, name: str) -> None:
     docker("run", "--name", name, "-v", "/anonymous", "-v", f"{name}-vol:/named", BASE, "true")
     anonymous = [m["Name"] for m in inspect(docker, name)["Mounts"] if m["Name"] != f"{name}-vol"]

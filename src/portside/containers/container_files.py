@@ -23,7 +23,8 @@ def view(core: Core, container: Container) -> View:
     """The files as the container sees them, running or not."""
     record = container.record
     mappings = user_mapping.of(core, record)
-    rootfs = core.store.layers.rootfs(record.id)
+    # one that was never started stays after a power cut, also if it removes itself at its end
+    rootfs = core.store.layers.rootfs(record.id, is_kept=not record.started_ns)
     # a copy is looked at from inside a user namespace, where owners need no mapping
     shown = mappings is not None and not rootfs.stored_uids
     hosts = mappings.inverse() if mappings is not None and shown else IDMappings((), ())

@@ -448,9 +448,10 @@ class LayerStore:
                 self._db.refs.remove(Ref.container(container_id), Ref.layer(row[0]))
         self.copies.forget(container_id)
 
-    def rootfs(self, source: str) -> Rootfs:
+    def rootfs(self, source: str, *, is_kept: bool = False) -> Rootfs:
         """The root of a container (by its ID), or the read-only view of a chain (a Digest).
 
+        ``is_kept``: what is written there must outlive a power cut, also in a volatile layer.
         NotFound when there is no such writable layer or chain.
         """
         if isinstance(source, Digest):
@@ -467,10 +468,10 @@ class LayerStore:
         if found.driver == "vfs":
             stored = () if mappings is None else (mappings.uids, mappings.gids)
             return Rootfs("bind", (), str(written), "", (), (), (), *stored)
+        is_volatile = found.is_volatile and not is_kept
         if mappings is None:
-            return _overlay(self._lower(found.chain), written, found.is_volatile)
-        lower = self._copied(found.chain, mappings)
-        return _overlay(lower, written, found.is_volatile, mappings)
+            return _overlay(self._lower(found.chain), written, is_volatile)
+        return _overlay(self._copied(found.chain, mappings), written, is_volatile, mappings)
 
     def _copied(self, chain: Digest | None, mappings: IDMappings) -> list[str]:
         """:meth:`_lower` with the mapping's owners: copies that are there."""
