@@ -30,7 +30,7 @@ def links() -> set[str]:
 
 async def ready(pool: NamespacePool, wanted: list[IDMappings]) -> None:
     async with asyncio.timeout(TIMEOUT):
-        while any(pool._expected.get(key) is None for key in wanted):
+        while any(pool._expected[key].space is None for key in wanted):
             await asyncio.sleep(0.02)
 
 
@@ -45,7 +45,8 @@ def test_what_is_expected_is_there_and_is_given_up_again(tmp_path: Path) -> None
         kept = [mappings(number) for number in range(2, EXPECTED + 2)]
         assert list(pool._expected) == kept
         await ready(pool, kept)
-        made = pool._expected[kept[0]]
+        made = pool._expected[kept[0]].space
+        assert made is not None
         space = await pool.take(mappings=kept[0])
         assert space is made and space.userns >= 0
         with open(f"/proc/self/fdinfo/{space.userns}"):
@@ -62,5 +63,31 @@ def test_what_is_expected_is_there_and_is_given_up_again(tmp_path: Path) -> None
         async with asyncio.timeout(TIMEOUT):  # the kernel takes namespaces down by itself
             while links() & {space.link, other.link, made.link}:
                 await asyncio.sleep(0.1)
+
+    asyncio.run(body())
+
+
+def test_the_network_of_the_last_one_is_expected_again(tmp_path: Path) -> None:
+    async def body() -> None:
+        worker = NamespaceWorker()
+        pool = NamespacePool(worker, Instance.of(tmp_path / "d", tmp_path / "x"))
+        await pool.start()
+        taken = [await pool.take_bare(mappings=mappings(0))]
+        pool.expect(mappings(1))
+        pool.expect(mappings(2))
+        await ready(pool, [mappings(1), mappings(2)])
+        made = pool._expected[mappings(1)].space
+        assert made is not None and not made.link and made.userns >= 0
+        taken.append(await pool.take_bare(mappings=mappings(1)))
+        assert taken[-1] is made
+        given_up = pool._expected[mappings(2)].space
+        assert given_up is not None and given_up.userns >= 0
+        taken.append(await pool.take(mappings=mappings(2)))
+        assert taken[-1].link and not pool._expected
+        assert given_up.userns == -1, "what was expected in vain is closed"
+        for one in taken:
+            one.close()
+        await pool.close()
+        worker.close()
 
     asyncio.run(body())

@@ -190,6 +190,14 @@ class Kind(Enum):
     BARE = "nothing"
 
 
+@dataclass(slots=True)
+class _Expected:
+    """A namespace that a start is likely to ask for; without ``space`` it is to be made."""
+
+    kind: Kind
+    space: Namespace | None = None
+
+
 class NamespacePool:
     """A stock of each kind. ``take`` waits only when the right one is empty."""
 
@@ -200,8 +208,10 @@ class NamespacePool:
         self._worker, self._instance, self._mappings = worker, instance, mappings
         self._stock: dict[Kind, deque[Namespace]] = {kind: deque() for kind in Kind}
         self._sizes = {Kind.PLAIN: STOCK, Kind.NAMES: 0, Kind.BARE: BARE}
-        self._expected: dict[IDMappings, Namespace | None] = {}
-        """Ready ones that belong to user namespaces of these; None: to be made."""
+        self._expected: dict[IDMappings, _Expected] = {}
+        """Those that belong to user namespaces of these mappings."""
+        self._mapped_kind = Kind.PLAIN
+        """What the last container with mappings other than the stock's took."""
         self._made: set[str] = set()
         """Links made in the worker that the loop has not put into stock or use yet."""
         self._rtnl: netlink.Rtnl | None = None
@@ -221,15 +231,14 @@ class NamespacePool:
         self._schedule()
 
     def expect(self, mappings: IDMappings) -> None:
-        """A container with a user namespace of these mappings is likely to be started soon. The
-        oldest expectation that did not come true is given up."""
+        """A container with a user namespace of these mappings is likely to be started soon, with
+        a network of the kind that the last one had. The oldest expectation that did not come true
+        is given up."""
         if mappings in self._expected or self._closed:
             return
         while len(self._expected) >= EXPECTED:
-            oldest = self._expected.pop(next(iter(self._expected)))
-            if oldest is not None:
-                oldest.close()
-        self._expected[mappings] = None
+            self._give_up(self._expected.pop(next(iter(self._expected))))
+        self._expected[mappings] = _Expected(self._mapped_kind)
         self._schedule()
 
     async def take(self, names: bool = False, mappings: Userns = None) -> Namespace:
@@ -244,22 +253,36 @@ class NamespacePool:
         return await self._take(Kind.BARE, mappings)
 
     async def _take(self, kind: Kind, mappings: Userns) -> Namespace:
-        stock = self._stock[kind] if mappings == self._mappings else None
-        space = stock.popleft() if stock else self._take_expected(kind, mappings)
+        if mappings == self._mappings:
+            stock = self._stock[kind]
+            space = stock.popleft() if stock else None
+        else:
+            space = self._take_expected(kind, mappings)
         space = space or await self._make(kind, mappings)
         self._made.discard(space.link)
         self._schedule()
         return space
 
     def _take_expected(self, kind: Kind, mappings: Userns) -> Namespace | None:
-        if kind is not Kind.PLAIN or not isinstance(mappings, IDMappings):
+        if not isinstance(mappings, IDMappings):
             return None
-        return self._expected.pop(mappings, None)
+        self._mapped_kind = kind
+        expected = self._expected.pop(mappings, None)
+        if expected is None:
+            return None
+        if expected.kind is kind:
+            return expected.space
+        self._give_up(expected)
+        return None
+
+    def _give_up(self, expected: _Expected) -> None:
+        if expected.space is not None:
+            expected.space.close()
 
     def links(self) -> set[str]:
         """The host's ends of what is in stock."""
         ready = {space.link for stock in self._stock.values() for space in stock}
-        ready |= {space.link for space in self._expected.values() if space is not None}
+        ready |= {one.space.link for one in self._expected.values() if one.space is not None}
         return self._made | ready - {""}
 
     async def close(self) -> None:
@@ -272,20 +295,22 @@ class NamespacePool:
         for stock in self._stock.values():
             while stock:
                 stock.popleft().close()
-        for space in self._expected.values():
-            if space is not None:
-                space.close()
-        self._expected.clear()
+        while self._expected:
+            self._give_up(self._expected.popitem()[1])
         if self._rtnl is not None:
             self._rtnl.close()
 
     def _missing(self) -> list[Kind]:
         return [kind for kind, size in self._sizes.items() if len(self._stock[kind]) < size]
 
+    def _next_expected(self) -> IDMappings | None:
+        """Mappings of an expected namespace that is to be made."""
+        return next((key for key, one in self._expected.items() if one.space is None), None)
+
     def _schedule(self) -> None:
         """Refill soon: at once when a stock is low, else when the engine has been quiet."""
         missing = self._missing()
-        if self._closed or not (missing or None in self._expected.values()):
+        if self._closed or not (missing or self._next_expected()):
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -301,23 +326,35 @@ class NamespacePool:
     async def _fill(self) -> None:
         while not self._closed:
             missing = self._missing()
-            expected = next((key for key, space in self._expected.items() if space is None), None)
-            if not missing and expected is None:
+            expected = None if missing else self._next_expected()
+            if missing:
+                kind, mappings = missing[0], self._mappings
+            elif expected is not None:
+                kind, mappings = self._expected[expected].kind, expected
+            else:
                 return
-            kind = missing[0] if missing else Kind.PLAIN
             try:
-                space = await self._make(kind, self._mappings if missing else expected)
+                space = await self._make(kind, mappings)
             except (OSError, SystemFailure):
                 if expected is not None:
                     self._expected.pop(expected, None)
                 return  # the next take makes its own, and raises the error to its caller
             self._made.discard(space.link)
-            if missing and not self._closed:
-                self._stock[kind].append(space)
-            elif expected is not None and expected in self._expected and not self._closed:
-                self._expected[expected] = space
-            else:  # it was taken, or given up, meanwhile
+            if not self._put(kind, expected, space):
                 space.close()
+
+    def _put(self, kind: Kind, expected: IDMappings | None, space: Namespace) -> bool:
+        """Keep what was made; False when it was taken, or given up, meanwhile."""
+        if self._closed:
+            return False
+        if expected is None:
+            self._stock[kind].append(space)
+            return True
+        one = self._expected.get(expected)
+        if one is None or one.kind is not kind:
+            return False
+        one.space = space
+        return True
 
     async def _make(self, kind: Kind, mappings: Userns) -> Namespace:
         return await self._worker.run(lambda: self._make_now(kind, mappings))
