@@ -52,8 +52,11 @@ BARE = 3
 """The same without an eth0, which fewer containers want."""
 EXPECTED = 4
 """Namespaces kept for user namespaces that are expected (:meth:`NamespacePool.expect`)."""
-REFILL_DELAY = 0.02
-"""Seconds of quiet before the stock is filled up again, so as not to compete with a start."""
+REFILL_DELAY = 0.1
+"""Seconds of quiet before the stock is filled up again: longer than a start takes, so as not to
+compete with the one that took from it."""
+EXPECTED_DELAY = 0.02
+"""The same for what is expected, which is known when a start is over."""
 FIRST = "eth0"
 
 Userns = IDMappings | str | None
@@ -315,8 +318,9 @@ class NamespacePool:
         if self._timer is not None:
             self._timer.cancel()
         low = any(len(self._stock[kind]) * 2 < self._sizes[kind] for kind in missing)
+        delay = EXPECTED_DELAY if self._next_expected() else REFILL_DELAY
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(0.0 if low else REFILL_DELAY, self._begin)
+        self._timer = loop.call_later(0.0 if low else delay, self._begin)
 
     def _begin(self) -> None:
         self._timer = None
