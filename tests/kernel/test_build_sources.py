@@ -21,6 +21,7 @@ from imagekit import build_image
 from portside.builder import llb
 from portside.builder.llb import CopyAction, DiffOp, FileAction, FileOp, MakeDir, MakeFile, MergeOp
 from portside.builder.results import BuildResult, ExportRequest, PlatformResult
+from portside.builder.solver.agent_sockets import SocketAccess
 from portside.builder.solver.git_source import GitSource, git_source
 from portside.builder.solver.http_source import HttpSource
 from portside.builder.solver.operations import action_runs
@@ -208,7 +209,7 @@ async def test_what_a_repository_has_is_reported(built: Builder, repository: Any
 class _Agent(NoSecrets):
     """A client with an agent named ``work``, and a token for one host."""
 
-    async def ssh_socket(self, identifier: str) -> str | None:
+    async def ssh_socket(self, identifier: str, access: SocketAccess) -> str | None:
         return "/run/agent" if identifier == "work" else None
 
     async def secret(self, identifier: str) -> bytes | None:

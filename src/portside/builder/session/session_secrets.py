@@ -4,23 +4,23 @@ needed. They live in memory and, for a step that mounts them, beneath the exec r
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from portside.builder.session.session_channel import Channel, Refused, SessionConnection
+from portside.builder.solver.agent_sockets import (
+    MAX_AGENT_CONNECTIONS,
+    AgentSockets,
+    SocketAccess,
+)
 from portside.builder.solver.step_mounts import MAX_SECRET
 from portside.model.errors import PortsideError
-from portside.model.ids import new_id
 from portside.model.registryauth import AuthConfig
 
 _MAX_AUTH = 64 << 10
 _PIECE = 64 << 10
-MAX_AGENT_CONNECTIONS = 64
-"""Connections to the client's SSH agent that one build has open at the same time."""
 
 
 class ClientSecrets:
@@ -30,9 +30,7 @@ class ClientSecrets:
         self, connection: SessionConnection, secrets: list[str], ssh: list[str], exec_root: Path
     ) -> None:
         self._connection, self._secrets, self._ssh = connection, set(secrets), set(ssh)
-        self._exec_root = exec_root
-        self._directory: Path | None = None
-        self._servers: dict[str, asyncio.Server] = {}
+        self._sockets = AgentSockets(exec_root)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def secret(self, identifier: str) -> bytes | None:
@@ -54,16 +52,9 @@ class ClientSecrets:
         finally:
             channel.close()
 
-    async def ssh_socket(self, identifier: str) -> str | None:
+    async def ssh_socket(self, identifier: str, access: SocketAccess) -> str | None:
         if identifier not in self._ssh:
             return None
-        if self._directory is None:
-            self._directory = self._exec_root / f"build-{new_id()[:12]}"
-            self._directory.mkdir(mode=0o700, parents=True)
-        path = self._directory / f"agent-{len(self._servers)}"
-        known = list(self._servers)
-        if identifier in known:
-            return str(self._directory / f"agent-{known.index(identifier)}")
 
         def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             if len(self._tasks) >= MAX_AGENT_CONNECTIONS:
@@ -73,9 +64,7 @@ class ClientSecrets:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-        self._servers[identifier] = await asyncio.start_unix_server(serve, str(path))
-        os.chmod(path, 0o600)
-        return str(path)
+        return await self._sockets.path(identifier, access, serve)
 
     async def _relay(
         self, identifier: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -99,10 +88,7 @@ class ClientSecrets:
             await channel.end()
 
     async def close(self) -> None:
-        for server in self._servers.values():
-            server.close()
+        self._sockets.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)

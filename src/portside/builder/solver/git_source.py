@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from portside.builder import llb
+from portside.builder.solver.agent_sockets import SocketAccess
 from portside.builder.solver.layer_commit import LayerCommitter
 from portside.builder.solver.solver import Made
 from portside.builder.solver.step_mounts import Secrets
@@ -207,7 +208,7 @@ class GitSource:
         return found | await self._ssh(url, private)
 
     async def _ssh(self, url: GitUrl, private: Path) -> dict[str, str]:
-        socket = await self._secrets.ssh_socket(url.agent)
+        socket = await self._secrets.ssh_socket(url.agent, SocketAccess())
         hosts, check = "/dev/null", "accept-new"
         if url.known_hosts:
             (private / "known_hosts").write_text(url.known_hosts + "\n")

@@ -36,7 +36,7 @@ def seal(
     """See :class:`portside.builder.solver.build_jobs.SealLayer`. ``digests``: of files that were
     just made."""
     digests = digests if digests is not None else FileDigests()
-    _drop_stubs(rootfs, stubs)
+    _drop_stubs(rootfs, base, stubs)
     upper = rootfs.upper
     size = measure(upper)
     is_overlay = rootfs.driver == "overlay"
@@ -68,22 +68,24 @@ def _content(upper: str, digests: FileDigests) -> str:
         os.close(fd)
 
 
-def _drop_stubs(rootfs: Rootfs, stubs: tuple[str, ...]) -> None:
+def _drop_stubs(rootfs: Rootfs, base: str, stubs: tuple[str, ...]) -> None:
     """Remove mount points that the runtime made, with their parents: the ones that no layer below
-    has and that are still empty."""
-    if rootfs.driver != "overlay" or not stubs:
+    (on vfs: the tree ``base``) has and that are still empty."""
+    if not stubs:
         return
+    is_overlay = rootfs.driver == "overlay"
+    below = rootfs.lower if is_overlay else (base,) if base else ()
     top = os.open(rootfs.upper, OPEN_DIR)
-    lower = [os.open(path, OPEN_DIR) for path in rootfs.lower]
+    lower = [os.open(path, OPEN_DIR) for path in below]
     try:
         for path in (*stubs, "/etc/mtab"):
-            _drop_upwards(top, lower, path.strip("/"))
+            _drop_upwards(top, lower, path.strip("/"), is_overlay=is_overlay)
     finally:
         for fd in (top, *lower):
             os.close(fd)
 
 
-def _drop_upwards(top: int, lower: list[int], name: str) -> None:
+def _drop_upwards(top: int, lower: list[int], name: str, *, is_overlay: bool) -> None:
     """A stub, and then its parents as far as they are in the layer for its sake alone."""
     while name:
         below = next((found for fd in lower if (found := _look(fd, name)) is not None), None)
@@ -91,9 +93,29 @@ def _drop_upwards(top: int, lower: list[int], name: str) -> None:
             here = _look(top, name)
             if here is None or not stat.S_ISDIR(here.st_mode) or _differ(here, below):
                 return
+            if not is_overlay:
+                _restore_time(top, lower[0], name)
+                return
         if not _drop_stub(top, name):
             return
         name = name.rpartition("/")[0]
+
+
+def _restore_time(top: int, base: int, name: str) -> None:
+    """On vfs: a directory in which only stubs came and went is as it was."""
+    fds = []
+    try:
+        for root in (top, base):
+            fds.append(openat2(root, name, OPEN_DIR, resolve=BELOW))
+        here, before = fds
+        if set(os.listdir(here)) == set(os.listdir(before)):
+            found = os.stat(before)
+            os.utime(here, ns=(found.st_atime_ns, found.st_mtime_ns))
+    except OSError:
+        return  # the step has put another thing there: it stays as it is
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def _differ(one: os.stat_result, other: os.stat_result) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from portside.builder import llb
+from portside.builder.solver.agent_sockets import SocketAccess
 from portside.builder.solver.build_jobs import InitCache
 from portside.builder.solver.cache_records import CacheStore
 from portside.builder.solver.tree import Tree, digest_of
@@ -24,7 +25,7 @@ from portside.model.idmap import IDMappings
 from portside.model.ids import new_id
 from portside.model.rootfs import Rootfs
 from portside.store.mapped_copies import key_of
-from portside.store.store_jobs import CopyWithOwners
+from portside.store.store_jobs import CopyTree, CopyWithOwners
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +41,8 @@ class Secrets(Protocol):
         """None when the client has no such secret."""
         ...
 
-    async def ssh_socket(self, identifier: str) -> str | None:
-        """Path of a socket on which the client's agent answers."""
+    async def ssh_socket(self, identifier: str, access: SocketAccess) -> str | None:
+        """Path of a socket on which the client's agent answers whom ``access`` admits."""
         ...
 
 
@@ -49,7 +50,7 @@ class NoSecrets:
     async def secret(self, identifier: str) -> bytes | None:
         return None
 
-    async def ssh_socket(self, identifier: str) -> str | None:
+    async def ssh_socket(self, identifier: str, access: SocketAccess) -> str | None:
         return None
 
 
@@ -100,18 +101,24 @@ class StepMounts:
                 found = await self._one(number, mount, tree)
                 if found is not None:
                     if mappings is not None and mount.type in ("cache", "secret", "ssh"):
-                        self._own(found, mount.type, mappings)
+                        self._own(found, mappings)
                     self.mounts.append(found)
 
     @staticmethod
-    def _own(mount: oci.Mount, kind: str, mappings: IDMappings) -> None:
-        """The engine's files belong to root in the step."""
+    def _own(mount: oci.Mount, mappings: IDMappings) -> None:
+        """The engine's files have owners of the step's user namespace; those that are stored
+        with the host's identifiers (:meth:`_owner`, cache mounts) have them already."""
         if idmapped.is_supported(mount.source):
             mount.uid_mappings, mount.gid_mappings = mappings.uids, mappings.gids
-        elif kind != "cache":  # whose files are stored with the host's identifiers
-            found = os.stat(mount.source)
-            owner = mappings.host_uid(found.st_uid), mappings.host_gid(found.st_gid)
-            os.chown(mount.source, *owner)
+
+    def _owner(self, option: llb.SecretOpt, place: Path) -> tuple[int, int]:
+        """The owner of a secret's file or an agent's socket beneath ``place``, on the disk.
+        InvalidParameter when the step's user namespace has no such user or group."""
+        mappings = self._core.options.id_mappings
+        if mappings is None:
+            return option.uid, option.gid
+        mapped = mappings.host_uid(option.uid), mappings.host_gid(option.gid)
+        return (option.uid, option.gid) if idmapped.is_supported(str(place)) else mapped
 
     async def _root(self, number: int, mount: llb.Mount, tree: Tree) -> None:
         if tree.directory:
@@ -155,7 +162,7 @@ class StepMounts:
             rootfs = self._readable(tree)
             access = ("ro",)
             if mappings is not None and layers.copies.needed():
-                rootfs = await self._owned(rootfs.upper, mappings)
+                rootfs = await self._copied(rootfs.upper, mappings)
         if mappings is not None and not layers.copies.needed():
             rootfs = rootfs.mapped(mappings)
         if tree.directory and not mount.readonly and mappings is None:
@@ -166,14 +173,17 @@ class StepMounts:
         place = await self._bound(rootfs, mount.selector or "/")
         return oci.Mount(mount.dest, "bind", place, ("bind", "rprivate", *access))
 
-    async def _owned(self, source: str, mappings: IDMappings) -> Rootfs:
-        """A copy of a client's directory for the step's user namespace; it goes with the step."""
-        target = self._core.directory(self._id) / f"context-{self._count}"
-        job = CopyWithOwners(
-            source=source, target=str(target), uids=mappings.uids, gids=mappings.gids
-        )
+    async def _copied(self, source: str, mappings: IDMappings | None) -> Rootfs:
+        """A copy of a client's directory, with owners of the step's user namespace; it goes with
+        the step."""
+        target = str(self._core.directory(self._id) / f"context-{self._count}")
+        if mappings is None:
+            job: CopyTree | CopyWithOwners = CopyTree(source=source, target=target)
+        else:
+            uids, gids = mappings.uids, mappings.gids
+            job = CopyWithOwners(source=source, target=target, uids=uids, gids=gids)
         await self._core.store.workers.run(job)
-        return Rootfs("bind", upper=str(target))
+        return Rootfs("bind", upper=target)
 
     def _readable(self, tree: Tree) -> Rootfs:
         layers = self._core.store.layers
@@ -194,9 +204,17 @@ class StepMounts:
             return layers.rootfs(identifier) if layers.copies.own(identifier) else rootfs
         if mount.output >= 0:
             raise InvalidParameter("a client's directory cannot be changed into an output")
-        rootfs = await self._writable(identifier, Tree())
+        mappings, layers = self._core.options.id_mappings, self._core.store.layers
+        stored = mappings if mappings is not None and layers.copies.needed() else None
+        if layers.driver == "vfs":
+            return await self._copied(tree.directory, stored)
+        source, rootfs = tree.directory, await self._writable(identifier, Tree())
+        if stored is not None:
+            await layers.store_as(identifier, stored)
+            rootfs = layers.rootfs(identifier)
+            source = (await self._copied(source, stored)).upper
         return Rootfs(
-            "overlay", lower=(tree.directory,), upper=rootfs.upper, work=rootfs.work,
+            "overlay", lower=(source,), upper=rootfs.upper, work=rootfs.work,
             options=rootfs.options,
         )  # fmt: skip
 
@@ -254,7 +272,7 @@ class StepMounts:
         fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, data)
-            os.fchown(fd, option.uid, option.gid)
+            os.fchown(fd, *self._owner(option, place))
             os.fchmod(fd, option.mode)
         finally:
             os.close(fd)
@@ -275,7 +293,8 @@ class StepMounts:
     async def _ssh(self, mount: llb.Mount) -> oci.Mount | None:
         option = mount.secret
         assert option is not None
-        path = await self._secrets.ssh_socket(option.id)
+        owner = self._owner(option, self._core.instance.exec_root)
+        path = await self._secrets.ssh_socket(option.id, SocketAccess(*owner, option.mode))
         if path is None:
             if option.optional:
                 return None

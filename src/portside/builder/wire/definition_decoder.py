@@ -176,7 +176,7 @@ def mount_of(mount: Any) -> llb.Mount:
         option = mount.secretOpt if kind == "secret" else mount.SSHOpt
         secret = llb.SecretOpt(
             id=option.ID or ("default" if kind == "ssh" else ""), uid=option.uid, gid=option.gid,
-            mode=option.mode, optional=option.optional,
+            mode=option.mode & 0o7777, optional=option.optional,
         )  # fmt: skip
     return llb.Mount(
         dest=mount.dest, type=kind, input=mount.input, selector=mount.selector,
