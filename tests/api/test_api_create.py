@@ -44,10 +44,16 @@ def mount(**fields: Any) -> dict[str, Any]:
         ({"Binds": ["vol:/x:rslave"]}, "field BindOptions must not be specified"),
         (
             mount(Type="bind", Source="/tmp", VolumeOptions={"NoCopy": True}),
-            'invalid mount config for type "bind": field VolumeOptions must not be specified',
+            'VolumeOptions must not be specified on mount type "bind"',
         ),
-        (mount(Type="volume", Source="vol", BindOptions={}), "field BindOptions must not be"),
-        (mount(Type="tmpfs", BindOptions={}), "field BindOptions must not be specified"),
+        (
+            mount(Type="volume", Source="vol", BindOptions={}),
+            'BindOptions must not be specified on mount type "volume"',
+        ),
+        (
+            mount(Type="tmpfs", BindOptions={}),
+            'BindOptions must not be specified on mount type "tmpfs"',
+        ),
         (
             {"Mounts": [{"Type": "what", "Target": ""}]},
             'invalid mount config for type "what": field Target must not be empty',
@@ -64,6 +70,18 @@ def mount(**fields: Any) -> dict[str, Any]:
         ({"PortBindings": {"80/tcp": [{"HostPort": "aa"}]}}, 'invalid port specification: "aa"'),
         ({"BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": -1}]}, "invalid JSON: "),
         ({"Isolation": "hyperv"}, "linux only supports 'default'"),
+        ({"PidMode": "container:"}, "invalid PID mode: container:"),
+        ({"CpuShares": -5}, "invalid CPU shares (-5): value must be a positive integer"),
+        ({"CpusetCpus": "1-0"}, "Invalid value 1-0 for cpuset cpus: invalid format: 1-0"),
+        ({"ExtraHosts": ["x:"]}, 'invalid IP address in add-host: ""'),
+        (
+            {"RestartPolicy": {"Name": "", "MaximumRetryCount": 3}},
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+        ),
+        (
+            {"Mounts": [{"Type": "image", "Source": BASE, "Target": "/x", "BindOptions": {}}]},
+            'BindOptions must not be specified on mount type "image"',
+        ),
         ({"IOMaximumIOps": 5}, "linux does not support configuration of maximum IOPs"),
         (
             {"RestartPolicy": {"Name": "always", "MaximumRetryCount": -1}},
@@ -204,6 +222,49 @@ def test_a_host_configuration_is_refused_in_dockers_words(
     status, message = create(engine, made, HostConfig=host)
     assert status == 400
     assert text in message
+
+
+@pytest.mark.parametrize("option", ["", "what", "what=x", "no-new-privileges=what"])
+def test_security_options_that_are_unknown(
+    engine: RunningEngine, made: list[str], option: str
+) -> None:
+    """An error without a class in dockerd, hence its status."""
+    status, message = create(engine, made, HostConfig={"SecurityOpt": [option]})
+    assert (status, message.startswith("invalid --security-opt ")) == (500, True)
+
+
+@pytest.mark.parametrize(
+    ("config", "where", "value"),
+    [
+        ({"HostConfig": {"Isolation": "DEFAULT"}}, "HostConfig.Isolation", "DEFAULT"),
+        ({"HostConfig": {"UTSMode": "host"}}, "HostConfig.UTSMode", "host"),
+        ({"HostConfig": {"Sysctls": {"net/ipv4/ip_forward": "1"}}}, "HostConfig.Sysctls",
+         {"net/ipv4/ip_forward": "1"}),
+        ({"HostConfig": {"CgroupParent": "../create"}}, "HostConfig.CgroupParent", "../create"),
+        ({"HostConfig": {"Mounts": [{"Type": "image", "Source": BASE, "Target": "/x"}]}},
+         "Mounts.0.Propagation", "rprivate"),
+        ({}, "HostConfig.PortBindings", None),
+    ],
+)  # fmt: skip
+def test_odd_but_accepted_requests_start(
+    engine: RunningEngine, made: list[str], config: dict[str, Any], where: str, value: Any
+) -> None:
+    found = inspected(engine, made, **config)
+    engine.json("POST", f"/containers/{found['Id']}/start", status=204)
+    assert found["Config"]["Hostname"] == found["Id"][:12]
+    for step in where.split("."):
+        found = found[int(step) if step.isdigit() else step]
+    assert found == value
+
+
+def test_a_single_other_network_replaces_the_default_one(
+    engine: RunningEngine, made: list[str]
+) -> None:
+    asked = {"EndpointsConfig": {"none": {}}}
+    found = inspected(engine, made, NetworkingConfig=asked)
+    engine.json("POST", f"/containers/{found['Id']}/start", status=204)
+    found = engine.json("GET", f"/containers/{found['Id']}/json")
+    assert list(found["NetworkSettings"]["Networks"]) == ["none"]
 
 
 def test_what_has_no_image_needs_a_command_first(engine: RunningEngine, made: list[str]) -> None:
@@ -389,7 +450,7 @@ def test_null_is_nothing_at_any_depth(engine: RunningEngine, made: list[str]) ->
         "Mounts": [{"Type": "tmpfs", "target": "/x", "Source": None, "TmpfsOptions": None}],
         "Ulimits": [{"Name": "nofile", "SOFT": 10, "Hard": 20}],
         "Devices": None,
-        "PortBindings": {"80/tcp": None},
+        "PortBindings": {"80/tcp": [{"HostIp": None, "HostPort": None}], "82/tcp": None},
         "RestartPolicy": {"Name": None},
     }
     found = inspected(
@@ -399,7 +460,8 @@ def test_null_is_nothing_at_any_depth(engine: RunningEngine, made: list[str]) ->
     assert found["HostConfig"]["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
     assert found["Config"]["ExposedPorts"] == {"81/tcp": {}}
     assert found["Config"]["Labels"] == {"a": ""}
-    assert "80/tcp" in found["HostConfig"]["PortBindings"]
+    bindings = found["HostConfig"]["PortBindings"]
+    assert bindings == {"80/tcp": [{"HostIp": "", "HostPort": ""}]}
     status, message = create(engine, made, HostConfig={"Mounts": [{"Type": 5}]})
     assert status == 400
     assert message.startswith("invalid JSON: ")
@@ -425,7 +487,7 @@ def test_updates_that_contradict_what_is_set(engine: RunningEngine, made: list[s
         assert words in refused(body, **host)
 
 
-@pytest.mark.parametrize("port", ["0/tcp", "80/foo", "0-2/udp"])
+@pytest.mark.parametrize("port", ["0/tcp", "80/foo", "0-2/udp", "x", "70000/tcp"])
 def test_any_port_can_be_exposed(engine: RunningEngine, made: list[str], port: str) -> None:
     config = inspected(engine, made, ExposedPorts={port: {}})["Config"]
     assert config["ExposedPorts"] == {port: {}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,6 @@ UNTIL = [
     ("/images/json", "0.VirtualSize", "1.44"),
     (f"/images/{BASE}/json", "VirtualSize", "1.44"),
     (f"/images/{BASE}/json", "Config.Hostname", "1.50"),
-    ("/containers/versioned/json", "HostConfig.KernelMemory", "1.42"),
-    ("/containers/versioned/json", "HostConfig.KernelMemoryTCP", "1.42"),
 ]
 """Path, field, and the first version that no longer tells it."""
 
@@ -235,8 +234,23 @@ def host(**fields: Any) -> dict[str, Any]:
     return {"HostConfig": fields}
 
 
+MAC, OTHER_MAC = "02:42:ac:11:00:99", "02:42:ac:11:00:98"
 BIND = {"Type": "bind", "Source": "/tmp", "Target": "/a", "ReadOnly": True}
+SYSCTLS = "com.docker.network.endpoint.sysctls"
+
+
+def on_bridge(**fields: Any) -> dict[str, Any]:
+    return {"NetworkingConfig": {"EndpointsConfig": {"bridge": fields}}}
+
+
 CHANGES = [
+    ("1.25", host(AutoRemove=True), "HostConfig.AutoRemove", False, True),
+    ("1.44", on_bridge(MacAddress=MAC), "NetworkSettings.Networks.bridge.MacAddress", "", MAC),
+    ("1.44", on_bridge(MacAddress=MAC), "Config.MacAddress", MISSING, MAC),
+    ("1.44", {"MacAddress": MAC, **host(NetworkMode="versions")}, "Config.MacAddress", MAC, MAC),
+    ("1.53", host(PortBindings={"80/tcp": [], "81/udp": [{}]}), "HostConfig.PortBindings",
+     {"80/tcp": [], "81/udp": [{"HostIp": "", "HostPort": ""}]},
+     {"81/udp": [{"HostIp": "", "HostPort": ""}]}),
     ("1.40", {}, "HostConfig.IpcMode", "shareable", "private"),
     ("1.42", host(ConsoleSize=[10, 20]), "HostConfig.ConsoleSize", [0, 0], [10, 20]),
     ("1.43", host(Annotations={"a": "b"}), "HostConfig.Annotations", MISSING, {"a": "b"}),
@@ -266,6 +280,40 @@ def test_meanings_that_changed(
         assert (MISSING if got in (None, MISSING) else got) == wanted, version
 
 
+REFUSED_SINCE = [
+    ("1.42", host(Mounts=[{"Type": "tmpfs", "Target": "/t", "VolumeOptions": {}}]),
+     400, 'VolumeOptions must not be specified on mount type "tmpfs"'),
+    ("1.42", host(Mounts=[{"Type": "bind", "Source": "/tmp", "Target": "/t", "TmpfsOptions": {}}]),
+     400, 'TmpfsOptions must not be specified on mount type "bind"'),
+    ("1.44", {"MacAddress": MAC, **on_bridge(MacAddress=OTHER_MAC)},
+     400, "the container-wide MAC address must match the endpoint-specific MAC address for the "
+          "main network, or be left empty"),
+    ("1.44", {"MacAddress": MAC, "NetworkingConfig": {"EndpointsConfig": {"versions": {}}}},
+     400, "unable to migrate container-wide MAC address to a specific network: "
+          "HostConfig.NetworkMode must match the identity of a network in "
+          "NetworkSettings.Networks"),
+    ("1.48", host(Sysctls={"net.ipv4.conf.eth0.log_martians": "1"}),
+     500, 'interface specific sysctl setting "net.ipv4.conf.eth0.log_martians" must be supplied '
+          f"using driver option '{SYSCTLS}'"),
+]  # fmt: skip
+"""The first version that refuses the request, with the status and the words."""
+
+
+@pytest.mark.parametrize(("since", "body", "refused", "words"), REFUSED_SINCE)
+def test_requests_that_were_allowed(
+    engine: RunningEngine,
+    container: str,
+    since: str,
+    body: dict[str, Any],
+    refused: int,
+    words: str,
+) -> None:
+    major, minor = number(since)
+    status, answer, _ = made(engine, f"{major}.{minor - 1}", body)
+    assert status == 201, answer
+    assert made(engine, since, body)[:2] == (refused, words)
+
+
 REFUSALS = [
     ("1.44", host(Mounts=[{**BIND, "BindOptions": {"ReadOnlyForceRecursive": True}}]),
      "BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer"),
@@ -276,6 +324,10 @@ REFUSALS = [
      "VolumeOptions.Subpath needs API v1.45 or newer"),
     ("1.48", host(Mounts=[{"Type": "image", "Source": BASE, "Target": "/a"}]),
      'Mount type "Image" needs API v1.48 or newer'),
+    ("1.44", {"MacAddress": MAC, **host(NetworkMode="host")},
+     "conflicting options: mac-address and the network mode"),
+    ("1.44", {"MacAddress": MAC, **host(NetworkMode="none")},
+     "conflicting options: mac-address and the network mode"),
 ]  # fmt: skip
 
 
@@ -346,9 +398,34 @@ def test_interface_sysctls_were_migrated_until_1_48(engine: RunningEngine, conta
     ]
 
 
+def test_migrated_sysctls_come_before_those_of_the_endpoint(
+    engine: RunningEngine, container: str
+) -> None:
+    own = {SYSCTLS: "net.ipv4.conf.IFNAME.forwarding=1"}
+    body = {**host(Sysctls={"net.ipv4.conf.eth0.forwarding": "0"}), **on_bridge(DriverOpts=own)}
+    _, _, found = made(engine, "1.47", body)
+    assert look(found, "NetworkSettings.Networks.bridge.DriverOpts") == {
+        SYSCTLS: "net.ipv4.conf.IFNAME.forwarding=0,net.ipv4.conf.IFNAME.forwarding=1"
+    }
+    assert made(engine, "1.47", host(Sysctls={"net.ipv4.conf.eth1.forwarding": "0"}))[:2] == (
+        500,
+        "unable to determine network endpoint for sysctl net.ipv4.conf.eth1.forwarding, use "
+        f"driver option '{SYSCTLS}' to set per-interface sysctls",
+    )
+    body = host(Sysctls={"net.ipv4.conf.eth0.forwarding": "0"})
+    body["NetworkingConfig"] = {"EndpointsConfig": {"versions": {}}}
+    assert made(engine, "1.47", body)[:2] == (
+        400,
+        "unable to find a network for sysctl net.ipv4.conf.eth0.forwarding: "
+        "HostConfig.NetworkMode must match the identity of a network in NetworkSettings.Networks",
+    )
+
+
 def test_warnings_that_moved_from_the_client_in_1_48(engine: RunningEngine, container: str) -> None:
     body = host(VolumeDriver="local", Mounts=[{"Type": "volume", "Target": "/q"}])
     assert made(engine, "1.47", body)[1] == []
+    named = {"Type": "volume", "Target": "/q", "VolumeOptions": {"DriverConfig": {"Name": "local"}}}
+    assert made(engine, "1.48", host(VolumeDriver="local", Mounts=[named]))[1] == []
     assert made(engine, "1.48", body)[1] == [
         "WARNING: the container-wide volume-driver configuration is ignored for volumes "
         "specified via 'mount'. Use '--mount type=volume,volume-driver=...' instead"
@@ -360,7 +437,38 @@ def test_empty_port_bindings_are_warned_about_since_1_52(
 ) -> None:
     body = host(PortBindings={"80/tcp": []})
     assert made(engine, "1.51", body)[1] == []
-    assert "80/tcp" in made(engine, "1.52", body)[1][0]
+    assert made(engine, "1.52", body)[1] == [
+        "Following container port(s) have an empty list of port-bindings: 80/tcp. Starting with "
+        "API 1.53, such bindings will be discarded."
+    ]
+    assert made(engine, "1.53", body)[1] == []
+
+
+def test_networks_without_ipv4_since_1_48(engine: RunningEngine, container: str) -> None:
+    for version, wanted in (("1.47", 201), ("1.48", 400)):
+        body = {"Name": "without-ipv4", "EnableIPv4": False}
+        status, _, _ = engine.request("POST", f"/v{version}/networks/create", body)
+        engine.request("DELETE", "/networks/without-ipv4")
+        assert status == wanted, version
+
+
+def test_creation_of_images_is_an_event_since_1_46(engine: RunningEngine, container: str) -> None:
+    name = engine.json("POST", f"/commit?container={container}&pause=0", None, 201)["Id"]
+    engine.request("DELETE", f"/images/{name}")
+    for version, wanted in (("1.45", set()), ("1.46", {"create"})):
+        path = f"/v{version}/events?since=1&until=1&filters=%7B%22type%22:%5B%22image%22%5D%7D"
+        _, _, data = engine.request("GET", path.replace("until=1&", f"until={time.time()}&"))
+        actions = {json.loads(line)["Action"] for line in data.splitlines()}
+        assert actions & {"create"} == wanted, version
+        assert "delete" in actions
+
+
+def test_the_verbosity_of_disk_usage_is_read_since_1_52(
+    engine: RunningEngine, container: str
+) -> None:
+    engine.json("GET", "/v1.51/system/df?verbose=x")
+    found = engine.json("GET", "/v1.52/system/df?verbose=x", status=400)
+    assert found["message"] == "invalid value for verbose: x"
 
 
 def test_updates_of_the_number_of_processes_since_1_40(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from portside.api import params, reply
+from portside.api import params, reply, request_versions
 from portside.api.router import Answer, Router
 from portside.containers.container_networks import disconnect_by_name, network_connect
 from portside.model.errors import InvalidParameter, InvalidText
@@ -56,6 +56,7 @@ async def inspect(api: Api, request: Request, name: str) -> Answer:
 @router.add("POST", "/networks/create")
 async def create(api: Api, request: Request, _: str) -> Answer:
     body = await params.json(request, NetworkCreate)
+    body = request_versions.network(body, request.version)
     if not body.driver:
         body = msgspec.structs.replace(body, driver="bridge")
     return reply.json(await api.engine.networks.create(body), 201)

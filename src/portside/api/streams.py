@@ -107,7 +107,8 @@ async def attach_websocket(api: Api, request: Request, name: str) -> Answer:
 
     def take(terminal: bool) -> socket.socket:
         hijacked = request.hijack(head)
-        return websocket.relay(hijacked.sock, hijacked.early)
+        text = request.version < (1, 28)
+        return websocket.relay(hijacked.sock, hijacked.early, text=text)
 
     containers = api.engine.containers
     await attach_container(containers, containers.find(name), options, take, name=name)

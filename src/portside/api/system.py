@@ -13,8 +13,9 @@ from portside.api import params, reply, versions
 from portside.api.router import Answer, Router
 from portside.engine import events
 from portside.engine.info import engine_info, engine_version
-from portside.model.errors import InvalidParameter
+from portside.model.errors import InvalidParameter, InvalidText
 from portside.model.events import Event
+from portside.model.golang.booleans import parse_bool
 from portside.model.registryauth import AuthConfig
 from portside.serving.http.messages import Request, Response, Stream
 
@@ -75,7 +76,8 @@ async def get_events(api: Api, request: Request, _: str) -> Answer:
         asked = since is not None or until is not None
         past = bus.past(since or 0, until, wanted) if asked else []
         for event in past:
-            await stream.write(form.encode(event))
+            if form.shows(event):
+                await stream.write(form.encode(event))
         if until is None:
             await _follow(listener, stream, form)
         elif until > time.time_ns():
@@ -91,7 +93,8 @@ async def get_events(api: Api, request: Request, _: str) -> Answer:
 
 async def _follow(listener: events.Listener, stream: Stream, form: _EventForm) -> None:
     async for event in listener:
-        await stream.write(form.encode(event))
+        if form.shows(event):
+            await stream.write(form.encode(event))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,10 @@ class _EventForm:
         offers = [kind for kind, since in _EVENT_TYPES.items() if request.version >= since]
         found = reply.preferred(request.header("accept"), offers)
         return cls(request.version, found or reply.JSON)
+
+    def shows(self, event: Event) -> bool:
+        """Images had no ``create`` event before 1.46."""
+        return self.version >= (1, 46) or (event.type, event.action) != ("image", "create")
 
     def encode(self, event: Event) -> bytes:
         data = msgspec.json.encode(versions.event(events.wire(event), self.version))
@@ -128,8 +135,16 @@ async def disk_usage(api: Api, request: Request, _: str) -> Answer:
     unknown = kinds - {"container", "image", "volume", "build-cache"}
     if unknown:
         raise InvalidParameter(f"unknown object type: {sorted(unknown)[0]}")
+    verbose = _verbose(request) if request.version >= (1, 52) else False
     from portside.engine.usage import measure_disk
 
     usage = await measure_disk(api.engine, kinds, request.version)
-    verbose = params.boolean(request, "verbose")
     return reply.json(versions.disk_usage(usage, request.version, verbose))
+
+
+def _verbose(request: Request) -> bool:
+    text = params.text(request, "verbose")
+    try:
+        return parse_bool(text or "false")
+    except InvalidText:
+        raise InvalidParameter(f"invalid value for verbose: {text}") from None

@@ -29,6 +29,7 @@ def container(value: dict[str, Any], version: Version) -> dict[str, Any]:
             value["NetworkSettings"].pop(name, None)
         if not value["Config"].get("OnBuild"):
             value["Config"].pop("OnBuild", None)
+        value["Config"].pop("MacAddress", None)
         value["HostConfig"].pop("KernelMemoryTCP", None)
         snapshot = {"Name": value.pop("GraphDriver")["Name"]}
         value["Storage"] = {"RootFS": {"Snapshot": snapshot}}
@@ -37,9 +38,6 @@ def container(value: dict[str, Any], version: Version) -> dict[str, Any]:
     if version < (1, 45):
         for endpoint in value["NetworkSettings"]["Networks"].values():
             _add_short_name(endpoint, value["Id"][:_SHORT])
-    if version < (1, 42):
-        value["HostConfig"].setdefault("KernelMemory", 0)
-        value["HostConfig"].setdefault("KernelMemoryTCP", 0)
     return value
 
 

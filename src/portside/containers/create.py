@@ -206,7 +206,7 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
     if not host.runtime:
         changes["runtime"] = options.default_runtime
     if not host.restart_policy.name:
-        changes["restart_policy"] = type(host.restart_policy)(name="no")
+        changes["restart_policy"] = msgspec.structs.replace(host.restart_policy, name="no")
     if not host.log_config.type:
         own = host.log_config.config or {}
         changes["log_config"] = LogConfig(
@@ -217,8 +217,6 @@ def _settle(core: Core, config: ContainerConfig, host: HostConfig) -> tuple[Host
     changes["memory_swap"] = swap_default(host.memory, host.memory_swap)
     if host.pids_limit is not None and host.pids_limit <= 0:
         changes["pids_limit"] = None
-    if host.cpu_shares < 0:
-        changes["cpu_shares"] = 2
     if implied := selinux_labels.implied_options(core, host):
         changes["security_opt"] = (*(host.security_opt or ()), *implied)
     settled, found = check_limits(msgspec.structs.replace(host, **changes))
@@ -234,8 +232,6 @@ def _settle_config(config: ContainerConfig, host: HostConfig, identifier: str) -
     hostname, domain = config.hostname, config.domainname
     if not hostname:
         hostname = os.uname().nodename if host.network_mode == "host" else identifier[:12]
-    if host.uts_mode == "host":
-        hostname = os.uname().nodename
     place = config.working_dir
     if place:
         place = posixpath.normpath("/" + place.lstrip("/"))
@@ -260,13 +256,11 @@ def _endpoints(host: HostConfig, request: CreateRequest) -> dict[str, EndpointSe
     if mode.startswith("container:"):
         return {}
     by_default = request.host_config.network_mode in ("", "default")
-    if by_default and found.keys() - {mode, "default", "host", "none"}:
+    if by_default and found.keys() - {mode, "default"}:
         return found
     if mode not in found:
         default = found.pop("default", None) if mode == "bridge" or not private else None
         found = {mode: default or EndpointSettings(), **found}
-    if request.mac_address and private and not found[mode].mac_address:
-        found[mode] = msgspec.structs.replace(found[mode], mac_address=request.mac_address)
     return found
 
 

@@ -15,7 +15,7 @@ from portside.containers.spec import security_options
 from portside.containers.spec.oci_spec import apparmor_of
 from portside.kernel import apparmor
 from portside.model import filters as matching
-from portside.model.container import HostConfig
+from portside.model.container import ContainerConfig, HostConfig
 from portside.model.containerstate import (
     ContainerInspect,
     ContainerSummary,
@@ -71,7 +71,7 @@ async def inspect_container(
         graph_driver=GraphDriver(data=None, name=core.store.layers.snapshotter),
         mounts=tuple(point.shown() for point in record.mounts),
         id_mappings=_id_mappings(core, record),
-        config=record.config,
+        config=_config(record),
         network_settings=_networks(core, record),
     )
     if size:
@@ -103,6 +103,15 @@ def _host(core: Core, record: Record) -> HostConfig:
     if record.host.links is None:
         return record.host
     return msgspec.structs.replace(record.host, links=container_networks.shown_links(core, record))
+
+
+def _config(record: Record) -> ContainerConfig:
+    """With the MAC address that was asked for on the main network, as clients before 1.52 expect
+    it."""
+    endpoint = record.endpoints.get(record.host.network_mode)
+    if endpoint is None or not endpoint.mac_address or record.config.mac_address:
+        return record.config
+    return msgspec.structs.replace(record.config, mac_address=endpoint.mac_address)
 
 
 def root_size(core: Core, identifier: str) -> int:
@@ -151,7 +160,11 @@ def _networks(core: Core, record: Record) -> NetworkSettings:
     if settings is not None:
         key = f"/proc/{record.pid}/ns/net" if settings.sandbox_id else ""  # another's
         return msgspec.structs.replace(settings, sandbox_key=key)
-    return NetworkSettings(networks=endpoints_of(core, record))
+    endpoints = endpoints_of(core, record)
+    default = endpoints.get("bridge")
+    return NetworkSettings(
+        networks=endpoints, mac_address=default.mac_address if default is not None else ""
+    )
 
 
 def endpoints_of(core: Core, record: Record) -> dict[str, EndpointSettings]:

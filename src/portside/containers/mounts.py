@@ -306,6 +306,7 @@ class MountParser:
             source=image.id,
             name=request.source,
             rw=False,
+            propagation="rprivate",
             subpath=subpath,
             chain=str(image.chain or ""),
         )

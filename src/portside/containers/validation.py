@@ -32,8 +32,6 @@ def check_request(request: CreateRequest) -> None:
         (shared and request.hostname, "hostname and the network mode"),
         (shared and host.dns, "dns and the network mode"),
         (shared and host.extra_hosts, "custom host-to-IP mapping and the network mode"),
-        ((shared or network == "host") and request.mac_address,
-         "mac-address and the network mode"),
         (shared and (host.port_bindings or host.publish_all_ports),
          "port publishing and the container type network mode"),
         (shared and request.exposed_ports,
@@ -123,7 +121,8 @@ def _check_modes(core: Core, host: HostConfig) -> None:
         if mode.startswith("container:"):
             other = mode.partition(":")[2]
             if not other:
-                raise InvalidParameter(f"invalid {kind} mode: {mode}: name the container")
+                word = "PID" if kind == "pid" else kind
+                raise InvalidParameter(f"invalid {word} mode: {mode}")
             try:
                 core.find(other)
             except NotFound as err:
@@ -145,7 +144,7 @@ def _check_modes(core: Core, host: HostConfig) -> None:
 
 def _check_unbuilt(host: HostConfig) -> None:
     """Refuse options that this platform or this engine does not support."""
-    if host.isolation not in ("", "default"):
+    if host.isolation.lower() not in ("", "default"):
         raise InvalidParameter(
             f"invalid isolation ({host.isolation}): linux only supports 'default'"
         )

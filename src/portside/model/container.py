@@ -278,8 +278,6 @@ class HostConfig(Resources):
         value = super().wire()
         if self.init is None:
             del value["Init"]
-        if self.port_bindings is None:
-            value["PortBindings"] = {}
         return value
 
 

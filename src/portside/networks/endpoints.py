@@ -21,7 +21,7 @@ from portside.model.network import (
 )
 from portside.networks import ipam, network_interfaces, network_options, network_store
 from portside.networks.network_store import Catalogue, EndpointRecord, NetworkRecord, SandboxRecord
-from portside.networks.portmapper import Publication, parse_exposed
+from portside.networks.portmapper import Publication, readable_ports
 
 
 def dns_names(request: NetworkRequest, wanted: EndpointSettings) -> tuple[str, ...]:
@@ -223,8 +223,7 @@ def port_map(
         binding = PortBinding(publication.host_ip, str(publication.host_port))
         found.setdefault(key, []).append(binding)
     table: dict[str, tuple[PortBinding, ...] | None] = {}
-    for text in (*exposed, *request.port_bindings):
-        first, last, protocol = parse_exposed(text)
+    for first, last, protocol in readable_ports((*exposed, *request.port_bindings)):
         for port in range(first, last + 1):
             table.setdefault(f"{port}/{protocol}", None)
     table.update({key: tuple(bindings) for key, bindings in found.items()})

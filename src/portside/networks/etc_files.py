@@ -60,7 +60,7 @@ def parse_extra_hosts(extra: Iterable[str], gateways: Sequence[str]) -> list[tup
     for text in extra:
         split = min((i for i in (text.find(":"), text.find("=")) if i >= 0), default=-1)
         name, address = text[:split], text[split + 1 :]
-        if split <= 0 or not address or any(c.isspace() for c in text):
+        if split <= 0 or any(c.isspace() for c in text):
             raise InvalidParameter(f'bad format for add-host: "{text}"')
         if address == HOST_GATEWAY:
             if not gateways:

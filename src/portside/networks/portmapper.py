@@ -11,6 +11,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,10 +88,17 @@ def parse_exposed(text: str) -> tuple[int, int, str]:
     return *parse_range(numbers), (protocol or "tcp").lower()
 
 
+def readable_ports(exposed: Iterable[str]) -> Iterator[tuple[int, int, str]]:
+    """First, last and protocol of each exposed port. As in Docker, a text that names no port
+    can be exposed, and has no effect."""
+    for text in exposed:
+        with suppress(InvalidParameter):
+            yield parse_exposed(text)
+
+
 def usable_ports(exposed: Iterable[str]) -> Iterator[tuple[int, str]]:
     """Port and protocol of each exposed port that packets can be sent to."""
-    for text in exposed:
-        first, last, protocol = parse_exposed(text)
+    for first, last, protocol in readable_ports(exposed):
         if protocol in PROTOCOLS:
             yield from ((port, protocol) for port in range(max(first, 1), last + 1))
 
@@ -138,10 +146,9 @@ def parse_wanted(
                 wanted.append(Wanted(protocol, port, address, low, high))
     if publish_all:
         named = {(item.protocol, item.container_port) for item in wanted}
-        for key in exposed:
-            first, last, protocol = parse_exposed(key)
+        for first, last, protocol in readable_ports(exposed):
             if protocol not in PROTOCOLS:
-                raise InvalidParameter(f"invalid port {key!r}: unknown protocol {protocol!r}")
+                raise InvalidParameter(f"invalid port {first}: unknown protocol {protocol!r}")
             wanted += [
                 Wanted(protocol, port, _host_ip(default_ip), 0, 0)
                 for port in range(max(first, 1), last + 1)

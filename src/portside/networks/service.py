@@ -39,9 +39,9 @@ from portside.networks.endpoints import check_settings, network_settings
 from portside.networks.firewall.firewall_table import Firewall
 from portside.networks.firewall.ruleset import network_rules
 from portside.networks.netns_pool import NamespacePool, NamespaceWorker
-from portside.networks.network_interfaces import Links, enable_forwarding, parse_mac
+from portside.networks.network_interfaces import Links, enable_forwarding
 from portside.networks.network_store import LIST_FILTERS, PRUNE_FILTERS, Catalogue, NetworkRecord
-from portside.networks.portmapper import parse_exposed, parse_wanted
+from portside.networks.portmapper import parse_wanted
 from portside.networks.sandbox import Sandboxes
 from portside.store.db import Database
 
@@ -183,10 +183,6 @@ class NetworkService:
             request.port_bindings, request.exposed_ports, request.publish_all,
             self._options.default_binding_ip,
         )  # fmt: skip
-        for port in request.exposed_ports:
-            parse_exposed(port)
-        if request.mac_address:
-            parse_mac(request.mac_address)
         etc_files.parse_extra_hosts(request.extra_hosts, ["192.0.2.1"])
         for server in request.dns:
             try:

@@ -13,6 +13,7 @@ device nodes.
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass, field
 
 from portside.containers.spec import (
@@ -216,7 +217,7 @@ def _linux(
 
 def cgroup_path(identifier: str, host: HostConfig, defaults: Defaults) -> str:
     """``PARENT/ID``, absolute in form."""
-    parent = (host.cgroup_parent or defaults.cgroup_parent).strip("/")
+    parent = posixpath.normpath(f"/{host.cgroup_parent or defaults.cgroup_parent}").strip("/")
     return f"/{parent}/{identifier}" if parent else f"/{identifier}"
 
 
@@ -308,7 +309,8 @@ def _sysctls(inputs: SpecInputs) -> dict[str, str]:
 
 def check_sysctls(host: HostConfig) -> None:
     """Only values that belong to a namespace of the container's own. Raises InvalidParameter."""
-    for name in host.sysctls or {}:
+    for given in host.sysctls or {}:
+        name = given.replace("/", ".") if "." not in given else given  # as sysctl(8)
         ipc = name in _IPC_SYSCTLS or name.startswith("fs.mqueue.")
         network = name.startswith("net.")
         uts = name == "kernel.domainname"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from portside.model.errors import InvalidParameter, InvalidText
+from portside.model.errors import InvalidText, SystemFailure
 from portside.model.golang.booleans import parse_bool
 
 UNCONFINED = "unconfined"
@@ -31,7 +31,8 @@ def parse_security(
 ) -> SecurityOptions:
     """Docker's rules and texts; ``no_new_privileges`` is the daemon's default.
 
-    Raises InvalidParameter for an option that is unknown or misses its value.
+    Raises SystemFailure, whose status dockerd uses here, for an option that is unknown or misses
+    its value.
     """
     found = {"no_new_privileges": no_new_privileges}
     texts: dict[str, str] = {}
@@ -54,7 +55,7 @@ def parse_security(
         elif key == "writable-cgroups":
             writable = _boolean(option, value)
         else:
-            raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
+            raise SystemFailure(f'invalid --security-opt 2: "{option}"')
     return SecurityOptions(
         found["no_new_privileges"],
         texts.get("apparmor", ""),
@@ -70,7 +71,7 @@ def _split(option: str) -> tuple[str, str]:
         key, found, value = option.partition(separator)
         if found:
             return key, value
-    raise InvalidParameter(f'invalid --security-opt 1: "{option}"')
+    raise SystemFailure(f'invalid --security-opt 1: "{option}"')
 
 
 def _boolean(option: str, value: str) -> bool:
@@ -78,4 +79,4 @@ def _boolean(option: str, value: str) -> bool:
     try:
         return parse_bool(value)
     except InvalidText:
-        raise InvalidParameter(f'invalid --security-opt 2: "{option}"') from None
+        raise SystemFailure(f'invalid --security-opt 2: "{option}"') from None

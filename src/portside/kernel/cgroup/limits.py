@@ -191,16 +191,16 @@ def _cpu(limits: Resources, machine: Machine, warnings: list[str]) -> None:
 
 
 def _shares(limits: Resources, machine: Machine, warnings: list[str]) -> None:
-    if limits.cpu_shares < 0:
-        raise InvalidParameter(
-            f"invalid CPU shares ({limits.cpu_shares}): value must be a positive integer"
-        )
     if limits.cpu_shares > 0 and not machine.cpu_shares:
         warnings.append(
             "Your kernel does not support CPU shares or the cgroup is not mounted. "
             "Shares discarded."
         )
         limits.cpu_shares = 0
+    if limits.cpu_shares < 0:
+        raise InvalidParameter(
+            f"invalid CPU shares ({limits.cpu_shares}): value must be a positive integer"
+        )
     if machine.cgroup_version == 1 and limits.cpu_shares > MAXIMUM_SHARES:
         # The kernel would clamp it in silence, and inspect would show a wrong value.
         raise InvalidParameter(
@@ -248,7 +248,7 @@ def parse_list(text: str) -> set[int]:
             raise ValueError(f"invalid format: {text}")
         low, high = int(matched[1]), int(matched[2] or matched[1])
         if high < low:
-            raise ValueError(f"invalid range start and end: {part}")
+            raise ValueError(f"invalid format: {text}")
         if high > _MAXIMUM_CPU:
             raise ValueError(f"value out of range, maximum is {_MAXIMUM_CPU}")
         numbers.update(range(low, high + 1))

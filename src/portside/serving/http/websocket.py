@@ -103,22 +103,24 @@ def unmask(data: bytes, mask: bytes) -> bytes:
     return number.to_bytes(len(data), "big")
 
 
-def relay(client: socket.socket, early: bytes) -> socket.socket:
-    """The plain end of a relay to a websocket client."""
+def relay(client: socket.socket, early: bytes, *, text: bool = False) -> socket.socket:
+    """The plain end of a relay to a websocket client; it gets text messages with ``text``."""
     near, far = socket.socketpair()
-    task = asyncio.get_running_loop().create_task(_relay(client, near, early))
+    task = asyncio.get_running_loop().create_task(
+        _relay(client, near, early, _TEXT if text else _BINARY)
+    )
     _relays.add(task)
     task.add_done_callback(_relays.discard)
     return far
 
 
-async def _relay(client: socket.socket, near: socket.socket, early: bytes) -> None:
+async def _relay(client: socket.socket, near: socket.socket, early: bytes, kind: int) -> None:
     client.setblocking(False)
     near.setblocking(False)
     writer = _Writer(client)
     with client, near:
         work = [
-            asyncio.ensure_future(_shown(near, writer)),
+            asyncio.ensure_future(_shown(near, writer, kind)),
             asyncio.ensure_future(_typed(client, near, writer, early)),
         ]
         try:
@@ -141,12 +143,12 @@ class _Writer:
             await asyncio.get_running_loop().sock_sendall(self._client, frame(opcode, data))
 
 
-async def _shown(near: socket.socket, writer: _Writer) -> None:
+async def _shown(near: socket.socket, writer: _Writer, kind: int) -> None:
     """The container's output as messages, then a Close frame."""
     loop = asyncio.get_running_loop()
     with suppress(OSError):
         while data := await loop.sock_recv(near, _PIECE):
-            await writer.send(_BINARY, data)
+            await writer.send(kind, data)
         await writer.send(_CLOSE, _NORMAL)
 
 
