@@ -93,9 +93,32 @@ def test_keep_id_is_the_user_inside_as_outside(user: RootlessUser) -> None:
 
 def test_keep_id_may_ask_for_too_much(user: RootlessUser) -> None:
     for mode, said in (("keep-id:uid=70000", "uid 70000 is not among the 65537 identifiers"),
-                       ("keep-id:moon=1", "options uid=NUMBER and gid=NUMBER")):  # fmt: skip
+                       ("auto:uidmapping=0:1:70000", "identifier 70000 is not among the 65537"),
+                       ("auto:size=10,uidmapping=0:0:1", "--userns=auto:size=NUMBER"),
+                       ("keep-id:moon=1", "options uid=NUMBER, gid=NUMBER and")):  # fmt: skip
         done = user.portside("run", "--rm", "--userns", mode, "portside/base", "id", check=False)
         assert done.returncode == 125 and said in done.stderr, done.stderr
+
+
+def test_nomap_is_without_the_user(user: RootlessUser) -> None:
+    place = user.home / "strange"
+    user.call("mkdir", "-m", "755", str(place))
+    script = "cat /proc/self/uid_map; stat -c %u / /s; touch /s/x || echo refused; touch /mine"
+    options = ("--rm", "-v", f"{place}:/s", "--userns", "nomap", "portside/base", "sh", "-c")
+    done = user.portside("run", *options, script)
+    count = str(len(user.subordinates[0]))
+    assert done.stdout.split() == ["0", "1", count, "0", "65534", "refused"]
+
+
+def test_small_ranges_have_a_terminal(user: RootlessUser) -> None:
+    """Also where group tty (5) is not mapped."""
+    for mode in ("auto:size=5", "keep-id:uid=0,gid=0,size=5"):
+        script = "test -t 0 && test -c $(tty) && echo terminal"
+        done = user.call("script", "-qec", " ".join((
+            user.python, "-I", "-S", str(ROOT / "src/portside/__main__.py"), "run", "-it", "--rm",
+            "-u", "0:0", "--userns", mode, BASE, "sh", "-c", f"'{script}'",
+        )), "/dev/null")  # fmt: skip
+        assert "terminal" in done.stdout, done.stdout
 
 
 def test_ranges_of_their_own_without_root(user: RootlessUser) -> None:

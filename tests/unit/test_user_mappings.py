@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portside.containers import user_mapping
+from portside.containers import kept_ids, user_mapping
 from portside.engine import userns_remap
 from portside.kernel import subordinate_ids
 from portside.model.container import HostConfig
@@ -189,19 +189,69 @@ def test_wild_text_is_refused_or_read(text: str) -> None:
         assert str(err)
 
 
-def test_keep_id_is_for_engines_without_root() -> None:
-    assert user_mapping.parse_keep_id("auto") is None
-    with pytest.raises(InvalidParameter, match="only supported in rootless mode"):
-        user_mapping.parse_keep_id("keep-id")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("uidmapping=0:5:2,uidmapping=10:6:2", "identifier 6 is mapped twice"),
+        ("uidmapping=0:1:70000", "identifier 70000 is not among the 5000"),
+        ("gidmapping=0:4999:2", "identifier 5000 is not among the 5000"),
+        (",".join(f"uidmapping={2 * n}:{n + 1}:1" for n in range(161)), "more than 160 mappings"),
+    ],
+)
+def test_fixed_mappings_are_what_the_kernel_takes(
+    without_root: None, options: str, words: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=words):
+        asked(f"auto:{options}", core_of())
+
+
+def test_keep_id_and_nomap_are_for_engines_without_root() -> None:
+    assert kept_ids.parse_keep_id("auto") is None and not kept_ids.is_nomap("auto")
+    for mode in ("keep-id", "nomap"):
+        with pytest.raises(InvalidParameter, match=f"{mode} is only supported in rootless mode"):
+            asked(mode, core_of())
+
+
+@pytest.fixture
+def without_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine of user 1000 with 4999 subordinate identifiers."""
+    for module in (user_mapping, kept_ids):
+        monkeypatch.setattr(module, "rootless_user", lambda: 1000)
+    monkeypatch.setattr(subordinate_ids, "mapped_here", lambda kind: 5000)
+    monkeypatch.setattr(subordinate_ids, "outside", lambda kind: 1000)
+
+
+def test_nomap_has_the_subordinates_alone(
+    without_root: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = asked("nomap", core_of())
+    assert short(found.uids) == ["0:1:4999"] == short(found.gids)
+    monkeypatch.setattr(subordinate_ids, "mapped_here", lambda kind: 1)
+    with pytest.raises(InvalidParameter, match="has no subordinate uids: give its user more"):
+        asked("nomap", core_of())
+
+
+def test_keep_id_of_a_size(without_root: None) -> None:
+    found = asked("keep-id:size=3000", core_of())
+    assert short(found.uids) == ["0:1:1000", "1000:0:1", "1001:1001:1999"]
+    assert short(asked("keep-id:uid=0,gid=4,size=5", core_of()).gids) == ["0:1:4", "4:0:1"]
+    for mode, words in (
+        ("size=5001", "size 5001 is more than the 5000 identifiers of this engine"),
+        ("size=1000", "uid 1000 is not among the 1000 identifiers of the container: ask for a l"),
+        ("uid=5000", "uid 5000 is not among the 5000 identifiers of this engine: give its user"),
+        ("size=0", "the size must be greater than 0"),
+        ("size=-1", "keep-id has the options"),
+        ("", "keep-id has the options"),
+        ("uid=١", "keep-id has the options"),
+    ):
+        with pytest.raises(InvalidParameter, match=words):
+            asked(f"keep-id:{mode}", core_of())
 
 
 @pytest.mark.parametrize(("uid", "gid"), [(0, 0), (1, 5), (1000, 1000), (4999, 0)])
-def test_keep_id_maps_everything_once(monkeypatch: pytest.MonkeyPatch, uid: int, gid: int) -> None:
-    monkeypatch.setattr(user_mapping, "rootless_user", lambda: 1000)
-    monkeypatch.setattr(subordinate_ids, "mapped_here", lambda kind: 5000)
-    monkeypatch.setattr(subordinate_ids, "outside", lambda kind: 1000)
-    assert user_mapping.parse_keep_id("keep-id:gid=7") == (1000, 7)
-    found = user_mapping._kept(uid, gid)
+def test_keep_id_maps_everything_once(without_root: None, uid: int, gid: int) -> None:
+    assert kept_ids.parse_keep_id("keep-id:gid=7") == kept_ids.KeepId(1000, 7)
+    found = kept_ids.keep_id(kept_ids.KeepId(uid, gid))
     assert found.host_uid(uid) == 0 and found.host_gid(gid) == 0
     for rows in (found.uids, found.gids):
         for first in ("container_id", "host_id"):

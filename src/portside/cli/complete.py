@@ -63,7 +63,7 @@ _WORDS = {
     "type": "container image network volume",
     "ulimit": "as= core= cpu= data= fsize= locks= memlock= msgqueue= nice= nofile= nproc= "
     "rss= rtprio= rttime= sigpending= stack=",
-    "userns": "auto auto:size= host keep-id",
+    "userns": "auto auto:size= host keep-id nomap",
     "uts": "host",
 }
 """Values of flags that are known without asking."""

@@ -272,7 +272,7 @@ def _check_modes(options: Options) -> None:
     ):
         text = options.text(flag)
         joined = text.startswith("container:") and len(text) > len("container:") and joins
-        if flag == "userns" and text.partition(":")[0] in ("auto", "keep-id"):
+        if flag == "userns" and text.partition(":")[0] in ("auto", "keep-id", "nomap"):
             continue  # the engine reads its options
         if text and text not in allowed and not joined:
             raise InvalidParameter(f"--{flag}: invalid {name} mode")

@@ -108,7 +108,7 @@ CREATE = """
                                          registries
       --userns string                    User namespace: host,
                                          auto[:size=,uidmapping=,gidmapping=],
-                                         or (without root) keep-id[:uid=,gid=]
+                                         or (without root) keep-id[:uid=,gid=,size=], nomap
       --uts string                       UTS namespace: host
   -v, --volume list                      Mount a directory or a volume (SOURCE:PATH[:OPTIONS])
       --volume-driver string             Driver of volumes that are created

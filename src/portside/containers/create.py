@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from portside.containers import container_networks, selinux_labels, user_mapping
+from portside.containers import container_networks, kept_ids, selinux_labels, user_mapping
 from portside.containers.container import Container, Record, keep_copy
 from portside.containers.container_networks import network_request
 from portside.containers.core import Core, make_directory
@@ -66,8 +66,8 @@ async def create_container(core: Core, options: CreateOptions) -> Created:
     config = merge_config(config, image.run)
     host, warnings = _settle(core, config, host)
     check(core, config, host)
-    if not config.user and (kept := user_mapping.parse_keep_id(host.userns_mode)):
-        config = msgspec.structs.replace(config, user=f"{kept[0]}:{kept[1]}")
+    if not config.user and (kept := kept_ids.parse_keep_id(host.userns_mode)):
+        config = msgspec.structs.replace(config, user=f"{kept.uid}:{kept.gid}")
     identifier = new_id()
     config = _settle_config(config, host, identifier)
     host, endpoints = container_networks.on_user_network(host, _endpoints(host, options.request))

@@ -6,8 +6,9 @@
     host                          the host's
     auto[:size=N,uidmapping=C:H:N,gidmapping=C:H:N]
                                   a range that no other container has (Podman's meaning)
-    keep-id[:uid=N,gid=N]         without root: the engine's user has its own number inside too,
-                                  or the ones given (Podman's meaning)
+    keep-id[:uid=N,gid=N,size=N]  without root: the engine's user has its own number inside too,
+                                  or the ones given (:mod:`.kept_ids`)
+    nomap                         without root: the engine's user is not in it
 
 A range is kept in the container's record, which is inserted in one transaction with everything
 else, so that it is taken exactly as long as there is the container.
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from portside.containers import kept_ids
 from portside.kernel import subordinate_ids
 from portside.model.container import HostConfig
 from portside.model.errors import Conflict, InvalidParameter
@@ -41,6 +43,9 @@ SIZE = 65536
 """Identifiers that a container gets when it asks for no size, unless its user is above them."""
 ROOTLESS_SIZE = 4096
 """The same without root, where all containers share what the user has."""
+_MAX_FIXED = 160
+"""Fixed mappings of one kind: with what is put around them they stay within the 340 lines of
+user_namespaces(7)."""
 _SHARING = ("network_mode", "pid_mode", "ipc_mode")
 
 
@@ -75,41 +80,6 @@ def parse_auto(mode: str) -> Auto | None:
     return Auto(size, tuple(uids), tuple(gids))
 
 
-def parse_keep_id(mode: str) -> tuple[int, int] | None:
-    """The user and group that ``keep-id`` gives to the engine's user; None for another mode. Raises
-    InvalidParameter, also for an engine with root: its user is root, inside and outside."""
-    name, colon, text = mode.partition(":")
-    if name != "keep-id":
-        return None
-    if not rootless_user():
-        raise InvalidParameter("keep-id is only supported in rootless mode")
-    uid, gid = subordinate_ids.outside("uid"), subordinate_ids.outside("gid")
-    for part in text.split(",") if colon else ():
-        key, _, value = part.partition("=")
-        if key not in ("uid", "gid") or not value.isdecimal():
-            raise InvalidParameter(
-                f"invalid USER mode: {mode}: keep-id has the options uid=NUMBER and gid=NUMBER"
-            )
-        uid, gid = (int(value), gid) if key == "uid" else (uid, int(value))
-    return uid, gid
-
-
-def _kept(uid: int, gid: int) -> IDMappings:
-    """The engine's root, who is the user, under these numbers; the others around them."""
-    found = []
-    for kind, number in (("uid", uid), ("gid", gid)):
-        size = subordinate_ids.mapped_here(kind)
-        if number >= size:
-            raise InvalidParameter(
-                f"--userns=keep-id: {kind} {number} is not among the {size} identifiers of this "
-                "engine: give its user more subordinate identifiers (usermod --add-subuids, "
-                "--add-subgids), or a smaller number (keep-id:uid=…,gid=…)"
-            )
-        rows = [(0, 1, number), (number, 0, 1), (number + 1, number + 1, size - number - 1)]
-        found.append(tuple(IDMapping(*row) for row in rows if row[2]))
-    return IDMappings(*found)
-
-
 def _mapping(text: str, mode: str) -> IDMapping:
     parts = text.split(":")
     if len(parts) == 2:
@@ -125,8 +95,9 @@ def _mapping(text: str, mode: str) -> IDMapping:
 def check(core: Core, host: HostConfig) -> None:
     """Whether a container may share what it asks for. InvalidParameter in Docker's words."""
     mode = host.userns_mode
-    modes = (parse_auto, parse_keep_id)
-    if mode not in ("", "host") and all(parse(mode) is None for parse in modes):
+    modes = (parse_auto, kept_ids.parse_keep_id)
+    known = mode in ("", "host") or kept_ids.is_nomap(mode)
+    if not known and all(parse(mode) is None for parse in modes):
         raise InvalidParameter(f"invalid USER mode: {mode}")
     if mode == "host" or not (mode or core.options.id_mappings):
         return
@@ -188,13 +159,15 @@ def donor_of(core: Core, record: Record) -> Record | None:
 
 def allocate(core: Core, host: HostConfig, user: str) -> IDMappings | None:
     """A range of its own for a container with ``--userns=auto`` that runs as ``user``, the user's
-    mapping with ``keep-id``, None for others. The caller stores it before anyone else may ask.
+    mapping with ``keep-id`` and ``nomap``, None for others. The caller stores it before anyone else
+    may ask.
 
     Raises InvalidParameter when /etc/subuid or /etc/subgid have no range left.
     """
-    kept = parse_keep_id(host.userns_mode)
-    if kept is not None:
-        return _kept(*kept)
+    if (kept := kept_ids.parse_keep_id(host.userns_mode)) is not None:
+        return kept_ids.keep_id(kept)
+    if kept_ids.is_nomap(host.userns_mode):
+        return kept_ids.nomap()
     auto = parse_auto(host.userns_mode)
     if auto is None:
         return None
@@ -245,14 +218,14 @@ def _kind(
     fixed: tuple[IDMapping, ...],
     taken: list[tuple[IDMapping, ...]],
 ) -> tuple[IDMapping, ...]:
+    _check_fixed(file, fixed)
     holes = _without(size, fixed)
     wanted = sum(count for _, count in holes)
     if not wanted:
         return tuple(sorted(fixed, key=lambda one: one.container_id))
     ranges = subordinate_ids.ranges_of(file, AUTO_OWNER)
     if rootless_user():  # ours are the user's, from 1 on
-        here = subordinate_ids.mapped_here("uid" if file == subordinate_ids.SUBUID else "gid")
-        ranges = [subordinate_ids.Range(1, here - 1)]
+        ranges = [subordinate_ids.Range(1, _mapped_here(file) - 1)]
     if not ranges:
         ranges = [AUTO_RANGE]
         if subordinate_ids.first_free(file) > AUTO_RANGE[0]:
@@ -273,6 +246,28 @@ def _kind(
         found.append(IDMapping(inside, first, count))
         first += count
     return tuple(sorted(found, key=lambda one: one.container_id))
+
+
+def _mapped_here(file: Path) -> int:
+    return subordinate_ids.mapped_here("uid" if file == subordinate_ids.SUBUID else "gid")
+
+
+def _check_fixed(file: Path, fixed: tuple[IDMapping, ...]) -> None:
+    """The kernel refuses a mapping with an identifier that we have not, or that it has twice."""
+    if len(fixed) > _MAX_FIXED:
+        raise InvalidParameter(f"invalid USER mode: more than {_MAX_FIXED} mappings of one kind")
+    end = 0
+    for one in sorted(fixed, key=lambda each: each.host_id):
+        if one.host_id < end:
+            raise InvalidParameter(
+                f"invalid USER mode: the host's identifier {one.host_id} is mapped twice"
+            )
+        end = one.host_id + one.size
+    if fixed and rootless_user() and end > (here := _mapped_here(file)):
+        raise InvalidParameter(
+            f"--userns=auto: identifier {end - 1} is not among the {here} of this engine, whose "
+            "user is 0 and whose subordinate identifiers follow from 1"
+        )
 
 
 def _without(size: int, fixed: tuple[IDMapping, ...]) -> list[tuple[int, int]]:

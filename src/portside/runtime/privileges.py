@@ -254,8 +254,9 @@ def drop(
         if err.errno != errno.EINVAL:
             raise
         raise SystemFailure(
-            f"{_unmapped(who)} is not mapped in the container's user namespace: the caller has no "
-            "or too few subordinate IDs (/etc/subuid, /etc/subgid)"
+            f"{_unmapped(who)} is not mapped in the container's user namespace: the namespace is "
+            "too small (--userns=auto:size=NUMBER), or the caller has no or too few subordinate "
+            "IDs (/etc/subuid, /etc/subgid)"
         ) from err
     prctl(PR_SET_KEEPCAPS, 0)
     os.umask(0o022 if process.user.umask is None else process.user.umask)

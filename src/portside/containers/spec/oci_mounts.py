@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from portside.model import ociruntime as oci
 from portside.model.container import HostConfig
 from portside.model.errors import InvalidParameter
+from portside.model.idmap import IDMappings
 
 SHM_SIZE = 64 << 20
 """Bytes of /dev/shm unless ``--shm-size`` says otherwise."""
@@ -43,14 +44,19 @@ _TTY_GROUP = 5
 """Group ``tty`` of nearly all images (FHS has no number; login(1) and script(1) use it)."""
 
 
-def _tty_group() -> tuple[str, ...]:
-    """The option that gives terminals to it, where our user namespace has that group."""
+def _terminal_modes(mappings: IDMappings | None) -> tuple[str, ...]:
+    """The options of devpts that say whose terminals are: the group's too, where the container's
+    user namespace, one of its own or ours, has it."""
     from portside.kernel.id_maps import highest
 
-    return (f"gid={_TTY_GROUP}",) if highest("gid") >= _TTY_GROUP else ()
+    last = highest("gid") if mappings is None else mappings.last_gid()
+    group = (f"gid={_TTY_GROUP}",) if last >= _TTY_GROUP else ()
+    return ("ptmxmode=0666", "mode=0620", *group)
 
 
-def default_mounts(writable_sys: bool, writable_cgroup: bool) -> list[oci.Mount]:
+def default_mounts(
+    writable_sys: bool, writable_cgroup: bool, mappings: IDMappings | None
+) -> list[oci.Mount]:
     """The file systems every container has, except /dev/shm and /dev/mqueue."""
     safe = ("nosuid", "noexec", "nodev")
     sys_access = "rw" if writable_sys else "ro"
@@ -62,7 +68,7 @@ def default_mounts(writable_sys: bool, writable_cgroup: bool) -> list[oci.Mount]
             "/dev/pts",
             "devpts",
             "devpts",
-            ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *_tty_group()),
+            ("nosuid", "noexec", "newinstance", *_terminal_modes(mappings)),
         ),
         oci.Mount("/sys", "sysfs", "sysfs", (*safe, sys_access)),
         oci.Mount("/sys/fs/cgroup", "cgroup", "cgroup", (cgroup_access, *safe)),

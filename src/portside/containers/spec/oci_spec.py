@@ -156,7 +156,7 @@ def _mounts(inputs: SpecInputs, options: security_options.SecurityOptions) -> li
     writable_cgroup = host.privileged
     if options.writable_cgroups is not None:
         writable_cgroup = options.writable_cgroups
-    standard = oci_mounts.default_mounts(host.privileged, writable_cgroup)
+    standard = oci_mounts.default_mounts(host.privileged, writable_cgroup, inputs.id_mappings)
     standard += oci_mounts.ipc_mounts(host, _shared_shm(inputs))
     user = [*inputs.mounts, *oci_mounts.tmpfs_mounts(host.tmpfs)]
     files = oci_mounts.network_mounts(inputs.directory, (m.destination for m in user))
