@@ -145,6 +145,28 @@ def test_an_option_behind_the_image(engine: FakeEngine) -> None:
     assert "'-p' follows the image's name" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("pasta", "one pasta or slirp4netns for all of its networks"),
+        ("pasta:--map-gw,-T,none=x", "Leave the option out"),
+        ("slirp4netns:port_handler=slirp4netns", "--network none or host"),
+        ("private", "use --network bridge"),
+        ("ns:/run/netns/x", "use --network container:NAME"),
+        ("missing", ""),
+    ],
+)
+def test_what_takes_the_place_of_podmans_networks(engine: FakeEngine, mode: str, said: str) -> None:
+    message = {"message": f"network {mode} not found"}
+    engine.answers["POST", "/containers/create"] = {"Id": "abc", "Warnings": []}
+    engine.answers["POST", "/containers/abc/start"] = Answer(404, message)
+    env = {"DOCKER_HOST": engine.host}
+    done = call(PORTSIDE, "run", "-d", "--network", mode, "x", env=env)
+    assert f"network {mode} not found" in done.stderr
+    assert said in done.stderr
+    assert ("Podman" in done.stderr) == bool(said)
+
+
 def test_who_holds_a_port(engine: FakeEngine) -> None:
     engine.answers["POST", "/containers/create"] = {"Id": "abc", "Warnings": []}
     with socket.create_server(("127.0.0.1", 0)) as held:

@@ -114,12 +114,31 @@ def group_of(path: str) -> str:
     )
 
 
+def podman_network(options: Options) -> str:
+    """The other way to what a mode of Podman's ``--network`` does."""
+    for item in options.many("network"):
+        mode = item["target"].partition(":")[0]
+        if mode in ("pasta", "slirp4netns"):
+            return (
+                f"--network {mode} is Podman's: an engine without root runs one pasta or "
+                "slirp4netns for all of its networks. Leave the option out (published ports keep "
+                "the client's address where pasta can), or use --network none or host"
+            )
+        if mode == "private":
+            return "--network private is Podman's: use --network bridge"
+        if mode == "ns":
+            return "--network ns:PATH is Podman's: use --network container:NAME"
+    return ""
+
+
 def failed_start(
     client: Client, is_local: bool, options: Options, arguments: Sequence[str], error: Any
 ) -> str:
     """The hint for a failed run or create, as a line, or nothing."""
     if getattr(error, "exit_status", 0) in (126, 127) or error.status == 400:
         return after_image(arguments[1:])
+    if error.status == 404 and (said := podman_network(options)):
+        return said
     try:
         return holder_of_port(client, is_local, options, str(error))
     except Exception:  # a hint must not hide the error

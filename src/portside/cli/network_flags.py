@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from portside.flags.table import Options
 
+_WITH_COLON = ("container:", "pasta:", "slirp4netns:")
+"""Modes with something after a colon. Networks' names have none: the engine refuses Podman's."""
 _FIELDS = {
     "alias": "aliases", "driver-opt": "driver_opts", "ip": "ip", "ip6": "ip6",
     "link-local-ip": "link_local", "mac-address": "mac", "gw-priority": "priority",
@@ -19,7 +21,7 @@ _FIELDS = {
 
 def parse_network(text: str) -> dict[str, Any]:
     """``NAME`` or ``name=NAME,alias=A,ip=…``. Raises ValueError."""
-    if "=" not in text or text.startswith("container:"):
+    if "=" not in text or text.startswith(_WITH_COLON):
         return {"target": text}
     found: dict[str, Any] = {}
     for field in csv(text):
