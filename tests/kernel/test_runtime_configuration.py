@@ -308,6 +308,18 @@ def test_a_mount_may_lie_beneath_the_control_groups(made: Bundles) -> None:
     assert (code, out) == (0, "seen\n"), err
 
 
+def test_a_later_mount_covers_the_control_groups(made: Bundles) -> None:
+    """As ``-v /sys:/sys`` of an engine does: what is listed last is what is seen."""
+    (made.directory / "sys/fs/cgroup").mkdir(parents=True)
+    (made.directory / "sys/fs/cgroup/seen").touch()
+    group = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}
+    over = {"destination": "/sys", "source": f"{made.directory}/sys", "type": "bind",
+            "options": ["bind"]}  # fmt: skip
+    config = mounts(made, group, over)
+    code, out, err = run(made, "ls /sys/fs/cgroup", config=config)
+    assert (code, out) == (0, "seen\n"), err
+
+
 def test_a_sysctl_may_be_a_path(made: Bundles) -> None:
     linux = {"sysctl": {"net/ipv4/ip_forward": "1"}}
     assert run(made, "cat /proc/sys/net/ipv4/ip_forward", config={"linux": linux})[1] == "1\n"

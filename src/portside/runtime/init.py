@@ -172,7 +172,8 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
     root = rootfs.attach(request.rootfs, state_dir, propagation, prepared.root, shared)
     steps.enter("mounts")
     late = _of_proc(root, spec, prepared.sources) if joins_others(spec) else []
-    over = _over_cgroups(spec)
+    groups = _cgroup_mounts(spec)
+    over = _over_cgroups(spec, groups)
     early = [m for m in spec.mounts if m.type != "cgroup" and m not in late and m not in over]
     mounts.mount_all(root, early, prepared.sources)
     device_nodes.make_devices(root, spec)
@@ -184,7 +185,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
     found = spec.namespace("cgroup")
     if found and not found.path:
         unshare(CLONE_NEWCGROUP)
-    mounts.mount_cgroups(root, spec.mounts, request.cgroup, private=found is not None)
+    mounts.mount_cgroups(root, groups, request.cgroup, private=found is not None)
     if over:
         mounts.mount_all(root, over, prepared.sources)
     steps.enter("pivot")
@@ -225,12 +226,24 @@ def _start_hooks(own: Own, request: StartRequest, spec: Spec) -> None:
         hooks.run("startContainer", spec.hooks.start_container, state)
 
 
-def _over_cgroups(spec: Spec) -> list[Mount]:
+def _cgroup_mounts(spec: Spec) -> list[Mount]:
+    """The cgroup file systems that no mount listed after them covers, such as the machine's own
+    ``/sys``: they come late, and would cover it instead."""
+    found: list[Mount] = []
+    for mount in spec.mounts:
+        above = mount.destination.rstrip("/") + "/"
+        found = [one for one in found if not f"{one.destination.rstrip('/')}/".startswith(above)]
+        if mount.type == "cgroup":
+            found.append(mount)
+    return found
+
+
+def _over_cgroups(spec: Spec, groups: list[Mount]) -> list[Mount]:
     """The mounts beneath a cgroup file system that is listed before them: it comes late."""
     found: list[Mount] = []
     places: list[str] = []
     for mount in spec.mounts:
-        if mount.type == "cgroup":
+        if mount in groups:
             places.append(mount.destination.rstrip("/") + "/")
         elif places and mount.destination.startswith(tuple(places)):
             found.append(mount)
