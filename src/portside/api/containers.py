@@ -38,13 +38,9 @@ _EMPTY_BODY = 7
 
 @router.add("GET", "/containers/json", cancellable=True)
 async def get_list(api: Api, request: Request, _: str) -> Answer:
-    filters = params.filters(request)
-    for old in ("before", "since"):  # parameters of their own until API 1.23, still sent
-        if value := params.text(request, old):
-            filters.setdefault(old, []).append(value)
     found = await list_containers(
         api.engine.containers,
-        filters,
+        params.filters(request),  # parameters before and since ended with API 1.23: as in dockerd
         all=params.boolean(request, "all"),
         limit=params.number(request, "limit", 0) or 0,
         size=params.boolean(request, "size"),

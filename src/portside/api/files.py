@@ -39,14 +39,14 @@ def _path(request: Request) -> str:
 @router.add("HEAD", "/containers/{name}/archive")
 async def archive_head(api: Api, request: Request, name: str) -> Answer:
     containers, path = api.engine.containers, _path(request)
-    stat = await container_files.archive_stat(containers, containers.find(name), path)
+    stat = await container_files.archive_stat(containers, name, path)
     return Response(200, headers=_stat_header(stat))
 
 
 @router.add("GET", "/containers/{name}/archive", cancellable=True, streams=True)
 async def archive_get(api: Api, request: Request, name: str) -> Answer:
     containers, path = api.engine.containers, _path(request)
-    stat, pieces = await container_files.archive_get(containers, containers.find(name), path)
+    stat, pieces = await container_files.archive_get(containers, name, path)
     stream = request.start(200, reply.TAR, _stat_header(stat))
     async for piece in pieces:
         await stream.write(piece)
@@ -58,7 +58,7 @@ async def archive_put(api: Api, request: Request, name: str) -> Answer:
     containers, path = api.engine.containers, _path(request)
     await container_files.archive_put(
         containers,
-        containers.find(name),
+        name,
         path,
         request.body.chunks(),
         keep_kind=params.boolean(request, "noOverwriteDirNonDir"),

@@ -12,15 +12,15 @@ from portside.containers.container import Container
 from portside.containers.core import Core, unless_removed
 from portside.containers.mounts import clean
 from portside.model.container import ContainerConfig
-from portside.model.errors import Conflict, Forbidden, InvalidParameter
+from portside.model.errors import Conflict, InvalidParameter
 from portside.model.idmap import IDMappings
 from portside.model.reference import Reference
 from portside.store.archive_values import Change, PathStat, View, ViewMount
 from portside.store.failpoints import reach
 
 
-def view(core: Core, container: Container) -> View:
-    """The files as the container sees them, running or not."""
+def view(core: Core, container: Container, called: str) -> View:
+    """The files as the container sees them, running or not; messages name it as ``called``."""
     record = container.record
     mappings = user_mapping.of(core, record)
     # one that was never started stays after a power cut, also if it removes itself at its end
@@ -45,7 +45,7 @@ def view(core: Core, container: Container) -> View:
         if f"/etc/{name}" not in taken and (directory / name).exists():
             mounts.append(ViewMount(str(directory / name), f"/etc/{name}"))
     return View(
-        record.name,
+        called,
         pid=record.pid if record.running else 0,
         rootfs=rootfs,
         mounts=tuple(mounts),
@@ -54,17 +54,19 @@ def view(core: Core, container: Container) -> View:
     )
 
 
-async def archive_stat(core: Core, container: Container, path: str) -> PathStat:
+async def archive_stat(core: Core, called: str, path: str) -> PathStat:
+    """What ``path`` is in the container ``called`` so. Raises NotFound."""
+    container = core.find(called)
     with unless_removed(container):
-        return await core.store.archives.stat(view(core, container), _required(path))
+        return await core.store.archives.stat(view(core, container, called), _required(path))
 
 
-async def archive_get(
-    core: Core, container: Container, path: str
-) -> tuple[PathStat, AsyncIterator[bytes]]:
-    """Read for ``docker cp``: the path's stat and its tar."""
+async def archive_get(core: Core, called: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]:
+    """Read for ``docker cp``: the path's stat and its tar. Raises NotFound."""
+    container = core.find(called)
     with unless_removed(container):
-        stat, stream = await core.store.archives.get(view(core, container), _required(path))
+        found = view(core, container, called)
+        stat, stream = await core.store.archives.get(found, _required(path))
 
     async def pieces() -> AsyncIterator[bytes]:
         async with stream:
@@ -77,21 +79,26 @@ async def archive_get(
 
 async def archive_put(
     core: Core,
-    container: Container,
+    called: str,
     path: str,
     data: AsyncIterable[bytes],
     *,
     keep_kind: bool = False,
     copy_owner: bool = False,
 ) -> None:
-    """Write for ``docker cp``; with ``copy_owner`` the files belong to the container's user."""
-    _check_writable(container, _required(path))
+    """Write for ``docker cp``; with ``copy_owner`` the files belong to the container's user.
+    Raises NotFound, and InvalidParameter for what the container itself could not write."""
+    container = core.find(called)
+    refusal = _refusal(container, _required(path))
+    if refusal:
+        await archive_stat(core, called, path)  # that it is not there comes first
+        raise InvalidParameter(refusal)
     chown = None
     if copy_owner:
         chown = await asyncio.to_thread(_owner, core, container)
     with unless_removed(container):
         await core.store.archives.put(
-            view(core, container),
+            view(core, container, called),
             _required(path),
             data,
             no_overwrite_dir_non_dir=keep_kind,
@@ -100,16 +107,15 @@ async def archive_put(
     core.event(container, "extract-to-dir")
 
 
-def _check_writable(container: Container, path: str) -> None:
-    """Refuse what the container itself could not write. Raises Forbidden in Docker's words."""
+def _refusal(container: Container, path: str) -> str:
+    """Why the container itself could not write there, in Docker's words; empty if it could."""
     record = container.record
     place = clean(path)
     holders = [p for p in record.mounts if f"{place}/".startswith(f"{p.destination}/")]
     if holders:
-        if not max(holders, key=lambda point: len(point.destination)).rw:
-            raise Forbidden("mounted volume is marked read-only")
-    elif record.host.readonly_rootfs:
-        raise Forbidden("container rootfs is marked read-only")
+        writable = max(holders, key=lambda point: len(point.destination)).rw
+        return "" if writable else "mounted volume is marked read-only"
+    return "container rootfs is marked read-only" if record.host.readonly_rootfs else ""
 
 
 def _required(path: str) -> str:

@@ -196,13 +196,23 @@ def link_targets(core: Core, host: HostConfig) -> dict[str, str]:
     for text in host.links or ():
         name, _ = parse_link(text)
         try:
-            target = core.find(name)
-            while target.record.host.network_mode.startswith("container:"):
-                target = core.find(target.record.host.network_mode.partition(":")[2])
+            target = network_owner(core, core.find(name))
         except NotFound as err:
             raise InvalidParameter(f"could not get container for {name}: {err}") from None
         found[text] = target.id
     return found
+
+
+def network_owner(core: Core, container: Container) -> Container:
+    """The container whose network namespace it uses: itself, or the end of its
+    ``container:NAME`` chain. Raises NotFound, and InvalidParameter for a chain without an end."""
+    seen = {container.id}
+    while container.record.host.network_mode.startswith("container:"):
+        container = core.find(container.record.host.network_mode.partition(":")[2])
+        if container.id in seen:
+            raise InvalidParameter("containers join the network namespaces of each other")
+        seen.add(container.id)
+    return container
 
 
 def shown_links(core: Core, record: Record) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
@@ -45,7 +46,7 @@ async def inspect_container(
     Raises NotFound when it is removed meanwhile.
     """
     record = container.record
-    directory = core.directory(record.id)
+    files = _network_files(core, container)
     command = command_of(record)
     found = ContainerInspect(
         id=record.id,
@@ -55,9 +56,9 @@ async def inspect_container(
         state=state_of(container),
         image=record.image_id,
         image_manifest_descriptor=record.image_manifest,
-        resolv_conf_path=str(directory / "resolv.conf") if record.started_ns else "",
-        hostname_path=str(directory / "hostname") if record.started_ns else "",
-        hosts_path=str(directory / "hosts") if record.started_ns else "",
+        resolv_conf_path=str(files / "resolv.conf") if files else "",
+        hostname_path=str(files / "hostname") if files else "",
+        hosts_path=str(files / "hosts") if files else "",
         log_path=_log_path(core, record),
         name=f"/{record.name}",
         restart_count=record.restart_count,
@@ -66,7 +67,10 @@ async def inspect_container(
         mount_label=record.mount_label,
         process_label=record.process_label,
         app_armor_profile=_apparmor_profile(core, record),
-        exec_ids=tuple(key for key, item in container.execs.items() if item.running) or None,
+        exec_ids=tuple(
+            key for key, item in container.execs.items() if item.running or not item.started
+        )
+        or None,
         host_config=_host(core, record),
         graph_driver=GraphDriver(data=None, name=core.store.layers.snapshotter),
         mounts=tuple(point.shown() for point in record.mounts),
@@ -122,8 +126,20 @@ def command_of(record: Record) -> tuple[str, ...]:
     return (*(record.config.entrypoint or ()), *(record.config.cmd or ()))
 
 
+def _network_files(core: Core, container: Container) -> Path | None:
+    """Directory of its ``hosts`` and similar files, which may be another container's; None
+    before the first start. A start that failed leaves them too."""
+    record = container.record
+    owner = record.id
+    with suppress(NotFound, InvalidParameter):
+        owner = container_networks.network_owner(core, container).id
+    directory = core.directory(owner)
+    made = record.started_ns or (record.error and (directory / "hosts").exists())
+    return directory if made else None
+
+
 def _log_path(core: Core, record: Record) -> str:
-    if not record.started_ns or record.host.log_config.type != "json-file":
+    if not (record.started_ns or record.error) or record.host.log_config.type != "json-file":
         return ""
     return core.log_path(record.id)
 

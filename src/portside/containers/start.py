@@ -187,6 +187,7 @@ async def bring_up(core: Core, container: Container) -> None:
     pending = container.take_pending()
     try:
         shared = joined(core, record)
+        _take_names(record, shared)
         check_profile(core, record)
         selinux_labels.assign(core, record)
         selinux_labels.check(core, record)
@@ -253,6 +254,15 @@ class _Clock:
         self._last = now
 
 
+def _take_names(record: Record, shared: dict[str, Container]) -> None:
+    """Containers in one network namespace are one machine to the world."""
+    if donor := shared.get("network"):
+        names = donor.record.config
+        record.config = msgspec.structs.replace(
+            record.config, hostname=names.hostname, domainname=names.domainname
+        )
+
+
 def _specification(
     core: Core,
     record: Record,
@@ -260,16 +270,10 @@ def _specification(
     mounts: tuple[Mount, ...],
     shared: dict[str, Container],
 ) -> Spec:
-    config = record.config
-    if donor := shared.get("network"):  # they are one machine to the world
-        names = donor.record.config
-        config = msgspec.structs.replace(
-            config, hostname=names.hostname, domainname=names.domainname
-        )
     return build_spec(
         SpecInputs(
             id=record.id,
-            config=config,
+            config=record.config,
             host=record.host,
             directory=attachment.directory or str(core.directory(record.id)),
             user=User(0, 0),  # resolved inside the root by the runtime (Identity)

@@ -172,11 +172,13 @@ async def kill_by_name(core: Core, name: str, signal: str = "") -> None:
         raise InvalidParameter(f"{words}: {err}") from None
     except NotFound as err:
         raise NotFound(f"{words}: {err}") from None
-    await kill_container(core, container, number)
+    await kill_container(core, container, number, called=name)
 
 
-async def kill_container(core: Core, container: Container, number: int = signals.SIGKILL) -> None:
-    """Send a signal. Raises Conflict when it does not run."""
+async def kill_container(
+    core: Core, container: Container, number: int = signals.SIGKILL, *, called: str = ""
+) -> None:
+    """Send a signal. Raises Conflict when it does not run; it names it as ``called``."""
     record = container.record
     if record.restarting and not record.running:
         async with container.lock:
@@ -184,9 +186,8 @@ async def kill_container(core: Core, container: Container, number: int = signals
                 _give_up_restart(core, container)
                 return
     if not record.running or container.monitor is None:
-        raise Conflict(
-            f"cannot kill container: {record.name}: container {record.id} is not running"
-        )
+        name = called or record.name
+        raise Conflict(f"cannot kill container: {name}: container {record.id} is not running")
     stops_by = record.config.stop_signal
     if number == signals.SIGKILL or number == stop_signal(stops_by):
         container.stopping = True

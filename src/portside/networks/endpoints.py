@@ -200,7 +200,9 @@ def network_settings(record: SandboxRecord) -> NetworkSettings:
     flat = default.settings if default is not None else EndpointSettings()
     return NetworkSettings(
         sandbox_id=record.sandbox_id if record.kind != "shared" else "",
-        ports=port_map(record.request.exposed_ports, record.request, record.ports),
+        ports=port_map(record.request.exposed_ports, record.request, record.ports)
+        if any(map(_reached_by_ports, record.endpoints))
+        else {},
         endpoint_id=flat.endpoint_id,
         gateway=flat.gateway,
         global_ipv6_address=flat.global_ipv6_address,
@@ -211,6 +213,11 @@ def network_settings(record: SandboxRecord) -> NetworkSettings:
         mac_address=flat.mac_address,
         networks={endpoint.network: endpoint.settings for endpoint in record.endpoints},
     )
+
+
+def _reached_by_ports(endpoint: EndpointRecord) -> bool:
+    """Whether ports can be published there: on bridges, and not on internal ones."""
+    return bool(endpoint.link and (endpoint.gateway4 or endpoint.gateway6))
 
 
 def port_map(
