@@ -25,7 +25,7 @@ Run = Callable[..., subprocess.CompletedProcess[Any]]
 def test_an_empty_dockerfile_is_said_to_be_empty(build: Builder) -> None:
     done = build("", check=False)
     assert done.returncode == 1
-    assert "the Dockerfile (Dockerfile) cannot be empty" in done.stderr
+    assert "the Dockerfile cannot be empty" in done.stderr
 
 
 def test_an_image_is_built_and_runs(build: Builder, docker: Run) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from portside.builder import llb
 from portside.builder.dockerfile.convert import convert
-from portside.builder.dockerfile.diagnostics import DockerfileError
+from portside.builder.dockerfile.diagnostics import DockerfileError, findings_of
 from portside.builder.dockerfile.frontend_values import (
     FrontendOptions,
     NamedContext,
@@ -115,7 +115,9 @@ def test_stages_by_number_name_and_target() -> None:
     text = "FROM base AS One\nRUN a\nFROM one\nRUN b\nFROM base\nCOPY --from=0 /a /a"
     found = plan(text)
     assert [op.meta.args[-1] for op in ops(found, llb.ExecOp)] == ["a"]
-    assert [op.meta.args[-1] for op in ops(plan(text, target="1"), llb.ExecOp)] == ["a", "b"]
+    assert [op.meta.args[-1] for op in ops(plan(text, target="ONE"), llb.ExecOp)] == ["a"]
+    with pytest.raises(DockerfileError, match='target stage "1" could not be found'):
+        plan(text, target="1")
     with pytest.raises(DockerfileError, match=r'"oen" could not be found \(did you mean one\?\)'):
         plan(text, target="oen")
 
@@ -129,8 +131,8 @@ def test_stages_by_number_name_and_target() -> None:
         ("FROM base\nCOPY --from=7 /x /x", "there are 1 stages"),
         ("FROM $NO", "should not be blank"),
         ("FROM base\nRUN --mount=type=bnid x", 'unsupported mount type "bnid" .did you mean bind'),
-        ("FROM base\nRUN --mount=type=cache,targt=/x x", 'unexpected key "targt".*target'),
-        ("FROM base\nRUN --mount=type=cache x", "target is required"),
+        ("FROM base\nRUN --mount=type=cache,targt=/x x", "unexpected key 'targt'.*target"),
+        ("FROM base\nRUN --mount=type=cache x", "invalid mount target"),
         ("FROM base\nSTOPSIGNAL NOPE", "invalid signal"),
         ("FROM base\nEXPOSE x", "invalid containerPort"),
         ("FROM base\nCOPY --chmod=9 a b", "invalid chmod parameter"),
@@ -283,7 +285,7 @@ def test_checks_that_need_scopes(text: str, rule: str) -> None:
     try:
         found: Sequence[Warned] = plan(text, **options).warnings
     except DockerfileError as err:
-        found = err.findings
+        found = findings_of(err)
     assert (rule in [warned.rule.name for warned in found]) if rule else not found
 
 
@@ -378,3 +380,221 @@ def test_a_here_document_with_an_interpreter_is_run_by_the_shell() -> None:
     (run,) = ops(found, llb.ExecOp)
     assert run.meta.args == ("/bin/sh", "-c", "/dev/pipes/A")
     assert found.history[-1].created_by == "RUN /bin/sh -c /dev/pipes/A # buildkit"
+
+
+# -- answers of BuildKit -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SHELL", "dockerfile parse error on line 2: SHELL requires at least one argument"),
+        ("ENV a", "ENV must have two arguments"),
+        ("ENV a=b c", 'Syntax error - can\'t find = in "c". Must be of the form: name=value'),
+        ("LABEL a", "LABEL must have two arguments"),
+        ("ONBUILD ENV a", "ENV must have two arguments"),
+        ("HEALTHCHECK CMD []",
+         "dockerfile parse error on line 2: Missing command after HEALTHCHECK CMD"),
+        ("HEALTHCHECK --interval=1 CMD a",
+         'dockerfile parse error on line 2: time: missing unit in duration "1"'),
+        ("HEALTHCHECK --interval=1us CMD a",
+         'dockerfile parse error on line 2: Interval "interval" cannot be less than 1ms'),
+        ("HEALTHCHECK --retries=-1 CMD a",
+         "dockerfile parse error on line 2: --retries cannot be negative (-1)"),
+        ("HEALTHCHECK --retries=x CMD a",
+         'dockerfile parse error on line 2: strconv.ParseInt: parsing "x": invalid syntax'),
+        ("HEALTHCHECK --interval CMD a",
+         "dockerfile parse error on line 2: missing a value on flag: --interval"),
+        ("HEALTHCHECK --interval=1s --interval=2s CMD a",
+         "dockerfile parse error on line 2: duplicate flag specified: --interval"),
+        ("EXPOSE 80/foo", 'invalid port: "80/foo": invalid proto: foo'),
+        ("EXPOSE 80/tcp/udp", 'invalid port: "80/tcp/udp": invalid proto: tcp/udp'),
+        ("EXPOSE /tcp", 'invalid port: "/tcp": no port specified'),
+        ("EXPOSE 82-80", "invalid containerPort: 82-80"),
+        ("EXPOSE 70000", "invalid containerPort: 70000"),
+        ("STOPSIGNAL SIGRTMIN+40", "invalid signal: SIGRTMIN+40"),
+        ("ENV a=${BASE", 'failed to process "${BASE": unsupported modifier (\ufffd) '
+         "in substitution"),
+        ("ENV a=${BASE:x}",
+         'failed to process "${BASE:x}": unsupported modifier (:x) in substitution'),
+        ('ENV a="', r'failed to process "\"": unexpected end of statement while looking for '
+         "matching double-quote"),
+        ("ARG 'a=b c'", 'failed to process "b c\'": unexpected end of statement while looking for '
+         "matching single-quote"),
+        ("ENV a=${N:?}", 'failed to process "${N:?}": N: is not allowed to be unset'),
+        ("COPY <<E /f\n${BASE\nE", r'failed to process "${BASE\n": unsupported modifier (' "\n"
+         ") in substitution"),
+        ("COPY", "dockerfile parse error on line 2: COPY requires at least two arguments, but only "
+         "one was provided. Destination could not be determined"),
+        ("COPY --from=5 a b", "invalid stage index 5: there are 1 stages, numbered from 0"),
+        ("COPY --from=-1 a b", "invalid stage index -1: there are 1 stages, numbered from 0"),
+        ("COPY --from=BB a b", 'failed to parse stage name "BB": invalid reference format: '
+         "repository name (library/BB) must be lowercase"),
+        ("RUN <<E\nx", "unterminated heredoc: no line 'E' follows"),
+        ("COPY --link=maybe a b",
+         "dockerfile parse error on line 2: expecting boolean value for flag --link, not: maybe"),
+        ("RUN --mount= x", "failed to parse csv mounts: EOF"),
+        ("RUN --mount=type=bind x", 'invalid mount target "/": give target=PATH'),
+        ("RUN --mount=type=cache x", 'invalid mount target "/": give target=PATH'),
+        ("RUN --mount=type=tmpfs,target=/t,mode=700 x", 'mode not allowed for "tmpfs" type mounts'),
+        ("RUN --mount=type=bind,target=/t,size=10 x",
+         "unexpected key 'size' for mount type 'bind'"),
+        ("RUN --mount=type=bind,target=/t,foo=1 x",
+         "unexpected key 'foo' in 'foo=1' (did you mean from?)"),
+        ("RUN --mount=type=secret x",
+         "invalid secret mount. one of source, target required: give id=NAME"),
+        ("ru x", "dockerfile parse error on line 2: unknown instruction: ru (did you mean run?)"),
+        ("C /a", "dockerfile parse error on line 2: unknown instruction: C (did you mean CMD?)"),
+        ("X", "dockerfile parse error on line 2: unknown instruction: X"),
+        ("EN a=b", "dockerfile parse error on line 2: unknown instruction: EN (did you mean ENV?)"),
+    ],
+)  # fmt: skip
+def test_errors_of_instructions(text: str, message: str) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        plan(f"FROM base\n{text}\n")
+    assert str(caught.value) == message and caught.value.located
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "located"),
+    [
+        ("FROM", "dockerfile parse error on line 1: FROM requires either one or three arguments",
+         True),
+        ("FROM base AS foo\nFROM FOO", 'failed to parse stage name "FOO": invalid reference '
+         "format: repository name (library/FOO) must be lowercase", True),
+        ("FROM --platform=$NOPE base", "empty platform value from expression $NOPE", True),
+        ("FROM --platform=foo base", "failed to parse platform foo: ", True),
+        ("ENV a=b\nFROM base", "no build stage in current context", True),
+        ("ARG a", "dockerfile contains no stages to build: there is no FROM", False),
+        ("# only", "file with no instructions", True),
+        ("# escape=x\nFROM base", "invalid escape token 'x' does not match ` or \\", False),
+        ("# check=foo\nFROM base", 'failed to parse check options: invalid check option "foo"',
+         False),
+        ("# check=error=maybe\nFROM base", "failed to parse check options: failed to parse check "
+         'option "error=maybe": strconv.ParseBool: parsing "maybe": invalid syntax', False),
+        ("# check=error=true\nfrom base AS X",
+         "lint violation found for rules: StageNameCasing, FromAsCasing", False),
+    ],
+)  # fmt: skip
+def test_errors_of_files(text: str, message: str, located: bool) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        plan(text + "\n")
+    found = str(caught.value)
+    assert found == message or (message.endswith(": ") and found.startswith(message))
+    assert caught.value.located == located
+
+
+@pytest.mark.parametrize(
+    ("text", "findings"),
+    [
+        ("RUN \\\n\n", ["NoEmptyContinuation: Empty continuation line (line 3)"]),
+        ("RUN a \\\n\n\n && b", ["NoEmptyContinuation: Empty continuation line (line 5)"]),
+        ("ENV a=b\\", []),
+        ("EXPOSE $P", []),
+        ("ONBUILD run a", []),
+        ("WORKDIR a b", ['WorkdirRelativePath: Relative workdir "a b" can have unexpected '
+                         "results if the base image changes (line 2)"]),
+        ("WORKDIR /x\nWORKDIR b", []),
+        ("ENV p=1\nENV r=$N", ["UndefinedVar: Usage of undefined variable '$N' (did you mean $p?) "
+                               "(line 3)"]),
+        ("ENV long=1\nENV r=$N", ["UndefinedVar: Usage of undefined variable '$N' (line 3)"]),
+        ("COPY <<E /f\n${BASE:-x} ${NOPE:-y} $NOPE\nE",
+         ["UndefinedVar: Usage of undefined variable '$NOPE' (line 2)"]),
+    ],
+)  # fmt: skip
+def test_findings_and_their_places(text: str, findings: list[str]) -> None:
+    assert [warned.text for warned in plan(f"FROM base\n{text}").warnings] == findings
+
+
+@pytest.mark.parametrize(
+    ("text", "findings"),
+    [
+        ("VOLUME $X", ["UndefinedVar"]),
+        ("STOPSIGNAL $S", ["UndefinedVar"]),
+        ("MAINTAINER x\nEXPOSE x", ["MaintainerDeprecated"]),
+    ],
+)
+def test_an_error_keeps_what_was_found_before(text: str, findings: list[str]) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        plan(f"FROM base\n{text}")
+    assert [warned.rule.name for warned in findings_of(caught.value)] == findings
+
+
+def test_a_command_may_be_empty() -> None:
+    for text in ("RUN", "RUN  ", "RUN --mount=type=cache,target=/x"):
+        (run,) = ops(plan(f"FROM base\n{text}\n"), llb.ExecOp)
+        assert run.meta.args == ("/bin/sh", "-c", "")
+    (run,) = ops(plan('FROM base\nRUN [""]'), llb.ExecOp)
+    assert run.meta.args == ("",)
+
+
+@pytest.mark.parametrize("mark", ['"E F"', "'E F'"])
+def test_the_name_of_a_script_may_be_quoted(mark: str) -> None:
+    found = plan(f"FROM base\nRUN <<{mark}\necho\nls\nE F")
+    (run,) = ops(found, llb.ExecOp)
+    assert run.meta.args[-1] == "echo\nls\n"
+    assert found.output is not None
+    assert found.output.vertex.label == f"[2/2] RUN <<{mark} (echo...)"
+
+
+def test_steps_are_shown_with_values() -> None:
+    found = plan("FROM base\nARG X=arg\nrun echo $X ${BASE} '$X' \\$X $UNSET")
+    assert found.output is not None
+    assert found.output.vertex.label == "[2/2] RUN echo arg 1 'arg' $X $UNSET"
+
+
+def test_an_argument_hides_an_earlier_variable() -> None:
+    found = plan("FROM base\nENV A=env\nARG A\nRUN x\nENV B=$A\nENV A=new C=$A\nRUN y",
+                 build_args={"A": "given"})  # fmt: skip
+    first, second = ops(found, llb.ExecOp)
+    assert "A=given" in first.meta.env and "A=env" not in first.meta.env
+    assert "A=new" in second.meta.env
+    assert env_of(found) == {"PATH": "/bin", "BASE": "1", "A": "new", "B": "given", "C": "given"}
+    assert "RUN |1 A=given /bin/sh -c x # buildkit" in [step.created_by for step in found.history]
+    assert env_of(plan("FROM base\nARG PATH=/x\nENV Y=$PATH"))["Y"] == "/x"
+
+
+def test_proxies_are_set_in_both_cases() -> None:
+    (run,) = ops(plan("FROM base\nRUN x", build_args={"HTTP_PROXY": "u", "no_proxy": "v"}),
+                 llb.ExecOp)  # fmt: skip
+    assert run.meta.proxy == {"HTTP_PROXY": "u", "http_proxy": "u", "NO_PROXY": "v",
+                              "no_proxy": "v"}  # fmt: skip
+
+
+def test_history_and_paths_as_written() -> None:
+    found = plan("FROM base\nLABEL a=b a=c\nWORKDIR /a/./b//c/\nWORKDIR ''\nMAINTAINER me")
+    assert [step.created_by for step in found.history] == [
+        "LABEL a=b a=c", "WORKDIR /a/./b//c/", "WORKDIR /a/b/c", "MAINTAINER me",
+    ]  # fmt: skip
+    assert found.config.labels == {"a": "c"} and found.config.working_dir == "/a/b/c"
+    assert {step.author for step in found.history} == {""} and found.author == "me"
+
+
+@pytest.mark.parametrize("name", ["SIGRTMIN+3", "term", "9", "65", "-1", "RTMAX-2"])
+def test_signals(name: str) -> None:
+    assert plan(f"FROM base\nSTOPSIGNAL {name}").config.stop_signal == name
+
+
+def test_a_stage_inherits_arguments() -> None:
+    text = "ARG X=1\nFROM base AS a\nARG X=5\nARG Y\nFROM a\nENV y=$X\nRUN x"
+    found = plan(text)
+    assert env_of(found)["y"] == "5"
+    assert found.history[-1].created_by == "RUN |2 X=5 Y= /bin/sh -c x # buildkit"
+    assert env_of(plan(text, phrases=ClassicPhrases()))["y"] == ""
+
+
+def test_blanks_before_the_name_of_a_here_document() -> None:
+    for text, wanted in (
+        ("RUN cat << EOF >/x\nhi\nEOF", "cat << EOF >/x\nhi\nEOF"),
+        ("RUN 3<< EOF cat <&3\nhi\nEOF", "3<< EOF cat <&3\nhi\nEOF"),
+        ("RUN << EOF\nhi\nEOF", "hi\n"),
+    ):
+        (run,) = ops(plan(f"FROM base\n{text}\n"), llb.ExecOp)
+        assert run.meta.args[-1] == wanted
+
+
+def test_a_stage_with_another_source_has_a_number() -> None:
+    for text in ("RUN --mount=type=cache,target=/c x", "COPY --from=base /x /x"):
+        found = plan(f"FROM base\n{text}")
+        assert found.output is not None
+        assert found.output.vertex.label == f"[stage-0 2/2] {text}"

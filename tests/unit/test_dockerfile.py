@@ -144,7 +144,6 @@ def test_exec_form_only_when_it_is_a_list_of_strings() -> None:
         ("FROM a\nRUNN b", r"line 2: unknown instruction: RUNN \(did you mean RUN\?\)"),
         ("FROM a\nCOPY --form=b c d", r"unknown flag: --form \(did you mean from\?\)"),
         ("FROM a\nCOPY c", "only one was provided"),
-        ("FROM a\nRUN", "RUN requires at least one argument"),
         ("FROM a\nENV a", "ENV must have two arguments"),
         ("FROM a\nENV a=1 b", 'can\'t find = in "b"'),
         ("FROM a\nLABEL a=1 =b", "LABEL names can not be blank"),
@@ -156,8 +155,8 @@ def test_exec_form_only_when_it_is_a_list_of_strings() -> None:
         ("FROM a\nHEALTHCHECK CMDD x", 'Unknown type "CMDD" in HEALTHCHECK'),
         ("FROM a\nHEALTHCHECK NONE x", "takes no arguments"),
         ("FROM a\nRUN --network=hots x", r"unsupported network mode.*did you mean host"),
-        ("FROM a\nCOPY --link=maybe a b", "invalid boolean value"),
-        ("FROM a\nCOPY --chown=1 --chown=2 a b", "duplicate flag specified: chown"),
+        ("FROM a\nCOPY --link=maybe a b", "expecting boolean value for flag --link"),
+        ("FROM a\nCOPY --chown=1 --chown=2 a b", "duplicate flag specified: --chown"),
         ('FROM a\nVOLUME [""]', "empty string"),
     ],
 )
@@ -182,8 +181,9 @@ def test_a_snippet_shows_the_lines_around() -> None:
 
 def test_suggestions() -> None:
     assert nearest("bulid", ("build", "base")) == "build"
-    assert nearest("x", ("build", "y")) == ""
-    assert nearest("BUILD", ("build",)) == "build"
+    assert nearest("x", ("build", "y", "z")) == "y"
+    assert nearest("x", ("build", "yyy")) == ""
+    assert nearest("BUILD", ("build", "built")) == ""
 
 
 # -- expansion -----------------------------------------------------------------------------------
@@ -215,8 +215,8 @@ def test_expansion(text: str, result: str) -> None:
     ("text", "message"),
     [
         ("${", "bad substitution"), ("${v", "unsupported modifier"), ("${v:", "modifier"),
-        ("${no:?why}", "no: why"), ("${no?}", "no: not allowed to be unset"),
-        ("${v:=x}", r"unsupported modifier \(=\)"), ("${v/a}", "missing '/'"),
+        ("${no:?why}", "no: why"), ("${no?}", "no: is not allowed to be unset"),
+        ("${v:=x}", r"unsupported modifier \(:=\)"), ("${v/a}", "missing '/'"),
         ("'a", "single-quote"), ('"a', "double-quote"), ("${v:-a", "missing '}'"),
         ("${empty:?e}", "empty: e"), ("${v^}", "unsupported modifier"),
     ],
@@ -232,9 +232,8 @@ def test_words() -> None:
     ]  # fmt: skip
     assert shell_words.expand("$no ${no}", {}, keep_unset=True) == "$no ${no}"
     assert shell_words.expand("`$v", VARIABLES, "`") == "$v"
-    assert (
-        shell_words.expand_heredoc("\"$v\" '$v' \\$v \\n", VARIABLES) == "\"value\" 'value' $v \\n"
-    )
+    expansion = shell_words.process("\"$v\" '$v' \\$v \\n", VARIABLES, raw_quotes=True)
+    assert expansion.text == "\"value\" 'value' $v \\n"
 
 
 def test_expansion_is_bounded() -> None:
@@ -363,7 +362,7 @@ def test_check_directive() -> None:
     assert rules(text) == ["MaintainerDeprecated"]
     linter = Linter(CheckOptions.parse("error=true"))
     check_file(parse(text), linter)
-    with pytest.raises(DockerfileError, match="lint violation found for rules: M"):
+    with pytest.raises(DockerfileError, match="rules: StageNameCasing, MaintainerDeprecated"):
         linter.fail_if_asked()
     with pytest.raises(DockerfileError, match=r"did you mean skip"):
         CheckOptions.parse("skpi=all")

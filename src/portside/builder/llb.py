@@ -384,7 +384,7 @@ def _named_inputs(op: Op) -> Iterator[int]:
         if sum(mount.dest == "/" for mount in op.mounts) != 1:
             raise InvalidParameter("an exec operation needs one mount at /")
         if not op.meta.args:
-            raise InvalidParameter("an exec operation needs arguments")
+            raise InvalidParameter("failed to marshal LLB definition: arguments are required")
         yield from (mount.input for mount in op.mounts)
     elif isinstance(op, FileOp):
         if not op.actions:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from portside.containers.attach_exec import process_of, shown
 from portside.containers.stop import STOP_TIMEOUT, send_signal
-from portside.containers.validation import stop_signal
 from portside.model.container import ExecConfig, ExecStart
 from portside.model.containerstate import HealthResult
 from portside.model.errors import PortsideError
@@ -20,6 +19,7 @@ from portside.model.golang.durations import format_duration
 from portside.model.golang.timestamps import rfc3339_or_never
 from portside.model.ids import new_id
 from portside.model.image import Healthcheck
+from portside.model.signals import stop_signal
 from portside.runtime.messages import Exec, Exited, Identity, Streams
 
 if TYPE_CHECKING:

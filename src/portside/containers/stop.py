@@ -13,7 +13,6 @@ from msgspec import MsgspecError
 from portside.containers.container import Container
 from portside.containers.core import Core, held, not_running, unless_ended
 from portside.containers.processes import cgroup_of
-from portside.containers.validation import parse_signal, signal_name, stop_signal
 from portside.model.errors import (
     Conflict,
     InvalidParameter,
@@ -24,6 +23,7 @@ from portside.model.errors import (
     Unavailable,
 )
 from portside.model.quiet_teardown import teardown
+from portside.model.signals import parse_signal, signal_name, stop_signal
 from portside.runtime.messages import StateFile
 from portside.runtime.state_files import start_ticks
 from portside.store.failpoints import reach

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import TypeVar
 
 from portside.containers import user_mapping
@@ -13,6 +12,7 @@ from portside.model.container import ContainerConfig, CreateRequest, HostConfig,
 from portside.model.errors import InvalidParameter, LimitUnsupported, NotFound
 from portside.model.image import Healthcheck
 from portside.model.paths import rootless_user
+from portside.model.signals import parse_signal
 
 _POLICIES = ("", "no", "always", "unless-stopped", "on-failure", "on-unhealthy")
 OWN_RUNTIMES = ("portside", "runc", "io.containerd.runc.v2")
@@ -205,47 +205,3 @@ def check_limits(host: _R, *, update: bool = False) -> tuple[_R, list[str]]:
                 f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"
             )
     return found, warnings
-
-
-# -- signals -------------------------------------------------------------------------------
-
-
-def parse_signal(text: str, *, stops: bool = False) -> int:
-    """The number of ``TERM``, ``SIGTERM``, ``sigterm``, ``15``, ``RTMIN+3``. Raises
-    InvalidParameter. With ``stops``, a signal to stop by, also numbers that the kernel does not
-    know: Docker takes them, and its stop then ends with SIGKILL."""
-    if text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 20:
-        number = int(text)
-        if 0 < number <= signal.SIGRTMAX or (stops and number):
-            return number
-        if number == 0:
-            raise InvalidParameter(f"invalid signal: {text}")
-        raise InvalidParameter(f"the linux daemon does not support signal {text}")
-    name = text.upper()
-    if not name.startswith("SIG"):
-        name = f"SIG{name}"
-    for base in ("SIGRTMIN", "SIGRTMAX"):
-        if name.startswith(base):
-            rest = name[len(base) :] or "+0"
-            if rest[0] in "+-" and rest[1:].isdecimal():
-                number = int(getattr(signal, base)) + int(rest)
-                if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
-                    return number
-    try:
-        return int(signal.Signals[name])
-    except KeyError:
-        raise InvalidParameter(f"invalid signal: {text}") from None
-
-
-def stop_signal(text: str) -> int:
-    """What is sent to stop a container; SIGKILL for a number that no signal has."""
-    number = parse_signal(text or "TERM", stops=True)
-    return number if 0 < number <= signal.SIGRTMAX else int(signal.SIGKILL)
-
-
-def signal_name(number: int) -> str:
-    """``SIGTERM``, ``SIGRTMIN+3``: also of those without a name of their own."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}"

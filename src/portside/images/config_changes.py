@@ -11,13 +11,15 @@ import msgspec
 
 from portside.model.errors import InvalidParameter
 from portside.model.golang.durations import MILLISECOND, parse_duration
+from portside.model.golang.numbers import parse_int
 from portside.model.image import Healthcheck, RunConfig
+from portside.model.signals import parse_signal
 
 _VARIABLE = re.compile(
     r"\\(.)|\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?::([-+?])([^}]*))?\})"
 )
 _EXPANDED = frozenset({"env", "expose", "label", "stopsignal", "user", "volume", "workdir"})
-_PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?")
+_PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
 class _State:
@@ -179,14 +181,17 @@ def exposed(specifications: Sequence[str]) -> dict[str, dict[str, Any]]:
     """``80``, ``53/udp``, ``8000-8010`` as an image's configuration has them; InvalidParameter."""
     ports: dict[str, dict[str, Any]] = {}
     for word in specifications:
-        match = _PORT.fullmatch(word.lower())
-        if match is None:
-            raise InvalidParameter(f"invalid containerPort: {word}")
-        low, high = int(match[1]), int(match[2] or match[1])
+        port, slash, protocol = word.partition("/")
+        if not port and slash:
+            raise InvalidParameter(f'invalid port: "{word}": no port specified')
+        match = _PORT.fullmatch(port)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not low <= high <= 65535:
-            raise InvalidParameter(f"invalid range specified for port: {word}")
+            raise InvalidParameter(f"invalid containerPort: {port}")
+        if protocol and protocol.lower() not in ("tcp", "udp", "sctp"):
+            raise InvalidParameter(f'invalid port: "{word}": invalid proto: {protocol}')
         for number in range(low, high + 1):
-            ports[f"{number}/{match[3] or 'tcp'}"] = {}
+            ports[f"{number}/{protocol.lower() or 'tcp'}"] = {}
     return ports
 
 
@@ -224,14 +229,8 @@ def _stopsignal(state: _State, text: str) -> None:
 
 def stop_signal(text: str) -> str:
     """A signal's name or number, unchanged; InvalidParameter for an unknown signal."""
-    import signal
-
     name = text.strip()
-    known = {member.name for member in signal.Signals}
-    plain = f"SIG{name.upper().removeprefix('SIG')}"
-    number = name.isascii() and name.removeprefix("-").isdecimal() and name.strip("-0") != ""
-    if not number and plain not in known:
-        raise InvalidParameter(f"invalid signal: {name}")
+    parse_signal(name, stops=True)
     return name
 
 
@@ -263,17 +262,16 @@ def health_options(test: tuple[str, ...], options: dict[str, str]) -> Healthchec
         if name not in names:
             raise InvalidParameter(f"Unknown flag: {name}")
     retries = options.get("retries", "0")
-    if retries.startswith("-") and retries[1:].isdecimal():
-        raise InvalidParameter(f"--retries cannot be negative ({retries})")
-    if not retries.isdecimal() or len(retries) > 18:
-        raise InvalidParameter(f'HEALTHCHECK --retries: invalid number "{retries}"')
+    count = parse_int(retries, bits=32)
+    if count < 0:
+        raise InvalidParameter(f"--retries cannot be negative ({count})")
     return Healthcheck(
         test=test,
         interval=_duration(options, "interval"),
         timeout=_duration(options, "timeout"),
         start_period=_duration(options, "start-period"),
         start_interval=_duration(options, "start-interval"),
-        retries=int(retries),
+        retries=count,
     )
 
 

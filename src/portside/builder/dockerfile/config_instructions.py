@@ -15,9 +15,8 @@ from portside.builder.dockerfile.frontend_values import (
     StageState,
     command_words,
 )
-from portside.images.config_changes import exposed, health_options, stop_signal
+from portside.images.config_changes import exposed, stop_signal
 from portside.model.errors import InvalidParameter
-from portside.model.image import Healthcheck
 
 if TYPE_CHECKING:
     from portside.builder.dockerfile.frontend import Conversion
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
 def arg(conversion: Conversion, state: StageState, instruction: ins.Arg) -> None:
     shown = []
     for declared in instruction.declared:
-        key = conversion.expanded(state, declared.key, instruction)
         default = declared.default
         default = None if default is None else conversion.expanded(state, default, instruction)
+        key = conversion.expanded(state, declared.key, instruction)
         value = conversion.given(key)
         if value is None:
             value = default
@@ -41,33 +40,40 @@ def arg(conversion: Conversion, state: StageState, instruction: ins.Arg) -> None
         state.declared[key] = None
         if value is not None:
             state.args[key] = value
+            if key in state.env and not conversion.options.phrases.is_classic:
+                state.hiding[key] = value
         written = value if value is not None and not conversion.options.phrases.is_classic else (
             default)  # fmt: skip
         shown.append(key if written is None else f"{key}={written}")
     conversion.note(state, instruction, " ".join(shown))
 
 
-def env(conversion: Conversion, state: StageState, instruction: ins.Env) -> None:
-    found = {
-        conversion.expanded(state, pair.key, instruction): conversion.expanded(
-            state, pair.value, instruction
+def _pairs(
+    conversion: Conversion, state: StageState, instruction: ins.Env | ins.Label
+) -> list[tuple[str, str]]:
+    """Names and values, also those that a later one of the same instruction replaces."""
+    return [
+        (
+            conversion.expanded(state, pair.key, instruction),
+            conversion.expanded(state, pair.value, instruction),
         )
         for pair in instruction.pairs
-    }
-    state.env.update(found)
+    ]
+
+
+def env(conversion: Conversion, state: StageState, instruction: ins.Env) -> None:
+    found = _pairs(conversion, state, instruction)
+    for key, value in found:
+        state.env[key] = value
+        state.hiding.pop(key, None)
     state.put(env=tuple(f"{k}={v}" for k, v in state.env.items()))
-    conversion.note(state, instruction, " ".join(f"{k}={v}" for k, v in found.items()))
+    conversion.note(state, instruction, " ".join(f"{k}={v}" for k, v in found))
 
 
 def label(conversion: Conversion, state: StageState, instruction: ins.Label) -> None:
-    found = {
-        conversion.expanded(state, pair.key, instruction): conversion.expanded(
-            state, pair.value, instruction
-        )
-        for pair in instruction.pairs
-    }
-    state.put(labels={**(state.config.labels or {}), **found})
-    conversion.note(state, instruction, " ".join(f"{k}={v}" for k, v in found.items()))
+    found = _pairs(conversion, state, instruction)
+    state.put(labels={**(state.config.labels or {}), **dict(found)})
+    conversion.note(state, instruction, " ".join(f"{k}={v}" for k, v in found))
 
 
 def maintainer(conversion: Conversion, state: StageState, instruction: ins.Maintainer) -> None:
@@ -76,7 +82,7 @@ def maintainer(conversion: Conversion, state: StageState, instruction: ins.Maint
 
 
 def cmd(conversion: Conversion, state: StageState, instruction: ins.Cmd) -> None:
-    words = _command(conversion, state, instruction.command)
+    words = command_words(state, instruction.command, conversion.options.phrases)
     if not words and instruction.command.is_shell:
         words = state.shell  # the classic builder's, without words
     state.cmd_set = True
@@ -85,15 +91,8 @@ def cmd(conversion: Conversion, state: StageState, instruction: ins.Cmd) -> None
     conversion.note(state, instruction, history_text.quoted(words))
 
 
-def _command(conversion: Conversion, state: StageState, command: ins.Command) -> tuple[str, ...]:
-    """BuildKit gives the shell an empty command where there are no words."""
-    if command.is_shell and not command.words and not conversion.options.phrases.is_classic:
-        return (*state.shell, "")
-    return command_words(state, command)
-
-
 def entrypoint(conversion: Conversion, state: StageState, instruction: ins.Entrypoint) -> None:
-    words = _command(conversion, state, instruction.command)
+    words = command_words(state, instruction.command, conversion.options.phrases)
     # a command that was inherited was meant for the entrypoint that goes
     state.put(entrypoint=words or None, cmd=state.config.cmd if state.cmd_set else None)
     conversion.note(state, instruction, history_text.quoted(words))
@@ -108,7 +107,6 @@ def expose(conversion: Conversion, state: StageState, instruction: ins.Expose) -
     ports: list[str] = []
     for word in instruction.ports:
         ports += conversion.process(word, state.variables, instruction.span).words
-        conversion.expanded(state, word, instruction)
     found = exposed([port.rpartition(":")[2] for port in ports])
     state.put(exposed_ports={**(state.config.exposed_ports or {}), **found})
     if conversion.options.phrases.is_classic:
@@ -138,19 +136,8 @@ def stopsignal(conversion: Conversion, state: StageState, instruction: ins.StopS
 
 
 def healthcheck(conversion: Conversion, state: StageState, instruction: ins.HealthCheck) -> None:
-    command = instruction.command
-    if command is None:
-        check = Healthcheck(test=("NONE",))
-    else:
-        kind = "CMD-SHELL" if command.is_shell else "CMD"
-        options = {
-            name.replace("_", "-"): text
-            for name in ("interval", "timeout", "start_period", "start_interval", "retries")
-            if (text := conversion.expanded(state, getattr(instruction, name), instruction))
-        }
-        check = health_options((kind, *command.words), options)
-    state.put(healthcheck=check)
-    conversion.note(state, instruction, conversion.options.phrases.health(check))
+    state.put(healthcheck=instruction.check)
+    conversion.note(state, instruction, conversion.options.phrases.health(instruction.check))
 
 
 def onbuild(conversion: Conversion, state: StageState, instruction: ins.OnBuild) -> None:

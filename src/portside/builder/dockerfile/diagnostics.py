@@ -22,14 +22,17 @@ class Span(NamedTuple):
 class DockerfileError(InvalidParameter):
     """A Dockerfile is wrong. ``str()`` is the message; :meth:`snippet` shows the lines."""
 
-    def __init__(self, message: str, span: Span, *, parsing: bool = True) -> None:
+    def __init__(
+        self, message: str, span: Span, *, parsing: bool = True, located: bool = True
+    ) -> None:
+        """Without ``parsing`` the message names no line; without ``located`` clients show none:
+        the error is about the file as a whole."""
         prefix = f"dockerfile parse error on line {span.line}: " if parsing else ""
         super().__init__(prefix + message)
         self.reason, self.span = message, span
+        self.parsing, self.located = parsing, located
         self.file = ""
         self.source = ""
-        self.findings: tuple[Any, ...] = ()
-        """What the checks (``lint.Warned``) had found before."""
 
     def within(self, file: str, source: str) -> DockerfileError:
         """Name the file the error is in; the innermost caller wins. Returns the same error."""
@@ -48,6 +51,17 @@ class DockerfileError(InvalidParameter):
 
 
 _PLACE = "dockerfile_span"
+_FINDINGS = "dockerfile_findings"
+
+
+def note_findings(err: PortsideError, findings: Iterable[Any]) -> None:
+    """Keep what the build checks (``lint.Warned``) had found before an error."""
+    setattr(err, _FINDINGS, tuple(findings))
+
+
+def findings_of(err: BaseException) -> tuple[Any, ...]:
+    """What the build checks had found before an error."""
+    return tuple(getattr(err, _FINDINGS, ()))
 
 
 def placed(err: PortsideError, span: Span) -> PortsideError:
@@ -59,7 +73,7 @@ def placed(err: PortsideError, span: Span) -> PortsideError:
 def place_of(err: BaseException) -> Span | None:
     """Where in the Dockerfile an error is from, if that is known."""
     if isinstance(err, DockerfileError):
-        return err.span
+        return err.span if err.located else None
     found = getattr(err, _PLACE, None)
     return found if isinstance(found, Span) else None
 
@@ -78,15 +92,16 @@ def snippet(file: str, source: str, span: Span) -> str:
 
 
 def nearest(word: str, known: Iterable[str], *, cased: bool = False) -> str:
-    """The known word that was probably meant: at most two edits away; else empty."""
+    """The known word that was probably meant: at most two edits away; else empty, also where the
+    word is known. The first of several wins. These are BuildKit's rules."""
     wanted = word if cased else word.lower()
     best, distance = "", 3
     for option in known:
         candidate = option if cased else option.lower()
         if candidate == wanted:
-            return "" if option == word else option
+            return ""
         found = edits(wanted, candidate, distance)
-        if found < distance and found < max(len(wanted), 1):
+        if found < distance:
             best, distance = option, found
     return best
 

@@ -8,6 +8,7 @@ which instruction made which layer.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,13 @@ from portside.builder.dockerfile import (
     lint,
     shell_words,
 )
-from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean, placed
+from portside.builder.dockerfile.diagnostics import (
+    DockerfileError,
+    Span,
+    did_you_mean,
+    note_findings,
+    placed,
+)
 from portside.builder.dockerfile.frontend_values import (
     DEFAULT_PATH,
     PROXIES,
@@ -37,6 +44,7 @@ from portside.builder.dockerfile.lint import CheckOptions, Linter
 from portside.builder.dockerfile.stages import Stages, display_name
 from portside.builder.dockerfile.syntax import parse_trigger
 from portside.model.errors import InvalidParameter, PortsideError, reworded
+from portside.model.golang.quoting import quote
 from portside.model.image import ImageConfig, RunConfig
 from portside.model.platform import Platform
 from portside.model.reference import Reference
@@ -55,6 +63,9 @@ class Conversion:
         self._handlers = handlers
         self.file, self.options, self._images = dockerfile, options, images
         self._stages = Stages(dockerfile.stages)
+        self._is_one_of_many = len(dockerfile.stages) > 1 or any(
+            map(_names_a_source, dockerfile.stages)
+        )
         self._done: dict[int, StageState] = {}
         self._open: list[int] = []
         self._steps: dict[int, list[Step]] = {}
@@ -67,8 +78,8 @@ class Conversion:
         self.secrets: dict[str, Lent] = {}
         self.agents: dict[str, Lent] = {}
         check = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") or ""
-        text, place = dockerfile.directives.get("check", ""), Span(1, 1)
-        self.linter = Linter(CheckOptions.parse(check or text, place))
+        text = dockerfile.directives.get("check", "")
+        self.linter = Linter(CheckOptions.parse(check or text))
 
     async def run(self) -> Plan:
         lint.check_file(self.file, self.linter)
@@ -76,8 +87,8 @@ class Conversion:
         target = self._stages.target(self.options.target)
         try:
             state = await self._build(target)
-        except DockerfileError as err:
-            err.findings = tuple(self.linter.warnings)
+        except PortsideError as err:
+            note_findings(err, self.linter.warnings)
             raise
         self.linter.fail_if_asked()
         self._labels(state)
@@ -169,19 +180,25 @@ class Conversion:
     def _expand(self, text: str, variables: Mapping[str, str], span: Span) -> str:
         return self.process(text, variables, span).text
 
-    def process(self, text: str, variables: Mapping[str, str], span: Span) -> shell_words.Expansion:
+    def process(
+        self, text: str, variables: Mapping[str, str], span: Span, *, raw_quotes: bool = False
+    ) -> shell_words.Expansion:
         try:
-            return shell_words.process(text, variables, self.file.escape)
+            return shell_words.process(text, variables, self.file.escape, raw_quotes=raw_quotes)
         except DockerfileError:
             raise
         except InvalidParameter as err:
             raise DockerfileError(
-                f'failed to process "{text}": {err}', span, parsing=False
+                f"failed to process {quote(text)}: {err}", span, parsing=False
             ) from None
 
-    def expanded(self, state: StageState, text: str, instruction: ins.Instruction) -> str:
-        """Expand with the stage's variables; warn about variables that are not defined."""
-        found = self.process(text, state.variables, instruction.span)
+    def expanded(
+        self, state: StageState, text: str, instruction: ins.Instruction, *,
+        raw_quotes: bool = False,
+    ) -> str:  # fmt: skip
+        """Expand with the stage's variables; warn about variables that are not defined. Quotes
+        are ordinary characters with ``raw_quotes``."""
+        found = self.process(text, state.variables, instruction.span, raw_quotes=raw_quotes)
         for name in sorted(found.unset):
             if name in state.declared or name in PROXIES:
                 continue
@@ -259,11 +276,16 @@ class Conversion:
         platform = self.options.platform
         if base.platform:
             text = self._from_word(base.platform, base, "--platform")
+            if not text:
+                raise DockerfileError(
+                    f"empty platform value from expression {base.platform}", base.span,
+                    parsing=False,
+                )  # fmt: skip
             try:
                 platform = Platform.parse(text)
             except InvalidParameter as err:
                 raise DockerfileError(
-                    f'failed to parse platform "{base.platform}": {err}', base.span, parsing=False
+                    f"failed to parse platform {text}: {err}", base.span, parsing=False
                 ) from None
         if not name:
             raise DockerfileError(f"base name ({base.base}) should not be blank", base.span,
@@ -271,7 +293,8 @@ class Conversion:
         earlier = self._stages.before(stage.index, name)
         context = self.named_context(name)
         if context is None and earlier is not None:
-            return _child(stage, await self._build(earlier))
+            parent = await self._build(earlier)
+            return _child(stage, parent, is_classic=self.options.phrases.is_classic)
         if context is not None and context.output is not None:
             return self._empty(stage, platform, context.output, context.config)
         if context is None and name == "scratch":
@@ -311,9 +334,11 @@ class Conversion:
         found = run or RunConfig(working_dir="/")
         if "PATH" not in _pairs(found.env):
             found = msgspec.structs.replace(found, env=(*(found.env or ()), f"PATH={DEFAULT_PATH}"))
-        return msgspec.structs.replace(found, args_escaped=False)
+        return found
 
     def _from_word(self, text: str, base: ins.From, what: str) -> str:
+        if what == "FROM":
+            self._default_base(text, base)
         found = self.process(text, self.globals, base.span)
         for name in sorted(found.used):
             self.use_global(name)
@@ -324,8 +349,6 @@ class Conversion:
                 lint.UNDEFINED_ARG_IN_FROM, f"FROM argument '{name}' is not declared{hint}",
                 base.span,
             )  # fmt: skip
-        if what == "FROM" and found.used:
-            self._default_base(text, base)
         return found.text
 
     def _default_base(self, text: str, base: ins.From) -> None:
@@ -353,6 +376,7 @@ class Conversion:
         key = (name, str(platform))
         if key not in self._resolved:
             try:
+                Reference.parse(name)
                 self._resolved[key] = await self._images.resolve(name, platform)
             except InvalidParameter as err:
                 raise DockerfileError(
@@ -383,6 +407,8 @@ class Conversion:
         image = context.image if context else name
         try:
             resolved = await self._resolve(image, state.platform, instruction.span)
+        except DockerfileError:
+            raise
         except PortsideError as err:
             names = [stage.name for stage in self._stages.all if stage.name]
             hint = did_you_mean(name, names)
@@ -399,21 +425,34 @@ class Conversion:
             parts.append(str(self.options.platform))
         if stage.name:
             parts.append(stage.name)
-        elif len(self._stages.all) > 1:
+        elif self._is_one_of_many:
             parts.append(display_name(stage))
         parts.append(f"{number}/{total}")
         return f"[{' '.join(parts)}] {text}"
 
-    def meta(self, state: StageState, instruction: ins.Instruction) -> llb.VertexMeta:
+    def meta(
+        self, state: StageState, instruction: ins.Instruction, suffix: str = ""
+    ) -> llb.VertexMeta:
+        """How the instruction's step is shown, with ``suffix``, and whether it is cached."""
         stage = state.stage
+        shown = self._shown(state, instruction) + suffix
         ignore = self.options.no_cache or stage.name in self.options.no_cache_stages
         return llb.VertexMeta(
-            name=self._label(stage, state.number + 1, state.total, instruction.text),
+            name=self._label(stage, state.number + 1, state.total, shown),
             ignore_cache=ignore,
             group=stage.name or str(stage.index),
             location=(instruction.span.line, instruction.span.end_line),
             file=self.file.file,
         )
+
+    def _shown(self, state: StageState, instruction: ins.Instruction) -> str:
+        """The instruction for people: variables that have a value are replaced."""
+        text = instruction.text
+        with contextlib.suppress(InvalidParameter):
+            text = shell_words.process(
+                text, state.variables, self.file.escape, keep_unset=True, raw_quotes=True
+            ).text
+        return instruction.name + text[len(instruction.keyword) :]
 
     def phrase(self, state: StageState, keyword: str, text: str) -> str:
         return self.options.phrases.other(keyword, text, state.shell)
@@ -423,7 +462,8 @@ class Conversion:
     ) -> None:
         step = Step(
             text=text, stage=state.stage.index, span=span, created_by=created_by,
-            author=state.author, output=state.output if changed else None, config=state.config,
+            author=state.author if self.options.phrases.is_classic else "",
+            output=state.output if changed else None, config=state.config,
             triggered=state.in_triggers,
         )  # fmt: skip
         state.history.append(step)
@@ -437,8 +477,15 @@ class Conversion:
         )  # fmt: skip
 
 
-def _child(stage: ins.Stage, parent: StageState) -> StageState:
-    """Start a stage from another one: take its files and configuration, not its arguments."""
+def _child(stage: ins.Stage, parent: StageState, *, is_classic: bool) -> StageState:
+    """Start a stage from another one: take its files and configuration, and its arguments unless
+    the builder is the classic one."""
+    arguments: dict[str, Any] = {}
+    if not is_classic:
+        arguments = {
+            "args": dict(parent.args), "declared": dict(parent.declared),
+            "hiding": dict(parent.hiding),
+        }  # fmt: skip
     return StageState(
         stage,
         parent.platform,
@@ -448,6 +495,7 @@ def _child(stage: ins.Stage, parent: StageState) -> StageState:
         parent.author,
         list(parent.history),
         env=dict(parent.env),
+        **arguments,
     )
 
 
@@ -456,6 +504,15 @@ def _placed(instruction: ins.Instruction, span: Span) -> ins.Instruction:
     from dataclasses import replace
 
     return replace(instruction, span=span, triggered=True)
+
+
+def _names_a_source(stage: ins.Stage) -> bool:
+    """Whether an instruction has a source besides the stage: BuildKit counts it as a stage."""
+    return any(
+        (isinstance(each, ins.Run) and each.mounts)
+        or (isinstance(each, ins.Copy) and each.source_stage)
+        for each in stage.instructions
+    )
 
 
 def _changes_files(instruction: ins.Instruction) -> bool:

@@ -154,6 +154,9 @@ class StageState:
     history: list[Step] = field(default_factory=list)
     args: dict[str, str] = field(default_factory=dict)
     """Declared in this stage, with a value."""
+    hiding: dict[str, str] = field(default_factory=dict)
+    """The arguments among them that were declared after a variable of the same name: they hide
+    it, also from steps."""
     declared: dict[str, None] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     cmd_set: bool = False
@@ -172,13 +175,16 @@ class StageState:
 
     @property
     def variables(self) -> dict[str, str]:
-        return {**self.args, **self.env}
+        return {**self.args, **self.env, **self.hiding}
 
     def put(self, **fields: Any) -> None:
         self.config = msgspec.structs.replace(self.config, **fields)
 
 
-def command_words(state: StageState, command: ins.Command) -> tuple[str, ...]:
-    if command.is_shell and command.words:
-        return (*state.shell, *command.words)
+def command_words(
+    state: StageState, command: ins.Command, phrases: history_text.Phrases
+) -> tuple[str, ...]:
+    """The arguments; BuildKit gives the shell an empty command where there are no words."""
+    if command.is_shell and (command.words or not phrases.is_classic):
+        return (*state.shell, *(command.words or ("",)))
     return command.words

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from portside.builder.dockerfile.diagnostics import Span
 from portside.builder.dockerfile.lines import Heredoc
+from portside.model.image import Healthcheck
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,13 +160,7 @@ class StopSignal(Instruction):
 
 @dataclass(frozen=True, kw_only=True)
 class HealthCheck(Instruction):
-    command: Command | None
-    """None for NONE."""
-    interval: str = ""
-    timeout: str = ""
-    start_period: str = ""
-    start_interval: str = ""
-    retries: str = ""
+    check: Healthcheck
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ MAX_BYTES = 4 << 20
 """Bytes of a Dockerfile; BuildKit refuses larger ones, too."""
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*")
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]*)")
+_OPEN = re.compile(r"\d*<<")
 DIRECTIVES = ("syntax", "escape", "check")
 _WITH_HEREDOCS = frozenset({"RUN", "COPY", "ADD"})
 
@@ -87,6 +88,8 @@ class _Reader:
     def __init__(self, found: SourceText) -> None:
         self._found = found
         self._lines = found.source.split("\n")
+        if not self._lines[-1]:
+            self._lines.pop()  # the last line's end begins no other
         self._at = 0
         self._comments: list[str] = []
 
@@ -108,12 +111,16 @@ class _Reader:
                 return number
             span = Span(number + 1, number + 1)
             if name in found.directives:
-                raise DockerfileError(f"only one {name} parser directive can be used", span)
+                raise DockerfileError(
+                    f"only one {name} parser directive can be used", span, parsing=False,
+                    located=False,
+                )  # fmt: skip
             if name == "escape":
                 if match[2] not in ("\\", "`"):
                     raise DockerfileError(
-                        f"invalid escape token '{match[2]}' does not match ` or \\", span
-                    )
+                        f"invalid escape token '{match[2]}' does not match ` or \\", span,
+                        parsing=False, located=False,
+                    )  # fmt: skip
                 found.escape = match[2]
             found.directives[name], found.places[name] = match[2], span
         return number + 1
@@ -131,7 +138,7 @@ class _Reader:
         if not text and not more:
             return
         parts, pieces = [text], [(0, first, len(raw) - len(stripped) + 1)]
-        length, empty = len(text), None
+        length, has_empty = len(text), False
         while more and self._at < len(self._lines):
             raw = self._lines[self._at].rstrip("\r")
             self._at += 1
@@ -139,7 +146,7 @@ class _Reader:
             if stripped.startswith("#"):
                 continue
             if not stripped:
-                empty = empty or Span(self._at, self._at)
+                has_empty = True
                 continue
             text, more = self._part(raw)
             pieces.append((length, self._at, 1))
@@ -149,6 +156,7 @@ class _Reader:
         if not joined.strip():
             return
         last = self._at
+        empty = Span(last, last) if has_empty else None
         heredocs = self._heredocs(joined, Span(first, last))
         span = Span(first, self._at, pieces[0][2])
         self._found.lines.append(
@@ -180,7 +188,10 @@ class _Reader:
                 content = "".join(f"{each}\n" for each in taken)
                 return Heredoc(mark.name, content, mark.expand, mark.chomp, mark.fd)
             taken.append(bare.rstrip("\r") if line.endswith("\r") else bare)
-        raise DockerfileError(f"unterminated heredoc: no line {mark.name!r} follows", span)
+        raise DockerfileError(
+            f"unterminated heredoc: no line {mark.name!r} follows",
+            Span(span.line, self._at, span.column), parsing=False,
+        )  # fmt: skip
 
 
 def marks(text: str, escape: str) -> list[Heredoc]:
@@ -189,19 +200,26 @@ def marks(text: str, escape: str) -> list[Heredoc]:
         found = shell_words.split_raw(text, escape)
     except InvalidParameter:
         return []  # quotes that do not end; the shell will say so
-    return [heredoc for word in found if (heredoc := mark_of(word, escape)) is not None]
+    joined: list[str] = []
+    for word in found:
+        if joined and _OPEN.fullmatch(joined[-1]):
+            joined[-1] += word  # blanks may stand before the name
+        else:
+            joined.append(word)
+    return [heredoc for word in joined if (heredoc := mark_of(word, escape)) is not None]
 
 
 def mark_of(word: str, escape: str) -> Heredoc | None:
     """``<<NAME``, ``<<-NAME``, ``3<<"NAME"``: a here-document, or None."""
     match = _HEREDOC.fullmatch(word)
-    if match is None or not match[3]:
+    name = match[3].lstrip() if match is not None else ""
+    if match is None or not name:
         return None
     try:
-        names = shell_words.words(match[3], {}, escape, keep_unset=True)
+        names = shell_words.words(name, {}, escape, keep_unset=True)
     except InvalidParameter:
         return None
     if len(names) != 1 or not names[0]:
         return None
-    expand = names[0] == match[3]
+    expand = names[0] == name
     return Heredoc(names[0], "", expand, bool(match[2]), int(match[1] or 0))

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean
+from portside.model.errors import InvalidParameter
+from portside.model.golang.booleans import parse_bool
 
 _URL = "https://docs.docker.com/go/dockerfile/rule/"
 
@@ -150,26 +152,28 @@ class CheckOptions:
     experimental_all: bool = False
 
     @classmethod
-    def parse(cls, text: str, span: Span = Span(1, 1)) -> CheckOptions:  # noqa: B008
+    def parse(cls, text: str) -> CheckOptions:
+        """DockerfileError for an option that does not exist."""
         found = cls()
         for part in (part.strip() for part in text.split(";")):
             if not part:
                 continue
             name, equals, value = part.partition("=")
             if not equals:
-                raise DockerfileError(f'invalid check option "{part}"', span)
+                raise _bad_options(f'invalid check option "{part}"')
             names = frozenset(word.strip() for word in value.split(",") if word.strip())
             if name == "skip":
                 found.skip, found.skip_all = names, "all" in names
             elif name == "experimental":
                 found.experimental, found.experimental_all = names, "all" in names
             elif name == "error":
-                if value not in ("true", "false", "1", "0"):
-                    raise DockerfileError(f'failed to parse check option "{part}"', span)
-                found.error = value in ("true", "1")
+                try:
+                    found.error = parse_bool(value)
+                except InvalidParameter as err:
+                    raise _bad_options(f'failed to parse check option "{part}": {err}') from None
             else:
                 hint = did_you_mean(name, ("skip", "error", "experimental"))
-                raise DockerfileError(f'invalid check option "{name}"{hint}', span)
+                raise _bad_options(f'invalid check option "{name}"{hint}')
         return found
 
 
@@ -197,10 +201,17 @@ class Linter:
     def fail_if_asked(self) -> None:
         """With ``error=true`` a finding ends the build. DockerfileError."""
         if self.options.error and self.warnings:
-            names = ", ".join(sorted({warned.rule.name for warned in self.warnings}))
+            names = ", ".join(dict.fromkeys(warned.rule.name for warned in self.warnings))
             raise DockerfileError(
-                f"lint violation found for rules: {names}", self.warnings[0].span, parsing=False
-            )
+                f"lint violation found for rules: {names}", self.warnings[0].span, parsing=False,
+                located=False,
+            )  # fmt: skip
+
+
+def _bad_options(why: str) -> DockerfileError:
+    return DockerfileError(
+        f"failed to parse check options: {why}", Span(1, 1), parsing=False, located=False
+    )
 
 
 def check_file(dockerfile: ins.Dockerfile, linter: Linter) -> None:

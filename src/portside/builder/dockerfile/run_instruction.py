@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from portside.builder.dockerfile.frontend_values import (
     StageState,
     command_words,
 )
+from portside.builder.dockerfile.lines import mark_of
 from portside.builder.dockerfile.run_mounts import MountFlag, parse_device, parse_mount
 from portside.builder.dockerfile.transfers import destination
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 async def run(conversion: Conversion, state: StageState, instruction: ins.Run) -> None:
     command = instruction.command
-    args = command_words(state, command)
+    args = command_words(state, command, conversion.options.phrases)
     mounts = [llb.Mount(dest="/", input=0 if state.output else llb.SCRATCH, output=0)]
     inputs = [state.output] if state.output else []
     if command.heredocs:
@@ -54,14 +54,17 @@ async def run(conversion: Conversion, state: StageState, instruction: ins.Run) -
         ),
         shm_size=conversion.options.shm_size,
     )
-    meta = conversion.meta(state, instruction)
+    suffix = ""
+    if _is_script(conversion, command):
+        suffix = f" ({_summary(command.heredocs[0].content)})"
+    meta = conversion.meta(state, instruction, suffix)
     state.output = llb.Vertex(op, tuple(inputs), state.platform, meta).output()
     phrases = conversion.options.phrases
     declared = {
         name: state.args.get(name) for name in state.declared
         if not phrases.is_classic or name not in PROXIES
     }  # fmt: skip
-    created_by = phrases.run(args, declared, state.env)
+    created_by = phrases.run(args, declared, {**state.env, **state.hiding})
     conversion.record(state, instruction.text, instruction.span, created_by, changed=True)
 
 
@@ -69,16 +72,17 @@ def _exec_meta(
     conversion: Conversion, state: StageState, args: Sequence[str], agent: str = ""
 ) -> llb.Meta:
     """``agent``: where the client's SSH agent is mounted."""
-    env = {**{k: v for k, v in state.args.items() if k not in PROXIES}, **state.env}
+    shown = {k: v for k, v in state.args.items() if k not in PROXIES}
+    hiding = {k: v for k, v in state.hiding.items() if k not in PROXIES}
+    env = {**shown, **state.env, **hiding}
     if agent:
         env.setdefault("SSH_AUTH_SOCK", agent)
-    given = conversion.options.build_args
     return llb.Meta(
         args=tuple(args),
         env=tuple(f"{k}={v}" for k, v in env.items()),
         cwd=state.workdir,
         user=state.config.user,
-        proxy={k: v for k, v in given.items() if k in PROXIES and v is not None},
+        proxy=_proxies(conversion),
         extra_hosts=conversion.options.extra_hosts,
         hostname=conversion.options.hostname,
         ulimits=conversion.options.ulimits,
@@ -86,12 +90,37 @@ def _exec_meta(
     )
 
 
+def _proxies(conversion: Conversion) -> dict[str, str]:
+    """Proxies that the client gives; BuildKit sets them in lower and in upper case."""
+    found = {}
+    for name, value in conversion.options.build_args.items():
+        if name in PROXIES and value is not None:
+            cases = (name,) if conversion.options.phrases.is_classic else (
+                name.lower(), name.upper())  # fmt: skip
+            found.update(dict.fromkeys(cases, value))
+    return found
+
+
+def _is_script(conversion: Conversion, command: ins.Command) -> bool:
+    """Whether the command is nothing but a here-document."""
+    return (
+        len(command.heredocs) == 1
+        and mark_of(command.words[0].strip(), conversion.file.escape) is not None
+    )
+
+
+def _summary(text: str) -> str:
+    """The first line of a script."""
+    first, *more = text.strip().splitlines() or [""]
+    return f"{first}..." if more else first
+
+
 def _script(
     conversion: Conversion, state: StageState, command: ins.Command
 ) -> tuple[tuple[str, ...], llb.Output | None]:
     """A here-document alone is the script; else the shell reads it."""
     text, first = command.words[0], command.heredocs[0]
-    if len(command.heredocs) == 1 and re.fullmatch(r"\d*<<-?\S+", text.strip()):
+    if _is_script(conversion, command):
         if first.content.startswith("#!"):
             action = llb.MakeFile(path=f"/{first.name}", data=first.content.encode(
                 "utf-8", "surrogateescape"), mode=0o755)  # fmt: skip

@@ -24,6 +24,8 @@ _KEYS = {
     "secret": ("target", "id", "required", "mode", "uid", "gid", "env"),
     "ssh": ("target", "id", "required", "mode", "uid", "gid"),
 }  # fmt: skip
+_ALL_KEYS = ("type", "from", "source", "target", "readonly", "readwrite", "id", "sharing",
+             "required", "size", "mode", "uid", "gid", "env")  # fmt: skip
 _ALIASES = {"dst": "target", "destination": "target", "src": "source", "rw": "readwrite",
             "ro": "readonly"}  # fmt: skip
 
@@ -49,6 +51,8 @@ class MountFlag:
 
 def parse_mount(text: str, expand: Callable[[str], str]) -> MountFlag:
     """``type=cache,target=/x,…``. InvalidParameter, with what was probably meant."""
+    if not text:
+        raise InvalidParameter("failed to parse csv mounts: EOF")
     try:
         (fields,) = csv.reader([text], strict=True)
     except (csv.Error, ValueError) as err:
@@ -61,15 +65,21 @@ def parse_mount(text: str, expand: Callable[[str], str]) -> MountFlag:
             if key not in ("readonly", "readwrite", "required"):
                 raise InvalidParameter(f"invalid field '{item}' must be a key=value pair")
             value = "true"
+        if key not in _ALL_KEYS:
+            hint = did_you_mean(key, _ALL_KEYS)
+            raise InvalidParameter(f"unexpected key '{key}' in '{item.strip()}'{hint}")
         found[key] = expand(value)
     kind = found.pop("type", "bind")
     if kind not in TYPES:
         raise InvalidParameter(f'unsupported mount type "{kind}"{did_you_mean(kind, TYPES)}')
     for key in found:
-        if key not in _KEYS[kind]:
-            known = [*_KEYS[kind], "type"]
-            hint = did_you_mean(key, known)
-            raise InvalidParameter(f'unexpected key "{key}" for mount type "{kind}"{hint}')
+        if key in _KEYS[kind]:
+            continue
+        if key in ("mode", "uid", "gid"):
+            raise InvalidParameter(f'{key} not allowed for "{kind}" type mounts')
+        if key == "sharing":
+            raise InvalidParameter(f"invalid cache sharing set for {kind} mount")
+        raise InvalidParameter(f"unexpected key '{key}' for mount type '{kind}'")
     return _checked(_value(kind, found))
 
 
@@ -126,15 +136,11 @@ def _value(kind: str, found: dict[str, str]) -> MountFlag:
 
 
 def _checked(mount: MountFlag) -> MountFlag:
-    if mount.type in ("bind", "cache", "tmpfs") and not mount.target:
-        raise InvalidParameter("target is required" if mount.type != "bind" else
-                               "invalid mount target: target is required")  # fmt: skip
-    if mount.type in ("bind", "cache", "tmpfs") and posixpath.normpath(mount.target) == "/":
-        raise InvalidParameter(f'invalid mount target "{mount.target}"')
+    target = posixpath.normpath(posixpath.join("/", mount.target))
+    if mount.type in ("bind", "cache", "tmpfs") and target in ("/", "//"):
+        raise InvalidParameter('invalid mount target "/": give target=PATH')
     if mount.type == "secret" and not (mount.id or mount.target):
-        raise InvalidParameter(
-            "invalid mount: secret needs an id or a target (type=secret,id=NAME)"
-        )
+        raise InvalidParameter("invalid secret mount. one of source, target required: give id=NAME")
     return mount
 
 

@@ -17,6 +17,8 @@ MAX_DEPTH = 100
 """Levels of variables within modifiers (``${A:-${B}}``)."""
 MAX_RESULT = 16 << 20
 """Characters of an expanded word; repeated expansion grows without bound otherwise."""
+NO_CHARACTER = "\ufffd"
+"""Where a message names the next character and the text ends, as in BuildKit's."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SPECIAL = frozenset("@*#?-$!0123456789")
 
@@ -56,11 +58,6 @@ def process(
     scanner = _Scanner(text, variables, escape, keep_unset, raw_quotes)
     scanner.run("", 0)
     return Expansion(scanner.finish(), "".join(scanner.out), scanner.used, scanner.unset)
-
-
-def expand_heredoc(text: str, variables: Mapping[str, str], escape: str = "\\") -> str:
-    """A here-document's content: variables are replaced, quotes are ordinary characters."""
-    return process(text, variables, escape, raw_quotes=True).text
 
 
 def split_raw(text: str, escape: str = "\\") -> list[str]:
@@ -249,7 +246,9 @@ class _Scanner:
         if char == ":":
             operator = self._take()
             if operator not in ("-", "+", "?") or not operator:
-                raise InvalidParameter(f"unsupported modifier ({operator}) in substitution")
+                raise InvalidParameter(
+                    f"unsupported modifier (:{operator or NO_CHARACTER}) in substitution"
+                )
             is_set = bool(value)
         elif char in ("-", "+", "?") and char:
             operator, is_set = char, value is not None
@@ -260,7 +259,7 @@ class _Scanner:
             self._replace(name, value, begin, depth, split)
             return
         else:
-            raise InvalidParameter(f"unsupported modifier ({char}) in substitution")
+            raise InvalidParameter(f"unsupported modifier ({char or NO_CHARACTER}) in substitution")
         word = self._word_until("}", depth)
         self._expect_close()
         self._choose(operator, name, value, word, is_set, split)
@@ -275,7 +274,7 @@ class _Scanner:
         elif is_set:
             self._emit(value or "", split=split)
         else:
-            raise InvalidParameter(f"{name}: {word or 'not allowed to be unset'}")
+            raise InvalidParameter(f"{name}: {word or 'is not allowed to be unset'}")
 
     def _trim(
         self, char: str, name: str, value: str | None, begin: int, depth: int, split: bool

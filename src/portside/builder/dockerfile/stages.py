@@ -23,7 +23,7 @@ class Stages:
         """The stage to build; the last one for an empty name."""
         if not name:
             return self.all[-1]
-        found = self.find(name)
+        found = self._named(name)
         if found is None:
             names = [stage.name for stage in self.all if stage.name]
             hint = did_you_mean(name, names)
@@ -31,22 +31,30 @@ class Stages:
                 f'target stage "{name}" could not be found{hint}',
                 self.all[-1].base.span,
                 parsing=False,
+                located=False,
             )
         return found
 
-    def find(self, name: str) -> ins.Stage | None:
-        """The stage with this name (the last of several) or number; None without a match."""
+    def _named(self, name: str) -> ins.Stage | None:
+        """The last stage of that name."""
         for stage in reversed(self.all):
             if stage.name and stage.name == name.lower():
                 return stage
+        return None
+
+    def find(self, name: str) -> ins.Stage | None:
+        """The stage with this name (the last of several) or number; None without a match."""
+        if (named := self._named(name)) is not None:
+            return named
         if name.isascii() and name.isdigit() and len(name) < 6 and int(name) < len(self.all):
             return self.all[int(name)]
         return None
 
     def before(self, index: int, name: str) -> ins.Stage | None:
-        """The latest stage of that name before the stage ``index``: what FROM can mean."""
+        """The latest stage of exactly that name before the stage ``index``: what FROM can
+        mean."""
         for stage in reversed(self.all[:index]):
-            if stage.name and stage.name == name.lower():
+            if stage.name and stage.name == name:
                 return stage
         return None
 
@@ -55,12 +63,12 @@ class Stages:
 
         DockerfileError when it is the stage itself.
         """
-        is_number = name.isascii() and name.isdigit()
-        if is_number and (len(name) > 5 or int(name) >= len(self.all)):
+        is_number = name.isascii() and name.removeprefix("-").isdigit()
+        if is_number and (len(name) > 5 or not 0 <= int(name) < len(self.all)):
             raise DockerfileError(
-                f"invalid from flag value {name}: there are {len(self.all)} stages, "
-                "numbered from 0",
+                f"invalid stage index {name}: there are {len(self.all)} stages, numbered from 0",
                 span,
+                parsing=False,
             )
         found = self.find(name)
         if found is current:

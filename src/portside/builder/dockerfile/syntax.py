@@ -5,7 +5,6 @@ Messages are BuildKit's where users search for them.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -15,8 +14,10 @@ from portside.builder.dockerfile import instructions as ins
 from portside.builder.dockerfile import lines, shell_words
 from portside.builder.dockerfile.diagnostics import DockerfileError, Span, did_you_mean
 from portside.builder.dockerfile.lines import LogicalLine
+from portside.images.config_changes import health_options
 from portside.model.errors import InvalidParameter
 from portside.model.golang.booleans import parse_bool
+from portside.model.image import Healthcheck
 
 _STAGE = re.compile(r"[a-z][a-z0-9\-_.]*")
 
@@ -59,15 +60,15 @@ class _Flags:
         """A flag that may stand once; empty when it does not."""
         values = self._values.get(name, [])
         if len(values) > 1:
-            raise DockerfileError(f"duplicate flag specified: {name}", self._span)
+            raise DockerfileError(f"duplicate flag specified: --{name}", self._span)
         if values and values[0] is None:
-            raise DockerfileError(f"missing a value on flag: {name}", self._span)
+            raise DockerfileError(f"missing a value on flag: --{name}", self._span)
         return (values[0] or "") if values else ""
 
     def texts(self, name: str) -> tuple[str, ...]:
         values = self._values.get(name, [])
         if None in values:
-            raise DockerfileError(f"missing a value on flag: {name}", self._span)
+            raise DockerfileError(f"missing a value on flag: --{name}", self._span)
         return tuple(value or "" for value in values)
 
     def boolean(self, name: str) -> bool | None:
@@ -76,13 +77,13 @@ class _Flags:
         if not values:
             return None
         if len(values) > 1:
-            raise DockerfileError(f"duplicate flag specified: {name}", self._span)
+            raise DockerfileError(f"duplicate flag specified: --{name}", self._span)
         value = values[0]
         try:
             return True if value is None else parse_bool(value)
         except InvalidParameter:
             raise DockerfileError(
-                f"invalid boolean value for flag {name}: {value}", self._span
+                f"expecting boolean value for flag --{name}, not: {value}", self._span
             ) from None
 
 
@@ -94,7 +95,7 @@ class _Parser:
 
     def run(self) -> ins.Dockerfile:
         if not self._source.lines:
-            raise DockerfileError("the Dockerfile is empty: file with no instructions", Span(1, 1))
+            raise DockerfileError("file with no instructions", Span(1, 1), parsing=False)
         global_args: list[ins.Arg] = []
         stages: list[tuple[ins.From, list[ins.Instruction]]] = []
         for line in self._source.lines:
@@ -106,9 +107,14 @@ class _Parser:
             elif isinstance(found, ins.Arg):
                 global_args.append(found)
             else:
-                raise DockerfileError("no build stage in current context", found.span)
+                raise DockerfileError(
+                    "no build stage in current context", found.span, parsing=False
+                )
         if not stages:
-            raise DockerfileError("no build stage in current context: there is no FROM", Span(1, 1))
+            raise DockerfileError(
+                "dockerfile contains no stages to build: there is no FROM", Span(1, 1),
+                parsing=False, located=False,
+            )  # fmt: skip
         empty = [line.empty_continuation for line in self._source.lines]
         return ins.Dockerfile(
             source=self._source.source,
@@ -125,9 +131,11 @@ class _Parser:
         word, rest = ([*line.text.rstrip().split(None, 1), ""])[:2]
         parser = PARSERS.get(word.upper())
         if parser is None:
-            hint = did_you_mean(word, PARSERS)
+            known = [name.lower() for name in PARSERS] if word.islower() else PARSERS
+            hint = did_you_mean(word, known)
             raise DockerfileError(f"unknown instruction: {word}{hint}", line.span)
-        self._keywords.append((word, line.span))
+        if not triggered:
+            self._keywords.append((word, line.span))
         flags, rest = _flags(rest, self._escape)
         base = {
             "keyword": word,
@@ -157,9 +165,11 @@ class _Line:
         self.parser, self.line, self.word, self.rest = parser, line, word, rest
         self.escape, self.base = escape, base
 
-    def error(self, message: str) -> DockerfileError:
+    def error(self, message: str, *, lexical: bool = False) -> DockerfileError:
+        """``lexical``: of the words; BuildKit finds such errors also in ONBUILD, and names no
+        line."""
         offset = self.line.text.find(self.rest) if self.rest else 0
-        return DockerfileError(message, self.line.at(max(offset, 0)))
+        return DockerfileError(message, self.line.at(max(offset, 0)), parsing=not lexical)
 
     def some(self) -> str:
         if not self.rest:
@@ -206,14 +216,15 @@ class _Line:
         if "=" not in found[0]:
             name, _, value = _whitespace(self.rest)
             if not value:
-                raise self.error(f"{self.word} must have two arguments")
+                raise self.error(f"{self.word} must have two arguments", lexical=True)
             return (ins.Pair(name, value, legacy=True),)
         pairs = []
         for word in found:
             name, equals, value = word.partition("=")
             if not equals:
                 raise self.error(
-                    f'Syntax error - can\'t find = in "{word}". Must be of the form: name=value'
+                    f'Syntax error - can\'t find = in "{word}". Must be of the form: name=value',
+                    lexical=True,
                 )
             if not name:
                 raise self.error(f"{self.word} names can not be blank")
@@ -256,7 +267,7 @@ def _flags(text: str, escape: str) -> tuple[list[str], str]:
 
 def _from(line: _Line, flags: _Flags) -> ins.From:
     flags.allow("platform")
-    words = line.some().split()
+    words = line.rest.split()
     if len(words) not in (1, 3) or (len(words) == 3 and words[1].lower() != "as"):
         raise line.error("FROM requires either one or three arguments")
     written = words[2] if len(words) == 3 else ""
@@ -286,7 +297,6 @@ def _run(line: _Line, flags: _Flags) -> ins.Run:
     if security not in ("", "sandbox", "insecure"):
         hint = did_you_mean(security, ("sandbox", "insecure"))
         raise line.error(f'security "{security}" is not valid{hint}')
-    line.some()
     return ins.Run(
         **line.base,
         command=line.command(),
@@ -299,8 +309,6 @@ def _run(line: _Line, flags: _Flags) -> ins.Run:
 
 def _transfer(line: _Line, flags: _Flags) -> dict[str, Any]:
     words = list(line.list())
-    if not words:
-        raise line.error(f"{line.word} requires at least two arguments, but none were provided")
     if len(words) < 2:
         raise line.error(
             f"{line.word} requires at least two arguments, but only one was provided. "
@@ -378,7 +386,7 @@ def _entrypoint(line: _Line, flags: _Flags) -> ins.Entrypoint:
 
 def _shell(line: _Line, flags: _Flags) -> ins.Shell:
     flags.allow()
-    words = line.json_list()
+    words = line.json_list() if line.rest else ()
     if words is None:
         raise line.error("SHELL requires the arguments to be in JSON form")
     if not words:
@@ -429,22 +437,22 @@ def _healthcheck(line: _Line, flags: _Flags) -> ins.HealthCheck:
     if kind.upper() == "NONE":
         if rest:
             raise line.error("HEALTHCHECK NONE takes no arguments")
-        return ins.HealthCheck(**line.base, command=None)
+        return ins.HealthCheck(**line.base, check=Healthcheck(test=("NONE",)))
     if kind.upper() != "CMD":
         hint = did_you_mean(kind, ("CMD", "NONE"))
         raise line.error(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD){hint}')
-    if not rest.strip():
-        raise line.error("Missing command after HEALTHCHECK CMD")
     line.rest = rest.strip()
-    return ins.HealthCheck(
-        **line.base,
-        command=line.command(),
-        interval=flags.text("interval"),
-        timeout=flags.text("timeout"),
-        start_period=flags.text("start-period"),
-        start_interval=flags.text("start-interval"),
-        retries=flags.text("retries"),
-    )
+    command = line.command()
+    if not command.words:
+        raise line.error("Missing command after HEALTHCHECK CMD")
+    options = {name: text for name in names if (text := flags.text(name))}
+    try:
+        check = health_options(
+            ("CMD-SHELL" if command.is_shell else "CMD", *command.words), options
+        )
+    except InvalidParameter as err:
+        raise line.error(str(err)) from None
+    return ins.HealthCheck(**line.base, check=check)
 
 
 def _onbuild(line: _Line, flags: _Flags) -> ins.OnBuild:
@@ -458,8 +466,11 @@ def _onbuild(line: _Line, flags: _Flags) -> ins.OnBuild:
     inner = LogicalLine(text, line.line.span, ((0, *line.line.span[::2]),), (),
                         line.line.heredocs)  # fmt: skip
     instruction = None
-    with contextlib.suppress(DockerfileError):  # it is read where the image is a base
-        instruction = line.parser.instruction(inner)
+    try:
+        instruction = line.parser.instruction(inner, triggered=True)
+    except DockerfileError as err:  # it is read where the image is a base
+        if not err.parsing:
+            raise
     body = "".join(f"\n{heredoc.content}{heredoc.name}" for heredoc in line.line.heredocs)
     return ins.OnBuild(**line.base, trigger=text + body, inner=instruction)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from portside.builder import llb
 from portside.builder.dockerfile import instructions as ins
-from portside.builder.dockerfile import lint, shell_words
+from portside.builder.dockerfile import lint
 from portside.builder.dockerfile.frontend_values import (
     StageState,
 )
@@ -161,8 +161,8 @@ class Transfers:
     def heredoc(self, item: Heredoc) -> tuple[llb.Action, llb.Output | None]:
         content = item.content
         if item.expand:
-            content = shell_words.expand_heredoc(
-                content, self._state.variables, self._conversion.file.escape
+            content = self._conversion.expanded(
+                self._state, content, self._instruction, raw_quotes=True
             )
         data = content.encode("utf-8", "surrogateescape")
         meta = llb.VertexMeta(name=f"preparing here-document {item.name}")
@@ -214,27 +214,30 @@ def _identity(text: str) -> llb.UserOpt:
 
 def workdir(conversion: Conversion, state: StageState, instruction: ins.Workdir) -> None:
     path = conversion.expanded(state, instruction.path, instruction)
-    if not path:
-        raise InvalidParameter("WORKDIR needs a path")
-    if not path.startswith("/") and not state.workdir_set and not state.config.working_dir:
+    is_absolute = path.startswith("/")
+    if not is_absolute and not state.workdir_set:
         conversion.linter.report(
             lint.WORKDIR_RELATIVE_PATH,
             f'Relative workdir "{path}" can have unexpected results if the base image changes',
             instruction.span,
         )
     state.workdir_set = True
-    path = posixpath.normpath(posixpath.join(state.workdir, path))
-    path = "/" + path.lstrip("/")
+    directory = posixpath.normpath(posixpath.join(state.workdir, path))
+    directory = "/" + directory.lstrip("/")
+    if not is_absolute:
+        path = directory  # an absolute one stays as it is written
     state.put(working_dir=path)
-    if path != "/":
+    if directory != "/":
         owner = None  # the classic builder's is root, whoever the image's user is
         if state.config.user and not conversion.options.phrases.is_classic:
             owner = _owner(state.config.user)
-        action = llb.MakeDir(path=path, make_parents=True, owner=owner)
+        action = llb.MakeDir(path=directory, make_parents=True, owner=owner)
         meta = conversion.meta(state, instruction)
         state.output = llb.file_op(state.output, [(action, None)], meta, state.platform)
     created_by = conversion.phrase(state, "WORKDIR", path)
-    conversion.record(state, instruction.text, instruction.span, created_by, changed=path != "/")
+    conversion.record(
+        state, instruction.text, instruction.span, created_by, changed=directory != "/"
+    )
 
 
 async def copy(conversion: Conversion, state: StageState, instruction: ins.Copy) -> None:

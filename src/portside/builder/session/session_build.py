@@ -19,8 +19,9 @@ import msgspec
 from portside.builder import llb
 from portside.builder.build_history import STATUS_JSON, BuildRecord
 from portside.builder.cache.cache_export import parse_target
-from portside.builder.dockerfile.diagnostics import Span, place_of, snippet
+from portside.builder.dockerfile.diagnostics import Span, findings_of, place_of, snippet
 from portside.builder.dockerfile.frontend_values import NamedContext, Plan
+from portside.builder.dockerfile.lint import Warned
 from portside.builder.dockerfile.syntax_line import SyntaxLine, is_built_in, named, syntax_line
 from portside.builder.exporters.export_options import (
     ARCHIVE_TYPES,
@@ -317,19 +318,23 @@ class SessionBuild:
             sessions = []
             for platform in self._request.each_platform():
                 request = self._build_request(dict(contexts), platform)
-                sessions.append(
-                    await stack.enter_async_context(
-                        self._service.session(request, self._status.on_event, self._pulling)
-                    )
-                )
+                opened = self._service.session(request, self._status.on_event, self._pulling)
+                try:
+                    sessions.append(await stack.enter_async_context(opened))
+                except PortsideError as err:
+                    self._warn(findings_of(err))
+                    raise
             plan = sessions[0].plan
-            for warned in plan.warnings:
-                self._status.warn(warned, self._request.file, self._dockerfile)
+            self._warn(plan.warnings)
             if self._request.call != "build":
                 return {"call": called(self._request.call, plan, self._dockerfile,
                                        self._request.file)}  # fmt: skip
             await self._missing(stack, [session.plan for session in sessions])
             return await self._results(sessions)
+
+    def _warn(self, findings: Sequence[Warned]) -> None:
+        for warned in findings:
+            self._status.warn(warned, self._request.file, self._dockerfile or b"")
 
     # -- frontends that are images -------------------------------------------------------
 

@@ -29,7 +29,8 @@ from portside.builder.solver.tree import Tree
 from portside.containers.core import Core
 from portside.model import ociruntime as oci
 from portside.model.container import HostConfig
-from portside.model.errors import SystemFailure
+from portside.model.errors import Cancelled, PortsideError, SystemFailure, reworded
+from portside.model.golang.quoting import quote
 from portside.model.ids import new_id
 from portside.runtime.messages import Exited
 
@@ -41,16 +42,17 @@ STANDARD_STUBS = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/
 MAX_LOG = 64 << 10
 
 
+def _incomplete(args: Sequence[str], why: str) -> str:
+    return f"process {quote(' '.join(args))} did not complete successfully: {why}"
+
+
 class StepFailed(SystemFailure):
     """A step's command ended with an error."""
 
     def __init__(self, vertex: Vertex, args: Sequence[str], exited: Exited) -> None:
         self.vertex, self.args_, self.code = vertex, tuple(args), exited.code
         why = "cannot allocate memory: " if exited.oom_killed else ""
-        super().__init__(
-            f'process "{" ".join(args)}" did not complete successfully: {why}'
-            f"exit code: {exited.code}"
-        )
+        super().__init__(_incomplete(args, f"{why}exit code: {exited.code}"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +165,12 @@ class StepRunner:
                     ending, terminal,
                 )  # fmt: skip
 
-            exited = await execute(op)
+            try:
+                exited = await execute(op)
+            except Cancelled:
+                raise
+            except PortsideError as err:
+                raise reworded(err, _incomplete(op.meta.args, str(err))) from err
             if exited.code not in (op.meta.valid_exit_codes or (0,)):
                 if settings.on_failure is not None:
 

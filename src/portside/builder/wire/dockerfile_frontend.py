@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from portside.builder import llb
 from portside.builder.attestations.provenance import redacted
 from portside.builder.dockerfile import syntax
-from portside.builder.dockerfile.diagnostics import DockerfileError
+from portside.builder.dockerfile.diagnostics import DockerfileError, findings_of
 from portside.builder.dockerfile.frontend_values import FrontendOptions, Plan
+from portside.builder.dockerfile.lint import Warned
 from portside.builder.dockerfile.syntax_line import SyntaxLine, is_built_in, named, syntax_line
 from portside.builder.frontend_attrs import FrontendAttrs, context_for, parse_attrs
 from portside.builder.llb import Output
@@ -31,7 +32,7 @@ from portside.builder.wire.named_contexts import NamedContexts
 from portside.builder.wire.progress_log import InternalStep, internal_vertex
 from portside.builder.wire.wire_errors import SourceFile
 from portside.model.dockerignore import Ignore, read_patterns
-from portside.model.errors import InvalidParameter, NotFound
+from portside.model.errors import InvalidParameter, NotFound, PortsideError
 from portside.model.git_urls import is_git_url
 from portside.model.image import History, ImageConfig, encode
 from portside.model.platform import Platform
@@ -77,7 +78,7 @@ class DockerfileFrontend:
         data = await self._dockerfile()
         name = posixpath.basename(self._attrs.file) or "Dockerfile"
         if not data.strip():
-            raise InvalidParameter(f"the Dockerfile ({name}) cannot be empty")
+            raise InvalidParameter("the Dockerfile cannot be empty")
         job = self._job
         job.source = SourceFile(name, data)
         line = None if is_final else syntax_line(data)
@@ -234,9 +235,14 @@ class DockerfileFrontend:
         request = job.image_request(
             dockerfile=data, file=name, frontend=options, pull=self._attrs.pull
         )
-        plan = await job.service.plan(request, job.pulling)
+        try:
+            plan = await job.service.plan(request, job.pulling)
+        except PortsideError as err:
+            if warn:
+                self._warn(findings_of(err))
+            raise
         if warn:
-            self._warn(plan)
+            self._warn(plan.warnings)
         if plan.output is not None:
             self._note_paths(plan.output)
         return plan
@@ -281,11 +287,11 @@ class DockerfileFrontend:
             else:
                 self._job.follow[name] = tuple(sorted({*found, *(before or ())}))
 
-    def _warn(self, plan: Plan) -> None:
+    def _warn(self, findings: Sequence[Warned]) -> None:
         source = self._job.source
-        if plan.warnings and source is not None:
+        if findings and source is not None:
             vertex = internal_vertex("build checks")
-            for warned in plan.warnings:
+            for warned in findings:
                 self._job.progress.warn(vertex, warned, source)
 
     # -- the result ----------------------------------------------------------------------

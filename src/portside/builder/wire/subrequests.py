@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from portside.builder.dockerfile import instructions as ins
-from portside.builder.dockerfile.diagnostics import DockerfileError
+from portside.builder.dockerfile.diagnostics import DockerfileError, findings_of
 from portside.builder.dockerfile.frontend_values import Plan
 from portside.builder.dockerfile.lint import Warned
 from portside.builder.dockerfile.outline import outline, targets
@@ -64,7 +64,7 @@ async def _lint(source: SourceFile, make_plan: MakePlan) -> dict[str, Any]:
         warnings: Sequence[Warned] = (await make_plan()).warnings
     except DockerfileError as err:
         found["buildError"] = {"message": str(err), "location": _place(*err.span[:2])}
-        warnings = err.findings
+        warnings = findings_of(err)
     for warned in warnings:
         found["warnings"].append(
             {
