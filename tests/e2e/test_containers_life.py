@@ -132,6 +132,29 @@ def test_stop_signal_and_timeout(docker: Docker, name: str) -> None:
     assert state(docker, name)["ExitCode"] == 137
 
 
+def test_a_stop_before_the_program_handles_its_signal(
+    engine: Any, docker: Docker, name: str
+) -> None:
+    """The kernel drops a signal that a container's first process does not handle yet."""
+    late = "sleep 0.5; trap 'exit 3' TERM; while :; do sleep 0.1; done"
+    docker("create", "--name", name, "portside/base", "sh", "-c", late)
+    engine.json("POST", f"/containers/{name}/start")
+    engine.json("POST", f"/containers/{name}/stop?t=60")
+    assert engine.json("GET", f"/containers/{name}/json")["State"]["ExitCode"] == 3
+    handled = "trap 'echo taken; sleep 1; exit' TERM; echo ready; while :; do sleep 0.1; done"
+    docker("rm", name)
+    docker("run", "-d", "--name", name, "portside/base", "sh", "-c", handled)
+    engine.printed(name, "ready")
+    docker("stop", "-t", "60", name)
+    assert docker("logs", name).stdout.count("taken") == 1
+    docker("rm", name)
+    docker("create", "--name", name, "--init", "portside/base", "sh", "-c", "exec sleep 1000")
+    for _ in range(5):
+        engine.json("POST", f"/containers/{name}/start")
+        engine.json("POST", f"/containers/{name}/stop?t=60")
+        assert engine.json("GET", f"/containers/{name}/json")["State"]["ExitCode"] == 143
+
+
 def test_names(docker: Docker, name: str) -> None:
     docker("create", "--name", name, BASE, "true")
     docker("create", "--name", f"{name}-2", BASE, "true")

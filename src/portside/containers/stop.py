@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal as signals
+import time
 from contextlib import suppress
 
 from msgspec import MsgspecError
@@ -25,7 +26,7 @@ from portside.model.errors import (
 from portside.model.quiet_teardown import teardown
 from portside.model.signals import parse_signal, signal_name, stop_signal
 from portside.runtime.messages import StateFile
-from portside.runtime.state_files import start_ticks
+from portside.runtime.state_files import start_ticks, takes_signal
 from portside.store.failpoints import reach
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT = 10
 """Seconds between the stop signal and SIGKILL unless set otherwise."""
 _KILL_TIMEOUT = 10.0
+_EARLY = 10_000_000_000
+"""Nanoseconds since its start in which a program may still be about to handle its stop signal."""
+_LEAST_LOOK, _MOST_LOOK = 0.01, 0.25
+"""Seconds between two looks for a handler of the stop signal, at first and at most."""
 _REPORT_TIMEOUT = 2.0
 """Seconds a monitor may take to report an exit that has happened."""
 
@@ -75,10 +80,17 @@ async def stop_container(
 async def _end(core: Core, container: Container, number: int, timeout: int) -> str:
     """Send the signal, and SIGKILL when it does not end in time."""
     core.save(container)
+    is_early = time.time_ns() - container.record.started_ns < _EARLY
+    may_be_lost = is_early and not takes_signal(container.record.pid, number)
     await send_signal(core, container, number)
     reach("container.stop:signalled")
-    if await _exits_within(container, timeout if timeout >= 0 else None):
-        return ""
+    repeating = asyncio.create_task(_signal_once_taken(container, number)) if may_be_lost else None
+    try:
+        if await _exits_within(container, timeout if timeout >= 0 else None):
+            return ""
+    finally:
+        if repeating:
+            repeating.cancel()
     warning = (
         f"container {container.record.name} did not end {timeout} seconds after "
         f"{signal_name(number)}: its PID 1 ignores it (see --init and --stop-signal); "
@@ -87,6 +99,23 @@ async def _end(core: Core, container: Container, number: int, timeout: int) -> s
     log.info("%s", warning)
     await end_now(core, container)
     return warning
+
+
+async def _signal_once_taken(container: Container, number: int) -> None:
+    """Send a stop signal that the kernel has dropped again, as soon as the program handles it.
+
+    A program that was started a moment ago has no handlers yet: an interpreter needs tens of
+    milliseconds. Nothing reports that it has one, so it is looked for.
+    """
+    delay = _LEAST_LOOK
+    while not container.exited.is_set():
+        await asyncio.sleep(delay)
+        if takes_signal(container.record.pid, number):
+            if container.monitor is not None:
+                with suppress(Unavailable):  # it has just ended
+                    await container.monitor.signal(number)
+            return
+        delay = min(2 * delay, _MOST_LOOK)
 
 
 def _give_up_restart(core: Core, container: Container) -> None:

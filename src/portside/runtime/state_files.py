@@ -63,12 +63,35 @@ def is_ending(pid: int) -> bool:
             fields = file.read().rpartition(")")[2].split()
         if fields[0] in "ZX" or int(fields[6]) & _PF_EXITING:
             return True
-        with open(f"/proc/{pid}/status") as file:
-            lines = dict(line.split(":", 1) for line in file)
+        return bool(_signals(pid, "SigPnd", "ShdPnd") & _SIGKILL)
     except OSError:
         return True
-    pending = int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)
-    return bool(pending & _SIGKILL)
+
+
+def takes_signal(pid: int, number: int) -> bool:
+    """Whether a PID namespace's first process handles a signal or has blocked it: the kernel drops
+    any other one but SIGKILL and SIGSTOP (pid_namespaces(7)). True for a process that is gone.
+
+    A process in sigtimedwait(2), as docker-init is, has blocked what it waits for, but its status
+    shows otherwise meanwhile; its wait channel (proc(5)) tells.
+    """
+    try:
+        if _signals(pid, "SigCgt", "SigBlk") >> number - 1 & 1:
+            return True
+        with open(f"/proc/{pid}/wchan") as file:
+            return "sigtimedwait" in file.read()
+    except OSError:
+        return True
+
+
+def _signals(pid: int, *names: str) -> int:
+    """The union of a process's sets of signals (proc_pid_status(5)). Raises OSError."""
+    with open(f"/proc/{pid}/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    found = 0
+    for name in names:
+        found |= int(lines[name], 16)
+    return found
 
 
 def complain(state_dir: str, text: str) -> None:
