@@ -73,7 +73,7 @@ def takes_signal(pid: int, number: int) -> bool:
     any other one but SIGKILL and SIGSTOP (pid_namespaces(7)). True for a process that is gone.
 
     A process in sigtimedwait(2), as docker-init is, has blocked what it waits for, but its status
-    shows otherwise meanwhile; its wait channel (proc(5)) tells.
+    does not show them meanwhile; its wait channel (proc(5)) does.
     """
     try:
         if _signals(pid, "SigCgt", "SigBlk") >> number - 1 & 1:
