@@ -166,31 +166,29 @@ class FakeVolumes:
         return True
 
 
-class FakeLayers:
+class FakeWritables:
     """Writable layers as a set of IDs."""
-
-    driver, snapshotter = "overlay", "overlayfs"
 
     def __init__(self, root: Path) -> None:
         self.containers_dir = root / "containers"
         self.containers_dir.mkdir(exist_ok=True)
-        self.writable: set[str] = set()
+        self.ids: set[str] = set()
 
-    def create_writable(
+    def create(
         self, container_id: str, chain: Digest | None, *, is_volatile: bool = False
     ) -> Rootfs:
-        self.writable.add(container_id)
+        self.ids.add(container_id)
         return self.rootfs(container_id)
 
     async def store_as(self, container_id: str, mappings: object) -> None:
         """Nothing is stored, so no owner is to be changed."""
 
-    def forget_writable(self, container_id: str) -> None:
-        self.writable.discard(container_id)
+    def forget(self, container_id: str) -> None:
+        self.ids.discard(container_id)
 
-    def rootfs(self, source: str, *, is_kept: bool = False) -> Rootfs:
-        if source not in self.writable:
-            raise NotFound(f"no layer {source}")
+    def rootfs(self, container_id: str, *, is_kept: bool = False) -> Rootfs:
+        if container_id not in self.ids:
+            raise NotFound(f"no layer {container_id}")
         return Rootfs("overlay", ("/lower",), "/upper", "/work")
 
     async def size_rw(self, container_id: str) -> int:
@@ -283,7 +281,7 @@ class Kit:
     networks: FakeNetworks
     volumes: FakeVolumes
     launcher: FakeLauncher
-    layers: FakeLayers
+    writables: FakeWritables
     events: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     @property
@@ -323,12 +321,13 @@ _OPEN: dict[Path, Database] = {}
 
 def kit(tmp_path: Path, options: ContainerOptions | None = None) -> Kit:
     """A service on the metadata in ``tmp_path``, which a second kit may continue with."""
-    layers = FakeLayers(tmp_path)
+    writables = FakeWritables(tmp_path)
+    layers = SimpleNamespace(driver="overlay", snapshotter="overlayfs")
     path = tmp_path / "metadata.db"
     if path not in _OPEN:  # one process has it at a time: a second kit continues with the first's
         _OPEN[path] = Database(path)
     database = _OPEN[path]
-    store = SimpleNamespace(db=database, layers=layers, trash=FakeTrash())
+    store = SimpleNamespace(db=database, layers=layers, writables=writables, trash=FakeTrash())
     images, networks, volumes = FakeImages(), FakeNetworks(), FakeVolumes(database.refs)
     launcher = FakeLauncher()
     events: list[tuple[str, dict[str, str]]] = []
@@ -346,7 +345,7 @@ def kit(tmp_path: Path, options: ContainerOptions | None = None) -> Kit:
         options=options or ContainerOptions(),
         publish=publish,
     )
-    return Kit(core, images, networks, volumes, launcher, layers, events)
+    return Kit(core, images, networks, volumes, launcher, writables, events)
 
 
 def config(**fields: Any) -> ContainerConfig:

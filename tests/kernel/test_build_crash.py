@@ -101,9 +101,9 @@ def test_the_next_build_continues(
         async def again() -> None:
             async with builder(root) as engine:
                 store = engine.service.store
-                for entry in store.layers.containers_dir.iterdir():
+                for entry in store.writables.containers_dir.iterdir():
                     # as the engine's start does with what belongs to no container
-                    store.layers.forget_writable(entry.name)
+                    store.writables.forget(entry.name)
                     store.trash.discard(entry)
                 await store.recover()
                 assert store.db.query("SELECT id FROM leases") == []

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts ov
 async def test_a_volatile_overlay_is_mounted_again(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     try:
-        found = store.layers.create_writable("step", None, for_build=True)
-        assert found == store.layers.rootfs("step")
+        found = store.writables.create("step", None, for_build=True)
+        assert found == store.writables.rootfs("step")
         for name in ("first", "second"):
             with closing(mount_overlay(found)) as root:
                 flags = os.O_WRONLY | os.O_CREAT
@@ -29,11 +29,11 @@ async def test_a_volatile_overlay_is_mounted_again(tmp_path: Path) -> None:
                     os.write(file, name.encode())
                     os.fsync(file)
         assert {path.name for path in Path(found.upper).iterdir()} == {"first", "second"}
-        store.layers.remove_writable("step")
-        store.layers.create_writable("step", None)
-        assert overlay.VOLATILE not in store.layers.rootfs("step").options
-        store.layers.create_writable("removed", None, is_volatile=True)
-        assert overlay.VOLATILE in store.layers.rootfs("removed").options
+        store.writables.remove("step")
+        store.writables.create("step", None)
+        assert overlay.VOLATILE not in store.writables.rootfs("step").options
+        store.writables.create("removed", None, is_volatile=True)
+        assert overlay.VOLATILE in store.writables.rootfs("removed").options
     finally:
         await store.close()
 

@@ -380,8 +380,8 @@ async def committed(service: ImageService, parent: str, **more: Any) -> str:
 
 async def test_commit_adds_the_changes_and_is_reproducible(service: ImageService) -> None:
     base = await service.import_(pieces(layer_tar({"etc": None, "etc/a": b"1"})), "base")
-    service.store.layers.create_writable(CONTAINER, service.get(base).chain)
-    upper = service.store.layers.containers_dir / CONTAINER / "upper"
+    service.store.writables.create(CONTAINER, service.get(base).chain)
+    upper = service.store.writables.containers_dir / CONTAINER / "upper"
     (upper / "new").write_bytes(b"x" * 5000)
     os.chown(upper / "new", 12, 34)
     (upper / "new").chmod(0o4755)
@@ -415,7 +415,7 @@ async def test_commit_adds_the_changes_and_is_reproducible(service: ImageService
 
 async def test_commit_without_changes_adds_no_layer(service: ImageService) -> None:
     base = await service.import_(pieces(layer_tar({"a": b"1"})), "base")
-    service.store.layers.create_writable(CONTAINER, service.get(base).chain)
+    service.store.writables.create(CONTAINER, service.get(base).chain)
     made = await committed(service, base, changes=["ENV X=1"])
     assert service.get(made).config.rootfs == service.get(base).config.rootfs
     assert (await service.history(made))[0].size == 0

@@ -54,11 +54,11 @@ async def made(service: ImageService, *names: str, content: str = "", label: str
 
 async def child_of(service: ImageService, parent: str, name: str) -> str:
     container = os.urandom(32).hex()
-    service.store.layers.create_writable(container, service.get(parent).chain)
-    upper = service.store.layers.containers_dir / container / "upper"
+    service.store.writables.create(container, service.get(parent).chain)
+    upper = service.store.writables.containers_dir / container / "upper"
     (upper / name.replace(":", "-").replace("/", "-")).write_text(name)
     identifier = await service.commit(container, parent, ref=name, config=RunConfig())
-    service.store.layers.remove_writable(container)
+    service.store.writables.remove(container)
     return identifier
 
 
@@ -174,12 +174,12 @@ async def test_a_container_keeps_the_layers_of_a_forced_image(service: ImageServ
     identifier = await made(service, "app:1")
     chain = service.get(identifier).chain
     assert chain is not None
-    service.store.layers.create_writable(STOPPED, chain)
+    service.store.writables.create(STOPPED, chain)
     service.acquire(service.get(identifier), STOPPED)
     items = await service.remove(identifier, force=True)
     assert DeleteItem(deleted=identifier) in items
     assert service.store.layers.has(chain)
-    service.store.layers.remove_writable(STOPPED)
+    service.store.writables.remove(STOPPED)
     service.store.db.refs.drop(Ref.container(STOPPED))
     await service.store.collect()
     assert not service.store.layers.has(chain)

@@ -290,7 +290,7 @@ async def test_the_tar_of_a_tree_is_what_it_always_was(engine: Builder, tmp_path
     """Blobs that were recorded are made again by later versions: the writer's bytes never change.
     A change here loses images that users have built."""
     store = engine.service.store
-    store.layers.create_writable("box", None)
+    store.writables.create("box", None)
     upper = tmp_path / "root" / "containers" / "box" / "upper"
     (upper / "dir").mkdir(mode=0o750)
     (upper / "dir" / "file").write_bytes(b"text")
@@ -312,7 +312,7 @@ async def test_the_tar_of_a_tree_is_what_it_always_was(engine: Builder, tmp_path
         os.utime(path, ns=(0, 1_700_000_000_123_456_789), follow_symlinks=False)
     os.utime(upper / "dir" / "file", ns=(0, 1_600_000_000_000_000_000))
     with (tmp_path / "tar").open("wb") as out:
-        job = PackChanges(rootfs=store.layers.rootfs("box"), base="")
+        job = PackChanges(rootfs=store.writables.rootfs("box"), base="")
         await store.workers.run(job, (out.fileno(),))
     found = hashlib.sha256((tmp_path / "tar").read_bytes()).hexdigest()
     assert found == "4aae91bd6de2044198d4a1be60bad0e0845e37eb5ede42d894feecac3f6d8f18"

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes ove
 POINTS = (
     "blobs.adopt:before-rename", "blobs.adopt:renamed", "blobs.adopt:recorded",
     "blobs.delete:forgotten", "layers.record:before-rename", "layers.record:renamed",
-    "layers.record:recorded", "layers.delete:forgotten", "layers.remove_writable:forgotten",
+    "layers.record:recorded", "layers.delete:forgotten", "writables.remove:forgotten",
 )  # fmt: skip
 
 _LIFE = """
@@ -64,10 +64,10 @@ async def main():
     await images.start()
     failpoints.hook = hook
     image = await images.pull(name)
-    store.layers.create_writable("box", image.chain)
+    store.writables.create("box", image.chain)
     images.acquire(image, "box")
     store.db.refs.drop(Ref.container("box"))
-    store.layers.remove_writable("box")
+    store.writables.remove("box")
     await images.remove(name)
     await store.collect()
     failpoints.hook = None
@@ -102,7 +102,7 @@ async def test_killed_at_any_point(tmp_path: Path, point: str, after: int) -> No
         assert pulled is not None and pulled.id == image.id
         assert (await check(store)).blobs >= 5
         await images.remove(name)
-        store.layers.remove_writable("box")
+        store.writables.remove("box")
         await check(store, repair=True)
         await images.close()
         await store.close()
@@ -140,7 +140,7 @@ async def test_three_hundred_layers(store: Store) -> None:
     """Far more than fit into one page of mount options."""
     with store.lease("test") as lease:
         chain = await stacked(store, 300, lease.ref)
-        rootfs = store.layers.create_writable("box", chain)
+        rootfs = store.writables.create("box", chain)
         fd = open_root(rootfs)
         try:
             listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
@@ -149,19 +149,19 @@ async def test_three_hundred_layers(store: Store) -> None:
             assert {f"file-{number}" for number in range(300)} <= found
         finally:
             os.close(fd)
-        store.layers.remove_writable("box")
+        store.writables.remove("box")
 
 
 async def test_twice_is_harmless(store: Store) -> None:
     with store.lease("test") as lease:
         chain = await stacked(store, 2, lease.ref)
-        store.layers.create_writable("box", chain)
+        store.writables.create("box", chain)
         with pytest.raises(Conflict):
-            store.layers.create_writable("box", chain)
-        store.layers.remove_writable("box")
-        store.layers.remove_writable("box")
+            store.writables.create("box", chain)
+        store.writables.remove("box")
+        store.writables.remove("box")
         with pytest.raises(NotFound):
-            store.layers.rootfs("box")
+            store.writables.rootfs("box")
         blob = Digest(store.layers.info(chain).blob)
         assert store.blobs.delete(blob) and not store.blobs.delete(blob)
         store.layers.delete(chain)
@@ -172,16 +172,16 @@ async def test_removed_while_mounted(store: Store) -> None:
     """A mounted root stays whole for its user; its files go, and the name can be used again."""
     with store.lease("test") as lease:
         chain = await stacked(store, 2, lease.ref)
-        fd = open_root(store.layers.create_writable("box", chain))
+        fd = open_root(store.writables.create("box", chain))
         try:
             made = os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
-            store.layers.remove_writable("box")
+            store.writables.remove("box")
             os.write(made, b"still written")
             os.close(made)
-            store.layers.create_writable("box", chain)
+            store.writables.create("box", chain)
         finally:
             os.close(fd)
-        store.layers.remove_writable("box")
+        store.writables.remove("box")
     assert store.trash is not None
 
 
@@ -190,12 +190,12 @@ async def test_collection_spares_what_is_needed(store: Store) -> None:
     lease = store.lease("test")
     chain = await stacked(store, 3, lease.ref)
     other = await stacked(store, 4, lease.ref)
-    store.layers.create_writable("box", chain)
+    store.writables.create("box", chain)
     lease.release()
     await store.collect()
     assert store.layers.has(chain) and not store.layers.has(other)
     assert len(store.layers.all()) == 3
-    store.layers.remove_writable("box")
+    store.writables.remove("box")
     await store.collect()
     assert store.layers.all() == [] and list(store.blobs.all()) == []
     assert gc.unreachable(store) == ([], [])
@@ -221,7 +221,7 @@ async def test_damage_is_found_and_repaired(store: Store) -> None:
     shutil.rmtree(store.layers.layers_dir / top.chain.hex)
     path = store.blobs.path(Digest(bottom.blob))
     path.write_bytes(b"damaged")
-    (store.layers.containers_dir / "stray").mkdir()
+    (store.writables.containers_dir / "stray").mkdir()
     kinds = sorted(problem.kind for problem in (await check(store)).problems)
     assert kinds == ["blob", "layer", "leftover"]
     await check(store, repair=True)

@@ -56,7 +56,7 @@ async def test_the_usual_way(life: Kit) -> None:
     with pytest.raises(NotFound, match="No such container: box"):
         life.core.find("box")
     assert life.actions() == ["create", "start", "die", "destroy"]
-    assert life.layers.writable == set()
+    assert life.writables.ids == set()
 
 
 async def test_start_twice_is_not_modified(life: Kit) -> None:
@@ -156,7 +156,7 @@ async def test_find_by_prefix(life: Kit) -> None:
 async def test_missing_image_leaves_nothing(life: Kit) -> None:
     with pytest.raises(NotFound, match="No such image: nope:latest"):
         await life.create(config={"image": "nope"})
-    assert life.core.counts().total == 0 and life.layers.writable == set()
+    assert life.core.counts().total == 0 and life.writables.ids == set()
 
 
 async def test_create_that_fails_late_gives_volumes_back(life: Kit) -> None:
@@ -434,7 +434,7 @@ async def test_a_restarted_engine_reports_the_truth(tmp_path: Path) -> None:
             record.mounts = ()
             core.save(core.find(name))
     second = kit(tmp_path)
-    second.layers.writable = first.layers.writable
+    second.writables.ids = first.writables.ids
     second.volumes = first.volumes
     second.core.volumes = first.volumes
     await restore(second.core)
@@ -454,7 +454,7 @@ async def test_policies_start_what_should_run(tmp_path: Path, quick: list[float]
     await first.run("stopped-always", restart_policy=always())
     await stop_container(first.core, first.core.find("stopped-always"))
     second = kit(tmp_path)
-    second.layers.writable = first.layers.writable
+    second.writables.ids = first.writables.ids
     await restore(second.core)
     await second.until(lambda: len(second.launcher.monitors) == 2)
     running = {c.name for c in second.core.containers.values() if c.record.running}

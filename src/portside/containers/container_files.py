@@ -24,7 +24,7 @@ def view(core: Core, container: Container, called: str) -> View:
     record = container.record
     mappings = user_mapping.of(core, record)
     # one that was never started stays after a power cut, also if it removes itself at its end
-    rootfs = core.store.layers.rootfs(record.id, is_kept=not record.started_ns)
+    rootfs = core.store.writables.rootfs(record.id, is_kept=not record.started_ns)
     # a copy is looked at from inside a user namespace, where owners need no mapping
     shown = mappings is not None and not rootfs.stored_uids
     hosts = mappings.inverse() if mappings is not None and shown else IDMappings((), ())
@@ -148,7 +148,7 @@ async def export_container(core: Core, container: Container) -> AsyncIterator[by
     """The whole root as a tar."""
     pid = container.record.pid if container.record.running else 0
     with unless_removed(container):
-        async with await core.store.layers.export_tar(container.id, pid) as stream:
+        async with await core.store.writables.export_tar(container.id, pid) as stream:
             core.event(container, "export")
             async for piece in stream:
                 yield piece
@@ -156,7 +156,7 @@ async def export_container(core: Core, container: Container) -> AsyncIterator[by
 
 async def changes(core: Core, container: Container) -> Sequence[Change]:
     with unless_removed(container):
-        return await core.store.layers.changes(container.id)
+        return await core.store.writables.changes(container.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

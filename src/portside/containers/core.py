@@ -201,7 +201,7 @@ class Core:
     def forget(self, container: Container) -> None:
         """The container is gone: its record, names, references and layer go in one step."""
         with self.store.db.transaction():
-            self.store.layers.forget_writable(container.id)
+            self.store.writables.forget(container.id)
             self.store.db.collection("container", Record).delete(container.id)
             self._keep_last_name(container)
         container.removed = True

@@ -111,7 +111,7 @@ async def create_container(core: Core, options: CreateOptions) -> Created:
 
 async def _make(core: Core, container: Container, image: Image, points: MountPoints) -> None:
     """The record with its layer, in one step; then the volumes."""
-    record, layers = container.record, core.store.layers
+    record, writables = container.record, core.store.writables
     chain = image.chain
     with core.store.db.transaction():
         core.insert(record)
@@ -119,14 +119,14 @@ async def _make(core: Core, container: Container, image: Image, points: MountPoi
         make_directory(core.directory(record.id))
         keep_copy(core.directory(record.id), record)
         name_layer(core.directory(record.id), record.id)
-        if layers.driver == "overlay":
-            rootfs = layers.create_writable(record.id, chain, is_volatile=record.host.auto_remove)
+        if core.store.layers.driver == "overlay":
+            rootfs = writables.create(record.id, chain, is_volatile=record.host.auto_remove)
             selinux_labels.label_writable(core, rootfs)
             _mark(rootfs)
     core.add(container)
     reach("container.create:recorded")
-    if layers.driver != "overlay":
-        _mark(await layers.create_writable_copy(record.id, chain))
+    if core.store.layers.driver != "overlay":
+        _mark(await writables.create_copy(record.id, chain))
     if points:
         record.mounts, record.making = (
             await points.acquire(record.id, user_mapping.of(core, record)),

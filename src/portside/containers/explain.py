@@ -73,8 +73,8 @@ def _monitor(core: Core, identifier: str) -> int:
 def _layers(core: Core, identifier: str) -> tuple[LayerFact, ...]:
     layers = core.store.layers
     try:
-        rootfs = layers.rootfs(identifier)
-        chain = layers.chain_of_writable(identifier)
+        rootfs = core.store.writables.rootfs(identifier)
+        chain = core.store.writables.chain_of(identifier)
     except NotFound:
         return ()
     sizes = [layer.size for layer in layers.stack(chain)] if chain else []

@@ -80,7 +80,7 @@ async def inspect_container(
     )
     if size:
         with unless_removed(container):
-            found.size_rw = await core.store.layers.size_rw(record.id)
+            found.size_rw = await core.store.writables.size_rw(record.id)
             found.size_root_fs = found.size_rw + root_size(core, record.id)
     return found
 
@@ -119,7 +119,7 @@ def _config(record: Record) -> ContainerConfig:
 
 
 def root_size(core: Core, identifier: str) -> int:
-    return core.store.layers.size_rootfs(core.store.layers.chain_of_writable(identifier))
+    return core.store.layers.size_rootfs(core.store.writables.chain_of(identifier))
 
 
 def command_of(record: Record) -> tuple[str, ...]:
@@ -448,6 +448,6 @@ async def list_containers(
     if size:
         for container, item in zip(chosen, found, strict=True):
             with suppress(NotFound), unless_removed(container):
-                item.size_rw = await core.store.layers.size_rw(item.id)
+                item.size_rw = await core.store.writables.size_rw(item.id)
                 item.size_root_fs = item.size_rw + root_size(core, item.id)
     return found

@@ -391,7 +391,7 @@ class MountPoints:
                 elif point.type == "bind" and point.create_source:
                     _make_source(point.source, mappings)
                 found.append(point)
-            rootfs = self._core.store.layers.rootfs(container_id)
+            rootfs = self._core.store.writables.rootfs(container_id)
             for point in found:
                 if point.type != "volume":
                     continue

@@ -95,7 +95,7 @@ async def prune_containers(core: Core, filters: Filters) -> ContainersPruned:
             continue
         try:
             with unless_removed(container):
-                size = await core.store.layers.size_rw(record.id)
+                size = await core.store.writables.size_rw(record.id)
             await remove_container(core, container)
         except PortsideError as err:
             log.debug("prune passes over container %s: %s", record.id, err)

@@ -142,7 +142,7 @@ async def _repair(core: Core) -> None:
 
 def _has_root(core: Core, identifier: str) -> bool:
     try:
-        core.store.layers.rootfs(identifier)
+        core.store.writables.rootfs(identifier)
     except NotFound:
         return False
     return True
@@ -192,10 +192,10 @@ def _drop_unknown(core: Core) -> None:
             if entry.name not in known:
                 processes.drop_leftover(core, entry)
                 swept += 1
-    for entry in core.store.layers.containers_dir.iterdir():
+    for entry in core.store.writables.containers_dir.iterdir():
         if entry.name not in known:  # also a build step's of a killed engine
             mounts.unbind_all(entry)
-            core.store.layers.forget_writable(entry.name)
+            core.store.writables.forget(entry.name)
             core.store.trash.discard(entry)
             swept += 1
     for entry in core.instance.exec_root.glob("build-*"):  # secrets and agents' sockets of steps

@@ -103,7 +103,7 @@ async def label_sources(core: Core, record: Record, mounts: Iterable[oci.Mount])
     ]
     for tree in trees:
         check_source(tree.path)
-    root = core.store.layers.rootfs(record.id)
+    root = core.store.writables.rootfs(record.id)
     if root.driver != "overlay" and selinux.label_of(root.upper) != label:
         trees.append(Tree(path=root.upper, label=label))
     if trees:

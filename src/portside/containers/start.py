@@ -193,7 +193,7 @@ async def bring_up(core: Core, container: Container) -> None:
         selinux_labels.check(core, record)
         container_networks.check_links_running(core, record)
         mappings = user_mapping.of(core, record)
-        await core.store.layers.store_as(record.id, mappings)
+        await core.store.writables.store_as(record.id, mappings)
         runtime_mounts = await mounts.runtime_mounts(core, record)
         await selinux_labels.label_sources(core, record, runtime_mounts)
         clock.mark("mounts")
@@ -444,7 +444,7 @@ def labelled_root(core: Core, record: Record) -> Rootfs:
 def mapped_root(core: Core, identifier: str, mappings: IDMappings | None) -> Rootfs:
     """A container's root, whose files have the container's identifiers on disk, or the host's
     (:meth:`.LayerStore.store_as`)."""
-    root = core.store.layers.rootfs(identifier)
+    root = core.store.writables.rootfs(identifier)
     return root if mappings is None or root.stored_uids else root.mapped(mappings)
 
 

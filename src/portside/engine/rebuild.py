@@ -237,7 +237,7 @@ class _Rebuild:
         """Directories with a ``container.json`` become containers again."""
         records = self.db.collection("container", Record)
         count = 0
-        for path in _entries(self.store.layers.containers_dir):
+        for path in _entries(self.store.writables.containers_dir):
             if path.name in records:
                 continue
             try:

@@ -48,7 +48,7 @@ async def commit_container(catalogue: Catalogue, request: Commit, publish: Publi
     base, layers = _base(catalogue, request)
     config = apply_changes(request.config or base.run, request.changes)
     with store.lease(f"commit {request.container_id}") as lease:
-        async with store.layers.plain(request.container_id) as (rootfs, layer_base):
+        async with store.writables.plain(request.container_id) as (rootfs, layer_base):
             job = PackChanges(rootfs=rootfs, base=layer_base)
             packed = await Packer(store, lease.ref).from_job(job)
         made = _config(base, request, config, packed)

@@ -255,7 +255,7 @@ def _writables(store: StoreParts) -> None:
     """Writable layers nobody recorded; the other files of a container are not ours."""
     known = {row[0] for row in store.db.query("SELECT container FROM writables")}
     swept = []
-    for directory in store.layers.containers_dir.iterdir():
+    for directory in store.writables.containers_dir.iterdir():
         if directory.name not in known:
             gone = [store.trash.discard(directory / name) for name in ("upper", "work", "root")]
             if any(gone):

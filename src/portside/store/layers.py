@@ -1,4 +1,4 @@
-"""Layers by chain ID, the writable layers above them, and how both become a root.
+"""Layers by chain ID, and how a stack of them becomes a root.
 
 On disk, beneath the data root::
 
@@ -7,8 +7,6 @@ On disk, beneath the data root::
     layers/tmp-<id>/diff              being unpacked; dropped at a start
     l/<n>                             short link to ../layers/<hex>/diff, for long stacks
     l/empty                           an empty directory, where overlay wants one more
-    containers/<id>/upper, work       the writable pair of an overlay container
-    containers/<id>/root              the whole tree of a container on the vfs driver
     trash/<id>                        renamed here at once, deleted in the background
 
 A layer is a cache of its blob: it can always be made again from it. Of a layer-backed blob the
@@ -19,35 +17,29 @@ the transaction that renames it into place, together with its owner.
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from portside.kernel import overlay
 from portside.model.digest import Digest
-from portside.model.errors import Conflict, NotFound
+from portside.model.errors import NotFound
 from portside.model.idmap import IDMappings
 from portside.model.ids import new_id
 from portside.model.image import COMPRESSIONS
 from portside.model.rootfs import Rootfs
 from portside.store import store_jobs, trees
-from portside.store.archive_values import Change, Limits
+from portside.store.archive_values import Limits
 from portside.store.blobs import BlobStore
 from portside.store.db import Database, Ref
 from portside.store.durability import Settler
 from portside.store.failpoints import reach
-from portside.store.mapped_copies import MappedCopies, key_of
+from portside.store.mapped_copies import MappedCopies
 from portside.store.trash import Trash
 from portside.store.worker_pool import Workers
-
-if TYPE_CHECKING:
-    from portside.store.job_streams import JobStream
 
 OVERLAY_OPTIONS = overlay.OPTIONS
 
@@ -64,15 +56,6 @@ class LayerInfo(NamedTuple):
     """Bytes of its files, each hard-linked file once."""
     created_at: int
     """Nanoseconds since the epoch."""
-
-
-class _Writable(NamedTuple):
-    """What is recorded of a writable layer."""
-
-    chain: Digest | None
-    """What it stands on."""
-    driver: str
-    is_volatile: bool
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -115,12 +98,10 @@ class LayerStore:
         self.snapshotter = {"overlay": "overlayfs", "vfs": "native"}.get(driver, driver)
         """The driver under the name of containerd's snapshotter that does the same."""
         self.layers_dir, self.links_dir = root / "layers", root / "l"
-        self.containers_dir = root / "containers"
         for directory in (self.layers_dir, self.links_dir, self.links_dir / "empty"):
             directory.mkdir(mode=0o700, exist_ok=True)
         trees.spread(self.layers_dir)
         (self.links_dir / "empty").chmod(0o755)
-        self.containers_dir.mkdir(mode=0o700, exist_ok=True)
         self.copies = MappedCopies(root, driver, workers, trash)
         self._unpacking: dict[Digest, asyncio.Task[None]] = {}
         self._waiting: dict[Digest, int] = {}
@@ -145,7 +126,7 @@ class LayerStore:
         ``diff_id``; InvalidParameter for a malformed or hostile archive; TooLarge.
         """
         chain = chain_of(parent, diff_id)
-        while not self._claim(chain, owner):
+        while not self.claim(chain, owner):
             task = self._unpacking.get(chain)
             if task is None:
                 work = self._unpack(chain, parent, diff_id, blob, media_type, owner, progress)
@@ -156,7 +137,11 @@ class LayerStore:
 
     def claim(self, chain: Digest, owner: Ref) -> bool:
         """If the layer is here, make ``owner`` refer to it; whether it is."""
-        return self._claim(chain, owner)
+        with self._db.transaction():
+            if not self.has(chain):
+                return False
+            self._db.refs.add(owner, Ref.layer(chain))
+            return True
 
     def has(self, chain: str) -> bool:
         return self._db.row("SELECT 1 FROM layers WHERE chain=?", chain) is not None
@@ -251,59 +236,6 @@ class LayerStore:
                 owner=lease.ref,
             )
 
-    async def commit(
-        self, container_id: str, *, owner: Ref, parent: Digest | None = None
-    ) -> tuple[Digest, Digest, int]:
-        """A container's changes as a new blob (an uncompressed tar): (diff id, blob digest,
-        bytes). The blob is owned by ``owner``; ``ensure`` it to have the layer too."""
-        async with self._blobs.ingest(owner=owner) as ingest:
-            async with self.diff_tar(container_id) as stream:
-                async for piece in stream:
-                    await ingest.write(piece)
-            digest = await ingest.commit()
-        return digest, digest, self._blobs.size(digest)
-
-    async def adopt_writable(
-        self,
-        container_id: str,
-        diff_id: Digest,
-        blob: Digest | None,
-        media_type: str,
-        size: int,
-        *,
-        owner: Ref,
-        tar_size: int = 0,
-    ) -> Digest:
-        """Make a writable layer, which nobody uses any more, a layer above what it stood on.
-
-        ``blob``, its content packed, is in the store already; None (overlay only) when it is to
-        be made later (:meth:`set_blob`), or with ``tar_size``, the bytes of its tar, when that
-        tar is to be its layer-backed blob. ``size`` is the bytes of its files. With overlay the
-        files themselves become the layer.
-        """
-        parent, driver, _ = self._required(container_id)
-        chain = chain_of(parent, diff_id)
-        if driver == "overlay" and not self.has(chain):
-            temporary = self.layers_dir / f"tmp-{new_id()}"
-            temporary.mkdir(mode=0o711)
-            try:
-                Path(self._written(container_id)).rename(temporary / "diff")
-                with self._db.transaction(grows=True):
-                    found = diff_id if tar_size else blob
-                    self._record(
-                        chain, parent, diff_id, found, media_type, size, temporary, owner, tar_size
-                    )
-                    if tar_size:
-                        self._blobs.declare(diff_id, tar_size, chain, owner)
-            except BaseException:
-                self._trash.discard(temporary)
-                raise
-        if not self._claim(chain, owner):
-            if blob is None:
-                raise NotFound(f"layer {chain} has no content")
-            await self.ensure(parent, diff_id, blob, media_type, owner=owner)
-        return chain
-
     def set_blob(self, chain: Digest, blob: Digest, media_type: str) -> None:
         """Remember the blob of a layer that was made here; the layer keeps it."""
         with self._db.transaction() as sql:
@@ -353,143 +285,19 @@ class LayerStore:
     def written_rootfs(self, chain: Digest) -> Rootfs:
         """Overlay: a layer's own changes above its parent, as its container had them; to
         pack them again. Nothing may be written there."""
-        lower = self._lower(self.info(chain).parent)
+        lower = self.lower(self.info(chain).parent)
         upper = str(self.layers_dir / chain.hex / "diff")
         return Rootfs("overlay", lower=tuple(lower), upper=upper, options=OVERLAY_OPTIONS)
 
-    # -- writable layers -----------------------------------------------------------------
-
-    def create_writable(
-        self, container_id: str, chain: Digest | None, *, for_build: bool = False,
-        is_volatile: bool = False,
-    ) -> Rootfs:  # fmt: skip
-        """The writable layer of a container above ``chain`` (None: an empty root).
-
-        ``for_build``: many files may be made in it (:func:`.trees.spread`). ``is_volatile``, also
-        for builds: nobody needs it after a power cut, so nothing in it is synced, which every end
-        of a mount namespace would do for the whole file system. Conflict when it exists. On the
-        vfs driver use :meth:`create_writable_copy`.
-        """
-        directory, is_volatile = self.containers_dir / container_id, is_volatile or for_build
-        lower = self._lower(chain)
-        with self._db.transaction(grows=True) as sql:
-            if self._writable(container_id) is not None:
-                raise Conflict(f"container {container_id} has a writable layer already")
-            sql.execute(
-                "INSERT INTO writables(container, chain, driver, is_volatile) VALUES(?,?,?,?)",
-                (container_id, chain or "", "overlay", is_volatile),
-            )
-            if chain is not None:
-                self._db.refs.add(Ref.container(container_id), Ref.layer(chain))
-            directory.mkdir(mode=0o700, exist_ok=True)
-            if for_build:
-                trees.spread(directory)
-            upper, work = directory / "upper", directory / "work"
-            for leftover in (upper, work):
-                if leftover.exists():
-                    self._trash.discard(leftover)
-                leftover.mkdir(mode=0o700)
-            if lower:
-                top = os.stat(lower[0])
-                os.chown(upper, top.st_uid, top.st_gid)
-                upper.chmod(top.st_mode & 0o7777)
-                _make_mount_points(upper, lower)
-        return _overlay(lower, upper, is_volatile)
-
-    async def create_writable_copy(
-        self, container_id: str, chain: Digest | None, *, for_build: bool = False
-    ) -> Rootfs:
-        """:meth:`create_writable` for any driver; vfs copies the tree (by reflink if it can)."""
-        if self.driver == "overlay":
-            return self.create_writable(container_id, chain, for_build=for_build)
-        with self._db.transaction(grows=True) as sql:
-            if self._writable(container_id) is not None:
-                raise Conflict(f"container {container_id} has a writable layer already")
-            sql.execute(
-                "INSERT INTO writables(container, chain, driver) VALUES(?,?,?)",
-                (container_id, chain or "", "vfs"),
-            )
-            if chain is not None:
-                self._db.refs.add(Ref.container(container_id), Ref.layer(chain))
-        directory = self.containers_dir / container_id
-        directory.mkdir(mode=0o700, exist_ok=True)
-        self._trash.discard(directory / "root")
-        source = self.layers_dir / chain.hex / "diff" if chain else self.links_dir / "empty"
-        try:
-            await self._workers.run(
-                store_jobs.CopyTree(source=str(source), target=f"{directory}/root")
-            )
-        except BaseException:
-            self.remove_writable(container_id)
-            raise
-        return self.rootfs(container_id)
-
-    def remove_writable(self, container_id: str) -> None:
-        """Forget and delete a container's writable layer; does nothing when it does not exist.
-
-        The files are moved aside at once and deleted in the background; a mount that still
-        uses them keeps working until it is gone.
-        """
-        own = self.copies.own(container_id)
-        self.forget_writable(container_id)
-        reach("layers.remove_writable:forgotten")
-        directory = self.containers_dir / container_id
-        for path in (own, *(directory / name for name in ("upper", "work", "root"))):
-            if path is not None:
-                self._trash.discard(path)
-
-    def forget_writable(self, container_id: str) -> None:
-        """Forget it only: the caller discards the container's whole directory."""
-        with self._db.transaction() as sql:
-            row = sql.execute(
-                "DELETE FROM writables WHERE container=? RETURNING chain", (container_id,)
-            ).fetchone()
-            if row is not None and row[0]:
-                self._db.refs.remove(Ref.container(container_id), Ref.layer(row[0]))
-        self.copies.forget(container_id)
-
-    def rootfs(self, source: str, *, is_kept: bool = False) -> Rootfs:
-        """The root of a container (by its ID), or the read-only view of a chain (a Digest).
-
-        ``is_kept``: what is written there must outlive a power cut, also in a volatile layer.
-        NotFound when there is no such writable layer or chain.
-        """
-        if isinstance(source, Digest):
-            if self.driver == "vfs":
-                self.info(source)
-                return Rootfs("bind", upper=str(self.layers_dir / source.hex / "diff"))
-            lower = self._lower(source)
-            if len(lower) < 2:  # overlay refuses a single lower directory without an upper
-                lower.append(str(self.links_dir / "empty"))
-            return Rootfs("overlay", lower=tuple(lower), options=OVERLAY_OPTIONS)
-        found = self._required(source)
-        mappings = self.copies.mappings_of(source)
-        written = self._directory_of(source, found.driver)
-        if found.driver == "vfs":
-            stored = () if mappings is None else (mappings.uids, mappings.gids)
-            return Rootfs("bind", (), str(written), "", (), (), (), *stored)
-        is_volatile = found.is_volatile and not is_kept
-        if mappings is None:
-            return _overlay(self._lower(found.chain), written, is_volatile)
-        return _overlay(self._copied(found.chain, mappings), written, is_volatile, mappings)
-
-    def _copied(self, chain: Digest | None, mappings: IDMappings) -> list[str]:
-        """:meth:`_lower` with the mapping's owners: copies that are there."""
-        if chain is None:
-            return [str(self.links_dir / "empty")]
-        chains = (layer.chain for layer in self.stack(chain))
-        return list(self.copies.paths(chains, key_of(mappings)))
-
-    async def store_as(self, container_id: str, mappings: IDMappings | None) -> None:
-        """Before a start: store the files of a container so that it sees its own identifiers;
-        with ``mappings`` a copy of them where idmapped mounts are missing."""
-        if self.copies.own(container_id) is None and (mappings is None or not self.copies.needed()):
-            return
-        if mappings is not None and not self.copies.needed():
-            mappings = None  # a kernel or file system that supports them has come since
-        chain, driver, _ = self._required(container_id)
-        chains = self._copied_chains(chain, driver)
-        await self.copies.convert(container_id, chains, mappings)
+    def rootfs(self, chain: Digest) -> Rootfs:
+        """The read-only view of a chain. NotFound."""
+        if self.driver == "vfs":
+            self.info(chain)
+            return Rootfs("bind", upper=str(self.layers_dir / chain.hex / "diff"))
+        lower = self.lower(chain)
+        if len(lower) < 2:  # overlay refuses a single lower directory without an upper
+            lower.append(str(self.links_dir / "empty"))
+        return Rootfs("overlay", lower=tuple(lower), options=OVERLAY_OPTIONS)
 
     async def rootfs_for(self, chain: Digest, mappings: IDMappings | None) -> Rootfs:
         """The read-only view of a chain as a user namespace sees it."""
@@ -498,80 +306,19 @@ class LayerStore:
             return found
         if not self.copies.needed():
             return found.mapped(mappings)
-        paths = await self.copies.layers(self._copied_chains(chain, self.driver), mappings)
+        paths = await self.copies.layers(self.copied_chains(chain, self.driver), mappings)
         stored = {"stored_uids": mappings.uids, "stored_gids": mappings.gids}
         if found.driver == "bind":
             return msgspec.structs.replace(found, upper=paths[0], **stored)
         lower = (*paths, *found.lower[len(paths) :])
         return msgspec.structs.replace(found, lower=lower, **stored)
 
-    def _copied_chains(self, chain: Digest | None, driver: str) -> list[Digest]:
+    def copied_chains(self, chain: Digest | None, driver: str) -> list[Digest]:
+        """The layers of a chain that a user namespace needs a copy of."""
         chains = [layer.chain for layer in self.stack(chain)] if chain is not None else []
         return chains[:1] if driver == "vfs" else chains
 
-    @asynccontextmanager
-    async def plain(self, container_id: str) -> AsyncIterator[tuple[Rootfs, str]]:
-        """A container's root with its own identifiers on the disk, to pack what it has changed,
-        and :meth:`base` of it."""
-        found = self.rootfs(container_id)
-        chain, driver, _ = self._required(container_id)
-        if not found.stored_uids:
-            yield found, self.base(container_id)
-            return
-        lower = () if driver == "vfs" else tuple(self._lower(chain))
-        usual = Rootfs(found.driver, lower=lower, options=found.options)
-        async with self.copies.plain(container_id, usual) as rootfs:
-            yield rootfs, self._base(chain, driver)
-
-    def chain_of_writable(self, container_id: str) -> Digest | None:
-        """The parent of a container's writable layer. NotFound."""
-        return self._required(container_id).chain
-
-    async def changes(self, container_id: str) -> list[Change]:
-        """What the container added, changed and deleted, by path, as ``docker diff`` reports."""
-        found: list[Change] = await self._workers.run(
-            store_jobs.FindChanges(rootfs=self.rootfs(container_id), base=self.base(container_id))
-        )
-        return found
-
-    @asynccontextmanager
-    async def diff_tar(self, container_id: str) -> AsyncIterator[JobStream]:
-        """The container's changes as a layer tar: same changes, same bytes."""
-        from portside.store.job_streams import JobStream
-
-        async with self.plain(container_id) as (rootfs, base):
-            job = store_jobs.PackChanges(rootfs=rootfs, base=base)
-            async with await JobStream.start(self._workers, job) as stream:
-                yield stream
-
-    async def export_tar(self, source: str, pid: int = 0) -> JobStream:
-        """The whole root of a container (of a running one with its ``pid``: its overlay must
-        not be mounted twice), or of a chain, as a tar; nothing of what is mounted in it."""
-        from portside.store.job_streams import JobStream
-
-        job = store_jobs.PackRoot(rootfs=self.rootfs(source), pid=pid)
-        return await JobStream.start(self._workers, job)
-
-    async def size_rw(self, container_id: str) -> int:
-        """Bytes the container has written (Docker's SizeRw)."""
-        written = self._written(container_id)
-        job = store_jobs.Measure(
-            path=written, without=f"{written}/etc/mtab"
-        )  # the runtime's own link
-        size: int = await self._workers.run(job)
-        chain, driver, _ = self._required(container_id)
-        if driver == "vfs":
-            size -= self.size_rootfs(chain)
-        return max(0, size)
-
     # -- inside --------------------------------------------------------------------------
-
-    def _claim(self, chain: Digest, owner: Ref) -> bool:
-        with self._db.transaction():
-            if not self.has(chain):
-                return False
-            self._db.refs.add(owner, Ref.layer(chain))
-            return True
 
     async def _join(self, chain: Digest, task: asyncio.Task[None]) -> None:
         """Wait for a shared unpacking; the last waiter that leaves cancels it."""
@@ -608,7 +355,7 @@ class LayerStore:
         job = self._unpacking_job(parent, diff_id, blob, media_type, temporary)
         try:
             size: int = await self._workers.run(job, progress=progress)
-            self._record(chain, parent, diff_id, blob, media_type, size, temporary, owner)
+            self.record(chain, parent, diff_id, blob, media_type, size, temporary, owner)
         except BaseException:
             self._trash.discard(temporary)
             raise
@@ -629,7 +376,7 @@ class LayerStore:
             limits=self.limits,
         )
 
-    def _record(
+    def record(
         self,
         chain: Digest,
         parent: Digest | None,
@@ -641,6 +388,8 @@ class LayerStore:
         owner: Ref,
         blob_size: int = 0,
     ) -> None:
+        """Rename ``temporary`` into place as a layer that ``owner`` refers to. ``size`` is the
+        bytes of its files, ``blob_size`` of a layer-backed blob."""
         values = (chain, parent or "", diff_id, blob or "", media_type, size, self.driver)
         target = self.layers_dir / chain.hex
         (temporary / "layer.json").write_bytes(
@@ -685,9 +434,9 @@ class LayerStore:
 
     def directories(self, chain: Digest | None) -> list[str]:
         """Where an image's files are, topmost layer first; with vfs the one tree."""
-        return self._lower(chain) if self.driver == "overlay" else [self._base(chain, self.driver)]
+        return self.lower(chain) if self.driver == "overlay" else [self.base(chain, self.driver)]
 
-    def _lower(self, chain: Digest | None) -> list[str]:
+    def lower(self, chain: Digest | None) -> list[str]:
         """Lower directories, topmost first, by their short names."""
         if chain is None:
             return [str(self.links_dir / "empty")]
@@ -707,36 +456,8 @@ class LayerStore:
             )
         return [f"{self.links_dir}/{base36(row[0])}" for row in rows]
 
-    def _writable(self, container_id: str) -> _Writable | None:
-        row = self._db.row(
-            "SELECT chain, driver, is_volatile FROM writables WHERE container=?", container_id
-        )
-        if row is None:
-            return None
-        return _Writable(Digest(row[0]) if row[0] else None, row[1], bool(row[2]))
-
-    def _required(self, container_id: str) -> _Writable:
-        found = self._writable(container_id)
-        if found is None:
-            raise NotFound(f"container {container_id} has no writable layer")
-        return found
-
-    def _written(self, container_id: str) -> str:
-        return str(self._directory_of(container_id, self._required(container_id).driver))
-
-    def _directory_of(self, container_id: str, driver: str) -> Path:
-        directory = self.copies.own(container_id) or self.containers_dir / container_id
-        return directory / ("root" if driver == "vfs" else "upper")
-
-    def base(self, container_id: str) -> str:
-        """vfs: the tree the container's root was copied from; overlay needs none."""
-        chain, driver, _ = self._required(container_id)
-        mappings = self.copies.mappings_of(container_id)
-        if mappings is not None and driver == "vfs" and chain is not None:
-            return self.copies.paths([chain], key_of(mappings))[0]
-        return self._base(chain, driver)
-
-    def _base(self, chain: Digest | None, driver: str) -> str:
+    def base(self, chain: Digest | None, driver: str) -> str:
+        """vfs: the tree of a chain, to compare with; overlay needs none."""
         if driver == "overlay":
             return ""
         return str(self.layers_dir / chain.hex / "diff" if chain else self.links_dir / "empty")
@@ -751,18 +472,6 @@ class LayerStore:
         ]
 
 
-def _overlay(
-    lower: list[str], upper: Path, is_volatile: bool, stored: IDMappings | None = None
-) -> Rootfs:
-    """A writable root, whose files are stored with the owners of ``stored``."""
-    volatile = (overlay.VOLATILE,) if is_volatile and overlay.can_be_volatile() else ()
-    return Rootfs(
-        "overlay", tuple(lower), str(upper), str(upper.with_name("work")),
-        (*OVERLAY_OPTIONS, *volatile), (), (),
-        *(() if stored is None else (stored.uids, stored.gids)),
-    )  # fmt: skip
-
-
 def base36(number: int) -> str:
     """The shortest lower-case name of a layer's number."""
     digits = ""
@@ -770,17 +479,3 @@ def base36(number: int) -> str:
         number, rest = divmod(number, 36)
         digits = "0123456789abcdefghijklmnopqrstuvwxyz"[rest] + digits
     return digits
-
-
-def _make_mount_points(upper: Path, lower: list[str]) -> None:
-    """Directories in place of what an image has as a file or link where the kernel's file systems
-    are mounted; the runtime mounts these over directories alone (CVE-2019-19921)."""
-    for name in ("proc", "sys", "dev"):
-        for layer in lower:
-            try:
-                found = os.lstat(f"{layer}/{name}").st_mode
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISDIR(found) and not stat.S_ISCHR(found):  # a whiteout is a device
-                (upper / name).mkdir(mode=0o755)
-            break

@@ -18,6 +18,7 @@ from portside.store.layers import LayerStore
 from portside.store.space import HINT, Reserve, Space, is_full
 from portside.store.trash import Trash
 from portside.store.worker_pool import Workers
+from portside.store.writable_layers import WritableLayers
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Store:
             driver,
             limits,
         )
+        self.writables = WritableLayers(self.layers, self.db, self.blobs, self.workers, self.trash)
         self.archives = Archives(self.workers, limits)
 
     @classmethod

@@ -304,13 +304,13 @@ class _Check:
         store = self.store
         documents = set(store.db.collection("container", msgspec.Raw).ids())
         writables = {row[0] for row in store.db.query("SELECT container FROM writables")}
-        for path in store.layers.containers_dir.iterdir():
+        for path in store.writables.containers_dir.iterdir():
             if path.name not in documents | writables:
                 self._leftover(str(path), "directory of a container that is gone")
         for name in writables - documents:
             self._add("leftover", name, "writable layer of a container that is gone", self.repair)
             if self.repair:
-                store.layers.remove_writable(name)
+                store.writables.remove(name)
         for path in store.blobs.ingest_dir.iterdir():
             if (part := _look(path)) is None:
                 continue

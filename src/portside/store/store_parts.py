@@ -10,6 +10,7 @@ from portside.store.blobs import BlobStore
 from portside.store.db import Database, Lease
 from portside.store.layers import LayerStore
 from portside.store.trash import Trash
+from portside.store.writable_layers import WritableLayers
 
 
 class StoreParts(Protocol):
@@ -20,6 +21,7 @@ class StoreParts(Protocol):
     db: Database
     blobs: BlobStore
     layers: LayerStore
+    writables: WritableLayers
     trash: Trash
     backups: Backups
 

@@ -99,14 +99,14 @@ class GitSource:
         """The tree of a source."""
         url, keep = git_source(op)
         identifier = new_id()
-        layers = self._store.layers
-        rootfs = await layers.create_writable_copy(identifier, None, for_build=True)
+        writables = self._store.writables
+        rootfs = await writables.create_copy(identifier, None, for_build=True)
         try:
             await self.check_out(url, Path(rootfs.upper), keep=keep)
             made = await committer.commit(identifier, Tree())
         finally:
-            layers.remove_writable(identifier)
-            self._store.trash.discard(layers.containers_dir / identifier)
+            writables.remove(identifier)
+            self._store.trash.discard(writables.containers_dir / identifier)
         # a checkout has the times of the fetch: the commit identifies the tree
         return made
 

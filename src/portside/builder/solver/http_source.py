@@ -51,8 +51,8 @@ class HttpSource:
         if name in (".", ".."):
             raise InvalidParameter(f"{op.identifier}: {name!r} is not a file name")
         identifier = new_id()
-        layers = self._store.layers
-        rootfs = await layers.create_writable_copy(identifier, None, for_build=True)
+        writables = self._store.writables
+        rootfs = await writables.create_copy(identifier, None, for_build=True)
         try:
             fd = os.open(f"{rootfs.upper}/{name}",
                          os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)  # fmt: skip
@@ -69,8 +69,8 @@ class HttpSource:
             made = await committer.commit(identifier, Tree())
             return made._replace(sources=digest)
         finally:
-            layers.remove_writable(identifier)
-            self._store.trash.discard(layers.containers_dir / identifier)
+            writables.remove(identifier)
+            self._store.trash.discard(writables.containers_dir / identifier)
 
     async def described(
         self, op: llb.SourceOp, algorithm: str = "", suffix: bytes = b""

@@ -29,12 +29,12 @@ class LayerCommitter:
 
     async def commit(self, identifier: str, below: Tree, stubs: Sequence[str] = ()) -> Made:
         """Commit what was written above ``below``. No process writes to the writable layer now."""
-        layers = self._store.layers
-        await layers.store_as(identifier, None)
+        writables = self._store.writables
+        await writables.store_as(identifier, None)
         target = self._target()
         job = SealLayer(
-            rootfs=layers.rootfs(identifier), base=layers.base(identifier), target=target,
-            limits=layers.limits, stubs=tuple(stubs),
+            rootfs=writables.rootfs(identifier), base=writables.base(identifier), target=target,
+            limits=self._store.layers.limits, stubs=tuple(stubs),
         )  # fmt: skip
         return await self._sealed(identifier, below, job, target)
 
@@ -44,11 +44,11 @@ class LayerCommitter:
         private: Sequence[bool], keep: Sequence[str] = (),
     ) -> Made:  # fmt: skip
         """Carry file actions out above ``below``."""
-        layers = self._store.layers
+        writables = self._store.writables
         target = self._target()
         job = RunFileOp(
-            rootfs=layers.rootfs(identifier), base=layers.base(identifier), target=target,
-            limits=layers.limits, actions=tuple(actions), sources=tuple(sources),
+            rootfs=writables.rootfs(identifier), base=writables.base(identifier), target=target,
+            limits=self._store.layers.limits, actions=tuple(actions), sources=tuple(sources),
             ignores=tuple(ignores), digests=tuple(digests),
             private=tuple(private), keep=tuple(keep),
         )  # fmt: skip
@@ -68,7 +68,7 @@ class LayerCommitter:
                 self._store.blobs.adopt(path, blob, sealed.size, self.owner)
         finally:
             path.unlink(missing_ok=True)
-        chain = await self._store.layers.adopt_writable(
+        chain = await self._store.writables.adopt(
             identifier, Digest(sealed.diff_id), blob,
             OCI_LAYER if sealed.tar_size else OCI_LAYER_GZIP, sealed.tree_size,
             owner=self.owner, tar_size=sealed.tar_size,

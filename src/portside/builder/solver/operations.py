@@ -273,9 +273,9 @@ class OperationSet:
             for item in items
         ]
         identifier = new_id()
-        layers = self._store.layers
+        writables = self._store.writables
         chain = Digest(below.chain) if below.chain else None
-        await layers.create_writable_copy(identifier, chain, for_build=True)
+        await writables.create_copy(identifier, chain, for_build=True)
         try:
             ignores = [known[number].ignore for number in needed]
             digests = [self._digests(known[number]) for number in needed]
@@ -284,8 +284,8 @@ class OperationSet:
                 identifier, below, actions, sources, ignores, digests, private, keep
             )
         finally:
-            layers.remove_writable(identifier)
-            self._store.trash.discard(layers.containers_dir / identifier)
+            writables.remove(identifier)
+            self._store.trash.discard(writables.containers_dir / identifier)
 
     async def _layered(self, tree: Tree) -> Tree:
         """A tree that can be changed: a client's directory as a layer."""

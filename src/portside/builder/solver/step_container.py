@@ -110,7 +110,7 @@ class StepContainer:
         host = self._host(op)
         mappings = core.options.id_mappings
         user_mapping.check(core, host)
-        await core.store.layers.store_as(self._id, mappings)
+        await core.store.writables.store_as(self._id, mappings)
         attachment = await core.networks.attach(
             NetworkRequest(
                 container_id=self._id, name=f"build-{short(self._id)}", hostname=hostname,

@@ -127,13 +127,13 @@ class StepMounts:
         self.writables.append(Writable(self._id, number, mount.output, tree))
 
     async def _writable(self, identifier: str, tree: Tree) -> Rootfs:
-        layers = self._core.store.layers
+        writables = self._core.store.writables
         chain = Digest(tree.chain) if tree.chain else None
         self._stack.callback(self._drop_writable, identifier)
-        return await layers.create_writable_copy(identifier, chain, for_build=True)
+        return await writables.create_copy(identifier, chain, for_build=True)
 
     def _drop_writable(self, identifier: str) -> None:
-        self._core.store.layers.remove_writable(identifier)
+        self._core.store.writables.remove(identifier)
         self._core.store.trash.discard(self._core.directory(identifier))
 
     async def _one(self, number: int, mount: llb.Mount, tree: Tree) -> oci.Mount | None:
@@ -199,9 +199,9 @@ class StepMounts:
         if not tree.directory:
             rootfs = await self._writable(identifier, tree)
             self.writables.append(Writable(identifier, number, mount.output, tree))
-            layers = self._core.store.layers
-            await layers.store_as(identifier, self._core.options.id_mappings)
-            return layers.rootfs(identifier) if layers.copies.own(identifier) else rootfs
+            writables, copies = self._core.store.writables, self._core.store.layers.copies
+            await writables.store_as(identifier, self._core.options.id_mappings)
+            return writables.rootfs(identifier) if copies.own(identifier) else rootfs
         if mount.output >= 0:
             raise InvalidParameter("a client's directory cannot be changed into an output")
         mappings, layers = self._core.options.id_mappings, self._core.store.layers
@@ -210,8 +210,8 @@ class StepMounts:
             return await self._copied(tree.directory, stored)
         source, rootfs = tree.directory, await self._writable(identifier, Tree())
         if stored is not None:
-            await layers.store_as(identifier, stored)
-            rootfs = layers.rootfs(identifier)
+            await self._core.store.writables.store_as(identifier, stored)
+            rootfs = self._core.store.writables.rootfs(identifier)
             source = (await self._copied(source, stored)).upper
         return Rootfs(
             "overlay", lower=(source,), upper=rootfs.upper, work=rootfs.work,
