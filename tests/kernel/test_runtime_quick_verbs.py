@@ -227,7 +227,7 @@ def test_a_verbs_modules_are_executed_from_its_file_in_the_order_of_a_start(tmp_
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); package = sys.argv[1] + '/portside'\n"
         "from portside.runtime.oci import combined_modules as c\n"
-        "c._LAST = {'create': 'portside.runtime.oci.verb'}; c._OTHERS = ()\n"
+        "c.LAST = {'create': 'portside.runtime.oci.verb'}; c._OTHERS = ()\n"
         "used = c.use(package, 'create')\n"
         "ready = 'portside.runtime.oci.verb' in sys.modules\n"
         "from portside.runtime.oci import verb, later\n"

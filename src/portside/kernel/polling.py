@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import select
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
@@ -20,7 +18,14 @@ def readable(*files: int | HasFileno, timeout: float | None = None) -> set[int]:
 
     ``timeout`` in seconds; without it, wait for the first one. Empty when the time is over.
     """
+    import select  # a library of its own, which not every container's start needs
+
     poller = select.poll()
     for file in files:
         poller.register(file, select.POLLIN)
     return {fd for fd, _ in poller.poll(None if timeout is None else timeout * 1000)}
+
+
+def prepare() -> None:
+    """For who calls :func:`readable` inside a container, where nothing may be imported."""
+    import select  # noqa: F401

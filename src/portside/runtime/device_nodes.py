@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import stat
-from itertools import chain
 
 from portside.kernel import mount
 from portside.kernel.light_stdlib import suppress
@@ -89,8 +88,10 @@ def _mknod(root: int, device: Device, parent: int, name: str) -> None:
 
 def _bind_node(root: int, device: Device) -> None:
     """Show the host's node of the device: usually the one of the same name."""
-    paths = chain([device.path], _nodes_of_host(device))
-    tree = next((one for path in paths if (one := _same_node(device, path)) >= 0), -1)
+    tree = _same_node(device, device.path)
+    if tree < 0:
+        others = _nodes_of_host(device)
+        tree = next((one for path in others if (one := _same_node(device, path)) >= 0), -1)
     if tree < 0:
         raise SystemFailure(
             f"device {device.path}: the host has no node of {device.major}:{device.minor} below "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import termios
 
 from portside.kernel.id_maps import in_user_namespace
 from portside.kernel.light_stdlib import suppress
@@ -21,7 +19,7 @@ from portside.kernel.process import (
     prctl,
     setns,
 )
-from portside.runtime import executable, init, rootfs, scheduling, userns
+from portside.runtime import executable, init, rootfs, scheduling, terminal, userns
 from portside.runtime.init_channel import START_TIMEOUT, Own
 from portside.runtime.messages import Exec, StartRequest
 
@@ -114,6 +112,7 @@ def run_exec(
     joined = _join(pidfd, further)
     if joined & CLONE_NEWUSER:
         userns.take_root()
+    init.forbid_imports()
     process = request.process
     if process.terminal:
         init.open_terminal(own, process, console=False)
@@ -122,7 +121,7 @@ def run_exec(
     signal.alarm(int(START_TIMEOUT))  # until execve, see init.finish
     os.setsid()
     if process.terminal:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        terminal.make_controlling(0)
     plain = StartRequest(
         id=start.id,
         state_dir=start.state_dir,

@@ -7,12 +7,13 @@ longer than its ``timeout``, fails the operation, but for poststop, whose failur
 from __future__ import annotations
 
 import os
-import select
+import time
 
 import msgspec
 
 from portside.kernel import process
 from portside.kernel.light_stdlib import suppress
+from portside.kernel.polling import readable
 from portside.model.errors import SystemFailure
 from portside.model.ociruntime import Hook, State
 
@@ -98,21 +99,20 @@ def _wait(hook: Hook, pid: int, reader: int) -> tuple[str, int]:
     pidfd = os.pidfd_open(pid)
     said = b""
     try:
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        poller.register(reader, select.POLLIN)
+        begin = time.monotonic()
+        heard = [pidfd, reader]
         while True:
-            events = poller.poll(hook.timeout * 1000 if hook.timeout else None)
-            if not events:
+            left = hook.timeout and begin + hook.timeout - time.monotonic()
+            ready = readable(*heard, timeout=left) if left is None or left > 0 else set()
+            if not ready:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 return f"no end within {hook.timeout} s", 137
-            ready = {fd for fd, _ in events}
             if reader in ready:
                 data = os.read(reader, 4096)
                 said = (said + data)[:_OUTPUT]
                 if not data:
-                    poller.unregister(reader)
+                    heard.remove(reader)
                 continue
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             return said.decode(errors="replace"), status if status >= 0 else 128 - status

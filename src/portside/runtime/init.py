@@ -15,7 +15,8 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-import termios
+import sys
+from _frozen_importlib import BuiltinImporter, FrozenImporter
 
 from portside.kernel import apparmor, selinux
 from portside.kernel import c_socket as socket
@@ -199,6 +200,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
         rootfs.enter(root) if shared else rootfs.move(root, propagation)
     else:
         rootfs.pivot(root, self_ns, propagation)
+    forbid_imports()
     steps.enter("paths")
     _names(spec)
     if own.terminal:
@@ -212,12 +214,18 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
         with _root() as root:
             mounts.mount_all(root, late, prepared.sources)
     if own.terminal:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        terminal.make_controlling(0)
     masked_paths.protect(spec)
     scheduling.set_domain(spec.linux.personality)
     if own.hold < 0:
         _start_hooks(own, request, spec)
     own.at_start = lambda: _start_hooks(own, request, spec)
+
+
+def forbid_imports() -> None:
+    """From now on the files that an import would find are the container's."""
+    finders: list[object] = [BuiltinImporter, FrozenImporter]
+    sys.meta_path[:] = finders  # type: ignore[assignment]
 
 
 def _start_hooks(own: Own, request: StartRequest, spec: Spec) -> None:

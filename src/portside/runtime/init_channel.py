@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
 
@@ -34,11 +33,13 @@ from portside.runtime.messages import StartRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import mmap
     import signal
     from collections.abc import Callable
 else:
     import _signal as signal  # without enum
 
+_MADV_DONTFORK = 10
 START_TIMEOUT = 120.0
 """Seconds a start may take before it is given up (a dead network file system, say)."""
 
@@ -143,7 +144,7 @@ class Own:
         sibling does not get: a message could be forged by who is allowed to trace it.
         """
         assert self.page is not None
-        self.page.madvise(mmap.MADV_DONTFORK)
+        self.page.madvise(_MADV_DONTFORK)
         pid = process.fork_sibling()
         if pid:
             self.page[:4] = pid.to_bytes(4, "little")
@@ -193,6 +194,12 @@ class Own:
         self.channel.send(b"o" + msgspec.json.encode(outcome))
 
 
+def _shared_page() -> mmap.mmap:
+    import mmap  # few containers need it
+
+    return mmap.mmap(-1, mmap.PAGESIZE)
+
+
 def _fork(into: Cgroup | None) -> tuple[int, bool]:
     """Fork, into a version 2 control group where that can be; whether it was done so."""
     if into is not None and into.layout.unified:
@@ -238,7 +245,7 @@ class Child:
         joins itself, or the one that process ``beside`` is in below it. ``passes``: it will
         :meth:`Own.pass_on`.
         """
-        page = mmap.mmap(-1, mmap.PAGESIZE) if passes else None
+        page = _shared_page() if passes else None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         inner, outer = pipes(stdin and not terminal, not terminal and not inherit)
         if inner[0] < 0:  # the container's own could be anything

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 import msgspec
 
-from portside.kernel import process
+from portside.kernel import polling, process
 from portside.kernel.cgroup import Cgroup, detect, warm_up
 from portside.kernel.seccomp import NEW_LISTENER
 from portside.model.errors import PortsideError
@@ -54,6 +54,7 @@ def prepare() -> None:
     """Done once in the launcher, so that no fork has to: caches that forks share."""
     detect()
     init.prepare()
+    polling.prepare()
     import portside.kernel.cgroup.oom  # noqa: F401 - else each start imports it
 
     # A type's decoder is made at its first use: here, not in every fork.

@@ -7,7 +7,6 @@ import fcntl
 import os
 import stat
 import struct
-import termios
 
 from portside.kernel import mount
 from portside.kernel.light_stdlib import contextmanager
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
+_TIOCSCTTY = 0x540E
+_TIOCSWINSZ = 0x5414
 _PTMX = os.makedev(5, 2)
 _DEVPTS = 0x1CD1
 """``f_type`` of devpts (statfs(2))."""
@@ -68,7 +69,7 @@ def _root() -> Iterator[int]:
 
 def set_size(fd: int, height: int, width: int) -> None:
     """Characters of the terminal; its foreground processes get SIGWINCH."""
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+    fcntl.ioctl(fd, _TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
 
 def bind_console(follower: int) -> None:
@@ -81,3 +82,8 @@ def bind_console(follower: int) -> None:
     finally:
         os.close(tree)
         os.close(target)
+
+
+def make_controlling(fd: int) -> None:
+    """Make a terminal the controlling one of our session, which has none (TIOCSCTTY)."""
+    fcntl.ioctl(fd, _TIOCSCTTY, 0)

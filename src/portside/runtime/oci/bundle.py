@@ -7,7 +7,7 @@ import time
 
 import msgspec
 
-from portside.kernel import seccomp
+from portside.kernel import polling, seccomp
 from portside.kernel.cgroup import Cgroup
 from portside.kernel.light_stdlib import suppress
 from portside.model.errors import InvalidParameter, PortsideError
@@ -153,6 +153,8 @@ class _Creation:
         spec, request = self.spec, self.request
         assert spec.process is not None and spec.linux is not None
         init.prepare()
+        if spec.hooks is not None:
+            polling.prepare()
         if not userns.wanted(spec):
             init.choose_child_namespaces(spec)
         hold = os.open(self.box.fifo, os.O_RDWR | os.O_CLOEXEC)

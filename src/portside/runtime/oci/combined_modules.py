@@ -7,7 +7,8 @@ they always import: those modules are made and executed in the order in which a 
 them, without the import system. Others are found in the file when they are imported.
 A file is marshalled (the form of bytecode, which changes with the interpreter)::
 
-    [[(path, mtime in ns, size), ...],
+    [this module's code,
+     [(path, mtime in ns, size), ...],
      [(module, path, is a package, code), ...],
      {module: (path, is a package, marshalled code)}]
 
@@ -24,25 +25,29 @@ from _frozen_importlib_external import PathFinder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType, ModuleType
     from typing import Any
 
     Modules = dict[str, tuple[str, bool, bytes]]
     Executed = list[tuple[str, str, bool, CodeType]]
 
+_FIRST = (
+    "portside", "portside.runtime", "portside.runtime.oci",
+    "portside.runtime.oci.combined_modules", "portside.runtime.oci.process_start",
+)  # fmt: skip
+"""What is imported before anything can be noted."""
 _OTHERS = ("ctypes", "ctypes._endian", "struct")
 """What modules of the standard library are worth it; the rest is frozen or compiled."""
-
-
 _LATER = ("portside.runtime.oci.exec_process", "portside.runtime.oci.process_verbs")
 """Modules that the call which makes the file may not have needed."""
-_LAST = {
+LAST = {
     "create": "portside.runtime.oci.lifecycle_verbs",
     "exec": "portside.runtime.oci.exec_process",
 }
 """Files of verbs, and the module that is the last of those that the verb always imports."""
-_STRUCTS = "portside.runtime.oci.light_structs"
-"""Stands in for msgspec in those verbs, for all modules after it."""
+_LIGHT = "portside.runtime.oci.light_os"
+"""The last of the stand-ins for libraries in those verbs, for all modules after it."""
 
 
 class _Loader:
@@ -121,15 +126,23 @@ def use(package: str, verb: str = "") -> bool:
             data = posix.read(fd, posix.fstat(fd).st_size)
         finally:
             posix.close(fd)
-        stamps, executed, found = marshal.loads(data)
-        valid = all(_stamp(package, stamp[0]) == stamp for stamp in stamps)
+        if enter(package, marshal.loads(data)):
+            return True
     except (OSError, ValueError, EOFError, TypeError):
-        valid = False
-    if not valid:
-        if verb:
-            sys.meta_path.insert(0, _Recorder(_LAST[verb]))
-        return False
-    sys.meta_path.insert(0, _Loader(package, found))
+        pass
+    if verb:
+        sys.meta_path.insert(0, _Recorder(LAST[verb]))
+    return False
+
+
+def enter(package: str, found: list[Any]) -> bool:
+    """Import from what a file holds, if it is valid."""
+    _, stamps, executed, modules = found
+    for path, mtime, size in stamps:
+        now = posix.stat(_absolute(package, path))
+        if now.st_mtime_ns != mtime or now.st_size != size:
+            return False
+    sys.meta_path.insert(0, _Loader(package, modules))
     _execute(package, executed)
     return True
 
@@ -150,15 +163,20 @@ def _execute(package: str, executed: Executed) -> None:
             module.__path__ = [module.__file__.rpartition("/")[0]]
         made.append((module, parent, last, code))
     for module, parent, last, _ in made:
-        setattr(modules[parent], last, module)
+        if parent:
+            setattr(modules[parent], last, module)
     for module, _, _, code in made:
         exec(code, module.__dict__)
-        if module.__name__ == _STRUCTS:
-            module.install()
+        if module.__name__ == _LIGHT:
+            modules["portside.runtime.oci.stand_ins"].install()
 
 
 def make(package: str, verb: str = "") -> None:
     """Write a file with what this process has imported; not where nothing may be written."""
+    _write(_place(package, verb), lambda: _contents(package, verb))
+
+
+def _contents(package: str, verb: str) -> bytes:
     recorder = sys.meta_path[0]
     if not verb:
         for name in _LATER:
@@ -174,36 +192,68 @@ def make(package: str, verb: str = "") -> None:
         code = spec.loader.get_code(name)
         modules[name] = (path.removeprefix(f"{package}/"), _is_package(spec), marshal.dumps(code))
     if verb:
-        if not isinstance(recorder, _Recorder) or _LAST[verb] not in recorder.names:
-            return
-        for name in recorder.names:
+        if not isinstance(recorder, _Recorder) or LAST[verb] not in recorder.names:
+            return b""
+        first = (name for name in _FIRST if name in sys.modules)
+        for name in (*first, *recorder.names):
             spec = sys.modules[name].__spec__
             assert spec is not None and spec.origin is not None
-            loader: Any = spec.loader
             path = spec.origin.removeprefix(f"{package}/")
-            executed.append((name, path, _is_package(spec), loader.get_code(name)))
+            executed.append((name, path, _is_package(spec), _lean(spec.origin, path)))
     paths = [path for path, _, _ in modules.values()] + [one[1] for one in executed]
-    data = marshal.dumps([[_stamp(package, path) for path in paths], executed, modules])
-    _write(_place(package, verb), data)
+    stamps = [_stamp(package, path) for path in paths]
+    return marshal.dumps([_lean(__file__, "combined_modules.py"), stamps, executed, modules])
+
+
+def _lean(file: str, path: str) -> CodeType:
+    """A module's code without what only readers need: texts, annotations of functions, line
+    numbers, assertions. That halves the time of reading it. ``--debug`` runs the sources."""
+    import __future__
+
+    import ast
+
+    with open(file, "rb") as source:
+        tree = ast.parse(source.read())
+    # an import as any other, which each module would do again
+    tree.body = [node for node in tree.body if getattr(node, "module", "") != "__future__"]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+            for argument in ast.walk(node.args):
+                if isinstance(argument, ast.arg):
+                    argument.annotation = None
+    return _without_lines(
+        compile(
+            tree, path, "exec", __future__.annotations.compiler_flag, dont_inherit=True, optimize=2
+        )
+    )
+
+
+def _without_lines(code: CodeType) -> CodeType:
+    inner = (_without_lines(one) if isinstance(one, type(code)) else one for one in code.co_consts)
+    return code.replace(co_consts=tuple(inner), co_linetable=b"")
 
 
 def _is_package(spec: ModuleSpec) -> bool:
     return bool(spec.submodule_search_locations)
 
 
-def _write(place: str, data: bytes) -> None:
+def _write(place: str, contents: Callable[[], bytes]) -> None:
     temporary = f"{place}.{posix.getpid()}"
     try:
         flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC | posix.O_NOFOLLOW
         fd = posix.open(temporary, flags, 0o644)
     except OSError:
         return
+    complete = False
     try:
         with open(fd, "wb", buffering=0) as file:
-            complete = file.write(data) == len(data)
+            data = contents()
+            complete = bool(data) and file.write(data) == len(data)
         if complete:
             posix.rename(temporary, place)
     except OSError:
         complete = False
-    if not complete:
-        posix.unlink(temporary)
+    finally:
+        if not complete:
+            posix.unlink(temporary)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
-import termios
 
 from portside.kernel import c_socket as socket
 from portside.kernel.light_stdlib import contextmanager, suppress
@@ -66,6 +64,7 @@ def raw() -> Iterator[None]:
     if not os.isatty(0):
         yield
         return
+    import termios
     import tty
 
     before = termios.tcgetattr(0)
@@ -91,6 +90,8 @@ def follow_size(leader: int) -> None:
 
 def relay(leader: int, pidfd: int) -> None:
     """Copy between our streams and the terminal until its process is gone."""
+    import select
+
     poller = select.poll()
     for fd in (0, leader, pidfd):
         poller.register(fd, select.POLLIN)

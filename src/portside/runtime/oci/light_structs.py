@@ -13,7 +13,6 @@ programs write it for what is empty.
 from __future__ import annotations
 
 import sys
-from types import GenericAlias, SimpleNamespace, UnionType
 
 from portside.model import jsontext
 from portside.model.errors import SystemFailure
@@ -21,9 +20,13 @@ from portside.model.errors import SystemFailure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import GenericAlias, SimpleNamespace, UnionType
     from typing import Any
 
     Convert = Callable[[Any], Any]
+else:  # as types has them
+    GenericAlias, UnionType = type(list[int]), type(int | None)
+    SimpleNamespace = type(sys.implementation)
 
 
 class MsgspecError(Exception):
@@ -75,35 +78,60 @@ def _camel(name: str) -> str:
 class _Meta(type):
     """Makes struct types: annotated names are fields, in the order of the bases first."""
 
-    struct_fields: dict[str, _Field]
-    struct_options: dict[str, Any]
+    struct_given: dict[str, Any]
+    _struct_options: dict[str, Any]
+    _struct_fields: dict[str, _Field]
 
     def __new__(mcls, name: str, bases: tuple[type, ...], space: dict[str, Any],
                 **given: Any) -> _Meta:  # fmt: skip
-        fields: dict[str, _Field] = {}
-        options: dict[str, Any] = {}
-        for base in reversed(bases):
-            fields |= getattr(base, "struct_fields", {})
-            options |= getattr(base, "struct_options", {})
-        options |= given
-        for each in space.get("__annotations__", ()):
-            value = space.pop(each, _REQUIRED)
-            if not isinstance(value, _Field):
-                value = _Field("", value, None)
-            if type(value.default) in (dict, list):
-                value.factory = type(value.default)
-            if not value.name:
-                value.name = _camel(each) if options.get("rename") == "camel" else each
-            fields[each] = value
-        if options.get("frozen"):
+        if given.get("frozen"):
             space.setdefault("__hash__", lambda self: hash(tuple(self.__dict__.values())))
         made = super().__new__(mcls, name, bases, space)
-        made.struct_fields, made.struct_options = fields, options
+        made.struct_given = given
         return made
 
     def __init__(cls, name: str, bases: tuple[type, ...], space: dict[str, Any],
                  **given: Any) -> None:  # fmt: skip
         super().__init__(name, bases, space)
+
+    # Both are made when they are first needed: most types of a specification are not.
+
+    @property
+    def struct_options(cls) -> dict[str, Any]:
+        found: dict[str, Any] | None = cls.__dict__.get("_struct_options")
+        if found is None:
+            found = {}
+            for base in reversed(cls.__bases__):
+                if isinstance(base, _Meta):
+                    found |= base.struct_options
+            found |= cls.struct_given
+            cls._struct_options = found
+        return found
+
+    @property
+    def struct_fields(cls) -> dict[str, _Field]:
+        found: dict[str, _Field] | None = cls.__dict__.get("_struct_fields")
+        if found is None:
+            found = cls._struct_fields = _fields_of(cls)
+        return found
+
+
+def _fields_of(cls: _Meta) -> dict[str, _Field]:
+    found: dict[str, _Field] = {}
+    for base in reversed(cls.__bases__):
+        if isinstance(base, _Meta):
+            found |= base.struct_fields
+    camel = cls.struct_options.get("rename") == "camel"
+    for each in vars(cls).get("__annotations__", ()):
+        value = cls.__dict__.get(each, _REQUIRED)
+        if not isinstance(value, _Field):
+            value = _Field("", value, None)
+        if type(value.default) in (dict, list):
+            value.factory = type(value.default)
+        if not value.name:
+            value.name = _camel(each) if camel else each
+        found[each] = value
+    return found
 
 
 class Struct(metaclass=_Meta):

@@ -7,7 +7,6 @@ it is ready, and name its process as the main one.
 from __future__ import annotations
 
 import os
-import select
 
 from portside.kernel import c_socket as socket
 from portside.kernel.light_stdlib import suppress
@@ -50,6 +49,8 @@ def listen(directory: str) -> socket.socket | None:
 def pass_on(own: socket.socket, pid: int) -> None:
     """Wait until the container is ready or has ended; report readiness to our supervisor."""
     pidfd = os.pidfd_open(pid)
+    import select
+
     poller = select.poll()
     for fd in (own.fileno(), pidfd):
         poller.register(fd, select.POLLIN)

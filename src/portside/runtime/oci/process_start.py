@@ -38,7 +38,7 @@ def main() -> None:
         del arguments[0]
         # the flags of the mount that our file was opened from, not of one that is there now
         protected = bool(posix.statvfs("/proc/self/exe").f_flag & posix.ST_RDONLY)
-        combined_modules.use(_PACKAGE, _file(arguments))
+        _use_modules(_file(arguments))
         _leave_mounts()
     if not protected and _file(arguments):
         _execute_sealed(arguments)
@@ -49,11 +49,7 @@ def run(arguments: list[str]) -> None:
     """The command in this process; does not return."""
     gc.disable()
     becoming = _file(arguments)
-    combined = combined_modules.use(_PACKAGE, becoming)
-    if becoming:
-        from portside.runtime.oci import light_structs
-
-        light_structs.install()
+    combined = _use_modules(becoming)
     from portside.runtime.oci.main import main as run_verb
 
     code = run_verb(arguments)
@@ -71,6 +67,19 @@ def run(arguments: list[str]) -> None:
 def _file(arguments: list[str]) -> str:
     """The file of modules of a verb that becomes a container's process, empty for the others."""
     return next((_BECOMING[word] for word in arguments if word in _BECOMING), "")
+
+
+def _use_modules(becoming: str) -> bool:
+    """Import what a verb always needs; whether that came from its file."""
+    combined = "--debug" not in sys.argv and combined_modules.use(_PACKAGE, becoming)
+    if becoming:
+        from portside.runtime.oci import stand_ins
+
+        stand_ins.install()
+        for name in ("portside.runtime.oci.main", combined_modules.LAST[becoming]):
+            __import__(name)
+        stand_ins.remove()
+    return combined
 
 
 def _leave_mounts() -> None:
