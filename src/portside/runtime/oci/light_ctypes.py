@@ -47,7 +47,7 @@ if sizeof(c_long) == 8:
 
 
 class CDLL:
-    """A library; its functions are attributes, which return ``int`` unless they are told."""
+    """A library; its functions are attributes. They return ``int``, or what ``restype`` is."""
 
     _kind = FUNCFLAG_CDECL
 
