@@ -634,6 +634,23 @@ def test_a_user_without_subordinate_ids() -> None:
             user.close()
 
 
+def test_programs_of_uidmap_that_fail() -> None:
+    """newuidmap fails when newgidmap has done its part: one user ID is left."""
+    user = RootlessUser()
+    try:
+        programs = user.place / "bin"
+        programs.mkdir()
+        (programs / "newuidmap").write_text("#!/bin/sh\necho too bad >&2; exit 1\n")
+        (programs / "newuidmap").chmod(0o755)
+        path = f"{programs}:{user.environment()['PATH']}"
+        command = ("run", "--rm", "portside/base", "cat", "/proc/self/uid_map")
+        done = user.portside(*command, PATH=path)
+        assert done.stdout.split() == ["0", str(user.uid), "1"]
+        assert "only one user ID in containers: newuidmap failed: too bad" in user.log()
+    finally:
+        user.close()
+
+
 # -- the runtime alone -----------------------------------------------------------------------
 
 

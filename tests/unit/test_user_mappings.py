@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +37,22 @@ def test_ranges_are_of_a_name_or_number(files: tuple[Path, Path]) -> None:
     assert subordinate_ids.ranges_of(files[0], "missing") == []
     assert subordinate_ids.ranges_of(files[0].with_name("none"), "nobody") == []
     assert subordinate_ids.first_free(files[0]) == 301000
+
+
+def test_lines_that_overlap_give_each_id_once(files: tuple[Path, Path]) -> None:
+    files[0].write_text("u:1000:100\nu:1050:100\n5:900:400\nother:0:5000\nu:1000:100\nu:1300:1\n")
+    found = subordinate_ids.ranges_of(files[0], "u", "5")
+    assert found == [(1000, 100), (1100, 50), (900, 100), (1150, 150), (1300, 1)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=6))
+def test_no_id_is_given_twice(lines: list[tuple[int, int]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "subuid")
+        file.write_text("".join(f"u:{start}:{size}\n" for start, size in lines))
+        found = subordinate_ids.ranges_of(file, "u")
+    numbers = [n for start, size in found for n in range(start, start + size)]
+    assert sorted(numbers) == sorted({n for a, c in lines for n in range(a, a + c)})
 
 
 @pytest.mark.parametrize("option", ["nobody", str(pwd.getpwnam("nobody").pw_uid), "nobody:root"])

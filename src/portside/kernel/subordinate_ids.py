@@ -31,8 +31,26 @@ def ranges(path: Path, user: int) -> list[Range]:
 
 
 def ranges_of(path: Path, *owners: str) -> list[Range]:
-    """The same by the words that a line may begin with; users need not exist."""
-    return [found for owner, found in _lines(path) if owner in owners]
+    """The same by the words that a line may begin with; users need not exist. No ID comes twice:
+    where lines overlap the first one has it."""
+    given: list[Range] = []
+    for owner, found in _lines(path):
+        if owner in owners:
+            given += _without(found, given)
+    return given
+
+
+def _without(new: Range, given: list[Range]) -> list[Range]:
+    """The parts of a range that none of the others has, from the lowest."""
+    found, position, end = [], new.start, new.start + new.size
+    for start, size in sorted(given):
+        if start > position:
+            found.append(Range(position, min(start, end) - position))
+        position = max(position, start + size)
+        if position >= end:
+            break
+    found.append(Range(position, end - position))
+    return [part for part in found if part.size > 0]
 
 
 def first_free(path: Path, beginning: int = 100000) -> int:
@@ -74,9 +92,11 @@ def write_maps(pid: int, user: int, group: int) -> str:
     """
     lacking = _write_all(pid, user, group)
     if lacking:
-        Path(f"/proc/{pid}/setgroups").write_text("deny")
-        Path(f"/proc/{pid}/uid_map").write_text(f"0 {user} 1\n")
-        Path(f"/proc/{pid}/gid_map").write_text(f"0 {group} 1\n")
+        place = Path(f"/proc/{pid}")
+        if not (place / "gid_map").read_text():  # newuidmap alone may have failed
+            (place / "setgroups").write_text("deny")
+            (place / "gid_map").write_text(f"0 {group} 1\n")
+        (place / "uid_map").write_text(f"0 {user} 1\n")
     return lacking
 
 
