@@ -478,6 +478,9 @@ def test_updates_that_contradict_what_is_set(engine: RunningEngine, made: list[s
         return str(message)
 
     swap = {"Memory": 100 << 20, "MemorySwap": 200 << 20}
+    more = {"Memory": 300 << 20}
+    for host in ({}, {"MemorySwap": -1, "Memory": 100 << 20}, {"NanoCpus": 10**9}):
+        assert "update the memoryswap at the same time" in refused(more, **host)
     assert "already set memoryswap limit" in refused({"Memory": 300 << 20}, **swap)
     for body, host, words in (
         ({"CpuQuota": 50000}, {"NanoCpus": 10**9}, "CPU Quota cannot be updated as NanoCPUs"),
@@ -485,6 +488,30 @@ def test_updates_that_contradict_what_is_set(engine: RunningEngine, made: list[s
         ({"NanoCpus": 10**9}, {"CpuPeriod": 50000}, "Nano CPUs cannot be updated as CPU Period"),
     ):
         assert words in refused(body, **host)
+
+
+@pytest.mark.parametrize(
+    ("body", "changed"),
+    [
+        ({"Memory": 300 << 20, "MemorySwap": -1}, {"Memory": 300 << 20, "MemorySwap": -1}),
+        ({"MemorySwap": 90 << 20}, {"MemorySwap": 90 << 20}),
+        ({"MemoryReservation": 200 << 20}, {"MemoryReservation": 200 << 20}),
+        ({"PidsLimit": -1}, {"PidsLimit": 0}),
+        ({"CgroupParent": "/other"}, {}),
+        ({"OomKillDisable": True, "MemorySwappiness": 5, "CpuCount": 2}, {}),
+        ({"Devices": [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/x"}]}, {}),
+        ({"Ulimits": [{"Name": "nofile", "Soft": 5, "Hard": 5}]}, {}),
+        ({"DeviceCgroupRules": ["c 1:3 rwm"], "DeviceRequests": [{"Driver": "x"}]}, {}),
+    ],
+)
+def test_an_update_changes_what_it_names_and_docker_updates(
+    engine: RunningEngine, made: list[str], body: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    """New limits are not compared with those that stay; other fields are ignored."""
+    before = inspected(engine, made, HostConfig={"Memory": 100 << 20, "MemorySwap": 150 << 20})
+    engine.json("POST", f"/containers/{before['Id']}/update", body)
+    after = engine.json("GET", f"/containers/{before['Id']}/json")["HostConfig"]
+    assert after == {**before["HostConfig"], **changed}
 
 
 @pytest.mark.parametrize("port", ["0/tcp", "80/foo", "0-2/udp", "x", "70000/tcp"])

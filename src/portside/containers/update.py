@@ -75,10 +75,15 @@ async def rename_container(core: Core, container: Container, new: str) -> None:
 
 def check_update(request: UpdateRequest) -> None:
     """Whether a request can be for any container. Raises InvalidParameter."""
-    changes = _changed(request) | {"restart_policy": request.restart_policy}
-    host = msgspec.structs.replace(HostConfig(), **changes)
-    check_policy(host)
-    check_limits(host, update=True)
+    host, _ = _settled(request)
+    check_policy(msgspec.structs.replace(host, restart_policy=request.restart_policy))
+
+
+def _settled(request: UpdateRequest) -> tuple[HostConfig, list[str]]:
+    """The requested limits alone, as far as this machine can enforce them; warnings. As in
+    Docker, they are not compared with the limits that stay."""
+    given = {name: getattr(request, name) for name in _changed(request)}
+    return check_limits(msgspec.structs.replace(HostConfig(), **given), update=True)
 
 
 async def update_container(core: Core, container: Container, request: UpdateRequest) -> list[str]:
@@ -87,7 +92,8 @@ async def update_container(core: Core, container: Container, request: UpdateRequ
         record = container.record
         if record.removing or record.dead:
             raise Conflict(f'Container {record.id} is marked for removal and cannot be "update".')
-        changes = _changed(request)
+        settled, warnings = _settled(request)
+        changes = {name: getattr(settled, name) for name in _changed(request) & _UPDATED}
         host = msgspec.structs.replace(record.host, **changes)
         if host.pids_limit is not None and host.pids_limit <= 0:
             host.pids_limit = 0  # unlimited, and shown as such
@@ -102,7 +108,6 @@ async def update_container(core: Core, container: Container, request: UpdateRequ
         if "memory" in changes and "memory_swap" not in changes:
             _check_swap(record, host.memory)
         _check_cpus(record, changes)
-        host, warnings = check_limits(host, update=True)
         if record.running:
             group = cgroup_of(core, container)
             limits = oci_resources.update_resources(host, record.host)
@@ -115,12 +120,21 @@ async def update_container(core: Core, container: Container, request: UpdateRequ
         return warnings
 
 
-def _changed(request: UpdateRequest) -> dict[str, object]:
+_UPDATED = {
+    "cpu_shares", "memory", "nano_cpus", "blkio_weight", "blkio_weight_device",
+    "blkio_device_read_bps", "blkio_device_write_bps", "blkio_device_read_iops",
+    "blkio_device_write_iops", "cpu_period", "cpu_quota", "cpu_realtime_period",
+    "cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "memory_reservation", "memory_swap",
+    "pids_limit",
+}  # fmt: skip
+"""The limits that an update changes; Docker ignores the others."""
+
+
+def _changed(request: UpdateRequest) -> set[str]:
     """The limits a request gives; zero and null leave a limit as it is."""
     plain = Resources()
     fields = Resources.__struct_fields__
-    given = ((name, getattr(request, name)) for name in fields)
-    return {name: value for name, value in given if value != getattr(plain, name)}
+    return {name for name in fields if getattr(request, name) != getattr(plain, name)}
 
 
 def _check_cpus(record: Record, changes: Mapping[str, object]) -> None:
@@ -141,8 +155,8 @@ def _check_cpus(record: Record, changes: Mapping[str, object]) -> None:
 
 
 def _check_swap(record: Record, memory: int) -> None:
-    swap = record.host.memory_swap
-    if 0 < swap < memory:
+    """Also without a limit for both, as in Docker: ``memory_swap`` is then 0 or -1."""
+    if record.host.memory_swap < memory:
         raise Conflict(
             f"Cannot update container {record.id}: "
             "Memory limit should be smaller than already set memoryswap limit, update the "
