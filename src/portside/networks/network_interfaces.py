@@ -235,11 +235,15 @@ class Links:
             if dot and tag.isdigit():
                 self._make_vlan(record.link, base, int(tag))
             elif record.option("parent"):
-                raise NotFound(f"the host has no interface {record.link} (option parent)")
+                raise SystemFailure(
+                    f"invalid subinterface vlan name {record.link}, example formatting is eth0.10"
+                )
             else:
                 self._make_dummy(record.link)
             parent, own = self._rtnl.link(record.link), True
             assert parent is not None
+        if parent.flags & netlink.IFF_LOOPBACK:
+            raise SystemFailure(f"loopback interface is not a valid {record.driver} parent link")
         self._indexes[record.link] = parent.index
         return record if own == record.own_link else _with_own_link(record)
 

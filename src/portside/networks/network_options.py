@@ -13,7 +13,6 @@ from portside.model.errors import (
     InvalidText,
     NotFound,
     SystemFailure,
-    Unavailable,
 )
 from portside.model.golang.booleans import parse_bool
 from portside.model.network import PREDEFINED, IPAddress, NetworkCreate
@@ -62,31 +61,32 @@ def check_name(name: str) -> None:
 
 
 def check_driver(request: NetworkCreate) -> None:
-    """Check driver and scope. Raises Forbidden, Unavailable, NotFound or InvalidParameter in
-    dockerd's words."""
+    """Check driver and scope. Raises Forbidden, NotFound or InvalidParameter in dockerd's words."""
+    if request.config_only and (request.internal or request.attachable or request.scope):
+        raise Forbidden(
+            "configuration network can only contain network specific fields. Network operator "
+            "fields like [ ingress | internal | attachable | scope ] are not supported."
+        )
     if request.ingress:
         raise Forbidden("Ingress network can only be global scope network")
     if request.scope == "swarm":
         raise Forbidden("cannot create a swarm scoped network when swarm is not active")
     if request.driver == "overlay":
-        raise Unavailable(
+        raise Forbidden(
             'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
             "connect this node to swarm and try again."
         )
-    if request.driver in ("host", "null", "none"):
-        kind = "host" if request.driver == "host" else "null"
-        raise Forbidden(f'only one instance of "{kind}" network is allowed')
+    if request.driver in ("host", "null"):
+        raise Forbidden(f'only one instance of "{request.driver}" network is allowed')
     if request.driver not in DRIVERS:
-        raise NotFound(
-            f"could not find plugin {request.driver} in v1 plugin registry: "
-            f'plugin "{request.driver}" not found'
-        )
+        raise NotFound(f'plugin "{request.driver}" not found')
     if request.scope not in ("", "local"):
         raise InvalidParameter(f"invalid network scope {request.scope}")
 
 
 def check_options(driver: str, options: Mapping[str, str]) -> None:
-    """InvalidParameter for values the driver could not use."""
+    """InvalidParameter and, where dockerd has that status, SystemFailure for values the driver
+    could not use."""
     mtu = options.get(MTU, "")
     if mtu and not re.fullmatch(r"[+-]?[0-9]+", mtu):
         raise InvalidParameter(
@@ -103,7 +103,10 @@ def check_options(driver: str, options: Mapping[str, str]) -> None:
             ) from None
     for name in (BRIDGE_MODE4, BRIDGE_MODE6):
         if options.get(name, "") not in GATEWAY_MODES:
-            raise InvalidParameter(f"unknown gateway mode {options[name]!r} for {name}")
+            mode = options[name]
+            raise InvalidParameter(
+                f"failed to parse {name} value: {mode} (unknown gateway mode {mode})"
+            )
     for name in (
         BRIDGE_BINDING,
         HOST_IPV4,
@@ -124,8 +127,11 @@ def check_options(driver: str, options: Mapping[str, str]) -> None:
     }.get(driver, {})
     for name, allowed in choices.items():
         if name in options and options[name] not in allowed:
-            raise InvalidParameter(
-                f"unknown {name} {options[name]!r}: it is one of {', '.join(allowed)}"
+            _, _, what = name.partition("_")
+            usual = "l2" if name == "ipvlan_mode" else "bridge"
+            raise SystemFailure(
+                f"requested {driver} {what} '{options[name]}' is not valid, '{usual}' "
+                f"{'mode ' if what == 'mode' else ''}is the {driver} driver default"
             )
 
 

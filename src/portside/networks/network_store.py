@@ -285,8 +285,7 @@ class Catalogue:
         )
         ranges = request.ipam or IPAM()
         if ranges.driver not in ("", "default", "null"):
-            raise NotFound(f"could not find plugin {ranges.driver} in v1 plugin registry: "
-                           "plugin not found")  # fmt: skip
+            raise NotFound(f'plugin "{ranges.driver}" not found')
         asked = tuple(ranges.config or ())
         used: tuple[IPAMConfig, ...] = ()
         if ranges.driver == "null":
@@ -306,7 +305,11 @@ class Catalogue:
             driver="null" if request.config_only else request.driver,
             enable_ipv4=ipv4,
             enable_ipv6=ipv6,
-            ipam=IPAM(ranges.driver or "default", ranges.options, asked),
+            ipam=IPAM(
+                ranges.driver or "default",
+                ranges.options,
+                (asked or None) if request.config_only else asked,
+            ),
             internal=request.internal,
             attachable=request.attachable,
             config_only=request.config_only,
