@@ -363,7 +363,7 @@ async def test_add_of_a_url(built: Builder, web: str, tmp_path: Path) -> None:
     assert _Server.requests == before  # what the checksum promises is in the cache
     for path, checked, told in [
         ("/f", f"sha256:{'0' * 64}", "digest mismatch"), ("/missing", "", "404"),
-        ("/short", "", "cannot fetch"),
+        ("/short", "", "unexpected EOF"),
     ]:  # fmt: skip
         flag = f"--checksum={checked} " if checked else ""
         with pytest.raises(PortsideError, match=told):

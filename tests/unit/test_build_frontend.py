@@ -136,7 +136,7 @@ def test_stages_by_number_name_and_target() -> None:
         ("FROM base\nSTOPSIGNAL NOPE", "invalid signal"),
         ("FROM base\nEXPOSE x", "invalid containerPort"),
         ("FROM base\nCOPY --chmod=9 a b", "invalid chmod parameter"),
-        ("FROM base\nADD --checksum=sha256:0 a b", "checksum can't be specified"),
+        ("FROM base\nADD --checksum=sha256:0 a b", "checksum requires HTTP"),
         ("FROM base\nENV A=${B:?needed}", "B: needed"),
         ("FROM base\nHEALTHCHECK --interval=x CMD a", "invalid duration"),
         ("FROM base\nHEALTHCHECK --interval=-1s CMD a", "cannot be less than 1ms"),
@@ -431,6 +431,11 @@ def test_a_here_document_with_an_interpreter_is_run_by_the_shell() -> None:
         ("COPY --from=BB a b", 'failed to parse stage name "BB": invalid reference format: '
          "repository name (library/BB) must be lowercase"),
         ("RUN <<E\nx", "unterminated heredoc: no line 'E' follows"),
+        ("EXPOSE 1.2.3.4:80", "invalid hostPort: 1.2.3.4"),
+        ("RUN --network=foo x", 'dockerfile parse error on line 2: invalid network mode "foo"'),
+        ("CMD [1]", "when using JSON array syntax, arrays must be comprised of strings only"),
+        ("ONBUILD CMD [1]",
+         "when using JSON array syntax, arrays must be comprised of strings only"),
         ("COPY --link=maybe a b",
          "dockerfile parse error on line 2: expecting boolean value for flag --link, not: maybe"),
         ("RUN --mount= x", "failed to parse csv mounts: EOF"),
@@ -540,7 +545,7 @@ def test_the_name_of_a_script_may_be_quoted(mark: str) -> None:
 def test_steps_are_shown_with_values() -> None:
     found = plan("FROM base\nARG X=arg\nrun echo $X ${BASE} '$X' \\$X $UNSET")
     assert found.output is not None
-    assert found.output.vertex.label == "[2/2] RUN echo arg 1 'arg' $X $UNSET"
+    assert found.output.vertex.label == "[2/2] RUN echo arg 1 '$X' $X $UNSET"
 
 
 def test_an_argument_hides_an_earlier_variable() -> None:
@@ -598,3 +603,40 @@ def test_a_stage_with_another_source_has_a_number() -> None:
         found = plan(f"FROM base\n{text}")
         assert found.output is not None
         assert found.output.vertex.label == f"[stage-0 2/2] {text}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('RUN false "a\\$b" $BASE \\\\ ${X:-y} \'$BASE\' "$BASE"',
+         'RUN false "a$b" 1 \\ ${X:-y} \'$BASE\' "1"'),
+        ("RUN echo it's $BASE", "RUN echo it's 1"),
+        ("RUN ${", "RUN ${"),
+    ],
+)  # fmt: skip
+def test_words_in_quotes_are_shown_as_they_are(text: str, shown: str) -> None:
+    found = plan(f"FROM base\n{text}")
+    assert found.output is not None and found.output.vertex.label == f"[2/2] {shown}"
+
+
+def test_an_image_has_the_requested_platform() -> None:
+    arm = Platform.parse("linux/arm64")
+    assert plan("FROM --platform=linux/amd64 base\nRUN x", platform=arm).platform == arm
+    assert plan("FROM --platform=linux/arm64 base\nRUN x").platform == Platform.host()
+
+
+def test_findings_of_a_build_that_they_end() -> None:
+    with pytest.raises(DockerfileError) as caught:
+        plan("FROM base AS X", build_args={"BUILDKIT_DOCKERFILE_CHECK": "error=true"})
+    assert [warned.rule.name for warned in findings_of(caught.value)] == ["StageNameCasing"]
+    with pytest.raises(
+        DockerfileError, match="failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK"
+    ):
+        plan("FROM base", build_args={"BUILDKIT_DOCKERFILE_CHECK": "foo"})
+
+
+def test_a_url_without_a_file_name() -> None:
+    (copy,) = ops(plan("FROM base\nADD https://host/ /x/"), llb.FileOp)
+    assert copy.actions[0].action.src == "/__unnamed__"
+    with pytest.raises(DockerfileError, match="cannot determine filename from url"):
+        plan("FROM base\nADD https://host/ /x/", phrases=ClassicPhrases())

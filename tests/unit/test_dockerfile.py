@@ -154,7 +154,7 @@ def test_exec_form_only_when_it_is_a_list_of_strings() -> None:
         ("FROM a\nONBUILD FROM b", "FROM isn't allowed as an ONBUILD trigger"),
         ("FROM a\nHEALTHCHECK CMDD x", 'Unknown type "CMDD" in HEALTHCHECK'),
         ("FROM a\nHEALTHCHECK NONE x", "takes no arguments"),
-        ("FROM a\nRUN --network=hots x", r"unsupported network mode.*did you mean host"),
+        ("FROM a\nRUN --network=hots x", r"invalid network mode.*did you mean host"),
         ("FROM a\nCOPY --link=maybe a b", "expecting boolean value for flag --link"),
         ("FROM a\nCOPY --chown=1 --chown=2 a b", "duplicate flag specified: --chown"),
         ('FROM a\nVOLUME [""]', "empty string"),

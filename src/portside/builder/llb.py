@@ -187,8 +187,6 @@ class CopyAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     what comes before the pivot ``/./``); empty: none is kept. (Spelt as include patterns in
     ops.proto.)"""
     always_replace: bool = False
-    unpack_fails: bool = False
-    """An archive that cannot be unpacked is an error, not copied as it is (``--unpack``)."""
 
 
 class MakeFile(msgspec.Struct, frozen=True, kw_only=True, tag="mkfile"):

@@ -181,7 +181,11 @@ def exposed(specifications: Sequence[str]) -> dict[str, dict[str, Any]]:
     """``80``, ``53/udp``, ``8000-8010`` as an image's configuration has them; InvalidParameter."""
     ports: dict[str, dict[str, Any]] = {}
     for word in specifications:
-        port, slash, protocol = word.partition("/")
+        mapped, slash, protocol = word.partition("/")
+        address, _, port = mapped.rpartition(":")  # what is before it is for hosts alone
+        host = address.rpartition(":")[2]
+        if host and not _PORT.fullmatch(host):
+            raise InvalidParameter(f"invalid hostPort: {host}")
         if not port and slash:
             raise InvalidParameter(f'invalid port: "{word}": no port specified')
         match = _PORT.fullmatch(port)

@@ -105,10 +105,8 @@ class CacheExporter:
     def inline(self, records: Iterable[CacheRecord], chain: str) -> str:
         """The inline cache of an image with these layers: its records alone, by position."""
         stack = self._chains(chain)
-        layers = tuple(CacheLayer() for _ in stack)
         places = {found: number for number, found in enumerate(stack)}
-        rows = self._rows(self._closure(records), places)
-        return inline(CacheConfig(layers, rows))
+        return inline(self._rows(self._closure(records), places))
 
     async def _one(
         self, target: CacheTarget, records: Iterable[CacheRecord], chains: Sequence[str]

@@ -187,17 +187,11 @@ async def _read(origin: _Origin) -> _Imported:
     config_of_image = decode(raw, ImageConfig, "image configuration")
     if not config_of_image.inline_cache:
         raise NotFound("the image has no inline cache")
-    found = parse_inline(config_of_image.inline_cache)
-    if len(found.layers) != len(manifest.layers):
-        raise InvalidParameter("the image's inline cache is not of its layers")
+    digests = [part.digest for part in manifest.layers]
+    found = parse_inline(config_of_image.inline_cache, digests)
     rows = {row.digest: row for row in found.records}
-    # an image's layers stand one on another
-    stacked = tuple(
-        type(layer)(part.digest, number - 1)
-        for number, (layer, part) in enumerate(zip(found.layers, manifest.layers, strict=True))
-    )
     diff_ids = tuple(str(diff_id) for diff_id in config_of_image.diff_ids)
-    return _Imported(origin, CacheConfig(stacked, found.records), manifest.layers, diff_ids, rows)
+    return _Imported(origin, found, manifest.layers, diff_ids, rows)
 
 
 def _imported(origin: _Origin, config: CacheConfig, parts: Sequence[Descriptor]) -> _Imported:

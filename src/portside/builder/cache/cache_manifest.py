@@ -2,7 +2,7 @@
 
 An OCI image manifest (``image-manifest=true``, the default) or an index lists the layers and a
 configuration of the type ``application/vnd.buildkit.cacheconfig.v0``; an image with an inline
-cache has the same document in its configuration, whose layers are the image's own. A record's
+cache has the list of the records in its configuration, whose layers are the image's own. A record's
 ``digest`` is a cache key; ``outputs`` is ours: for each output of the step its topmost layer (-1:
 an empty root) and the digest of its content.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 
 import msgspec
 
@@ -56,9 +57,12 @@ class CacheConfig(msgspec.Struct, frozen=True):
 def parse_config(data: bytes) -> CacheConfig:
     """InvalidParameter when it is malformed, or names layers that it does not have."""
     try:
-        found = msgspec.json.decode(data, type=CacheConfig)
+        return _checked(msgspec.json.decode(data, type=CacheConfig))
     except msgspec.MsgspecError as err:
         raise InvalidParameter(f"the cache manifest is malformed: {err}") from err
+
+
+def _checked(found: CacheConfig) -> CacheConfig:
     count = len(found.layers)
     for number, layer in enumerate(found.layers):
         if not -1 <= layer.parent < number:
@@ -70,12 +74,17 @@ def parse_config(data: bytes) -> CacheConfig:
     return found
 
 
-def inline(config: CacheConfig) -> str:
-    return base64.b64encode(msgspec.json.encode(config)).decode()
+def inline(rows: Sequence[CacheRow]) -> str:
+    """Records that name an image's layers by position, as its configuration has them."""
+    return base64.b64encode(msgspec.json.encode(rows)).decode()
 
 
-def parse_inline(text: str) -> CacheConfig:
+def parse_inline(text: str, digests: Sequence[str]) -> CacheConfig:
+    """The inline cache of an image with these layers, which stand one on another.
+    InvalidParameter as :func:`parse_config`."""
+    layers = tuple(CacheLayer(digest, number - 1) for number, digest in enumerate(digests))
     try:
-        return parse_config(base64.b64decode(text, validate=True))
-    except binascii.Error as err:
+        rows = msgspec.json.decode(base64.b64decode(text, validate=True), type=tuple[CacheRow, ...])
+        return _checked(CacheConfig(layers, rows))
+    except (binascii.Error, msgspec.MsgspecError) as err:
         raise InvalidParameter(f"the image's inline cache is malformed: {err}") from err

@@ -107,7 +107,7 @@ def expose(conversion: Conversion, state: StageState, instruction: ins.Expose) -
     ports: list[str] = []
     for word in instruction.ports:
         ports += conversion.process(word, state.variables, instruction.span).words
-    found = exposed([port.rpartition(":")[2] for port in ports])
+    found = exposed(ports)
     state.put(exposed_ports={**(state.config.exposed_ports or {}), **found})
     if conversion.options.phrases.is_classic:
         conversion.note(state, instruction, " ".join(sorted(ports)))

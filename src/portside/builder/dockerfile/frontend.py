@@ -9,6 +9,7 @@ which instruction made which layer.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ from portside.model.image import ImageConfig, RunConfig
 from portside.model.platform import Platform
 from portside.model.reference import Reference
 
+_QUOTED = re.compile(r"""('[^']*'|"(?:[^"\\]|\\.)*")""")
+"""Words in quotes: within single ones nothing is replaced."""
 Handler = Callable[["Conversion", StageState, Any], Any]
 """Applies one instruction to the state of its stage; may be a coroutine function."""
 
@@ -78,8 +81,9 @@ class Conversion:
         self.secrets: dict[str, Lent] = {}
         self.agents: dict[str, Lent] = {}
         check = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") or ""
-        text = dockerfile.directives.get("check", "")
-        self.linter = Linter(CheckOptions.parse(check or text))
+        what = "build-arg:BUILDKIT_DOCKERFILE_CHECK" if check else "check options"
+        text = check or dockerfile.directives.get("check", "")
+        self.linter = Linter(CheckOptions.parse(text, what))
 
     async def run(self) -> Plan:
         lint.check_file(self.file, self.linter)
@@ -87,10 +91,10 @@ class Conversion:
         target = self._stages.target(self.options.target)
         try:
             state = await self._build(target)
+            self.linter.fail_if_asked()
         except PortsideError as err:
             note_findings(err, self.linter.warnings)
             raise
-        self.linter.fail_if_asked()
         self._labels(state)
         return Plan(
             output=state.output,
@@ -104,7 +108,7 @@ class Conversion:
                 ),
                 *(step for index in sorted(self._steps) for step in self._steps[index]),
             ],
-            platform=state.platform,
+            platform=self.options.platform,
             author=state.author,
             warnings=self.linter.warnings,
             unused_args=self._unused(),
@@ -449,9 +453,12 @@ class Conversion:
         """The instruction for people: variables that have a value are replaced."""
         text = instruction.text
         with contextlib.suppress(InvalidParameter):
-            text = shell_words.process(
-                text, state.variables, self.file.escape, keep_unset=True, raw_quotes=True
-            ).text
+            text = "".join(
+                part if part.startswith("'") else shell_words.process(
+                    part, state.variables, self.file.escape, keep_unset=True, raw_quotes=True
+                ).text
+                for part in _QUOTED.split(text)
+            )  # fmt: skip
         return instruction.name + text[len(instruction.keyword) :]
 
     def phrase(self, state: StageState, keyword: str, text: str) -> str:

@@ -152,15 +152,15 @@ class CheckOptions:
     experimental_all: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> CheckOptions:
-        """DockerfileError for an option that does not exist."""
+    def parse(cls, text: str, what: str = "check options") -> CheckOptions:
+        """DockerfileError, which names ``what``, for an option that does not exist."""
         found = cls()
         for part in (part.strip() for part in text.split(";")):
             if not part:
                 continue
             name, equals, value = part.partition("=")
             if not equals:
-                raise _bad_options(f'invalid check option "{part}"')
+                raise _bad_options(what, f'invalid check option "{part}"')
             names = frozenset(word.strip() for word in value.split(",") if word.strip())
             if name == "skip":
                 found.skip, found.skip_all = names, "all" in names
@@ -170,10 +170,12 @@ class CheckOptions:
                 try:
                     found.error = parse_bool(value)
                 except InvalidParameter as err:
-                    raise _bad_options(f'failed to parse check option "{part}": {err}') from None
+                    raise _bad_options(
+                        what, f'failed to parse check option "{part}": {err}'
+                    ) from None
             else:
                 hint = did_you_mean(name, ("skip", "error", "experimental"))
-                raise _bad_options(f'invalid check option "{name}"{hint}')
+                raise _bad_options(what, f'invalid check option "{name}"{hint}')
         return found
 
 
@@ -208,9 +210,9 @@ class Linter:
             )  # fmt: skip
 
 
-def _bad_options(why: str) -> DockerfileError:
+def _bad_options(what: str, why: str) -> DockerfileError:
     return DockerfileError(
-        f"failed to parse check options: {why}", Span(1, 1), parsing=False, located=False
+        f"failed to parse {what}: {why}", Span(1, 1), parsing=False, located=False
     )
 
 

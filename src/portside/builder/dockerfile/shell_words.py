@@ -262,6 +262,9 @@ class _Scanner:
             raise InvalidParameter(f"unsupported modifier ({char or NO_CHARACTER}) in substitution")
         word = self._word_until("}", depth)
         self._expect_close()
+        if value is None and self.keep_unset:
+            self._put(name, None, begin, split)
+            return
         self._choose(operator, name, value, word, is_set, split)
 
     def _choose(

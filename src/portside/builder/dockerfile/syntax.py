@@ -193,7 +193,8 @@ class _Line:
             return None
         if not all(isinstance(item, str) for item in found):
             raise self.error(
-                "when using JSON array syntax, arrays must be comprised of strings only"
+                "when using JSON array syntax, arrays must be comprised of strings only",
+                lexical=True,
             )
         return tuple(found)
 
@@ -292,7 +293,7 @@ def _run(line: _Line, flags: _Flags) -> ins.Run:
     network = flags.text("network")
     if network not in ("", "default", "none", "host") and "$" not in network:
         hint = did_you_mean(network, ("default", "none", "host"))
-        raise line.error(f'unsupported network mode: "{network}"{hint}')
+        raise line.error(f'invalid network mode "{network}"{hint}')
     security = flags.text("security")
     if security not in ("", "sandbox", "insecure"):
         hint = did_you_mean(security, ("sandbox", "insecure"))

@@ -62,7 +62,7 @@ class Transfers:
             if _URL.match(word):
                 return self._http(word, self._instruction)
             if self._instruction.checksum:
-                raise InvalidParameter("checksum can't be specified for local sources")
+                raise InvalidParameter("checksum requires HTTP(S) or Git sources")
             if source is None:
                 raise InvalidParameter("ADD: there is no build context")
         unpack = None if not isinstance(self._instruction, ins.Add) else self._instruction.unpack
@@ -72,7 +72,7 @@ class Transfers:
         action = llb.CopyAction(
             src=clean, dest=self._dest, owner=self._chown(source), mode=self._mode,
             follow_symlink=True, dir_copy_contents=True,
-            attempt_unpack=is_add and unpack is not False, unpack_fails=bool(unpack),
+            attempt_unpack=is_add and unpack is not False,
             create_dest_path=True, allow_wildcard=True,
             allow_empty_wildcard=not classic or self._count > 1,
             exclude=self._exclude, parents=parents,
@@ -128,19 +128,20 @@ class Transfers:
         if add.checksum:
             attrs["http.checksum"] = str(Digest(self._expand(add.checksum)))
         name = posixpath.basename(url.partition("?")[0].partition("#")[0])
-        if not name and self._dest.endswith("/"):
+        is_classic = self._conversion.options.phrases.is_classic
+        if not name and self._dest.endswith("/") and is_classic:
             raise InvalidParameter(
                 f"cannot determine filename from url: {url}: give a destination that does not "
                 "end with a /"
             )
-        attrs["http.filename"] = name = name or "download"
+        attrs["http.filename"] = name = name or "__unnamed__"
         vertex = llb.Vertex(llb.SourceOp(identifier=url, attrs=attrs),
-                            meta=llb.VertexMeta(name=url))  # fmt: skip
+                            meta=self._meta())  # fmt: skip
         root = llb.UserOpt(id=0)
         action = llb.CopyAction(
             src=f"/{name}", dest=self._dest, mode=self._mode or "0600",
             owner=self._owner or llb.ChownOpt(user=root, group=root), create_dest_path=True,
-            attempt_unpack=bool(add.unpack), unpack_fails=bool(add.unpack),
+            attempt_unpack=bool(add.unpack),
         )  # fmt: skip
         return action, vertex.output()
 
@@ -150,13 +151,17 @@ class Transfers:
             attrs["git.checksum"] = self._expand(add.checksum)
         vertex = llb.Vertex(
             llb.SourceOp(identifier=llb.GIT + url.removeprefix(llb.GIT), attrs=attrs),
-            meta=llb.VertexMeta(name=url),
+            meta=self._meta(),
         )
         action = llb.CopyAction(
             src="/", dest=self._dest, owner=self._owner, mode=self._mode,
             dir_copy_contents=True, create_dest_path=True, exclude=self._exclude,
         )  # fmt: skip
         return action, vertex.output()
+
+    def _meta(self) -> llb.VertexMeta:
+        """A source of the instruction is shown as the instruction."""
+        return self._conversion.meta(self._state, self._instruction)
 
     def heredoc(self, item: Heredoc) -> tuple[llb.Action, llb.Output | None]:
         content = item.content

@@ -43,19 +43,21 @@ async def plan_result(
         tree = await build.solve(plan.output)
     parent = catalogue.locate(plan.base.id)[0] if plan.base is not None else ""
     platform = plan.platform
+    # BuildKit labels an image with the requested platform, whatever the base's is
+    offered = base.platform if not comment and base.architecture else platform
     return PlatformResult(
         platform=platform,
         tree=tree,
         config=ImageConfig(
-            architecture=base.architecture or platform.architecture,
+            architecture=offered.architecture,
             author=plan.author,
             config=_sorted_config(plan.config),
             created=moment or now_rfc3339(),
             history=tuple(lines),
-            os=base.os or platform.os,
+            os=offered.os,
             os_features=base.os_features or (),
             os_version=base.os_version,
-            variant=base.variant or platform.variant,
+            variant=offered.variant,
         ),
         base_layers=len(base.diff_ids),
         parent=parent,

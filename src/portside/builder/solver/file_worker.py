@@ -357,8 +357,6 @@ class FileWorker:
         fd = os.open(entry.name, OPEN_FILE, dir_fd=entry.dir_fd)
         with os.fdopen(fd, "rb", buffering=0) as file:
             if not is_archive(fd):
-                if action.unpack_fails:
-                    raise InvalidParameter(f"{selected.path} is not an archive")
                 return False
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)

@@ -17,6 +17,7 @@ from portside.builder.solver.solver import Made
 from portside.builder.solver.tree import Tree
 from portside.model.errors import InvalidParameter, NotFound, SystemFailure, Unavailable
 from portside.model.ids import new_id
+from portside.registry.client.errors import from_network
 
 if TYPE_CHECKING:
     from portside.store.store import Store
@@ -128,7 +129,7 @@ class HttpSource:
                     report(Status(vertex, "downloading", size, total))
                 modified = answer.headers.get("Last-Modified", "")
         except (aiohttp.ClientError, TimeoutError, ValueError) as err:
-            raise Unavailable(f"cannot fetch {op.identifier}: {err}") from err
+            raise from_network("get", op.identifier, err) from err
         return f"{hasher.name}:{hasher.hexdigest()}", _moment(modified)
 
 
