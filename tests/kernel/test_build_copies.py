@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from portside.builder.llb import ChownOpt, CopyAction, MakeDir, Remove, UserOpt
 from portside.builder.solver.build_jobs import RunFileOp
 from portside.builder.solver.content_hash import hash_copies
+from portside.builder.solver.copied_layers import FEWEST
 from portside.builder.solver.file_digests import FileDigests, beside
-from portside.builder.solver.job_values import Placed, Sealed
+from portside.builder.solver.job_values import Earlier, Placed, Sealed
 from portside.builder.solver.rebase import leading_to, parents_differ
 from portside.builder.solver.tree_copier import SMALL
 from portside.model.errors import SystemFailure
@@ -36,7 +38,7 @@ class Place:
         self.upper, self.work = directory / "upper", directory / "work"
         for path in (self.source, self.bottom, self.middle, self.upper, self.work):
             path.mkdir()
-        self.target = directory / "blob"
+        self.target, self.made = directory / "blob", directory / "made"
 
     @property
     def rootfs(self) -> Rootfs:
@@ -44,13 +46,18 @@ class Place:
         return Rootfs("overlay", lower=lower, upper=str(self.upper), work=str(self.work),
                       options=OPTIONS)  # fmt: skip
 
-    def run(self, *actions: Any, digests: Sequence[str] = (), private: bool = False) -> Sealed:
+    def run(
+        self, *actions: Any, digests: Sequence[str] = (), private: bool = False,
+        earlier: Place | None = None,
+    ) -> Sealed:  # fmt: skip
         placed = tuple(Placed(each, 0 if isinstance(each, CopyAction) else -1) for each in actions)
         job = RunFileOp(
             rootfs=self.rootfs, base="", target=str(self.target), limits=Limits(),
             actions=placed, sources=(Rootfs("bind", upper=str(self.source)),),
-            digests=tuple(digests), private=(private,),
+            digests=tuple(digests), private=(private,), made=str(self.made),
+            earlier=Earlier(str(earlier.upper), str(earlier.made)) if earlier else None,
         )  # fmt: skip
+        self.made.unlink(missing_ok=True)
         self.target.unlink(missing_ok=True)
         return job.run([], lambda _: None)
 
@@ -238,14 +245,16 @@ def remembered(place: Place, *names: str) -> str:
     digests = FileDigests(path, private=True)
     for name in names:
         data = (place.source / name).read_bytes()
-        digests.add(os.stat(place.source / name), hashlib.sha256(data).digest())
+        is_plain = not os.listxattr(place.source / name)
+        found, digest = os.stat(place.source / name), hashlib.sha256(data).digest()
+        digests.add(found, digest, is_plain=is_plain)
     digests.save()
     return path
 
 
-def beyond(place: Place) -> Place:
+def beyond(place: Place, name: str = "beyond") -> Place:
     """Another layer that copies from the same source."""
-    directory = place.upper.parent / "beyond"
+    directory = place.upper.parent / name
     directory.mkdir()
     found = Place(directory)
     found.source = place.source
@@ -346,3 +355,98 @@ def test_a_directory_of_an_unknown_user_is_roots(place: Place) -> None:
         for path in (f"{number}", f"{number}/a"):
             seen = os.stat(place.upper / path)
             assert (seen.st_uid, seen.st_gid) == expected
+
+
+MANY = {f"d{number % 7}/f{number}": f"{number}" for number in range(FEWEST)}
+SAME, OTHER = "d1/f1", "d2/f2"
+
+
+def copied_again(place: Place, *names: str, change: Callable[[Path], object]) -> Place:
+    """A layer of a copy that is done again after ``change`` to a file of the source."""
+    fill(place.source, {**MANY, **dict.fromkeys(names, "x")})
+    place.run(copy("/"), digests=[remembered(place, *MANY, *names)])
+    change(place.source)
+    again = beyond(place)
+    digests = [remembered(place, *MANY, *names)]
+    made = again.run(copy("/"), digests=digests, earlier=place)
+    fresh = beyond(place, "fresh")
+    assert fresh.run(copy("/"), digests=digests) == made  # tar, content, sources
+    assert fresh.seen() == again.seen()
+    return again
+
+
+def is_linked(again: Place, place: Place, name: str) -> bool:
+    return os.stat(again.upper / name).st_ino == os.stat(place.upper / name).st_ino
+
+
+def test_a_copy_that_is_done_again_links_what_has_not_changed(place: Place) -> None:
+    again = copied_again(place, change=lambda top: (top / OTHER).write_text("new"))
+    assert is_linked(again, place, SAME)
+    assert (again.upper / OTHER).read_text() == "new"
+    assert (place.upper / OTHER).read_text() == MANY[OTHER]
+    assert sum(is_linked(again, place, name) for name in MANY) == len(MANY) - 1
+    # and once more, from the one that was linked
+    third = beyond(place, "third")
+    third.run(copy("/"), digests=[beside(str(place.source))], earlier=again)
+    assert all(is_linked(third, again, name) for name in MANY)
+
+
+def _rewritten(path: Path) -> None:
+    """Other bytes, the same size and modification time."""
+    found = path.stat()
+    path.write_text("9")
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _rewritten,
+        lambda path: path.chmod(0o600),
+        lambda path: os.chown(path, 5, 6),
+        lambda path: os.utime(path, (1, 1)),
+        lambda path: os.setxattr(path, "user.mark", b"1"),
+    ],
+    ids=["content", "mode", "owner", "time", "xattr"],
+)
+def test_what_has_changed_is_copied_again(place: Place, change: Callable[[Path], object]) -> None:
+    again = copied_again(place, change=lambda top: change(top / SAME))
+    assert not is_linked(again, place, SAME)
+    assert is_linked(again, place, OTHER)
+
+
+def test_names_of_one_file_that_are_two_files_now_are_two(place: Place) -> None:
+    def part(top: Path) -> None:
+        found = (top / "two").stat()
+        (top / "two").unlink()
+        (top / "two").write_text("x")
+        os.utime(top / "two", ns=(found.st_atime_ns, found.st_mtime_ns))
+
+    fill(place.source, {"one": "x"})
+    os.link(place.source / "one", place.source / "two")
+    again = copied_again(place, "one", "two", change=part)
+    assert is_linked(again, place, "one")
+    assert not is_linked(again, place, "two")
+
+
+def test_a_layer_that_is_gone_is_no_obstacle(place: Place) -> None:
+    fill(place.source, MANY)
+    place.run(copy("/"), digests=[remembered(place, *MANY)])
+    shutil.rmtree(place.upper)
+    again = beyond(place)
+    again.run(copy("/"), digests=[beside(str(place.source))], earlier=place)
+    assert {name: (again.upper / name).read_text() for name in MANY} == MANY
+
+
+def test_a_directory_that_was_made_anew_is_other_content_than_one_that_was_touched(
+    place: Place,
+) -> None:
+    fill(place.bottom, {"d/old": "1"})
+    (place.source / "d").mkdir()
+    anew = place.run(Remove(path="/d"), MakeDir(path="/d"))
+    assert "d/old" not in place.seen()
+    other = beyond(place)
+    other.bottom = place.bottom
+    touched = other.run(copy("/d", "/d"))
+    assert "d/old" in other.seen()
+    assert anew.content != touched.content

@@ -12,7 +12,7 @@ from portside.builder.llb import CopyAction
 from portside.builder.solver.content_hash import hash_copies
 from portside.builder.solver.file_digests import FileDigests
 from portside.builder.solver.file_worker import FileWorker, Source
-from portside.builder.solver.tree_copier import WritableRoot
+from portside.builder.solver.tree_copier import Copies, WritableRoot
 from portside.model.errors import PortsideError
 from portside.model.rootfs import Rootfs
 from portside.store.archive_values import Limits
@@ -61,7 +61,7 @@ def copy(root: Path, source: Path, action: CopyAction) -> None:
     fd = os.open(source, OPEN_DIR)
     try:
         with suppress(PortsideError, OSError):
-            FileWorker(target, Source(fd), Limits(), [], FileDigests()).run(action)
+            FileWorker(target, Source(fd), Limits(), [], Copies(FileDigests())).run(action)
     finally:
         os.close(fd)
         target.close()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from portside.builder.solver.copied_layers import CopiedLayers
 from portside.builder.solver.file_digests import beside
 from portside.model.ids import new_id
 
@@ -49,6 +50,7 @@ class ClientDirectories:
         """Unused directories by key; the most recently used at the end."""
         self._open: dict[Path, None] = {}
         """Digests of clients' own directories; the most recently used at the end."""
+        self.copied = CopiedLayers(root)
 
     @contextmanager
     def use(self, key: str, name: str = "") -> Iterator[Path]:
@@ -91,7 +93,8 @@ class ClientDirectories:
         self.forget_open()
 
     def forget_open(self) -> None:
-        """Forget the digests of clients' own directories."""
+        """Forget the digests of clients' own directories, and of what was copied."""
+        self.copied.clear()
         for path in self._open:
             path.unlink(missing_ok=True)
         self._open.clear()

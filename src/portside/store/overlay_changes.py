@@ -19,7 +19,7 @@ from portside.store import tar_format as tar
 from portside.store.archive_values import Change
 from portside.store.roots import OPEN_DIR, open_root
 from portside.store.tar_format import Entry
-from portside.store.tar_pack import TarWriter, read_xattrs
+from portside.store.tar_pack import TarWriter, Watcher, read_xattrs
 from portside.store.tar_unpack import OPAQUE, OVERLAY_OPAQUE, WHITEOUT, is_whiteout
 from portside.store.trees import BELOW
 
@@ -33,6 +33,9 @@ MOUNT_POINTS = frozenset(
 )
 """What the runtime makes where the image has no such directory, to mount over it or to hold the
 files above. Docker keeps them in a layer of their own, which does not count as a change either."""
+
+_DEEPEST = 2
+"""Components of the longest of these paths."""
 
 
 def _is_ours(path: str, found: os.stat_result) -> bool:
@@ -211,9 +214,14 @@ def _xattrs_differ(name: str, new_fd: int, old_fd: int) -> bool:
 # -- as a layer --------------------------------------------------------------------------------
 
 
-def pack_changes(rootfs: Rootfs, base: str, out: int, latest: int | None = None) -> int:
-    """Write a container's changes as a layer; no time after ``latest`` (nanoseconds)."""
+def pack_changes(
+    rootfs: Rootfs, base: str, out: int, latest: int | None = None, watcher: Watcher | None = None
+) -> int:
+    """Write a container's changes as a layer; no time after ``latest`` (nanoseconds). With overlay
+    ``watcher`` is told of all that is in the layer; of a deletion as a file of its name in the
+    archive."""
     writer = TarWriter(out, latest)
+    writer.watcher = watcher
     if rootfs.driver == "overlay":
         upper = os.open(rootfs.upper, OPEN_DIR)
         _root_entry(writer, upper, os.stat(rootfs.lower[0]))
@@ -320,30 +328,33 @@ def _holds_more(upper: int, path: str) -> bool:
 
 def _pack_upper(writer: TarWriter, fd: int, path: bytes, made: Collection[str] = ()) -> None:
     prefix = path + b"/" if path else b""
+    above = f"/{os.fsdecode(prefix)}"
+    may_be_ours = above.count("/") <= _DEEPEST
     for text in sorted(os.listdir(fd), key=os.fsencode):
         name = os.fsencode(text)
         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        where = f"/{os.fsdecode(prefix)}{text}"
-        if _is_ours(where, found) or where in made:
+        if may_be_ours and ((where := above + text) in made or _is_ours(where, found)):
             continue
         if is_whiteout(found):
-            writer.entry(_mark(prefix + WHITEOUT + name))
+            _put_mark(writer, prefix + WHITEOUT + name, found)
             continue
-        child = writer.node(fd, name, prefix + name)
+        child = writer.node(fd, name, prefix + name, found)
         if child < 0:
             continue
         try:
             if is_opaque(child):
-                writer.entry(_mark(prefix + name + b"/" + OPAQUE))
+                _put_mark(writer, prefix + name + b"/" + OPAQUE, found)
             _pack_upper(writer, child, prefix + name, made)
         finally:
             os.close(child)
 
 
-def _mark(path: bytes) -> Entry:
+def _put_mark(writer: TarWriter, path: bytes, found: os.stat_result) -> None:
     """A whiteout; its time, that of the container's run, is left out so that the same
     deletions give the same layer."""
-    return Entry(path, tar.REGTYPE, 0o600, 0, 0)
+    writer.entry(Entry(path, tar.REGTYPE, 0o600, 0, 0))
+    if writer.watcher is not None:
+        writer.watcher(path, found, b"", {}, -1, None)
 
 
 def _pack_change(writer: TarWriter, root: int, change: Change) -> None:

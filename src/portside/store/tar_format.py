@@ -188,8 +188,11 @@ def build(entry: Entry, records: dict[bytes, bytes] | None = None) -> bytes:
     ustar where everything fits, else a PAX header (its keys sorted) before it, which
     ``records`` are added to.
     """
-    pax: dict[bytes, bytes] = {XATTR + key: value for key, value in entry.xattrs.items()}
-    pax.update(records or {})
+    pax: dict[bytes, bytes] = {}
+    if entry.xattrs:
+        pax = {XATTR + key: value for key, value in entry.xattrs.items()}
+    if records:
+        pax.update(records)
     prefix, name = split_name(entry.name)
     if name is None:
         pax[b"path"] = entry.name
@@ -197,25 +200,28 @@ def build(entry: Entry, records: dict[bytes, bytes] | None = None) -> bytes:
     linkname = entry.linkname
     if len(linkname) > 100:
         pax[b"linkpath"], linkname = linkname, linkname[:100]
-    numbers = {b"uid": entry.uid, b"gid": entry.gid, b"size": entry.data_size}
-    widths = {b"uid": 7, b"gid": 7, b"size": 11}
-    for key, value in numbers.items():
-        if value >= 8 ** widths[key]:
-            pax[key] = b"%d" % value
-            numbers[key] = 0
+    uid, gid, size = entry.uid, entry.gid, entry.data_size
+    if uid >= 8**7:
+        pax[b"uid"], uid = b"%d" % uid, 0
+    if gid >= 8**7:
+        pax[b"gid"], gid = b"%d" % gid, 0
+    if size >= 8**11:
+        pax[b"size"], size = b"%d" % size, 0
     seconds, fraction = divmod(entry.mtime, 1_000_000_000)
     if fraction or not 0 <= seconds < 8**11:
         pax[b"mtime"] = format_time(entry.mtime)
         seconds = seconds if 0 <= seconds < 8**11 else 0
-    header = _pack(entry, prefix, name, linkname, numbers, seconds)
-    return _pax_blocks(pax, entry.name) + header if pax else header
+    header = _pack(entry, prefix, name, linkname, (uid, gid, size), seconds)
+    if not pax:
+        return header
+    return _pax_blocks(_records(pax), entry.name) + header
 
 
 def format_time(nanoseconds: int) -> bytes:
     """Decimal seconds without trailing zeros."""
     sign = b"-" if nanoseconds < 0 else b""
     seconds, fraction = divmod(abs(nanoseconds), 1_000_000_000)
-    return sign + (b"%d.%09d" % (seconds, fraction)).rstrip(b"0").rstrip(b".")
+    return (b"%b%d.%09d" % (sign, seconds, fraction)).rstrip(b"0").rstrip(b".")
 
 
 def split_name(name: bytes) -> tuple[bytes, bytes | None]:
@@ -228,23 +234,40 @@ def split_name(name: bytes) -> tuple[bytes, bytes | None]:
     return name[:cut], name[cut + 1 :]
 
 
-def _pax_blocks(pax: dict[bytes, bytes], name: bytes) -> bytes:
-    data = b"".join(pax_record(key, pax[key]) for key in sorted(pax))
+def _records(pax: dict[bytes, bytes]) -> bytes:
+    if len(pax) == 1:
+        return pax_record(*pax.popitem())
+    return b"".join(pax_record(key, pax[key]) for key in sorted(pax))
+
+
+def _pax_blocks(data: bytes, name: bytes) -> bytes:
     short = (b"PaxHeaders/" + name.rstrip(b"/").rpartition(b"/")[2])[:100]
-    entry = Entry(short, PAX_NEXT, 0o644, size=len(data))
-    numbers = {b"uid": 0, b"gid": 0, b"size": len(data)}
-    return _pack(entry, b"", short, b"", numbers, 0) + data + bytes(padding(len(data)))
+    block = _PAX_HEADER % (short + bytes(100 - len(short)), len(data))
+    total = (adler32(block) & 0xFFFF) - 1
+    return b"%b%06o\0 %b%b%b" % (block[:148], total, block[156:], data, bytes(-len(data) % BLOCK))
+
+
+_PAX_HEADER = (
+    b"%b" + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" + b"0" * 11 + b"\0" + b" " * 8
+    + PAX_NEXT + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+)  # fmt: skip
+"""The name and the bytes of records are missing."""
+_NAMES = 200
+"""Bytes of names up to which the sum of a header's bytes is below 65521: 255 for each of them, and
+at most 123 for each of the 110 others that are not zero."""
 
 
 def _pack(
-    entry: Entry, prefix: bytes, name: bytes, link: bytes, numbers: dict[bytes, int], mtime: int
-) -> bytes:
+    entry: Entry, prefix: bytes, name: bytes, link: bytes, numbers: tuple[int, int, int],
+    mtime: int,
+) -> bytes:  # fmt: skip
+    """``numbers``: owner, group, bytes of data."""
     block = HEADER.pack(
         name,
         b"%07o\0" % entry.mode,
-        b"%07o\0" % numbers[b"uid"],
-        b"%07o\0" % numbers[b"gid"],
-        b"%011o\0" % numbers[b"size"],
+        b"%07o\0" % numbers[0],
+        b"%07o\0" % numbers[1],
+        b"%011o\0" % numbers[2],
         b"%011o\0" % mtime,
         b" " * 8,
         entry.type,
@@ -256,4 +279,8 @@ def _pack(
         b"%07o\0" % entry.minor,
         prefix,
     )
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+    if len(name) + len(link) + len(prefix) + len(entry.uname) + len(entry.gname) <= _NAMES:
+        total = (adler32(block) & 0xFFFF) - 1  # 1 + the sum, from C
+    else:
+        total = sum(block)
+    return block[:148] + b"%06o\0 " % total + block[156:]

@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
+from typing import Protocol
 
 from portside.kernel import overlay
 from portside.model.errors import NotFound, NotRunning, SystemFailure
@@ -36,6 +38,22 @@ KINDS = {
 }
 
 
+class Watcher(Protocol):
+    """Told of every entry of a tree as it is packed, in the archive's order."""
+
+    def __call__(
+        self, path: bytes, found: os.stat_result, link: bytes, xattrs: Mapping[bytes, bytes],
+        fd: int, data: bytes | None,
+    ) -> None:  # fmt: skip
+        """``link``: a symbolic link's target. ``fd``: the open file, -1 for what is not a regular
+        one, and for a hard link to a file that was packed before. ``data``: all of its content,
+        where that was read."""
+        ...
+
+
+_NONE: Mapping[bytes, bytes] = {}
+
+
 class TarWriter:
     """Write entries to a descriptor; :meth:`close` ends the archive. Files younger than
     ``latest`` (nanoseconds since the epoch) are written as of that time."""
@@ -44,6 +62,7 @@ class TarWriter:
         self._out, self._latest = out, latest
         self._buffer = bytearray()
         self._links: dict[tuple[int, int], bytes] = {}
+        self.watcher: Watcher | None = None
         self.closed: frozenset[int] = frozenset()
         """Devices of file systems that :meth:`tree` shows as empty directories."""
         self.left_out: frozenset[bytes] = frozenset()
@@ -57,13 +76,17 @@ class TarWriter:
         """Write an entry; ``data`` is its content, if any."""
         self._put(tar.build(entry) + data + bytes(tar.padding(len(data))))
 
-    def node(self, dir_fd: int, name: bytes, path: bytes) -> int:
-        """Add what ``name`` in ``dir_fd`` is, called ``path`` in the archive.
+    def node(
+        self, dir_fd: int, name: bytes, path: bytes, found: os.stat_result | None = None
+    ) -> int:
+        """Add what ``name`` in ``dir_fd`` is, called ``path`` in the archive; ``found`` is its
+        state, if that is known.
 
         A directory's descriptor is returned, to continue with; -1 for everything else.
         FileNotFoundError when it has vanished.
         """
-        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        if found is None:
+            found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         kind = stat.S_IFMT(found.st_mode)
         if kind == stat.S_IFSOCK:
             return -1
@@ -85,12 +108,17 @@ class TarWriter:
             entry.linkname = os.readlink(name, dir_fd=dir_fd)
         entry.xattrs = read_xattrs(b"/proc/self/fd/%d/%s" % (dir_fd, name))
         self.entry(entry)
+        if self.watcher is not None:
+            self.watcher(path, found, entry.linkname, entry.xattrs, -1, None)
         return -1
 
     def directory(self, fd: int, path: bytes) -> None:
-        entry = self._describe(os.fstat(fd), path + b"/", tar.DIRTYPE)
+        found = os.fstat(fd)
+        entry = self._describe(found, path + b"/", tar.DIRTYPE)
         entry.xattrs = read_xattrs(fd)
         self.entry(entry)
+        if self.watcher is not None:
+            self.watcher(path, found, b"", entry.xattrs, -1, None)
 
     def file(self, fd: int, path: bytes) -> None:
         """Add an open file; OSError ESTALE when it is not a regular one (any more)."""
@@ -104,10 +132,19 @@ class TarWriter:
             ranges = data_ranges(fd, entry.size)
             if entry.size - sum(end - start for start, end in ranges) >= HOLES:
                 self._sparse(entry, fd, ranges)
+                if self.watcher is not None:
+                    self.watcher(path, found, b"", entry.xattrs, fd, None)
                 return
-        self._put(tar.build(entry))
-        self._data(fd, 0, entry.size)
-        self._put(bytes(tar.padding(entry.size)))
+        data = None
+        if entry.size <= SMALL:
+            data = _read(fd, 0, entry.size)
+            self._put(tar.build(entry) + data + bytes(-entry.size % tar.BLOCK))
+        else:
+            self._put(tar.build(entry))
+            self._data(fd, 0, entry.size)
+            self._put(bytes(tar.padding(entry.size)))
+        if self.watcher is not None:
+            self.watcher(path, found, b"", entry.xattrs, fd, data)
 
     def tree(self, fd: int, path: bytes, prefix: bytes | None = None) -> None:
         """Everything in the directory ``fd`` (not itself), beneath ``path``, sorted."""
@@ -150,6 +187,8 @@ class TarWriter:
         entry = self._describe(found, path, tar.LNKTYPE)
         entry.linkname = first
         self.entry(entry)
+        if self.watcher is not None:
+            self.watcher(path, found, b"", _NONE, -1, None)
         return True
 
     def _sparse(self, entry: Entry, fd: int, ranges: list[tuple[int, int]]) -> None:
@@ -177,12 +216,7 @@ class TarWriter:
 
     def _data(self, fd: int, offset: int, size: int) -> None:
         if size <= SMALL:
-            data = os.pread(fd, size, offset)
-            while 0 < len(data) < size and (
-                more := os.pread(fd, size - len(data), offset + len(data))
-            ):
-                data += more
-            self._put(data + bytes(size - len(data)))
+            self._put(_read(fd, offset, size))
             return
         self._flush()
         while size:
@@ -209,6 +243,14 @@ class TarWriter:
         while view:
             view = view[os.write(self._out, view) :]
         self._buffer = bytearray()
+
+
+def _read(fd: int, offset: int, size: int) -> bytes:
+    """``size`` bytes, zeros for what is not there any more."""
+    data = os.pread(fd, size, offset)
+    while 0 < len(data) < size and (more := os.pread(fd, size - len(data), offset + len(data))):
+        data += more
+    return data if len(data) == size else data + bytes(size - len(data))
 
 
 def describe(found: os.stat_result, path: bytes, kind: bytes) -> Entry:

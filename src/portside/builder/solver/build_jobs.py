@@ -8,7 +8,7 @@ from typing import ClassVar
 import msgspec
 
 from portside.builder.llb import CopyAction
-from portside.builder.solver.job_values import Placed, Received, Sealed
+from portside.builder.solver.job_values import Earlier, Placed, Received, Sealed
 from portside.model.rootfs import Rootfs
 from portside.store.archive_values import Limits
 from portside.store.worker_pool import Job
@@ -46,6 +46,10 @@ class RunFileOp(SealLayer, kw_only=True):
     """Whether only the engine changes a source, and never the content of a file."""
     keep: tuple[str, ...] = ()
     """Directories that are not copied where the root has them, only what is in them."""
+    earlier: Earlier | None = None
+    """Files that have not changed are linked from there."""
+    made: str = ""
+    """New file for what the next time needs to do so; not made if there is little to gain."""
 
     def run(self, fds: list[int], progress: Progress) -> Sealed:
         from portside.builder.solver.file_worker import run_file_op
@@ -54,6 +58,7 @@ class RunFileOp(SealLayer, kw_only=True):
         copies, sources = run_file_op(
             self.rootfs, self.actions, self.sources, self.limits,
             ignores=self.ignores, digests=self.digests, private=self.private, keep=self.keep,
+            earlier=self.earlier, made=self.made,
         )  # fmt: skip
         sealed = seal(self.rootfs, self.base, self.target, self.stubs, copies)
         return msgspec.structs.replace(sealed, sources=sources)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from portside.builder.llb import CopyAction
 from portside.builder.solver.copy_selection import Selected, Selection
-from portside.builder.solver.file_digests import FileDigests
+from portside.builder.solver.file_digests import FileDigests, read_digest
 from portside.model.dockerignore import Ignore
 from portside.model.errors import NotFound
 from portside.model.rootfs import Rootfs
@@ -29,6 +29,8 @@ class ContentHash:
         self._hash = hashlib.sha256()
         self._owners = owners
         self._digests = digests if digests is not None else FileDigests()
+        self._linked: dict[tuple[int, int], bytes] = {}
+        """Digests of packed files with several names, by device and inode."""
 
     def hexdigest(self) -> str:
         return f"sha256:{self._hash.hexdigest()}"
@@ -54,10 +56,16 @@ class ContentHash:
         mode = found.st_mode
         if stat.S_ISSOCK(mode):
             return False
+        if stat.S_ISREG(mode):
+            known = self._digests.known(found)
+            if known is None:
+                self._read(dir_fd, name, path, found)
+                return False
+            xattrs = _NONE if known.is_plain else _xattrs_of(dir_fd, name)
+            self.add(path, found, content=known.digest, xattrs=xattrs)
+            return False
         link = os.readlink(name, dir_fd=dir_fd) if stat.S_ISLNK(mode) else b""
-        content = self._content(dir_fd, name, found) if stat.S_ISREG(mode) else b""
-        xattrs = read_xattrs(b"/proc/self/fd/%d/%s" % (dir_fd, name))
-        self.add(path, found, link=link, content=content, xattrs=xattrs)
+        self.add(path, found, link=link, xattrs=_xattrs_of(dir_fd, name))
         return stat.S_ISDIR(mode)
 
     def add(
@@ -70,24 +78,62 @@ class ContentHash:
         device = found.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
         uid, gid = (found.st_uid, found.st_gid) if self._owners else (0, 0)
         head = b"%o %d %d %d %d" % (mode, uid, gid, size, device)
+        if not link and not xattrs:  # what follows, for most files
+            self._hash.update(
+                b"%b%b%b%b\0\0\0\0%b%b"
+                % (
+                    len(path).to_bytes(4, "big"), path, len(head).to_bytes(4, "big"), head,
+                    len(content).to_bytes(4, "big"), content,
+                )
+            )  # fmt: skip
+            return
         parts = [path, head, link]
         for pair in sorted(xattrs.items()):
             parts += pair
         parts.append(content)
         self._hash.update(b"".join([len(part).to_bytes(4, "big") + part for part in parts]))
 
-    def _content(self, dir_fd: int, name: bytes, found: os.stat_result) -> bytes:
-        known = self._digests.find(found)
-        if known is not None:
-            return known
+    def packed(
+        self, path: bytes, found: os.stat_result, link: bytes, xattrs: Mapping[bytes, bytes],
+        fd: int, data: bytes | None,
+    ) -> None:  # fmt: skip
+        """Add an entry as it is packed (:class:`portside.store.tar_pack.Watcher`)."""
+        content = b""
+        if stat.S_ISREG(found.st_mode):
+            content = self._packed_content(found, fd, data)
+        self.add(b"/" + path, found, link=link, content=content, xattrs=xattrs)
+
+    def _packed_content(self, found: os.stat_result, fd: int, data: bytes | None) -> bytes:
+        key = (found.st_dev, found.st_ino)
+        if fd < 0:  # a hard link: xattrs and content were added with the first name
+            return self._linked[key]
+        content = self._digests.find(found)
+        if content is None:
+            content = read_digest(fd) if data is None else hashlib.sha256(data).digest()
+        if found.st_nlink > 1:
+            self._linked[key] = content
+        return content
+
+    def _read(self, dir_fd: int, name: bytes, path: bytes, found: os.stat_result) -> None:
+        """Add a regular file of which nothing is known."""
         fd = os.open(name, OPEN_FILE, dir_fd=dir_fd)
         try:
-            return self._digests.of(fd, os.fstat(fd))
+            now = os.fstat(fd)
+            xattrs = read_xattrs(fd)
+            content = self._digests.find(now)
+            if content is None:
+                content = read_digest(fd)
+                self._digests.add(now, content, is_plain=not xattrs)
         finally:
             os.close(fd)
+        self.add(path, found, content=content, xattrs=xattrs)
 
     def text(self, data: bytes) -> None:
         self._hash.update(len(data).to_bytes(4, "big") + data)
+
+
+def _xattrs_of(dir_fd: int, name: bytes) -> dict[bytes, bytes]:
+    return read_xattrs(b"/proc/self/fd/%d/%s" % (dir_fd, name))
 
 
 def hash_copies(

@@ -23,13 +23,15 @@ SPARE = 10_000
 """Digests that may be left of files that were not met."""
 
 
-class _Known(msgspec.Struct, frozen=True, array_like=True):
+class Known(msgspec.Struct, frozen=True, array_like=True):
     device: int
     size: int
     modified: int
     changed: int
     """Nanoseconds since the epoch."""
     digest: bytes
+    is_plain: bool = False
+    """Whether the file is known to have no extended attributes; a new one changes its time."""
 
 
 class FileDigests:
@@ -40,7 +42,7 @@ class FileDigests:
         """``private``: nobody else changes these files; else one that was changed just now is not
         remembered, since another change may not show."""
         self._path, self.is_private = path, private
-        self._known: dict[int, _Known] = {}
+        self._known: dict[int, Known] = {}
         self._met: set[int] = set()
         self._is_new = False
         self.size = 0
@@ -48,37 +50,35 @@ class FileDigests:
         if path:
             # a file that is missing, or of another version, knows nothing
             with contextlib.suppress(OSError, msgspec.MsgspecError), open(path, "rb") as file:
-                self._known = msgspec.msgpack.decode(file.read(), type=dict[int, _Known])
+                self._known = msgspec.msgpack.decode(file.read(), type=dict[int, Known])
 
     def find(self, found: os.stat_result) -> bytes | None:
+        """The digest of a file's content."""
+        known = self.known(found)
+        return None if known is None else known.digest
+
+    def known(self, found: os.stat_result) -> Known | None:
         known = self._known.get(found.st_ino)
         if known is None or (known.device, known.size, known.modified, known.changed) != (
             found.st_dev, found.st_size, found.st_mtime_ns, found.st_ctime_ns,
         ):  # fmt: skip
             return None
         self._met.add(found.st_ino)
-        return known.digest
+        return known
 
-    def add(self, found: os.stat_result, digest: bytes) -> None:
-        """``found``: as the file was before its content was read."""
+    def add(self, found: os.stat_result, digest: bytes, *, is_plain: bool = False) -> None:
+        """``found``: as the file was before its content was read. ``is_plain``: it was seen to
+        have no extended attributes since."""
         latest = max(found.st_mtime_ns, found.st_ctime_ns)
         recent = RECENT if latest % 1_000_000_000 else 2_000_000_000
         if not self.is_private and time.time_ns() - latest < recent:
             return
-        self._known[found.st_ino] = _Known(
-            found.st_dev, found.st_size, found.st_mtime_ns, found.st_ctime_ns, digest
+        self._known[found.st_ino] = Known(
+            found.st_dev, found.st_size, found.st_mtime_ns, found.st_ctime_ns, digest, is_plain
         )
         self._met.add(found.st_ino)
         self._is_new = True
         self.size += found.st_size
-
-    def of(self, fd: int, found: os.stat_result) -> bytes:
-        """The digest of the open file ``fd``, which ``found`` is about; read if it is not known."""
-        digest = self.find(found)
-        if digest is None:
-            digest = read_digest(fd)
-            self.add(found, digest)
-        return digest
 
     def save(self) -> None:
         if not self._path or not self._is_new:

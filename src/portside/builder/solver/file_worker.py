@@ -23,11 +23,13 @@ from portside.builder.llb import (
     UserOpt,
 )
 from portside.builder.solver.content_hash import ContentHash
+from portside.builder.solver.copied_layers import EarlierLayer, MadeFiles
 from portside.builder.solver.copy_selection import NOTHING, Selected, Selection, followed
 from portside.builder.solver.file_digests import FileDigests
-from portside.builder.solver.job_values import Placed
+from portside.builder.solver.job_values import Earlier, Placed
 from portside.builder.solver.tree_copier import (
     CREATE,
+    Copies,
     Owner,
     TreeCopier,
     WritableRoot,
@@ -48,7 +50,8 @@ from portside.store.trees import OPEN_FILE, copy_into, remove
 def run_file_op(
     rootfs: Rootfs, actions: Sequence[Placed], sources: Sequence[Rootfs], limits: Limits, *,
     ignores: Sequence[Sequence[str]] = (), digests: Sequence[str] = (),
-    private: Sequence[bool] = (), keep: Sequence[str] = (),
+    private: Sequence[bool] = (), keep: Sequence[str] = (), earlier: Earlier | None = None,
+    made: str = "",
 ) -> tuple[FileDigests, str]:  # fmt: skip
     """The digests of the files made, and what was copied (``Sealed.sources``). See
     :class:`portside.builder.solver.build_jobs.RunFileOp`."""
@@ -61,9 +64,11 @@ def run_file_op(
     ]
     copies = FileDigests(private=True)
     kept = frozenset(os.fsencode(path.strip("/")) for path in keep)
+    before, files = EarlierLayer(earlier), MadeFiles()
     copied: list[tuple[str, str]] = []
     with ExitStack() as opened:
         try:
+            opened.callback(before.close)
             root = opened.enter_context(contextlib.closing(WritableRoot(rootfs)))
             roots = [opened.enter_context(closing(open_root(each))) for each in sources]
             for placed in actions:
@@ -72,7 +77,8 @@ def run_file_op(
                 if number >= 0:
                     ignored = Ignore(ignores[number] if ignores else ())
                     source = Source(roots[number], ignored, known[number])
-                FileWorker(root, source, limits, copied, copies, kept).run(placed.action)
+                made_by = Copies(copies, before, files)
+                FileWorker(root, source, limits, copied, made_by, kept).run(placed.action)
         except OSError as err:
             where = err.filename if isinstance(err.filename, str) else ""
             if isinstance(err.filename, bytes):
@@ -81,6 +87,9 @@ def run_file_op(
             raise SystemFailure(f"{where}: {err.strerror}{hint}") from err
     for each in known:
         each.save()
+    if all(isinstance(each.action, CopyAction) and not each.action.attempt_unpack
+           for each in actions):  # fmt: skip
+        files.save(made)
     return copies, _named(copied)
 
 
@@ -101,7 +110,8 @@ def snapshot_context(
             wanted = [*include, *followed(below, follow)]
             action = CopyAction(src="/", dest="/", exclude=tuple(ignore))
             absent = Ignore(["**", *(f"!{pattern}" for pattern in wanted)])
-        copier = TreeCopier(root, action, (0, 0), ContentHash(owners=False), nothing, nothing)
+        copies = Copies(nothing)
+        copier = TreeCopier(root, action, (0, 0), ContentHash(owners=False), nothing, copies)
         for selected in Selection(below, action, absent):
             copier.directory(selected, os.open(target, OPEN_DIR), keep_top=True)
 
@@ -127,7 +137,7 @@ class FileWorker:
 
     def __init__(
         self, root: WritableRoot, source: Source, limits: Limits, copied: list[tuple[str, str]],
-        copies: FileDigests, keep: Collection[bytes] = (),
+        copies: Copies, keep: Collection[bytes] = (),
     ) -> None:  # fmt: skip
         """``copied`` gets kind and digest of what was copied, ``copies`` the files made. ``keep``:
         see :func:`run_file_op`."""

@@ -27,6 +27,14 @@ class Sealed(msgspec.Struct, frozen=True):
     the classic builder's history names them."""
 
 
+class Earlier(msgspec.Struct, frozen=True):
+    """The layer that a file operation made when it was carried out the last time."""
+
+    directory: str
+    digests: str
+    """File with the digests of its files."""
+
+
 class Placed(msgspec.Struct, frozen=True):
     """An action with the root that it copies from, by number; -1 for none."""
 

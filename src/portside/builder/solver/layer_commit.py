@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from portside.builder.solver.build_jobs import RunFileOp, SealLayer
-from portside.builder.solver.job_values import Placed, Sealed
+from portside.builder.solver.job_values import Earlier, Placed, Sealed
 from portside.builder.solver.solver import Made
 from portside.builder.solver.tree import Tree
 from portside.model.digest import Digest
@@ -41,7 +41,8 @@ class LayerCommitter:
     async def file_op(
         self, identifier: str, below: Tree, actions: Sequence[Placed],
         sources: Sequence[Rootfs], ignores: Sequence[tuple[str, ...]], digests: Sequence[str],
-        private: Sequence[bool], keep: Sequence[str] = (),
+        private: Sequence[bool], keep: Sequence[str] = (), earlier: Earlier | None = None,
+        made: str = "",
     ) -> Made:  # fmt: skip
         """Carry file actions out above ``below``."""
         writables = self._store.writables
@@ -50,7 +51,7 @@ class LayerCommitter:
             rootfs=writables.rootfs(identifier), base=writables.base(identifier), target=target,
             limits=self._store.layers.limits, actions=tuple(actions), sources=tuple(sources),
             ignores=tuple(ignores), digests=tuple(digests),
-            private=tuple(private), keep=tuple(keep),
+            private=tuple(private), keep=tuple(keep), earlier=earlier, made=made,
         )  # fmt: skip
         return await self._sealed(identifier, below, job, target)
 

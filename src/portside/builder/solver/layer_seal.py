@@ -41,31 +41,22 @@ def seal(
     size = measure(upper)
     is_overlay = rootfs.driver == "overlay"
     target = "" if is_overlay and size > SMALL else target
-    packed = pack(lambda out: pack_changes(rootfs, base, out), target, "gzip")
+    hasher = None
+    if is_overlay and size - digests.size <= CONTENT_LIMIT:
+        hasher = ContentHash(digests=digests)
+    watcher = None if hasher is None else hasher.packed
+    packed = pack(lambda out: pack_changes(rootfs, base, out, watcher=watcher), target, "gzip")
     has_holes = packed.plain_size < size  # what counts as a hole may be another thing later
     is_noise = is_overlay and not target and packed.gain < GAIN and not has_holes
-    content = packed.diff_id
-    if is_overlay and size - digests.size <= CONTENT_LIMIT:
-        content = _content(upper, digests)
     return Sealed(
         diff_id=packed.diff_id,
         digest=packed.digest,
         size=packed.size,
-        content=content,
+        content=packed.diff_id if hasher is None else hasher.hexdigest(),
         tree_size=size,
         is_empty=packed.plain_size <= EMPTY_SIZE,
         tar_size=packed.plain_size if is_noise else 0,
     )
-
-
-def _content(upper: str, digests: FileDigests) -> str:
-    fd = os.open(upper, OPEN_DIR)
-    try:
-        hasher = ContentHash(digests=digests)
-        hasher.tree(fd, b"")
-        return hasher.hexdigest()
-    finally:
-        os.close(fd)
 
 
 def _drop_stubs(rootfs: Rootfs, base: str, stubs: tuple[str, ...]) -> None:

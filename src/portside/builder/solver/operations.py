@@ -274,15 +274,25 @@ class OperationSet:
         ]
         identifier = new_id()
         writables = self._store.writables
+        copied = self._directories.copied
+        key = digest_of("copied", below.chain, msgspec.json.encode(actions).decode(), *keep)
+        earlier = copied.find(key, self._store.layers.layers_dir)
+        files = copied.new_file()
         chain = Digest(below.chain) if below.chain else None
         await writables.create_copy(identifier, chain, for_build=True)
         try:
             ignores = [known[number].ignore for number in needed]
             digests = [self._digests(known[number]) for number in needed]
             private = [_is_private(known[number]) for number in needed]
-            return await self._committer.file_op(
-                identifier, below, actions, sources, ignores, digests, private, keep
-            )
+            made = await self._committer.file_op(
+                identifier, below, actions, sources, ignores, digests, private, keep, earlier,
+                str(files),
+            )  # fmt: skip
+            copied.keep(key, made.outputs[0].chain, files)
+            return made
+        except BaseException:
+            files.unlink(missing_ok=True)
+            raise
         finally:
             writables.remove(identifier)
             self._store.trash.discard(writables.containers_dir / identifier)

@@ -7,7 +7,8 @@ made in the layer directly; the overlay must be mounted afresh before it is look
 (overlayfs.rst, "Changes to underlying filesystems"). Names that are there are replaced through
 the overlay, which knows about whiteouts and copying up.
 
-A large file of the engine's own copy of a context is not copied but linked into the layer, where
+A file that has not changed since the same copy was made before is linked from the layer that it
+made then. A large file of the engine's own copy of a context is linked into the layer, too, where
 its attributes are the wanted ones: neither is ever written to again. A file is linked once, so that
 no tree has two names that are one file unless the source had.
 """
@@ -19,10 +20,11 @@ import hashlib
 import os
 import stat
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from portside.builder.llb import CopyAction
 from portside.builder.solver.content_hash import ContentHash
+from portside.builder.solver.copied_layers import EarlierLayer, MadeFiles
 from portside.builder.solver.copy_selection import Entry, Selected
 from portside.builder.solver.file_digests import FileDigests, read_digest
 from portside.builder.solver.mode_text import mode_change
@@ -59,13 +61,14 @@ class WritableRoot:
             self._is_stale = False
         return self._fd
 
-    def layer_directory(self, fd: int) -> int:
-        """The writable layer's own directory behind one of the root, which is copied up."""
+    def layer_directory(self, fd: int) -> tuple[int, bytes]:
+        """The writable layer's own directory behind one of the root, which is copied up, and its
+        path in the layer."""
         if self._upper < 0:
-            return os.dup(fd)
+            return os.dup(fd), b""
         os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
         path = os.readlink(b"/proc/self/fd/%d" % fd).lstrip(b"/")
-        return openat2(self._upper, path or b".", OPEN_DIR, resolve=BELOW)
+        return openat2(self._upper, path or b".", OPEN_DIR, resolve=BELOW), path
 
     @property
     def is_layer(self) -> bool:
@@ -95,11 +98,31 @@ class _Level:
     has_setgid: bool
     found: os.stat_result | None = None
     """The source's attributes, whose times it gets at the end."""
+    inside: bytes = b""
+    """Its path in the layer."""
+    earlier: int = -1
+    """The same directory in the layer that this copy made before; -1 if that has none."""
+
+    def path_of(self, name: bytes) -> bytes:
+        """A file's path in the layer."""
+        return self.inside + b"/" + name if self.inside else name
 
     def close(self) -> None:
         os.close(self.layer)
+        if self.earlier >= 0:
+            os.close(self.earlier)
         if self.fd != self.layer:
             os.close(self.fd)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What is made, and what was made before."""
+
+    digests: FileDigests
+    """Gets the digests of the files."""
+    earlier: EarlierLayer = field(default_factory=lambda: EarlierLayer(None))
+    files: MadeFiles = field(default_factory=MadeFiles)
 
 
 class TreeCopier:
@@ -107,9 +130,9 @@ class TreeCopier:
 
     def __init__(
         self, root: WritableRoot, action: CopyAction, owner: Owner, digest: ContentHash,
-        source: FileDigests, copies: FileDigests, keep: Collection[bytes] = (),
+        source: FileDigests, copies: Copies, keep: Collection[bytes] = (),
     ) -> None:  # fmt: skip
-        """``source`` has the known digests of the source's files, ``copies`` gets the copies' ones.
+        """``source`` has the known digests of the source's files.
         ``keep``: directories that stay what they are where the root has them, or a link to one."""
         self._root, self._action, self._owner, self._digest = root, action, owner, digest
         self._source, self._copies = source, copies
@@ -146,7 +169,7 @@ class TreeCopier:
         """Copy something other than a directory as ``name`` into ``above``, which is closed."""
         level = _Level(b"", above, above, {name}, True)
         try:
-            level.layer = self._root.layer_directory(above)
+            level.layer, level.inside = self._root.layer_directory(above)
             if _is_free(above, name) and _is_free(level.layer, name):  # where a whiteout may be
                 level.names = set()
             for entry in selected.walk():
@@ -160,13 +183,14 @@ class TreeCopier:
     def _enter(self, path: bytes, fd: int, found: os.stat_result | None) -> None:
         """Continue in a directory that the root has; ``fd`` is closed whatever happens."""
         try:
-            layer = self._root.layer_directory(fd)
+            layer, inside = self._root.layer_directory(fd)
         except BaseException:
             os.close(fd)
             raise
+        earlier = _below(self._copies.earlier.fd, inside or b".")
         names = {os.fsencode(text) for text in os.listdir(fd)}
         has_setgid = bool(os.fstat(fd).st_mode & stat.S_ISGID)
-        self._levels.append(_Level(path, fd, layer, names, has_setgid, found))
+        self._levels.append(_Level(path, fd, layer, names, has_setgid, found, inside, earlier))
 
     def _go(self, path: bytes) -> None:
         """Move to a directory of the copy; directories that are left get their times. A directory
@@ -201,7 +225,9 @@ class TreeCopier:
         if name not in level.names:
             os.mkdir(name, 0o700, dir_fd=level.layer)
             fd = os.open(name, OPEN_DIR | os.O_NOFOLLOW, dir_fd=level.layer)
-            self._levels.append(_Level(path, fd, fd, set(), level.has_setgid, found))
+            inside, earlier = level.path_of(name), _below(level.earlier, name)
+            new = _Level(path, fd, fd, set(), level.has_setgid, found, inside, earlier)
+            self._levels.append(new)
             return fd
         kind = os.stat(name, dir_fd=level.fd, follow_symlinks=False).st_mode
         if stat.S_ISLNK(kind) and path in self._keep:
@@ -222,10 +248,15 @@ class TreeCopier:
         if name in level.names:
             above = level.fd
             make_room(above, name, os.fsdecode(entry.path or name))
+            self._copies.files.forget(level.path_of(name))
         if entry.found.st_nlink > 1 and entry.path and self._linked(entry, level, above, name):
             self._add_to_digest(entry)
         elif stat.S_ISREG(kind):
-            self._file(entry, level, above, name)
+            content = self._unchanged(entry, level, name) if above == level.layer else None
+            if content is None:
+                self._file(entry, level, above, name)
+            else:
+                self._digest.add(entry.path, entry.found, content=content)
         elif stat.S_ISLNK(kind):
             self._add_to_digest(entry)
             os.symlink(os.readlink(entry.name, dir_fd=entry.dir_fd), name, dir_fd=above)
@@ -276,12 +307,41 @@ class TreeCopier:
                 os.fchmod(target, stat.S_IMODE(changed.st_mode))
                 _set_xattrs(target, xattrs)
                 self._times(target, found)
-                self._copies.add(os.fstat(target), content)
+                self._copies.digests.add(os.fstat(target), content)
             finally:
                 os.close(target)
+            if above == level.layer and not xattrs:
+                self._copies.files.add(level.path_of(name), content)
         finally:
             os.close(source)
         self._digest.add(entry.path, found, content=content, xattrs=xattrs)
+
+    def _unchanged(self, entry: Entry, level: _Level, name: bytes) -> bytes | None:
+        """Link a file that is as it was when this copy was made before; its content's digest, None
+        where it has to be copied."""
+        if level.earlier < 0 or (known := self._source.known(entry.found)) is None:
+            return None
+        path, earlier = level.path_of(name), self._copies.earlier
+        if not known.is_plain or earlier.digest(path) != known.digest:
+            return None
+        wanted, stamp = self._changed(entry.found), self._action.timestamp
+        try:
+            there = os.stat(name, dir_fd=level.earlier, follow_symlinks=False)
+            if (
+                there.st_mode, there.st_uid, there.st_gid, there.st_size, there.st_mtime_ns,
+            ) != (
+                wanted.st_mode, wanted.st_uid, wanted.st_gid, wanted.st_size,
+                stamp if stamp >= 0 else wanted.st_mtime_ns,
+            ):  # fmt: skip
+                return None
+            os.link(name, name, src_dir_fd=level.earlier, dst_dir_fd=level.layer,
+                    follow_symlinks=False)  # fmt: skip
+        except OSError:  # the layer was removed, or there are too many links
+            return None
+        made = os.stat(name, dir_fd=level.layer, follow_symlinks=False)
+        self._copies.digests.add(made, known.digest)
+        self._copies.files.add(path, known.digest)
+        return known.digest
 
     def _shared(
         self, source: int, found: os.stat_result, level: _Level, name: bytes
@@ -306,7 +366,7 @@ class TreeCopier:
             os.unlink(name, dir_fd=level.layer)
             return None
         self._source.add(linked, content)
-        self._copies.add(linked, content)
+        self._copies.digests.add(linked, content)
         return content
 
     def _data(self, source: int, target: int, found: os.stat_result) -> bytes:
@@ -362,6 +422,16 @@ class TreeCopier:
         stamp = self._action.timestamp
         value = (stamp, stamp) if stamp >= 0 else (found.st_atime_ns, found.st_mtime_ns)
         os.utime(fd, ns=value)
+
+
+def _below(fd: int, path: bytes) -> int:
+    """A directory beneath one that may be missing (-1); -1 if it is not there."""
+    if fd < 0:
+        return -1
+    try:
+        return openat2(fd, path, OPEN_DIR | os.O_NOFOLLOW, resolve=BELOW)
+    except OSError:
+        return -1
 
 
 def _is_free(dir_fd: int, name: bytes) -> bool:

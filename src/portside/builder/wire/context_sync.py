@@ -334,7 +334,8 @@ class _Sync:
             if key.startswith("user."):
                 os.setxattr(fd, key, value)
         os.utime(fd, ns=(entry.modTime, entry.modTime))
-        self._digests.add(os.fstat(fd), incoming.digest.digest())
+        is_plain = not entry.xattrs
+        self._digests.add(os.fstat(fd), incoming.digest.digest(), is_plain=is_plain)
         self._open_files.discard(fd)
         os.close(fd)
 
