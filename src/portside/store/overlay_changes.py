@@ -218,7 +218,7 @@ def pack_changes(
     rootfs: Rootfs, base: str, out: int, latest: int | None = None, watcher: Watcher | None = None
 ) -> int:
     """Write a container's changes as a layer; no time after ``latest`` (nanoseconds). With overlay
-    ``watcher`` is told of all that is in the layer; of a deletion as a file of its name in the
+    ``watcher`` is called for all that is in the layer; for a deletion with its name in the
     archive."""
     writer = TarWriter(out, latest)
     writer.watcher = watcher

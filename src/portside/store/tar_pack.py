@@ -39,7 +39,7 @@ KINDS = {
 
 
 class Watcher(Protocol):
-    """Told of every entry of a tree as it is packed, in the archive's order."""
+    """Called with every entry of a tree as it is packed, in the archive's order."""
 
     def __call__(
         self, path: bytes, found: os.stat_result, link: bytes, xattrs: Mapping[bytes, bytes],

@@ -104,7 +104,7 @@ class MadeFiles:
         self._digests.pop(path, None)
 
     def save(self, path: str) -> None:
-        """Write them for :class:`EarlierLayer` if they are worth it; a full disk is no error."""
+        """Write them for :class:`EarlierLayer` if there are many; a full disk raises nothing."""
         if not path or len(self._digests) < FEWEST:
             return
         try:

@@ -64,6 +64,8 @@ def run_file_op(
     ]
     copies = FileDigests(private=True)
     kept = frozenset(os.fsencode(path.strip("/")) for path in keep)
+    if rootfs.driver != "overlay":
+        earlier, made = None, ""  # there the root has the files of all layers
     before, files = EarlierLayer(earlier), MadeFiles()
     copied: list[tuple[str, str]] = []
     with ExitStack() as opened:
