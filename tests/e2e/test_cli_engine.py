@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -201,20 +202,124 @@ def test_what_is_not_built_says_so(words: str, advice: str) -> None:
     assert "is not supported" in done.stderr and advice in done.stderr
 
 
-def test_an_image_for_another_platform_is_pulled(two: tuple[FakeEngine, FakeEngine]) -> None:
+@pytest.mark.parametrize("given", [["--platform", "linux/arm64"], []])
+@pytest.mark.parametrize("text", [
+    "its platform (linux/amd64) does not match the specified platform (linux/arm64)",
+    "does not provide the specified platform (linux/arm64)",
+])  # fmt: skip
+def test_an_image_for_another_platform_is_pulled(
+    two: tuple[FakeEngine, FakeEngine], text: str, given: list[str]
+) -> None:
+    """The platform is that of the flag, else that of DOCKER_DEFAULT_PLATFORM."""
     first, _ = two
     answers = [
-        Answer(404, {"message": "image with reference i was found but its platform (linux/amd64) "
-                                "does not match the specified platform (linux/arm64)"}),
+        Answer(404, {"message": f"image with reference i was found but {text}"}),
         Answer(201, {"Id": "c" * 64, "Warnings": []}),
     ]  # fmt: skip
     first.answers["POST", "/containers/create"] = lambda asked: answers.pop(0)
     first.answers["POST", "/images/create"] = Answer(body=b'{"status":"ok"}\r\n')
-    done = call(PORTSIDE, "create", "--platform", "linux/arm64", "i",
-                env={"DOCKER_HOST": first.host})  # fmt: skip
+    default = "linux/386" if given else "linux/arm64"
+    done = call(PORTSIDE, "create", *given, "i",
+                env={"DOCKER_HOST": first.host, "DOCKER_DEFAULT_PLATFORM": default})  # fmt: skip
     assert done.stdout == "c" * 64 + "\n"
-    pulled = [asked for asked in first.asked if asked.path == "/images/create"]
-    assert pulled[0].query["platform"] == ["linux/arm64"]
+    asked = [each for each in first.asked if each.path in ("/images/create", "/containers/create")]
+    assert [each.query["platform"] for each in asked] == [["linux/arm64"]] * 3
+    done = call(PORTSIDE, "create", "i",
+                env={"DOCKER_HOST": first.host, "DOCKER_DEFAULT_PLATFORM": "bogus"})  # fmt: skip
+    assert done.stderr.startswith(
+        'portside: error parsing specified platform: "bogus": unknown operating system or '
+        "architecture: invalid argument\n"
+    )
+
+
+@pytest.mark.parametrize("words", ["pull i", "push i", "run i", "create i"])
+def test_signatures_that_are_asked_for_are_refused(
+    two: tuple[FakeEngine, FakeEngine], words: str
+) -> None:
+    first, _ = two
+    env = {"DOCKER_HOST": first.host, "DOCKER_CONTENT_TRUST": "1"}
+    done = call(PORTSIDE, *words.split(), env=env)
+    assert done.returncode and "signatures are not supported" in done.stderr
+    assert not [asked for asked in first.asked if asked.method == "POST"]
+    verb, image = words.split()
+    for more in (["--disable-content-trust", image], [f"{image}@sha256:{'a' * 64}"]):
+        done = call(PORTSIDE, verb, *more, env=env)
+        assert "signatures" not in done.stderr
+
+
+def test_tls_files_are_looked_for_before_the_engine(
+    two: tuple[FakeEngine, FakeEngine], tmp_path: Path
+) -> None:
+    """As docker does, also for a socket, which does not use them."""
+    first, _ = two
+    env = {"DOCKER_HOST": first.host, "DOCKER_CONFIG": str(tmp_path)}
+    said = (
+        "Failed to initialize: unable to resolve docker endpoint: open {}: "
+        "no such file or directory\n"
+    )
+    for words, more, path in (
+        (["--tlsverify"], {}, f"{tmp_path}/ca.pem"),
+        ([], {"DOCKER_TLS_VERIFY": "1"}, f"{tmp_path}/ca.pem"),
+        ([], {"DOCKER_TLS": "1", "DOCKER_CERT_PATH": "/nowhere"}, "/nowhere/ca.pem"),
+        (["--tls", "--tlscacert", "/nowhere"], {}, "/nowhere"),
+    ):
+        done = call(PORTSIDE, *words, "ps", env={**env, **more})
+        assert (done.returncode, done.stderr) == (1, said.format(path))
+    assert not first.asked
+
+
+def test_contexts_that_cannot_be_made(tmp_path: Path) -> None:
+    """Nothing is left of them; DOCKER_HOST goes before DOCKER_CONTEXT."""
+    env = {"DOCKER_CONFIG": str(tmp_path)}
+    for setting, why in (
+        ("host=tcp://h:1,ca=/nowhere", "open /nowhere: no such file or directory"),
+        ("bogus=1", "unrecognized config key: bogus"),
+    ):
+        done = call(PORTSIDE, "context", "create", "some", "--docker", setting, env=env)
+        assert done.stderr == f"unable to create docker endpoint config: {why}\n"
+    assert call(PORTSIDE, "context", "ls", "-q", env=env).stdout == "default\n"
+    env["DOCKER_CONTEXT"] = "some"
+    assert call(PORTSIDE, "context", "show", env=env).stdout == "some\n"
+    env["DOCKER_HOST"] = "unix:///nowhere"
+    assert call(PORTSIDE, "context", "show", env=env).stdout == "default\n"
+
+
+PLUGIN = """#!/bin/sh
+if [ "$1" = docker-cli-plugin-metadata ]; then
+    echo '{"SchemaVersion": "0.1.0", "Vendor": "Somebody", "ShortDescription": "Does it"}'
+else
+    echo "$DOCKER_HOST" "$@"
+    exit 4
+fi
+"""
+
+
+def test_plugins_of_docker(tmp_path: Path) -> None:
+    """They are run with the whole command line, listed in the help and in ``info``."""
+    folders = [tmp_path / "cli-plugins", tmp_path / "more"]
+    for folder, name, text in (
+        (0, "does", PLUGIN), (1, "more", PLUGIN), (0, "broken", "#!/bin/sh\necho hi\n"),
+        (0, "ps", PLUGIN),
+    ):  # fmt: skip
+        folders[folder].mkdir(exist_ok=True)
+        path = folders[folder] / f"docker-{name}"
+        path.write_text(text)
+        path.chmod(0o755)
+    (folders[0] / "docker-closed").write_text(PLUGIN)
+    (tmp_path / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": [str(folders[1])]}))
+    env = {"DOCKER_CONFIG": str(tmp_path), "DOCKER_HOST": "unix:///nowhere"}
+    done = call(PORTSIDE, "--debug", "does", "a", "--b", env=env)
+    assert (done.returncode, done.stdout) == (4, "unix:///nowhere --debug does a --b\n")
+    assert call(PORTSIDE, "more", env=env).stdout == "unix:///nowhere more\n"
+    assert call(PORTSIDE, "help", "more", env=env).stdout == "unix:///nowhere help more\n"
+    for name in ("broken", "closed", "../more", "never"):
+        assert f"unknown command: portside {name}" in call(PORTSIDE, name, env=env).stderr
+    assert "Is the engine running?" in call(PORTSIDE, "ps", env=env).stderr
+    text = call(PORTSIDE, "--help", env=env).stdout
+    assert re.search(r"^  does\* +Does it$", text, re.M)
+    assert re.search(r"^Invalid Plugins:\n  broken +invalid metadata", text, re.M)
+    shown = "{{range .ClientInfo.Plugins}}{{.Name}} {{.Path}};{{end}}"
+    assert f"does {folders[0]}/docker-does;" in call(PORTSIDE, "info", "-f", shown, env=env).stdout
 
 
 def test_an_older_engine_is_spoken_to_in_its_version(two: tuple[FakeEngine, FakeEngine]) -> None:

@@ -83,3 +83,8 @@ NOT_BUILT = {
 
 MODULES = {name: module for module, names in _FAMILIES.items() for name in names.split(", ")}
 """Name of the module by full name of the verb."""
+
+
+def own_names() -> frozenset[str]:
+    """First words that no plugin can take."""
+    return frozenset((*MODULES, *GROUPS, *ELSEWHERE, *NOT_BUILT))

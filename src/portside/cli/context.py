@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Meta = dict[str, Any]
 
 _TLS_FILES = ("ca", "cert", "key")
+_NO_ENDPOINT = "unable to create docker endpoint config: "
 
 
 def _key(name: str) -> str:
@@ -71,10 +72,14 @@ def _all(session: Session) -> list[Meta]:
 
 def current(session: Session) -> str:
     """The context in force; ``DOCKER_HOST`` overrides what was chosen with ``use``."""
-    chosen = session._where[1] or os.environ.get("DOCKER_CONTEXT", "")
-    if chosen or os.environ.get("DOCKER_HOST"):
-        return chosen or DEFAULT_CONTEXT
-    return session.config.text("currentContext") or DEFAULT_CONTEXT
+    host, chosen, _ = session._where
+    if chosen:
+        return chosen
+    if host or os.environ.get("DOCKER_HOST"):
+        return DEFAULT_CONTEXT
+    return (
+        os.environ.get("DOCKER_CONTEXT") or session.config.text("currentContext") or DEFAULT_CONTEXT
+    )
 
 
 _COLUMNS: Columns = {
@@ -201,7 +206,7 @@ def _endpoint_values(options: Options) -> dict[str, str]:
         for part in f"{name}={value}".split(","):
             key, _, setting = part.partition("=")
             if key not in ("host", "from", "skip-tls-verify", *_TLS_FILES):
-                raise InvalidParameter(f"unrecognized config key: {key}")
+                raise InvalidParameter(f"{_NO_ENDPOINT}unrecognized config key: {key}")
             found[key] = setting
     return found
 
@@ -215,20 +220,29 @@ def _write(session: Session, name: str, meta: Meta, values: dict[str, str]) -> N
         docker["SkipTLSVerify"] = parse_bool(values["skip-tls-verify"])
     docker.setdefault("Host", f"unix://{default_socket()}")
     docker.setdefault("SkipTLSVerify", False)
+    files = {kind: _content(values[kind]) for kind in _TLS_FILES if values.get(kind)}
     directory = _meta_directory(session, name)
     os.makedirs(directory, mode=0o755, exist_ok=True)
     with open(f"{directory}/meta.json", "w") as file:
         file.write(jsontext.dumps(meta))
-    files = {kind: values[kind] for kind in _TLS_FILES if values.get(kind)}
     if files:
         tls = f"{_tls_directory(session, name)}/docker"
         os.makedirs(tls, mode=0o700, exist_ok=True)
-        for kind, path in files.items():
-            try:
-                shutil.copyfile(os.path.expanduser(path), f"{tls}/{kind}.pem")
-            except OSError as err:
-                raise InvalidParameter(f"{kind}: {path}: {err.strerror}") from err
-            os.chmod(f"{tls}/{kind}.pem", 0o600)
+        for kind, content in files.items():
+            fd = os.open(f"{tls}/{kind}.pem", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(fd, "wb") as pem:
+                pem.write(content)
+
+
+def _content(path: str) -> bytes:
+    """A TLS file's content. Raises InvalidParameter."""
+    path = os.path.expanduser(path)
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as err:
+        why = (err.strerror or "").lower()
+        raise InvalidParameter(f"{_NO_ENDPOINT}open {path}: {why}") from None
 
 
 def check_new(session: Session, name: str) -> None:
@@ -271,7 +285,7 @@ def create(session: Session, options: Options, arguments: list[str]) -> None:
 def update(session: Session, options: Options, arguments: list[str]) -> None:
     name = arguments[0]
     if name == DEFAULT_CONTEXT:
-        raise InvalidParameter('context "default" cannot be changed')
+        raise InvalidParameter('"default" is a reserved context name')
     meta = _read(session, name)
     if options.given("description"):
         meta.setdefault("Metadata", {})["Description"] = options.text("description")
@@ -288,14 +302,15 @@ def rm(session: Session, options: Options, arguments: list[str]) -> int:
     def act(name: str) -> None:
         if name == DEFAULT_CONTEXT:
             raise InvalidParameter('context "default" cannot be removed')
-        if not os.path.exists(_meta_directory(session, name)):
+        is_current = name == current(session)
+        if not is_current and not os.path.exists(_meta_directory(session, name)):
             raise NotFound(f'context "{name}" does not exist')
-        if name == current(session):
+        if is_current:
             if not options.flag("force"):
                 raise Conflict(f'context "{name}" is in use, set -f flag to force remove')
             session.config.values.pop("currentContext", None)
             session.config.save()
-        shutil.rmtree(_meta_directory(session, name))
+        shutil.rmtree(_meta_directory(session, name), ignore_errors=is_current)
         shutil.rmtree(_tls_directory(session, name), ignore_errors=True)
 
     return session.each(arguments, act)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from portside.cli import platform_flag
 from portside.cli.session import Failed
 from portside.cli.verb import verb
 from portside.client.client import path_of
@@ -45,7 +46,7 @@ def import_(session: Session, options: Options, arguments: list[str]) -> None:
         "tag": tag or None,
         "message": options.text("message") or None,
         "changes": options.many("change"),
-        "platform": options.text("platform") or None,
+        "platform": platform_flag.wanted(options) or None,
     }
     client = session.client
     if query["fromSrc"] != "-":

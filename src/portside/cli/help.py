@@ -8,6 +8,10 @@ from portside.cli.verb_table import GLOBAL, load
 from portside.flags.help_text import of_flags
 from portside.flags.table import read_table
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 ABOUT = "A container engine: Docker's commands, and a few of its own"
 
 
@@ -65,15 +69,19 @@ def top_level() -> list[str]:
     return sorted([*names, *commands.ELSEWHERE])
 
 
-def of_root(program: str) -> str:
-    """``portside --help``."""
+def of_root(program: str, plugins: Sequence[Mapping[str, str]] = ()) -> str:
+    """``portside --help``. ``plugins``: what they say of themselves, marked as docker does."""
     common = [(name, first_line(name)) for name in commands.COMMON]
     others = [(name, first_line(name)) for name in top_level() if name not in commands.COMMON]
+    works = [each for each in plugins if "Err" not in each]
+    others += [(f"{each['Name']}*", each.get("ShortDescription", "")) for each in works]
+    invalid = [(each["Name"], each["Err"]) for each in plugins if "Err" in each]
+    broken = f"Invalid Plugins:\n{_list(invalid)}\n\n" if invalid else ""
     return (
         f"Usage:  {program} [OPTIONS] COMMAND\n\n{ABOUT}\n\n"
         f"Common Commands:\n{_list(common)}\n\n"
         f"Management Commands:\n{_list(sorted(commands.GROUPS.items()))}\n\n"
-        f"Commands:\n{_list(others)}\n\n"
+        f"Commands:\n{_list(sorted(others))}\n\n{broken}"
         f"Global Options:\n{of_flags(read_table(GLOBAL))}\n\n"
         f"Run '{program} COMMAND --help' for more information on a command.\n"
     )

@@ -25,7 +25,7 @@ def show(session: Session, format: str) -> int:
         server = session.client.get("/info")
     except PortsideError as err:
         problem = describe(err)
-    client = {
+    client: Item = {
         "Debug": session.debug,
         "Version": __version__,
         "Context": session.context,
@@ -35,6 +35,7 @@ def show(session: Session, format: str) -> int:
 
         if problem:
             server["ServerErrors"] = [problem]
+        client["Plugins"] = _plugins(session)
         print_value(session, format, {**server, "ClientInfo": client}, kind="dockerInfo")
         return 1 if problem else 0
     session.out("Client:")
@@ -146,3 +147,10 @@ def _networking(info: Item) -> list[str]:
     if (info.get("FirewallBackend") or {}).get("Driver"):
         lines.append(f" Firewall Backend: {info['FirewallBackend']['Driver']}")
     return lines
+
+
+def _plugins(session: Session) -> list[dict[str, str]]:
+    """The commands that plugins add."""
+    from portside.cli import commands, plugins
+
+    return plugins.described(session.config, commands.own_names())

@@ -50,6 +50,7 @@ def _run(program: str, words: Sequence[str]) -> int:
         from portside.cli.compose import compose_program
 
         return compose_program.standalone(words)
+    given = words
     try:
         options, words = parse(read_table(GLOBAL), words, interspersed=False)
     except HelpWanted as wanted:
@@ -74,6 +75,7 @@ def _run(program: str, words: Sequence[str]) -> int:
         return _root_help(program)
     if words[0] == "help":
         if _find(words[1:]) is None:
+            _try_plugin(program, options, words[1], given)
             sys.stderr.write(f"unknown help topic: {' '.join(words[1:])}\n")
             return 1
         words = [*words[1:], "--help"]
@@ -81,6 +83,7 @@ def _run(program: str, words: Sequence[str]) -> int:
         return _compose(program, options, words[1:])
     found = _find(words)
     if found is None:
+        _try_plugin(program, options, words[0], given)
         return _unknown(program, words)
     name, rest = found
     if name in commands.GROUPS:
@@ -101,6 +104,20 @@ def _compose(program: str, options: Options, words: Sequence[str]) -> int:
     session = ComposeSession(program, **_where(options))
     session.called = f"{program} compose"
     return compose_program.run(session, words)
+
+
+def _try_plugin(program: str, options: Options, name: str, given: Sequence[str]) -> None:
+    """Become the plugin of this name; returns where there is none."""
+    from portside.client import plugin_programs
+
+    session = _session(program, options)
+    if name not in commands.NOT_BUILT and plugin_programs.find(session.config, name):
+        from portside.cli import plugins
+
+        try:
+            plugins.execute(session, name, given)
+        except PortsideError as err:
+            sys.stderr.write(f"{err}\n")
 
 
 def _problem(options: Options) -> str:
@@ -208,8 +225,22 @@ def _root_help(program: str, wanted: HelpWanted | None = None, stream: TextIO | 
     from portside.cli import help
 
     _warn_of_old_form(wanted)
-    (stream or sys.stdout).write(help.of_root(program))
+    (stream or sys.stdout).write(help.of_root(program, _plugins()))
     return 0
+
+
+def _plugins() -> list[dict[str, str]]:
+    """The commands of plugins: without one, no module is imported and nothing executed."""
+    from portside.client import plugin_programs
+    from portside.client.config import ClientConfig
+
+    config = ClientConfig()
+    own = commands.own_names()
+    if own.issuperset(plugin_programs.names(config)):
+        return []
+    from portside.cli import plugins
+
+    return plugins.described(config, own)
 
 
 def _group(program: str, name: str, rest: Sequence[str]) -> int:

@@ -82,6 +82,8 @@ def attachments(options: Options) -> list[dict[str, Any]]:
             first[key] = several
     for flag, key in (("ip", "ip"), ("ip6", "ip6"), ("mac-address", "mac")):
         if given := options.text(flag):
+            if flag == "mac-address" and not _is_mac(given):
+                raise InvalidParameter(f"{given} is not a valid mac address")
             if first.get(key):
                 raise InvalidParameter(
                     f"conflicting options: cannot specify both --{flag} and per-network "
@@ -98,6 +100,13 @@ def attachments(options: Options) -> list[dict[str, Any]]:
             "network-modes"
         )
     return found
+
+
+def _is_mac(text: str) -> bool:
+    """Two hexadecimal digits six times, with colons or hyphens between them."""
+    import re
+
+    return bool(re.fullmatch(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}", text))
 
 
 def _is_user_defined(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from portside.cli import auth, progress, references
+from portside.cli import auth, content_trust, platform_flag, progress, references
 from portside.cli.verb import verb
 from portside.client.client import filters_text, path_of
 from portside.model.errors import InvalidParameter
@@ -43,7 +43,7 @@ def pull_image(
 @verb("pull", "image pull", usage="[OPTIONS] NAME[:TAG|@DIGEST]",
       about="Download an image from a registry", arguments=(1, 1), completes="image", flags="""
   -a, --all-tags                Download every tag of the repository
-      --disable-content-trust   Accepted and ignored (default true)
+      --disable-content-trust   Do not ask for signatures, which are not supported
       --platform string         Platform to choose (OS/ARCH[/VARIANT])
   -q, --quiet                   Print the image's name only
 """)  # fmt: skip
@@ -53,7 +53,8 @@ def pull(session: Session, options: Options, arguments: list[str]) -> None:
     all_tags = options.flag("all-tags")
     if all_tags and (tag or digest):
         raise InvalidParameter("tag can't be used with --all-tags/-a")
-    if image != image.lower() or not image:  # a valid name need not be parsed here
+    content_trust.check(options, image)
+    if image != image.lower() or not image or digest:  # a valid name need not be parsed here
         references.check(image)
     if not all_tags and not tag and not digest and not options.flag("quiet"):
         session.out("Using default tag: latest")
@@ -63,7 +64,7 @@ def pull(session: Session, options: Options, arguments: list[str]) -> None:
     pull_image(
         session,
         image,
-        platform=options.text("platform"),
+        platform=platform_flag.wanted(options),
         quiet=options.flag("quiet"),
         all_tags=all_tags,
     )
@@ -74,7 +75,7 @@ def pull(session: Session, options: Options, arguments: list[str]) -> None:
 @verb("push", "image push", usage="[OPTIONS] NAME[:TAG]", about="Upload an image to a registry",
       arguments=(1, 1), completes="image", flags="""
   -a, --all-tags                Upload every tag of the repository
-      --disable-content-trust   Accepted and ignored (default true)
+      --disable-content-trust   Do not ask for signatures, which are not supported
       --platform string         Upload one platform of a multi-platform image
                                 (OS[/ARCH[/VARIANT]])
   -q, --quiet                   Print the image's name only
@@ -84,6 +85,7 @@ def push(session: Session, options: Options, arguments: list[str]) -> None:
     repository, tag, digest = references.split(image)
     if digest:
         raise InvalidParameter("cannot push a digest reference")
+    content_trust.check(options, image)
     if repository != repository.lower():  # a valid name need not be parsed here
         references.check(image)
     all_tags = options.flag("all-tags")

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import os
 
-from portside.cli import attached, container_config, references, run_flags
+from portside.cli import (
+    attached,
+    container_config,
+    content_trust,
+    platform_flag,
+    references,
+    run_flags,
+)
 from portside.cli.session import DOCKER, Failed, describe
 from portside.cli.verb import verb
 from portside.client.client import path_of
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
     from portside.cli.session import Session
     from portside.flags.table import Options
 
+_LACKING = ("No such image", "does not match the specified platform",
+            "does not provide the specified platform")  # fmt: skip
 _PULLS = ("always", "missing", "never")
 _USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"
 
@@ -66,12 +75,7 @@ def run(session: Session, options: Options, arguments: list[str]) -> int:
 
 
 def _check(options: Options) -> None:
-    platform = options.text("platform").split("/")
-    if len(platform) > 3:
-        raise InvalidParameter(
-            f'error parsing specified platform: "{options.text("platform")}": '
-            "cannot parse platform specifier: invalid argument"
-        )
+    platform_flag.checked(options)
     if options.text("pull", "missing") not in _PULLS:
         given = options.text("pull")
         raise InvalidParameter(
@@ -112,7 +116,8 @@ def _create(
 ) -> str:
     """Create the container, pulling its image as ``--pull`` says; its ID."""
     image, *command = arguments
-    if not image.islower() or " " in image:  # the engine checks the rest
+    content_trust.check(options, image)
+    if not image.islower() or " " in image or "@" in image:  # the engine checks the rest
         references.check(image)
     proxies = session.config.proxies(session.endpoint.text)
     body = container_config.build(options, image, command, proxies)
@@ -160,7 +165,10 @@ def _ask(
     session: Session, options: Options, image: str, body: dict[str, Any], clock: _Clock | None
 ) -> dict[str, Any]:
     policy = options.text("pull", "missing")
-    query = {"name": options.text("name") or None, "platform": options.text("platform") or None}
+    query = {
+        "name": options.text("name") or None,
+        "platform": platform_flag.wanted(options) or None,
+    }
     client = session.client
     if policy == "always":
         _pull(session, options, image, clock)
@@ -179,14 +187,15 @@ def _ask(
 
 def _lacks_image(message: str) -> bool:
     """Whether the image, or its content for this platform, is missing, and not another object."""
-    return "No such image" in message or "does not match the specified platform" in message
+    return any(text in message for text in _LACKING)
 
 
 def _pull(session: Session, options: Options, image: str, clock: _Clock | None) -> None:
     from portside.cli.pull_push import pull_image
 
     since = clock.now() if clock is not None else 0.0
-    pull_image(session, image, platform=options.text("platform"), quiet=options.flag("quiet"), fd=2)
+    platform = platform_flag.wanted(options)
+    pull_image(session, image, platform=platform, quiet=options.flag("quiet"), fd=2)
     if clock is not None:
         clock.within("create", "pull", since)
 

@@ -39,6 +39,14 @@ class TlsFiles:
             ca = ""
         return cls(ca, cert, key, verify)
 
+    def check(self) -> None:
+        """That the files exist, though a unix socket needs none. Raises InvalidParameter."""
+        for path in filter(None, (self.ca, self.cert, self.key)):
+            if not os.path.exists(path):
+                raise InvalidParameter(
+                    f"unable to resolve docker endpoint: open {path}: no such file or directory"
+                )
+
     def context(self) -> ssl.SSLContext:
         import ssl
 
@@ -177,10 +185,12 @@ def choose(
 ) -> Endpoint:
     """The endpoint that flags, ``DOCKER_HOST``, ``DOCKER_CONTEXT`` and, with
     ``current_context``, ``docker context use`` ask for, in this order."""
+    host = host or ("" if context else os.environ.get("DOCKER_HOST", ""))
     if host:
-        return Endpoint(host, tls or _tls_of_environment(config))
-    if not context and (host := os.environ.get("DOCKER_HOST", "")):
-        return Endpoint(host, tls or _tls_of_environment(config))
+        tls = tls or _tls_of_environment(config)
+        if tls is not None:
+            tls.check()
+        return Endpoint(host, tls)
     context = context or os.environ.get("DOCKER_CONTEXT", "")
     if not context and current_context:
         context = config.text("currentContext")

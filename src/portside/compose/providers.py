@@ -8,19 +8,15 @@ setenv it gives variables to the services that depend on it, each with the servi
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 
+from portside.client import plugin_programs
+from portside.client.config import ClientConfig
 from portside.compose.actions import Actions
 from portside.compose.compose_errors import ComposeError
 from portside.compose.progress_events import DONE, ERROR, WORKING
 from portside.compose.project import Values
-
-_DIRECTORIES = (
-    "/usr/local/lib/docker/cli-plugins", "/usr/lib/docker/cli-plugins",
-    "/usr/libexec/docker/cli-plugins",
-)  # fmt: skip
 
 
 def run(actions: Actions, name: str, verb: str) -> None:
@@ -52,12 +48,7 @@ def _command(actions: Actions, name: str, provider: Values, verb: str) -> list[s
 
 def plugin(kind: str) -> str | None:
     """The program of a plugin of docker."""
-    own = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-    for directory in (f"{own}/cli-plugins", *_DIRECTORIES):
-        path = f"{directory}/docker-{kind}"
-        if os.access(path, os.X_OK) and os.path.isfile(path):
-            return path
-    return None
+    return plugin_programs.find(ClientConfig(), kind)
 
 
 def _find(kind: str) -> str:

@@ -32,7 +32,7 @@ def of(session: Session, options: Options) -> dict[str, Any]:
         "target": options.text("target"),
         "args": _args(session, options.many("build-arg")),
         "labels": _pairs(options.many("label")),
-        "platforms": _platforms(options.many("platform")),
+        "platforms": _platforms(options.many("platform") or _default_platform()),
         "no_cache": options.flag("no-cache"),
         "no_cache_filter": _split(options.many("no-cache-filter")),
         "network": network,
@@ -101,6 +101,10 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 
 def _split(texts: list[str]) -> list[str]:
     return [word for text in texts for word in text.split(",") if word]
+
+
+def _default_platform() -> list[str]:
+    return list(filter(None, [os.environ.get("DOCKER_DEFAULT_PLATFORM")]))
 
 
 def _platforms(texts: list[str]) -> list[str]:
