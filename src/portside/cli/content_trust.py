@@ -1,4 +1,4 @@
-"""``DOCKER_CONTENT_TRUST``: whoever asks for signed images is told that none are checked."""
+"""``DOCKER_CONTENT_TRUST``: images without a digest are refused, for no signature is checked."""
 
 from __future__ import annotations
 

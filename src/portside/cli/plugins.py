@@ -1,6 +1,6 @@
 """Commands that plugins of the docker command add: ``docker-NAME`` below ``cli-plugins``.
 
-Imported only for a word that is no command, for the list of commands and for ``info``.
+Imported only for an unknown word, for the list of commands and for ``info``.
 """
 
 from __future__ import annotations
