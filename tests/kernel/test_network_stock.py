@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -10,13 +11,17 @@ from pathlib import Path
 import pytest
 from runtimekit import is_root
 
+from portside.kernel import idmapped
 from portside.model.idmap import IDMappings
 from portside.model.instance import Instance
 from portside.model.ociruntime import IDMapping
 from portside.networks.netns_pool import EXPECTED, NamespacePool, NamespaceWorker
+from portside.runtime.launcher_client import Launcher
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="makes namespaces, which needs root")
 TIMEOUT = 60
+NS_GET_USERNS = 0xB701
+"""ioctl_ns(2)."""
 
 
 def mappings(number: int) -> IDMappings:
@@ -91,3 +96,37 @@ def test_the_network_of_the_last_one_is_expected_again(tmp_path: Path) -> None:
         worker.close()
 
     asyncio.run(body())
+
+
+def made_by(helper: idmapped.Helper | None) -> None:
+    """A user namespace with a network namespace, and another network namespace in it."""
+    wanted = mappings(0)
+    user, network = idmapped.user_and_network_namespace(wanted.uids, wanted.gids, helper)
+    other = idmapped.network_namespace_of(user, helper)
+    try:
+        for fd in (network, other):
+            owner = fcntl.ioctl(fd, NS_GET_USERNS)
+            assert os.fstat(owner).st_ino == os.fstat(user).st_ino
+            os.close(owner)
+        assert os.fstat(network).st_ino != os.fstat(other).st_ino
+        assert os.fstat(user).st_ino != os.stat("/proc/self/ns/user").st_ino
+    finally:
+        for fd in (user, network, other):
+            os.close(fd)
+
+
+def test_the_launcher_forks_for_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = Launcher.spawn()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fork", lambda: pytest.fail("a fork of the engine"))
+            made_by(launcher.hold)
+    finally:
+        launcher.end()
+    assert not launcher.hold([0])
+    made_by(launcher.hold)  # by a fork of our own
+
+
+def test_without_a_helper_the_engine_forks() -> None:
+    made_by(None)
+    made_by(lambda fds: True)  # it says yes, and dies

@@ -58,7 +58,7 @@ class Engine:
             self.store, options, self.events, lambda found: self.containers.is_running(found)
         )
         self.networks: NetworkService = wiring.networks(
-            self.store, instance, options, self.id_mappings, self.events
+            self.store, instance, options, self.id_mappings, self.events, launcher.hold
         )
         self.volumes: VolumeService = VolumeService(self.store, self.events)
         self.containers: Core = Core(

@@ -125,11 +125,11 @@ def images(
 
 def networks(
     store: Store, instance: Instance, options: DaemonOptions, mappings: IDMappings | None,
-    publish: Publisher,
+    publish: Publisher, helper: Callable[[list[int]], bool],
 ) -> NetworkService:  # fmt: skip
     from portside.networks.service import NetworkService
 
-    return NetworkService(store.db, instance, network_options(options, mappings), publish)
+    return NetworkService(store.db, instance, network_options(options, mappings), publish, helper)
 
 
 def container_options(options: DaemonOptions, mappings: IDMappings | None) -> ContainerOptions:

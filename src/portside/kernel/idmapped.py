@@ -15,11 +15,18 @@ from portside.model.errors import SystemFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from portside.model.ociruntime import IDMapping
 
     Mappings = Sequence[IDMapping]
+    Helper = Callable[[list[int]], bool]
+    """Passes a socket, and perhaps a user namespace, to a small process that sends a byte and runs
+    :func:`hold` in a fork of its own: a fork costs by the size of who forks. False when there is
+    no such process."""
+
+HELP_TIMEOUT = 10.0
+"""Seconds a helper may take; then this process forks itself."""
 
 
 def lines(mappings: Mappings) -> str:
@@ -94,86 +101,121 @@ def mapped_copy(path: str, namespace: int) -> int:
 
 def user_namespace(uids: Mappings, gids: Mappings) -> int:
     """A descriptor of a new user namespace with these mappings. Raises SystemFailure."""
-    return _namespaces(uids, gids, network=False)[0]
+    return _held(uids, gids, _fork(network=False))[0]
 
 
-def user_and_network_namespace(uids: Mappings, gids: Mappings) -> tuple[int, int]:
+def user_and_network_namespace(
+    uids: Mappings, gids: Mappings, helper: Helper | None = None
+) -> tuple[int, int]:
     """The same, and a descriptor of a new network namespace that belongs to it: root there may
     configure it, root of another user namespace may not."""
-    user, network = _namespaces(uids, gids, network=True)
+    user, network = _held(uids, gids, _helped(helper) or _fork(network=True))
     return user, network
 
 
-def network_namespace_of(user: int) -> int:
+def network_namespace_of(user: int, helper: Helper | None = None) -> int:
     """A descriptor of a new network namespace that belongs to the user namespace ``user``."""
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            ours.close()
-            process.setns(user, process.CLONE_NEWUSER, "user namespace")
-            process.unshare(process.CLONE_NEWNET)
-            socket.send_fds(theirs, [b"n"], [os.open("/proc/self/ns/net", os.O_RDONLY)])
-        finally:
-            os._exit(0)
-    theirs.close()
-    try:
-        _, fds = socket.recv_fds(ours, 1, 1)
+    with _helped(helper, user) or _fork(user, network=True) as holder:
+        _, fds = holder.receive(1)
         if not fds:
             raise SystemFailure("cannot make a network namespace in a user namespace")
         return fds[0]
+
+
+def hold(parent: socket.socket, user: int = -1, *, network: bool) -> None:
+    """What a child does that holds namespaces until the other end of ``parent`` has descriptors of
+    them: it enters ``user``, or makes a user namespace and waits for its mapping.
+
+    It hands over its directory in /proc: its number would be wrong for a receiver in a PID
+    namespace that /proc does not show. The network namespace comes once the mapping is there,
+    since it notes who its root is.
+    """
+    if user >= 0:
+        process.setns(user, process.CLONE_NEWUSER, "user namespace")
+        made = []
+    else:
+        process.unshare(process.CLONE_NEWUSER)
+        directory = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
+        socket.send_fds(parent, [b"r"], [directory])
+        if not parent.recv(1):
+            return
+        made = ["user"]
+    if network:
+        process.unshare(process.CLONE_NEWNET)
+        made.append("net")
+    fds = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in made]
+    socket.send_fds(parent, [b"n"], fds)
+
+
+class _Holder:
+    """A process that runs :func:`hold`; ``with`` ends it."""
+
+    def __init__(self, ours: socket.socket, pid: int = 0) -> None:
+        """``pid``: of a child of ours."""
+        self.ours, self.pid = ours, pid
+
+    def receive(self, count: int) -> tuple[bytes, list[int]]:
+        """A byte, empty when the holder has failed, and up to ``count`` descriptors."""
+        try:
+            return socket.recv_fds(self.ours, 1, count)
+        except OSError:
+            return b"", []
+
+    def __enter__(self) -> _Holder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ours.close()
+        if self.pid:
+            os.waitpid(self.pid, 0)
+
+
+def _helped(helper: Helper | None, *user: int) -> _Holder | None:
+    """A holder that another process has forked; None when it did not."""
+    if helper is None:
+        return None
+    ours, theirs = socket.socketpair()
+    ours.settimeout(HELP_TIMEOUT)
+    try:
+        asked = helper([theirs.fileno(), *user])
     finally:
-        ours.close()
-        os.waitpid(pid, 0)
+        theirs.close()
+    holder = _Holder(ours)
+    if asked and holder.receive(0)[0]:
+        return holder
+    ours.close()
+    return None
 
 
-def _namespaces(uids: Mappings, gids: Mappings, *, network: bool) -> tuple[int, ...]:
-    """The child hands over its directory in /proc: its number would be wrong for us when we
-    are in a PID namespace that /proc does not show."""
+def _fork(user: int = -1, *, network: bool) -> _Holder:
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         try:
             ours.close()
-            _hold(theirs, network)
+            hold(theirs, user, network=network)
         finally:
             os._exit(0)
     theirs.close()
-    try:
-        _, fds = socket.recv_fds(ours, 1, 1)
+    return _Holder(ours, pid)
+
+
+def _held(uids: Mappings, gids: Mappings, holder: _Holder) -> list[int]:
+    """Descriptors of the new namespaces that ``holder`` makes."""
+    with holder:
+        _, fds = holder.receive(1)
         if not fds:
             raise SystemFailure("cannot make a user namespace (is user.max_user_namespaces 0?)")
         try:
             _write_mapping(fds[0], "uid_map", uids)
             _write_mapping(fds[0], "gid_map", gids)
-            if not network:
-                return (_open(fds[0], "user"),)
-            ours.send(b"n")
-            if not ours.recv(1):
-                raise SystemFailure("cannot make a network namespace in a user namespace")
-            user = _open(fds[0], "user")
-            return user, _open(fds[0], "net")
         finally:
             os.close(fds[0])
-    finally:
-        ours.close()
-        os.waitpid(pid, 0)
-
-
-def _hold(parent: socket.socket, network: bool) -> None:
-    """The child: it lives until the parent has opened what it needs. The network namespace
-    comes once the mapping is there, since it notes who its root is."""
-    process.unshare(process.CLONE_NEWUSER)
-    directory = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    socket.send_fds(parent, [b"r"], [directory])
-    if network and parent.recv(1):
-        process.unshare(process.CLONE_NEWNET)
-        parent.send(b"n")
-    parent.recv(1)
-
-
-def _open(directory: int, name: str) -> int:
-    return os.open(f"ns/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        holder.ours.send(b"m")
+        _, made = holder.receive(2)
+        if not made:
+            raise SystemFailure("cannot make a network namespace in a user namespace")
+        return made
 
 
 def _write_mapping(directory: int, name: str, mappings: Mappings) -> None:

@@ -108,7 +108,9 @@ class Namespace:
 class NamespaceWorker:
     """One thread that visits network namespaces; it never belongs to one between jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, helper: Callable[[list[int]], bool] | None = None) -> None:
+        """``helper``: forks for user namespaces (:data:`.idmapped.Helper`)."""
+        self._helper = helper
         self._host = netns.open_own()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="netns")
 
@@ -149,12 +151,14 @@ class NamespaceWorker:
         if isinstance(mappings, str):
             user = os.open(mappings, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                fd = idmapped.network_namespace_of(user)
+                fd = idmapped.network_namespace_of(user, self._helper)
             except BaseException:
                 os.close(user)
                 raise
         else:
-            user, fd = idmapped.user_and_network_namespace(mappings.uids, mappings.gids)
+            user, fd = idmapped.user_and_network_namespace(
+                mappings.uids, mappings.gids, self._helper
+            )
         try:
             made = self._visit(fd, lambda: inside_setup(fd, names))
         except BaseException:

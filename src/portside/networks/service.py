@@ -6,7 +6,7 @@ import builtins
 import contextlib
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -58,13 +58,15 @@ class NetworkService:
     """
 
     def __init__(
-        self, db: Database, instance: Instance, options: NetworkOptions, publish: Publisher
-    ) -> None:
+        self, db: Database, instance: Instance, options: NetworkOptions, publish: Publisher,
+        helper: Callable[[list[int]], bool] | None = None,
+    ) -> None:  # fmt: skip
+        """``helper``: see :class:`NamespaceWorker`."""
         self._instance, self._options, self._publish = instance, options, publish
         self._catalogue = Catalogue(db, instance, options)
         self._links = Links(instance, options.firewall)
         self._firewall = Firewall(instance.table, options.firewall, options.publish_policy)
-        self._worker = NamespaceWorker()
+        self._worker = NamespaceWorker(helper)
         self._pool = NamespacePool(self._worker, instance, options.id_mappings)
         self._sandboxes = Sandboxes(
             db, instance, options, self._catalogue, self._links, self._firewall,

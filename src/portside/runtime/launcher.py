@@ -25,7 +25,7 @@ from contextlib import suppress
 
 import msgspec
 
-from portside.kernel import cgroup, process
+from portside.kernel import c_socket, cgroup, idmapped, process
 from portside.kernel.polling import readable
 from portside.model.errors import PortsideError, SystemFailure
 from portside.model.ociruntime import CPU, Resources
@@ -100,8 +100,11 @@ def _serve(sock: socket.socket, parent: str, home: str) -> None:
         if data == messages.REFILL:
             spare = spare or _fork_monitor(sock)
             continue
-        _hand_over(sock, spare, data, fds)
-        spare = None
+        if data == messages.HOLD:
+            _fork_holder(fds)
+        else:
+            _hand_over(sock, spare, data, fds)
+            spare = None
         for fd in fds:
             os.close(fd)
 
@@ -157,6 +160,18 @@ def _fork_monitor(sock: socket.socket) -> socket.socket:
             os._exit(0)
     theirs.close()
     return ours
+
+
+def _fork_holder(fds: list[int]) -> None:
+    """Fork a process that makes namespaces for the engine: it is small, the engine is not."""
+    if os.fork() == 0:
+        try:
+            process.close_all_but(fds)
+            engine = c_socket.socket(fileno=fds[0])
+            engine.send(b"h")
+            idmapped.hold(engine, *fds[1:], network=True)
+        finally:
+            os._exit(0)
 
 
 _REHEARSAL = 5.0

@@ -129,6 +129,15 @@ class Launcher:
         with suppress(OSError):
             self._sock.send(messages.REFILL, socket.MSG_DONTWAIT)
 
+    def hold(self, fds: list[int]) -> bool:
+        """Have the launcher fork a process that runs :func:`portside.kernel.idmapped.hold` on
+        these descriptors; False when it is not there. Any thread may ask."""
+        try:
+            socket.send_fds(self._sock, [messages.HOLD], fds)
+        except OSError:
+            return False
+        return True
+
     def _gone(self) -> bool:
         """Whether the launcher has ended (it never sends anything: readable means closed)."""
         return bool(readable(self._sock, timeout=0))

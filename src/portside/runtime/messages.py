@@ -306,6 +306,9 @@ def send(sock: socket.socket, message: msgspec.Struct, fds: list[int] | None = N
 
 REFILL = b"refill"
 """The engine's message to the launcher once a start is done: prepare the next pair."""
+HOLD = b"hold"
+"""The engine's message to the launcher with a socket, and perhaps a user namespace: fork a process
+that holds new namespaces (:func:`portside.kernel.idmapped.hold`)."""
 
 
 def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
