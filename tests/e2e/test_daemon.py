@@ -40,7 +40,7 @@ def test_help_version_and_validate(tmp_path: Path) -> None:
     assert daemon("--version").stdout.startswith("Portside version ")
     path = tmp_path / "daemon.json"
     path.write_text("{}")
-    assert daemon("--validate", "--config-file", str(path)).stdout == "configuration OK\n"
+    assert daemon("--validate", "--config-file", str(path)).stderr == "configuration OK\n"
     path.write_text('{"nope": 1}')
     done = daemon("--validate", "--config-file", str(path))
     assert done.returncode == 1

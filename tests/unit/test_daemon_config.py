@@ -184,6 +184,20 @@ def test_runtimes_of_both_sources_and_of_containerds_names(write: Any) -> None:
     }
 
 
+def test_conflicts_show_maps_and_proxies(write: Any) -> None:
+    for flags, file, words in (
+        (["--log-opt", "max-size=5m", "--log-opt", "a=b"], {"log-opts": {"max-size": "10m"}},
+         "log-opts: (from flag: map[a:b max-size:5m], from file: map[max-size:10m])"),
+        (["--http-proxy", "http://b:2"], {"proxies": {"http-proxy": "http://a:1"}},
+         "http-proxy: (from flag: http://b:2, from file: http://a:1)"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidParameter) as caught:
+            config.load([*flags, "--config-file", write(file)])
+        assert words in str(caught.value)
+    assert config.load(["--https-proxy", "http://b:2", "--config-file",
+                        write({"proxies": {"http-proxy": "http://a:1"}})])  # fmt: skip
+
+
 def test_conflicts_name_both_sides(write: Any) -> None:
     with pytest.raises(InvalidParameter) as caught:
         config.load(["--label", "a=b", "--config-file", write({"labels": ["c=d"]})])
@@ -202,6 +216,12 @@ def test_conflicts_name_both_sides(write: Any) -> None:
         (["--mtu", "big"], 'invalid argument "big" for "--mtu" flag'),
         (["--icc=maybe"], 'invalid argument "maybe" for "--icc" flag'),
         (["--default-ulimit", "nofile=9:5"], "soft limit must be less than or equal"),
+        (["--default-ulimit", "bogus=1"], "invalid ulimit type: bogus"),
+        (["--dns-search", "bad domain"], "bad domain is not a valid domain"),
+        (["--label", "com.docker.x=1"], "label com.docker.x=1 is not allowed"),
+        (["--exec-opt", "bogus=1"], "invalid exec-opt (bogus=1): unknown option: 'bogus'"),
+        (["--default-ipc-mode", "host"], 'use "shareable" or "private"'),
+        (["--default-cgroupns-mode", "x"], "invalid default cgroup namespace (x)"),
         (["--default-address-pool", "10.0.0.0/8"], "invalid default address pool"),
         (["extra"], "accepts no arguments: extra"),
         (["--config-file", "/no/such/file"], "open /no/such/file: no such file or directory"),
@@ -349,7 +369,7 @@ def test_every_option_without_effect_says_why(write: Any) -> None:
     found = config.load(
         ["--containerd=/x", "--raw-logs", "--config-file",
          write({"cpu-rt-period": 5, "builder": {}, "ip6tables": False, "selinux-enabled": True,
-                "storage-opts": ["overlay2.size=1G"], "exec-opts": ["a=b"],
+                "storage-opts": ["overlay2.size=1G"], "exec-opts": ["native.cgroupdriver=systemd"],
                 "insecure-registries": ["https://r.test"]})]
     )  # fmt: skip
     words = warnings(found)

@@ -331,6 +331,11 @@ def _merge(flags: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
         for name in both
         if name not in adding
     ]
+    conflicts += [
+        f"{name}: (from flag: {flags[key]}, from file: {text})"
+        for name, text in (file.get("proxies") or {}).items()
+        if (key := name.replace("-", "_")) in flags
+    ]
     if conflicts:
         raise InvalidParameter(
             "the following directives are specified both as a flag and in the configuration "
@@ -349,6 +354,8 @@ def _show(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return "[" + " ".join(map(str, value)) + "]"
+    if isinstance(value, dict) and all(isinstance(each, str) for each in value.values()):
+        return "map[" + " ".join(f"{key}:{value[key]}" for key in sorted(value)) + "]"
     return str(value)
 
 

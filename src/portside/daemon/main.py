@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{err}\nSee 'portside daemon --help'.", file=sys.stderr)
         return 1
     if options.validate:
-        print("configuration OK")
+        print("configuration OK", file=sys.stderr)  # as dockerd does
         return 0
     set_up_logging(options)
     # a crash in a library says in the log where it happened

@@ -39,6 +39,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("deprecated-key-path", "deprecated by Docker: schema 1 manifests are not signed"),
     Foreign("ip-forward-no-drop", "", is_switch=True),  # the policy is never set to drop
     Foreign("network-control-plane-mtu", _NO_SWARM),
+    Foreign("network-diagnostic-port", _NO_SWARM),
     Foreign("node-generic-resources", _NO_SWARM, flag="node-generic-resource"),
     Foreign("raw-logs", "", is_switch=True),  # the log has no colours
     Foreign("rootless", "", is_switch=True),

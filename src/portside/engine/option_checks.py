@@ -7,6 +7,7 @@ the bridge exist, is the port free) is reported at the start.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 _LEVELS = ("debug", "info", "warn", "warning", "error", "fatal", "panic", "trace")
 _DRIVERS = ("", "overlay", "overlay2", "overlayfs", "vfs")
 _STORAGE_OPTIONS = ("overlay", "overlay2", "vfs", "dm", "zfs", "btrfs")
+_RESERVED_LABELS = ("com.docker.", "io.docker.", "org.dockerproject.")
+_SEARCH_DOMAIN = re.compile(
+    r"\.|(?=.*[a-zA-Z])[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
+    r"(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*\.?"
+)
 _LONGEST_PREFIX = {4: 30, 6: 126}
 """A network needs room for a gateway and a container."""
 
@@ -104,6 +110,11 @@ def _check_labels(options: DaemonOptions) -> None:
         key, equals, value = label.partition("=")
         if not equals or not key:
             raise InvalidParameter(f"bad attribute format: {label}")
+        if key.lower().startswith(_RESERVED_LABELS):
+            raise InvalidParameter(
+                f"label {label} is not allowed: the namespaces com.docker.*, io.docker.*, and "
+                "org.dockerproject.* are reserved for internal use"
+            )
         if found.setdefault(key, value) != value:
             raise InvalidParameter(
                 f"conflict labels for {key}={value} and {key}={found[key]}"
@@ -112,11 +123,14 @@ def _check_labels(options: DaemonOptions) -> None:
 
 def _check_modes(options: DaemonOptions) -> None:
     if options.default_ipc_mode not in ("private", "shareable"):
-        raise InvalidParameter(f"IPC mode {options.default_ipc_mode} is not supported")
+        raise InvalidParameter(
+            f"default IPC mode setting ({options.default_ipc_mode}) is invalid; "
+            'use "shareable" or "private"'
+        )
     if options.default_cgroupns_mode not in ("", "private", "host"):
         raise InvalidParameter(
-            f"default cgroup namespace mode ({options.default_cgroupns_mode}) is invalid. "
-            'Use "host" or "private"'
+            f"invalid default cgroup namespace ({options.default_cgroupns_mode}): "
+            'use "host" or "private"'
         )
     if options.publish_policy not in ("open", "host"):
         raise InvalidParameter('"publish-policy" must be open or host')
@@ -215,6 +229,9 @@ def _check_network(options: DaemonOptions) -> None:
         for text in values:
             if text:
                 _value(key, text, parse)
+    for domain in options.dns_search:
+        if not _SEARCH_DOMAIN.fullmatch(domain.strip()):
+            raise InvalidParameter(f"dns-search: {domain} is not a valid domain")
 
 
 def _check_pools(options: DaemonOptions) -> None:
@@ -248,6 +265,9 @@ def _check_unsupported(options: DaemonOptions) -> None:
     for option in options.exec_opts:
         if "=" not in option:
             raise InvalidParameter(f"invalid exec-opt ({option}): must be formatted 'opt=value'")
+        name = option.partition("=")[0].strip().lower()
+        if name != "native.cgroupdriver":
+            raise InvalidParameter(f"invalid exec-opt ({option}): unknown option: '{name}'")
 
 
 def _check_maps(options: DaemonOptions) -> None:

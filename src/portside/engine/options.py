@@ -309,7 +309,11 @@ def parse_ulimit(text: str) -> Ulimit:
         raise InvalidParameter(
             f"ulimit soft limit must be less than or equal to hard limit: {low} > {high}"
         )
-    return Ulimit(name, low, high)
+    from portside.containers.spec.oci_process import rlimits
+
+    found = Ulimit(name, low, high)
+    rlimits([found])  # raises InvalidParameter for an unknown name
+    return found
 
 
 def parse_pool(text: str) -> Pool:
