@@ -43,7 +43,7 @@ def pull_image(
 @verb("pull", "image pull", usage="[OPTIONS] NAME[:TAG|@DIGEST]",
       about="Download an image from a registry", arguments=(1, 1), completes="image", flags="""
   -a, --all-tags                Download every tag of the repository
-      --disable-content-trust   Do not ask for signatures, which are not supported
+      --disable-content-trust   Do not ask for signatures (default true)
       --platform string         Platform to choose (OS/ARCH[/VARIANT])
   -q, --quiet                   Print the image's name only
 """)  # fmt: skip
@@ -75,7 +75,7 @@ def pull(session: Session, options: Options, arguments: list[str]) -> None:
 @verb("push", "image push", usage="[OPTIONS] NAME[:TAG]", about="Upload an image to a registry",
       arguments=(1, 1), completes="image", flags="""
   -a, --all-tags                Upload every tag of the repository
-      --disable-content-trust   Do not ask for signatures, which are not supported
+      --disable-content-trust   Do not ask for signatures (default true)
       --platform string         Upload one platform of a multi-platform image
                                 (OS[/ARCH[/VARIANT]])
   -q, --quiet                   Print the image's name only

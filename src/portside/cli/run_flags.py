@@ -29,7 +29,7 @@ CREATE = """
       --device-read-iops list            Limit reading from a device (PATH:COUNT each second)
       --device-write-bps list            Limit writing to a device (PATH:BYTES each second)
       --device-write-iops list           Limit writing to a device (PATH:COUNT each second)
-      --disable-content-trust            Do not ask for signatures, which are not supported
+      --disable-content-trust            Do not ask for signatures (default true)
       --dns list                         Name servers to use
       --dns-opt list                     hidden:alias dns-option
       --dns-option list                  Options of the resolver

@@ -309,11 +309,11 @@ def parse_ulimit(text: str) -> Ulimit:
         raise InvalidParameter(
             f"ulimit soft limit must be less than or equal to hard limit: {low} > {high}"
         )
-    from portside.containers.spec.oci_process import rlimits
+    from portside.containers.spec.oci_process import RLIMITS
 
-    found = Ulimit(name, low, high)
-    rlimits([found])  # raises InvalidParameter for an unknown name
-    return found
+    if name not in RLIMITS:
+        raise InvalidParameter(f"invalid ulimit type: {name}")
+    return Ulimit(name, low, high)
 
 
 def parse_pool(text: str) -> Pool:

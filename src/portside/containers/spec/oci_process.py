@@ -11,7 +11,7 @@ from portside.model.paths import rootless_user
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_RLIMITS = frozenset(
+RLIMITS = frozenset(
     {"as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile"}
     | {"nproc", "rss", "rtprio", "rttime", "sigpending", "stack"}
 )
@@ -68,7 +68,7 @@ def rlimits(
     chosen |= {limit.name: limit for limit in given or ()}
     found = []
     for limit in chosen.values():
-        if limit.name not in _RLIMITS:
+        if limit.name not in RLIMITS:
             raise InvalidParameter(f"invalid ulimit type: {limit.name}")
         hard, soft = limit.hard % (_INFINITY + 1), limit.soft % (_INFINITY + 1)
         if soft > hard:
