@@ -31,6 +31,7 @@ from portside.monitor.cadvisor.usage_summary import percentiles
 from portside.monitor.collector import Group, Listeners
 from portside.monitor.delivery_queue import DeliveryQueue, Rejected
 from portside.monitor.early_warning import Alert, EarlyWarning, Reading, more_memory, rules_of
+from portside.monitor.engine_watch import EngineVersion
 from portside.monitor.group_spec import UNLIMITED, GroupSpec
 from portside.monitor.history import BUCKET, GroupHistory, Limits, chart
 from portside.monitor.history_file import HistoryFile
@@ -216,7 +217,9 @@ def test_a_bad_duration_names_its_setting() -> None:
 
 
 def warning(**overrides: Rule) -> tuple[EarlyWarning, list[Alert]]:
-    collector: Any = SimpleNamespace(listeners=Listeners(), groups={}, by_container={})
+    collector: Any = SimpleNamespace(
+        listeners=Listeners(), groups={}, by_container={}, engine=EngineVersion(root="/data/root")
+    )
     made = EarlyWarning(made_of({"rules": {}}), collector)
     made.rules = rules_of(overrides)
     told: list[Alert] = []
@@ -304,6 +307,59 @@ def test_what_is_called_calm_is_above_no_threshold(data: st.DataObject) -> None:
     calm = made._is_calm(found, point_of)
     assert not (calm and above)
     assert calm or above or not found.container, "a quick look that sees too much is slow"
+
+
+MOUNTED = """\
+21 1 254:0 / / rw - ext4 /dev/vda rw
+22 21 0:30 / /run rw - tmpfs tmpfs rw
+23 21 0:31 / /data\\040of\\134it rw - tmpfs tmpfs rw
+24 23 0:32 / /data\\040of\\134it/overlay rw - overlay overlay rw
+25 21 0:33 / /mnt rw - fuse.gocryptfs secret rw
+26 21 0:34 / /sys/fs/cgroup rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("needed", "more"),
+    [
+        ("", []),
+        ("/var/lib/portside", []),
+        ("/data of\\it/root", ["/data of\\it"]),
+        ("/data of\\it/overlay/root", ["/data of\\it/overlay"]),
+        ("/mnt", ["/mnt"]),
+        ("/mntx", []),
+    ],
+)
+def test_the_file_system_of_the_data_root_counts_whatever_its_kind(
+    needed: str, more: list[str]
+) -> None:
+    found = filesystems.parse_mounts(MOUNTED, needed=needed)
+    assert [mount.mountpoint for mount in found] == sorted(["/", "/run", *more])
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "advice"),
+    [
+        ("/data", "ext4", "docker system prune; docker system df shows what takes the space"),
+        ("/data", "tmpfs", "docker system prune, or mount -o remount,size=150m /data"),
+        ("/a b", "ext4", "du -xhd1 '/a b' | sort -h  # what takes the space"),
+        ("/run", "tmpfs", "mount -o remount,size=150m /run"),
+    ],
+)
+def test_a_full_file_system_warns_with_what_makes_room(place: str, kind: str, advice: str) -> None:
+    made, told = warning(disk_nearly_full=Rule(hold="0s"))
+    machine: Any = SimpleNamespace(
+        name="/", shown="/", command_name="/", facts=None, container="", spec=GroupSpec(),
+        details=Details(),
+    )  # fmt: skip
+    for used in (50, 95, 87, 95, 50):
+        use = FileSystemUse("x", kind, place, 100 << 20, used << 20, 100 - used << 20, 0, 0, 0, 0)
+        rest = FileSystemUse("y", "ext4", "/data", 100 << 20, 1, 100 << 20, 0, 0, 0, 0)
+        machine.details = Details(filesystems=(use, rest) if place != "/data" else (use,))
+        made.sampled(machine, sample(1), (0.0,) * len(SERIES), None)
+    begun, ended = told
+    assert begun is ended and (begun.rule, begun.subject) == ("disk_nearly_full", place)
+    assert begun.advice == advice and ended.ended
 
 
 def test_a_short_peak_is_no_warning() -> None:

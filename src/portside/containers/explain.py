@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from portside.containers.core import Core
 from portside.containers.processes import cgroup_of
 from portside.kernel.cgroup import Cgroup
 from portside.kernel.cgroup.machine import machine
+from portside.kernel.mountinfo import unescaped
 from portside.model import capabilities
 from portside.model.container import HostConfig
 from portside.model.errors import NotFound
@@ -201,8 +201,8 @@ class _Mounted(msgspec.Struct, frozen=True):
     def of(cls, line: str) -> _Mounted:
         left, _, right = line.partition(" - ")
         head, tail = left.split(" "), right.split(" ")
-        device, root, target, options = head[2], _unescaped(head[3]), _unescaped(head[4]), head[5]
-        return cls(device, root, target, options, tail[0], _unescaped(tail[1]))
+        device, root, target, options = head[2], unescaped(head[3]), unescaped(head[4]), head[5]
+        return cls(device, root, target, options, tail[0], unescaped(tail[1]))
 
     def path_within(self, mounts: list[_Mounted]) -> str:
         """Path of the same directory or file below one of these mounts; "" without one."""
@@ -217,10 +217,6 @@ class _Mounted(msgspec.Struct, frozen=True):
         _, best = max(holders, key=lambda pair: pair[0])
         inside = self.root[len(best.root.rstrip("/")) :]
         return (best.target.rstrip("/") + inside) or "/"
-
-
-def _unescaped(text: str) -> str:
-    return re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def _id_mappings(pid: int) -> dict[str, tuple[str, ...]]:

@@ -22,6 +22,13 @@ class MountPoint:
     """The file system's type."""
 
 
+def unescaped(text: str) -> str:
+    """A path of the file, in which space, tab, newline and backslash are octal: ``\\040``."""
+    if "\\" not in text:
+        return text
+    return re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), text)
+
+
 def mount_of(path: str) -> MountPoint:
     """The mount that holds ``path``, links in which are followed; OSError when it is gone."""
     real = os.path.realpath(path, strict=True)
@@ -30,7 +37,7 @@ def mount_of(path: str) -> MountPoint:
         for line in lines:
             mount, _, source = line.partition(" - ")
             fields = mount.split()
-            at = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), fields[4])
+            at = unescaped(fields[4])
             holds = at in ("/", real) or real.startswith(f"{at}/")
             # a later line lies over an earlier one at the same place
             if holds and len(at) >= len(found.path):
@@ -45,7 +52,7 @@ def mounts_below(path: str) -> list[str]:
     found = []
     with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
-            at = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), line.split()[4])
+            at = unescaped(line.split()[4])
             if at.startswith(f"{path}/"):
                 found.append(at)
     return found

@@ -524,7 +524,7 @@ class Collector:
     async def _read_details(self, work: list[Group]) -> None:
         loop = asyncio.get_running_loop()
         mounts = await loop.run_in_executor(
-            self._thread, filesystems.mounts, "/proc", self.settings.host_root
+            self._thread, filesystems.mounts, "/proc", self.settings.host_root, self.engine.root
         )
         for start in range(0, len(work), _SPLIT):
             part = work[start : start + _SPLIT]

@@ -11,15 +11,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from shlex import quote
 
 import msgspec
 
 from portside.model.golang.sizes import binary_size
 from portside.monitor.collector import Collector, Group, MonitorEvent
 from portside.monitor.engine_watch import EngineEvent
+from portside.monitor.filesystems import holder_of
 from portside.monitor.group_spec import GroupSpec
 from portside.monitor.history import Bucket
-from portside.monitor.samples import SERIES, Point, Sample
+from portside.monitor.samples import SERIES, FileSystemUse, Point, Sample
 from portside.monitor.settings import Rule as Override
 from portside.monitor.settings import Settings, seconds
 
@@ -190,7 +192,7 @@ class EarlyWarning:
         now = sample.time_ns / 1e9
         if group.name != "/" and group.name not in self._concerned and self._is_calm(group, point):
             return
-        for name, reading in _readings(group, point):
+        for name, reading in _readings(group, point, self._collector.engine.root):
             self._judge(name, group, reading, now)
         if group.name == "/":
             self._look_at_clock(group, now)
@@ -385,8 +387,8 @@ def more_memory(spec: GroupSpec) -> str:
     return f"-m {larger}m --memory-swap {larger + swap}m"
 
 
-def _readings(group: Group, point: Point) -> Iterator[tuple[str, Reading]]:
-    """The values that the rules with thresholds compare."""
+def _readings(group: Group, point: Point, data_root: str = "") -> Iterator[tuple[str, Reading]]:
+    """The values that the rules with thresholds compare. ``data_root``: the engine's."""
     spec, shown = group.spec, group.command_name
     if group.container:
         yield from _container_readings(group, point)
@@ -410,7 +412,7 @@ def _readings(group: Group, point: Point) -> Iterator[tuple[str, Reading]]:
         advice = "close files, or start with a larger --ulimit nofile"
         yield "descriptors_near_limit", Reading(share, summary, advice)
     if group.name == "/":
-        yield from _disk_readings(group)
+        yield from _disk_readings(group.details.filesystems, data_root)
 
 
 _WAITING = {
@@ -435,17 +437,33 @@ def _container_readings(group: Group, point: Point) -> Iterable[tuple[str, Readi
         yield "cpu_throttled", Reading(share, summary, advice)
 
 
-def _disk_readings(group: Group) -> Iterable[tuple[str, Reading]]:
-    for use in group.details.filesystems:
+def _disk_readings(
+    uses: tuple[FileSystemUse, ...], data_root: str
+) -> Iterable[tuple[str, Reading]]:
+    engines = holder_of(data_root, uses) if data_root else None
+    for use in uses:
         whole = use.usage + use.available
-        if whole and use.type not in ("tmpfs", "9p"):
+        is_engines = engines is None or use is engines
+        if whole and use.type != "9p":
             share = 100 * use.usage / whole
             free = binary_size(use.available)
             summary = f"{use.mountpoint}: {share:.0f} % in use, {free} left"
-            advice = "docker system prune; docker system df shows what takes the space"
+            advice = _more_space(use, is_engines)
             yield "disk_nearly_full", Reading(share, summary, advice, use.mountpoint)
         if use.inodes:
             share = 100 * (use.inodes - use.inodes_free) / use.inodes
             summary = f"{use.mountpoint}: {share:.0f} % of the inodes in use"
-            advice = "remove directories with many small files; docker system prune"
+            advice = f"du --inodes -xd2 {quote(use.mountpoint)} | sort -n  # where the files are"
+            advice = f"docker system prune; {advice}" if is_engines else advice
             yield "inodes_nearly_used", Reading(share, summary, advice, use.mountpoint)
+
+
+def _more_space(use: FileSystemUse, is_engines: bool) -> str:
+    """``is_engines``: the engine's data root lies on it."""
+    if is_engines and use.type != "tmpfs":
+        return "docker system prune; docker system df shows what takes the space"
+    place = quote(use.mountpoint)
+    if use.type != "tmpfs":
+        return f"du -xhd1 {place} | sort -h  # what takes the space"
+    larger = f"mount -o remount,size={use.capacity * 3 // 2 >> 20}m {place}"
+    return f"docker system prune, or {larger}" if is_engines else larger

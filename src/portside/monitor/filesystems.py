@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
 
 import msgspec
 
+from portside.kernel.mountinfo import unescaped
 from portside.monitor.samples import DISK_FIELDS, FileSystemUse
 
 _REAL = frozenset(
@@ -28,48 +30,80 @@ class Mount(msgspec.Struct, frozen=True):
     minor: int
 
 
-def mounts(proc: str = "/proc", rootfs: str = "") -> list[Mount]:
+def mounts(proc: str = "/proc", rootfs: str = "", needed: str = "") -> list[Mount]:
     """Mounted file systems that hold data, each device once (its shortest mount point).
 
     With ``rootfs`` (the host's root inside a container) only mounts below it are the host's.
+    The one that holds the path ``needed`` (an engine's data root) counts whatever its kind.
     """
     try:
-        with open(f"{proc}/self/mountinfo") as file:
+        with open(f"{proc}/self/mountinfo", errors="surrogateescape") as file:
             text = file.read()
     except OSError:
         return []
-    return parse_mounts(text, rootfs)
+    return parse_mounts(text, rootfs, needed)
 
 
-def parse_mounts(text: str, rootfs: str = "") -> list[Mount]:
+def parse_mounts(text: str, rootfs: str = "", needed: str = "") -> list[Mount]:
     """From mountinfo's text (proc(5))."""
+    every = list(_entries(text, rootfs.rstrip("/")))
+    holder = holder_of(needed, every)
     found: dict[tuple[int, int], Mount] = {}
-    rootfs = rootfs.rstrip("/")
-    for line in text.splitlines():
-        left, _, right = line.partition(" - ")
-        words, tail = left.split(" "), right.split(" ")
-        if len(words) < 5 or len(tail) < 2 or tail[0] not in _REAL:
+    for mount in every:
+        if mount is not holder and not _counts(mount):
             continue
-        point = words[4].replace("\\040", " ")
-        if rootfs:
-            if point != rootfs and not point.startswith(rootfs + "/"):
-                continue
-            point = point[len(rootfs) :] or "/"
-        if tail[0] in _ONCE and point != "/":
-            continue
-        if tail[0] == "tmpfs" and point not in ("/dev/shm", "/run", "/tmp"):
-            continue
-        major, _, minor = words[2].partition(":")
-        # several tmpfs have the same source: they are known by their mount points
-        device = point if tail[0] == "tmpfs" else tail[1].replace("\\040", " ")
-        mount = Mount(device, point, tail[0], int(major), int(minor))
-        other = found.get((mount.major, mount.minor))
-        if other is None or len(point) < len(other.mountpoint):
-            found[mount.major, mount.minor] = mount
+        key = (mount.major, mount.minor)
+        other = found.get(key)
+        if other is None or len(mount.mountpoint) < len(other.mountpoint):
+            found[key] = mount
     named: dict[str, Mount] = {}
     for mount in found.values():  # a mount point may be covered by a later mount
         named[mount.device] = mount
     return sorted(named.values(), key=lambda mount: mount.mountpoint)
+
+
+def _entries(text: str, rootfs: str) -> Iterator[Mount]:
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        words, tail = left.split(" "), right.split(" ")
+        if len(words) < 5 or len(tail) < 2:
+            continue
+        point = unescaped(words[4])
+        if rootfs:
+            if point != rootfs and not point.startswith(rootfs + "/"):
+                continue
+            point = point[len(rootfs) :] or "/"
+        major, _, minor = words[2].partition(":")
+        # several tmpfs have the same source: they are known by their mount points
+        device = point if tail[0] == "tmpfs" else unescaped(tail[1])
+        yield Mount(device, point, tail[0], int(major), int(minor))
+
+
+def _counts(mount: Mount) -> bool:
+    if mount.type in _ONCE:
+        return mount.mountpoint == "/"
+    if mount.type == "tmpfs":
+        return mount.mountpoint in ("/dev/shm", "/run", "/tmp")
+    return mount.type in _REAL
+
+
+class Mounted(Protocol):
+    @property
+    def mountpoint(self) -> str: ...
+
+
+MountedT = TypeVar("MountedT", bound=Mounted)
+
+
+def holder_of(path: str, mounted: Iterable[MountedT]) -> MountedT | None:
+    """The one of these that a path lies in, by its name; of two at a place the later one."""
+    best: MountedT | None = None
+    for one in mounted:
+        point = one.mountpoint.rstrip("/")
+        holds = path == point or path.startswith(f"{point}/")
+        if holds and (best is None or len(point) >= len(best.mountpoint.rstrip("/"))):
+            best = one
+    return best
 
 
 DiskCounters = dict[tuple[int, int], tuple[int, ...]]

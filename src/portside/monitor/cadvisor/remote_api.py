@@ -312,7 +312,7 @@ async def _storage(monitor: Monitor, request: Request, _name: str) -> Answer:
     wanted = request.query.get("label", "")
     data_root = monitor.collector.engine.root
     found = []
-    mounts = filesystems.mounts("/proc", rootfs)
+    mounts = filesystems.mounts("/proc", rootfs, data_root)
     images = filesystems.mount_of(data_root, mounts, rootfs) if data_root else None
     for mount in mounts:
         labels = ["root"] if mount.mountpoint == "/" else []
