@@ -184,6 +184,74 @@ def test_an_oom_kill_warns_and_says_what_to_do(monitor: RunningMonitor, docker: 
         docker("rm", "-f", "hungry")
 
 
+CAUSES = {
+    "throt": ("cpu_throttled", ("--cpus", "0.1"), BUSY),
+    "files": (
+        "descriptors_near_limit", ("--ulimit", "nofile=40:40"),
+        'i=3; while [ $i -lt 39 ]; do eval "exec $i</dev/null"; i=$((i+1)); done; sleep 1000',
+    ),
+    "loop": ("restart_loop", ("--restart", "always"), "exit 3"),
+    "sick": (
+        "unhealthy",
+        ("--health-cmd", "false", "--health-interval", "1s", "--health-retries", "1"),
+        "sleep 1000",
+    ),
+    "near": (
+        "memory_near_limit", ("-m", "64m", "--memory-swap", "64m", "--tmpfs", "/t"),
+        "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do head -c 4m /dev/zero >>/t/x; sleep 0.2; "
+        "done; sleep 1000",
+    ),
+}  # fmt: skip
+"""Names of containers, with the rule that each breaks, its options and its command."""
+
+
+def test_what_goes_wrong_is_told_everywhere(
+    docker: Docker, engine: RunningEngine, tmp_path: Path
+) -> None:
+    """On the page, as metrics and as events of the engine; the advice ends what it can end."""
+    config = tmp_path / "rules.json"
+    quick = {"hold": "2s"}
+    config.write_text(json.dumps({"rules": {rule: quick for rule, _, _ in CAUSES.values()}}))
+    running = RunningMonitor(
+        tmp_path, "--interval", "200ms", "--details-interval", "500ms", "--config", str(config),
+        engine=engine.host,
+    ).start()  # fmt: skip
+    try:
+        for name, (_, options, command) in CAUSES.items():
+            docker("run", "-d", "--name", name, *options, "portside/base", "sh", "-c", command)
+        told: dict[str, Any] = {}
+        measured: set[str] = set()
+
+        def everything() -> bool:
+            alerts = running.own("alerts")
+            for alert in (*alerts["firing"], *alerts["ended"]):
+                told.setdefault(alert["shown"], {})[alert["rule"]] = alert
+            measured.update(found["name"] for _, found, _ in running.metrics("portside_alert"))
+            return all(rule in told.get(name, {}) for name, (rule, _, _) in CAUSES.items())
+
+        until(everything, "a warning is missing", 120)
+        assert CAUSES.keys() - {"loop"} <= measured  # a loop's may be over by then
+
+        def events() -> bool:
+            seen = docker("events", "--since", "9m", "--until", "0s", "--format", "{{.Action}}")
+            return all(f"alert: {rule}" in seen.stdout for rule, _, _ in CAUSES.values())
+
+        until(events, "the engine tells no event of one", 60)
+        docker("rm", "-f", "loop", "sick", "files")
+        docker(*told["near"]["memory_near_limit"]["advice"].split()[1:])
+        assert told["throt"]["cpu_throttled"]["advice"] == "docker update --cpus 0.15 throt"
+        docker("update", "--cpus", str(os.cpu_count() or 1), "throt")
+
+        def left() -> Any:
+            firing = running.own("alerts")["firing"]
+            return [alert for alert in firing if alert["shown"] in CAUSES]
+
+        until(lambda: not left(), "a warning stays", 90)
+    finally:
+        docker("rm", "-f", *CAUSES, check=False)
+        running.stop()
+
+
 def test_a_full_container_warns_once(monitor: RunningMonitor, docker: Docker) -> None:
     docker(
         "run", "-d", "--name", "crowded", "--pids-limit", "10", "portside/base", "sh", "-c",

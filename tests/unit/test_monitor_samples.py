@@ -31,7 +31,7 @@ from portside.monitor.cadvisor.usage_summary import percentiles
 from portside.monitor.collector import Group, Listeners
 from portside.monitor.delivery_queue import DeliveryQueue, Rejected
 from portside.monitor.early_warning import Alert, EarlyWarning, Reading, more_memory, rules_of
-from portside.monitor.engine_watch import EngineVersion
+from portside.monitor.engine_watch import ContainerFacts, EngineVersion
 from portside.monitor.group_spec import UNLIMITED, GroupSpec
 from portside.monitor.history import BUCKET, GroupHistory, Limits, chart
 from portside.monitor.history_file import HistoryFile
@@ -127,6 +127,18 @@ def test_oom_records_of_the_kernel() -> None:
     )
     assert kernel_log.parse("3,1,2,-;I/O error\n") == kernel_log.KernelError(3, "I/O error")
     assert kernel_log.parse("30,1,2,-;a daemon's line\n") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Memory cgroup out of memory: Killed process 7 (tail) total-vm:18064kB, anon-rss:15872kB",
+        "Out of memory: Killed process 7 (tail) total-vm:18064kB, anon-rss:15872kB",
+    ],
+)
+def test_an_oom_kill_is_no_error_of_the_kernel_too(text: str) -> None:
+    assert kernel_log.parse(f"3,1,1,-;{text}") is None
+    assert kernel_log.parse("3,1,1,-;EXT4-fs error (device vda)") is not None
 
 
 def test_container_ids_in_the_paths_of_engines() -> None:
@@ -228,7 +240,10 @@ def warning(**overrides: Rule) -> tuple[EarlyWarning, list[Alert]]:
 
 
 def group(name: str) -> Any:
-    return SimpleNamespace(name=name, shown=name, command_name=name, facts=None, container="")
+    return SimpleNamespace(
+        name=name, shown=name, command_name=name, facts=None, container="",
+        history=GroupHistory(Limits()),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -269,13 +284,63 @@ def test_a_value_around_the_threshold_gives_one_warning() -> None:
     made, told = warning(memory_near_limit=Rule(above=90, below=80, hold="10s"))
     for second in range(100):
         value = 92 if second % 2 else 89  # hovers: above 80 all the time
-        made._judge(
-            "memory_near_limit", group("/g"), Reading(95 if second < 20 else value, ""), second
-        )
-    assert [alert.ended for alert in told] == [0.0]
+        value = 95 if second < 20 else value
+        made._judge("memory_near_limit", group("/g"), Reading(value, f"{value} %"), second)
+    assert [(alert.ended, alert.summary) for alert in told] == [(0.0, "92 %")]
     for second in range(100, 120):
         made._judge("memory_near_limit", group("/g"), Reading(50, ""), second)
     assert len(told) == 2 and told[1].ended == 110 and not made.firing
+    assert told[1].summary == "92 %", "what was wrong, not how it is now"
+
+
+@pytest.mark.parametrize(
+    ("shares", "warns"),
+    [
+        ((92, 92, 92, 92), False),
+        ((10, 40, 92, 92), True),
+        ((92, 92, 92, 94), True),
+        ((98, 98, 98, 98), True),
+    ],
+)
+def test_memory_near_its_limit_warns_when_it_rises(shares: tuple[int, ...], warns: bool) -> None:
+    made, told = warning(memory_near_limit=Rule(hold="20s"))
+    found = group("/g")
+    found.spec = GroupSpec(memory_limit=1000)
+    for second in range(0, 40 * len(shares), 2):
+        share = shares[second // 40]
+        found.history.add(sample(1000 + second, memory_working_set=share * 10))
+        made._judge("memory_near_limit", found, Reading(share, ""), 1000 + second)
+    assert bool(told) == warns
+
+
+def test_health_that_was_bad_before_warns_until_it_is_not() -> None:
+    made, told = warning()
+    states = (
+        "running unhealthy", "running unhealthy", "exited unhealthy", "running starting",
+        "running unhealthy", "running healthy",
+    )  # fmt: skip
+    for text in states:
+        state, health = text.split()
+        made.known(ContainerFacts(id="c", name="web", state=state, health=health))
+    assert [alert.rule for alert in told] == ["unhealthy"] * 4
+    assert [told[0] is told[1], told[2] is told[3], told[0] is told[2]] == [True, True, False]
+    assert not made.firing
+
+
+def test_a_clock_that_is_set_warns_once_for_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, told = warning()
+    machine = group("/")
+    offset = [0.0]
+    real = time.time
+    monkeypatch.setattr("portside.monitor.early_warning.time.time", lambda: real() + offset[0])
+    made._look_at_clock(machine, 0)
+    for step in (0.4, 0.9, 60.0, -3600.0):  # slewing, then two times set
+        offset[0] = step
+        made._look_at_clock(machine, 1)
+    (alert,) = told
+    assert alert.rule == "clock_stepped" and "-3660.0 s" in alert.summary
+    made.pass_time(1 + 301)
+    assert alert.ended
 
 
 @settings(deadline=None)

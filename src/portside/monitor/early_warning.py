@@ -17,7 +17,7 @@ import msgspec
 
 from portside.model.golang.sizes import binary_size
 from portside.monitor.collector import Collector, Group, MonitorEvent
-from portside.monitor.engine_watch import EngineEvent
+from portside.monitor.engine_watch import ContainerFacts, EngineEvent
 from portside.monitor.filesystems import holder_of
 from portside.monitor.group_spec import GroupSpec
 from portside.monitor.history import Bucket
@@ -33,6 +33,10 @@ _STALLED = {kind: SERIES.index(f"pressure_{kind}") for kind in ("cpu", "memory",
 _PC, _PM, _PI = _STALLED.values()
 _QUICK = ("pressure_cpu", "pressure_memory", "pressure_io", "pids_near_limit",
           "descriptors_near_limit", "cpu_throttled", "memory_near_limit")  # fmt: skip
+_FULL = 97.0
+"""Percent of the memory limit beyond which a group is near it, also when it does not rise."""
+_RISE = 0.01
+"""Part of the memory limit by which a group must have risen within the kept history."""
 _NAMES_COME_NS = 5_000_000_000
 """Nanoseconds within which the engine reports the name of a container that was found."""
 _RESTARTS = 5.0
@@ -83,7 +87,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 DEFAULTS = (
     Rule(name="memory_near_limit", severity="warning", above=90, below=80, hold=10,
-         about="working set in percent of the memory limit, while it rises"),
+         about="working set in percent of the memory limit, when it has risen or is above 97 %"),
     Rule(name="cpu_throttled", severity="warning", above=25, below=10, hold=60,
          about="percent of the processor quota's periods in which the group was held back"),
     Rule(name="oom_kill", severity="critical", above=0, below=0, hold=300,
@@ -177,6 +181,7 @@ class EarlyWarning:
         collector.listeners.happened.append(self.happened)
         collector.listeners.engine.append(self.engine_event)
         collector.listeners.removed.append(self.removed)
+        collector.listeners.known.append(self.known)
 
     @property
     def firing(self) -> list[Alert]:
@@ -243,14 +248,21 @@ class EarlyWarning:
         if event.action == "die":
             self._count_restart(event, name, now)
         elif event.action.startswith("health_status") and "unhealthy" in event.action:
-            summary = f"{name}: the health check fails"
-            advice = f"docker inspect --format '{{{{json .State.Health}}}}' {name}"
-            self._fire("unhealthy", path, name, Reading(1, summary, advice), now)
+            self._fire("unhealthy", path, name, _unhealthy(name), now)
         elif event.action.startswith("health_status") or event.action == "destroy":
             self._end("unhealthy", path, "", now)
         if event.action == "destroy":
             self._restarts.pop(event.id, None)
             self._end("restart_loop", event.id, "", now)
+
+    def known(self, facts: ContainerFacts) -> None:
+        """Health that changed while the engine was away, or before this program ran."""
+        group = self._collector.by_container.get(facts.id)
+        path = group.name if group is not None else facts.id
+        if facts.health != "unhealthy" or facts.state != "running":
+            self._end("unhealthy", path, "", time.time())
+        elif ("unhealthy", path, "") not in self._states:
+            self._fire("unhealthy", path, facts.name, _unhealthy(facts.name), time.time())
 
     def removed(self, group: Group) -> None:
         """A group's warnings end with it, except those that say why it went."""
@@ -303,12 +315,15 @@ class EarlyWarning:
                 del self._states[key]
                 return
             state.above_since = state.above_since or now
+            if name == "memory_near_limit" and not _rises(group, reading.value):
+                return
             if now - state.above_since >= rule.hold:
                 self._begin(rule, group.name, group.command_name, reading, now, state)
             return
         state.alert.value = round(reading.value, 3)
         if reading.value >= rule.below:
             state.below_since = 0.0
+            state.alert.summary, state.alert.advice = reading.summary, reading.advice
             return
         state.below_since = state.below_since or now
         if now - state.below_since >= rule.hold:
@@ -364,6 +379,21 @@ class EarlyWarning:
             rule = self.rules[key[0]]
             if key[0] in _ENDING_BY_TIME and now - state.below_since >= rule.hold:
                 self._end(*key, now)
+
+
+def _unhealthy(name: str) -> Reading:
+    advice = f"docker inspect --format '{{{{json .State.Health}}}}' {name}"
+    return Reading(1, f"{name}: the health check fails", advice)
+
+
+def _rises(group: Group, share: float) -> bool:
+    """Whether memory has risen within the kept history, so that it may reach its limit: what has
+    stayed at its place for an hour has found it."""
+    lowest = group.history.lowest(_MEMORY)
+    if share >= _FULL or lowest is None:
+        return True
+    limit = group.spec.memory_limit
+    return share * limit / 100 - lowest >= _RISE * limit
 
 
 def _is_new(group: Group, sample: Sample) -> bool:

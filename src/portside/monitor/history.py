@@ -162,6 +162,10 @@ class GroupHistory:
             mean = tuple(value / self._count for value in self._sum)
             yield float(self._start), mean, self._top
 
+    def lowest(self, number: int) -> float | None:
+        """The lowest mean of a series in the kept history; None as long as there is none."""
+        return min((mean[number] for _, mean, _ in self.buckets(0)), default=None)
+
     def points(self, since: float) -> Iterator[tuple[float, Point]]:
         """Points of the samples in full resolution, with their times in seconds."""
         before: Sample | None = None

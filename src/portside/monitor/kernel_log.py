@@ -15,6 +15,8 @@ _OOM = re.compile(
     r"oom-kill:constraint=(\w+),.*?oom_memcg=([^,]*),task_memcg=([^,]*),task=(.*),pid=(\d+),uid="
 )
 _GLOBAL = re.compile(r"oom-kill:constraint=(\w+),.*?task_memcg=([^,]*),task=(.*),pid=(\d+),uid=")
+_KILLED = re.compile(r"(Memory cgroup out|Out) of memory: Killed process ")
+"""What follows an OOM kill's record, and says the same once more."""
 _ERROR = 3
 """``LOG_ERR`` of syslog(3): this level and those below are errors."""
 
@@ -79,6 +81,6 @@ def parse(record: str) -> OomKill | KernelError | None:
         return OomKill(found[3], found[2], int(found[5]), found[4], found[1])
     if found := _GLOBAL.search(text):
         return OomKill(found[2], "/", int(found[4]), found[3], found[1])
-    if facility == 0 and level <= _ERROR:
+    if facility == 0 and level <= _ERROR and not _KILLED.match(text):
         return KernelError(level, text)
     return None
