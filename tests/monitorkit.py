@@ -52,12 +52,11 @@ class RunningMonitor:
         self.tls: ssl.SSLContext | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> RunningMonitor:
+    def start(self, **process: Any) -> RunningMonitor:
+        """``process``: more arguments of :class:`subprocess.Popen`, such as another user."""
+        given = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT / "src")}, **process}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-            )  # fmt: skip
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, **given)
         until(self._answers, "the monitor did not start", 60)
         return self
 

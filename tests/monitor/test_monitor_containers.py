@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from enginekit import RunningEngine
-from monitorkit import RunningMonitor, until
+from monitorkit import ROOT, RunningMonitor, until
+from rootlesskit import RootlessUser, refuse_reason
 
 from portside.kernel.cgroup import Cgroup
 
@@ -400,3 +401,42 @@ def test_groups_that_come_and_go_are_reported_one_by_one() -> None:
                 if os.path.isdir(f"{mount}{top}{path}"):
                     os.rmdir(f"{mount}{top}{path}")
         tree.close()
+
+
+@pytest.mark.skipif(bool(refuse_reason()), reason=refuse_reason())
+def test_an_ordinary_user_sees_what_the_kernel_allows(
+    docker: Docker, engine: RunningEngine, web: str, tmp_path: Path
+) -> None:
+    """Without root and without an engine: numbers of the kernel, and what is missing is said."""
+    user = RootlessUser()
+    running = RunningMonitor(tmp_path, "--interval", "200ms", "--details-interval", "500ms")
+    running.command[0] = user.python
+    pid = int(docker("inspect", "-f", "{{.State.Pid}}", web).stdout)
+    identifier = docker("inspect", "-f", "{{.Id}}", web).stdout.strip()
+    try:
+        running.start(
+            user=user.uid, group=user.gid, extra_groups=[], cwd=user.home,
+            env=user.environment(PYTHONPATH=str(ROOT / "src")),
+        )  # fmt: skip
+        rows = running.own("groups", containers=1)
+        (row,) = [row for row in rows if row["container"] == identifier]
+        assert row["memory_limit"] == 64 << 20 and row["shown"] == row["name"]
+
+        def networks() -> Any:
+            return running.own("group", name=row["name"])["sample"]["links"]
+
+        (link,) = until(networks, "its network is not seen")
+        text = Path(f"/proc/{pid}/net/dev").read_text()
+        assert link["name"] == "eth0" and f" {link['rx_packets']} " in text
+        missing = running.own("about")["unseen"]
+        assert missing[0].startswith("open descriptors")
+        report = running.request("/validate")[2].decode()
+        assert all(f"not seen: {sentence}" in report for sentence in missing)
+        assert "no engine answers" in report
+    finally:
+        running.stop()
+        user.close()
+
+
+def test_root_sees_everything(monitor: RunningMonitor) -> None:
+    assert monitor.own("about")["unseen"] == []

@@ -191,8 +191,12 @@ class Collector:
             self._kernel_log = KernelLog(self.settings.kernel_log)
             loop.add_reader(self._kernel_log.fileno(), self._read_kernel_log)
         except OSError as err:
-            _LOG.info("the kernel's log cannot be read (%s): no names of killed processes", err)
+            _LOG.debug("the kernel's log cannot be read: %s", err)  # visibility.py reports it
         self._spawn(self._housekeeping())
+
+    @property
+    def reads_kernel_log(self) -> bool:
+        return self._kernel_log is not None
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

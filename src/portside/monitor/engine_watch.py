@@ -16,7 +16,7 @@ import msgspec
 
 from portside.client.client import Client, filters_text, path_of
 from portside.client.config import ClientConfig
-from portside.client.endpoint import Endpoint, choose
+from portside.client.endpoint import Endpoint, choose, default_socket
 from portside.client.http import Response
 from portside.model.counted import counted
 from portside.model.errors import PortsideError
@@ -87,13 +87,17 @@ class EngineVersion(msgspec.Struct, frozen=True):
 
 
 def endpoint_of(address: str, rootfs: str = "") -> Endpoint:
-    """The configured engine, or the first one whose socket exists."""
+    """The configured engine, or the first one whose socket exists: the user's own before the
+    system's, and one that this user may use before one that he may not."""
     if address or os.environ.get("DOCKER_HOST"):
         return choose(ClientConfig(), host=address)
-    for path in (*SOCKETS, *(f"{rootfs}{path}" for path in SOCKETS if rootfs)):
-        if os.path.exists(path):
-            return Endpoint(f"unix://{path}")
-    return Endpoint(f"unix://{SOCKETS[0]}")
+    usual = default_socket()
+    own = os.environ.get("XDG_RUNTIME_DIR", "") if os.geteuid() else ""
+    places = [usual, *([f"{own}/docker.sock"] if own else []), *SOCKETS]
+    places += [f"{rootfs}{path}" for path in SOCKETS if rootfs]
+    found = [path for path in places if os.path.exists(path)]
+    allowed = (path for path in found if os.access(path, os.W_OK))
+    return Endpoint(f"unix://{next(allowed, found[0] if found else usual)}")
 
 
 def facts_of(found: dict[str, Any]) -> ContainerFacts:

@@ -70,9 +70,13 @@ def parse_links(text: bytes, is_machine: bool) -> tuple[tuple[str, ...], bytes]:
 
 
 def namespace_of(proc: str) -> str:
-    """``net:[4026531840]``, or empty when it cannot be read."""
+    """An identity of the network namespace of a process; empty when the process is gone.
+
+    The link in ``ns`` is only to be read with ptrace access (namespaces(7)). The files below
+    ``net`` are there for everybody, and each namespace has inodes of its own for them.
+    """
     try:
-        return os.readlink(f"{proc}/ns/net")
+        return str(os.stat(f"{proc}/net/dev").st_ino)
     except OSError:
         return ""
 

@@ -61,6 +61,7 @@ from portside.monitor.monitor_context import Monitor
 from portside.monitor.process_reader import ProcessInfo, processes
 from portside.monitor.samples import SERIES, View, view
 from portside.monitor.settings import seconds
+from portside.monitor.visibility import unseen
 from portside.monitor.web_requests import Answer, Handler, Request, Route, json_response
 from portside.serving.http.messages import Stream
 
@@ -366,6 +367,7 @@ def about(monitor: Monitor) -> dict[str, Any]:
         "cgroup": collector.layout.mode,
         "logs": monitor.shows_logs,
         "engine": collector.engine if collector.engine_reached else None,
+        "unseen": unseen(collector),
         "groups": len(collector.groups),
         "containers": len(collector.by_container),
         "machine": {

@@ -28,6 +28,7 @@ from portside.monitor.http_server import App
 from portside.monitor.monitor_context import Monitor
 from portside.monitor.samples import Point, Sample
 from portside.monitor.settings import Settings, seconds
+from portside.monitor.visibility import unseen
 from portside.serving.host_names import is_loopback
 from portside.serving.http.server import Server, date_line
 from portside.serving.listening import tcp
@@ -158,6 +159,8 @@ class Program:
                 ", tls" if self.context else "", self.collector.layout.mode,
                 len(self.collector.groups),
             )  # fmt: skip
+            for sentence in unseen(self.collector):
+                _LOG.info("not seen: %s", sentence)
             await stopped.wait()
         finally:
             sending.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from portside.monitor.monitor_context import Monitor
+from portside.monitor.visibility import unseen
 
 
 def report(monitor: Monitor) -> str:
@@ -24,6 +25,7 @@ def report(monitor: Monitor) -> str:
         "\t(start one, or name its socket with --engine)\n"
     )
     root = settings.host_root or "/"
+    missing = unseen(collector)
     return "\n".join((
         f"Kernel version: [Supported, recommended]\n\t{monitor.kernel}\n",
         f"Cgroup setup: [{'Supported, recommended' if not lacking else 'Unsupported'}]\n"
@@ -36,6 +38,8 @@ def report(monitor: Monitor) -> str:
         f"Processes: [{_state(os.path.exists(f'{settings.host_proc}/1/stat'))}]\n"
         f"\tread from {settings.host_proc}; root of the machine: {root}\n",
         f"Block devices: [{_state(os.path.isdir('/sys/block'))}]\n",
+        f"Permissions: [Supported, {'but not ' if missing else ''}recommended]\n"
+        + "".join(f"\tnot seen: {sentence}\n" for sentence in missing),
         f"Groups: {len(collector.groups)}, of which containers: {len(collector.by_container)}\n",
     ))  # fmt: skip
 

@@ -183,6 +183,8 @@ async function start() {
   makeWindows();
   const { engine, version } = about;
   setText($("engine"), engine ? `engine ${engine.version}${engine.name ? ` on ${engine.name}` : ""}` : "no engine answers");
+  $("unseen").hidden = !about.unseen.length;
+  $("unseen").title = `Not seen: ${about.unseen.join("; ")}`;
   $("engine").title = `Portside monitor ${version}`;
   const view = $("view");
   const only = isList || name === "/" ? null : first.detail.row.name;
