@@ -193,6 +193,24 @@ def test_an_audit_distinguishes_the_careful_from_the_careless(ours: Ours) -> Non
         ours("network", "rm", "beyond-net")
 
 
+def test_what_an_audit_advises_for_a_running_container(ours: Ours) -> None:
+    """Pasted as it is printed, it changes the verdict."""
+    ours("run", "-d", "--name", "audited", "--restart", "always", BASE, "sleep", "99")
+    try:
+
+        def told() -> dict[str, str]:
+            findings = json.loads(ours("system", "audit", "--json").stdout)
+            return {f["id"]: f["fix"] for f in findings if f["subject"] == "audited" and f["fix"]}
+
+        live = {number: fix for number, fix in told().items() if " update " in fix}
+        assert set(live) == {"5.11", "5.12", "5.15", "5.29"}
+        for fix in live.values():
+            ours(*fix.split()[1:])
+        assert not set(live) & set(told())
+    finally:
+        ours("rm", "-f", "audited")
+
+
 def _stopped(found: list[dict[str, Any]]) -> int:
     """How many containers an audit has found that do not run."""
     (finding,) = [f for f in found if f["id"] == "6.2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -50,6 +51,39 @@ def test_each_advised_setting_is_accepted_and_changes_its_verdict(tmp_path: Path
     assert changed >= {"2.2", "2.3", "2.4", "2.5", "2.8", "2.9", "2.10", "2.14", "2.17", "2.18"}
     file.write_text(json.dumps(content))
     assert changed & told(load(["--config-file", str(file)])).keys() == set()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files away")
+def test_advice_about_files_changes_their_verdicts(tmp_path: Path) -> None:
+    """Each command as it is printed; paths may have what a shell reads otherwise."""
+    place = tmp_path / "it's here"
+    for name in ("data", "exec", "certs"):
+        (place / name).mkdir(parents=True)
+    for name in ("daemon.json", "ca.pem", "cert.pem", "key.pem", "socket"):
+        (place / name).touch()
+    options = DaemonOptions(
+        config_file=str(place / "daemon.json"), data_root=str(place / "data"), group="nogroup",
+        exec_root=str(place / "exec"), certs_dir=str(place / "certs"),
+        tlscacert=str(place / "ca.pem"), tlscert=str(place / "cert.pem"),
+        tlskey=str(place / "key.pem"), hosts=[f"unix://{place}/socket"],
+    )  # fmt: skip
+    mine = (place, *place.iterdir())
+    for path in mine:
+        path.chmod(0o777)
+        os.chown(path, 12345, 12346)
+
+    def warned() -> dict[str, Finding]:
+        found = {each.id: each for each in audit_engine._files(options)}
+        return {
+            number: each for number, each in found.items()
+            if each.verdict == "warn" and each.subject.startswith(str(place))
+        }  # fmt: skip
+
+    before = warned()
+    assert len(before) == 2 * len(mine) == 18
+    for finding in before.values():
+        subprocess.run(["sh", "-c", finding.fix], check=True)
+    assert warned() == {}
 
 
 def test_an_engine_without_root_is_not_called_root(

@@ -28,6 +28,8 @@ class _Check(NamedTuple):
     fix: str
     """The option of ``run`` that corrects it."""
     verdict: str = WARN
+    is_live: bool = False
+    """Whether ``update`` has the option, for the container that runs."""
 
 
 def audit_containers(core: Core) -> list[Finding]:
@@ -40,9 +42,11 @@ def _one(core: Core, record: Record) -> Iterator[Finding]:
     for check in _CHECKS:
         reason = check.wrong(core, record)
         verdict = check.verdict if reason else PASS
-        fix = f"portside run {check.fix} …" if reason else ""
+        fix = f"portside run {check.fix} …"
+        if check.is_live:
+            fix = f"portside update {check.fix} {record.name}"
         yield Finding(id=check.id, title=check.title, verdict=verdict, subject=record.name,
-                      reason=reason, fix=fix)  # fmt: skip
+                      reason=reason, fix=fix if reason else "")  # fmt: skip
 
 
 def _options(record: Record) -> security_options.SecurityOptions:
@@ -248,11 +252,13 @@ _CHECKS = (
     _Check("5.9", "Only needed ports are open", _ports, "(without -p PORT)", INFO),
     _Check("5.10", "It does not share the host's network", _shares("network_mode",
            "it can reach everything on the host's loopback"), "--network NETWORK"),
-    _Check("5.11", "Its memory is limited", _memory, "--memory SIZE"),
-    _Check("5.12", "Its processor time is limited", _cpu, "--cpus NUMBER"),
+    _Check("5.11", "Its memory is limited", _memory,
+           "--memory 512m --memory-swap 512m", is_live=True),
+    _Check("5.12", "Its processor time is limited", _cpu, "--cpus 1", is_live=True),
     _Check("5.13", "Its root file system is read-only", _read_only, "--read-only --tmpfs /tmp"),
     _Check("5.14", "Ports are published on one address", _any_address, "-p 127.0.0.1:8080:80"),
-    _Check("5.15", "Restarts are bounded", _restart, "--restart on-failure:5"),
+    _Check("5.15", "Restarts are bounded", _restart, "--restart on-failure:5",
+           is_live=True),
     _Check("5.16", "It does not see the host's processes", _shares("pid_mode",
            "it sees and signals processes of the host"), "(without --pid host)"),
     _Check("5.17", "It does not share the host's memory segments", _shares("ipc_mode",
@@ -268,7 +274,8 @@ _CHECKS = (
     _Check("5.26", "It cannot gain privileges", _privileges, "--security-opt no-new-privileges"),
     _Check("5.27", "Its health is checked", _health, "--health-cmd COMMAND"),
     _Check("5.28", "It runs what its image's name means now", _newer, "--pull always", INFO),
-    _Check("5.29", "The number of its processes is limited", _pids, "--pids-limit 200"),
+    _Check("5.29", "The number of its processes is limited", _pids, "--pids-limit 200",
+           is_live=True),
     _Check("5.30", "It is not on the default bridge", _bridge, "--network NETWORK"),
     _Check("5.31", "It has a user namespace where the engine gives one", _userns,
            "(without --userns host)"),

@@ -330,6 +330,8 @@ def _files(options: DaemonOptions) -> Iterator[Finding]:
         ("3.11", "3.12", options.tlscert, "root", 0o444),
         ("3.13", "3.14", options.tlskey, "root", 0o400),
         ("3.7", "3.8", options.certs_dir, "root", 0o755),
+        ("data-root-owner", "data-root", options.data_root, "root", 0o710),
+        ("exec-root-owner", "exec-root", options.exec_root, "root", 0o711),
     ]
     for host in options.effective_hosts:
         scheme, _, path = host.partition("://")
@@ -339,8 +341,6 @@ def _files(options: DaemonOptions) -> Iterator[Finding]:
         if path:
             with suppress(OSError):
                 yield from _file(owner_id, mode_id, path, wanted, mode)
-    with suppress(OSError):
-        yield from _mode("data-root", options.data_root, 0o710)
     if rootless_user():
         return  # the system's files are not this engine's
     for owner_id, mode_id, unit in (("3.1", "3.2", "service"), ("3.3", "3.4", "socket")):
