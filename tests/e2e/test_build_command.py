@@ -407,7 +407,7 @@ def test_bad_attestations_and_caches(build: Build, tmp_path: Path) -> None:
         (["--cache-to", "type=gha"], 'unknown cache exporter: "gha"'),
         (["--cache-from", "type=registry"], "registry cache importer requires ref"),
         (["--cache-to", "type=registry"], "registry cache exporter requires ref"),
-        (["--provenance=mode=most"], "invalid provenance mode"),
+        (["--provenance=mode=most"], 'invalid mode "most" of provenance'),
         (["--attest=mode=min"], "attestation type not specified"),
         (["--sbom=true", "--attest=type=sbom"], "duplicate attestation field sbom"),
     ):

@@ -18,6 +18,7 @@ from buildkit import Builder, MemorySink, builder
 from portside.builder.exporters.export_options import parse_export
 from portside.builder.results import ExportRequest
 from portside.model.errors import InvalidParameter, PortsideError
+from portside.model.platform import Platform
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes overlay layers")
 TEXT = """FROM scratch
@@ -155,14 +156,40 @@ async def test_times_are_rewritten_and_the_image_is_reproducible(built: Builder)
 
 
 async def test_annotations_go_where_they_belong(built: Builder) -> None:
-    target, manifest, _ = await image(
-        built,
-        **{"annotation.a": "1", "annotation-index.b": "2", "annotation-manifest-descriptor.c": "3",
-           "annotation-manifest[linux/s390x].d": "4"},
-    )  # fmt: skip
-    assert target["annotations"] == {"b": "2"}
-    assert target["manifests"][0]["annotations"] == {"c": "3"}
-    assert manifest["annotations"] == {"a": "1"}
+    attrs = {"name": "x", "annotation.a": "1", "annotation-index.b": "2",
+             "annotation-manifest-descriptor.c": "3",
+             "annotation-manifest[linux/arm64].d": "4"}  # fmt: skip
+    request = ExportRequest(type="image", attrs=attrs)
+    (answer,) = await built.build(
+        TEXT, context_of(built), request, platforms=["linux/amd64", "linux/arm64"]
+    )
+    index = built.document(answer["containerimage.digest"])
+    assert index["annotations"] == {"b": "2"}
+    assert [item["annotations"] for item in index["manifests"]] == [{"c": "3"}] * 2
+    found = [built.document(item["digest"])["annotations"] for item in index["manifests"]]
+    assert found == [{"a": "1"}, {"a": "1", "d": "4"}]
+    with pytest.raises(InvalidParameter, match="index annotations not supported for single"):
+        await image(built, **{"annotation-index.b": "2"})
+
+
+@pytest.mark.parametrize("attrs", [{"annotation.a": "b"}, {"compression": "zstd"}])
+async def test_what_docker_types_lack_needs_oci_types(
+    built: Builder, attrs: dict[str, str]
+) -> None:
+    _, manifest, _ = await image(built, **attrs, **{"oci-mediatypes": "false"})
+    assert manifest["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
+
+
+async def test_a_level_above_the_highest_of_zstd_is_the_highest(built: Builder) -> None:
+    _, best, _ = await image(built, **{"compression": "zstd", "compression-level": "99"})
+    assert best["layers"][0]["mediaType"].endswith("+zstd")
+
+
+async def test_by_digest_alone_is_no_push(built: Builder) -> None:
+    _, manifest, _ = await image(built, **{"name": "localhost:1/x", "push-by-digest": "true"})
+    assert manifest["layers"]
+    options = parse_export(ExportRequest(type="image", attrs={"push-by-digest": "1", "name": "x"}))
+    assert options.push_by_digest and not options.push
 
 
 async def test_several_platforms_make_one_index(built: Builder) -> None:
@@ -225,19 +252,26 @@ async def test_trees_of_several_platforms_have_folders(built: Builder) -> None:
     }
     await built.build(TEXT, context_of(built), ExportRequest(type="local", sink=flat))
     assert set(flat.members()) == {"big", "small"}
+    forced = MemorySink()
+    split = ExportRequest(type="tar", sink=forced, attrs={"platform-split": "true"})
+    await built.build(TEXT, context_of(built), split)
+    folder = str(Platform.host()).replace("/", "_")
+    assert set(forced.members()) == {f"{folder}/big", f"{folder}/small"}
+    merged = ExportRequest(type="tar", sink=MemorySink(), attrs={"platform-split": "false"})
+    with pytest.raises(InvalidParameter, match=r"cannot overwrite .* of another"):
+        await built.build(TEXT, context_of(built), merged, platforms=["linux/amd64", "linux/arm64"])
 
 
 @pytest.mark.parametrize(
     ("kind", "attrs", "text"),
     [
         ("nope", {}, "could not be found"),
-        ("image", {"compression": "lz4"}, "unsupported layer compression type lz4"),
+        ("image", {"compression": "lz4"}, "unsupported compression type lz4"),
         ("image", {"compression-level": "many"}, "non-int value many"),
         ("image", {"compression-level": "12"}, "levels 0 to 9"),
         ("image", {"push": "perhaps", "name": "x"}, "non-bool value specified for push"),
         ("image", {"push": "true"}, "needs a name"),
         ("image", {"name": "UPPER"}, "lowercase"),
-        ("image", {"annotation.a": "b", "oci-mediatypes": "false"}, "OCI media types"),
         ("image", {"annotation-index[linux/amd64].a": "b"}, "no platform"),
         ("image", {"annotation-layer.a": "b"}, "unrecognized annotation type layer"),
         ("image", {"oci-artifact": "x"}, "non-bool value specified for oci-artifact"),

@@ -59,10 +59,10 @@ class ProvenanceOptions:
         inline_only = flag(fields, "inline-only", False)
         mode = fields.get("mode", "min")
         if mode not in ("min", "max"):
-            raise InvalidParameter(f"invalid provenance mode {mode!r}: use min or max")
+            raise InvalidParameter(f'invalid mode "{mode}" of provenance: use min or max')
         version = fields.get("version", "v0.2")
         if version not in ("v0.2", "v1"):
-            raise InvalidParameter(f"invalid provenance version {version!r}: use v0.2 or v1")
+            raise InvalidParameter(f"invalid provenance SLSA version: {version}: use v0.2 or v1")
         return cls(
             is_max=mode == "max",
             version=V1 if version == "v1" else V02,

@@ -25,7 +25,7 @@ def outline(plan: Plan, source: bytes) -> dict[str, Any]:
         entry: dict[str, Any] = {"name": offered.key}
         if text := _description(offered.instruction, offered.key):
             entry["description"] = text
-        if offered.value is not None:
+        if offered.value:
             entry["value"] = offered.value
         args[offered.key] = {**entry, "location": _location(offered.instruction.span)}
     if args:

@@ -25,6 +25,7 @@ from portside.images.save import layout_stream
 from portside.images.service import ImageService
 from portside.model.digest import Digest
 from portside.model.errors import InvalidParameter
+from portside.model.golang.timestamps import format_rfc3339, now_rfc3339
 from portside.model.image import (
     ANNOTATION_NAME,
     ANNOTATION_REF,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from portside.store.db import Lease
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+CREATED = "org.opencontainers.image.created"
 _FILES = {"slsa.dev/provenance": "provenance.json", "spdx.dev/Document": "sbom.spdx.json"}
 
 
@@ -137,6 +139,7 @@ class Delivery:
             bare = tuple(replace(item, attestations=()) for item in result.platforms)
             result = replace(result, platforms=bare, is_multi=False)
         written = await ImageWriter(self._store, self._lease.ref).write(result, options)
+        written = _stamped(written, options)
         found = response(written, options)
         blobs = self._blobs(written)
         if not options.tar:
@@ -192,7 +195,9 @@ class Delivery:
     # -- trees ---------------------------------------------------------------------------
 
     async def _tree(self, result: BuildResult, options: ExportOptions, sink: OutputSink) -> None:
-        splits = result.is_multi and options.platform_split
+        splits = options.platform_split
+        if splits is None:
+            splits = result.is_multi
         trees = []
         for item in result.platforms:
             folder = str(item.platform).replace("/", "_") if splits else ""
@@ -227,6 +232,13 @@ def _attested(item: PlatformResult, options: ExportOptions) -> Iterator[tuple[st
         statement = {"_type": "https://in-toto.io/Statement/v0.1", "predicateType": kind,
                      "subject": [], "predicate": attestation.predicate}  # fmt: skip
         yield options.attestation_prefix + name, msgspec.json.encode(statement)
+
+
+def _stamped(written: Written, options: ExportOptions) -> Written:
+    """An archive says of its image when it was made."""
+    moment = now_rfc3339() if options.epoch is None else format_rfc3339(options.epoch * 10**9)
+    annotations = {**written.target.annotations, CREATED: f"{moment[:19]}Z"}
+    return replace(written, target=msgspec.structs.replace(written.target, annotations=annotations))
 
 
 def _check(result: BuildResult, options: ExportOptions, sink: OutputSink | None) -> None:

@@ -59,7 +59,10 @@ class ExportOptions:
     """SOURCE_DATE_EPOCH, seconds."""
     rewrite_timestamp: bool = False
     annotations: tuple[Annotation, ...] = ()
-    platform_split: bool = True
+    platform_split: bool | None = None
+    """Trees are written to a folder for each platform; None: where there are several."""
+    attestation_inline: bool = False
+    """Attestations that are wanted only within an image make it an index in an archive, too."""
     attestation_prefix: str = ""
     squash: bool = False
     """One layer of all that the build added (the classic builder's ``--squash``)."""
@@ -100,31 +103,30 @@ def parse_export(request: ExportRequest, epoch: int | None = None) -> ExportOpti
     given = attrs.get("source-date-epoch", "")
     if given and not given.isdecimal():
         raise InvalidParameter(f"invalid source-date-epoch {given!r}: expected seconds")
-    for key in ("attestation-inline", "name-canonical"):
-        flag(attrs, key, False)
-    options = ExportOptions(
+    flag(attrs, "name-canonical", False)
+    compression, annotations = _compression(attrs), tuple(_annotations(attrs))
+    return ExportOptions(
         type=kind,
         names=tuple(require_name(name) for name in names),
         dangling=attrs.get("dangling-name-prefix", DANGLING) if kind in IMAGE_TYPES else "",
-        push=push or by_digest,
+        push=push,
         push_by_digest=by_digest,
         store=flag(attrs, "store", True),
         unpack=flag(attrs, "unpack", True),
         tar=flag(attrs, "tar", True),
-        oci_types=flag(attrs, "oci-mediatypes", kind != "docker"),
+        # Docker's types have no annotations and no zstd
+        oci_types=flag(attrs, "oci-mediatypes", kind != "docker")
+        or bool(annotations)
+        or compression.kind == "zstd",
         oci_artifact=flag(attrs, "oci-artifact", False),
-        compression=_compression(attrs),
+        compression=compression,
         epoch=int(given) if given else epoch,
         rewrite_timestamp=flag(attrs, "rewrite-timestamp", False),
-        annotations=tuple(_annotations(attrs)),
-        platform_split=flag(attrs, "platform-split", True),
+        annotations=annotations,
+        platform_split=(flag(attrs, "platform-split", True) if "platform-split" in attrs else None),
+        attestation_inline=flag(attrs, "attestation-inline", kind in IMAGE_TYPES),
         attestation_prefix=attrs.get("attestation-prefix", ""),
     )
-    if options.annotations and not options.oci_types:
-        raise InvalidParameter("annotations need OCI media types: leave oci-mediatypes=false out")
-    if options.compression.kind == "zstd" and not options.oci_types:
-        raise InvalidParameter("zstd layers need OCI media types: leave oci-mediatypes=false out")
-    return options
 
 
 def flag(attrs: Mapping[str, str], key: str, default: bool) -> bool:
@@ -142,13 +144,15 @@ def flag(attrs: Mapping[str, str], key: str, default: bool) -> bool:
 def _compression(attrs: Mapping[str, str]) -> Compression:
     kind = attrs.get("compression") or "gzip"
     if kind not in KINDS:
-        raise InvalidParameter(f"unsupported layer compression type {kind}: use {', '.join(KINDS)}")
+        raise InvalidParameter(f"unsupported compression type {kind}: use {', '.join(KINDS)}")
     text = attrs.get("compression-level", "")
     try:
         level = int(text) if text else None
     except ValueError:
         raise InvalidParameter(f"non-int value {text} specified for compression-level") from None
     most = 22 if kind == "zstd" else 9
+    if level is not None and kind == "zstd":
+        level = min(level, most)
     if level is not None and not 0 <= level <= most:
         raise InvalidParameter(f"compression-level {level}: {kind} has levels 0 to {most}")
     force = flag(attrs, "force-compression", False)

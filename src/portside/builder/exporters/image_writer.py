@@ -22,6 +22,7 @@ from portside.builder.exporters.export_options import (
 )
 from portside.builder.layers.layer_blobs import LayerBlob, LayerBlobs
 from portside.builder.results import BuildResult, PlatformResult
+from portside.model.errors import InvalidParameter
 from portside.model.golang.timestamps import format_rfc3339, now_rfc3339
 from portside.model.image import (
     ATTESTATION_FOR,
@@ -74,17 +75,23 @@ class ImageWriter:
 
     async def write(self, result: BuildResult, options: ExportOptions) -> Written:
         manifests, attested, configs = [], [], []
+        attests = options.oci_types and (
+            options.attestation_inline
+            or result.is_multi
+            or any(not each.inline_only for item in result.platforms for each in item.attestations)
+        )
         for item in result.platforms:
             manifest, config = await self._platform(item, options)
             manifests.append(manifest)
             configs.append(config)
-            if item.attestations and options.oci_types:
+            if item.attestations and attests:
                 attested.append(self._attest(item, manifest, options))
-        needs_index = (
-            result.is_multi or len(manifests) != 1 or attested or options.annotated(INDEX)
-            or options.annotated(INDEX_DESCRIPTOR)
-        )  # fmt: skip
-        if not needs_index:
+        if not (result.is_multi or len(manifests) != 1 or attested):
+            if options.annotated(INDEX) or options.annotated(INDEX_DESCRIPTOR):
+                raise InvalidParameter(
+                    "index annotations not supported for single platform export: use manifest: "
+                    "and manifest-descriptor:"
+                )
             return Written(manifests[0], tuple(manifests), tuple(configs))
         index = Index(
             schema_version=2,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from portside.builder.layers.layer_values import Converted, Named
+from portside.model.errors import InvalidParameter
 from portside.model.rootfs import Rootfs
 from portside.store import tar_format as tar
 from portside.store.decompress import plain
@@ -104,8 +105,34 @@ def pack_difference(lower_rootfs: Rootfs, upper_rootfs: Rootfs, target: str) -> 
     return _converted(packed)
 
 
+class _Merged(TarWriter):
+    """Several trees at one place: they may share directories, not files."""
+
+    def __init__(self, out: int, latest: int | None) -> None:
+        super().__init__(out, latest)
+        self._before: set[bytes] = set()
+        self._here: set[bytes] = set()
+
+    def new_root(self) -> None:
+        super().new_root()
+        self._before |= self._here
+        self._here.clear()
+
+    def node(self, dir_fd: int, name: bytes, path: bytes) -> int:
+        directory = super().node(dir_fd, name, path)
+        if directory < 0:
+            if path in self._before:
+                raise InvalidParameter(
+                    f"cannot overwrite {os.fsdecode(path)} of another platform when "
+                    "platform-split is false"
+                )
+            self._here.add(path)
+        return directory
+
+
 def pack_trees(trees: Sequence[Named], latest: int | None, out: int) -> int:
-    writer = TarWriter(out, latest)
+    merges = len(trees) > 1 and not any(item.folder for item in trees)
+    writer = _Merged(out, latest) if merges else TarWriter(out, latest)
     for item in trees:
         prefix = os.fsencode(item.folder)
         if prefix:

@@ -65,6 +65,8 @@ async def _lint(source: SourceFile, make_plan: MakePlan) -> dict[str, Any]:
     except DockerfileError as err:
         found["buildError"] = {"message": str(err), "location": _place(*err.span[:2])}
         warnings = findings_of(err)
+    if not warnings:
+        found["warnings"] = None  # an empty list of Go's, and so BuildKit's answer
     for warned in warnings:
         found["warnings"].append(
             {
