@@ -118,8 +118,10 @@ class _Merged(TarWriter):
         self._before |= self._here
         self._here.clear()
 
-    def node(self, dir_fd: int, name: bytes, path: bytes) -> int:
-        directory = super().node(dir_fd, name, path)
+    def node(
+        self, dir_fd: int, name: bytes, path: bytes, found: os.stat_result | None = None
+    ) -> int:
+        directory = super().node(dir_fd, name, path, found)
         if directory < 0:
             if path in self._before:
                 raise InvalidParameter(
