@@ -122,13 +122,14 @@ class Builder:
 
 
 @asynccontextmanager
-async def builder(root: Path) -> AsyncIterator[Builder]:
+async def builder(root: Path, settings: Mapping[str, Any] | None = None) -> AsyncIterator[Builder]:
+    """``settings``: ``builder`` of daemon.json."""
     images = ImageService(Store.open(root))
     await images.start()
     core = SimpleNamespace(
         store=images.store, instance=SimpleNamespace(exec_root=root), networks=None
     )
-    service = BuildService(cast("Any", core), images)
+    service = BuildService(cast("Any", core), images, settings)
     try:
         yield Builder(service, images, root)
     finally:

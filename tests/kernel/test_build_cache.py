@@ -1,5 +1,6 @@
 """Cache export and import: an engine with nothing continues where another one was."""
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from buildkit import Builder, MemoryContent, builder
+from enginekit import PATIENCE
 from imagekit import docker_registry
 
 from portside.builder.cache.cache_manifest import parse_config
@@ -187,3 +189,20 @@ async def test_a_stage_without_cache_is_made_again_below_cached_ones(
         ran.clear()
         await engine.build(text, context, IMAGE)
         assert ran == []
+
+
+async def test_clients_directories_count_for_the_limit(tmp_path: Path) -> None:
+    """They were not measured before: nobody has asked for the cache's size."""
+    policy = {"gc": {"policy": [{"all": True, "maxUsedSpace": "1MB"}]}}
+    async with builder(tmp_path / "one", policy) as one:
+        directories = one.service.directories
+        for key, size in (("large", 2 << 20), ("small", 1 << 10)):
+            with directories.use(key, "context") as path:
+                path.mkdir(parents=True)
+                (path / "file").write_bytes(os.urandom(size))
+        await one.service.tidy()
+        async with asyncio.timeout(60 * PATIENCE):
+            while len(directories.idle()) > 1:
+                await asyncio.sleep(0.05)
+        (left,) = await one.service.usage()
+        assert left.description == "local source for context" and left.size < 1 << 20

@@ -37,8 +37,10 @@ class ClientDirectory:
     used: float = 0
     """Seconds since the epoch."""
     count: int = 0
-    size: int | None = None
-    """Bytes; None when it was used since it was measured."""
+    size: int = 0
+    """Bytes, when it was measured last."""
+    measured: float = 0
+    """When that was, in seconds since the epoch; 0: never."""
 
 
 class ClientDirectories:
@@ -63,7 +65,7 @@ class ClientDirectories:
         finally:
             older = self._idle.pop(key, None) if key else found
             if key:
-                found.used, found.size = time.time(), None
+                found.used = time.time()
                 found.count += 1
                 self._idle[key] = found
             for gone in (older, *self._surplus()):

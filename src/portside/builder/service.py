@@ -85,6 +85,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STALE = 600.0
+"""Seconds after which a size that was measured is measured again after a build."""
 _SHORT = re.compile(r"[0-9a-f]{1,11}")
 """Fewer digits of an ID than commands print."""
 
@@ -161,6 +163,9 @@ class BuildService:
         self.grantable = grantable(settings or {})
         """Entitlements that requests may have."""
         self._running: dict[str, asyncio.Task[object]] = {}
+        self._measuring: asyncio.Task[None] | None = None
+        self._measured: dict[str, float] = {}
+        """When each cache mount was measured last, in seconds since the epoch."""
         for left in self.exec_root.glob("build-*"):
             shutil.rmtree(left, ignore_errors=True)
         self._contexts = core.store.root / "contexts"
@@ -395,33 +400,57 @@ class BuildService:
         return self._policy
 
     async def usage(self) -> list[CacheRecord]:
-        """All records, cache mounts measured now, and the kept directories of clients."""
+        """All records, and the kept directories of clients, with their sizes now."""
+        await self._measure()
+        return self._records()
+
+    async def _measure(self, patience: float | None = None) -> bool:
+        """Measure cache mounts, which steps may be writing to, and clients' directories that have
+        changed. With ``patience``: only what was used more than so many seconds after it was
+        measured last. Whether there was anything."""
+        found = False
         for record in self.cache.all():
-            if record.type == CACHE_MOUNT:
+            before = 0 if patience is None else self._measured.get(record.id, 0)
+            if record.type == CACHE_MOUNT and _is_due(before, record.used, patience):
                 directory = cache_directory(self.store.root, record.id)
+                self._measured[record.id] = time.time()
                 size: int = await self.store.workers.run(Measure(path=str(directory)))
                 self.cache.resize(record.id, size)
+                found = True
         for kept in self.directories.idle():
-            if kept.size is None:
-                measure = Measure(path=str(kept.path))
-                kept.size = await self.store.workers.run(measure)
-        return self._records()
+            if _is_due(kept.measured, kept.used, patience):
+                kept.measured = time.time()
+                kept.size = await self.store.workers.run(Measure(path=str(kept.path)))
+                found = True
+        return found
 
     def _records(self) -> list[CacheRecord]:
         """All records, with sizes as they were measured last."""
         locals_ = [
             CacheRecord(
                 id=found.id, description=f"local source for {found.name}", type=LOCAL,
-                size=found.size or 0, created=found.created, used=found.used, count=found.count,
+                size=found.size, created=found.created, used=found.used, count=found.count,
             )
             for found in self.directories.idle()
         ]  # fmt: skip
         return [*self.cache.all(), *locals_]
 
     async def tidy(self) -> None:
-        """Keep the cache within its bounds; what running builds use stays."""
+        """Keep the cache within its bounds; what running builds use stays. What was not measured
+        for long is measured meanwhile: nobody waits for it."""
         for rule in self._policy.rules:
             await self._drop(self._chosen(rule))
+        if self._policy.rules and self._measuring is None:
+            self._measuring = asyncio.create_task(self._tidy_measured())
+
+    async def _tidy_measured(self) -> None:
+        try:
+            with teardown(log, "measure the build cache"):
+                if await self._measure(STALE):
+                    for rule in self._policy.rules:
+                        await self._drop(self._chosen(rule))
+        finally:
+            self._measuring = None
 
     async def prune(
         self,
@@ -470,7 +499,9 @@ class BuildService:
 
     async def close(self) -> None:
         """Stop what runs; contexts go."""
-        tasks = list(self._running.values())
+        tasks: list[asyncio.Task[Any]] = list(self._running.values())
+        if self._measuring is not None:
+            tasks.append(self._measuring)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -542,6 +573,10 @@ class _Resolver:
         if image is None:
             raise NotFound(f"No such image: {ref}")
         return image
+
+
+def _is_due(measured: float, used: float, patience: float | None) -> bool:
+    return not measured or used > measured + (patience or 0)
 
 
 def until_of(seconds: float) -> float:
