@@ -193,6 +193,27 @@ def test_processors_of_an_exec(made: Bundles) -> None:
     assert done.stdout.split() == ["Cpus_allowed_list:", "0"], done.stderr
 
 
+def _bound(*options: str) -> dict[str, Any]:
+    return {"destination": "/m", "type": "bind", "source": "/tmp", "options": options}
+
+
+@pytest.mark.parametrize(
+    ("version", "changes"),
+    [
+        ("1", {}),
+        ("9.9.9", {}),
+        ("1.0.0", {"linux": {"intelRdt": {"closID": "x"}}}),
+        ("1.0.0", {"linux": {"devices": [{"path": "dev/q", "type": "c", "major": 1, "minor": 3}]}}),
+        ("1.0.0", {"mounts": [_bound("bind", "sync", "lazytime", "ro")]}),
+    ],
+)
+def test_what_runc_passes_over_is_no_error(
+    made: Bundles, version: str, changes: dict[str, Any]
+) -> None:
+    code, out, _ = run(made, "echo got here", config={"ociVersion": version, **changes})
+    assert (code, out) == (0, "got here\n")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -207,7 +228,11 @@ def test_processors_of_an_exec(made: Bundles) -> None:
         ({"ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 9}}, "ioPriority.priority"),
         ({"execCPUAffinity": {"initial": "3-1"}}, "invalid CPU list"),
         ({"linux": {"personality": {"domain": "BSD"}}}, "unknown personality domain"),
-        ({"linux": {"intelRdt": {"closID": "x"}}}, "Intel RDT is not supported"),
+        ({"linux": {"intelRdt": {"l3CacheSchema": "L3:0=f"}}}, "Intel RDT/CAT is not supported"),
+        ({"linux": {"intelRdt": {"memBwSchema": "MB:0=9"}}}, "Intel RDT/MBA is not supported"),
+        ({"mounts": [_bound("bind", "size=4k")]}, "filesystem-specific options applied: size=4k"),
+        ({"mounts": [_bound("rbind", "ro", "hello")]}, "options applied: hello"),
+        ({"mounts": [_bound("bind", "idmap")]}, "must have both uid and gid mappings"),
         ({"linux": {"namespaces": [{"type": "mount"}] * 2}}, "duplicated ns"),
         ({"linux": {"namespaces": [{"type": "mount"}]}}, "without a private UTS namespace"),
         ({"linux": {"namespaces": [{"type": "moon"}]}}, "does not exist"),
@@ -220,7 +245,7 @@ def test_processors_of_an_exec(made: Bundles) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(made: Bundles, changes: dict[str, Any], said: str) -> None:
-    config = {key: changes[key] for key in ("linux", "hooks") if key in changes}
+    config = {key: changes[key] for key in ("linux", "hooks", "mounts") if key in changes}
     process = {key: value for key, value in changes.items() if key not in config}
     if "net_cls" in said and os.path.isdir("/sys/fs/cgroup/net_cls"):
         pytest.skip("this machine has net_cls")

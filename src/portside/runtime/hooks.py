@@ -107,7 +107,7 @@ def _wait(hook: Hook, pid: int, reader: int) -> tuple[str, int]:
             if not ready:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                return f"no end within {hook.timeout} s", 137
+                raise TimeoutError(f"hook ran past specified timeout of {hook.timeout}.0s")
             if reader in ready:
                 data = os.read(reader, 4096)
                 said = (said + data)[:_OUTPUT]

@@ -154,6 +154,11 @@ class Parsed:
             self.data.append(option)
 
 
+def of_file_system(options: Parsed) -> list[str]:
+    """What a new file system would be given, but for what bind mounts ignore."""
+    return [option for option in options.data if option not in _OF_SUPERBLOCK]
+
+
 class Mappers:
     """User namespaces by their mappings, for idmapped mounts: each is made once in a start, and
     the container's own (``existing``, -1 for none yet) serves where its mappings are wanted."""

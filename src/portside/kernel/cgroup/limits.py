@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, TypeVar
 
 from portside.kernel.cgroup.machine import Machine
+from portside.kernel.cgroup.plan import MAXIMUM_SHARES
 from portside.model.errors import InvalidParameter, LimitUnsupported
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ _R = TypeVar("_R", bound="Resources")
 
 MINIMUM_MEMORY = 6 << 20
 """Bytes. Not the kernel's limit: less than that does not start anything useful."""
-MAXIMUM_SHARES = 262_144
 _MAXIMUM_CPU = 8192
 """Highest processor number a list may name; bounds what a hostile list can make us build."""
 

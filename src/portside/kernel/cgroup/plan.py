@@ -12,6 +12,8 @@ import msgspec
 from portside.kernel.cgroup.layout import Layout
 from portside.model.errors import InvalidParameter, SystemFailure
 
+_MINIMUM_SHARES, MAXIMUM_SHARES = 2, 262_144
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -192,6 +194,11 @@ def _cpu_v1(cpu: CPU) -> Iterator[Write]:
     if cpu.idle is not None:
         yield Write("cpu", "cpu.idle", str(cpu.idle), optional=cpu.idle == 0)
     if cpu.shares:
+        # the kernel takes what is nearest to it, without an error
+        if cpu.shares > MAXIMUM_SHARES:
+            raise InvalidParameter(f"the maximum allowed cpu-shares is {MAXIMUM_SHARES}")
+        if cpu.shares < _MINIMUM_SHARES:
+            raise InvalidParameter(f"the minimum allowed cpu-shares is {_MINIMUM_SHARES}")
         yield Write("cpu", "cpu.shares", str(cpu.shares))
     # Real time: the runtime must fit the period that is there, as with quota below.
     if cpu.realtime_period:

@@ -42,7 +42,7 @@ class Wanted(msgspec.Struct):
 
 def load(bundle: str) -> Spec:
     """A bundle's configuration, with paths made absolute. Raises InvalidParameter, NotFound."""
-    spec = read_spec(f"{bundle}/config.json", bundle=True)
+    spec = read_spec(f"{bundle}/config.json")
     for warning in validate.check(spec):
         runtime_log.write("warning", warning)
     assert spec.root is not None and spec.linux is not None

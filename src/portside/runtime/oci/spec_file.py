@@ -14,15 +14,11 @@ if TYPE_CHECKING:
     from portside.runtime.oci.state_store import Container, Saved
 
 
-def read_spec(path: str, bundle: bool = False) -> Spec:
-    """A ``config.json``, our own or a ``bundle``'s. Raises NotFound or InvalidParameter."""
+def read_spec(path: str) -> Spec:
+    """A ``config.json``. Raises NotFound or InvalidParameter."""
     try:
         with open(path, "rb") as file:
-            data = file.read()
-        spec = messages.decode(data, Spec)
-        if bundle and b'"ociVersion"' not in data:
-            raise InvalidParameter(f"{path}: the required property ociVersion is missing")
-        return spec
+            return messages.decode(file.read(), Spec)
     except FileNotFoundError:
         raise NotFound(f"JSON specification file {path} not found") from None
     except msgspec.MsgspecError as err:

@@ -7,8 +7,8 @@ import resource
 
 from portside.kernel import apparmor, process, selinux
 from portside.model.errors import InvalidParameter, NotImplementedHere
-from portside.model.ociruntime import Hooks, Process, Spec
-from portside.runtime import privileges, scheduling, userns
+from portside.model.ociruntime import Hooks, Mount, Process, Spec
+from portside.runtime import mounts, privileges, scheduling, userns
 
 _MAX_ID = (1 << 31) - 1
 _IPC_SYSCTLS = frozenset(
@@ -19,8 +19,7 @@ _IPC_SYSCTLS = frozenset(
 
 def check(spec: Spec) -> list[str]:
     """Raise InvalidParameter or NotImplementedHere; returns what is only worth a warning."""
-    _version(spec.oci_version)
-    warnings = check_process(spec.process)
+    warnings = [*_version(spec.oci_version), *check_process(spec.process)]
     if spec.root is None:
         raise InvalidParameter("config.json: root is missing: root must be specified")
     if spec.linux is None:
@@ -39,7 +38,9 @@ def check(spec: Spec) -> list[str]:
     return warnings
 
 
-def _version(text: str) -> None:
+def _version(text: str) -> list[str]:
+    """A warning about a version that is none, or newer than what we know: what such a file says is
+    read as far as it is known, as other runtimes do."""
     ends = [text.index(sign) for sign in "-+" if sign in text]
     core = text[: min(ends, default=len(text))]
     numbers = core.split(".")
@@ -47,11 +48,10 @@ def _version(text: str) -> None:
     rest = text[len(core) + 1 :]
     fits = all(letter.isascii() and (letter.isalnum() or letter in ".+-") for letter in rest)
     if len(numbers) != 3 or not plain or not fits or (ends and not rest):
-        raise InvalidParameter(
-            f"config.json: ociVersion {text!r} is not a semantic version such as 1.2.0"
-        )
+        return [f"config.json: ociVersion {text!r} is not a semantic version such as 1.2.0"]
     if int(numbers[0]) > 1:
-        raise InvalidParameter(f"config.json: unknown version specified: ociVersion {text}")
+        return [f"config.json: unknown version specified: ociVersion {text}"]
+    return []
 
 
 def check_process(process: Process | None) -> list[str]:
@@ -135,20 +135,39 @@ def _sysctls(spec: Spec) -> None:
 
 def _refused(spec: Spec) -> None:
     assert spec.linux is not None
-    if spec.linux.intel_rdt is not None:
-        raise NotImplementedHere(
-            "intelRdt is specified in config, but Intel RDT is not supported here"
-        )
+    for name, kind in (("l3CacheSchema", "CAT"), ("memBwSchema", "MBA")):
+        if (spec.linux.intel_rdt or {}).get(name):
+            raise NotImplementedHere(
+                f"intelRdt.{name} is specified in config, but Intel RDT/{kind} is not supported"
+            )
     for device in spec.linux.devices:
         if device.type not in ("b", "c", "u", "p"):
             raise InvalidParameter(f"device {device.path}: unknown type {device.type!r}")
-        if not device.path.startswith("/") or not device.path.strip("/"):
-            raise InvalidParameter(f"device {device.path!r}: the path must be absolute")
+        if not device.path.strip("/"):
+            raise InvalidParameter(f"device {device.path!r}: the path is empty")
     for number, mount in enumerate(spec.mounts):
         if not mount.destination:
             raise InvalidParameter(f"config.json: mounts[{number}]: the destination is empty")
+        _options(spec, mount)
     if spec.linux.mount_label and not selinux.enabled():
         raise InvalidParameter("selinux label is specified in config, but selinux is disabled")
+
+
+def _options(spec: Spec, mount: Mount) -> None:
+    found = mounts.Parsed(mount)
+    if found.bind and (foreign := mounts.of_file_system(found)):
+        raise InvalidParameter(
+            f"invalid mount {mount.destination}: bind mounts cannot have any filesystem-specific "
+            f"options applied: {','.join(foreign)}"
+        )
+    mapped = bool(mount.uid_mappings) + bool(mount.gid_mappings)
+    if not mapped and not userns.wanted(spec):
+        mapped = 1 if {"idmap", "ridmap"}.intersection(mount.options) else 0
+    if mapped == 1:
+        raise InvalidParameter(
+            f"invalid mount {mount.destination}: id-mapped mounts must have both uid and gid "
+            "mappings specified"
+        )
 
 
 def _net_devices(spec: Spec) -> None:
