@@ -128,6 +128,11 @@ def test_no_descriptor_reaches_the_container_but_what_is_preserved(made: Bundles
             pass_fds=(3,),
         )
     assert done.stdout == Path("/etc/hostname").read_text()
+    name = made.create("sleep", "100")
+    done = made.call("exec", "--preserve-fds", "20", name, "true")
+    assert (done.returncode, "unable to stat preserved-fd 3 (of 20)" in done.stderr) == (255, True)
+    done = made.call("exec", "-g", "x", name, "true")
+    assert "for flag -g: strconv.ParseInt" in done.stderr
 
 
 def test_a_console_socket(made: Bundles) -> None:
@@ -179,6 +184,7 @@ def test_errors_are_logged_as_engines_read_them(made: Bundles) -> None:
         (("list", "--format", "xml"), "invalid format option"),
         (("--log-format", "xml", "list"), "invalid log-format: xml"),
         (("checkpoint", "x"), "not supported"),
+        (("create", "--preserve-fds", "20", "x"), "unable to stat preserved-fd 3 (of 20)"),
     ],
 )
 def test_bad_calls(made: Bundles, arguments: tuple[str, ...], said: str) -> None:

@@ -495,6 +495,8 @@ def test_figures_and_features_have_runcs_shape(made: Bundles) -> None:
     name = made.create("sleep", "60")
     figures = json.loads(made.call("events", "--stats", name).stdout)["data"]
     assert 0 in figures["cpuset"]["cpus"] or figures["cpuset"]["cpus"] == []
+    members = "blkio cpu cpuset hugetlb intel_rdt memory network_interfaces pids".split()
+    assert sorted(figures) == members
     features = json.loads(made.call("features").stdout)
     assert features["linux"]["intelRdt"] == {"enabled": False}
     assert {"tmpcopyup", "rro", "sync"} <= set(features["mountOptions"])

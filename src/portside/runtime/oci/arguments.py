@@ -60,6 +60,18 @@ class Options(table.Options):
                 f'invalid value for {name}: strconv.ParseInt: parsing "{text}": invalid syntax'
             ) from None
 
+    def preserved(self) -> int:
+        """``--preserve-fds``, all of which are open. Raises InvalidParameter."""
+        count = self.number("preserve-fds") or 0
+        for fd in range(3, 3 + count):
+            try:
+                posix.fstat(fd)
+            except OSError:
+                raise InvalidParameter(
+                    f"unable to stat preserved-fd {fd} (of {count}): no such file or directory"
+                ) from None
+        return count
+
     def operand(self, what: str = "container id") -> str:
         """The first operand. Raises InvalidParameter when there is none."""
         if not self.operands or not self.operands[0]:

@@ -23,6 +23,7 @@ from portside.runtime.state_files import write_whole
 
 def run(root: str, options: Options) -> int:
     """Execute; the exit status, 0 at once when detached."""
+    preserve = options.preserved()  # before anything else is opened
     box = Container(root, options.operand())
     saved = box.load()
     status = box.status(saved)
@@ -35,7 +36,7 @@ def run(root: str, options: Options) -> int:
     detach = options.flag("detach")
     socket_path = options.text("console-socket")
     console.check(socket_path, detach=detach, terminal=process.terminal)
-    child = _start(box, saved.pid, saved.cgroup, spec, process, options)
+    child = _start(box, saved.pid, saved.cgroup, spec, process, options, preserve)
     if child.leader >= 0 and socket_path:
         console.hand_over(socket_path, child.leader)
         child.leader = -1
@@ -50,8 +51,9 @@ def run(root: str, options: Options) -> int:
 
 
 def _start(
-    box: Container, pid: int, cgroup: str, spec: Spec, process: Process, options: Options
-) -> Child:
+    box: Container, pid: int, cgroup: str, spec: Spec, process: Process, options: Options,
+    preserve: int,
+) -> Child:  # fmt: skip
     assert spec.linux is not None
     init.prepare()
     pidfd = os.pidfd_open(pid)
@@ -66,7 +68,6 @@ def _start(
         seccomp_flags=flags,
     )
     further = exec_init.further_namespaces(pid)
-    preserve = options.number("preserve-fds") or 0
 
     def become(own: Own) -> None:
         own.preserve = preserve
@@ -124,6 +125,16 @@ def _process(options: Options, spec: Spec) -> Process:
     return process
 
 
+def _group(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidParameter(
+            f'invalid value "{text}" for flag -g: strconv.ParseInt: parsing "{text}": '
+            "invalid syntax"
+        ) from None
+
+
 def _changed(options: Options, spec: Spec) -> Process:
     assert spec.process is not None
     process = spec.process
@@ -146,8 +157,8 @@ def _changed(options: Options, spec: Spec) -> Process:
         )
     if options.text("user") or options.many("additional-gids"):
         uid, _, gid = options.text("user").partition(":")
+        more_groups = tuple(_group(text) for text in options.many("additional-gids"))
         try:
-            more_groups = tuple(int(text) for text in options.many("additional-gids"))
             user = User(int(uid or process.user.uid), int(gid or process.user.gid))
         except ValueError:
             raise InvalidParameter(f"parsing {options.text('user')!r} as uid[:gid]") from None

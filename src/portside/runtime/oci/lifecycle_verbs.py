@@ -18,7 +18,7 @@ def _wanted(context: Context, options: Options, detach: bool) -> creating.Wanted
         pid_file=options.text("pid-file"),
         console_socket=options.text("console-socket"),
         pidfd_socket=options.text("pidfd-socket"),
-        preserve_fds=(options.number("preserve-fds") or 0) + listening(),
+        preserve_fds=options.preserved() + listening(),
         listen_fds=listening(),
         detach=detach,
         keyring=not options.flag("no-new-keyring"),

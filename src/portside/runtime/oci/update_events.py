@@ -169,6 +169,8 @@ def figures(stats: CgroupStats) -> dict[str, Any]:
             "ioServiceBytesRecursive": entries(stats.io_bytes),
             "ioServicedRecursive": entries(stats.io_operations),
         },
+        "intel_rdt": {},
+        "network_interfaces": None,
         "hugetlb": {
             size: {"usage": found[0], "max": found[1], "failcnt": found[2]}
             for size, found in stats.hugetlb.items()
