@@ -189,7 +189,9 @@ def test_an_import_is_reported_as_docker_reports_it(engine: RunningEngine, docke
     for platform, variant in (
         ("arm64", ""),
         ("arm64/v8", "v8"),
+        ("arm", ""),
         ("arm/v7", "v7"),
+        ("arm/v5", "v5"),
         ("amd64/v2", "v2"),
     ):
         docker(

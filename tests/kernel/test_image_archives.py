@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zstandard
 from imagekit import OCI_INDEX, BuiltImage, build_image, build_index, digest, layer_tar
@@ -234,6 +235,35 @@ async def test_layout_of_several_platforms(service: ImageService) -> None:
         await service.load(pieces(archive), platforms=[Platform.parse("linux/mips64le")])
 
 
+async def test_descriptors_are_those_of_the_archive(service: ImageService) -> None:
+    """With the annotations of ``index.json``, and each platform as the image's index names it."""
+    mine, arm = build_image([{"a": b"1"}], oci=True), build_image([{"b": b"2"}], oci=True)
+    v8 = {"os": "linux", "architecture": "arm64", "variant": "v8"}
+    host = {"os": "linux", "architecture": Platform.host().architecture}
+    index = build_index([(mine, host), (arm, v8)])
+    files = {**oci_layout(mine), **oci_layout(arm)}
+    files[f"blobs/sha256/{digest(index)[7:]}"] = index
+    annotations = {"io.containerd.image.name": "docker.io/library/noted:1", "x": "y"}
+    entry = {"mediaType": OCI_INDEX, "digest": digest(index), "size": len(index)}
+    files["index.json"] = json.dumps(
+        {"schemaVersion": 2, "manifests": [{**entry, "annotations": annotations}]}
+    ).encode()
+    await service.load(pieces(tar_of(files)))
+    await service.load(
+        pieces(tar_of(oci_layout(mine, {"io.containerd.image.name": "single:1", "z": "1"})))
+    )
+    found = await service.inspect("noted:1", manifests=True)
+    assert found.descriptor is not None and found.descriptor.annotations == annotations
+    for summary, platform in zip(found.manifests or (), (host, v8), strict=True):
+        assert summary.image is not None
+        for shown in (summary.image.platform, summary.descriptor.platform):
+            assert msgspec.to_builtins(shown) == platform
+    of_platform = (await service.inspect("noted:1", platform=Platform.host())).descriptor
+    assert of_platform is not None and msgspec.to_builtins(of_platform.platform) == host
+    single = (await service.inspect("single:1", platform=Platform.host())).descriptor
+    assert single is not None and single.platform is None and single.annotations["z"] == "1"
+
+
 async def test_saved_is_both_forms_and_loads_again(service: ImageService, tmp_path: Path) -> None:
     gz, plain = build_image([{"a": os.urandom(9000)}, {"b": b"2"}], oci=True), {"c": b"3"}
     await service.load(
@@ -272,16 +302,14 @@ async def test_unknown_names_are_reported_before_the_first_byte(service: ImageSe
         service.save(["nope"])
 
 
-async def test_a_name_that_moves_is_reported(service: ImageService) -> None:
+async def test_a_name_moves_to_the_loaded_image(service: ImageService) -> None:
     first, _ = docker_archive({"app:1": [{"a": b"1"}]})
     second, _ = docker_archive({"app:1": [{"a": b"2"}]})
     await service.load(pieces(first))
     old = service.get("app:1").id
     said: list[Progress] = []
     await service.load(pieces(second), said.append)
-    assert said[-2].stream == (
-        f"The image app:1 already exists, renaming the old one with ID {old} to empty string\n"
-    )
+    assert [item.stream for item in said if item.stream] == ["Loaded image: app:1\n"]
     assert service.get(old).repo_tags == ()
 
 

@@ -115,3 +115,16 @@ def test_archive_names_stay_inside() -> None:
     for bad in (b"../x", b"a/../../x", b".."):
         with pytest.raises(InvalidParameter, match="outside"):
             member_name(bad)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["ENV A=1\nLABEL b=2\nWORKDIR /c"],
+        ["ENV A=1", "# a comment\n\nLABEL\tb=2", "WORKDIR \\\n  /c\n"],
+        ["  ENV A=1\r\nLABEL \\", "b=2\nWORKDIR /c \\"],
+    ],
+)
+def test_changes_are_the_lines_of_a_dockerfile(changes: list[str]) -> None:
+    config = apply_changes(RunConfig(), changes)
+    assert (config.env, config.labels, config.working_dir) == (("A=1",), {"b": "2"}, "/c")

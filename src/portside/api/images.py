@@ -33,9 +33,12 @@ def _platform(request: Request) -> Platform | None:
 
 
 def _platform_as_named(request: Request) -> Platform | None:
-    """The same, with arm64's variant where it was given, which normal names lack."""
+    """The same, with arm64's variant where it was given, which normal names lack, and without
+    arm's where it was not."""
     found = _platform(request)
     named = params.text(request, "platform").count("/") == 2
+    if found and not named and (found.architecture, found.variant) == ("arm", "v7"):
+        return msgspec.structs.replace(found, variant="")
     if found and named and found.architecture == "arm64" and not found.variant:
         return msgspec.structs.replace(found, variant="v8")
     return found
@@ -186,7 +189,9 @@ async def inspect(api: Api, request: Request, name: str) -> Answer:
     manifests = request.version >= (1, 48) and params.boolean(request, "manifests")
     platform = _platform(request) if request.version >= (1, 49) else None
     if manifests and platform is not None:
-        raise InvalidParameter("conflicting options: manifests and platform options are both set")
+        raise InvalidParameter(
+            "conflicting options: manifests and platform options cannot both be set"
+        )
     image = await api.engine.images.inspect(name, manifests=manifests, platform=platform)
     return reply.json(image.wire(request.version))
 

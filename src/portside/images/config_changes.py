@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -36,11 +36,9 @@ class _State:
 def apply_changes(config: RunConfig, changes: Sequence[str]) -> RunConfig:
     """The configuration after Dockerfile instructions; InvalidParameter names a bad one."""
     state = _State(config)
-    for line in changes:
-        word, _, rest = line.strip().partition(" ")
-        name, rest = word.lower(), rest.strip()
-        if not name:
-            continue
+    for line in _instructions("\n".join(changes)):
+        word, rest = (*line.split(maxsplit=1), "")[:2]
+        name = word.lower()
         handler = _HANDLERS.get(name)
         if handler is None:
             raise InvalidParameter(f"{word} is not a valid change command")
@@ -50,6 +48,24 @@ def apply_changes(config: RunConfig, changes: Sequence[str]) -> RunConfig:
             rest = expand(rest, environment(state.config))
         handler(state, rest)
     return state.config
+
+
+def _instructions(text: str) -> Iterator[str]:
+    """The instructions of a Dockerfile's text: without comments and empty lines, and with lines
+    that end in a backslash joined with the next one."""
+    joined = ""
+    for line in text.splitlines():
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        joined += line
+        stripped = joined.rstrip()
+        if stripped.endswith("\\"):
+            joined = stripped[:-1]
+            continue
+        yield joined.strip()
+        joined = ""
+    if joined.strip():
+        yield joined.strip()
 
 
 def environment(config: RunConfig) -> dict[str, str]:

@@ -172,7 +172,9 @@ async def record_image(
             check_system(catalogue.config(variant.config))
             variant = await unpack_variant(catalogue, lease, variant, report)
         variants.append(variant)
-    record = msgspec.structs.replace(record, variants=tuple(variants))
+    record = msgspec.structs.replace(
+        record, variants=tuple(variants), annotations=target.annotations
+    )
     catalogue.add(target.digest, record, content.blobs, names)
     return target.digest
 

@@ -118,7 +118,7 @@ class Lister:
             )
             if self._options.manifests
             else None,
-            descriptor=catalogue.descriptor(identifier, record.media_type),
+            descriptor=catalogue.target(identifier, record),
         )
 
     def _in_time(self, created: int) -> bool:
@@ -179,10 +179,10 @@ def inspect(
     variant = record.variant(platform)
     config = catalogue.config(variant.config) if variant else ImageConfig()
     tags, digests = catalogue.shown_names(identifier)
-    target = catalogue.descriptor(identifier, record.media_type)
+    target = catalogue.target(identifier, record)
     size = (variant.content if variant else 0) + (max(target.size, 0) if record.is_index else 0)
     if platform is not None and variant is not None:
-        target = catalogue.manifest_descriptor(variant)
+        target = catalogue.entry(identifier, record, variant)
     return ImageInspect(
         id=target.digest,
         repo_tags=tags,

@@ -72,6 +72,8 @@ class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """Repositories of registries that have it: where it was pulled from or pushed to."""
     builds: tuple[tuple[str, str], ...] = ()
     """Reference and time (RFC 3339) of the newest builds that it is the result of."""
+    annotations: dict[str, str] = {}
+    """Of the descriptor that named the image where it came from, such as an archive's index."""
     parent: str = ""
     stored_at: str = ""
     last_tagged: str = ""
@@ -238,6 +240,22 @@ class Catalogue:
         row = self.store.db.row("SELECT size FROM blobs WHERE digest=?", digest)
         return Descriptor(media_type=media_type, digest=digest, size=int(row[0]) if row else -1)
 
+    def target(self, identifier: str, record: ImageRecord) -> Descriptor:
+        """The image's index or manifest, with the annotations it came with."""
+        found = self.descriptor(identifier, record.media_type)
+        return msgspec.structs.replace(found, annotations=record.annotations)
+
+    def entry(self, identifier: str, record: ImageRecord, variant: Variant) -> Descriptor:
+        """One platform's manifest as the image's index names it; of an image without an index,
+        the image itself."""
+        if not record.is_index:
+            return self.target(identifier, record)
+        index = self.index(identifier, record)
+        for found in index.manifests if index is not None else ():
+            if found.digest == variant.manifest:
+                return found
+        return self.manifest_descriptor(variant)
+
     def manifest_descriptor(self, variant: Variant) -> Descriptor:
         """One platform's manifest, with its platform."""
         found = self.descriptor(variant.manifest, variant.media_type)
@@ -386,6 +404,7 @@ def _merged(old: ImageRecord | None, new: ImageRecord) -> ImageRecord:
         attestations={**old.attestations, **new.attestations},
         sources=tuple(dict.fromkeys((*old.sources, *new.sources))),
         builds=tuple(dict.fromkeys((*old.builds, *new.builds)))[-MAX_BUILDS:],
+        annotations=new.annotations or old.annotations,
         parent=new.parent or old.parent,
         stored_at=old.stored_at,
         last_tagged=old.last_tagged,

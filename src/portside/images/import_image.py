@@ -46,6 +46,8 @@ async def import_image(
     variant = target.variant
     if target.architecture == "arm64" and platform and platform.variant:
         variant = variant or "v8"  # recorded where the request named it, as in Docker
+    if target.architecture == "arm" and platform:
+        variant = platform.variant
     if target.os != "linux":
         raise InvalidParameter("operating system is not supported")
     if isinstance(archive, str):

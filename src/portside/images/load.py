@@ -174,7 +174,6 @@ class Loader:
             self._adopt(archive, digest, lease)
         for data in image.documents:
             self._store.blobs.put(data, owner=lease.ref)
-        renamed = self._renamed(image)
         await record_image(
             self._catalogue,
             lease,
@@ -183,8 +182,6 @@ class Loader:
             unpack=(lambda variant: variant.manifest in image.wanted) if image.wanted else None,
             report=self._layer_report(),
         )
-        for progress in renamed:
-            self._report(progress)
         return self._announce(image)
 
     def _adopt(self, archive: Archive, digest: str, lease: Lease) -> None:
@@ -202,19 +199,6 @@ class Loader:
                 self._report(msgspec.structs.replace(progress, status=words[progress.status]))
 
         return report
-
-    def _renamed(self, image: _Found) -> list[Progress]:
-        """Messages about images that are about to lose a name."""
-        found = []
-        for name in image.names:
-            former = self._catalogue.by_reference(name)
-            if former is not None and former != image.target.digest:
-                text = (
-                    f"The image {name.familiar} already exists, renaming the old one with ID "
-                    f"{former} to empty string\n"
-                )
-                found.append(Progress(stream=text))
-        return found
 
     def _announce(self, image: _Found) -> list[Loaded]:
         identifier = image.target.digest
@@ -325,7 +309,7 @@ def _layout(archive: Archive, platforms: Sequence[Platform]) -> list[_Found]:
     for entry in top.manifests:
         kept = found.get(entry.digest)
         if kept is None:
-            kept = _Found(entry.plain())
+            kept = _Found(msgspec.structs.replace(entry.plain(), annotations=entry.annotations))
             archive.required(entry.digest)
             _descend(archive, entry, kept, platforms, 0)
             if not kept.configs and not kept.blobs:

@@ -26,7 +26,7 @@ def manifest_summaries(
     if index is not None:
         return tuple(_summary(catalogue, record, entry, origin) for entry in index.manifests)
     # not an index, or a damaged one: then what was chosen from it is still here
-    own = [] if record.is_index else [catalogue.descriptor(identifier, record.media_type)]
+    own = [] if record.is_index else [catalogue.target(identifier, record)]
     found = {entry.digest: entry for entry in own}
     for variant in record.variants:
         found.setdefault(
@@ -58,7 +58,7 @@ def _summary(
         size=ContentSize(content, content + unpacked),
         kind="image",
         image=ManifestImageData(
-            platform=variant.platform if variant else entry.platform or Platform(),
+            platform=entry.platform or (variant.platform if variant else Platform()),
             size=UnpackedSize(unpacked),
             containers=(containers_of(catalogue, variant) or None) if variant else None,
             identity=origin if variant else None,
