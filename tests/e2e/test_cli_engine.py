@@ -247,6 +247,22 @@ def test_signatures_that_are_asked_for_are_refused(
         assert "signatures" not in done.stderr
 
 
+@pytest.mark.parametrize("key", ["credsStore", "credHelpers"])
+def test_a_helper_that_is_gone_stops_no_pull(
+    two: tuple[FakeEngine, FakeEngine], tmp_path: Path, key: str
+) -> None:
+    """As with docker: a public image needs no credentials. The user is warned."""
+    first, _ = two
+    value = "gone" if key == "credsStore" else {"reg.test": "gone"}
+    (tmp_path / "config.json").write_text(json.dumps({key: value}))
+    env = {"DOCKER_HOST": first.host, "DOCKER_CONFIG": str(tmp_path)}
+    first.answers["POST", "/images/create"] = Answer(body=b'{"status":"ok"}\r\n')
+    done = call(PORTSIDE, "pull", "reg.test/i", env=env)
+    assert done.returncode == 0 and done.stderr.startswith("WARNING: error getting credentials")
+    assert "docker-credential-gone" in done.stderr
+    assert "x-registry-auth" not in first.asked[-1].headers
+
+
 def test_tls_files_are_looked_for_before_the_engine(
     two: tuple[FakeEngine, FakeEngine], tmp_path: Path
 ) -> None:

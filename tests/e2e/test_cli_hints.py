@@ -74,6 +74,18 @@ def test_a_context_behind_ssh_and_dockers_own_command(
     assert [asked.path for asked in engine.asked].count("/containers/json") == (2 if docker else 1)
 
 
+def test_ssh_that_fails(remote: dict[str, str], tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "ssh"
+    program.write_text(
+        "#!/bin/sh\necho 'ssh: connect to host far: Connection refused' >&2\nexit 255\n"
+    )
+    done = call(PORTSIDE, "ps", env=remote)
+    assert done.returncode == 1
+    *said, ours = done.stderr.splitlines()  # a request that could not be sent is sent once more
+    assert set(said) == {"ssh: connect to host far: Connection refused"}
+    assert "ssh to ssh://joe@far:2222 has failed, or found no engine there" in ours
+
+
 @pytest.mark.parametrize(
     "address",
     ["ssh://", "ssh://-oProxyCommand=x", "ssh://-lx@h", "ssh://@h", "ssh://h:x", "ssh://h:0",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import sys
 
 from portside.cli import references
 from portside.model import jsontext
@@ -72,9 +73,20 @@ def _from_entry(entry: dict[str, Any], key: str) -> Credentials:
     return found if len(found) > 1 else {}
 
 
+def usable(config: ClientConfig, server: str) -> Credentials:
+    """The same, but with a warning and nothing where a helper fails: a public image needs none, and
+    a helper is often named by a program that has been removed."""
+    try:
+        return lookup(config, server)
+    except HelperFailed as err:
+        sys.stdout.flush()
+        sys.stderr.write(f"WARNING: {err}; continuing without credentials\n")
+        return {}
+
+
 def header(config: ClientConfig, image: str) -> dict[str, str]:
     """``X-Registry-Auth`` for an image's registry; nothing when nothing is known."""
-    credentials = lookup(config, references.registry(image))
+    credentials = usable(config, references.registry(image))
     return {"X-Registry-Auth": encode(credentials)} if credentials else {}
 
 

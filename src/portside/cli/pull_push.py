@@ -98,7 +98,7 @@ def push(session: Session, options: Options, arguments: list[str]) -> None:
     import sys
 
     sys.stdout.flush()
-    known = auth.lookup(session.config, references.registry(repository))
+    known = auth.usable(session.config, references.registry(repository))
     messages = session.client.messages(
         "POST",
         path_of("images", repository, "push"),

@@ -164,7 +164,7 @@ class Client:
 
     def accepted(self, connection: Connection) -> Response:
         """The head of the answer to what :meth:`begin` sent. Raises Refused, Unavailable."""
-        response = connection.response()
+        response = self._answer(connection)
         if response.status < 400:
             return response
         if response.status == 400 and self._is_older(response):
@@ -173,6 +173,12 @@ class Client:
             connection.close()
             return self.request(*connection.asked)
         raise self._refusal(response)
+
+    def _answer(self, connection: Connection) -> Response:
+        try:
+            return connection.response()
+        except Unavailable as err:
+            raise Unavailable(f"{err}{self.endpoint.advice}") from err
 
     def _is_older(self, response: Response) -> bool:
         """The engine refused our API version and supports an older one."""
@@ -197,7 +203,7 @@ class Client:
             return
         connection = self._connection()
         connection.send("HEAD", "/_ping", self._headers)
-        response = connection.response()
+        response = self._answer(connection)
         theirs = response.headers.get("api-version", "")
         if theirs and _number(theirs) < _number(self.version):
             self.version = theirs

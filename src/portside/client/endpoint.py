@@ -119,6 +119,16 @@ class Endpoint:
     def host_header(self) -> str:
         return self.host or "engine"
 
+    @property
+    def advice(self) -> str:
+        """For an engine that ends a connection without an answer: what to look at."""
+        if not self.is_ssh:
+            return ""
+        return (
+            f": ssh to {self.text} has failed, or found no engine there. The address must be "
+            "right, portside or docker be installed there, and its engine run"
+        )
+
     def connect(self) -> socket:
         """A connected socket. Raises NotRunning, Unavailable."""
         try:

@@ -265,7 +265,7 @@ class _Answers:
         from portside.cli import auth
         from portside.model import jsontext
 
-        found = auth.lookup(self._session.config, registry)
+        found = auth.usable(self._session.config, registry)
         channel.send([jsontext.dumps(found).encode()] if found else [])
         channel.end()
 

@@ -114,7 +114,7 @@ def _pusher(
     session: ComposeSession, image: str, report: Callable[[Event], None], options: Options
 ) -> Callable[[], None]:
     repository, tag, _ = references.split(image)
-    known = auth.lookup(session.config, references.registry(repository))
+    known = auth.usable(session.config, references.registry(repository))
     headers = {"X-Registry-Auth": auth.encode(known)}
 
     def perform() -> None:
