@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from portside.containers.container import Record
-from portside.containers.log_config import render_tag
+from portside.containers.log_config import check_log_config, render_tag
 from portside.containers.log_reader import Entry, open_generations
 from portside.model.container import ContainerConfig, HostConfig
 from portside.model.container import LogConfig as WantedLog
-from portside.model.errors import SystemFailure
+from portside.model.errors import InvalidParameter, SystemFailure
 from portside.runtime.logs import JsonFile, Local
 from portside.runtime.messages import LogConfig
 
@@ -146,3 +146,13 @@ def test_a_rotation_under_way_hides_no_older_file(tmp_path: Path, gap: int) -> N
     for generation in generations:
         generation.close()
     assert found == [str(number) for number in numbers]
+
+
+@pytest.mark.parametrize("driver", ["splunk", "awslogs", "bogus"])
+def test_a_driver_that_is_not_there(driver: str) -> None:
+    """dockerd's words for an unknown driver; of its own ones also which to use instead."""
+    with pytest.raises(InvalidParameter) as caught:
+        check_log_config(WantedLog(type=driver, config={}))
+    words = f'error looking up logging plugin {driver}: plugin "{driver}" not found'
+    assert str(caught.value).startswith(words)
+    assert ("use one of" in str(caught.value)) == (driver != "bogus")

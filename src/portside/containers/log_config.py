@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from portside.containers.container import Record
 from portside.model.container import LogConfig
-from portside.model.errors import InvalidParameter, NotImplementedHere, SystemFailure
+from portside.model.errors import InvalidParameter, SystemFailure
 from portside.model.golang.booleans import parse_bool
 from portside.model.golang.numbers import atoi
 from portside.model.golang.sizes import ram_bytes
@@ -51,14 +51,15 @@ _OPTIONS = {
 
 def check_log_config(config: LogConfig) -> None:
     """Raise for a driver that is unknown or not supported, and for an option it does not have."""
-    if config.type in _KNOWN:
-        raise NotImplementedHere(
-            f"logging driver {config.type!r} is not supported: "
-            f"use one of {', '.join(sorted(_SUPPORTED))}"
-        )
     if config.type not in _SUPPORTED:
+        advice = (
+            f": it is not supported, use one of {', '.join(sorted(_SUPPORTED))}"
+            if config.type in _KNOWN
+            else ""
+        )
         raise InvalidParameter(
-            f'error looking up logging plugin {config.type}: plugin "{config.type}" not found'
+            f'error looking up logging plugin {config.type}: plugin "{config.type}" not '
+            f"found{advice}"
         )
     if config.type == NONE:
         return  # nothing is kept, so nothing can be wrong
