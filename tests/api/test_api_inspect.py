@@ -155,3 +155,19 @@ def test_old_parameters_of_the_list_are_ignored(made: Made) -> None:
     name = made.container(start=False)
     path = f'/containers/json?all=1&before=nope&since={name}&filters={{"id":{{"{name}":true}}}}'
     assert [item["Id"] for item in made.engine.json("GET", path)] == [name]
+
+
+def test_an_ended_container_keeps_its_names(made: Made) -> None:
+    network = made.network()
+    name = made.container(
+        Hostname="host",
+        HostConfig={"NetworkMode": network},
+        NetworkingConfig={"EndpointsConfig": {network: {"Aliases": ["alias"]}}},
+    )
+    endpoint = made.inspect(name)["NetworkSettings"]["Networks"][network]
+    assert endpoint["DNSNames"][1:] == ["alias", name[:12], "host"]
+    made.engine.request("POST", f"/containers/{name}/stop?t=0")
+    ended = made.inspect(name)["NetworkSettings"]["Networks"][network]
+    assert ended["DNSNames"] == endpoint["DNSNames"]
+    assert ended["NetworkID"] == endpoint["NetworkID"]
+    assert ended["IPAddress"] == ended["EndpointID"] == ""

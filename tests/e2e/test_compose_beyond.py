@@ -205,9 +205,45 @@ def test_providers(ours: Ours, tmp_path: Path) -> None:
     finally:
         program("down", "-t", "0")
     assert (tmp_path / "calls").read_text() == (
-        "compose --project-name given up --size=small db\n"
-        "compose --project-name given down --size=small db\n"
+        "compose --project-name=given up --size=small db\n"
+        "compose --project-name=given down --size=small db\n"
     )
+
+
+def test_dependents_restart_once_the_condition_holds_again(
+    ours: Ours, engine: RunningEngine
+) -> None:
+    """``restart: true`` waits for the health of what was restarted, as docker compose does."""
+    program = ours(
+        "name: again\nservices:\n"
+        "  db:\n    image: portside/base\n    init: true\n"
+        "    command: sh -c 'rm -f /ok; sleep 1; touch /ok; sleep 1000'\n"
+        "    healthcheck: {test: test -f /ok, interval: 200ms, retries: 300}\n"
+        "  app:\n    image: portside/base\n    init: true\n    command: sleep 1000\n"
+        "    depends_on: {db: {condition: service_healthy, restart: true}}\n"
+        "  no:\n    image: portside/base\n    command: 'false'\n"
+        "  any:\n    image: portside/base\n    init: true\n    command: sleep 1000\n"
+        "    depends_on:\n"
+        "      no: {condition: service_completed_successfully, required: false}\n"
+    )
+    try:
+        said = program("up", "-d").stderr
+        words = 'optional dependency "no" didn\'t complete successfully: exit 1'
+        assert f"Container again-no-1  Skipped: {words}" in said
+        said = program("restart", "-t", "0", "db").stderr
+        places = [said.index(f"Container again-{text}") for text in (
+            "db-1  Restarting", "db-1  Waiting", "db-1  Healthy", "app-1  Restarting")]  # fmt: skip
+        assert places == sorted(places)
+        assert engine.json("GET", "/containers/again-db-1/json")["State"]["Health"]["Status"] == (
+            "healthy"
+        )
+        made = program("commit", "db", "again-made:1")
+        assert made.stdout == ""
+        image = engine.json("GET", "/images/again-made:1/json")["Id"]
+        assert f"again-db-1 Commit again-db-1 Committed as {image}" in made.stderr
+    finally:
+        program("down", "-t", "0")
+        engine.request("DELETE", "/images/again-made:1")
 
 
 MODEL_PROGRAM = """#!/bin/sh

@@ -21,7 +21,7 @@ from portside.compose.project import Project
 from portside.compose.project_loading import Request, load
 from portside.compose.step_plan import Plan
 from portside.compose.yaml_source import documents, plain
-from portside.model.errors import PortsideError
+from portside.model.errors import NotFound, PortsideError
 
 
 def project(folder: Path, text: str, **more: Any) -> Project:
@@ -202,12 +202,47 @@ def test_profiles_and_selection(tmp_path: Path) -> None:
     text = (
         "services:\n  a: {image: x}\n  b: {image: x, profiles: [p], depends_on: [c]}\n"
         "  c: {image: x, profiles: [q]}\n"
+        "  d: {image: x, profiles: [r], depends_on: [e, f]}\n"
+        "  e: {image: x, profiles: [q, r]}\n  f: {image: x}\n"
+        "  g: {image: x, depends_on: {c: {condition: service_started, required: false}}}\n"
     )
-    assert list(project(tmp_path, text, checks=False).services) == ["a"]
+    assert list(project(tmp_path, text, checks=False).services) == ["a", "f", "g"]
+    with pytest.raises(NotFound, match=r"no such service: c: b depends on it; .*\(q\)"):
+        project(tmp_path, text).select(["b"])
+    for profiles, names, wanted in (
+        (["q"], ["b"], ["b", "c"]),
+        ([], ["b", "c"], ["b", "c"]),
+        ([], ["d"], ["d", "e", "f"]),
+        ([], ["g"], ["g"]),
+        (["r"], ["a"], ["a"]),
+    ):
+        found = project(tmp_path, text, profiles=profiles)
+        found.select(names)
+        assert list(found.services) == wanted
     found = project(tmp_path, text)
-    found.select(["b"])
-    assert list(found.services) == ["b", "c"]
-    assert sorted(project(tmp_path, text, profiles=["*"]).services) == ["a", "b", "c"]
+    found.select(["b"], dependencies=False)
+    assert list(found.services) == ["b"]
+    assert sorted(project(tmp_path, text, profiles=["*"]).services) == list("abcdefg")
+
+
+def test_include_and_files_of_the_same_name_conflict(tmp_path: Path) -> None:
+    (tmp_path / "inc.yaml").write_text(
+        "services:\n  a: {image: x}\nnetworks: {n: {internal: true}}\n"
+    )
+    (tmp_path / "other.yaml").write_text("services:\n  a: {image: y}\n")
+    for text, place in (
+        ("include: [inc.yaml]\nservices:\n  a: {labels: {k: v}}\n", ":3:3: services.a"),
+        ("include: [inc.yaml]\nservices:\n  a: {image: !reset null}\n", ":3:3: services.a"),
+        ("include: [inc.yaml]\nnetworks: {n: {}}\n", ":2:12: networks.n"),
+        ("include: [inc.yaml, other.yaml]\n", "inc.yaml:2:3: services.a"),
+    ):
+        with pytest.raises(InvalidFile) as caught:
+            project(tmp_path, text)
+        assert f"{place} conflicts with imported resource" in str(caught.value)
+    text = "include: [inc.yaml]\nservices: {b: {image: x}}\nnetworks: {n: {internal: true}}\n"
+    assert list(project(tmp_path, text).services) == ["a", "b"]
+    found = project(tmp_path, "include: [{path: [inc.yaml, other.yaml]}]\n")
+    assert found.services["a"]["image"] == "y"
 
 
 def test_environment_of_files_is_beneath_the_services_own(tmp_path: Path) -> None:

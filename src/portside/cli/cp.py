@@ -70,16 +70,21 @@ def import_(session: Session, options: Options, arguments: list[str]) -> None:
   -p, --pause            Pause the container meanwhile (default true)
 """)  # fmt: skip
 def commit(session: Session, options: Options, arguments: list[str]) -> None:
+    name = arguments[1] if len(arguments) > 1 else ""
+    session.out(committed(session, options, arguments[0], name))
+
+
+def committed(session: Session, options: Options, container: str, name: str) -> str:
+    """Commit a container with the verb's options; the ID of the image."""
     from portside.cli import references
 
-    name = arguments[1] if len(arguments) > 1 else ""
     if name:
         references.check(name)
     repository, tag, _ = references.split(name)
     made = session.client.post(
         "/commit",
         {
-            "container": arguments[0],
+            "container": container,
             "repo": repository or None,
             "tag": tag or None,
             "author": options.text("author") or None,
@@ -88,7 +93,7 @@ def commit(session: Session, options: Options, arguments: list[str]) -> None:
             "pause": options.flag("pause"),
         },
     )
-    session.out(made["Id"])
+    return str(made["Id"])
 
 
 # -- cp --------------------------------------------------------------------------------------

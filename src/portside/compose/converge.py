@@ -516,8 +516,11 @@ def add_wait(
         except ConditionFailed as err:
             first = str(err).partition("\n")[0]
             if not required:
-                emit_all(WARNING, f'Skipped: optional dependency "{name}" failed to start')
-                actions.warn(f'optional dependency "{name}" failed to start: {first}')
+                reason = f'optional dependency "{name}" failed to start'
+                if condition == conditions.COMPLETED:
+                    reason = f"optional dependency {first.removeprefix('service ')}"
+                emit_all(WARNING, f"Skipped: {reason}")
+                actions.warn(reason if condition == conditions.COMPLETED else f"{reason}: {first}")
                 return
             if condition == conditions.HEALTHY:
                 emit_all(ERROR, "Error")

@@ -149,7 +149,7 @@ class Loader:
         if self.interpolates:
             interpolate(mine, environment.get, self.warn)
         if full:
-            self._include(mine, base, environment, [*included, file], document)
+            self._include(mine, base, environment, [*included, file])
         drop(tree, document.resets)
         if full:
             self._extend_all(mine, file, base, environment, document)
@@ -166,9 +166,8 @@ class Loader:
     # -- include --------------------------------------------------------------------------------
 
     def _include(
-        self, mine: Map, base: str, environment: dict[str, str], included: list[str],
-        document: Document,
-    ) -> None:  # fmt: skip
+        self, mine: Map, base: str, environment: dict[str, str], included: list[str]
+    ) -> None:
         entries = mine.pop("include", None)
         if entries is None:
             return
@@ -176,11 +175,11 @@ class Loader:
             raise InvalidFile("`include` must be a list", mine.where.get("include"))
         for index, entry in enumerate(entries):
             said = _include_entry(entry, entries.spot(index), f"include[{index}]")
-            self._include_one(said, mine, base, environment, included, document)
+            self._include_one(said, mine, base, environment, included)
 
     def _include_one(
         self, said: _Include, mine: Map, base: str, environment: dict[str, str],
-        included: list[str], document: Document,
+        included: list[str],
     ) -> None:  # fmt: skip
         at, directory = said.at, said.directory
         files = [self._place(path, base, place, said.attribute) for path, place in said.paths]
@@ -194,7 +193,7 @@ class Loader:
             self.look_at(file, place, said.attribute)
         found = self._model(files, project, inner, included)
         for group in _RESOURCES:
-            self._import(found.get(group), group, mine, document)
+            self._import(found.get(group), group, mine)
 
     def _include_environment(
         self, said: _Include, project: str, base: str, environment: dict[str, str]
@@ -209,7 +208,7 @@ class Loader:
         return read_env_files(files, environment.get, f"{said.attribute}.env_file")
 
     @staticmethod
-    def _import(found: Any, group: str, mine: Map, document: Document) -> None:
+    def _import(found: Any, group: str, mine: Map) -> None:
         if not isinstance(found, Map):
             return
         target = mine.get(group)
@@ -217,12 +216,12 @@ class Loader:
             target = Map(found.at)
             mine[group] = target
         for name, value in found.items():
-            if name in target:
-                holder = Map()
-                holder[group] = Map()
-                holder[group][name] = value
-                drop(holder, document.resets)
-                value = merge(value, target[name], (group, name))
+            if name in target and target[name] != value:
+                raise InvalidFile(
+                    f"{group}.{name} conflicts with imported resource; "
+                    "change it by another file, with -f or in `include.path`",
+                    target.where.get(name),
+                )
             target.put(name, value, found.where.get(name))
 
     # -- extends --------------------------------------------------------------------------------

@@ -66,28 +66,35 @@ class Project:
         return found
 
     def with_dependencies(self, names: Iterable[str]) -> list[str]:
-        """The names and everything they depend on, in the order of the file."""
+        """The names and everything they depend on, in the order of the file. Raises NotFound for
+        a required dependency whose profiles are not active."""
         wanted: set[str] = set()
         stack = list(names)
         while stack:
             name = stack.pop()
-            if name not in wanted and name in self.services:
-                wanted.add(name)
-                stack += self.dependencies(name)
+            if name in wanted or name not in self.services:
+                continue
+            wanted.add(name)
+            for other, how in self.dependencies(name).items():
+                if other in self.disabled and how.get("required", True):
+                    raise NotFound(self._disabled_dependency(other, name))
+                stack.append(other)
         return [name for name in self.services if name in wanted]
 
+    def _disabled_dependency(self, other: str, name: str) -> str:
+        profiles = ", ".join(self.disabled[other].get("profiles") or ())
+        return f"no such service: {other}: {name} depends on it; activate a profile ({profiles})"
+
     def enable(self, names: Iterable[str]) -> None:
-        """Activate services by name although their profiles are not, with their dependencies."""
-        stack = list(names)
-        while stack:
-            name = stack.pop()
-            service = self.disabled.pop(name, None)
-            if service is not None:
-                self.services[name] = service
-            service = self.services.get(name)
-            for other, how in ((service or {}).get("depends_on") or {}).items():
-                if other in self.disabled and how.get("required", True):
-                    stack.append(other)
+        """Activate the profiles of services that are named, with all services of these."""
+        profiles = {
+            profile
+            for name in names
+            for profile in self.disabled.get(name, {}).get("profiles") or ()
+        }
+        for name, service in list(self.disabled.items()):
+            if profiles.intersection(service.get("profiles") or ()):
+                self.services[name] = self.disabled.pop(name)
         self.services = dict(sorted(self.services.items()))
 
     def select(self, names: list[str], dependencies: bool = True) -> None:

@@ -1,6 +1,6 @@
 """Services that another program provides: ``provider`` of the Compose Specification.
 
-The program is called ``PROGRAM compose --project-name NAME up|down --OPTION=VALUE SERVICE`` and
+The program is called ``PROGRAM compose --project-name=NAME up|down --OPTION=VALUE SERVICE`` and
 says what it does in lines of JSON: ``{"type": "info|error|setenv|debug", "message": "…"}``. With
 setenv it gives variables to the services that depend on it, each with the service's name before.
 """
@@ -39,7 +39,7 @@ def run(actions: Actions, name: str, verb: str) -> None:
 
 def _command(actions: Actions, name: str, provider: Values, verb: str) -> list[str]:
     program = _find(provider["type"])
-    words = [program, "compose", "--project-name", actions.project.name, verb]
+    words = [program, "compose", f"--project-name={actions.project.name}", verb]
     for option, values in (provider.get("options") or {}).items():
         for value in values if isinstance(values, list) else [values]:
             words.append(f"--{option}={value}")

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from portside.compose.actions import Actions
+from portside.compose.conditions import STARTED
+from portside.compose.converge import add_wait
 from portside.compose.executor import execute
 from portside.compose.observed import Container, containers
 from portside.compose.progress_events import DONE
@@ -43,7 +45,8 @@ def _stopper(actions: Actions, name: str, container: Container) -> Callable[[], 
 
 
 def restart(actions: Actions, services: list[str], dependencies: bool, parallel: int) -> None:
-    """Restart containers, then their dependents with ``restart: true``."""
+    """Restart containers, then their dependents with ``restart: true``, each once what it depends
+    on meets its condition again."""
     project = actions.project
     chosen = set(services) or set(project.services)
     order = list(reversed(list(reversed_order(project.services))))
@@ -53,14 +56,20 @@ def restart(actions: Actions, services: list[str], dependencies: bool, parallel:
             if any(other in chosen and how.get("restart") for other, how in depends.items()):
                 chosen.add(name)
     found = containers(actions.pool, project.name)
+    for item in found:
+        actions.containers.setdefault(item.service, []).append(item)
     plan = Plan()
     steps: dict[str, list[Step]] = {}
     for name in order:
-        depends = project.services[name].get("depends_on") or {}
-        after = [
-            step for other, how in depends.items()
-            if how.get("restart") for step in steps.get(other, ())
-        ]  # fmt: skip
+        after: list[Step] = []
+        for other, how in (project.services[name].get("depends_on") or {}).items():
+            before = steps.get(other, []) if how.get("restart") else []
+            if name in chosen and before and how["condition"] != STARTED:
+                before = [
+                    add_wait(plan, actions, other, how["condition"], before,
+                             required=how.get("required", True), dependent=name)
+                ]  # fmt: skip
+            after += before
         steps[name] = after
         if name in chosen:
             steps[name] = [

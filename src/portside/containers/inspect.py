@@ -33,7 +33,7 @@ from portside.model.golang.durations import human_duration
 from portside.model.golang.numbers import atoi, parse_uint
 from portside.model.golang.timestamps import rfc3339_or_never
 from portside.model.idmap import short
-from portside.model.network import EndpointSettings, NetworkSettings
+from portside.model.network import EndpointSettings, NetworkRequest, NetworkSettings
 
 # -- inspect ---------------------------------------------------------------------------------
 
@@ -190,10 +190,10 @@ def endpoints_of(core: Core, record: Record) -> dict[str, EndpointSettings]:
         endpoints = {record.host.network_mode: EndpointSettings()}
     if not record.started_ns:
         return endpoints
-    return {
-        name: msgspec.structs.replace(item, network_id=item.network_id or core.networks.id_of(name))
-        for name, item in endpoints.items()
-    }
+    request = NetworkRequest(
+        container_id=record.id, name=record.name, hostname=record.config.hostname
+    )
+    return {name: core.networks.kept(name, request, item) for name, item in endpoints.items()}
 
 
 # -- ps --------------------------------------------------------------------------------------

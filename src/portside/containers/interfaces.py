@@ -65,7 +65,9 @@ class Networks(Protocol):
 
     def inspect(self, name: str) -> NetworkResource: ...
 
-    def id_of(self, name: str) -> str: ...
+    def kept(
+        self, network: str, request: NetworkRequest, settings: EndpointSettings
+    ) -> EndpointSettings: ...
 
     async def connect(
         self, network: str, container_id: str, config: EndpointSettings | None

@@ -35,7 +35,7 @@ from portside.model.network import (
 )
 from portside.model.quiet_teardown import teardown
 from portside.networks import etc_files, explain, network_store
-from portside.networks.endpoints import check_settings, network_settings
+from portside.networks.endpoints import check_settings, dns_names, network_settings
 from portside.networks.firewall.firewall_table import Firewall
 from portside.networks.firewall.ruleset import network_rules
 from portside.networks.netns_pool import NamespacePool, NamespaceWorker
@@ -318,12 +318,20 @@ class NetworkService:
         status = NetworkStatus(IPAMStatus(subnets))
         return msgspec.structs.replace(self._resource(record), status=status)
 
-    def id_of(self, name: str) -> str:
-        """A network's ID; empty when there is no such network any more."""
+    def kept(
+        self, network: str, request: NetworkRequest, settings: EndpointSettings
+    ) -> EndpointSettings:
+        """What stays known of an endpoint after its container's end: the network's ID and the
+        container's names there. The network may be gone."""
         try:
-            return self._catalogue.resolve(name).id
+            record = self._catalogue.resolve(network)
         except (NotFound, InvalidParameter):
-            return ""
+            return settings
+        return msgspec.structs.replace(
+            settings,
+            network_id=settings.network_id or record.id,
+            dns_names=dns_names(request, settings) if record.has_names else None,
+        )
 
     def _resource(self, record: NetworkRecord) -> NetworkResource:
         containers = {

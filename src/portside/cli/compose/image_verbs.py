@@ -168,6 +168,7 @@ def _drain(messages: Any) -> None:
 """)  # fmt: skip
 def build(session: ComposeSession, options: Options, arguments: list[str]) -> int:
     project = session.load(environment=False)
+    project.enable(arguments)
     for name in arguments:
         project.service(name)
     names = arguments or list(project.services)

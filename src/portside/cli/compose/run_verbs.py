@@ -266,12 +266,14 @@ def export(session: ComposeSession, options: Options, arguments: list[str]) -> i
   -p, --pause            Pause the container meanwhile (default true)
 """)  # fmt: skip
 def commit(session: ComposeSession, options: Options, arguments: list[str]) -> int:
+    from portside.cli.cp import committed
+
     _, name = session.project_or_name()
     item = one_container(session, name, arguments[0], options.number("index") or 0, all=True)
-    words = [f"--pause={'true' if options.flag('pause') else 'false'}"]
-    for text in options.many("change"):
-        words += ["--change", text]
-    for flag in ("author", "message"):
-        if options.text(flag):
-            words += [f"--{flag}", options.text(flag)]
-    return 0 if session.dry_run else _call(session, "commit", [*words, item.id, *arguments[1:]])
+    report = session.board("Committing").report
+    report(Event(item.name, WORKING, "Committing", detail=f"Commit {item.name}"))
+    if not session.dry_run:
+        image = arguments[1] if len(arguments) > 1 else ""
+        made = committed(session, options, item.id, image)
+        report(Event(item.name, DONE, f"Committed as {made}", detail=f"Commit {item.name}"))
+    return 0
