@@ -178,8 +178,9 @@ RELOADS = "%7B%22event%22%3A%5B%22reload%22%5D%7D"
 def test_metrics_group_and_labels() -> None:
     port = free_port()
     engine = RunningEngine(
-        "--metrics-addr", f"127.0.0.1:{port}", "--group", "54321", "--label", "place=here"
-    )
+        "--metrics-addr", f"127.0.0.1:{port}", "--group", "54321", "--label", "place=here",
+        "--default-ulimit", "nofile=100:200", "--default-ulimit", "nproc=300",
+    )  # fmt: skip
     engine.start()
     try:
         assert engine.socket.stat().st_gid == 54321
@@ -187,8 +188,13 @@ def test_metrics_group_and_labels() -> None:
         engine.request("GET", "/containers/none-such/json")
         engine.request("POST", "/images/create?fromImage=portside/base&tag=latest")
         created = engine.json(
-            "POST", "/containers/create", {"Image": "portside/base", "Cmd": ["true"]}, 201
-        )
+            "POST", "/containers/create", {
+                "Image": "portside/base", "Cmd": ["true"],
+                "HostConfig": {"Ulimits": [{"Name": "nproc", "Soft": 400, "Hard": 500}]},
+            }, 201,
+        )  # fmt: skip
+        shown = engine.json("GET", f"/containers/{created['Id']}/json")["HostConfig"]["Ulimits"]
+        assert [(each["Name"], each["Soft"]) for each in shown] == [("nproc", 400), ("nofile", 100)]
         engine.json("POST", f"/containers/{created['Id']}/start", status=204)
         figures = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         figures.request("GET", "/metrics")

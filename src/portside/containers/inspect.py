@@ -12,7 +12,7 @@ import msgspec
 from portside.containers import container_networks, user_mapping
 from portside.containers.container import Container, Record
 from portside.containers.core import Core, unless_removed
-from portside.containers.spec import security_options
+from portside.containers.spec import oci_process, security_options
 from portside.containers.spec.oci_spec import apparmor_of
 from portside.kernel import apparmor
 from portside.model import filters as matching
@@ -104,9 +104,14 @@ def _id_mappings(core: Core, record: Record) -> dict[str, list[str]] | None:
 
 
 def _host(core: Core, record: Record) -> HostConfig:
-    if record.host.links is None:
-        return record.host
-    return msgspec.structs.replace(record.host, links=container_networks.shown_links(core, record))
+    """With the ulimits that the daemon's defaults add, and links as they are now."""
+    host = record.host
+    if default := core.defaults().ulimits:
+        ulimits = tuple(oci_process.merged_ulimits(host.ulimits, default))
+        host = msgspec.structs.replace(host, ulimits=ulimits)
+    if host.links is None:
+        return host
+    return msgspec.structs.replace(host, links=container_networks.shown_links(core, record))
 
 
 def _config(record: Record) -> ContainerConfig:

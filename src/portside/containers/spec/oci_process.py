@@ -60,12 +60,17 @@ def capabilities(names: tuple[str, ...]) -> oci.Capabilities:
     return oci.Capabilities(bounding=names, effective=names, permitted=names)
 
 
+def merged_ulimits(given: Sequence[Ulimit] | None, default: Sequence[Ulimit]) -> list[Ulimit]:
+    """``--ulimit``, and the daemon's defaults for what it does not name."""
+    named = {limit.name for limit in given or ()}
+    return [*(given or ()), *(limit for limit in default if limit.name not in named)]
+
+
 def rlimits(
     given: Sequence[Ulimit] | None, default: Sequence[Ulimit] = ()
 ) -> tuple[oci.Rlimit, ...]:
     """``--ulimit`` over the daemon's defaults. Raises InvalidParameter for an unknown name."""
-    chosen = {limit.name: limit for limit in default}
-    chosen |= {limit.name: limit for limit in given or ()}
+    chosen = {limit.name: limit for limit in merged_ulimits(given, default)}
     found = []
     for limit in chosen.values():
         if limit.name not in RLIMITS:
