@@ -335,6 +335,39 @@ def test_a_users_profile_in_dockers_form() -> None:
     assert under(with_nice, lambda: [call(110), call(24)]) == [5, 0]
 
 
+def test_fields_of_a_profile_in_upper_and_lower_case() -> None:
+    text = """{"DEFAULTACTION": "SCMP_ACT_ALLOW", "Syscalls": [{"Names": ["getppid"],
+        "ACTION": "SCMP_ACT_ERRNO", "ErrnoRet": 5, "Unknown": {"Names": 1},
+        "excludes": {"MINKERNEL": "99.0"}}]}"""
+    assert under(seccomp_profile.load(text, ()), lambda: [call(110)]) == [5]
+
+
+@pytest.mark.parametrize(
+    "names", [("SCMP_ARCH_X86",), ("SCMP_ARCH_AARCH64",), ("SCMP_ARCH_LOONGARCH64",)]
+)
+def test_the_machines_own_architecture_is_always_among_them(names: tuple[str, ...]) -> None:
+    """A profile for others only holds for it too, and does not end every process."""
+    for default in ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG"):
+        rule = oci.SeccompSyscall(("getppid",), "SCMP_ACT_ERRNO", 5)
+        profile = oci.Seccomp(default, architectures=names, syscalls=(rule,))
+        assert under(profile, lambda: [call(110)]) == [5]
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 64])
+def test_a_number_that_no_register_has(value: int) -> None:
+    for pair in ((value, 0), (0, value)):
+        args = (oci.SeccompArg(0, pair[0], "SCMP_CMP_EQ", pair[1]),)
+        rule = oci.SeccompSyscall(("getppid",), "SCMP_ACT_ERRNO", 5, args)
+        with pytest.raises(InvalidParameter, match="is not an unsigned number of 64 bits"):
+            seccomp.compile_filter(oci.Seccomp("SCMP_ACT_ALLOW", syscalls=(rule,)))
+
+
+def test_a_flag_of_listeners_needs_one() -> None:
+    flag = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
+    with pytest.raises(InvalidParameter, match=f"{flag} needs an action SCMP_ACT_NOTIFY"):
+        seccomp.flags_of(oci.Seccomp("SCMP_ACT_ALLOW", flags=(flag,)))
+
+
 def _mode() -> list[int]:
     """``Seccomp`` (2: filter) and ``Seccomp_filters`` of this process (proc_pid_status(5))."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

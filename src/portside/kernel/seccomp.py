@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 # linux/seccomp.h
 SECCOMP_SET_MODE_FILTER = 1
+_KILLABLE = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
 FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1 << 0,
     "SECCOMP_FILTER_FLAG_LOG": 1 << 1,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 1 << 2,
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 1 << 5,
+    _KILLABLE: 1 << 5,
 }
 NEW_LISTENER = 1 << 3
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
@@ -206,22 +207,14 @@ def _action(name: str, value: int | None) -> int:
 
 
 def _set_arches(lib: ctypes.CDLL, context: int, names: tuple[str, ...]) -> None:
-    """Exactly those named; libseccomp starts with the native one."""
-    if not names:
-        return
-    wanted = []
+    """The native one, with which libseccomp starts, and those named, as in runc. One that this
+    libseccomp does not have is left out: its calls end the process, as those of all others."""
     for name in names:
         if name not in _ARCHES:
             raise InvalidParameter(f"seccomp: invalid architecture {name!r}")
-        wanted.append(_ARCHES[name])
-    for token in wanted:
-        result = lib.seccomp_arch_add(context, token)
-        if result not in (0, -errno.EEXIST):
-            raise InvalidParameter(
-                f"seccomp: cannot add architecture 0x{token:x}: {_error(result)}"
-            )
-    if (native := lib.seccomp_arch_native()) not in wanted:
-        lib.seccomp_arch_remove(context, native)
+        result = lib.seccomp_arch_add(context, _ARCHES[name])
+        if result not in (0, -errno.EEXIST, -errno.EINVAL):
+            raise InvalidParameter(f"seccomp: cannot add architecture {name}: {_error(result)}")
 
 
 def _add_rule(lib: ctypes.CDLL, context: int, rule: SeccompSyscall, default: int) -> None:
@@ -257,6 +250,9 @@ def _comparison(arg: SeccompArg) -> _ArgCmp:
         raise InvalidParameter(f"seccomp: invalid operator {arg.op!r}")
     if not 0 <= arg.index <= 5:
         raise InvalidParameter(f"seccomp: system calls have no argument {arg.index}")
+    for value in (arg.value, arg.value_two):
+        if not 0 <= value < 1 << 64:
+            raise InvalidParameter(f"seccomp: {value} is not an unsigned number of 64 bits")
     return _ArgCmp(arg.index, operator, arg.value, arg.value_two)
 
 
@@ -317,7 +313,8 @@ def _unknown_calls_prologue(lib: ctypes.CDLL, profile: Seccomp, default: int) ->
 
 
 def _newest_calls(lib: ctypes.CDLL, profile: Seccomp) -> dict[int, int]:
-    tokens = [_ARCHES[name] for name in profile.architectures] or [int(lib.seccomp_arch_native())]
+    native = int(lib.seccomp_arch_native())
+    tokens = dict.fromkeys([native, *(_ARCHES[name] for name in profile.architectures)])
     newest: dict[int, int] = {}
     for token in tokens:
         for rule in profile.syscalls:
@@ -331,11 +328,13 @@ def _newest_calls(lib: ctypes.CDLL, profile: Seccomp) -> dict[int, int]:
 
 # -- compiled once -----------------------------------------------------------------------
 
+_FORM = 2
+"""Changes with what this module makes of a profile: an older version's files are not read."""
 _memory: dict[str, bytes] = {}
 
 
 def key_of(profile: Seccomp) -> str:
-    """Cache key of the compiled form: the profile and the library's version."""
+    """Cache key of the compiled form: the profile and the versions that compile it."""
     import hashlib
 
     import msgspec
@@ -343,7 +342,7 @@ def key_of(profile: Seccomp) -> str:
     lib = _library()
     lib.seccomp_version.restype = ctypes.POINTER(c_uint * 3)
     version = ".".join(str(part) for part in lib.seccomp_version().contents)
-    digest = hashlib.sha256(version.encode())
+    digest = hashlib.sha256(f"{_FORM} {version}".encode())
     digest.update(os.uname().machine.encode())
     digest.update(msgspec.json.encode(profile))
     return digest.hexdigest()
@@ -412,6 +411,8 @@ def flags_of(profile: Seccomp) -> int:
         if name not in FLAGS:
             raise InvalidParameter(f"seccomp: flag {name!r} not known or not supported")
         flags |= FLAGS[name]
+    if flags & FLAGS[_KILLABLE] and not flags & NEW_LISTENER:
+        raise InvalidParameter(f"seccomp: flag {_KILLABLE} needs an action SCMP_ACT_NOTIFY")
     if flags & NEW_LISTENER:
         flags &= ~FLAGS["SECCOMP_FILTER_FLAG_TSYNC"]  # they exclude each other; we have one thread
     return flags

@@ -87,15 +87,30 @@ class Profile(_Part):
     syscalls: tuple[Rule, ...] | None = None
 
 
+_NAMES = {
+    name.lower(): name
+    for part in (Condition, Arg, Rule, Architecture, Profile)
+    for name in part.__struct_encode_fields__
+}
+
+
 def load(text: str | bytes, caps: tuple[str, ...]) -> oci.Seccomp:
     """A profile as the user wrote it. Raises InvalidParameter with what is wrong."""
     if len(text) > MAX_PROFILE:
         raise InvalidParameter(f"seccomp profile is larger than {MAX_PROFILE} bytes")
     try:
-        profile = msgspec.json.decode(text, type=Profile)
+        profile = msgspec.convert(_with_known_names(msgspec.json.decode(text)), Profile)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise InvalidParameter(f"Decoding seccomp profile failed: {error}") from error
     return resolve(profile, caps)
+
+
+def _with_known_names(value: object) -> object:
+    """The fields' names as they are here: Docker reads them in upper and lower case, and a rule
+    under a name that is passed over would not hold."""
+    if isinstance(value, dict):
+        return {_NAMES.get(key.lower(), key): _with_known_names(one) for key, one in value.items()}
+    return [_with_known_names(one) for one in value] if isinstance(value, list) else value
 
 
 def resolve(
@@ -111,7 +126,9 @@ def resolve(
             "'architectures' or 'archMap'"
         )
     if not profile.default_action:
-        raise InvalidParameter("seccomp profile without a defaultAction")
+        raise InvalidParameter(
+            "seccomp profile without a defaultAction (seccomp=unconfined is without a filter)"
+        )
     arch, native = _GO_ARCHES.get(machine or os.uname().machine, ("", ""))
     version = kernel or kernel_version()
     rules = []
