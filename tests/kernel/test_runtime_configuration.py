@@ -102,6 +102,7 @@ def test_the_working_directory_is_made_before_the_root_is_read_only(made: Bundle
         (("noatime", "atime"), "rw,relatime"),
         (("noatime", "ratime"), "rw,relatime"),
         (("strictatime",), "rw"),
+        (("", "size=64k,,mode=700", "ro"), "ro,relatime"),
     ],
 )
 def test_access_times(made: Bundles, options: tuple[str, ...], shown: str) -> None:

@@ -115,6 +115,14 @@ def prepare() -> None:
     prepare_overlay()
 
 
+def _parts(kind: str, option: str) -> list[str]:
+    """An option of a file system may be several, as mount(2) reads them; these have commas of their
+    own: a list of memory nodes, the categories of an SELinux label, directories."""
+    if kind != "tmpfs" or option.partition("=")[0] in ("mpol", *CONTEXT_OPTIONS):
+        return [option]
+    return option.split(",")
+
+
 class Parsed:
     """A mount's options, distinguished."""
 
@@ -131,7 +139,8 @@ class Parsed:
         self.label = ""
         """Of the file system's root, set once it is mounted."""
         for option in mount.options:
-            self._take(option)
+            for part in _parts(mount.type, option):
+                self._take(part)
 
     def contexts(self) -> list[str]:
         """The file system's own options that label it (SELinux)."""
@@ -150,7 +159,7 @@ class Parsed:
             self.propagation = _PROPAGATION[option.removeprefix("r")]
         elif option.startswith(LABEL):
             self.label = option.removeprefix(LABEL)
-        elif option not in _IGNORED:
+        elif option and option not in _IGNORED:
             self.data.append(option)
 
 
