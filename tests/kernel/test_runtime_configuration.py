@@ -112,6 +112,32 @@ def test_access_times(made: Bundles, options: tuple[str, ...], shown: str) -> No
     assert (code, out) == (0, f"{shown}\n"), err
 
 
+def test_a_read_only_tmpfs_has_places_for_what_lies_in_it(made: Bundles) -> None:
+    """Podman's infra containers have a read-only /dev, and its pods a read-only /run."""
+    place = made.bundle("true")
+    config = json.loads((place / "config.json").read_text())
+    new: list[dict[str, Any]] = [
+        {"destination": "/run", "type": "tmpfs", "source": "tmpfs", "options": ["ro"]},
+        {"destination": "/run/below", "type": "bind", "source": "/tmp", "options": ["bind"]},
+    ]
+    for each in config["mounts"]:
+        if each["destination"] == "/dev":
+            each["options"].append("ro")
+    script = (
+        "ls -d /dev/null /dev/pts /run/below; pwd; for at in /dev /run; do touch $at/x && echo BAD;"
+        " done; grep -E ' /(dev|run) ' /proc/self/mountinfo | cut -d' ' -f6 | cut -c1-3;"
+        " echo >/dev/null"
+    )
+    code, out, err = run(
+        made,
+        script,
+        config={"mounts": [*config["mounts"], *new], "root": {"path": str(made.rootfs)}},
+        cwd="/run/work",
+    )
+    shown = "/dev/null /dev/pts /run/below /run/work ro, ro,".split()
+    assert (code, out.split()) == (0, shown), err
+
+
 def test_file_systems_are_named_as_they_are_asked_for(made: Bundles) -> None:
     new = {"destination": "/m", "type": "tmpfs", "source": "mine", "options": ["sync", "ro"]}
     _, out, _ = run(made, "cat /proc/self/mounts", config=mounts(made, new))

@@ -176,7 +176,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
     groups = _cgroup_mounts(spec)
     over = _over_cgroups(spec, groups)
     early = [m for m in spec.mounts if m.type != "cgroup" and m not in late and m not in over]
-    mounts.mount_all(root, early, prepared.sources)
+    filled = mounts.mount_all(root, early, prepared.sources)
     device_nodes.make_devices(root, spec)
     if not request.bundle:
         mounts.link_mtab(root)
@@ -188,10 +188,11 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
         unshare(CLONE_NEWCGROUP)
     mounts.mount_cgroups(root, groups, request.cgroup, private=found is not None)
     if over:
-        mounts.mount_all(root, over, prepared.sources)
+        filled += mounts.mount_all(root, over, prepared.sources)
     steps.enter("pivot")
     mounts.write_sysctls(spec)
     _make_cwd(root, spec.process.cwd)
+    mounts.make_read_only(filled)
     join = _open_pid_namespace(spec)
     if spec.hooks is not None:
         hooks.run("createContainer", spec.hooks.create_container, own.state_of(request, spec))
@@ -212,7 +213,7 @@ def _build(request: StartRequest, spec: Spec, own: Own, given: Given) -> None:
         own.pass_on()
         os.setsid()
         with _root() as root:
-            mounts.mount_all(root, late, prepared.sources)
+            mounts.make_read_only(mounts.mount_all(root, late, prepared.sources))
     if own.terminal:
         terminal.make_controlling(0)
     masked_paths.protect(spec)

@@ -249,24 +249,37 @@ def _failure(mount: Mount, err: OSError) -> SystemFailure:
     )
 
 
-def mount_all(root: int, mounts: Iterable[Mount], opened: Mapping[int, int]) -> None:
-    """Carry out mounts in order beneath the root; ``opened`` are the sources of some."""
+def mount_all(root: int, mounts: Iterable[Mount], opened: Mapping[int, int]) -> list[int]:
+    """Carry out mounts in order beneath the root; ``opened`` are the sources of some.
+
+    A tmpfs that is to be read-only still can be written to: other mounts and devices may need
+    places in it. The result is for :func:`make_read_only`.
+    """
+    filled: list[int] = []
     for mount in mounts:
         try:
-            _mount(root, mount, opened.get(id(mount), -1))
+            _mount(root, mount, opened.get(id(mount), -1), filled)
         except OSError as err:
             raise _failure(mount, err) from err
+    return filled
 
 
-def _mount(root: int, mount: Mount, opened: int) -> None:
+def make_read_only(filled: list[int]) -> None:
+    """Close mounts, which are read-only from then on."""
+    for tree in filled:
+        mount_setattr(tree, set=MOUNT_ATTR_RDONLY, about="tmpfs")
+        os.close(tree)
+
+
+def _mount(root: int, mount: Mount, opened: int, filled: list[int]) -> None:
     options = Parsed(mount)
     if options.bind or opened >= 0:
         _bind(root, mount, options, opened)
     else:
-        _new(root, mount, options)
+        _new(root, mount, options, filled)
 
 
-def _new(root: int, mount: Mount, options: Parsed) -> None:
+def _new(root: int, mount: Mount, options: Parsed, filled: list[int]) -> None:
     """Mount a file system of its own, read-only as a whole if it is to be read-only."""
     data = options.data
     if options.set & MOUNT_ATTR_RDONLY and mount.type != "tmpfs":
@@ -291,6 +304,9 @@ def _new(root: int, mount: Mount, options: Parsed) -> None:
         except BaseException:
             os.close(tree)
             raise
+    if mount.type == "tmpfs" and options.set & MOUNT_ATTR_RDONLY:
+        options.set &= ~MOUNT_ATTR_RDONLY
+        filled.append(os.dup(tree))
     _attach(root, tree, mount.destination, directory=True, options=options, kind=mount.type)
 
 
