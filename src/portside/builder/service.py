@@ -438,17 +438,24 @@ class BuildService:
     async def tidy(self) -> None:
         """Keep the cache within its bounds; what running builds use stays. What was not measured
         for long is measured meanwhile: nobody waits for it."""
-        for rule in self._policy.rules:
-            await self._drop(self._chosen(rule))
-        if self._policy.rules and self._measuring is None:
+        if not self._policy.rules:
+            return
+        await self._apply_rules()
+        if self._measuring is None:
             self._measuring = asyncio.create_task(self._tidy_measured())
+
+    async def _apply_rules(self) -> None:
+        records = self._records()
+        for rule in self._policy.rules:
+            if gone := self._chosen(rule, records):
+                await self._drop(gone)
+                records = self._records()
 
     async def _tidy_measured(self) -> None:
         try:
             with teardown(log, "measure the build cache"):
                 if await self._measure(STALE):
-                    for rule in self._policy.rules:
-                        await self._drop(self._chosen(rule))
+                    await self._apply_rules()
         finally:
             self._measuring = None
 
@@ -469,14 +476,14 @@ class BuildService:
         await self.usage()
         if rule.all:
             self.directories.forget_open()
-        gone = self._chosen(rule)
+        gone = self._chosen(rule, self._records())
         await self._drop(gone)
         return [record.id for record in gone], sum(record.size for record in gone)
 
-    def _chosen(self, rule: PruneRule) -> list[CacheRecord]:
-        """Forget the records that go for a rule; their layers are still there."""
+    def _chosen(self, rule: PruneRule, records: Sequence[CacheRecord]) -> list[CacheRecord]:
+        """Forget the records that go for a rule, of all that there are; their layers are still
+        there."""
         now = time.time()
-        records = self._records()
         total = sum(record.size for record in records)
         free = shutil.disk_usage(self.store.root).free
 

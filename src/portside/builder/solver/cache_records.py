@@ -189,6 +189,8 @@ class CacheStore:
         the rest has at most ``limit`` bytes; returns the deleted ones."""
         known = {record.id: record for record in records}
         total = sum(record.size for record in known.values())
+        if total <= limit:
+            return []
         children = _children(known)
         order = sorted(known.values(), key=lambda record: record.used)
         gone: list[CacheRecord] = []
