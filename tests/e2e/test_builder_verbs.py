@@ -38,6 +38,12 @@ def test_the_one_builder(build: Builder, ours: Ours) -> None:
     assert found["Name"] == theirs["Name"] == "default"
     for key in ("Platforms", "GCPolicy", "Status"):
         assert found["Nodes"][0][key] == (theirs["Nodes"][0].get(key)), key
+    for format in ("{{.Name}}|{{.DriverEndpoint}}|{{.Status}}|{{.Error}}",
+                   r"table {{.Name}}\t{{.DriverEndpoint}}\t{{.Status}}"):  # fmt: skip
+        listed = [run("buildx", "ls", "--format", format).stdout for run in (ours, build.docker)]
+        assert listed[0] == listed[1] and len(listed[0].splitlines()) >= 2
+    done = ours("buildx", "ls", "--format", "{{.Foo}}", check=False)
+    assert done.returncode == 1 and "can't evaluate field Foo" in done.stderr
     shown = ours("buildx", "inspect").stdout
     assert "Driver:        docker" in shown and "GC Policy rule#0:" in shown
     for args, told in (

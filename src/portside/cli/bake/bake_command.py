@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import threading
 
-from portside.cli.bake import bake_files, bake_sources, bake_targets, remote_definition
+from portside.cli.bake import (
+    bake_files,
+    bake_privileges,
+    bake_sources,
+    bake_targets,
+    remote_definition,
+)
 from portside.cli.bake.hcl_expressions import text_of as hcl_text
 from portside.cli.bake.remote_definition import LOCAL
 from portside.cli.build import build_command, build_progress
@@ -27,7 +33,8 @@ if TYPE_CHECKING:
     from portside.flags.table import Options
 
 FLAGS = """
-      --allow list              Permit targets: device, network.host, security.insecure, fs=PATH
+      --allow list              Permit targets: device, network.host, security.insecure, ssh,
+                                fs=PATH, fs.read=PATH, fs.write=PATH
       --builder string          Accepted and ignored: there is one builder
       --call string             What to do: build, check, outline or targets (default "build")
       --check                   Short for --call=check
@@ -86,6 +93,7 @@ def _baked(
         shown = {name: _shown(target, remote) for name, target in targets.items()}
         session.out(_printed(_document(found, names, shown)))
         return 0
+    bake_privileges.check(targets, options.many("allow"), paths=remote is None)
     if remote is not None:
         for name, target in targets.items():
             remote.check_access(name, target, options.many("allow"))
@@ -358,7 +366,6 @@ def _words(target: Target, options: Options, mode: str) -> list[str]:
         paths = ",".join(entry.get("paths", ()))
         words.append(f"--ssh={entry['id']}" + (f"={paths}" if paths else ""))
     words += [f"--{key}" for key in ("no-cache", "pull") if target.get(key)]
-    words += [f"--allow={name}" for name in options.many("allow") if not name.startswith("fs")]
     place = target["context"].removeprefix(LOCAL) or "."
     dockerfile = target["dockerfile"]
     if dockerfile.startswith(LOCAL):

@@ -44,12 +44,13 @@ def _about(session: Session) -> Item:
 
 
 @verb("buildx ls", "builder ls", usage="[OPTIONS]", about="List builders", flags="""
-      --format string   Print as a table, or as json
+      --format string   Print as a table, as json, or with a Go template
       --no-trunc        Do not shorten platforms
 """)  # fmt: skip
 def ls(session: Session, options: Options, arguments: list[str]) -> None:
     about = _about(session)
-    if options.text("format") == "json":
+    format = options.text("format")
+    if format in ("json", "{{json .}}"):
         session.out(jsontext.dumps({
             "Current": True, "Driver": "docker", "Dynamic": False, "Name": NAME,
             "LastActivity": _stamp(about["LastActivity"]),
@@ -60,11 +61,38 @@ def ls(session: Session, options: Options, arguments: list[str]) -> None:
         }))  # fmt: skip
         return
     first, *others = about["Platforms"]
-    shown = ", ".join(about["Platforms"]) if options.flag("no-trunc") or not others else (
+    shown = ", ".join(about["Platforms"]) if options.flag("no-trunc") or len(others) < 4 else (
         f"{first} (+{len(others)})")  # fmt: skip
-    lines = ["NAME/NODE\tDRIVER/ENDPOINT\tSTATUS\tBUILDKIT\tPLATFORMS", f"{NAME}*\tdocker\t\t\t",
-             f" \\_ {NAME}\t \\_ {NAME}\trunning\t{_version()}\t{shown}"]  # fmt: skip
-    session.out("\n".join(aligned(lines)))
+    node = {"DriverEndpoint": NAME, "Status": "running", "Buildkit": _version(), "Platforms": shown}
+    rows = [{"DriverEndpoint": "docker", "LastActivity": _stamp(about["LastActivity"])}, node]
+    marks = format.startswith("table") or not format
+    try:
+        print_rows(session, format, rows, _LISTED, _TABLE, marks, kind="*commands.lsContext")
+    except InvalidParameter as err:
+        raise Failed(1, f"ERROR: {err}") from None
+
+
+def _named(row: Item, marks: bool) -> str:
+    """Tables mark the builder in use, and its nodes."""
+    if not marks:
+        return NAME
+    return f" \\_ {NAME}" if "Status" in row else f"{NAME}*"
+
+
+def _endpoint(row: Item, marks: bool) -> str:
+    return (" \\_ " if marks and "Status" in row else "") + str(row["DriverEndpoint"])
+
+
+_LISTED: Columns = {
+    "Name": ("NAME/NODE", _named),
+    "DriverEndpoint": ("DRIVER/ENDPOINT", _endpoint),
+    "LastActivity": ("LAST ACTIVITY", lambda row, _: row.get("LastActivity", "")),
+    "Status": ("STATUS", lambda row, _: row.get("Status", "")),
+    "Buildkit": ("BUILDKIT", lambda row, _: row.get("Buildkit", "")),
+    "Platforms": ("PLATFORMS", lambda row, _: row.get("Platforms", "")),
+    "Error": ("ERROR", lambda row, _: ""),
+}
+_TABLE = ("Name", "DriverEndpoint", "Status", "Buildkit", "Platforms")
 
 
 def _version() -> str:
