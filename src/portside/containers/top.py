@@ -1,176 +1,32 @@
 """``docker top``: a container's processes from proc(5), with the columns of ps(1).
 
-The usual ways to ask are understood: ``-ef`` (the default), ``aux``, and columns of one's
-own by ``-o``. No ps program is executed.
+The usual ways to ask are understood: ``-ef`` (the default), ``aux``, the other formats of ps,
+threads, and columns of one's own by ``-o``. No ps program is executed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from portside.containers.container import Container
 from portside.containers.core import Core
 from portside.containers.processes import cgroup_of
+from portside.containers.ps_columns import (
+    COLUMNS,
+    OTHER_NAMES,
+    Column,
+    Process,
+    read,
+    threads,
+    user,
+)
 from portside.model.containerstate import Top
-from portside.model.errors import Conflict, InvalidParameter
+from portside.model.errors import Conflict, InvalidParameter, SystemFailure
 
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """One process, from ``/proc/PID/stat`` and its neighbours."""
-
-    pid: int
-    ppid: int
-    pgid: int
-    sid: int
-    tty: int
-    foreground: int
-    """The process group that has the terminal."""
-    state: str
-    name: str
-    command: str
-    uid: int
-    ticks: int
-    """User and system time in clock ticks."""
-    started: float
-    """Seconds since the epoch."""
-    vsize: int
-    rss: int
-    nice: int
-    priority: int
-    threads: int
-    flags: int
-    processor: int
-    """Where it ran last."""
-    sleeps_in: str
-    """The kernel's function it waits in; empty where the kernel does not say."""
-
-
-def read(pid: int, boot: float) -> Process | None:
-    """A process, or None when it is gone."""
-    base = Path(f"/proc/{pid}")
-    try:
-        text = (base / "stat").read_text(errors="replace")
-        uid = base.stat().st_uid
-        command = (base / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        channel = (base / "wchan").read_text(errors="replace")
-    except OSError:
-        return None
-    head, _, rest = text.rpartition(")")
-    f = rest.split()
-    name = head.partition("(")[2]
-    return Process(
-        pid=pid, ppid=int(f[1]), pgid=int(f[2]), sid=int(f[3]), tty=int(f[4]),
-        foreground=int(f[5]), state=f[0], name=name, uid=uid,
-        command=command.strip() or f"[{name}]",
-        ticks=int(f[11]) + int(f[12]), started=boot + int(f[19]) / _TICKS, vsize=int(f[20]),
-        rss=int(f[21]) * _PAGE, nice=int(f[16]), priority=int(f[15]), threads=int(f[17]),
-        flags=int(f[6]), processor=int(f[36]), sleeps_in="" if channel == "0" else channel,
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=256)
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _clock(seconds: float) -> str:
-    whole = int(seconds)
-    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
-
-
-def _bsd_clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-
-
-def _start(p: Process) -> str:
-    at = time.localtime(p.started)
-    if time.time() - p.started < 86400:
-        return time.strftime("%H:%M", at)
-    return time.strftime("%b%d" if time.time() - p.started < 86400 * 365 else "%Y", at)
-
-
-def _tty(p: Process) -> str:
-    if not p.tty:
-        return "?"
-    major, minor = os.major(p.tty), os.minor(p.tty)
-    return f"pts/{minor}" if 136 <= major <= 143 else f"tty{minor}"
-
-
-def _stat(p: Process) -> str:
-    """The state with the marks of ps(1), "PROCESS STATE CODES"."""
-    marks = {"<": p.nice < 0, "N": p.nice > 0, "s": p.sid == p.pid, "l": p.threads > 1,
-             "+": p.tty and p.foreground == p.pgid}  # fmt: skip
-    return p.state + "".join(mark for mark, holds in marks.items() if holds)
-
-
-def _share(p: Process) -> float:
-    alive = max(time.time() - p.started, 0.01)
-    return p.ticks / _TICKS / alive * 100
-
-
-@lru_cache(maxsize=1)
-def _memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * _PAGE
-
-
-Column = tuple[str, Callable[[Process], str]]
-_COLUMNS: dict[str, Column] = {
-    "uid": ("UID", lambda p: str(p.uid)),
-    "user": ("USER", lambda p: _user(p.uid)),
-    "pid": ("PID", lambda p: str(p.pid)),
-    "ppid": ("PPID", lambda p: str(p.ppid)),
-    "pgid": ("PGID", lambda p: str(p.pgid)),
-    "sid": ("SID", lambda p: str(p.sid)),
-    "tpgid": ("TPGID", lambda p: str(p.foreground)),
-    "c": ("C", lambda p: str(int(_share(p)))),
-    "stime": ("STIME", _start),
-    "start": ("START", _start),
-    "tty": ("TTY", _tty),
-    "time": ("TIME", lambda p: _clock(p.ticks / _TICKS)),
-    "etime": ("ELAPSED", lambda p: _clock(time.time() - p.started)),
-    "etimes": ("ELAPSED", lambda p: str(int(time.time() - p.started))),
-    "cmd": ("CMD", lambda p: p.command),
-    "command": ("COMMAND", lambda p: p.command),
-    "ucmd": ("CMD", lambda p: p.name),
-    "comm": ("COMMAND", lambda p: p.name),
-    "stat": ("STAT", _stat),
-    "s": ("S", lambda p: p.state),
-    "%cpu": ("%CPU", lambda p: f"{_share(p):.1f}"),
-    "%mem": ("%MEM", lambda p: f"{p.rss / _memory() * 100:.1f}"),
-    "vsz": ("VSZ", lambda p: str(p.vsize >> 10)),
-    "rss": ("RSS", lambda p: str(p.rss >> 10)),
-    "ni": ("NI", lambda p: str(p.nice)),
-    "pri": ("PRI", lambda p: str(p.priority)),
-    "nlwp": ("NLWP", lambda p: str(p.threads)),
-    "bsdtime": ("TIME", lambda p: _bsd_clock(p.ticks / _TICKS)),
-    "f": ("F", lambda p: str(p.flags >> 6 & 7)),
-    "sz": ("SZ", lambda p: str(p.vsize // _PAGE)),
-    "psr": ("PSR", lambda p: str(p.processor)),
-    "addr": ("ADDR", lambda p: "-"),
-    "wchan": ("WCHAN", lambda p: p.sleeps_in[:6] or "-"),
-    "opri": ("PRI", lambda p: str(p.priority + 60)),
-    "euser": ("UID", lambda p: _user(p.uid)),
-}
-_OTHER_NAMES = {
-    "args": "command", "pcpu": "%cpu", "pmem": "%mem", "tname": "tty",
-    "tt": "tty", "cputime": "time", "state": "s", "nice": "ni", "vsize": "vsz", "rssize": "rss",
-    "thcount": "nlwp", "ruser": "user", "uname": "user", "euid": "uid", "ruid": "uid",
-    "start_time": "stime", "session": "sid", "fname": "comm",
-}  # fmt: skip
 _FULL = ("euser", "pid", "ppid", "c", "stime", "tty", "time", "cmd")
 _EXTRA_FULL = ("euser", "pid", "ppid", "c", "sz", "rss", "psr", "stime", "tty", "time", "cmd")
 _LONG = ("f", "s", "uid", "pid", "ppid", "c", "opri", "ni", "addr", "sz", "wchan", "tty", "time",
@@ -186,6 +42,13 @@ _PLAIN = ("pid", "tty", "time", "ucmd")
 _BSD = ("pid", "tty", "stat", "bsdtime", "command")
 _JOBS = ("pid", "pgid", "sid", "tty", "time", "ucmd")
 _BSD_JOBS = ("ppid", "pid", "pgid", "sid", "tty", "tpgid", "stat", "uid", "bsdtime", "command")
+_VIRTUAL = ("pid", "tty", "stat", "bsdtime", "majflt", "trs", "drs", "rss", "%mem", "command")
+_SIGNALS = ("uid", "pid", "pending", "blocked", "ignored", "caught", "stat", "tty", "bsdtime",
+            "command")  # fmt: skip
+_REGISTERS = ("pid", "stackp", "esp", "eip", "tmout", "alarm", "stat", "tty", "bsdtime", "command")
+_OF_BOTH = frozenset(("uid", "time", "bsdtime", "pending"))
+_OF_THREADS = frozenset(("stat", "s", "lwp", "spid", "blocked", "ignored", "caught", "cls"))
+"""With ``m``, a process and its threads have lines of their own; other columns are of processes."""
 
 
 async def processes_of(core: Core, container: Container, arguments: str) -> Top:
@@ -201,75 +64,221 @@ async def processes_of(core: Core, container: Container, arguments: str) -> Top:
     return found
 
 
-def columns(arguments: str) -> list[Column]:
-    """The columns that ps's arguments ask for. Raises InvalidParameter."""
-    words = arguments.split()
-    chosen: list[Column] = []
-    style: tuple[str, ...] = _PLAIN
-    position = 0
-    while position < len(words):
-        word = words[position]
-        position += 1
-        letters = word.lstrip("-")
-        if letters.startswith(("o", "eo", "Ao", "axo")) and "o" in letters:
-            names = letters.partition("o")[2].removeprefix("=")
-            if not names and position < len(words):
-                names = words[position]
-                position += 1
-            chosen += [_column(name) for name in names.split(",") if name]
-        elif word == "--format" and position < len(words):
-            chosen += [_column(name) for name in words[position].split(",")]
-            position += 1
-        elif word.startswith("--"):
-            raise InvalidParameter(f"ps option {word} is not supported: use -ef, aux or -o")
+@dataclass(slots=True)
+class _Options:
+    """What ps's arguments ask for."""
+
+    chosen: list[str] = field(default_factory=list)
+    """Columns by ``-o``, with ``=TITLE`` where it was given."""
+    bsd: str = ""
+    """Letters of BSD syntax."""
+    letters: str = ""
+    """Letters of UNIX syntax."""
+    is_bsd: bool = False
+    forest: bool = False
+    sort: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    users: list[str] = field(default_factory=list)
+
+    @property
+    def per_thread(self) -> bool:
+        """A line for each thread instead of each process."""
+        return bool(set(self.letters) & set("LT")) or "H" in self.bsd
+
+    @property
+    def with_threads(self) -> bool:
+        """Lines for the threads after the one of their process."""
+        return "m" in self.letters or "m" in self.bsd
+
+
+_VALUED = {"C": "commands", "u": "users", "U": "users", "o": "chosen"}
+_LONG_VALUED = {
+    "--sort": "sort", "--format": "chosen", "--user": "users", "--User": "users",
+    "--cols": "", "--columns": "", "--width": "", "--rows": "", "--lines": "",
+}  # fmt: skip
+
+
+_ALSO_BSD = ("-x", "-u", "-aux", "-auxw", "-auxww")
+"""Words that ps reads as BSD syntax all the same."""
+
+
+def parse(arguments: str) -> _Options:
+    """Read ps's arguments. Raises InvalidParameter for what is not supported."""
+    found, words = _Options(), deque(arguments.split())
+    while words:
+        word = words.popleft()
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            if word == "--forest":
+                found.forest = True
+            elif name in _LONG_VALUED:
+                value = value if equals else _next(words)
+                if _LONG_VALUED[name]:
+                    getattr(found, _LONG_VALUED[name]).extend(value.split(","))
+            else:
+                raise _unsupported(word)
+        elif word == "-u" and words and not words[0].startswith("-"):
+            found.users.extend(words.popleft().split(","))
+        elif word.startswith("-") and word not in _ALSO_BSD:
+            _unix(found, word, words)
         else:
-            style = _style(word) or style
-    return chosen or [_COLUMNS[name] for name in style]
+            _bsd(found, word.lstrip("-"), words)
+    return found
 
 
-def _style(word: str) -> tuple[str, ...] | None:
-    """The columns of a word of options such as ``aux`` (BSD syntax) or ``-ef``; None: it chooses
-    none. Raises InvalidParameter."""
-    letters = word.lstrip("-")
-    if word.startswith("-") and letters not in ("x", "u"):  # ps takes these two as BSD's
-        if letters.strip("eAaxwlTjcfFy"):
-            raise InvalidParameter(f"ps option {word} is not supported: use -ef, aux or -o")
-        if "l" in letters and "f" in letters:
-            return _LONG_FULL
-        if "l" in letters:
-            return _LONG_Y if "y" in letters else _LONG
-        if "y" in letters:
-            raise InvalidParameter("ps: error: modifier -y without format -l makes no sense")
-        if "F" in letters:
-            return _EXTRA_FULL
-        if "f" in letters:
-            return _FULL
-        return _JOBS if "j" in letters else None
-    if letters.strip("aAcefhjlSTuwxX"):
-        raise InvalidParameter("ps: error: unsupported option (BSD syntax)")
-    if "u" in letters:
-        return _USER
+def _next(words: deque[str]) -> str:
+    return words.popleft() if words else ""
+
+
+def _unsupported(word: str) -> InvalidParameter:
+    return InvalidParameter(f"ps option {word} is not supported: use -ef, aux or -o")
+
+
+def _unix(found: _Options, word: str, words: deque[str]) -> None:
+    for at, letter in enumerate(word[1:], 1):
+        if letter in _VALUED:
+            value = word[at + 1 :].removeprefix("=") or _next(words)
+            getattr(found, _VALUED[letter]).extend(filter(None, value.split(",")))
+            return
+        if letter not in "eAadwlLTjcfFyHmMZ":
+            raise _unsupported(word)
+        found.letters += letter
+    if "y" in found.letters and "l" not in found.letters:
+        raise InvalidParameter("ps: error: modifier -y without format -l makes no sense")
+
+
+def _bsd(found: _Options, letters: str, words: deque[str]) -> None:
+    found.is_bsd = True
+    for at, letter in enumerate(letters):
+        if letter == "o":
+            value = letters[at + 1 :].removeprefix("=") or _next(words)
+            found.chosen.extend(filter(None, value.split(",")))
+            return
+        if letter not in "aAcefghHjlmnsSTuvwxXZ":
+            raise InvalidParameter("ps: error: unsupported option (BSD syntax)")
+        found.bsd += letter
+    found.forest = found.forest or "f" in letters
+
+
+def _style(options: _Options) -> list[str]:
+    """The columns of the format that the letters choose."""
+    if options.is_bsd:
+        formats = {"u": _USER, "l": _BSD_LONG, "j": _BSD_JOBS, "v": _VIRTUAL, "s": _SIGNALS,
+                   "X": _REGISTERS}  # fmt: skip
+        style = next((formats[letter] for letter in formats if letter in options.bsd), _BSD)
+    else:
+        style = _unix_style(options.letters)
+    names = list(style)
+    if options.is_bsd and "c" in options.bsd:
+        names = ["comm" if name == "command" else name for name in names]
+    if "L" in options.letters:
+        after = next(name for name in ("ppid", "sid", "pid") if name in names)
+        names.insert(names.index(after) + 1, "lwp")
+        if "l" not in options.letters and "c" in names:
+            names.insert(names.index("c") + 1, "nlwp")
+    if "T" in options.letters:
+        names.insert(names.index("pid") + 1, "spid")
+    if "c" in options.letters:
+        at = names.index("c") if "c" in names else names.index("pid") + 1
+        names[at : at + ("c" in names)] = ["cls", "cpri"]
+    if set("MZ") & set(options.letters) or "Z" in options.bsd:
+        names.insert(0, "label")
+    return names
+
+
+def _unix_style(letters: str) -> tuple[str, ...]:
     if "l" in letters:
-        return _BSD_LONG
-    return _BSD_JOBS if "j" in letters else _BSD
+        if "f" in letters:
+            return _LONG_FULL
+        return _LONG_Y if "y" in letters else _LONG
+    if "F" in letters:
+        return _EXTRA_FULL
+    if "f" in letters:
+        return _FULL
+    return _JOBS if "j" in letters else _PLAIN
 
 
-def _column(name: str) -> Column:
-    name, equals, title = name.partition("=")
-    found = _COLUMNS.get(_OTHER_NAMES.get(name, name))
+def _named(text: str) -> tuple[str, Column]:
+    """Name and column of ``NAME`` or ``NAME=TITLE``."""
+    name, equals, title = text.partition("=")
+    key = OTHER_NAMES.get(name, name)
+    found = COLUMNS.get(key)
     if found is None:
         raise InvalidParameter(f'ps: error: unknown user-defined format specifier "{name}"')
-    return (title, found[1]) if equals else found
+    return key, (title, found[1]) if equals else found
 
 
 def table(pids: list[int], arguments: str) -> Top:
-    """The processes as rows under titles."""
-    wanted = columns(arguments or "-ef")
-    if not any(title == "PID" for title, _ in wanted):
+    """The processes as rows under titles. Raises InvalidParameter, and SystemFailure when a
+    choice of commands or users leaves none."""
+    options = parse(arguments or "-ef")
+    wanted = [_named(name) for name in options.chosen or _style(options)]
+    if not any(title == "PID" for _, (title, _) in wanted):
         raise InvalidParameter("Couldn't find PID field in ps output")
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    processes = [process for pid in sorted(pids) if (process := read(pid, boot)) is not None]
-    return Top(
-        titles=tuple(title for title, _ in wanted),
-        processes=tuple(tuple(show(p) for _, show in wanted) for p in processes),
+    found = [process for pid in sorted(pids) if (process := read(pid, boot)) is not None]
+    found = [process for process in found if _is_chosen(process, options)]
+    if not found and (options.commands or options.users):
+        raise SystemFailure("ps: exit status 1")
+    if options.forest:
+        found = list(_by_parent(found))
+    for key in reversed(options.sort):
+        _, (_, show) = _named(key.lstrip("+-"))
+        found.sort(key=_sort_key(show), reverse=key.startswith("-"))
+    rows = [row for process in found for row in _rows(process, options, wanted, boot)]
+    return Top(titles=tuple(title for _, (title, _) in wanted), processes=tuple(rows))
+
+
+def _is_chosen(p: Process, options: _Options) -> bool:
+    if options.commands and p.name not in options.commands:
+        return False
+    return not options.users or user(p.uid) in options.users or str(p.uid) in options.users
+
+
+def _sort_key(show: Callable[[Process], str]) -> Callable[[Process], tuple[float, str]]:
+    def key(p: Process) -> tuple[float, str]:
+        text = show(p)
+        try:
+            return float(text), text
+        except ValueError:
+            return 0.0, text
+
+    return key
+
+
+def _by_parent(processes: Sequence[Process]) -> Iterator[Process]:
+    """Each process before its children."""
+    known = {p.pid for p in processes}
+    waiting = [p for p in reversed(processes) if p.ppid not in known]
+    while waiting:
+        process = waiting.pop()
+        yield process
+        waiting += [p for p in reversed(processes) if p.ppid == process.pid]
+
+
+def _rows(
+    p: Process, options: _Options, wanted: Sequence[tuple[str, Column]], boot: float
+) -> Iterator[tuple[str, ...]]:
+    if options.per_thread:
+        for lwp in threads(p.pid):
+            if (thread := read(p.pid, boot, lwp)) is not None:
+                yield tuple(_cell(thread, name, show, options) for name, (_, show) in wanted)
+        return
+    if not options.with_threads:
+        yield tuple(_cell(p, name, show, options) for name, (_, show) in wanted)
+        return
+    yield tuple(
+        "-" if name in _OF_THREADS else _cell(p, name, show, options) for name, (_, show) in wanted
     )
+    for lwp in threads(p.pid):
+        if (thread := read(p.pid, boot, lwp)) is not None:
+            yield tuple(
+                show(thread) if name in _OF_BOTH | _OF_THREADS else "-"
+                for name, (_, show) in wanted
+            )
+
+
+def _cell(p: Process, name: str, show: Callable[[Process], str], options: _Options) -> str:
+    """In a forest every command has a branch: the container's first process is a child, too."""
+    text = show(p)
+    return f"\\_ {text}" if options.forest and name in ("cmd", "command", "ucmd", "comm") else text
