@@ -83,8 +83,9 @@ def test_list_of_containers(
         until(lambda: known(monitor, "idle"))
         page.open(address(monitor, "/docker/"))
         page.until(f"{NAMES}.includes('app') && {NAMES}.includes('idle')")
+        page.until(f"{ROWS}.some(r => /app.*healthy/s.test(r.innerText))")
         row = page.run(f"return {ROWS}.find(r => r.textContent.includes('app')).innerText")
-        assert "portside/base" in row and "of 64.0 MiB" in row and "running" in row
+        assert "portside/base" in row and "of 64.0 MiB" in row
         # a container that comes appears by itself, one that goes away disappears
         docker("run", "-d", "--name", "late", "portside/base", "sleep", "1000")
         page.until(f"{NAMES}.includes('late')")
@@ -116,11 +117,14 @@ def test_page_of_a_container(app: str, page: Driver, monitor: RunningMonitor) ->
     gauges = page.run("return document.querySelector('.gauges').innerText")
     assert "of the quota of 0.5" in gauges and "of 64.0 MiB, the limit" in gauges
     assert "of 50" in gauges
-    page.until("document.querySelector('#processes td')")
+    # times are the reader's: no text of the machine's own time zone, none of an API
+    year = page.run("return new Date().toLocaleString(undefined, {dateStyle: 'short'})")
+    page.until(f"document.querySelector('#processes')?.innerText.includes({json.dumps(year)})")
     page.until("document.querySelector('.pair').innerText.includes('app-data')")
     text = page.run("return document.querySelector('.pair').innerText")
     assert "80/tcp" in text and "127.0.0.1:" in text and "/data" in text
-    assert "Processors" in text and "64MiB" in text and "hidden" not in text
+    assert "\n" + year in text.partition("Created")[2][: len(year) + 2]
+    assert "Processors" in text and "64 MiB" in text and "hidden" not in text
     # what a container writes is text, never markup
     page.until("document.querySelector('.pair').innerText.includes('onerror')")
     assert page.run("return document.querySelector('main img, main dd b')") is None

@@ -31,7 +31,7 @@ from portside.monitor.cadvisor.usage_summary import percentiles
 from portside.monitor.collector import Group, Listeners
 from portside.monitor.delivery_queue import DeliveryQueue, Rejected
 from portside.monitor.early_warning import Alert, EarlyWarning, Reading, more_memory, rules_of
-from portside.monitor.engine_watch import ContainerFacts, EngineVersion
+from portside.monitor.engine_watch import ContainerFacts, EngineEvent, EngineVersion
 from portside.monitor.group_spec import UNLIMITED, GroupSpec
 from portside.monitor.history import BUCKET, GroupHistory, Limits, chart
 from portside.monitor.history_file import HistoryFile
@@ -230,7 +230,11 @@ def test_a_bad_duration_names_its_setting() -> None:
 
 def warning(**overrides: Rule) -> tuple[EarlyWarning, list[Alert]]:
     collector: Any = SimpleNamespace(
-        listeners=Listeners(), groups={}, by_container={}, engine=EngineVersion(root="/data/root")
+        listeners=Listeners(),
+        groups={},
+        by_container={},
+        facts={},
+        engine=EngineVersion(root="/data/root"),
     )
     made = EarlyWarning(made_of({"rules": {}}), collector)
     made.rules = rules_of(overrides)
@@ -325,6 +329,17 @@ def test_health_that_was_bad_before_warns_until_it_is_not() -> None:
     assert [alert.rule for alert in told] == ["unhealthy"] * 4
     assert [told[0] is told[1], told[2] is told[3], told[0] is told[2]] == [True, True, False]
     assert not made.firing
+
+
+def test_a_container_that_loops_is_named_although_it_has_no_group() -> None:
+    made, told = warning()
+    made._collector.facts["c"] = ContainerFacts(id="c", name="web", image="shop")
+    for second in range(5):
+        happened = EngineEvent("container", "die", "c", {"name": "web", "exitCode": "3"}, second)
+        made.engine_event(happened)
+    assert [(alert.rule, alert.labels) for alert in told] == [
+        ("restart_loop", {"image": "shop", "id": "c"})
+    ]
 
 
 def test_a_clock_that_is_set_warns_once_for_each_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,7 +346,7 @@ class EarlyWarning:
         self, rule: Rule, path: str, shown: str, reading: Reading, now: float, state: _State
     ) -> None:
         group = self._collector.groups.get(path)
-        facts = group.facts if group is not None else None
+        facts = group.facts if group is not None else self._collector.facts.get(path)
         state.alert = Alert(
             rule=rule.name,
             group=path,

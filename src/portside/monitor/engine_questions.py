@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -109,7 +110,7 @@ def _limits(host: dict[str, Any]) -> list[Named]:
             continue
         text = str(value)
         if unit == "bytes":
-            text = binary_size(value)
+            text = re.sub(r"(?<=\d)(?=[A-Z])", " ", binary_size(value))  # as the page writes sizes
         elif unit == "nano":
             text = f"{value / 1e9:g}"
         elif unit == "us":

@@ -58,7 +58,7 @@ from portside.monitor.group_tree import MOST
 from portside.monitor.history import MOST_POINTS, chart
 from portside.monitor.live_events import MOST_CLIENTS, Client, message
 from portside.monitor.monitor_context import Monitor
-from portside.monitor.process_reader import ProcessInfo, processes
+from portside.monitor.process_reader import DatedProcess, processes
 from portside.monitor.samples import SERIES, View, view
 from portside.monitor.settings import seconds
 from portside.monitor.visibility import unseen
@@ -277,7 +277,7 @@ async def _processes(request: Request) -> Answer:
     return json_response(process_list(monitor, group))
 
 
-def process_list(monitor: Monitor, group: Group) -> list[ProcessInfo]:
+def process_list(monitor: Monitor, group: Group) -> list[DatedProcess]:
     """The processes of a group; of the machine all."""
     collector = monitor.collector
     pids = collector.all_pids() if group.name == "/" else collector.pids_of(group)

@@ -166,7 +166,12 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     psr: int
 
 
-def processes(proc: str, pids: Iterable[int], cgroup: str, most: int = _MOST) -> list[ProcessInfo]:
+class DatedProcess(ProcessInfo, frozen=True):
+    started: float
+    """Seconds since the epoch: ``start_time`` is text in this machine's time zone."""
+
+
+def processes(proc: str, pids: Iterable[int], cgroup: str, most: int = _MOST) -> list[DatedProcess]:
     """The table of these processes; ended ones are left out."""
     memory = os.sysconf("SC_PHYS_PAGES")
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -178,7 +183,7 @@ def processes(proc: str, pids: Iterable[int], cgroup: str, most: int = _MOST) ->
     return found
 
 
-def _process(proc: str, pid: int, cgroup: str, memory: int, uptime: float) -> ProcessInfo | None:
+def _process(proc: str, pid: int, cgroup: str, memory: int, uptime: float) -> DatedProcess | None:
     directory = f"{proc}/{pid}"
     try:
         with open(f"{directory}/stat", "rb") as file:
@@ -191,7 +196,8 @@ def _process(proc: str, pid: int, cgroup: str, memory: int, uptime: float) -> Pr
     seconds = (int(words[11]) + int(words[12])) / _TICKS
     age = max(uptime - int(words[19]) / _TICKS, 0.01)
     rss = int(words[21])
-    return ProcessInfo(
+    return DatedProcess(
+        started=time.time() - age,
         user=_user(owner),
         pid=pid,
         parent_pid=int(words[1]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import posixpath
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -23,9 +24,10 @@ from portside.model.golang.timestamps import format_rfc3339, parse_rfc3339
 from portside.monitor import filesystems
 from portside.monitor.cadvisor import container_json
 from portside.monitor.cadvisor.usage_summary import derived_stats
-from portside.monitor.collector import Group, MonitorEvent
+from portside.monitor.collector import MOST_EVENTS, Group, MonitorEvent
 from portside.monitor.monitor_context import Monitor
 from portside.monitor.own_api import process_list
+from portside.monitor.process_reader import ProcessInfo
 from portside.monitor.samples import Sample
 from portside.monitor.web_requests import (
     Answer,
@@ -339,7 +341,8 @@ async def _ps(monitor: Monitor, request: Request, name: str) -> Answer:
         group = (_docker if options.type == "docker" else _named)(monitor, name)
     except ApiError as err:
         raise ApiError(f"process listing failed: {err}") from err
-    return json_response(process_list(monitor, group))
+    found = process_list(monitor, group)
+    return json_response([msgspec.convert(one, ProcessInfo, from_attributes=True) for one in found])
 
 
 async def _app_metrics(monitor: Monitor, request: Request, name: str) -> Answer:
@@ -379,7 +382,9 @@ class EventQuery:
             kind for option, kind in _KINDS.items() if everything or _boolean(query.get(option))
         }
         most = query.get("max_events", "")
-        self.most = int(most) if most.isascii() and most.isdigit() and len(most) < 8 else 10
+        self.most = int(most) if re.fullmatch(r"-?[0-9]{1,7}", most) else 10
+        if self.most < 0:
+            self.most = MOST_EVENTS  # cAdvisor sends all of them
         self.start = self._time(query.get("start_time", ""))
         self.end = self._time(query.get("end_time", ""))
 

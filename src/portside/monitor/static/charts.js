@@ -7,12 +7,13 @@ const GAP = 65; // seconds: an idle group is looked at this often at least
 const WHOLE = Array.from({ length: 36 }, (_, at) => [1, 2, 5][at % 3] * 10 ** Math.floor(at / 3));
 const BINARY = Array.from({ length: 60 }, (_, n) => 2 ** n);
 const KINDS = {
-  cores: { show: cores, title: "cores" },
-  bytes: { show: bytes, incrs: BINARY },
-  rate: { show: rate, incrs: BINARY },
-  percent: { show: percent },
-  whole: { show: whole, incrs: WHOLE },
+  cores: { show: cores, ticks: (splits) => alike(splits), title: "cores" },
+  bytes: { show: bytes, ticks: (splits) => sizes(splits, ""), incrs: BINARY },
+  rate: { show: rate, ticks: (splits) => sizes(splits, "/s"), incrs: BINARY },
+  percent: { show: percent, ticks: (splits) => alike(splits).map((text) => `${text} %`) },
+  whole: { show: whole, ticks: (splits) => splits.map(whole), incrs: WHOLE },
 };
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 const all = new Set();
 
 /** The library: only pages with charts load it. Whoever imports this file waits for it. */
@@ -28,6 +29,31 @@ function loaded(node) {
     document.head.append(node);
   });
 }
+
+/** Numbers of one axis, all with as many decimals as one of them needs. */
+function alike(splits) {
+  const least = Math.abs((splits[1] ?? 1) - (splits[0] ?? 0)) / 1000;
+  let digits = 0;
+  while (digits < 4 && splits.some((one) => Math.abs(one - Number(one.toFixed(digits))) > least)) digits += 1;
+  return splits.map((one) => one.toFixed(digits));
+}
+
+/** Sizes of one axis in one unit. */
+function sizes(splits, per) {
+  const top = Math.max(0, ...splits);
+  const unit = Math.min(UNITS.length - 1, top > 0 ? Math.max(0, Math.floor(Math.log2(top) / 10)) : 0);
+  return alike(splits.map((one) => one / 1024 ** unit)).map((text) => `${text} ${UNITS[unit]}${per}`);
+}
+
+/** Times of the axis in the reader's language and time zone, as everywhere on the page. */
+function moments(splits, step) {
+  const parts = step >= 86400 ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit", ...(step < 60 ? { second: "2-digit" } : {}) };
+  const format = new Intl.DateTimeFormat(undefined, parts);
+  return splits.map((one) => format.format(one * 1000));
+}
+
+/** The width of an axis: that of its longest text. */
+const fitting = (_plot, texts) => (texts?.length ? Math.max(44, 18 + 7 * Math.max(...texts.map((text) => text.length))) : 44);
 
 const faded = (text) => text.replace(/^rgb\((.*)\)$/, "rgba($1, 0.14)");
 
@@ -61,7 +87,7 @@ export class Chart {
     this.plot?.destroy();
     const quiet = color("--quiet");
     const grid = { stroke: color("--line"), width: 1 };
-    const { show, incrs } = this.kind;
+    const { show, ticks, incrs } = this.kind;
     const series = this.lines.map((line) => {
       const stroke = color(line.color);
       return {
@@ -77,8 +103,8 @@ export class Chart {
       legend: { live: true },
       scales: { x: { time: true, range: () => this.span() }, y: { range: (_plot, _low, high) => this.range(high) } },
       axes: [
-        { stroke: quiet, grid, ticks: grid, font: "12px system-ui", size: 28 },
-        { stroke: quiet, grid, ticks: grid, font: "12px system-ui", size: 68, ...(incrs ? { incrs } : {}), values: (_plot, splits) => splits.map(show) },
+        { stroke: quiet, grid, ticks: grid, font: "12px system-ui", size: 28, space: 80, values: (_plot, splits, _axis, _space, step) => moments(splits, step) },
+        { stroke: quiet, grid, ticks: grid, font: "12px system-ui", size: fitting, ...(incrs ? { incrs } : {}), values: (_plot, splits) => ticks(splits) },
       ],
       series: [{ value: (_plot, found) => (found ? new Date(found * 1000).toLocaleTimeString() : "–") }, ...series],
       hooks: { draw: [drawLimit], setCursor: [(plot) => this.said(plot)] },

@@ -227,7 +227,7 @@ export class GroupPage {
     const files = details.descriptors_limit < 1e9 ? details.descriptors_limit : 0;
     const fullest = files ? `${this.isMachine ? "" : "fullest process: "}${percent(100 * details.descriptors_highest / files)} of ${whole(files)} limit` : "no limit";
     this.gauge.files.show(whole(details.descriptors), `${plural(details.sockets, "socket")}; ${fullest}`, files ? details.descriptors_highest / files : null);
-    for (const disk of details.filesystems.filter((one) => one.capacity && one.type !== "tmpfs").slice(0, 4)) {
+    for (const disk of details.filesystems.filter((one) => one.capacity && !["/dev/shm", "/run", "/tmp"].includes(one.mountpoint)).slice(0, 4)) {
       const title = this.isMachine ? `Disk ${disk.mountpoint}` : "Layer and volumes";
       if (!this.disks.has(title)) this.disks.set(title, new Gauge(this.gauges, title));
       this.disks.get(title).show(bytes(disk.usage), this.isMachine ? `${percent(100 * disk.usage / disk.capacity)} of ${bytes(disk.capacity)}, ${disk.type}` : `${bytes(disk.base_usage)} in the layer; ${bytes(disk.available)} free`, this.isMachine ? disk.usage / disk.capacity : null);
@@ -307,10 +307,10 @@ export class GroupPage {
 
   async showProcesses() {
     const found = await ask("processes", { name: this.name });
-    const columns = [["PID", "pid"], ["User", "user"], ["Command", "cmd"], ["CPU %", "percent_cpu"], ["Memory", "rss"], ["Virtual", "virtual_size"], ["Files", "fd_count"], ["State", "status"], ["Started", "start_time"]];
+    const columns = [["PID", "pid"], ["User", "user"], ["Command", "cmd"], ["CPU %", "percent_cpu"], ["Memory", "rss"], ["Virtual", "virtual_size"], ["Files", "fd_count"], ["State", "status"], ["Started", "started"]];
     const key = this.processOrder;
     found.sort((a, b) => (typeof a[key] === "number" ? b[key] - a[key] : String(a[key]).localeCompare(String(b[key]))) || a.pid - b.pid);
-    const show = (one, name) => (name === "rss" || name === "virtual_size" ? bytes(one[name]) : one[name]);
+    const show = (one, name) => (name === "rss" || name === "virtual_size" ? bytes(one[name]) : name === "started" ? clock(one[name]) : one[name]);
     const most = 100;
     const made = table(columns.map(([title]) => title), found.slice(0, most).map((one) => columns.map(([, name]) => show(one, name))), { numbers: [0, 3, 4, 5, 6] });
     const had = document.activeElement?.dataset?.process;
@@ -356,7 +356,7 @@ export class GroupPage {
       body.append(element("p", `${found.health}${found.failing ? `, ${plural(found.failing, "failure")} in a row` : ""}`));
       body.append(table(["Start", "Exit code", "Output"], [...found.probes].reverse().map((one) => [clock(Date.parse(one.start) / 1000), one.exit_code, element("code", one.output.trim())])));
     }
-    add("Settings", pairs(found.settings));
+    add("Settings", pairs(found.settings.map((one) => (one.name === "Created" ? { ...one, value: clock(Date.parse(one.value) / 1000) } : one))));
     const labels = Object.entries(this.detail.row.labels).map(([name, one]) => ({ name, value: one }));
     if (labels.length) add("Labels", pairs(labels));
     add("Layers of the image", found.layers.length ? table(["Digest", "Size", "Made by"], found.layers.map((one) => [element("code", one.digest.replace("sha256:", "").slice(0, 12), { title: one.digest }), one.size < 0 ? "" : bytes(one.size), element("code", one.created_by)]), { numbers: [1] }) : element("p", "The image is not there.", { class: "quiet" }));

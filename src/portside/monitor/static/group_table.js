@@ -19,7 +19,7 @@ const parentOf = (name) => (name === "/" ? null : name.slice(0, name.lastIndexOf
 const COLUMNS = [
   { key: "name", title: "Name", text: true, order: (row) => row.shown },
   { key: "image", title: "Image", text: true, order: (row) => row.image, show: (row) => row.image, rank: 2, containers: true },
-  { key: "state", title: "State", text: true, order: (row) => `${row.health === "unhealthy" ? 0 : 1}${row.state}`, show: (row) => [row.state, row.health].filter(Boolean).join(", "), rank: 1, containers: true },
+  { key: "state", title: "State", text: true, order: (row) => `${row.health === "unhealthy" ? 0 : 1}${row.state}`, show: (row) => (row.state === "running" && row.health) || row.state, rank: 1, containers: true },
   { key: "cpu", title: "CPU", unit: "cores", order: (row) => value(row.point, "cpu"), show: (row) => cores(value(row.point, "cpu")), bar: cpuShare },
   { key: "memory", title: "Memory", order: (row) => value(row.point, "memory"), show: (row) => bytes(value(row.point, "memory")), bar: shareOf },
   { key: "limit", title: "of limit", order: shareOf, show: (row) => (row.memory_limit ? `${percent(100 * shareOf(row))} of ${bytes(row.memory_limit)}` : ""), rank: 2 },

@@ -22,12 +22,13 @@ async function showAlerts(only = null) {
 const SHOWN_ALERTS = 3; // further warnings are folded, so that the page still begins with its subject
 
 function paintAlerts(found, only) {
-  const mine = (alert) => only === null || alert.group === only;
+  // of a container without a group at that moment the ID stands for it
+  const mine = (alert) => only === null || alert.group === only || only.endsWith(`/${alert.group}`);
   const critical = (alert) => alert.severity === "critical";
   const firing = found.firing.filter(mine).sort((a, b) => critical(b) - critical(a));
   const made = firing.map((alert) => element("article", null, { class: `alert ${alert.severity}` },
     element("b", critical(alert) ? "Critical: " : "Warning: "), element("span", alert.summary),
-    element("p", alert.advice), element("small", `since ${clock(alert.started)}, rule ${alert.rule}`)));
+    element("p", null, {}, element(/^(docker|mount|du) /.test(alert.advice) ? "code" : "span", alert.advice)), element("small", `since ${clock(alert.started)}, rule ${alert.rule}`)));
   const fold = (name, title, children) => {
     const open = $("alerts").querySelector(`.${name}`)?.open ?? false;
     return element("details", null, { class: name, open }, element("summary", title), ...children);

@@ -108,7 +108,13 @@ export function follow(query) {
   const stream = new EventSource(url);
   const badge = $("live");
   const show = (text, kind) => { setText(badge, text); badge.className = `badge ${kind}`; };
-  stream.addEventListener("open", () => { show(state.paused ? "paused" : "live", state.paused ? "" : "good"); $("error").hidden = true; });
+  let again = false;
+  stream.addEventListener("open", () => {
+    show(state.paused ? "paused" : "live", state.paused ? "" : "good");
+    $("error").hidden = true;
+    for (const kind of again ? ["groups", "alert"] : ["alert"]) for (const handler of handlers[kind]) handler(); // what was missed
+    again = true;
+  });
   stream.addEventListener("error", () => show("not connected", "bad"));
   for (const name of Object.keys(handlers)) {
     stream.addEventListener(name, (event) => {
