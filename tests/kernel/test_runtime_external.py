@@ -177,3 +177,15 @@ def test_a_log_of_several_lines_an_entry(tmp_path: Path) -> None:
         text = "\n".join(json.dumps(entry, indent=indent) for entry in entries)
         (tmp_path / "log").write_text(text + "\n{")
         assert other._logged() == "exec: no such file"
+
+
+def test_a_runtime_is_named_once() -> None:
+    from portside.runtime.external import _failure
+
+    begin = "OCI runtime create failed: "
+    for said, shown in (
+        ("runc create failed: exec: no", "runc create failed: exec: no"),
+        ("exec failed: exec: no", "exec failed: exec: no"),
+        ("cannot do it", "runc: cannot do it"),
+    ):
+        assert str(_failure("/usr/sbin/runc", said)) == begin + shown

@@ -249,14 +249,17 @@ def _path() -> str:
 
 
 def _failure(name: str, message: str) -> SystemFailure:
-    """What a runtime said, as our own errors are distinguished."""
+    """What a runtime said, as our own errors are distinguished; with its name, which runc says
+    itself where dockerd shows one."""
     failure: type[SystemFailure] = StartError
     if "exec:" in message or "executable" in message:
         if any(words in message for words in _NOT_FOUND):
             failure = CommandNotFound
         elif any(words in message for words in _NOT_EXECUTABLE):
             failure = CommandNotExecutable
-    return failure(f"OCI runtime create failed: {os.path.basename(name)}: {message}")
+    own = os.path.basename(name)
+    named = message if message.startswith((own, "exec failed")) else f"{own}: {message}"
+    return failure(f"OCI runtime create failed: {named}")
 
 
 def resolved(root: str, user: User, wanted: Identity) -> User:
