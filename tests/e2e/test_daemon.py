@@ -22,6 +22,9 @@ from typing import Any
 import pytest
 from enginekit import ROOT, RunningEngine, docker_runner, until
 
+from portside.daemon.listeners import tls_context
+from portside.engine.options import DaemonOptions
+from portside.model.errors import InvalidParameter
 from portside.model.instance import DEFAULT_SOCKET, Instance
 
 
@@ -388,6 +391,36 @@ def test_tls_files_that_are_missing_are_named(tmp_path: Path) -> None:
     done = daemon("--tls", "--tlscert", "/nowhere/cert", "--tlskey", "/nowhere/key", *places)
     assert done.returncode == 1
     assert "could not load the TLS files: /nowhere/cert, /nowhere/key: no such file" in done.stderr
+
+
+def test_tls_files_that_cannot_be_used(tmp_path: Path) -> None:
+    """The file at fault is named; nobody is asked for the password of a key."""
+    cert, key, other = (str(tmp_path / name) for name in ("cert", "key", "other"))
+    text = tmp_path / "text"
+    text.write_text("no PEM\n")
+    for files in ((cert, key), (cert + "2", other)):
+        make_certificate(*files)
+    locked = str(tmp_path / "locked")
+    subprocess.run(["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out",
+                    locked], check=True, capture_output=True)  # fmt: skip
+    for given, words in (
+        ((cert, str(text)), f"{cert}, {text}: "),
+        ((cert, other), f"{cert}, {other}: the key is not that of the certificate; both are PEM"),
+        ((cert, locked), f"{cert}, {locked}: "),
+        ((cert, key, str(text)), f"{text}: "),
+    ):
+        options = DaemonOptions(
+            tls=True, tlsverify=len(given) > 2, tlscert=given[0], tlskey=given[1],
+            tlscacert=given[-1],
+        )  # fmt: skip
+        with pytest.raises(InvalidParameter) as caught:
+            tls_context(options)
+        assert str(caught.value).startswith(f"could not load the TLS files: {words}")
+
+
+def make_certificate(cert: str, key: str) -> None:
+    words = f"req -x509 -newkey rsa:2048 -nodes -subj /CN=x -days 2 -keyout {key} -out {cert}"
+    subprocess.run(["openssl", *words.split()], check=True, capture_output=True)
 
 
 def test_open_tcp_is_refused(tmp_path: Path) -> None:

@@ -202,7 +202,8 @@ def _bind(rest: str, name: str, port: int, context: ssl.SSLContext | None) -> li
             name or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError as err:
-        raise InvalidParameter(f"invalid bind address: tcp://{rest}: {err}") from None
+        why = err.strerror or err
+        raise InvalidParameter(f"invalid bind address: tcp://{rest}: {why}") from None
     found = []
     for family, kind, protocol, _, address in addresses:
         sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
@@ -246,19 +247,36 @@ def tls_context(options: DaemonOptions) -> ssl.SSLContext:
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    files = [options.tlscert, options.tlskey] + [options.tlscacert] * options.tlsverify
+    missing = [name for name in files if not Path(name).is_file()]
+    if missing:
+        raise InvalidParameter(f"could not load the TLS files: {', '.join(missing)}: no such file")
     try:
-        context.load_cert_chain(options.tlscert, options.tlskey)
+        # without a password OpenSSL would ask for one on the terminal
+        context.load_cert_chain(options.tlscert, options.tlskey, password="")
+    except (OSError, ValueError) as err:
+        raise InvalidParameter(
+            f"could not load the TLS files: {options.tlscert}, {options.tlskey}: {_why(err)}; both "
+            "are PEM files, and the key is not encrypted"
+        ) from None
+    try:
         if options.tlsverify:
             context.load_verify_locations(options.tlscacert)
             context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as err:
-        files = [options.tlscert, options.tlskey] + [options.tlscacert] * options.tlsverify
-        missing = [name for name in files if not Path(name).is_file()]
-        why = "no such file" if missing else str(err)
+    except (OSError, ValueError) as err:
         raise InvalidParameter(
-            f"could not load the TLS files: {', '.join(missing or files)}: {why}"
-        ) from err
+            f"could not load the TLS files: {options.tlscacert}: {_why(err)}; it is a PEM file "
+            "with the certificates of authorities"
+        ) from None
     return context
+
+
+def _why(error: OSError | ValueError) -> str:
+    """The reason for which a TLS file cannot be used, in plain words where there are."""
+    reason = str(getattr(error, "reason", "") or "")
+    if reason == "KEY_VALUES_MISMATCH":
+        return "the key is not that of the certificate"
+    return reason.lower().replace("_", " ") or getattr(error, "strerror", "") or str(error)
 
 
 def link_docker_sock(target: Path, link: Path = Path("/var/run/docker.sock")) -> Path | None:
