@@ -94,7 +94,7 @@ def test_the_engine_is_killed_in_a_step(private_engine: RunningEngine, tmp_path:
         timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    number = re.search(r"#(\d+) \[\d/\d\] RUN echo first", done.stderr)
+    number = re.search(r"#(\d+) \[stage-0 \d/\d\] RUN echo first", done.stderr)
     assert number and f"#{number[1]} CACHED" in done.stderr
     _until_nothing_is_left(engine)
 
