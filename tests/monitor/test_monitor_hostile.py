@@ -284,6 +284,30 @@ def test_webhooks_get_alertmanagers_messages(tmp_path: Path) -> None:
         receiver.close()
 
 
+def test_a_restart_loses_no_history(tmp_path: Path) -> None:
+    """Also within the time that is kept in memory, which is empty after a start."""
+    from portside.monitor.history import BUCKET, Bucket
+    from portside.monitor.history_file import HistoryFile
+    from portside.monitor.samples import SERIES
+
+    path = tmp_path / "h.db"
+    store = HistoryFile(str(path), days=1, most_bytes=1 << 20)
+    begin = int(time.time()) // BUCKET * BUCKET - 600
+    row = (7.0,) * len(SERIES)
+    for number in range(20):
+        store.put("/", Bucket(begin + number * BUCKET, row, row))
+    store.flush()
+    store._database.close()
+    running = RunningMonitor(tmp_path, "--history", str(path)).start()
+    try:
+        (found,) = running.own("history", name="/", window="1h", points=360, series="memory")
+        assert found["series"]["memory"]["mean"].count(7.0) >= 19
+        (found,) = running.own("history", name="/", window="2m", points=360, series="memory")
+        assert 7.0 not in found["series"]["memory"]["mean"]
+    finally:
+        running.stop()
+
+
 def test_a_full_disk_costs_history_and_nothing_else(tmp_path: Path) -> None:
     from portside.monitor.history import Bucket
     from portside.monitor.history_file import HistoryFile

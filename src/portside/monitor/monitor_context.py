@@ -85,6 +85,8 @@ class Monitor:
         if self.history is None:
             return []
         first = next(group.history.buckets(0.0), None)
+        if first is not None and first[0] <= since:
+            return []  # memory goes back far enough; after a start of this program it does not
         return await self.history.read(group.name, since, first[0] if first else time.time())
 
     def alerts(self) -> dict[str, list[Alert]]:

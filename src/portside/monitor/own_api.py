@@ -263,10 +263,10 @@ async def _history(request: Request) -> Answer:
     if unknown := [name for name in series if name not in SERIES]:
         raise InvalidParameter(f"unknown series {unknown[0][:40]!r}: use {', '.join(SERIES)}")
     now = time.time()
-    kept = seconds(monitor.settings.kept)
+    full = seconds(monitor.settings.full)
     found = []
     for group in groups:
-        older = await monitor.older(group, now - window) if window > kept else []
+        older = await monitor.older(group, now - window) if window > full else []
         found.append(chart(group.name, group.history, now, window, points, series, older))
     return json_response(found)
 
