@@ -1,8 +1,11 @@
 """``portside-runtime`` as a script. Python compiles a script anew at each start, but not what it
 imports: all but finding the modules is in :mod:`portside.runtime.oci.process_start`."""
 
+import gc
 import marshal
 import sys
+
+gc.disable()  # a short life, of which a collection would be a tenth
 
 
 def combine(package: str) -> None:
