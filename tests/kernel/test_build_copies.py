@@ -145,6 +145,46 @@ def test_a_destination_through_a_link_of_the_root(place: Place) -> None:
     assert place.seen()["lib"] == "-> usr/lib"
 
 
+@pytest.mark.parametrize(
+    ("link", "to", "dest", "made"),
+    [
+        ("t/link", "f", "/t/link", "t/f"),
+        ("t/link", "none", "/t/link", "t/none"),
+        ("t/link", "/new/none", "/t/link", "new/none"),
+        ("t/link", "../new/none", "/t/link", "new/none"),
+        ("t/link", "../../../up", "/t/link", "up"),
+        ("t/link", "none", "/t/link/", "t/none/a"),
+        ("t/link", "/new/none", "/t/link/x/", "new/none/x/a"),
+    ],
+)
+def test_a_destination_that_is_a_link_is_followed(
+    place: Place, link: str, to: str, dest: str, made: str
+) -> None:
+    """As in Docker, which writes to what a link leads to, also where that does not exist."""
+    fill(place.bottom, {"t/f": "old"})
+    (place.bottom / link).symlink_to(to)
+    fill(place.source, {"a": "new"})
+    place.run(CopyAction(src="/a", dest=dest, create_dest_path=True))
+    assert place.seen()[made] == "new"
+    assert place.seen()[link] == f"-> {to}"
+    assert not (place.bottom.parent / "up").exists()
+
+
+def test_a_link_in_the_destination_is_replaced(place: Place) -> None:
+    fill(place.bottom, {"t/f": "old"})
+    (place.bottom / "t/a").symlink_to("f")
+    fill(place.source, {"a": "new"})
+    place.run(CopyAction(src="/a", dest="/t/", create_dest_path=True))
+    assert place.seen()["t/a"] == "new" and place.seen()["t/f"] == "old"
+
+
+def test_links_without_end_in_a_destination(place: Place) -> None:
+    (place.bottom / "loop").symlink_to("loop")
+    fill(place.source, {"a": "new"})
+    with pytest.raises(SystemFailure, match="Too many levels of symbolic links"):
+        place.run(CopyAction(src="/a", dest="/loop", create_dest_path=True))
+
+
 def test_links_and_kinds_of_files(place: Place) -> None:
     fill(place.bottom, {"app/second": "old"})
     fill(place.source, {"first": "x", "d/other": "y"})

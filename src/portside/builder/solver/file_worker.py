@@ -40,11 +40,21 @@ from portside.model.errors import InvalidParameter, NotFound, SystemFailure
 from portside.model.rootfs import Rootfs
 from portside.store.archive_values import Limits
 from portside.store.decompress import detect, plain
-from portside.store.roots import OPEN_DIR, closing, missing, open_beneath, open_root
+from portside.store.roots import (
+    OPEN_DIR,
+    closing,
+    missing,
+    open_beneath,
+    open_root,
+    resolved,
+)
 from portside.store.tar_format import parse_header
 from portside.store.tar_reader import TarReader
 from portside.store.tar_unpack import Unpacker
 from portside.store.trees import OPEN_FILE, copy_into, remove
+
+MAX_LINKS = 40
+"""Links that one path may lead through; the kernel has the same limit (path_resolution(7))."""
 
 
 def run_file_op(
@@ -226,7 +236,8 @@ class FileWorker:
             return open_beneath(self._root, path, OPEN_DIR)
         except FileNotFoundError:
             pass
-        parent, _, last = path.rstrip("/").rpartition("/")
+        path = self._followed(path.rstrip("/"))
+        parent, _, last = path.rpartition("/")
         above = self._directory(parent or "/", owner, parents, timestamp, parents)
         return self._new_directory(above, last, owner, mode, timestamp)
 
@@ -350,7 +361,23 @@ class FileWorker:
             return _clean(dest)
         if dest.endswith("/") or self._is_dir(dest):
             return _clean(posixpath.join(dest, name))
-        return _clean(dest)
+        return self._followed(_clean(dest))
+
+    def _followed(self, path: str) -> str:
+        """Where a path leads when its last part is a link, within the root, whether that exists or
+        not: Docker writes through such a link. OSError when the links never end."""
+        for _ in range(MAX_LINKS):
+            parent, _, last = path.rpartition("/")
+            try:
+                with closing(open_beneath(self._root, parent or "/", OPEN_DIR)) as above:
+                    place = resolved(self._root, above)
+                    target = os.readlink(last, dir_fd=above)
+            except OSError as err:
+                if missing(err) or err.errno == errno.EINVAL:  # no link
+                    return path
+                raise
+            path = _clean(posixpath.join(place, target))
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
     def _is_dir(self, path: str) -> bool:
         try:

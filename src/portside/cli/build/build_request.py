@@ -22,7 +22,6 @@ PROXIES = ("httpProxy", "httpsProxy", "ftpProxy", "noProxy", "allProxy")
 
 def of(session: Session, options: Options) -> dict[str, Any]:
     """Everything but contexts, secrets and outputs. Raises Failed."""
-    call = options.text("call", "build")
     allow = options.many("allow")
     network = options.text("network", "default")
     _check(options.many("tag"), allow, network)
@@ -47,13 +46,18 @@ def of(session: Session, options: Options) -> dict[str, Any]:
         "allow": allow,
         "tags": options.many("tag"),
         "attests": {} if _is_question(options) else build_attests.of(options),
-        "call": "check" if options.flag("check") else call.partition(",")[0],
+        "call": _call(options),
     }
 
 
 def _is_question(options: Options) -> bool:
+    return _call(options) not in ("", "build")
+
+
+def _call(options: Options) -> str:
+    """What to do: ``build``, or a question; ``lint`` is another name of ``check``."""
     call = options.text("call", "build").partition(",")[0]
-    return options.flag("check") or call not in ("", "build")
+    return "check" if options.flag("check") or call == "lint" else call
 
 
 def _check(tags: list[str], allow: list[str], network: str) -> None:
