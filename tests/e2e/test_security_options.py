@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -43,6 +46,24 @@ def said(docker: Docker, script: str, *options: str) -> list[str]:
 )
 def test_rights(docker: Docker, options: tuple[str, ...], wanted: list[str]) -> None:
     assert said(docker, RIGHTS, *options) == wanted
+
+
+def test_no_new_privileges_holds_for_a_first_program_with_capabilities(
+    docker: Docker, tmp_path: Path
+) -> None:
+    """It would keep what is permitted before execve(2)."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("busybox is missing")
+    program = tmp_path / "grep"
+    shutil.copy(busybox, program)
+    program.chmod(0o755)
+    net_raw = 1 << 13
+    os.setxattr(program, "security.capability", struct.pack("<5I", 0x02000001, net_raw, 0, 0, 0))
+    run = ("run", "--rm", "-u", "1000", "-v", f"{program}:/grep:ro")
+    show = (BASE, "/grep", "CapPrm", "/proc/self/status")
+    for options, wanted in (((), net_raw), (("--security-opt", "no-new-privileges"), 0)):
+        assert int(docker(*run, *options, *show).stdout.split()[1], 16) == wanted
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,11 @@ def drop(
     held = bounded(wanted)
     bits = {name: some & held for name, some in bits.items()}
     ambient = bits["ambient"] & bits["permitted"] & bits["inheritable"]
+    if who.uid != 0 and process.no_new_privileges:
+        # execve(2) leaves a plain program what is ambient, but one with file capabilities what is
+        # permitted before, in spite of no_new_privs
+        bits["effective"] &= ambient
+        bits["permitted"] &= ambient
     drop_bounding(bits["bounding"], last_capability)
     prctl(PR_SET_KEEPCAPS, 1)
     try:
