@@ -108,6 +108,11 @@ class FakeNetworks:
     def id_of(self, name: str) -> str:
         return ""
 
+    def kept(
+        self, network: str, request: NetworkRequest, settings: EndpointSettings
+    ) -> EndpointSettings:
+        return settings
+
     def inspect(self, name: str) -> NetworkResource:
         raise NotFound(f"network {name} not found")
 

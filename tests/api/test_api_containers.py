@@ -67,7 +67,7 @@ def test_states_and_their_refusals(containers: Containers) -> None:
     assert containers.inspect(name)["State"]["Status"] == "created"
     assert containers.post(name, "kill") == (
         409,
-        f"cannot kill container: api-states: container {name} is not running",
+        f"cannot kill container: {name}: container {name} is not running",
     )
     assert containers.post(name, "stop")[0] == 304
     assert containers.post(name, "pause") == (409, f"container {name} is not running")
