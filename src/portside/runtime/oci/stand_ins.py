@@ -25,6 +25,8 @@ def install() -> None:
 
     from portside.runtime.oci import light_ctypes, light_os
 
+    if sys.version_info >= (3, 14):
+        import ctypes  # noqa: F401 - its C half imports it for each structure, and it imports os
     found = {"os": light_os, "ctypes": light_ctypes, "struct": _struct, "stat": _stat}
     for name, module in found.items():
         if name not in sys.modules:
