@@ -395,6 +395,7 @@ def test_build_and_volume(user: RootlessUser) -> None:
     user.call("mkdir", str(place))
     (place / "Dockerfile").write_text(
         "FROM portside/base\nRUN echo built >/x && chown 9:9 /x && rm -r /home\n"
+        "RUN cp /bin/busybox /s && chmod 6755 /s\n"
         "COPY Dockerfile /y\n"
         "USER 9\nCMD cat /x; ls /home"
     )
@@ -405,7 +406,9 @@ def test_build_and_volume(user: RootlessUser) -> None:
     saved = user.docker("save", "-o", str(user.home / "made.tar"), "made")
     assert saved.returncode == 0
     user.docker("rmi", "made")
+    user.docker("builder", "prune", "-af")
     assert "made:latest" in user.docker("load", "-i", str(user.home / "made.tar")).stdout
+    assert user.docker("run", "--rm", "made", "stat", "-c", "%a", "/s").stdout == "6755\n"
     user.docker("volume", "create", "kept")
     for text in ("first", "second"):
         user.docker("run", "--rm", "-v", "kept:/v", "portside/base", "sh", "-c",

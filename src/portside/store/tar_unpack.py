@@ -193,8 +193,9 @@ class Unpacker:
             uid, gid = self._chown or (entry.uid, entry.gid)
             if uid or gid or self._careful:
                 os.fchown(fd, uid, gid)
-                if mode & 0o6000 or self._careful:
-                    os.fchmod(fd, mode)  # chown drops the set-ID bits
+            if mode & 0o6000 or self._careful:
+                # chown drops the set-ID bits, and in a user namespace so does each write
+                os.fchmod(fd, mode)
             if entry.xattrs:
                 self._set_xattrs(entry, fd)
             os.utime(fd, ns=(entry.mtime if entry.atime is None else entry.atime, entry.mtime))
