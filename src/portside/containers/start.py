@@ -443,7 +443,7 @@ def labelled_root(core: Core, record: Record) -> Rootfs:
 
 def mapped_root(core: Core, identifier: str, mappings: IDMappings | None) -> Rootfs:
     """A container's root, whose files have the container's identifiers on disk, or the host's
-    (:meth:`.LayerStore.store_as`)."""
+    (:meth:`.WritableLayers.store_as`)."""
     root = core.store.writables.rootfs(identifier)
     return root if mappings is None or root.stored_uids else root.mapped(mappings)
 
