@@ -34,10 +34,37 @@ def test_spelling(text: str, normal: str) -> None:
     assert str(platform(text)) == normal
 
 
-@pytest.mark.parametrize("text", ["", "linux/", "a/b/c/d", "linux/am d64", "nonsense"])
-def test_bad_specifiers(text: str) -> None:
-    with pytest.raises(InvalidParameter):
+PART = 'platform specifier component must match "^[A-Za-z0-9_.-]+$": invalid argument'
+SYSTEM = (
+    "OSAndVersion specifier component must match "
+    r'"^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.%-]*)((?:\\+[A-Za-z0-9_.%-]+)*)\\))?$": invalid argument'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", f'"" is an invalid OS component of "": {SYSTEM}'),
+        ("lin ux/c", f'"lin ux" is an invalid OS component of "lin ux/c": {SYSTEM}'),
+        ("li+n", f'"li+n" is an invalid OS component of "li+n": {SYSTEM}'),
+        ("linux/", f'"" is an invalid component of "linux/": {PART}'),
+        ("linux/a b", f'"a b" is an invalid component of "linux/a b": {PART}'),
+        ("a/b/c/d e", f'"d e" is an invalid component of "a/b/c/d e": {PART}'),
+        ("a/b/c/d", '"a/b/c/d": cannot parse platform specifier: invalid argument'),
+        ("linux/*", '"linux/*": wildcards not yet supported: invalid argument'),
+        ("nosuch", '"nosuch": unknown operating system or architecture: invalid argument'),
+    ],
+)
+def test_bad_specifiers(text: str, message: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
         platform(text)
+    assert str(caught.value) == message
+
+
+def test_a_system_with_version_and_features() -> None:
+    found = platform("windows(10.0%2e1+win32k)/amd64")
+    assert (found.os, found.os_version, found.os_features) == ("windows", "10.0.1", ("win32k",))
+    assert platform("linux(5.10)").architecture == Platform.host().architecture
 
 
 @pytest.mark.parametrize(

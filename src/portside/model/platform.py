@@ -41,6 +41,8 @@ _KNOWN_SYSTEMS = frozenset(
 _ARM_VARIANTS = {"": "v7", "5": "v5", "6": "v6", "7": "v7", "8": "v8"}
 _BASELINES = {("amd64", "v1"), ("arm64", "8"), ("arm64", "v8"), ("arm64", "v8.0")}
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
+_SYSTEM = re.compile(r"([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%-]*)((?:\+[A-Za-z0-9_.%-]+)*)\))?")
+"""A system, perhaps with its version and features in parentheses."""
 
 
 class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,16 +56,25 @@ class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def parse(cls, text: str) -> Platform:
-        """Parse ``os[/arch[/variant]]`` or an architecture alone; raises InvalidParameter."""
+        """Parse ``os[(version[+feature...])][/arch[/variant]]`` or an architecture alone; raises
+        InvalidParameter in containerd's words."""
+        if "*" in text:
+            raise InvalidParameter(f'"{text}": wildcards not yet supported: invalid argument')
         parts = text.split("/")
-        if len(parts) > 3 or not all(_PART.fullmatch(part) for part in parts):
-            raise InvalidParameter(
-                f'"{text}": cannot parse platform specifier (os[/arch[/variant]]): invalid argument'
-            )
+        if len(parts) == 1 and _PART.fullmatch(text):
+            return _from_one(text.lower(), text)
+        system = _SYSTEM.fullmatch(parts[0])
+        _check_parts(text, parts, system is not None)
+        assert system is not None
         if len(parts) == 1:
-            return _from_one(parts[0].lower(), text)
+            parts.append(_from_one(system[1].lower(), text).architecture)
+        version, *features = _decoded(system[2] or "", *(system[3] or "").split("+")[1:])
         return cls(
-            os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) == 3 else ""
+            os=system[1],
+            os_version=version,
+            os_features=tuple(features),
+            architecture=parts[1],
+            variant=parts[2] if len(parts) == 3 else "",
         ).normalized()
 
     @classmethod
@@ -126,6 +137,36 @@ class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _T = TypeVar("_T")
+
+
+def _check_parts(text: str, parts: Sequence[str], has_system: bool) -> None:
+    """Raises InvalidParameter for the first part that is not one."""
+    if not has_system:
+        raise InvalidParameter(
+            f'"{parts[0]}" is an invalid OS component of "{text}": OSAndVersion specifier '
+            f'component must match "^{_quoted(_SYSTEM.pattern)}$": invalid argument'
+        )
+    for part in parts[1:]:
+        if not _PART.fullmatch(part):
+            raise InvalidParameter(
+                f'"{part}" is an invalid component of "{text}": platform specifier component must '
+                'match "^[A-Za-z0-9_.-]+$": invalid argument'
+            )
+    if len(parts) > 3:
+        raise InvalidParameter(f'"{text}": cannot parse platform specifier: invalid argument')
+
+
+def _quoted(pattern: str) -> str:
+    return pattern.replace("\\", "\\\\")
+
+
+def _decoded(*parts: str) -> list[str]:
+    """Without percent encoding, which is rare."""
+    if not any("%" in part for part in parts):
+        return list(parts)
+    from urllib.parse import unquote
+
+    return [unquote(part) for part in parts]
 
 
 def best(wanted: Platform, offers: Iterable[tuple[Platform, _T]]) -> list[_T]:
