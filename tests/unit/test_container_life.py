@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from containerkit import KILL, TERM, Kit, kit
 
+from portside.containers import stop
 from portside.containers.attach_exec import create_exec
 from portside.containers.exit import wait_container
 from portside.containers.inspect import inspect_container, list_containers
@@ -26,6 +27,7 @@ from portside.model.errors import (
     NotFound,
     NotModified,
     SystemFailure,
+    Unavailable,
 )
 from portside.model.network import PortBinding
 
@@ -81,6 +83,28 @@ async def test_stop_names_a_process_that_ignores_the_signal(life: Kit) -> None:
     assert "ignores" in word and "--init" in word
     assert life.monitor.signals == [TERM, KILL]
     assert life.core.find("box").record.exit_code == 137
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_kill_that_comes_too_late_kills_nothing_else(
+    life: Kit, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Its control group may be that of the container's next start."""
+    await life.run()
+    container = life.core.find("box")
+    ended = life.monitor
+
+    async def signal(number: int, exec_id: str = "") -> None:
+        ended.exit(0)
+        if again:
+            await container.exited.wait()
+            await start_container(life.core, container)
+        raise Unavailable("the monitor has ended")
+
+    monkeypatch.setattr(ended, "signal", signal)
+    monkeypatch.setattr(stop, "cgroup_of", lambda *_: pytest.fail("a control group is killed"))
+    await kill_by_name(life.core, "box", "")
+    assert state(life) == ("running" if again else "exited")
 
 
 async def test_a_failed_start_leaves_nothing(life: Kit) -> None:

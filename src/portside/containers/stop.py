@@ -162,8 +162,13 @@ async def send_signal(
 async def end_now(core: Core, container: Container) -> None:
     """SIGKILL, and not returning before the end was handled. Raises SystemFailure."""
     container.stopping = True
+    monitor = container.monitor
     delivered = await send_signal(core, container, signals.SIGKILL)
-    if delivered and await _exits_within(container, _KILL_TIMEOUT):
+    # where the signal did not arrive it has usually just ended, and its control group may already
+    # be that of its next start, which nobody wants to kill
+    if container.monitor is not monitor:
+        return
+    if await _exits_within(container, _KILL_TIMEOUT if delivered else _REPORT_TIMEOUT):
         return
     group = cgroup_of(core, container)
     with teardown(log, f"kill control group {group.path}"):
