@@ -17,6 +17,7 @@ from portside.model.light_dataclass import replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Event
 
     from portside.cli.compose.compose_session import ComposeSession
     from portside.compose.file_sync import Rule
@@ -43,8 +44,24 @@ def watch(session: ComposeSession, options: Options, arguments: list[str]) -> in
         session.finish()
     printer = LogPrinter(color=session.has_colors, prefix=True, timestamps=False,
                          terminal=session.is_terminal)  # fmt: skip
-    Watcher(session, project, rules, printer).run()
-    return 0
+    Watcher(session, project, rules, printer).run(_interrupted())
+    raise KeyboardInterrupt
+
+
+def _interrupted() -> Event:
+    """Set by an interrupt, which is an exception, too: what is being done may take that for its own
+    failure, as a build does, or lose it in a destructor."""
+    import signal
+    from threading import Event
+
+    found = Event()
+
+    def interrupted(*_: object) -> None:
+        found.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupted)
+    return found
 
 
 class Watcher:
@@ -62,16 +79,15 @@ class Watcher:
     def _say(self, text: str) -> None:
         self._printer.line("watch", text)
 
-    def run(self, stop: object = None) -> None:
-        """Watch; ``stop`` is an event (``threading.Event``) that ends it."""
+    def run(self, stop: Event) -> None:
+        """Watch until ``stop`` is set."""
         from watchfiles import watch as watch_files
 
         self._initial()
         paths = sorted({rule.path for rule in self._rules})
         self._say("Watch enabled")
         for changes in watch_files(
-            *paths, debounce=_DEBOUNCE, watch_filter=None, stop_event=stop,  # type: ignore[arg-type]
-            raise_interrupt=True,
+            *paths, debounce=_DEBOUNCE, watch_filter=None, stop_event=stop, raise_interrupt=True,
         ):  # fmt: skip
             self.take(sorted({path for _, path in changes}))
 
