@@ -112,9 +112,15 @@ class SessionBuild:
         try:
             await self._connection.begin()
         except (PortsideError, TimeoutError, ConnectionError, wire.BadFrame):
-            await self._connection.close()
-            self._connection.close_directories()
             return
+        else:
+            await self._serve()
+        finally:
+            # first: a client that does not read may hold up the end of the connection
+            self._connection.close_directories()
+            await self._connection.close()
+
+    async def _serve(self) -> None:
         reading = asyncio.create_task(self._connection.run())
         work = asyncio.create_task(self._answered())
         forget = self._service.register(self._ref, work)
@@ -126,8 +132,6 @@ class SessionBuild:
             await asyncio.gather(work, reading, return_exceptions=True)
             forget()
             await self._secrets.close()
-            await self._connection.close()
-            self._connection.close_directories()
 
     async def _answered(self) -> None:
         record = self._began()
