@@ -17,9 +17,9 @@ from clikit import PORTSIDE, Answer, FakeEngine, call
 
 BASE = "portside/base"
 
+PLACES = ("/run/portside", "/var/lib/portside")
 ALONE = f"""
 set -e
-mkdir -p /run/portside /var/lib/portside
 mount -t tmpfs none /run/portside
 mount -t tmpfs none /var/lib/portside
 mount -t tmpfs none /var/log
@@ -44,7 +44,14 @@ def alone() -> Iterator[Any]:
             capture_output=True, text=True, env=environment, timeout=100,
         )  # fmt: skip
 
-    yield run
+    made = [path for path in map(Path, PLACES) if not path.exists()]
+    for path in made:
+        path.mkdir()
+    try:
+        yield run
+    finally:
+        for path in made:
+            path.rmdir()
 
 
 def test_an_engine_is_started_and_ended(alone: Any) -> None:
