@@ -128,3 +128,11 @@ def test_archive_names_stay_inside() -> None:
 def test_changes_are_the_lines_of_a_dockerfile(changes: list[str]) -> None:
     config = apply_changes(RunConfig(), changes)
     assert (config.env, config.labels, config.working_dir) == (("A=1",), {"b": "2"}, "/c")
+
+
+def test_lines_end_at_newlines_alone() -> None:
+    """What str.splitlines takes for a line's end may be in a value."""
+    found = apply_changes(BASE, ['LABEL a="x\u2028y" b="1\x0b2"\n# a comment\nENV c=\\\nd'])
+    assert found.labels is not None and found.env is not None
+    assert (found.labels["a"], found.labels["b"]) == ("x\u2028y", "1\x0b2")
+    assert "c=d" in found.env

@@ -54,7 +54,7 @@ def _instructions(text: str) -> Iterator[str]:
     """The instructions of a Dockerfile's text: without comments and empty lines, and with lines
     that end in a backslash joined with the next one."""
     joined = ""
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         joined += line
