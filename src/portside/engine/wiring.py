@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from portside.builder.wire.grpc_endpoint import GrpcEndpoint
     from portside.containers.core import ContainerOptions, Core
     from portside.images.service import ImageService
+    from portside.kernel.idmapped import Helper
     from portside.networks.service import NetworkService
     from portside.store.store import Store
 
@@ -125,7 +126,7 @@ def images(
 
 def networks(
     store: Store, instance: Instance, options: DaemonOptions, mappings: IDMappings | None,
-    publish: Publisher, helper: Callable[[list[int]], bool],
+    publish: Publisher, helper: Helper,
 ) -> NetworkService:  # fmt: skip
     from portside.networks.service import NetworkService
 

@@ -108,8 +108,8 @@ class Namespace:
 class NamespaceWorker:
     """One thread that visits network namespaces; it never belongs to one between jobs."""
 
-    def __init__(self, helper: Callable[[list[int]], bool] | None = None) -> None:
-        """``helper``: forks for user namespaces (:data:`.idmapped.Helper`)."""
+    def __init__(self, helper: idmapped.Helper | None = None) -> None:
+        """``helper``: forks for user namespaces."""
         self._helper = helper
         self._host = netns.open_own()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="netns")

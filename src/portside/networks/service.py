@@ -6,10 +6,11 @@ import builtins
 import contextlib
 import ipaddress
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
+from portside.kernel import idmapped
 from portside.model import filters as matching
 from portside.model.errors import Forbidden, InvalidParameter, NotFound, PortsideError
 from portside.model.events import Publisher
@@ -59,7 +60,7 @@ class NetworkService:
 
     def __init__(
         self, db: Database, instance: Instance, options: NetworkOptions, publish: Publisher,
-        helper: Callable[[list[int]], bool] | None = None,
+        helper: idmapped.Helper | None = None,
     ) -> None:  # fmt: skip
         """``helper``: see :class:`NamespaceWorker`."""
         self._instance, self._options, self._publish = instance, options, publish
