@@ -14,7 +14,7 @@ from portside.containers.core import Core
 from portside.containers.processes import cgroup_of
 from portside.kernel.cgroup import Cgroup
 from portside.kernel.cgroup.machine import machine
-from portside.kernel.mountinfo import unescaped
+from portside.kernel.mountinfo_text import unescaped
 from portside.model import capabilities
 from portside.model.container import HostConfig
 from portside.model.errors import NotFound

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
+
+from portside.kernel.mountinfo_text import unescaped
 
 MOUNTINFO = "/proc/self/mountinfo"
 
@@ -20,13 +21,6 @@ class MountPoint:
     """Mounts made in its master are seen here."""
     kind: str = ""
     """The file system's type."""
-
-
-def unescaped(text: str) -> str:
-    """A path of the file, in which space, tab, newline and backslash are octal: ``\\040``."""
-    if "\\" not in text:
-        return text
-    return re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def mount_of(path: str) -> MountPoint:

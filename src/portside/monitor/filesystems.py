@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from portside.kernel.mountinfo import unescaped
+from portside.kernel.mountinfo_text import unescaped
 from portside.monitor.samples import DISK_FIELDS, FileSystemUse
 
 _REAL = frozenset(

@@ -18,6 +18,7 @@ import msgspec
 
 from portside.kernel.id_maps import in_user_namespace
 from portside.kernel.light_stdlib import cache
+from portside.kernel.mountinfo_text import unescaped
 from portside.model.errors import SystemFailure
 from portside.model.paths import rootless_user
 
@@ -134,7 +135,7 @@ def parse(mountinfo: str, controllers_of: object = _read_controllers) -> Layout:
         kind, _, rest = tail.partition(" ")
         if kind not in ("cgroup", "cgroup2"):
             continue
-        mount = _unescape(fields.split(" ")[4])
+        mount = unescaped(fields.split(" ")[4])
         if kind == "cgroup2":
             unified = unified or mount
             continue
@@ -153,15 +154,6 @@ def parse(mountinfo: str, controllers_of: object = _read_controllers) -> Layout:
         )
     mode: Mode = "v1" if not unified else "hybrid" if v1 else "v2"
     return Layout(mode, tuple(v1.values()), unified, available)
-
-
-def _unescape(path: str) -> str:
-    """mountinfo writes space, tab, newline and backslash as ``\\ooo``."""
-    if "\\" not in path:
-        return path
-    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        path = path.replace(code, char)
-    return path
 
 
 def own_path(mount_label: str = "") -> str:
